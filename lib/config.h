@@ -1,0 +1,58 @@
+// config.h: the configuration of a training run, as plain data. config.def has the rows.
+#ifndef CONFIG_H
+#define CONFIG_H
+#include "flags.h"
+
+// Each list is declared once: the constants below and the words on the command line come from it.
+#define ATTN_VALUES(X)        X(ATTN, mha) X(ATTN, gqa) X(ATTN, mla)
+#define ATTN_KERNEL_VALUES(X) X(KERNEL, naive) X(KERNEL, flash)
+#define QK_NORM_VALUES(X)     X(QK, none) X(QK, head) X(QK, full)
+#define POS_VALUES(X)         X(POS, rope) X(POS, learned) X(POS, none)
+#define NORM_VALUES(X)        X(NORM, pre) X(NORM, post) X(NORM, out) X(NORM, peri) X(NORM, deepnorm)
+#define NORM_KIND_VALUES(X)   X(NORM_KIND, rms) X(NORM_KIND, layer)
+#define FFN_VALUES(X)         X(FFN, swiglu) X(FFN, gelu) X(FFN, relu2)
+#define MOE_LAYER_VALUES(X)   X(MOE_LAYER, dense) X(MOE_LAYER, moe)
+#define GATE_VALUES(X)        X(GATE, softmax) X(GATE, sigmoid)
+#define ROUTER_VALUES(X)      X(ROUTER, topk) X(ROUTER, bias)
+#define SCHEDULE_VALUES(X)    X(SCHEDULE, cosine) X(SCHEDULE, linear) X(SCHEDULE, wsd) X(SCHEDULE, constant)
+
+// ATTN_mha, ATTN_gqa, ..., NORM_pre, ...: prefix_word.
+#define CONFIG_CONSTANT(prefix, word) prefix##_##word,
+enum { ATTN_VALUES(CONFIG_CONSTANT) };
+enum { ATTN_KERNEL_VALUES(CONFIG_CONSTANT) };
+enum { QK_NORM_VALUES(CONFIG_CONSTANT) };
+enum { POS_VALUES(CONFIG_CONSTANT) };
+enum { NORM_VALUES(CONFIG_CONSTANT) };
+enum { NORM_KIND_VALUES(CONFIG_CONSTANT) };
+enum { FFN_VALUES(CONFIG_CONSTANT) };
+enum { MOE_LAYER_VALUES(CONFIG_CONSTANT) };
+enum { GATE_VALUES(CONFIG_CONSTANT) };
+enum { ROUTER_VALUES(CONFIG_CONSTANT) };
+enum { SCHEDULE_VALUES(CONFIG_CONSTANT) };
+
+typedef struct {
+#define GROUP(...)
+#define SIZE(name, ...) size_t name;
+#define REAL(name, ...) double name;
+#define BOOL(name, ...) bool name;
+#define ENUM(name, ...) int name;
+#define PATTERN(name, ...) Pattern name;
+#define TEXT(name, ...) char name[FLAG_TEXT_SIZE];
+#include "config.def"
+#undef GROUP
+#undef SIZE
+#undef REAL
+#undef BOOL
+#undef ENUM
+#undef PATTERN
+#undef TEXT
+} Config;
+
+extern const FlagTable config_table;
+
+// Fills in every value that 0 leaves to be derived, then refuses impossible combinations with the
+// reason (usage_error). Call it once, after flags_parse and after config.vocab is known from the data.
+void config_resolve(Config *c);
+// True where layer l has experts.
+bool config_layer_has_experts(const Config *c, size_t l);
+#endif

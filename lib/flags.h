@@ -1,0 +1,53 @@
+// flags.h: a table of flags, one row each, drives parsing, --help, validation, the printed
+// configuration, the JSON of a run and the columns of a sweep. config.def (training) and
+// generate.def (sampling) are such tables; this file knows nothing about models.
+#ifndef FLAGS_H
+#define FLAGS_H
+#include "util.h"
+
+enum { FLAG_TEXT_SIZE = 1024, PATTERN_SIZE = 64 };
+typedef struct { unsigned char count, at[PATTERN_SIZE]; } Pattern;  // "gla+gla+mha": values repeated over layers
+static inline int pattern_at(const Pattern *p, size_t layer) { return p->at[layer % p->count]; }
+
+typedef enum { FLAG_SIZE, FLAG_REAL, FLAG_BOOL, FLAG_ENUM, FLAG_PATTERN, FLAG_TEXT, FLAG_GROUP } FlagKind;
+// Fields of the target struct, by kind: size_t, double, bool, int, Pattern, char[FLAG_TEXT_SIZE].
+// FLAG_GROUP is a heading of --help (only name and help are used).
+typedef struct {
+    FlagKind kind;
+    const char *name;       // as in C: "kv_heads"; shown and typed as --kv-heads (- and _ are alike)
+    size_t offset;          // of the field in the target struct
+    const char *standard;   // default, as text
+    const char *values;     // ENUM, PATTERN: "rms|layer"; else NULL (a value with _ is shown and typed with -)
+    const char *bare;       // the value that a bare --name takes, or NULL when a value is required (BOOL: "1")
+    double low, high;       // SIZE, REAL: allowed range, inclusive
+    const char *post;       // the posts a flag belongs to, e.g. "1,3", or ""
+    const char *help;       // one line
+    bool is_identity;       // false: does not change the numbers (threads, out, log-every...): left out of the run's name
+} Flag;
+typedef struct { const char *name, *flags, *help; } Preset;  // "shakespeare", "--layers 4 --heads 4 ..."
+
+typedef struct {
+    const Flag *flag; size_t count;
+    const Preset *preset; size_t presets;
+    const char *program, *about;   // for --help: name, and two or three lines that teach
+    const char *examples;          // for --help: shown at the end
+} FlagTable;
+
+void flags_defaults(const FlagTable *t, void *target);
+// Parses argv[1..]. --name value, --name=value, --help, --preset NAME (applied before all other flags
+// wherever it stands). Later wins. given[i], if not NULL, tells whether flag i was set by the user.
+// Errors are usage_error()s that name the flag, what was expected, what was found; an unknown flag
+// names the nearest known one. --help prints and exits 0.
+void flags_parse(const FlagTable *t, void *target, int argc, char **argv, bool *given);
+// One flag from text; used by parsing and by readers of run.json. Errors as above.
+void flags_set(const FlagTable *t, void *target, const char *name, const char *value);
+// The value as the text that would set it again; the result is malloc'd. REALs round-trip (shortest
+// of %.15g, %.16g, %.17g that reads back equal).
+char *flags_get(const FlagTable *t, const void *target, size_t i);
+bool flags_is_default(const FlagTable *t, const void *target, size_t i);
+// "--layers 6 --attn gqa+mla": the flags that differ from their defaults, in table order, malloc'd.
+// With identity_only, those that do not change the numbers are left out.
+char *flags_summary(const FlagTable *t, const void *target, bool identity_only);
+void flags_help(const FlagTable *t, FILE *out);
+const char *flags_value_name(const Flag *f, int value, char out[64]);  // the n-th of f->values
+#endif

@@ -1,0 +1,62 @@
+// util.h: what every room needs: the number type, errors, arenas, hashing, time.
+#ifndef UTIL_H
+#define UTIL_H
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+// The model computes in `real`: float, or double when built with -DREAL_DOUBLE
+// (the build in which gradients are checked against central differences).
+#ifdef REAL_DOUBLE
+typedef double real;
+#else
+typedef float real;
+#endif
+
+// ---- errors ------------------------------------------------------------------------------------
+// Both print one line on stderr: what was wrong, what was expected, what was found, what to do.
+// fail() exits with status 1 (the world is broken), usage_error() with 2 (the command line is).
+// A test or a fuzzer sets fail_hook to get control instead (it must not return).
+#define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
+_Noreturn void fail(const char *format, ...) PRINTF_LIKE(1, 2);
+_Noreturn void usage_error(const char *format, ...) PRINTF_LIKE(1, 2);
+extern void (*fail_hook)(int status, const char *message);
+
+// ---- memory ------------------------------------------------------------------------------------
+void *xmalloc(size_t bytes);                  // zeroed, never NULL, fails with the size it wanted
+void *xrealloc(void *p, size_t bytes);        // the new part is NOT zeroed
+char *xprintf(const char *format, ...) PRINTF_LIKE(1, 2);  // a malloc'd formatted string
+size_t size_mul(size_t a, size_t b);          // a*b, fails on overflow
+
+// One arena per lifetime. It is walked twice by the same code: first with base == NULL, when
+// arena_take only adds up sizes, then after arena_commit, when it hands out zeroed memory.
+typedef struct {
+    const char *name;
+    char *base;         // NULL while measuring
+    size_t used, size;  // bytes
+} Arena;
+void *arena_take(Arena *a, size_t bytes);     // 64-byte aligned; NULL while measuring
+void arena_commit(Arena *a);                  // allocates what was measured, rewinds
+void arena_free(Arena *a);
+
+// ---- files -------------------------------------------------------------------------------------
+// A file that is written to NAME.tmp, flushed to disk and renamed over NAME by close, so that a
+// reader sees the old content or the new, never half. Any failure (full disk, read-only
+// directory) removes the temporary file, leaves NAME as it was, and calls fail().
+typedef struct { FILE *f; char *path, *temporary; } AtomicFile;
+AtomicFile atomic_open(const char *path);
+void atomic_write(AtomicFile *a, const void *data, size_t bytes);
+void atomic_close(AtomicFile *a);
+void write_whole_file(const char *path, const void *data, size_t bytes);  // all three at once
+char *read_whole_file(const char *path, size_t *bytes);  // malloc'd, NUL after the end; fails with the reason
+bool file_exists(const char *path);
+void make_directories(const char *path);      // mkdir -p
+
+// ---- hashing, time -----------------------------------------------------------------------------
+#define HASH_START 0xcbf29ce484222325ull
+uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes);  // FNV-1a, 64 bits, over 8-byte words then bytes
+uint64_t hash_text(uint64_t h, const char *text);
+double seconds_now(void);                     // monotonic
+#endif

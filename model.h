@@ -1,0 +1,85 @@
+// model.h: the GPT whose whole architecture is flags. This header is the manual of model.c.
+#ifndef MODEL_H
+#define MODEL_H
+#include "lib/config.h"
+
+// ---- parameters --------------------------------------------------------------------------------
+// One row per tensor. The rows drive sizing, init, checkpoints, the optimizer's groups, the gradient
+// check, the digest and the printed summary. Names (i is the layer), shapes in [out, in] order:
+//   embed.weight [V,C]   pos.weight [T,C] (learned)   head.weight [V,C] (absent when tied)   final_norm.{weight,bias} [C]
+//   layers.i.attn_norm, attn_norm_out, ffn_norm, ffn_norm_out .{weight,bias} [C]: which exist depends on --norm:
+//       pre: attn_norm, ffn_norm, final_norm     peri: all four, final_norm     out: *_norm_out, final_norm
+//       post, deepnorm: *_norm_out only (applied after the sum; there is no final norm)
+//   layers.i.attn.q [H*D,C]  .k .v [KV*D,C]  .o [C,H*D] .{weight,bias};  q_norm, k_norm .weight ([D] or [H*D], [KV*D])
+//   mla: layers.i.attn.q [H*(N+P),C], or q_a [Rq,C] q_a_norm [Rq] q_b [H*(N+P),Rq];  kv_a [R+P,C]  kv_a_norm [R]
+//        kv_b [H*(N+Dv),R] (per head: N rows of keys, then Dv rows of values)  o [C,H*Dv]
+//        (N = nope_dim, P = rope_dim; biases, as in DeepSeek-V3, on q_a, kv_a and o only)
+//   layers.i.ffn.gate, up [F,C], down [C,F] .{weight,bias} (gate: swiglu only)
+//   layers.i.moe.router.weight [E,C]  moe.router.bias [E] (router bias: no gradient)
+//   layers.i.moe.gate, up [E,F,C]  moe.down [E,C,F] .weight;  moe.shared.gate, up [S*F,C], moe.shared.down [C,S*F] .weight
+// q, k, v (and gate, up) are adjacent in memory, so that each group is one matrix product.
+// RoPE rotates halves (the Hugging Face Llama layout): dimension d pairs with d + rope_dim/2.
+// For mha and gqa with rope_dim < head_dim the first rope_dim dimensions of a head rotate; for mla a
+// head is [nope; rope].
+typedef enum { INIT_NORMAL, INIT_ONE, INIT_ZERO } InitKind;
+typedef struct {
+    char name[96];
+    size_t rank, shape[3], size;
+    InitKind init; double std;
+    bool decay;                // weight decay: matrices only
+    bool trained;              // false: a buffer (the selection bias of a router)
+    int layer;                 // -1: not of a block
+    size_t at;                 // first element in the arenas of parameters, gradients and moments
+} Param;
+
+typedef struct Model Model;
+
+// Sizes without allocating anything: for --dry-run and the banner.
+typedef struct {
+    size_t parameters, active_parameters;       // active: per token (experts not chosen left out)
+    double flops_per_token;                     // forward and backward: 6 per matrix parameter used, causal attention at half
+    size_t parameter_bytes, gradient_bytes, moment_bytes, packed_bytes, activation_bytes, cache_bytes_per_token;
+} ModelSize;
+
+Model *model_new(const Config *config, bool training);  // resolved config; parameters initialised from config->seed
+void model_free(Model *m);
+ModelSize model_size(const Config *config);
+const Config *model_config(const Model *m);
+size_t model_params(const Model *m, const Param **rows);     // the table
+real *model_values(Model *m);                                // arena of parameters: row i at rows[i].at
+real *model_gradients(Model *m);                             // arena of gradients, same layout
+const Param *model_find(const Model *m, const char *name);   // NULL if absent
+void model_changed(Model *m);                                // call after writing to the values: packed copies are stale
+
+// ---- training ----------------------------------------------------------------------------------
+// Statistics of the routers, summed over the forwards since model_zero_gradients.
+typedef struct { double aux_loss, z_loss, entropy, max_violation; size_t dead; const double *load; } RouterStats;
+
+void model_zero_gradients(Model *m);
+// Forward and backward of B rows of T tokens; gradients are added to. targets of -1 are not scored.
+// token_scale = 1 / scored tokens of the whole step, row_scale = 1 / rows of the whole step (for the
+// routers' losses), so that micro-batches add up to the batch bit for bit.
+// row_loss[b] = sum over the row of -log p(target), in nats (not scaled).
+void model_forward_backward(Model *m, const int *tokens, const int *targets, size_t B, size_t T,
+                            double token_scale, double row_scale, double *row_loss);
+// After the last micro-batch: folds in what is kept apart until then (the tied embedding).
+void model_finish_gradients(Model *m);
+// Forward only. row_loss as above; if hit is not NULL, hit[b*T+t] tells whether the most probable
+// token is the target.
+void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, size_t T, double *row_loss, bool *hit);
+
+// ---- inference ---------------------------------------------------------------------------------
+// A cache for one sequence of up to `capacity` tokens: keys and values after RoPE for mha and gqa,
+// latent and rotated key for mla (decoded with absorbed matrices).
+typedef struct Cache Cache;
+Cache *cache_new(const Model *m, size_t capacity);
+void cache_free(Cache *c);
+size_t cache_length(const Cache *c);
+void cache_rewind(Cache *c, size_t length);                  // forget all but the first `length` tokens
+// n new tokens after what the cache holds. logits, for the last token only: [V]; or, with all_logits,
+// for every new token: [n, V]. cache == NULL: no past, nothing kept.
+void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_logits, real *logits);
+// Attention weights of the last model_infer when asked for: probability[layer][head][query][key] of an
+// n x n map, filled during a model_infer with cache == NULL. NULL switches it off.
+void model_record_attention(Model *m, real *probability);
+#endif
