@@ -1,0 +1,69 @@
+# make              ./train and ./generate
+# make test         the tests            make asan     the tests under AddressSanitizer and UBSan
+# make demo         train the default model, look at what it says
+# make SIMD=avx512|avx2|plain|neon, DOUBLE=1, CC=clang: another build, in a directory of its own under build/
+
+CC       = gcc
+SIMD     = native
+CPPFLAGS = -Ibuild/include
+CFLAGS   = -O3 -g -std=gnu11 -ffp-contract=off -fopenmp -Wall -Wextra -Werror -Wshadow -Wvla -Wstrict-prototypes
+LDLIBS   = -ljansson -lm
+
+MACHINE_native = -march=native
+MACHINE_avx512 = -march=x86-64-v4
+MACHINE_avx2   = -march=x86-64-v3
+MACHINE_plain  = -march=native -DSIMD_PLAIN
+MACHINE_neon   = -march=armv8-a
+FLAGS = $(CPPFLAGS) $(CFLAGS) $(MACHINE_$(SIMD)) $(if $(DOUBLE),-DREAL_DOUBLE) \
+        $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover -fno-omit-frame-pointer)
+
+# One directory per kind of build, so that objects never mix: build/, build/avx2/, build/clang-double/, ...
+comma   := ,
+empty   :=
+KIND    = $(filter-out gcc cc,$(notdir $(CC))) $(filter-out native,$(SIMD)) $(if $(DOUBLE),double) $(if $(SANITIZE),asan)
+B       = $(patsubst %/,%,build/$(subst $(empty) ,-,$(strip $(KIND))))
+BIN     = $(if $(strip $(KIND)),$(B)/,)
+
+ROOMS   = $(filter-out train.c generate.c,$(wildcard *.c lib/*.c data/*.c))
+OBJECTS = $(ROOMS:%.c=$(B)/objects/%.o)
+TESTS   = $(patsubst %.c,$(B)/objects/%.o,$(wildcard tests/*.c))
+MAINS   = $(patsubst %.c,$(BIN)%,$(wildcard train.c generate.c))
+
+all: $(MAINS)
+
+$(BIN)train $(BIN)generate: $(BIN)%: $(B)/objects/%.o $(OBJECTS)
+	$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
+
+$(B)/tests: $(TESTS) $(OBJECTS)
+	$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
+
+$(B)/objects/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(FLAGS) -MMD -MP -c $< -o $@
+
+# The commit is written into run.json; only the object that does so is rebuilt when it changes.
+COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
+$(B)/objects/lib/run.o: CPPFLAGS += -DCOMMIT='"$(COMMIT)"'
+$(B)/objects/lib/run.o: $(B)/commit
+$(B)/commit: always
+	@mkdir -p $(@D); echo $(COMMIT) | cmp -s - $@ || echo $(COMMIT) > $@
+
+test: ready $(B)/tests $(MAINS)
+	$(B)/tests
+
+# Tests leave memory behind where they provoke an error on purpose, so leaks are not reported.
+asan:
+	ASAN_OPTIONS=detect_leaks=0 $(MAKE) SANITIZE=1 test
+
+demo: ready all
+	./train
+
+# Compiler, OpenMP, jansson and stb: checked, and installed where something is missing.
+ready:
+	@./setup --check $(CC) || ./setup
+
+clean:
+	rm -rf build train generate
+
+.PHONY: all test asan demo ready clean always
+-include $(shell find build -name '*.d' 2>/dev/null)

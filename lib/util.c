@@ -1,0 +1,205 @@
+// util.c: errors, memory, files that are never half written, hashing, time. No knowledge of models.
+#include "util.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+// ---- errors ------------------------------------------------------------------------------------
+void (*fail_hook)(int status, const char *message);
+
+static _Noreturn void stop(int status, const char *format, va_list arguments) {
+    char message[2048];
+    vsnprintf(message, sizeof message, format, arguments);
+    if (fail_hook) fail_hook(status, message);
+    fflush(stdout);
+    fprintf(stderr, "error: %s\n", message);
+    exit(status);
+}
+
+_Noreturn void fail(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    stop(1, format, arguments);
+}
+
+_Noreturn void usage_error(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    stop(2, format, arguments);
+}
+
+// ---- memory ------------------------------------------------------------------------------------
+void *xmalloc(size_t bytes) {
+    void *p = calloc(bytes ? bytes : 1, 1);
+    if (!p) fail("out of memory: %zu bytes were needed; choose smaller sizes (--dry-run shows them)", bytes);
+    return p;
+}
+
+void *xrealloc(void *p, size_t bytes) {
+    void *q = realloc(p, bytes ? bytes : 1);
+    if (!q) fail("out of memory: %zu bytes were needed; choose smaller sizes (--dry-run shows them)", bytes);
+    return q;
+}
+
+char *xprintf(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    va_list again;
+    va_copy(again, arguments);
+    int length = vsnprintf(NULL, 0, format, arguments);
+    va_end(arguments);
+    char *text = xmalloc((size_t)length + 1);
+    vsnprintf(text, (size_t)length + 1, format, again);
+    va_end(again);
+    return text;
+}
+
+size_t size_mul(size_t a, size_t b) {
+    size_t product;
+    if (__builtin_mul_overflow(a, b, &product)) fail("%zu times %zu is larger than any memory; choose smaller sizes", a, b);
+    return product;
+}
+
+enum { ARENA_ALIGNMENT = 64 };  // a cache line, and one 16-lane float vector
+
+void *arena_take(Arena *a, size_t bytes) {
+    size_t rounded = (bytes + ARENA_ALIGNMENT - 1) / ARENA_ALIGNMENT * ARENA_ALIGNMENT, end;
+    if (rounded < bytes || __builtin_add_overflow(a->used, rounded, &end))
+        fail("the arena of %s is larger than any memory; choose smaller sizes", a->name);
+    if (a->base && end > a->size)
+        fail("the arena of %s was measured as %zu bytes, but %zu were taken", a->name, a->size, end);
+    void *p = a->base ? a->base + a->used : NULL;
+    a->used = end;
+    return p;
+}
+
+void arena_commit(Arena *a) {
+    a->size = a->used;
+    a->used = 0;
+    a->base = aligned_alloc(ARENA_ALIGNMENT, a->size ? a->size : ARENA_ALIGNMENT);
+    if (!a->base) fail("out of memory: %s need %zu bytes; choose smaller sizes (--dry-run shows them)", a->name, a->size);
+    memset(a->base, 0, a->size);
+}
+
+void arena_free(Arena *a) {
+    free(a->base);
+    a->base = NULL;
+    a->used = a->size = 0;
+}
+
+// ---- files -------------------------------------------------------------------------------------
+static _Noreturn void atomic_fail(AtomicFile *a, const char *doing, int error) {
+    if (a->f) fclose(a->f);
+    unlink(a->temporary);
+    fail("cannot %s %s: %s; what was there before is unchanged", doing, a->path, strerror(error));
+}
+
+AtomicFile atomic_open(const char *path) {
+    AtomicFile a = {NULL, xprintf("%s", path), xprintf("%s.tmp", path)};
+    a.f = fopen(a.temporary, "wb");
+    if (!a.f) fail("cannot write %s: %s; check that the directory exists and is writable", path, strerror(errno));
+    return a;
+}
+
+void atomic_write(AtomicFile *a, const void *data, size_t bytes) {
+    if (bytes && fwrite(data, 1, bytes, a->f) != bytes) atomic_fail(a, "write", errno);
+}
+
+// A rename survives a power cut only once the directory that holds the name is on the disk too.
+static void flush_directory_of(const char *path) {
+    const char *slash = strrchr(path, '/');
+    char *directory = slash ? xprintf("%.*s", (int)(slash - path + 1), path) : xprintf(".");
+    int d = open(directory, O_RDONLY);
+    if (d >= 0) {
+        fsync(d);
+        close(d);
+    }
+    free(directory);
+}
+
+void atomic_close(AtomicFile *a) {
+    if (fflush(a->f) != 0 || fsync(fileno(a->f)) != 0) atomic_fail(a, "write", errno);
+    FILE *f = a->f;
+    a->f = NULL;
+    if (fclose(f) != 0) atomic_fail(a, "write", errno);
+    if (rename(a->temporary, a->path) != 0) atomic_fail(a, "replace", errno);
+    flush_directory_of(a->path);
+    free(a->path);
+    free(a->temporary);
+}
+
+void write_whole_file(const char *path, const void *data, size_t bytes) {
+    AtomicFile a = atomic_open(path);
+    atomic_write(&a, data, bytes);
+    atomic_close(&a);
+}
+
+char *read_whole_file(const char *path, size_t *bytes) {
+    FILE *f = fopen(path, "rb");
+    if (!f) fail("cannot read %s: %s", path, strerror(errno));
+    size_t size = 0, room = 1 << 16;
+    char *text = xmalloc(room);
+    for (size_t got; (got = fread(text + size, 1, room - size - 1, f)) > 0;) {
+        size += got;
+        if (room - size < 2) text = xrealloc(text, room = size_mul(room, 2));
+    }
+    if (ferror(f)) {
+        int error = errno;
+        fclose(f);
+        free(text);
+        fail("cannot read %s: %s", path, strerror(error));
+    }
+    fclose(f);
+    text[size] = '\0';
+    if (bytes) *bytes = size;
+    return text;
+}
+
+bool file_exists(const char *path) { return access(path, F_OK) == 0; }
+
+void make_directories(const char *path) {
+    char *partial = xprintf("%s", path);
+    for (char *p = partial + 1; *partial; p++) {
+        if (*p != '/' && *p != '\0') continue;
+        char end = *p;
+        *p = '\0';
+        if (mkdir(partial, 0777) != 0 && errno != EEXIST) fail("cannot make the directory %s: %s", partial, strerror(errno));
+        if (end == '\0') break;
+        *p = end;
+    }
+    struct stat s;
+    if (stat(path, &s) != 0 || !S_ISDIR(s.st_mode)) fail("%s was expected to be a directory, but a file is there", path);
+    free(partial);
+}
+
+// ---- hashing, time -----------------------------------------------------------------------------
+// The fold after the product is not part of FNV: without it the top bit of a word (the sign of a
+// float) would only ever reach the top bit of the hash, where two such changes cancel.
+static uint64_t hash_word(uint64_t h, uint64_t word) {
+    h = (h ^ word) * 0x100000001b3ull;
+    return h ^ h >> 32;
+}
+
+uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes) {
+    const unsigned char *p = data;
+    for (; bytes >= 8; bytes -= 8, p += 8) {
+        uint64_t word;
+        memcpy(&word, p, 8);
+        h = hash_word(h, word);
+    }
+    for (; bytes; bytes--, p++) h = hash_word(h, *p);
+    return h;
+}
+
+// The end of a text counts, so that "ab","c" and "a","bc" differ.
+uint64_t hash_text(uint64_t h, const char *text) { return hash_bytes(h, text, strlen(text) + 1); }
+
+double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}

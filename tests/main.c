@@ -1,0 +1,122 @@
+// main.c of the tests: runs the tables that the tests/test_ROOM.c files registered. Every test runs in
+// a process of its own, so a crash, an exit or a hang is one failed test and the others still run.
+//     build/tests            all          build/tests --list     names and what they hold
+//     build/tests NAME...    those whose name starts so
+#define _GNU_SOURCE  // nftw
+#include "test.h"
+#include <ftw.h>
+#include <setjmp.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { TABLES = 64, SECONDS_PER_TEST = 240 };
+static struct { const Test *tests; size_t count; } table[TABLES];
+static size_t tables;
+
+void tests_register(const Test *tests, size_t count) {
+    if (tables == TABLES) {
+        fprintf(stderr, "more than %d tables of tests: raise TABLES in tests/main.c\n", TABLES);
+        exit(1);
+    }
+    table[tables].tests = tests;
+    table[tables++].count = count;
+}
+
+// ---- inside a test -----------------------------------------------------------------------------
+static size_t failures;
+static char directory[256];
+
+void test_failed(const char *file, int line, const char *condition, const char *format, ...) {
+    if (failures++ >= 20) return;  // one broken loop must not fill the screen
+    printf("    %s:%d: %s: ", file, line, condition);
+    va_list arguments;
+    va_start(arguments, format);
+    vprintf(format, arguments);
+    va_end(arguments);
+    printf("\n");
+}
+
+char test_message[2048];
+static int test_status;
+static jmp_buf after_failure;
+
+static void catch_failure(int status, const char *message) {
+    test_status = status;
+    snprintf(test_message, sizeof test_message, "%s", message);
+    longjmp(after_failure, 1);
+}
+
+bool test_fails(int status, const char *word, void (*body)(void *), void *argument) {
+    test_status = 0;
+    snprintf(test_message, sizeof test_message, "(it did not fail)");
+    fail_hook = catch_failure;
+    if (setjmp(after_failure) == 0) body(argument);
+    fail_hook = NULL;
+    return test_status == status && strstr(test_message, word) && !strchr(test_message, '\n');
+}
+
+const char *test_directory(void) {
+    if (!file_exists(directory)) make_directories(directory);
+    return directory;
+}
+
+const char *test_path(const char *name) { return xprintf("%s/%s", test_directory(), name); }
+
+// ---- the runner --------------------------------------------------------------------------------
+static int remove_entry(const char *path, const struct stat *s, int kind, struct FTW *where) {
+    (void)s, (void)kind, (void)where;
+    return remove(path);
+}
+
+static bool run_test(const Test *t) {
+    double start = seconds_now();
+    fflush(stdout);
+    pid_t child = fork();
+    if (child < 0) fail("cannot start a process for the test %s", t->name);
+    if (child == 0) {
+        alarm(SECONDS_PER_TEST);
+        t->run();
+        exit(failures ? 1 : 0);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    nftw(directory, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    bool passed = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (WIFSIGNALED(status))
+        printf("    %s\n", WTERMSIG(status) == SIGALRM ? "it hung" : strsignal(WTERMSIG(status)));
+    printf("%s %-32s %s (%.2f s)\n", passed ? "ok    " : "FAILED", t->name, t->what, seconds_now() - start);
+    return passed;
+}
+
+static bool is_wanted(const Test *t, int argc, char **argv) {
+    if (argc < 2) return true;
+    for (int i = 1; i < argc; i++)
+        if (strncmp(t->name, argv[i], strlen(argv[i])) == 0) return true;
+    return false;
+}
+
+static int by_name(const void *a, const void *b) { return strcmp((*(const Test *const *)a)->name, (*(const Test *const *)b)->name); }
+
+int main(int argc, char **argv) {
+    size_t count = 0, passed = 0, failed = 0;
+    const Test *all[4096];
+    for (size_t i = 0; i < tables; i++)
+        for (size_t j = 0; j < table[i].count && count < 4096; j++) all[count++] = &table[i].tests[j];
+    qsort(all, count, sizeof all[0], by_name);
+    bool list = argc == 2 && strcmp(argv[1], "--list") == 0;
+    const char *temporary = getenv("TMPDIR");
+    snprintf(directory, sizeof directory, "%s/receipts-test-%ld", temporary ? temporary : "/tmp", (long)getpid());
+    for (size_t i = 0; i < count; i++) {
+        if (list) printf("%-34s %s\n", all[i]->name, all[i]->what);
+        else if (is_wanted(all[i], argc, argv)) *(run_test(all[i]) ? &passed : &failed) += 1;
+    }
+    if (list) return 0;
+    if (passed + failed == 0) {
+        fprintf(stderr, "error: no test has such a name; build/tests --list shows them\n");
+        return 2;
+    }
+    printf("%zu passed, %zu failed\n", passed, failed);
+    return failed ? 1 : 0;
+}
