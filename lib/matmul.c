@@ -1,0 +1,285 @@
+// matmul.c: matrix products near the machine's limit that give the same bits everywhere.
+//
+// The scheme is the outer-product micro-kernel of Goto and van de Geijn, "Anatomy of high-performance
+// matrix multiplication", ACM TOMS 2008: B in packed panels of 32 columns, a register tile of a few rows
+// of A times one or two vectors of columns. Lanes run along the columns of the output and nothing is ever
+// summed across lanes, so each element is one chain over k. Blocking over k stores the accumulator and
+// loads it again, which changes no bit.
+#include "matmul.h"
+#include "simd.h"
+#include <omp.h>
+#include <stdlib.h>
+
+enum {
+    K_BLOCK = 384,                       // rows of B per pass: a tile of A (12 x 384 floats) stays in L1
+    GROUP_BYTES = 384 * 1024,            // of B per pass: stays in L2 while the tiles of A go by
+    SUB = SIMD_VECS * LANES,             // columns of a register tile
+    SMALL = 1 << 16,                     // multiply-adds below which waking the threads costs more than it gains
+};
+
+// ---- packing -------------------------------------------------------------------------------------
+
+// One panel of B: n <= 32 columns. Columns are contiguous in memory (a copy), or rows are (a transposition).
+static void pack_panel(real *panel, const real *b, size_t b_row, size_t b_col, size_t K, size_t n) {
+    if (b_col == 1 && n == PANEL) {
+        for (size_t k = 0; k < K; k++)
+            for (size_t j = 0; j < PANEL; j += LANES) vec_store(panel + k * PANEL + j, vec_load(b + k * b_row + j));
+        return;
+    }
+    size_t k = 0;
+    if (b_row == 1 && n == PANEL)
+        for (; k + LANES <= K; k += LANES)
+            for (size_t j = 0; j < PANEL; j += LANES) {
+                vec r[LANES];
+                for (size_t i = 0; i < LANES; i++) r[i] = vec_load(b + k + (j + i) * b_col);
+                vec_transpose(r);
+                for (size_t i = 0; i < LANES; i++) vec_store(panel + (k + i) * PANEL + j, r[i]);
+            }
+    for (; k < K; k++)
+        for (size_t j = 0; j < PANEL; j++) panel[k * PANEL + j] = j < n ? b[k * b_row + j * b_col] : 0;
+}
+
+static void pack_panels(real *packed, const real *b, size_t b_row, size_t b_col, size_t K, size_t N, size_t from, size_t to) {
+    for (size_t p = from; p < to; p++) {
+        size_t n = N - p * PANEL < PANEL ? N - p * PANEL : PANEL;
+        pack_panel(packed + p * PANEL * K, b + p * PANEL * b_col, b_row, b_col, K, n);
+    }
+}
+
+void pack(real *packed, const real *b, size_t b_row, size_t b_col, size_t K, size_t N) {
+    pack_panels(packed, b, b_row, b_col, K, N, 0, (N + PANEL - 1) / PANEL);
+}
+
+// ---- the register tile ---------------------------------------------------------------------------
+
+// What the chains of a tile start from.
+typedef enum { START_ZERO, START_C, START_BIAS } Start;
+
+// c [rows, SUB] gets the chains over K of a [rows, K] and b [K, SUB] (row stride 32). `rows` and the
+// strides of a are constants where this is expanded, so that the accumulators live in registers.
+INLINE void tile(size_t rows, real *c, size_t ldc, const real *a, size_t a_row, size_t a_col, const real *b, size_t K,
+                 Start start, const real *bias) {
+    vec sum[SIMD_ROWS][SIMD_VECS];
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < SIMD_VECS; j++)
+            sum[i][j] = start == START_C ? vec_load(c + i * ldc + j * LANES)
+                      : start == START_BIAS ? vec_load(bias + j * LANES) : vec_zero();
+    for (size_t k = 0; k < K; k++) {
+        vec column[SIMD_VECS];
+        for (size_t j = 0; j < SIMD_VECS; j++) column[j] = vec_load(b + k * PANEL + j * LANES);
+        for (size_t i = 0; i < rows; i++) {
+            vec x = vec_set(a[i * a_row + k * a_col]);
+            for (size_t j = 0; j < SIMD_VECS; j++) sum[i][j] = vec_fma(x, column[j], sum[i][j]);
+        }
+    }
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < SIMD_VECS; j++) vec_store(c + i * ldc + j * LANES, sum[i][j]);
+}
+
+// One function per number of rows and layout of A: by rows (a_col == 1) or by columns (a_row == 1).
+typedef void TileFunction(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start, const real *bias);
+#define TILE(rows) \
+    static void tile_rows_##rows(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start, const real *bias) { \
+        tile(rows, c, ldc, a, lda, 1, b, K, start, bias); \
+    } \
+    static void tile_columns_##rows(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start, const real *bias) { \
+        tile(rows, c, ldc, a, 1, lda, b, K, start, bias); \
+    }
+TILE(1) TILE(2) TILE(3) TILE(4)
+#if SIMD_ROWS > 4
+TILE(5) TILE(6)
+#endif
+#if SIMD_ROWS > 6
+TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
+#endif
+static TileFunction *const tiles[2][SIMD_ROWS + 1] = {
+    {0, tile_rows_1, tile_rows_2, tile_rows_3, tile_rows_4,
+#if SIMD_ROWS > 4
+     tile_rows_5, tile_rows_6,
+#endif
+#if SIMD_ROWS > 6
+     tile_rows_7, tile_rows_8, tile_rows_9, tile_rows_10, tile_rows_11, tile_rows_12,
+#endif
+    },
+    {0, tile_columns_1, tile_columns_2, tile_columns_3, tile_columns_4,
+#if SIMD_ROWS > 4
+     tile_columns_5, tile_columns_6,
+#endif
+#if SIMD_ROWS > 6
+     tile_columns_7, tile_columns_8, tile_columns_9, tile_columns_10, tile_columns_11, tile_columns_12,
+#endif
+    },
+};
+
+// A panel of c: full ones in place, the ragged last one through a copy, so that nothing beyond column n is touched.
+static void tile_panel(size_t rows, size_t n, real *c, size_t ldc, bool by_columns, const real *a, size_t lda,
+                       const real *panel, size_t K, Start start, const real *bias) {
+    for (size_t j = 0; j < n; j += SUB) {
+        if (n - j >= SUB) {
+            tiles[by_columns][rows](c + j, ldc, a, lda, panel + j, K, start, bias ? bias + j : NULL);
+            continue;
+        }
+        real copy[SIMD_ROWS * SUB] = {0}, bias_copy[SUB] = {0};
+        size_t m = n - j;
+        for (size_t i = 0; i < rows && start == START_C; i++) memcpy(copy + i * SUB, c + i * ldc + j, m * sizeof *c);
+        if (bias) memcpy(bias_copy, bias + j, m * sizeof *bias);
+        tiles[by_columns][rows](copy, SUB, a, lda, panel + j, K, start, bias_copy);
+        for (size_t i = 0; i < rows; i++) memcpy(c + i * ldc + j, copy + i * SUB, m * sizeof *c);
+    }
+}
+
+// ---- blocks --------------------------------------------------------------------------------------
+
+// Copies a tile of A into [K][SIMD_ROWS], where its own layout would miss the cache.
+static void pack_tile(real *copy, const real *a, size_t a_row, size_t a_col, size_t rows, size_t K) {
+    if (a_row == 1 && rows == SIMD_ROWS && SIMD_ROWS < LANES)
+        for (size_t k = 0; k < K; k++) vec_store_n(copy + k * SIMD_ROWS, vec_load_n(a + k * a_col, SIMD_ROWS), SIMD_ROWS);
+    else
+        for (size_t k = 0; k < K; k++)
+            for (size_t i = 0; i < rows; i++) copy[k * SIMD_ROWS + i] = a[i * a_row + k * a_col];
+}
+
+// Rows row_from..row_to and panels from..to of a product whose B is packed.
+static void block(const Product *p, size_t row_from, size_t row_to, size_t panel_from, size_t panel_to) {
+    real copy[K_BLOCK * SIMD_ROWS];
+    // Rows whose distance is a multiple of 4096 bytes fall on the same lines of the L1 cache.
+    bool by_columns = p->a_col != 1 || p->a_row * sizeof(real) % 4096 == 0, copied = by_columns;
+    if (p->K == 0)
+        for (size_t i = row_from; i < row_to && !p->accumulate; i++)
+            for (size_t j = panel_from * PANEL; j < panel_to * PANEL && j < p->N; j++)
+                p->c[i * p->ldc + j] = p->bias ? p->bias[j] : 0;
+    for (size_t k = 0; k < p->K; k += K_BLOCK) {
+        size_t depth = p->K - k < K_BLOCK ? p->K - k : K_BLOCK;
+        size_t group = GROUP_BYTES / (depth * PANEL * sizeof(real));
+        Start start = k || p->accumulate ? START_C : p->bias ? START_BIAS : START_ZERO;
+        for (size_t first = panel_from; first < panel_to; first += group)
+            for (size_t i = row_from; i < row_to; i += SIMD_ROWS) {
+                size_t rows = row_to - i < SIMD_ROWS ? row_to - i : SIMD_ROWS;
+                const real *a = p->a + i * p->a_row + k * p->a_col;
+                if (copied) pack_tile(copy, a, p->a_row, p->a_col, rows, depth), a = copy;
+                for (size_t j = first; j < panel_to && j < first + group; j++) {
+                    size_t n = p->N - j * PANEL < PANEL ? p->N - j * PANEL : PANEL;
+                    tile_panel(rows, n, p->c + i * p->ldc + j * PANEL, p->ldc, by_columns, a,
+                               copied ? SIMD_ROWS : p->a_row, p->packed + (j * p->K + k) * PANEL, depth, start,
+                               p->bias ? p->bias + j * PANEL : NULL);
+                }
+            }
+    }
+}
+
+void product_serial(const Product *p) { block(p, 0, p->M, 0, (p->N + PANEL - 1) / PANEL); }
+
+// ---- threads -------------------------------------------------------------------------------------
+
+static real *workspace;
+static size_t workspace_size;
+size_t matmul_workspace_bytes(void) { return workspace_size * sizeof(real); }
+
+static real *workspace_of(size_t size) {
+    if (size > workspace_size) {
+        free(workspace);
+        workspace = xmalloc(size_mul(size, sizeof(real)));
+        workspace_size = size;
+    }
+    return workspace;
+}
+
+static void share(size_t n, size_t threads, size_t thread, size_t *from, size_t *to) {
+    *from = n * thread / threads, *to = n * (thread + 1) / threads;
+}
+
+// The part of a product that belongs to one thread: a range of tiles of rows or of panels, whichever
+// divides more evenly. A thread owns whole outputs, never a part of a sum.
+static void block_of_thread(const Product *p, size_t threads, size_t thread) {
+    size_t row_tiles = (p->M + SIMD_ROWS - 1) / SIMD_ROWS, panels = (p->N + PANEL - 1) / PANEL, from, to;
+    double rows_waste = (double)((row_tiles + threads - 1) / threads * threads) / (double)row_tiles;
+    double panels_waste = (double)((panels + threads - 1) / threads * threads) / (double)panels;
+    if (rows_waste <= panels_waste) {
+        share(row_tiles, threads, thread, &from, &to);
+        block(p, from * SIMD_ROWS, to * SIMD_ROWS < p->M ? to * SIMD_ROWS : p->M, 0, panels);
+    } else {
+        share(panels, threads, thread, &from, &to);
+        block(p, 0, p->M, from, to);
+    }
+}
+
+void products(const Product *given, size_t count) {
+    size_t space = 0, work = 0;
+    for (size_t i = 0; i < count; i++) {
+        work += given[i].M * given[i].N * given[i].K;
+        if (!given[i].packed && given[i].M) space += packed_size(given[i].K, given[i].N);
+    }
+    real *free_space = workspace_of(space);
+#pragma omp parallel if (work > SMALL)
+    {
+        size_t threads = (size_t)omp_get_num_threads(), thread = (size_t)omp_get_thread_num(), from, to;
+        real *at = free_space;
+        for (size_t i = 0; i < count; i++) {
+            const Product *p = &given[i];
+            if (p->packed || !p->M) continue;
+            share((p->N + PANEL - 1) / PANEL, threads, thread, &from, &to);
+            pack_panels(at, p->b, p->b_row, p->b_col, p->K, p->N, from, to);
+            at += packed_size(p->K, p->N);
+        }
+        if (space) {
+#pragma omp barrier
+        }
+        at = free_space;
+        for (size_t i = 0; i < count; i++) {
+            Product p = given[i];
+            if (!p.M || !p.N) continue;
+            if (!p.packed) p.packed = at, at += packed_size(p.K, p.N);
+            block_of_thread(&p, threads, (thread + i) % threads);
+        }
+    }
+}
+
+void products_naive(const Product *p, size_t count) {
+    for (; count; count--, p++)
+        for (size_t i = 0; i < p->M; i++)
+            for (size_t j = 0; j < p->N; j++) {
+                real sum = p->accumulate ? p->c[i * p->ldc + j] : p->bias ? p->bias[j] : 0;
+                for (size_t k = 0; k < p->K; k++) {
+                    real a = p->a[i * p->a_row + k * p->a_col];
+#ifdef REAL_DOUBLE
+                    sum = fma(a, p->b[k * p->b_row + j * p->b_col], sum);
+#else
+                    sum = fmaf(a, p->b[k * p->b_row + j * p->b_col], sum);
+#endif
+                }
+                p->c[i * p->ldc + j] = sum;
+            }
+}
+
+// ---- a linear layer ------------------------------------------------------------------------------
+
+void linear_forward(real *y, const real *x, const real *w_packed, const real *bias, size_t M, size_t N, size_t K) {
+    products(&(Product){.c = y, .ldc = N, .a = x, .a_row = K, .a_col = 1, .packed = w_packed, .bias = bias,
+                        .M = M, .N = N, .K = K}, 1);
+}
+
+void linear_backward_input(real *dx, const real *dy, const real *w, size_t M, size_t N, size_t K, bool accumulate) {
+    products(&(Product){.c = dx, .ldc = K, .a = dy, .a_row = N, .a_col = 1, .b = w, .b_row = K, .b_col = 1,
+                        .M = M, .N = K, .K = N, .accumulate = accumulate}, 1);
+}
+
+void linear_backward_weight(real *dw, real *dbias, const real *dy, const real *x, size_t M, size_t N, size_t K) {
+    products(&(Product){.c = dw, .ldc = K, .a = dy, .a_row = 1, .a_col = N, .b = x, .b_row = K, .b_col = 1,
+                        .M = N, .N = K, .K = M, .accumulate = true}, 1);
+    if (!dbias) return;
+#pragma omp parallel for if (M * N > SMALL)
+    for (size_t j = 0; j < N; j += LANES) {
+        vec sum = vec_load_at(dbias, j, N);
+        for (size_t i = 0; i < M; i++) sum = vec_add(sum, vec_load_at(dy + i * N, j, N));
+        vec_store_at(dbias, j, N, sum);
+    }
+}
+
+void linear_pack(real *packed, const real *w, size_t N, size_t K) {
+#pragma omp parallel if (N * K > SMALL)
+    {
+        size_t from, to;
+        share((N + PANEL - 1) / PANEL, (size_t)omp_get_num_threads(), (size_t)omp_get_thread_num(), &from, &to);
+        pack_panels(packed, w, 1, K, K, N, from, to);
+    }
+}
