@@ -143,6 +143,7 @@ static void pack_tile(real *copy, const real *a, size_t a_row, size_t a_col, siz
 static void block(const Product *p, size_t row_from, size_t row_to, size_t panel_from, size_t panel_to) {
     real copy[K_BLOCK * SIMD_ROWS];
     // Rows whose distance is a multiple of 4096 bytes fall on the same lines of the L1 cache.
+    size_t stride = p->packed_rows ? p->packed_rows : p->K;
     bool by_columns = p->a_col != 1 || p->a_row * sizeof(real) % 4096 == 0, copied = by_columns;
     if (p->K == 0)
         for (size_t i = row_from; i < row_to && !p->accumulate; i++)
@@ -160,7 +161,8 @@ static void block(const Product *p, size_t row_from, size_t row_to, size_t panel
                 for (size_t j = first; j < panel_to && j < first + group; j++) {
                     size_t n = p->N - j * PANEL < PANEL ? p->N - j * PANEL : PANEL;
                     tile_panel(rows, n, p->c + i * p->ldc + j * PANEL, p->ldc, by_columns, a,
-                               copied ? SIMD_ROWS : p->a_row, p->packed + (j * p->K + k) * PANEL, depth, start,
+                               copied ? SIMD_ROWS : p->a_row,
+                               p->packed + (j * stride + k) * PANEL, depth, start,
                                p->bias ? p->bias + j * PANEL : NULL);
                 }
             }
@@ -171,17 +173,13 @@ void product_serial(const Product *p) { block(p, 0, p->M, 0, (p->N + PANEL - 1) 
 
 // ---- threads -------------------------------------------------------------------------------------
 
-static real *workspace;
-static size_t workspace_size;
-size_t matmul_workspace_bytes(void) { return workspace_size * sizeof(real); }
-
-static real *workspace_of(size_t size) {
-    if (size > workspace_size) {
-        free(workspace);
-        workspace = xmalloc(size_mul(size, sizeof(real)));
-        workspace_size = size;
+real *workspace_take(Workspace *w, size_t size) {
+    if (size > w->size) {
+        free(w->at);
+        w->at = xmalloc(size_mul(size, sizeof(real)));
+        w->size = size;
     }
-    return workspace;
+    return w->at;
 }
 
 static void share(size_t n, size_t threads, size_t thread, size_t *from, size_t *to) {
@@ -209,7 +207,8 @@ void products(const Product *given, size_t count) {
         work += given[i].M * given[i].N * given[i].K;
         if (!given[i].packed && given[i].M) space += packed_size(given[i].K, given[i].N);
     }
-    real *free_space = workspace_of(space);
+    static Workspace workspace;
+    real *free_space = workspace_take(&workspace, space);
 #pragma omp parallel if (work > SMALL)
     {
         size_t threads = (size_t)omp_get_num_threads(), thread = (size_t)omp_get_thread_num(), from, to;

@@ -19,7 +19,7 @@ void pack(real *packed, const real *b, size_t b_row, size_t b_col, size_t K, siz
 typedef struct {
     real *c; size_t ldc;
     const real *a; size_t a_row, a_col;
-    const real *packed;
+    const real *packed; size_t packed_rows; // rows per packed panel where it holds more than K (0: K)
     const real *b; size_t b_row, b_col;     // used when packed == NULL
     const real *bias;                       // NULL: none
     size_t M, N, K;
@@ -39,5 +39,7 @@ void linear_backward_weight(real *dw, real *dbias, const real *dy, const real *x
 // Packs w [N,K] (a linear layer's weight) for linear_forward, with all threads.
 void linear_pack(real *packed, const real *w, size_t N, size_t K);
 
-size_t matmul_workspace_bytes(void);                // what the products have allocated for packing
+// Scratch memory that grows to the largest size asked for and is then reused: no allocation inside a step.
+typedef struct { real *at; size_t size; } Workspace;
+real *workspace_take(Workspace *w, size_t size);    // at least `size` numbers, contents undefined
 #endif

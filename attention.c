@@ -1,0 +1,292 @@
+// attention.c: softmax attention (Vaswani et al. 2017, eq. 1), causal, with grouped heads (Ainslie et
+// al. 2023). Two kernels over the same matrix products and the same bits on every machine:
+//   naive   the matrix of scores exists: T x T numbers per head, kept for the backward
+//   flash   tiles of 48 queries by `tile` keys, an online softmax, O(T) memory; the backward computes the
+//           scores again from the saved log-sum-exp (Dao et al. 2022, algorithms 1 and 4; Dao 2023)
+// A task is one key/value head of one sequence with all the query heads that read it, so that no two
+// threads ever add to the same gradient. Tiles start at position 0 whatever is cached, so decoding goes
+// through the same additions as training and gives the same bits.
+#include "attention.h"
+#include "lib/matmul.h"
+#include "lib/numeric.h"
+#include "lib/simd.h"
+#include <omp.h>
+
+enum { QUERY_TILE = 48, SMALL = 1 << 14 };
+
+static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+static real log_sum(real most, real sum) { return sum > 0 ? most + (real)num_log((double)sum) : (real)NAN; }
+
+// C [M,N] = or += A [M,K] B, in this thread; B is the part of packed panels (of `rows` rows) from row `first`.
+static void multiply(real *c, size_t ldc, const real *a, size_t a_row, size_t a_col, const real *packed, size_t rows,
+                     size_t first, size_t M, size_t N, size_t K, bool accumulate) {
+    product_serial(&(Product){.c = c, .ldc = ldc, .a = a, .a_row = a_row, .a_col = a_col, .packed = packed + first * PANEL,
+                              .packed_rows = rows, .M = M, .N = N, .K = K, .accumulate = accumulate});
+}
+
+// ---- one row of scores ---------------------------------------------------------------------------
+
+// The largest of x[0..n-1] * scale and `most`. n > 0.
+static real row_max(const real *x, size_t n, real scale, real most) {
+    vec top = vec_set(most), by = vec_set(scale);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) top = vec_max(vec_mul(vec_load(x + i), by), top);
+    most = vec_largest(top);
+    for (; i < n; i++) most = x[i] * scale > most ? x[i] * scale : most;
+    return most;
+}
+
+// x[i] = exp(x[i] * scale - most) for i < n, 0 for n <= i < width; returns the sum.
+static real row_exp(real *x, size_t n, size_t width, real scale, real most) {
+    vec sum = vec_zero(), by = vec_set(scale), minus = vec_set(-most);
+    for (size_t i = 0; i < n; i += LANES) {
+        vec e = vec_exp(vec_fma(vec_load_at(x, i, width), by, minus));
+        if (i + LANES > n) {
+            real kept[LANES] = {0}, all[LANES];
+            vec_store(all, e);
+            memcpy(kept, all, (n - i) * sizeof *x);
+            e = vec_load(kept);
+        }
+        sum = vec_add(sum, e);
+        vec_store_at(x, i, width, e);
+    }
+    for (size_t i = round_up(n, LANES); i < width; i++) x[i] = 0;
+    return vec_sum(sum);
+}
+
+static void row_scale(real *x, size_t n, real by) {
+    for (size_t i = 0; i < n; i += LANES) vec_store_at(x, i, n, vec_mul(vec_load_at(x, i, n), vec_set(by)));
+}
+
+static real row_dot(const real *a, const real *b, size_t n) {
+    vec sum = vec_zero();
+    for (size_t i = 0; i < n; i += LANES) sum = vec_fma(vec_load_at(a, i, n), vec_load_at(b, i, n), sum);
+    return vec_sum(sum);
+}
+
+// ---- forward -------------------------------------------------------------------------------------
+
+// One head: n queries at q against L keys (packed transposed) and values (packed).
+typedef struct {
+    real *out; size_t out_stride;
+    real *lse, *probability;            // [n], [n,L]
+    const real *q; size_t q_stride;
+    const real *keys, *values;          // packed [D,L], [L,Dv]
+    size_t n, L;
+} Head;
+
+// scores of one tile in scratch: flash [QUERY_TILE, tile]; naive [n, L] unless they are kept.
+static void head_forward_flash(const Head *t, const AttnShape *s, real *score) {
+    size_t past = t->L - t->n, width = s->tile;
+    for (size_t i = 0; i < t->n; i += QUERY_TILE) {
+        size_t rows = smaller(QUERY_TILE, t->n - i), end = past + i + rows;    // keys that the last query sees
+        real most[QUERY_TILE], total[QUERY_TILE];
+        for (size_t r = 0; r < rows; r++) most[r] = -(real)INFINITY, total[r] = 0;
+        for (size_t j = 0; j < end; j += width) {
+            size_t keys = smaller(width, end - j);
+            multiply(score, width, t->q + i * t->q_stride, t->q_stride, 1, t->keys + j * s->D, s->D, 0, rows, keys, s->D, false);
+            for (size_t r = 0; r < rows; r++) {
+                size_t seen = past + i + r + 1;                                // keys of this query, from 0
+                if (seen <= j) {                                               // nothing in this tile
+                    memset(score + r * width, 0, keys * sizeof *score);
+                    continue;
+                }
+                size_t here = smaller(keys, seen - j);
+                real *x = score + r * width, *o = t->out + (i + r) * t->out_stride;
+                real new_most = row_max(x, here, (real)s->scale, most[r]);
+                real sum = row_exp(x, here, keys, (real)s->scale, new_most);
+                if (j && new_most > most[r]) {                                 // what came before weighs less now
+                    real fade[LANES];
+                    vec_store(fade, vec_exp(vec_set(most[r] - new_most)));
+                    total[r] *= fade[0];
+                    row_scale(o, s->Dv, fade[0]);
+                }
+                total[r] += sum, most[r] = new_most;
+            }
+            multiply(t->out + i * t->out_stride, t->out_stride, score, width, 1, t->values, t->L, j, rows, s->Dv, keys, j > 0);
+        }
+        for (size_t r = 0; r < rows; r++) {
+            row_scale(t->out + (i + r) * t->out_stride, s->Dv, 1 / total[r]);
+            if (t->lse) t->lse[i + r] = log_sum(most[r], total[r]);
+        }
+    }
+}
+
+static void head_forward_naive(const Head *t, const AttnShape *s, real *scratch) {
+    size_t past = t->L - t->n, L = t->L;
+    real *p = t->probability ? t->probability : scratch;
+    for (size_t i = 0; i < t->n; i += QUERY_TILE) {
+        size_t rows = smaller(QUERY_TILE, t->n - i);
+        multiply(p + i * L, L, t->q + i * t->q_stride, t->q_stride, 1, t->keys, s->D, 0, rows, past + i + rows, s->D, false);
+    }
+    for (size_t i = 0; i < t->n; i++) {
+        size_t seen = past + i + 1;
+        real most = row_max(p + i * L, seen, (real)s->scale, -(real)INFINITY);
+        real sum = row_exp(p + i * L, seen, L, (real)s->scale, most);
+        row_scale(p + i * L, seen, 1 / sum);
+        if (t->lse) t->lse[i] = log_sum(most, sum);
+    }
+    for (size_t i = 0; i < t->n; i += QUERY_TILE) {
+        size_t rows = smaller(QUERY_TILE, t->n - i);
+        multiply(t->out + i * t->out_stride, t->out_stride, p + i * L, L, 1, t->values, L, 0, rows, s->Dv, past + i + rows, false);
+    }
+}
+
+void attention_forward(real *out, size_t out_stride, real *lse, real *probability, const real *q, size_t q_stride,
+                       const KvView *view, size_t B, size_t n, AttnShape s) {
+    static Workspace workspace;
+    size_t L = 0, group = s.H / s.KV, threads = (size_t)omp_get_max_threads();
+    for (size_t b = 0; b < B; b++) L = view[b].length > L ? view[b].length : L;
+    // With few key heads (decoding, or a latent shared by all heads) the queries of one are shared out too.
+    size_t split = B * s.KV < threads ? smaller(group, (threads + B * s.KV - 1) / (B * s.KV)) : 1, tasks = B * s.KV * split;
+    size_t scores = s.flash ? QUERY_TILE * s.tile : n * L;
+    size_t keys_size = packed_size(s.D, L), values_size = packed_size(L, s.Dv), each = keys_size + values_size + scores;
+    real *space = workspace_take(&workspace, each * threads);
+#pragma omp parallel for schedule(static) if (B * n * L * s.H * s.D > SMALL)
+    for (size_t task = 0; task < tasks; task++) {
+        size_t part = task % split, g = task / split % s.KV, b = task / split / s.KV;
+        const KvView *kv = &view[b];
+        real *keys = space + (size_t)omp_get_thread_num() * each, *values = keys + keys_size, *score = values + values_size;
+        pack(keys, kv->k + g * kv->k_head, 1, kv->k_stride, s.D, kv->length);
+        pack(values, kv->v + g * kv->v_head, kv->v_stride, 1, kv->length, s.Dv);
+        for (size_t h = g * group + group * part / split; h < g * group + group * (part + 1) / split; h++) {
+            Head t = {.out = out + b * n * out_stride + h * s.Dv, .out_stride = out_stride,
+                      .lse = lse ? lse + (b * s.H + h) * n : NULL,
+                      .probability = probability ? probability + (b * s.H + h) * n * kv->length : NULL,
+                      .q = q + b * n * q_stride + h * s.D, .q_stride = q_stride, .keys = keys, .values = values,
+                      .n = n, .L = kv->length};
+            if (s.flash) head_forward_flash(&t, &s, score);
+            else head_forward_naive(&t, &s, score);
+        }
+    }
+}
+
+// ---- backward ------------------------------------------------------------------------------------
+// With P = softmax(scale Q K^T), O = P V:   dV = P^T dO,  dP = dO V^T,  dS = scale P (dP - rowsum(dO O)),
+// dQ = dS K,  dK = dS^T Q   (Dao et al. 2022, appendix B.2).
+
+typedef struct {
+    real *dq, *dk, *dv; size_t dq_stride;
+    const real *q, *dout, *out; size_t q_stride, out_stride;
+    const real *lse, *probability;
+    const real *keys_t, *keys, *values_t;     // packed [D,T], [T,D], [Dv,T]: the same for all heads of a group
+    real *queries, *douts;                    // packed [T,D], [T,Dv] of this head
+    const KvView *kv;
+    size_t T;
+} HeadGradient;
+
+// Turns rows of dP into dS in place: x = p (x - delta) scale.
+static void score_gradient(real *x, const real *p, size_t n, real delta, real scale) {
+    vec d = vec_set(delta), by = vec_set(scale);
+    for (size_t i = 0; i < n; i += LANES)
+        vec_store_at(x, i, n, vec_mul(vec_mul(vec_load_at(p, i, n), vec_sub(vec_load_at(x, i, n), d)), by));
+}
+
+// The tile of `rows` queries from i and `keys` keys from j, with its P and dS (row stride ld).
+static void tile_backward(const HeadGradient *t, const AttnShape *s, const real *p, const real *ds, size_t ld, size_t i,
+                          size_t rows, size_t j, size_t keys) {
+    multiply(t->dv + j * t->kv->v_stride, t->kv->v_stride, p, 1, ld, t->douts, t->T, i, keys, s->Dv, rows, true);
+    multiply(t->dk + j * t->kv->k_stride, t->kv->k_stride, ds, 1, ld, t->queries, t->T, i, keys, s->D, rows, true);
+    multiply(t->dq + i * t->dq_stride, t->dq_stride, ds, ld, 1, t->keys, t->T, j, rows, s->D, keys, j > 0);
+}
+
+// scratch: P and dS of one tile. Queries go by in order, so dV and dK add up over queries in order.
+static void head_backward_flash(const HeadGradient *t, const AttnShape *s, real *p, real *ds) {
+    size_t width = s->tile;
+    for (size_t i = 0; i < t->T; i += QUERY_TILE) {
+        size_t rows = smaller(QUERY_TILE, t->T - i);
+        const real *q = t->q + i * t->q_stride, *d = t->dout + i * t->out_stride, *o = t->out + i * t->out_stride;
+        real delta[QUERY_TILE];
+        for (size_t r = 0; r < rows; r++) delta[r] = row_dot(d + r * t->out_stride, o + r * t->out_stride, s->Dv);
+        for (size_t j = 0; j < i + rows; j += width) {
+            size_t keys = smaller(width, i + rows - j);
+            multiply(p, width, q, t->q_stride, 1, t->keys_t + j * s->D, s->D, 0, rows, keys, s->D, false);
+            multiply(ds, width, d, t->out_stride, 1, t->values_t + j * s->Dv, s->Dv, 0, rows, keys, s->Dv, false);
+            for (size_t r = 0; r < rows; r++) {
+                size_t here = i + r + 1 > j ? smaller(keys, i + r + 1 - j) : 0;
+                row_exp(p + r * width, here, keys, (real)s->scale, t->lse[i + r]);
+                score_gradient(ds + r * width, p + r * width, keys, delta[r], (real)s->scale);
+            }
+            tile_backward(t, s, p, ds, width, i, rows, j, keys);
+        }
+    }
+}
+
+static void head_backward_naive(const HeadGradient *t, const AttnShape *s, real *ds) {
+    size_t T = t->T;
+    for (size_t i = 0; i < T; i += QUERY_TILE) {
+        size_t rows = smaller(QUERY_TILE, T - i);
+        multiply(ds + i * T, T, t->dout + i * t->out_stride, t->out_stride, 1, t->values_t, s->Dv, 0, rows, i + rows, s->Dv, false);
+    }
+    for (size_t i = 0; i < T; i++) {
+        real delta = row_dot(t->dout + i * t->out_stride, t->out + i * t->out_stride, s->Dv);
+        score_gradient(ds + i * T, t->probability + i * T, smaller(T, round_up(i + 1, QUERY_TILE)), delta, (real)s->scale);
+    }
+    for (size_t i = 0; i < T; i += QUERY_TILE) {
+        size_t rows = smaller(QUERY_TILE, T - i);
+        tile_backward(t, s, t->probability + i * T, ds + i * T, T, i, rows, 0, i + rows);
+    }
+}
+
+void attention_backward(real *dq, size_t dq_stride, real *const *dk, real *const *dv, const real *dout, const real *out,
+                        size_t out_stride, const real *lse, const real *probability, const real *q, size_t q_stride,
+                        const KvView *view, size_t B, size_t n, AttnShape s) {
+    static Workspace workspace;
+    size_t threads = (size_t)omp_get_max_threads(), group = s.H / s.KV, T = n;
+    size_t kt = packed_size(s.D, T), k = packed_size(T, s.D), vt = packed_size(s.Dv, T), d = packed_size(T, s.Dv);
+    size_t scores = s.flash ? 2 * QUERY_TILE * s.tile : T * T, each = kt + k + vt + k + d + scores;
+    real *space = workspace_take(&workspace, each * threads);
+#pragma omp parallel for schedule(static) if (B * T * T * s.H * s.D > SMALL)
+    for (size_t task = 0; task < B * s.KV; task++) {
+        size_t b = task / s.KV, g = task % s.KV;
+        const KvView *kv = &view[b];
+        real *keys_t = space + (size_t)omp_get_thread_num() * each, *keys = keys_t + kt, *values_t = keys + k;
+        real *queries = values_t + vt, *douts = queries + k, *score = douts + d;
+        pack(keys_t, kv->k + g * kv->k_head, 1, kv->k_stride, s.D, T);
+        pack(keys, kv->k + g * kv->k_head, kv->k_stride, 1, T, s.D);
+        pack(values_t, kv->v + g * kv->v_head, 1, kv->v_stride, s.Dv, T);
+        for (size_t j = 0; j < T; j++) {
+            memset(dk[b] + j * kv->k_stride + g * kv->k_head, 0, s.D * sizeof **dk);
+            memset(dv[b] + j * kv->v_stride + g * kv->v_head, 0, s.Dv * sizeof **dv);
+        }
+        for (size_t h = g * group; h < (g + 1) * group; h++) {
+            const real *qh = q + b * T * q_stride + h * s.D, *dh = dout + b * T * out_stride + h * s.Dv;
+            pack(queries, qh, q_stride, 1, T, s.D);
+            pack(douts, dh, out_stride, 1, T, s.Dv);
+            HeadGradient t = {.dq = dq + b * T * dq_stride + h * s.D, .dq_stride = dq_stride,
+                              .dk = dk[b] + g * kv->k_head, .dv = dv[b] + g * kv->v_head, .q = qh, .q_stride = q_stride,
+                              .dout = dh, .out = out + b * T * out_stride + h * s.Dv, .out_stride = out_stride,
+                              .lse = lse ? lse + (b * s.H + h) * T : NULL,
+                              .probability = probability ? probability + (b * s.H + h) * T * T : NULL,
+                              .keys_t = keys_t, .keys = keys, .values_t = values_t, .queries = queries, .douts = douts,
+                              .kv = kv, .T = T};
+            if (s.flash) head_backward_flash(&t, &s, score, score + QUERY_TILE * s.tile);
+            else head_backward_naive(&t, &s, score);
+        }
+    }
+}
+
+// ---- the reference -------------------------------------------------------------------------------
+
+void attention_forward_naive(real *out, size_t out_stride, const real *q, size_t q_stride, const KvView *view, size_t B,
+                             size_t n, AttnShape s) {
+    for (size_t b = 0; b < B; b++)
+        for (size_t h = 0; h < s.H; h++)
+            for (size_t i = 0; i < n; i++) {
+                const KvView *kv = &view[b];
+                size_t g = h / (s.H / s.KV), seen = kv->length - n + i + 1;
+                const real *x = q + (b * n + i) * q_stride + h * s.D;
+                real *o = out + (b * n + i) * out_stride + h * s.Dv;
+                double total = 0;
+                for (size_t e = 0; e < s.Dv; e++) o[e] = 0;
+                for (size_t j = 0; j < seen; j++) {
+                    double score = 0;
+                    for (size_t d = 0; d < s.D; d++) score += (double)x[d] * (double)kv->k[j * kv->k_stride + g * kv->k_head + d];
+                    double p = exp(score * s.scale);
+                    total += p;
+                    for (size_t e = 0; e < s.Dv; e++) o[e] += (real)p * kv->v[j * kv->v_stride + g * kv->v_head + e];
+                }
+                for (size_t e = 0; e < s.Dv; e++) o[e] /= (real)total;
+            }
+}

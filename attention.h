@@ -1,0 +1,38 @@
+// attention.h: softmax attention, one core for training, prefill and decoding. It attends n new
+// queries to what a view of keys and values holds; in training the view is the batch itself, with a
+// cache it is the past and the new. It knows nothing of caches, positions or models.
+#ifndef ATTENTION_H
+#define ATTENTION_H
+#include "lib/util.h"
+
+// Keys and values of one sequence: head g of position j stands at k + j*k_stride + g*k_head.
+// The queries are the last n of `length` positions; query i sees positions 0 .. length - n + i.
+typedef struct {
+    const real *k, *v;
+    size_t k_stride, k_head, v_stride, v_head, length;
+} KvView;
+
+typedef struct {
+    size_t H, KV;              // query heads, key/value heads: query head h reads head h / (H/KV)
+    size_t D, Dv;              // width of a query and key, of a value
+    double scale;              // of the scores, 1/sqrt(D)
+    bool flash;                // tiles and an online softmax; else the whole matrix of scores
+    size_t tile;               // flash: keys per tile, a multiple of 32
+} AttnShape;
+
+// out [B*n, out_stride] (head h at h*Dv), q [B*n, q_stride] (head h at h*D).
+// lse [B,H,n]: log-sum-exp of each query's scores, which is all that flash keeps for its backward (may be NULL).
+// probability [B,H,n,length]: what naive keeps (may be NULL: kept nowhere).
+void attention_forward(real *out, size_t out_stride, real *lse, real *probability, const real *q, size_t q_stride,
+                       const KvView *view, size_t B, size_t n, AttnShape s);
+
+// Gradients of a forward without past (view[b].length == n). dq, dk, dv are set; dk and dv have the
+// strides of the view. lse for flash, probability for naive.
+void attention_backward(real *dq, size_t dq_stride, real *const *dk, real *const *dv, const real *dout, const real *out,
+                        size_t out_stride, const real *lse, const real *probability, const real *q, size_t q_stride,
+                        const KvView *view, size_t B, size_t n, AttnShape s);
+
+// The readable reference: loops over queries, keys, dimensions, as the formula says. Same arguments.
+void attention_forward_naive(real *out, size_t out_stride, const real *q, size_t q_stride, const KvView *view, size_t B,
+                             size_t n, AttnShape s);
+#endif
