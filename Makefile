@@ -66,4 +66,4 @@ clean:
 	rm -rf build train generate
 
 .PHONY: all test asan demo ready clean always
--include $(shell find build -name '*.d' 2>/dev/null)
+-include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(B)/objects/train.d $(B)/objects/generate.d

@@ -55,4 +55,7 @@ extern const FlagTable config_table;
 void config_resolve(Config *c);
 // True where layer l has experts.
 bool config_layer_has_experts(const Config *c, size_t l);
+// What depends on the kind of attention (ATTN_mha, ...), because layers need not be alike:
+size_t config_kv_heads(const Config *c, int attn);  // heads with keys and values; mla: all have their own
+size_t config_rope_dim(const Config *c, int attn);  // rotated dimensions of a head; 0 unless --pos rope
 #endif

@@ -39,6 +39,8 @@ void flags_defaults(const FlagTable *t, void *target);
 // Errors are usage_error()s that name the flag, what was expected, what was found; an unknown flag
 // names the nearest known one. --help prints and exits 0.
 void flags_parse(const FlagTable *t, void *target, int argc, char **argv, bool *given);
+// The row of a flag; an unknown one is a usage_error.
+size_t flags_find(const FlagTable *t, const char *name);
 // One flag from text; used by parsing and by readers of run.json. Errors as above.
 void flags_set(const FlagTable *t, void *target, const char *name, const char *value);
 // The value as the text that would set it again; the result is malloc'd. REALs round-trip (shortest

@@ -1,0 +1,160 @@
+// config.c: the table of flags that config.def expands to, the presets, what 0 is derived to, and the
+// combinations that are refused, each with its reason. Nothing here knows how a model computes.
+#include "config.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ---- the table ---------------------------------------------------------------------------------
+#define BAR_WORD(prefix, word) "|" #word
+#define WORDS(VALUES) &(VALUES(BAR_WORD))[1]  // "|a|b" without its first bar
+#define ROW(kind, name, standard, values, bare, low, high, post, help, identity) \
+    {kind, #name, offsetof(Config, name), standard, values, bare, low, high, post, help, identity},
+#define GROUP(help) {FLAG_GROUP, "", 0, "", NULL, NULL, 0, 0, "", help, false},
+#define SIZE(name, standard, low, high, identity, post, help) \
+    ROW(FLAG_SIZE, name, #standard, NULL, NULL, low, high, post, help, identity)
+#define REAL(name, standard, low, high, identity, post, help) \
+    ROW(FLAG_REAL, name, #standard, NULL, NULL, low, high, post, help, identity)
+#define BOOL(name, standard, identity, post, help) ROW(FLAG_BOOL, name, #standard, NULL, "1", 0, 1, post, help, identity)
+#define ENUM(name, VALUES, standard, bare, identity, post, help) \
+    ROW(FLAG_ENUM, name, standard, WORDS(VALUES), bare, 0, 0, post, help, identity)
+#define PATTERN(name, VALUES, standard, identity, post, help) \
+    ROW(FLAG_PATTERN, name, standard, WORDS(VALUES), NULL, 0, 0, post, help, identity)
+#define TEXT(name, standard, identity, post, help) ROW(FLAG_TEXT, name, standard, NULL, NULL, 0, 0, post, help, identity)
+static const Flag flags[] = {
+#include "config.def"
+};
+
+static const Preset presets[] = {
+    {"shakespeare",
+     "--tokenizer char --layers 4 --heads 4 --width 128 --context 64 --batch 12 --pos learned --norm-kind layer --ffn gelu "
+     "--steps 2000 --lr 1e-3 --min-lr 1e-4 --warmup 100 --beta2 0.99 --eval-every 250",
+     "nanoGPT's small CPU setting for tiny Shakespeare; give the text with --data FILE"},
+    {"gpt2", "--pos learned --norm-kind layer --ffn gelu --bias 1", "a small GPT-2 (Radford et al. 2019)"},
+    {"llama", "--attn gqa --kv-heads 2 --tie 0", "a small Llama (Touvron et al. 2023), with grouped queries as in Llama 2 70B and Llama 3"},
+    {"olmo2", "--norm out --qk-norm full --tie 0", "a small OLMo 2 (OLMo team 2024): norms on the branch outputs"},
+    {"mixtral", "--attn gqa --kv-heads 2 --tie 0 --experts 8 --top-k 2 --expert-width 128 --aux-loss 0.02",
+     "a small Mixtral (Jiang et al. 2024): eight experts, two per token"},
+    {"deepseek",
+     "--attn mla --kv-rank 64 --rope-dim 16 --nope-dim 32 --v-dim 32 --tie 0 --experts 16 --top-k 4 --shared-experts 1 "
+     "--expert-width 64 --first-dense 1 --gate sigmoid --router bias --aux-loss 0.0001",
+     "a small DeepSeek-V3 (2024): latent attention, fine experts, balance by bias"},
+};
+
+const FlagTable config_table = {
+    .flag = flags, .count = sizeof flags / sizeof flags[0], .preset = presets, .presets = sizeof presets / sizeof presets[0],
+    .program = "./train [--name value]...",
+    .about = "Trains a GPT whose whole architecture is flags, and leaves a run directory that proves what happened.\n"
+             "With no flags: a small model learns the language of `stories`, whose best possible loss is known.\n"
+             "The same commit, flags and seed give the same digest on every machine. Ctrl-C saves; the same command resumes.",
+    .examples = "  ./train                                          the default model, about a minute on two cores\n"
+                "  ./train --attn mla --kv-rank 32                  latent attention instead of full heads\n"
+                "  ./train --preset mixtral --steps 300             an architecture by name, one flag changed\n"
+                "  ./train --data input.txt --preset shakespeare    your own text\n"
+                "  ./train --layers 24 --norm post --dry-run        how large would that be?\n",
+};
+
+// ---- what 0 is derived to ----------------------------------------------------------------------
+static bool pattern_has(const Pattern *p, int value) { return memchr(p->at, value, p->count) != NULL; }
+static bool has_attn(const Config *c, int attn) { return pattern_has(&c->attn, attn); }
+
+bool config_layer_has_experts(const Config *c, size_t l) {
+    return c->experts > 0 && l >= c->first_dense && pattern_at(&c->moe_layers, l) == MOE_LAYER_moe;
+}
+
+size_t config_kv_heads(const Config *c, int attn) {
+    if (attn != ATTN_gqa) return c->heads;
+    return c->kv_heads ? c->kv_heads : c->heads > 1 ? c->heads / 2 : 1;
+}
+
+size_t config_rope_dim(const Config *c, int attn) {
+    if (c->pos != POS_rope) return 0;
+    if (c->rope_dim) return c->rope_dim;
+    return attn == ATTN_mla ? (c->head_dim / 2 + 1) / 2 * 2 : c->head_dim;
+}
+
+static void derive_attention(Config *c) {
+    bool plain = has_attn(c, ATTN_mha) || has_attn(c, ATTN_gqa), latent = has_attn(c, ATTN_mla);
+    if (!c->head_dim) c->head_dim = c->width / c->heads;
+    if (has_attn(c, ATTN_gqa)) c->kv_heads = config_kv_heads(c, ATTN_gqa);
+    if (plain != latent) c->rope_dim = config_rope_dim(c, latent ? ATTN_mla : ATTN_mha);  // mixed: differs by layer
+    if (!latent) return;
+    if (!c->kv_rank) c->kv_rank = 2 * c->head_dim;
+    if (!c->nope_dim) c->nope_dim = c->head_dim;
+    if (!c->v_dim) c->v_dim = c->head_dim;
+}
+
+static void derive_rest(Config *c) {
+    if (!c->ffn_width) c->ffn_width = c->ffn == FFN_swiglu ? (8 * c->width / 3 + 31) / 32 * 32 : 4 * c->width;
+    if (c->experts && !c->expert_width) c->expert_width = c->ffn_width;
+    if (!c->micro_batch) c->micro_batch = c->batch;
+    if (c->min_lr == -1) c->min_lr = c->lr / 10;
+    if (!c->eval_every) c->eval_every = c->steps >= 10 ? c->steps / 10 : 1;
+    if (!c->save_every) c->save_every = c->eval_every;
+}
+
+// ---- what is refused ---------------------------------------------------------------------------
+// A flag that would be silently ignored is a mistake in the command line: say so.
+static void refuse_unused(const Config *c) {
+    bool moe = c->experts > 0, mla = has_attn(c, ATTN_mla);
+    const struct { const char *flag; bool used; const char *needs; } rows[] = {
+        {"kv-heads", has_attn(c, ATTN_gqa), "--attn gqa"}, {"kv-rank", mla, "--attn mla"}, {"q-rank", mla, "--attn mla"},
+        {"nope-dim", mla, "--attn mla"}, {"v-dim", mla, "--attn mla"}, {"rope-dim", c->pos == POS_rope, "--pos rope"},
+        {"rope-theta", c->pos == POS_rope, "--pos rope"}, {"tile", c->attn_kernel == KERNEL_flash, "--attn-kernel flash"},
+        {"qk-norm", has_attn(c, ATTN_mha) || has_attn(c, ATTN_gqa), "--attn mha or gqa (mla has the norm of its latents)"},
+        {"decay", c->schedule == SCHEDULE_wsd, "--schedule wsd"}, {"top-k", moe, "--experts"},
+        {"expert-width", moe, "--experts"}, {"shared-experts", moe, "--experts"}, {"first-dense", moe, "--experts"},
+        {"moe-layers", moe, "--experts"}, {"gate", moe, "--experts"}, {"router", moe, "--experts"},
+        {"norm-topk", moe, "--experts"}, {"route-scale", moe, "--experts"}, {"aux-loss", moe, "--experts"},
+        {"z-loss", moe, "--experts"}, {"bias-rate", moe && c->router == ROUTER_bias, "--experts and --router bias"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        if (!rows[i].used && !flags_is_default(&config_table, c, flags_find(&config_table, rows[i].flag)))
+            usage_error("--%s has no effect without %s; add it, or leave --%s out", rows[i].flag, rows[i].needs, rows[i].flag);
+}
+
+static void refuse_heads(const Config *c) {
+    if (!c->head_dim && c->width % c->heads != 0)
+        usage_error("--width %zu cannot be divided among --heads %zu; choose a multiple, or give --head-dim", c->width, c->heads);
+    if (has_attn(c, ATTN_gqa) && c->heads % config_kv_heads(c, ATTN_gqa) != 0)
+        usage_error("--heads %zu cannot share --kv-heads %zu evenly; kv-heads must divide heads", c->heads,
+                    config_kv_heads(c, ATTN_gqa));
+    if (c->tile % 32 != 0) usage_error("--tile %zu is not a multiple of 32", c->tile);
+}
+
+static void refuse_rotation(const Config *c) {
+    for (int attn = ATTN_mha; attn <= ATTN_mla; attn++) {
+        size_t rotated = config_rope_dim(c, attn);
+        if (!has_attn(c, attn) || c->pos != POS_rope) continue;
+        if (rotated % 2 != 0)
+            usage_error("RoPE rotates pairs, but %zu dimensions would be rotated; give an even --rope-dim or --head-dim", rotated);
+        if (attn != ATTN_mla && rotated > c->head_dim)
+            usage_error("--rope-dim %zu is more than the %zu dimensions of a head (--head-dim)", rotated, c->head_dim);
+    }
+}
+
+static void refuse_experts(const Config *c) {
+    if (!c->experts) return;
+    if (c->top_k > c->experts) usage_error("--top-k %zu experts per token cannot be chosen from --experts %zu", c->top_k, c->experts);
+    for (size_t l = 0; l < c->layers; l++)
+        if (config_layer_has_experts(c, l)) return;
+    usage_error("--experts %zu, but no layer has experts: --first-dense %zu and --moe-layers leave none of the %zu layers",
+                c->experts, c->first_dense, c->layers);
+}
+
+static void refuse_training(const Config *c) {
+    if (c->micro_batch > c->batch)
+        usage_error("--micro-batch %zu is more than the --batch %zu it is a part of", c->micro_batch, c->batch);
+    if (c->min_lr < 0) usage_error("--min-lr %g is negative; give 0 or more, or -1 for a tenth of --lr", c->min_lr);
+    if (c->min_lr > c->lr) usage_error("--min-lr %g is above --lr %g; the schedule only goes down", c->min_lr, c->lr);
+}
+
+void config_resolve(Config *c) {
+    refuse_unused(c);
+    refuse_heads(c);
+    derive_attention(c);
+    derive_rest(c);
+    refuse_rotation(c);
+    refuse_experts(c);
+    refuse_training(c);
+}

@@ -1,0 +1,256 @@
+// test_flags.c: the command line. Parsing, help and printing (flags.c), derived values and refused
+// combinations (config.c).
+#include "test.h"
+#include "../lib/config.h"
+#include "../lib/rng.h"
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { MAX_WORDS = 64 };
+
+// "--layers 3 --bias" as argv; only for words without spaces.
+static void parse(Config *c, const char *line, bool *given) {
+    char *copy = xprintf("train %s", line), *argv[MAX_WORDS];
+    int argc = 0;
+    for (char *w = strtok(copy, " "); w && argc < MAX_WORDS; w = strtok(NULL, " ")) argv[argc++] = w;
+    flags_parse(&config_table, c, argc, argv, given);
+    free(copy);
+}
+
+static Config parsed(const char *line) {
+    Config c;
+    parse(&c, line, NULL);
+    return c;
+}
+
+static Config resolved(const char *line) {
+    Config c = parsed(line);
+    config_resolve(&c);
+    return c;
+}
+
+static void parse_only(void *line) { (void)parsed(line); }
+static void parse_and_resolve(void *line) { (void)resolved(line); }
+
+// ---- parsing -----------------------------------------------------------------------------------
+static void test_defaults(void) {
+    Config c = parsed("");
+    CHECK(c.layers == 4 && c.width == 128 && c.lr == 3e-3 && c.tie && !c.bias, "defaults of config.def");
+    CHECK(c.attn.count == 1 && c.attn.at[0] == ATTN_mha && strcmp(c.data, "stories") == 0, "defaults of config.def");
+    char *summary = flags_summary(&config_table, &c, false);
+    CHECK(*summary == '\0', "a summary of nothing is empty: %s", summary);
+    free(summary);
+    for (size_t i = 0; i < config_table.count; i++) CHECK(flags_is_default(&config_table, &c, i), "%s", config_table.flag[i].name);
+}
+
+static void test_forms(void) {
+    Config c = parsed("--layers 3 --width=64 --kv_heads=2 --head-dim 8 --min-lr -1 --bias --attn gqa+mla+mha --qk-norm --tie 0");
+    CHECK(c.layers == 3 && c.width == 64 && c.kv_heads == 2 && c.head_dim == 8 && c.min_lr == -1, "numbers");
+    CHECK(c.bias && !c.tie && c.qk_norm == QK_head, "flags that stand alone");
+    CHECK(c.attn.count == 3 && pattern_at(&c.attn, 0) == ATTN_gqa && pattern_at(&c.attn, 4) == ATTN_mla, "a pattern repeats");
+    CHECK(parsed("--layers 3 --layers 5").layers == 5, "the later wins");
+    CHECK(parsed("--bias --qk-norm full --log-layers=1").qk_norm == QK_full, "alone, then with a value");
+    CHECK(strcmp(parsed("--data=a=b").data, "a=b") == 0, "only the first = separates");
+}
+
+static void test_given(void) {
+    bool given[128];
+    Config c;
+    parse(&c, "--layers 4 --preset llama", given);
+    CHECK(given[flags_find(&config_table, "layers")] && given[flags_find(&config_table, "tie")], "given, also by a preset");
+    CHECK(!given[flags_find(&config_table, "width")], "not given");
+}
+
+static void test_presets(void) {
+    Config c = parsed("--width 64 --preset shakespeare --heads 2");
+    CHECK(c.width == 64 && c.heads == 2 && c.steps == 2000 && c.pos == POS_learned, "others win, wherever the preset stands");
+    for (size_t i = 0; i < config_table.presets; i++) {
+        char *line = xprintf("--preset=%s", config_table.preset[i].name);
+        c = parsed(line);
+        c.vocab = 256;
+        config_resolve(&c);
+        char *summary = flags_summary(&config_table, &c, true);
+        CHECK(*summary, "%s changes something", config_table.preset[i].name);
+        free(summary);
+        free(line);
+    }
+}
+
+// Every flag, set to something that is not its default, is read back from its own printed text.
+static const char *other_value(const Flag *f, char out[64]) {
+    switch (f->kind) {
+    case FLAG_SIZE: snprintf(out, 64, "%.0f", f->low + 5 <= f->high ? f->low + 5 : f->high); break;
+    case FLAG_REAL: snprintf(out, 64, "%.17g", f->low + (f->high - f->low) / 3); break;
+    case FLAG_BOOL: snprintf(out, 64, "%d", strcmp(f->standard, "0") == 0); break;
+    case FLAG_TEXT: snprintf(out, 64, "it's here"); break;
+    default:
+        for (int v = 1; v >= 0; v--)
+            if (strcmp(flags_value_name(f, v, out), f->standard) != 0) break;
+    }
+    return out;
+}
+
+static void test_round_trip(void) {
+    Config a = parsed(""), b = parsed("");
+    for (size_t i = 0; i < config_table.count; i++) {
+        const Flag *f = &config_table.flag[i];
+        char value[64];
+        if (f->kind == FLAG_GROUP) continue;
+        flags_set(&config_table, &a, f->name, other_value(f, value));
+        char *text = flags_get(&config_table, &a, i);
+        flags_set(&config_table, &b, f->name, text);
+        char *again = flags_get(&config_table, &b, i);
+        CHECK(strcmp(text, again) == 0 && !flags_is_default(&config_table, &b, i), "%s: %s, %s", f->name, text, again);
+        free(text);
+        free(again);
+    }
+}
+
+static void test_reals(void) {
+    Rng r = rng_stream(1, RNG_TEST, 0);
+    Config c = parsed(""), d = c;
+    size_t lr = flags_find(&config_table, "lr");
+    for (int i = 0; i < 1000; i++) {
+        c.lr = 1000 * rng_uniform(&r);
+        char *text = flags_get(&config_table, &c, lr);
+        flags_set(&config_table, &d, "lr", text);
+        CHECK(c.lr == d.lr, "%s", text);
+        free(text);
+    }
+    c.lr = 0.001;
+    char *text = flags_get(&config_table, &c, lr);
+    CHECK(strcmp(text, "0.001") == 0, "%s", text);
+    free(text);
+}
+
+static void test_summary(void) {
+    Config c = parsed("--layers 6 --attn gqa+mla --out x --threads 2 --bias");
+    strcpy(c.data, "my file");
+    char *all = flags_summary(&config_table, &c, false), *identity = flags_summary(&config_table, &c, true);
+    CHECK(strcmp(all, "--data 'my file' --layers 6 --attn gqa+mla --bias 1 --out x --threads 2") == 0, "%s", all);
+    CHECK(strcmp(identity, "--data 'my file' --layers 6 --attn gqa+mla --bias 1") == 0, "%s", identity);
+    free(all);
+    free(identity);
+}
+
+static void test_bad_lines(void) {
+    static const struct { const char *line, *says; } bad[] = {
+        {"--layer 3", "nearest known one is --layers"}, {"--kv-head 3", "--kv-heads"}, {"--hlep", "--help"},
+        {"--preste x", "--preset"}, {"layers 3", "'layers' was not expected"}, {"-l 3", "--name value"}, {"--", "not expected"},
+        {"--layers", "needs a value"}, {"--layers --bias", "--layers needs a value"}, {"--layers=", "whole number"},
+        {"--layers 0", "from 1 to 100000, but '0'"}, {"--layers -1", "'-1'"}, {"--layers 1.5", "'1.5'"}, {"--layers 3x", "'3x'"},
+        {"--layers 99999999999999999999999", "whole number"}, {"--lr 1e-3,3e-4", "lists are for sweeps"}, {"--lr nan", "'nan'"},
+        {"--lr inf", "'inf'"}, {"--lr -1", "from 0 to 1000"}, {"--lr x", "a number"}, {"--beta1 1", "--beta1"},
+        {"--bias 2", "0 or 1"}, {"--bias yes", "0 or 1"}, {"--norm pri", "nearest is pre"}, {"--norm=", "one of pre|post"},
+        {"--attn gqa+mlaa", "nearest is mla"}, {"--attn gqa,mla", "joined by +"}, {"--attn +", "one of"},
+        {"--preset", "needs a name"}, {"--preset lama", "nearest is llama"}, {"--preset=", "no preset"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        CHECK(test_fails(2, bad[i].says, parse_only, (void *)bad[i].line), "%s: %s", bad[i].line, test_message);
+    char *longer = xprintf("--out %02000d", 1), *pattern = xprintf("--attn mha");
+    CHECK(test_fails(2, "at most 1023 characters", parse_only, longer), "%s", test_message);
+    for (int i = 0; i < PATTERN_SIZE; i++) {
+        char *next = xprintf("%s+mla", pattern);
+        free(pattern);
+        pattern = next;
+    }
+    CHECK(test_fails(2, "at most 64 values", parse_only, pattern), "%s", test_message);
+    free(longer);
+    free(pattern);
+}
+
+static void test_help(void) {
+    FILE *f = fopen(test_path("help"), "w+");
+    flags_help(&config_table, f);
+    fclose(f);
+    char *help = read_whole_file(test_path("help"), NULL);
+    for (size_t i = 0; i < config_table.count; i++) {
+        const Flag *row = &config_table.flag[i];
+        char *name = xprintf("--%s ", row->name);
+        for (char *p = name; *p; p++) *p = *p == '_' ? '-' : *p;
+        CHECK(row->kind == FLAG_GROUP || strstr(help, name), "%s is in the help", name);
+        CHECK(strstr(help, row->help) && strstr(help, row->standard), "help and default of %s", name);
+        free(name);
+    }
+    for (size_t i = 0; i < config_table.presets; i++) CHECK(strstr(help, config_table.preset[i].flags), "presets are explained");
+    CHECK(!strchr(help, '\033'), "no colour without a terminal");
+    free(help);
+}
+
+// ---- derived values ----------------------------------------------------------------------------
+static void test_derived(void) {
+    Config c = resolved("--width 96 --heads 6 --steps 100 --lr 0.01 --batch 8");
+    CHECK(c.head_dim == 16 && c.rope_dim == 16 && c.ffn_width == 256 && c.micro_batch == 8, "%zu", c.ffn_width);
+    CHECK(c.min_lr == 0.001 && c.eval_every == 10 && c.save_every == 10, "%g", c.min_lr);
+    CHECK(c.kv_rank == 0 && c.nope_dim == 0 && c.expert_width == 0, "what is not used stays 0");
+    CHECK(resolved("--ffn gelu --width 96 --heads 6").ffn_width == 384, "4 width");
+    c = resolved("--attn mla --head-dim 18 --experts 4");
+    CHECK(c.kv_rank == 36 && c.nope_dim == 18 && c.v_dim == 18 && c.rope_dim == 10, "rope %zu", c.rope_dim);
+    CHECK(c.expert_width == c.ffn_width, "an expert is as wide as the feed-forward");
+    c = resolved("--attn mla --pos none");
+    CHECK(c.rope_dim == 0 && config_rope_dim(&c, ATTN_mla) == 0, "no rotation without RoPE");
+    CHECK(resolved("--steps 0").eval_every == 1, "something to divide by");
+}
+
+static void test_derived_by_kind(void) {
+    Config c = resolved("--attn mha+gqa+mla --heads 8 --head-dim 12 --width 64");
+    CHECK(c.rope_dim == 0 && config_rope_dim(&c, ATTN_mha) == 12 && config_rope_dim(&c, ATTN_mla) == 6, "rotated, by kind");
+    CHECK(config_kv_heads(&c, ATTN_mha) == 8 && config_kv_heads(&c, ATTN_gqa) == 4, "key heads, by kind");
+    c = resolved("--attn gqa+mla --rope-dim 4 --kv-heads 1 --heads 3 --head-dim 8");
+    CHECK(config_rope_dim(&c, ATTN_gqa) == 4 && config_rope_dim(&c, ATTN_mla) == 4 && config_kv_heads(&c, ATTN_gqa) == 1, "given");
+    CHECK(config_kv_heads(&(Config){.heads = 1}, ATTN_gqa) == 1, "at least one");
+    c = resolved("--experts 4 --layers 6 --first-dense 1 --moe-layers dense+moe+moe");
+    static const bool expected[] = {false, true, true, false, true, true};
+    for (size_t l = 0; l < 6; l++) CHECK(config_layer_has_experts(&c, l) == expected[l], "layer %zu", l);
+    c = resolved("--moe-layers moe");
+    CHECK(!config_layer_has_experts(&c, 0), "no experts, no expert layer");
+}
+
+static void test_refused(void) {
+    static const struct { const char *line, *says; } bad[] = {
+        {"--width 100 --heads 3", "--width 100 cannot be divided among --heads 3"}, {"--attn gqa --heads 4 --kv-heads 3", "divide heads"},
+        {"--attn gqa --heads 4 --kv-heads 8", "divide heads"}, {"--kv-heads 2", "--kv-heads has no effect without --attn gqa"},
+        {"--rope-dim 3", "even"}, {"--head-dim 15", "even"}, {"--rope-dim 64", "more than the 32"}, {"--attn mha+mla --rope-dim 64", "64"},
+        {"--attn mla --rope-dim 5", "even"}, {"--pos learned --rope-dim 4", "--pos rope"}, {"--pos none --rope-theta 5", "--pos rope"},
+        {"--kv-rank 8", "--attn mla"}, {"--q-rank 8", "--attn mla"}, {"--attn gqa --v-dim 8", "--attn mla"}, {"--nope-dim 8", "--attn mla"},
+        {"--attn mla --qk-norm", "--qk-norm"}, {"--attn-kernel naive --tile 32", "flash"}, {"--tile 40", "multiple of 32"},
+        {"--decay 0.5", "--schedule wsd"}, {"--top-k 1", "--experts"}, {"--shared-experts 1", "--experts"}, {"--gate sigmoid", "--experts"},
+        {"--router bias", "--experts"}, {"--experts 4 --bias-rate 0.1", "--router bias"}, {"--aux-loss 0", "--experts"},
+        {"--z-loss 1", "--experts"}, {"--expert-width 8", "--experts"}, {"--first-dense 1", "--experts"}, {"--moe-layers dense+moe", "--experts"},
+        {"--norm-topk 0", "--experts"}, {"--route-scale 2", "--experts"}, {"--experts 4 --top-k 5", "--top-k 5"},
+        {"--experts 4 --first-dense 4", "no layer has experts"}, {"--experts 4 --moe-layers dense", "no layer has experts"},
+        {"--batch 4 --micro-batch 5", "--micro-batch 5"}, {"--lr 0.1 --min-lr 0.2", "--min-lr 0.2"}, {"--min-lr -0.5", "negative"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        CHECK(test_fails(2, bad[i].says, parse_and_resolve, (void *)bad[i].line), "%s: %s", bad[i].line, test_message);
+}
+
+// Resolving what is resolved changes nothing: a reader of run.json may do it again.
+static void test_resolve_twice(void) {
+    static const char *const lines[] = {"", "--attn gqa+mla", "--attn mla --experts 4 --router bias", "--pos none --attn-kernel naive"};
+    for (size_t i = 0; i < 4; i++) {
+        Config once = resolved(lines[i]), twice = once;
+        config_resolve(&twice);
+        char *a = flags_summary(&config_table, &once, false), *b = flags_summary(&config_table, &twice, false);
+        CHECK(strcmp(a, b) == 0, "%s, then %s", a, b);
+        free(a);
+        free(b);
+    }
+}
+
+static const Test tests[] = {
+    {"flags/defaults", "no flags give the table's defaults", test_defaults},
+    {"flags/forms", "--name value, --name=value, - or _, alone, repeated, patterns", test_forms},
+    {"flags/given", "what the user set is told apart from defaults", test_given},
+    {"flags/presets", "a preset stands for flags, and flags beside it win", test_presets},
+    {"flags/round-trip", "every flag is read back from its own text", test_round_trip},
+    {"flags/reals", "numbers are printed as short as they read back equal", test_reals},
+    {"flags/summary", "what differs from the defaults, ready for a shell", test_summary},
+    {"flags/bad-lines", "every mistake gets one line that says what to do", test_bad_lines},
+    {"flags/help", "the help names every flag, default and preset, without colour in a file", test_help},
+    {"flags/derived", "0 is derived as the help says", test_derived},
+    {"flags/derived-by-kind", "layers that differ have their own derived sizes", test_derived_by_kind},
+    {"flags/refused", "impossible or ignored combinations are refused with the reason", test_refused},
+    {"flags/resolve-twice", "resolving again changes nothing", test_resolve_twice},
+};
+REGISTER_TESTS(tests)
