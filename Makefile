@@ -15,7 +15,8 @@ MACHINE_avx2   = -march=x86-64-v3
 MACHINE_plain  = -march=native -DSIMD_PLAIN
 MACHINE_neon   = -march=armv8-a
 FLAGS = $(CPPFLAGS) $(CFLAGS) $(MACHINE_$(SIMD)) $(if $(DOUBLE),-DREAL_DOUBLE) \
-        $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover -fno-omit-frame-pointer)
+        $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover -fno-omit-frame-pointer \
+        -Wno-format-truncation)
 
 # One directory per kind of build, so that objects never mix: build/, build/avx2/, build/clang-double/, ...
 comma   := ,

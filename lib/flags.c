@@ -307,7 +307,8 @@ static void help_flag(const Flag *f, FILE *out, Colours c) {
     int padding = 38 - (int)(strlen(name) + strlen(left));
     fprintf(out, "  %s--%s%s %s%*s %s", c.flag, name, c.plain, left, padding > 0 ? padding : 0, "", f->help);
     fprintf(out, "  %s[%s", c.dim, *f->standard ? f->standard : "none");
-    if (f->kind == FLAG_SIZE || f->kind == FLAG_REAL) fprintf(out, "; %.10g to %.10g", f->low, f->high);
+    if ((f->kind == FLAG_SIZE || f->kind == FLAG_REAL) && f->high < 1e5) fprintf(out, "; %.10g to %.10g", f->low, f->high);
+    else if (f->kind == FLAG_SIZE || f->kind == FLAG_REAL) fprintf(out, "; %.10g or more", f->low);
     if (f->bare && f->kind != FLAG_BOOL) fprintf(out, "; alone: %s", f->bare);
     if (*f->post) fprintf(out, "; post%s %s", strchr(f->post, ',') ? "s" : "", f->post);
     fprintf(out, "]%s\n", c.plain);
