@@ -134,10 +134,9 @@ static void head_forward_naive(const Head *t, const AttnShape *s, real *scratch)
 }
 
 void attention_forward(real *out, size_t out_stride, real *lse, real *probability, const real *q, size_t q_stride,
-                       const KvView *view, size_t B, size_t n, AttnShape s) {
+                       KvView view, size_t B, size_t n, AttnShape s) {
     static Workspace workspace;
-    size_t L = 0, group = s.H / s.KV, threads = (size_t)omp_get_max_threads();
-    for (size_t b = 0; b < B; b++) L = view[b].length > L ? view[b].length : L;
+    size_t L = view.length, group = s.H / s.KV, threads = (size_t)omp_get_max_threads();
     // With few key heads (decoding, or a latent shared by all heads) the queries of one are shared out too.
     size_t split = B * s.KV < threads ? smaller(group, (threads + B * s.KV - 1) / (B * s.KV)) : 1, tasks = B * s.KV * split;
     size_t scores = s.flash ? QUERY_TILE * s.tile : n * L;
@@ -146,16 +145,15 @@ void attention_forward(real *out, size_t out_stride, real *lse, real *probabilit
 #pragma omp parallel for schedule(static) if (B * n * L * s.H * s.D > SMALL)
     for (size_t task = 0; task < tasks; task++) {
         size_t part = task % split, g = task / split % s.KV, b = task / split / s.KV;
-        const KvView *kv = &view[b];
         real *keys = space + (size_t)omp_get_thread_num() * each, *values = keys + keys_size, *score = values + values_size;
-        pack(keys, kv->k + g * kv->k_head, 1, kv->k_stride, s.D, kv->length);
-        pack(values, kv->v + g * kv->v_head, kv->v_stride, 1, kv->length, s.Dv);
+        pack(keys, view.k + b * view.k_step + g * view.k_head, 1, view.k_stride, s.D, L);
+        pack(values, view.v + b * view.v_step + g * view.v_head, view.v_stride, 1, L, s.Dv);
         for (size_t h = g * group + group * part / split; h < g * group + group * (part + 1) / split; h++) {
             Head t = {.out = out + b * n * out_stride + h * s.Dv, .out_stride = out_stride,
                       .lse = lse ? lse + (b * s.H + h) * n : NULL,
-                      .probability = probability ? probability + (b * s.H + h) * n * kv->length : NULL,
+                      .probability = probability ? probability + (b * s.H + h) * n * L : NULL,
                       .q = q + b * n * q_stride + h * s.D, .q_stride = q_stride, .keys = keys, .values = values,
-                      .n = n, .L = kv->length};
+                      .n = n, .L = L};
             if (s.flash) head_forward_flash(&t, &s, score);
             else head_forward_naive(&t, &s, score);
         }
@@ -172,8 +170,7 @@ typedef struct {
     const real *lse, *probability;
     const real *keys_t, *keys, *values_t;     // packed [D,T], [T,D], [Dv,T]: the same for all heads of a group
     real *queries, *douts;                    // packed [T,D], [T,Dv] of this head
-    const KvView *kv;
-    size_t T;
+    size_t k_stride, v_stride, T;
 } HeadGradient;
 
 // Turns rows of dP into dS in place: x = p (x - delta) scale.
@@ -186,8 +183,8 @@ static void score_gradient(real *x, const real *p, size_t n, real delta, real sc
 // The tile of `rows` queries from i and `keys` keys from j, with its P and dS (row stride ld).
 static void tile_backward(const HeadGradient *t, const AttnShape *s, const real *p, const real *ds, size_t ld, size_t i,
                           size_t rows, size_t j, size_t keys) {
-    multiply(t->dv + j * t->kv->v_stride, t->kv->v_stride, p, 1, ld, t->douts, t->T, i, keys, s->Dv, rows, true);
-    multiply(t->dk + j * t->kv->k_stride, t->kv->k_stride, ds, 1, ld, t->queries, t->T, i, keys, s->D, rows, true);
+    multiply(t->dv + j * t->v_stride, t->v_stride, p, 1, ld, t->douts, t->T, i, keys, s->Dv, rows, true);
+    multiply(t->dk + j * t->k_stride, t->k_stride, ds, 1, ld, t->queries, t->T, i, keys, s->D, rows, true);
     multiply(t->dq + i * t->dq_stride, t->dq_stride, ds, ld, 1, t->keys, t->T, j, rows, s->D, keys, j > 0);
 }
 
@@ -229,9 +226,9 @@ static void head_backward_naive(const HeadGradient *t, const AttnShape *s, real 
     }
 }
 
-void attention_backward(real *dq, size_t dq_stride, real *const *dk, real *const *dv, const real *dout, const real *out,
+void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const real *dout, const real *out,
                         size_t out_stride, const real *lse, const real *probability, const real *q, size_t q_stride,
-                        const KvView *view, size_t B, size_t n, AttnShape s) {
+                        KvView view, size_t B, size_t n, AttnShape s) {
     static Workspace workspace;
     size_t threads = (size_t)omp_get_max_threads(), group = s.H / s.KV, T = n;
     size_t kt = packed_size(s.D, T), k = packed_size(T, s.D), vt = packed_size(s.Dv, T), d = packed_size(T, s.Dv);
@@ -240,27 +237,28 @@ void attention_backward(real *dq, size_t dq_stride, real *const *dk, real *const
 #pragma omp parallel for schedule(static) if (B * T * T * s.H * s.D > SMALL)
     for (size_t task = 0; task < B * s.KV; task++) {
         size_t b = task / s.KV, g = task % s.KV;
-        const KvView *kv = &view[b];
+        const real *k_head = view.k + b * view.k_step + g * view.k_head, *v_head = view.v + b * view.v_step + g * view.v_head;
+        real *dk_head = dk + (k_head - view.k), *dv_head = dv + (v_head - view.v);
         real *keys_t = space + (size_t)omp_get_thread_num() * each, *keys = keys_t + kt, *values_t = keys + k;
         real *queries = values_t + vt, *douts = queries + k, *score = douts + d;
-        pack(keys_t, kv->k + g * kv->k_head, 1, kv->k_stride, s.D, T);
-        pack(keys, kv->k + g * kv->k_head, kv->k_stride, 1, T, s.D);
-        pack(values_t, kv->v + g * kv->v_head, 1, kv->v_stride, s.Dv, T);
+        pack(keys_t, k_head, 1, view.k_stride, s.D, T);
+        pack(keys, k_head, view.k_stride, 1, T, s.D);
+        pack(values_t, v_head, 1, view.v_stride, s.Dv, T);
         for (size_t j = 0; j < T; j++) {
-            memset(dk[b] + j * kv->k_stride + g * kv->k_head, 0, s.D * sizeof **dk);
-            memset(dv[b] + j * kv->v_stride + g * kv->v_head, 0, s.Dv * sizeof **dv);
+            memset(dk_head + j * view.k_stride, 0, s.D * sizeof *dk);
+            memset(dv_head + j * view.v_stride, 0, s.Dv * sizeof *dv);
         }
         for (size_t h = g * group; h < (g + 1) * group; h++) {
             const real *qh = q + b * T * q_stride + h * s.D, *dh = dout + b * T * out_stride + h * s.Dv;
             pack(queries, qh, q_stride, 1, T, s.D);
             pack(douts, dh, out_stride, 1, T, s.Dv);
             HeadGradient t = {.dq = dq + b * T * dq_stride + h * s.D, .dq_stride = dq_stride,
-                              .dk = dk[b] + g * kv->k_head, .dv = dv[b] + g * kv->v_head, .q = qh, .q_stride = q_stride,
+                              .dk = dk_head, .dv = dv_head, .k_stride = view.k_stride, .v_stride = view.v_stride, .q = qh, .q_stride = q_stride,
                               .dout = dh, .out = out + b * T * out_stride + h * s.Dv, .out_stride = out_stride,
                               .lse = lse ? lse + (b * s.H + h) * T : NULL,
                               .probability = probability ? probability + (b * s.H + h) * T * T : NULL,
                               .keys_t = keys_t, .keys = keys, .values_t = values_t, .queries = queries, .douts = douts,
-                              .kv = kv, .T = T};
+                              .T = T};
             if (s.flash) head_backward_flash(&t, &s, score, score + QUERY_TILE * s.tile);
             else head_backward_naive(&t, &s, score);
         }
@@ -269,23 +267,23 @@ void attention_backward(real *dq, size_t dq_stride, real *const *dk, real *const
 
 // ---- the reference -------------------------------------------------------------------------------
 
-void attention_forward_naive(real *out, size_t out_stride, const real *q, size_t q_stride, const KvView *view, size_t B,
+void attention_forward_naive(real *out, size_t out_stride, const real *q, size_t q_stride, KvView view, size_t B,
                              size_t n, AttnShape s) {
     for (size_t b = 0; b < B; b++)
         for (size_t h = 0; h < s.H; h++)
             for (size_t i = 0; i < n; i++) {
-                const KvView *kv = &view[b];
-                size_t g = h / (s.H / s.KV), seen = kv->length - n + i + 1;
+                size_t g = h / (s.H / s.KV), seen = view.length - n + i + 1;
+                const real *k = view.k + b * view.k_step + g * view.k_head, *v = view.v + b * view.v_step + g * view.v_head;
                 const real *x = q + (b * n + i) * q_stride + h * s.D;
                 real *o = out + (b * n + i) * out_stride + h * s.Dv;
                 double total = 0;
                 for (size_t e = 0; e < s.Dv; e++) o[e] = 0;
                 for (size_t j = 0; j < seen; j++) {
                     double score = 0;
-                    for (size_t d = 0; d < s.D; d++) score += (double)x[d] * (double)kv->k[j * kv->k_stride + g * kv->k_head + d];
+                    for (size_t d = 0; d < s.D; d++) score += (double)x[d] * (double)k[j * view.k_stride + d];
                     double p = exp(score * s.scale);
                     total += p;
-                    for (size_t e = 0; e < s.Dv; e++) o[e] += (real)p * kv->v[j * kv->v_stride + g * kv->v_head + e];
+                    for (size_t e = 0; e < s.Dv; e++) o[e] += (real)p * v[j * view.v_stride + e];
                 }
                 for (size_t e = 0; e < s.Dv; e++) o[e] /= (real)total;
             }

@@ -5,11 +5,11 @@
 #define ATTENTION_H
 #include "lib/util.h"
 
-// Keys and values of one sequence: head g of position j stands at k + j*k_stride + g*k_head.
+// Keys and values: head g of position j of sequence b stands at k + b*k_step + j*k_stride + g*k_head.
 // The queries are the last n of `length` positions; query i sees positions 0 .. length - n + i.
 typedef struct {
     const real *k, *v;
-    size_t k_stride, k_head, v_stride, v_head, length;
+    size_t k_step, k_stride, k_head, v_step, v_stride, v_head, length;
 } KvView;
 
 typedef struct {
@@ -24,15 +24,15 @@ typedef struct {
 // lse [B,H,n]: log-sum-exp of each query's scores, which is all that flash keeps for its backward (may be NULL).
 // probability [B,H,n,length]: what naive keeps (may be NULL: kept nowhere).
 void attention_forward(real *out, size_t out_stride, real *lse, real *probability, const real *q, size_t q_stride,
-                       const KvView *view, size_t B, size_t n, AttnShape s);
+                       KvView view, size_t B, size_t n, AttnShape s);
 
-// Gradients of a forward without past (view[b].length == n). dq, dk, dv are set; dk and dv have the
+// Gradients of a forward without past (view.length == n). dq, dk, dv are set; dk and dv have the
 // strides of the view. lse for flash, probability for naive.
-void attention_backward(real *dq, size_t dq_stride, real *const *dk, real *const *dv, const real *dout, const real *out,
+void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const real *dout, const real *out,
                         size_t out_stride, const real *lse, const real *probability, const real *q, size_t q_stride,
-                        const KvView *view, size_t B, size_t n, AttnShape s);
+                        KvView view, size_t B, size_t n, AttnShape s);
 
 // The readable reference: loops over queries, keys, dimensions, as the formula says. Same arguments.
-void attention_forward_naive(real *out, size_t out_stride, const real *q, size_t q_stride, const KvView *view, size_t B,
+void attention_forward_naive(real *out, size_t out_stride, const real *q, size_t q_stride, KvView view, size_t B,
                              size_t n, AttnShape s);
 #endif

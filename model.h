@@ -53,7 +53,16 @@ void model_changed(Model *m);                                // call after writi
 
 // ---- training ----------------------------------------------------------------------------------
 // Statistics of the routers, summed over the forwards since model_zero_gradients.
-typedef struct { double aux_loss, z_loss, entropy, max_violation; size_t dead; const double *load; } RouterStats;
+typedef struct {
+    double aux_loss, z_loss;       // as they enter the loss, weighted
+    const double *load;            // [E] tokens of each expert
+    double entropy;                // of the load, in nats; log E when balanced
+    double max_violation;          // largest load over mean load, minus 1 (MaxVio)
+    size_t dead;                   // experts without a token
+} RouterStats;
+const RouterStats *model_router_stats(Model *m, size_t layer);   // zeros for a dense layer
+// Moves the selection biases of --router bias by the loads of the step; call once per step.
+void model_update_routers(Model *m);
 
 void model_zero_gradients(Model *m);
 // Forward and backward of B rows of T tokens; gradients are added to. targets of -1 are not scored.
@@ -64,6 +73,8 @@ void model_forward_backward(Model *m, const int *tokens, const int *targets, siz
                             double token_scale, double row_scale, double *row_loss);
 // After the last micro-batch: folds in what is kept apart until then (the tied embedding).
 void model_finish_gradients(Model *m);
+// Root mean square of the residual stream after layer l, over `rows` rows of the last model_forward_backward.
+double model_residual_rms(const Model *m, size_t layer, size_t rows);
 // Forward only. row_loss as above; if hit is not NULL, hit[b*T+t] tells whether the most probable
 // token is the target.
 void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, size_t T, double *row_loss, bool *hit);

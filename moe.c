@@ -182,7 +182,7 @@ static void set_input(Product *p, Share s) { p->M = s.tokens, p->a += s.first * 
 static void set_weight(Product *p, Share s) { p->K = s.tokens, p->a += s.first * s.ldy, p->b += s.first * s.ldx, p->c += s.weight; }
 
 static void for_experts(Product shape, size_t E, const Routing *r, size_t ldx, size_t ldy, size_t weight_size, SetShare *set) {
-    Product few[FEW_EXPERTS], *p = E <= FEW_EXPERTS ? few : xmalloc(E * sizeof *p);
+    Product few[FEW_EXPERTS] = {{0}}, *p = E <= FEW_EXPERTS ? few : xmalloc(E * sizeof *p);
     for (size_t e = 0; e < E; e++) {
         p[e] = shape;
         set(&p[e], (Share){r->start[e], r->start[e + 1] - r->start[e], ldx, ldy, e * weight_size});

@@ -88,6 +88,7 @@ static void derive_rest(Config *c) {
     if (!c->ffn_width) c->ffn_width = c->ffn == FFN_swiglu ? (8 * c->width / 3 + 31) / 32 * 32 : 4 * c->width;
     if (c->experts && !c->expert_width) c->expert_width = c->ffn_width;
     if (!c->micro_batch) c->micro_batch = c->batch;
+    if (c->experts && c->aux_loss == -1) c->aux_loss = c->router == ROUTER_bias ? 0 : 0.01;
     if (c->min_lr == -1) c->min_lr = c->lr / 10;
     if (!c->eval_every) c->eval_every = c->steps >= 10 ? c->steps / 10 : 1;
     if (!c->save_every) c->save_every = c->eval_every;
@@ -136,6 +137,9 @@ static void refuse_rotation(const Config *c) {
 static void refuse_experts(const Config *c) {
     if (!c->experts) return;
     if (c->top_k > c->experts) usage_error("--top-k %zu experts per token cannot be chosen from --experts %zu", c->top_k, c->experts);
+    if (c->aux_loss < 0) usage_error("--aux-loss %g is negative; give 0 or more, or -1 for the default", c->aux_loss);
+    if (c->z_loss > 0 && c->gate == GATE_sigmoid)
+        usage_error("--z-loss %g holds down the softmax's partition function; --gate sigmoid has none", c->z_loss);
     for (size_t l = 0; l < c->layers; l++)
         if (config_layer_has_experts(c, l)) return;
     usage_error("--experts %zu, but no layer has experts: --first-dense %zu and --moe-layers leave none of the %zu layers",

@@ -1,0 +1,103 @@
+// block.h: the inside of a model: how its parameters, activations and layers are laid out, shared by
+// model.c (table, residual stream, loss) and block.c (what happens inside a residual branch). Users of
+// the model need model.h only.
+#ifndef BLOCK_H
+#define BLOCK_H
+#include "model.h"
+#include "moe.h"
+
+#define NOWHERE ((size_t)-1)
+
+// Offsets into the arenas of parameters and gradients, and of packed weights.
+typedef struct { size_t at, bias, packed, N, K, count; } Linear;    // count matrices [N,K] (experts: E)
+typedef struct { size_t w, b, C; double eps; bool on, center; } Norm;  // center: LayerNorm, else RMSNorm
+
+// The norms around a residual branch; which are on decides the placement.
+typedef struct { Norm in, out; } BranchNorms;
+
+typedef struct {
+    int attn; bool moe;
+    size_t H, KV, D, P, Dv;                // D: width of a query and key; P of them rotated; Dv: width of a value
+    size_t F;                              // width of the dense feed-forward or of one expert
+    BranchNorms attn_norm, ffn_norm;
+    Linear qkv, o;                         // mha, gqa: rows of q, then k, then v
+    Norm q_norm, k_norm;
+    Linear q, q_a, q_b, kv_a, kv_b;        // mla
+    Norm q_a_norm, kv_a_norm;
+    Linear up, down;                       // dense: up holds gate, then up (swiglu)
+    Linear router, gate_e, up_e, down_e, shared_up, shared_down;
+    size_t router_bias;
+    size_t absorbed_k, absorbed_v;         // mla decoding: packed W_UK and W_UV of each head, in the packed arena
+} Layer;
+
+// What the forward keeps for the backward. M = B*T rows.
+typedef struct { real *x, *h, *f, *sum, *mean_in, *rstd_in, *mean_out, *rstd_out; } BranchActs;
+typedef struct {
+    BranchActs attn, ffn;
+    real *qkv, *qkv_raw;                   // [M,(H+2KV)D], before qk-norm
+    real *q_mean, *k_mean, *q_rstd, *k_rstd;
+    real *out, *lse, *probability;         // [M,H*Dv], [B,H,T], naive: [B,H,T,T]
+    real *q_a, *q_c, *q_c_rstd;            // mla: [M,Rq] before and after its norm
+    real *q, *kv_a, *c, *c_rstd, *kv, *k;  // [M,H*D], [M,R+P], [M,R], [M], [M,H*(N+Dv)], [M,H*D]
+    real *latent_q, *latent_out;           // mla decoding: [M,H*(R+P)], [M,H*R]
+    real *up, *hidden;                     // [M,2F or F], [M,F]
+    Routing routing;
+    real *logits, *sorted, *up_e, *hidden_e, *out_e, *shared_up, *shared_hidden, *shared_out;
+} LayerActs;
+
+// Gradients that live only while one layer goes backward; layers share the memory.
+typedef struct {
+    real *dsum, *df, *dh;                  // [M,C]
+    real *dqkv, *dout, *dq, *dk, *dkv, *dc, *dkv_a, *dq_c, *dq_a;
+    real *dup, *dhidden, *dlogits, *dweight, *dsorted_out, *dhidden_e, *dup_e, *dsorted;
+} LayerGrads;
+
+struct Cache { size_t length, capacity, layers; real **k, **v; Arena arena; };  // mla: k holds [latent | rotated key], v is NULL
+
+typedef struct {
+    size_t B, T, M, past;                  // M = B*T rows; past: tokens before them in the cache
+    Cache *cache;                          // or NULL
+    double row_scale;                      // 1 / rows of the whole step, for the routers' losses
+    bool keep;                             // a backward will follow
+} Batch;
+
+struct Model {
+    Config c;
+    bool training;
+    Param *rows; size_t count, room;
+    Layer *layers;
+    size_t embed, pos, head; Norm final_norm; Linear head_linear;
+    Linear *packs; size_t pack_count, pack_room;   // every matrix to be packed
+    size_t total, packed_total;
+    Arena parameter_arena, packed_arena, gradient_arena, activation_arena;
+    real *values, *packed, *gradients, *tied_gradient;
+    bool packed_fresh, absorbed_fresh;
+    double alpha;                          // deepnorm: weight of the identity path
+    // activations for up to room_B rows of room_T tokens
+    size_t room_B, room_T; bool room_keep;
+    real **x;                              // 2L+1 states of the residual stream, [M,C]
+    LayerActs *acts; LayerGrads *layer_grads, grads;   // grads: those of the layer that goes backward now
+    real *hidden, *final_mean, *final_rstd, *dx, *dhidden, *logits, *branch;  // branch: F(h) where it need not be kept
+    double *token_loss; bool *token_hit;
+    size_t head_rows;                      // rows of logits at a time
+    real *cosine[2], *sine[2]; size_t rope_dims[2], rope_positions;   // [0]: mha and gqa, [1]: mla
+    RouterStats *stats; double *load;
+    real *record;
+};
+
+// A residual branch F: y [M,C] = F(x [M,C]); backward sets dx and adds to the gradients.
+typedef void BranchForward(Model *m, size_t l, real *y, const real *x, const Batch *b);
+typedef void BranchBackward(Model *m, size_t l, real *dx, const real *dy, const real *x, const Batch *b);
+BranchForward attention_block_forward, ffn_block_forward;
+BranchBackward attention_block_backward, ffn_block_backward;
+
+// Lays out what the branches of layer l keep, and what their backward needs; measuring or taking (util.h).
+void block_layout_acts(const Model *m, size_t l, LayerActs *a, Arena *arena, size_t B, size_t T, bool keep);
+void block_layout_grads(const Model *m, size_t l, LayerGrads *g, Arena *arena, size_t B, size_t T);
+
+void normalise(const Model *m, real *y, size_t y_stride, real *mean, real *rstd, const real *x, size_t x_stride, const Norm *n,
+               size_t M, size_t groups);
+void normalise_backward(Model *m, real *dx, const real *dy, size_t y_stride, const real *mean, const real *rstd, const real *x,
+                        size_t x_stride, const Norm *n, size_t M, size_t groups, bool accumulate);
+static inline real *take(Arena *a, size_t numbers) { return arena_take(a, size_mul(numbers, sizeof(real))); }
+#endif
