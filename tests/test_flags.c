@@ -187,6 +187,7 @@ static void test_derived(void) {
     c = resolved("--attn mla --head-dim 18 --experts 4");
     CHECK(c.kv_rank == 36 && c.nope_dim == 18 && c.v_dim == 18 && c.rope_dim == 10, "rope %zu", c.rope_dim);
     CHECK(c.expert_width == c.ffn_width, "an expert is as wide as the feed-forward");
+    CHECK(c.aux_loss == 0.01 && resolved("--experts 4 --router bias").aux_loss == 0, "bias balances without a loss");
     c = resolved("--attn mla --pos none");
     CHECK(c.rope_dim == 0 && config_rope_dim(&c, ATTN_mla) == 0, "no rotation without RoPE");
     CHECK(resolved("--steps 0").eval_every == 1, "something to divide by");
@@ -218,6 +219,7 @@ static void test_refused(void) {
         {"--router bias", "--experts"}, {"--experts 4 --bias-rate 0.1", "--router bias"}, {"--aux-loss 0", "--experts"},
         {"--z-loss 1", "--experts"}, {"--expert-width 8", "--experts"}, {"--first-dense 1", "--experts"}, {"--moe-layers dense+moe", "--experts"},
         {"--norm-topk 0", "--experts"}, {"--route-scale 2", "--experts"}, {"--experts 4 --top-k 5", "--top-k 5"},
+        {"--experts 4 --aux-loss -0.5", "negative"}, {"--experts 4 --gate sigmoid --z-loss 1", "--gate sigmoid has none"},
         {"--experts 4 --first-dense 4", "no layer has experts"}, {"--experts 4 --moe-layers dense", "no layer has experts"},
         {"--batch 4 --micro-batch 5", "--micro-batch 5"}, {"--lr 0.1 --min-lr 0.2", "--min-lr 0.2"}, {"--min-lr -0.5", "negative"},
     };

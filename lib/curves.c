@@ -1,0 +1,104 @@
+// curves.c: reads log.jsonl and hands columns of numbers to plot.h.
+#include "curves.h"
+#include "plot.h"
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct { json_t **line; size_t count; } Log;
+
+static Log read_log(const char *path) {
+    size_t bytes, room = 0;
+    char *text = read_whole_file(path, &bytes), *end;
+    Log log = {0};
+    for (char *at = text; (end = strchr(at, '\n')); at = end + 1) {
+        json_t *line = json_loadb(at, (size_t)(end - at), 0, NULL);
+        if (!line) fail("%s: line %zu is not JSON", path, log.count + 1);
+        if (log.count == room) log.line = xrealloc(log.line, (room = 2 * room + 64) * sizeof *log.line);
+        log.line[log.count++] = line;
+    }
+    free(text);
+    return log;
+}
+
+static void free_log(Log *log) {
+    for (size_t i = 0; i < log->count; i++) json_decref(log->line[i]);
+    free(log->line);
+}
+
+// The lines that have `key`, as a series over their steps.
+static Series series_of(const Log *log, const char *key, const char *label) {
+    double *x = xmalloc((log->count + 1) * sizeof *x), *y = xmalloc((log->count + 1) * sizeof *y);
+    size_t n = 0;
+    for (size_t i = 0; i < log->count; i++) {
+        const json_t *value = json_object_get(log->line[i], key);
+        if (!json_is_number(value)) continue;
+        x[n] = (double)json_integer_value(json_object_get(log->line[i], "step"));
+        y[n++] = json_number_value(value);
+    }
+    return (Series){label, x, y, n};
+}
+
+static void draw_loss(const Log *log, const char *path, const char *title, const char *subtitle, double floor) {
+    Series series[2] = {series_of(log, "train_loss", "training"), series_of(log, "val_loss", "validation")};
+    char *floor_label = xprintf("entropy floor %.4f", floor);
+    plot_chart(path, &(Chart){
+        .title = title, .subtitle = subtitle, .x_label = "step", .y_label = "loss (nats per token)", .series = series, .count = 2,
+        .level = &floor, .level_label = (const char *const[]){floor_label}, .levels = isfinite(floor) ? 1 : 0,
+    });
+    for (int i = 0; i < 2; i++) {
+        free((void *)series[i].x);
+        free((void *)series[i].y);
+    }
+    free(floor_label);
+}
+
+// ---- expert load -------------------------------------------------------------------------------
+// A line's "experts" is an array with one object per layer that has experts; "load" in it is an array.
+static json_t *load_of(const json_t *line, size_t layer) {
+    return json_object_get(json_array_get(json_object_get(line, "experts"), layer), "load");
+}
+
+static void draw_experts(const Log *log, const char *path, const char *title, const char *subtitle) {
+    const json_t *first = NULL, *last = NULL;
+    size_t columns = 0, column = 0;
+    for (size_t i = 0; i < log->count; i++) {
+        if (!load_of(log->line[i], 0)) continue;
+        first = first ? first : log->line[i], last = log->line[i], columns++;
+    }
+    if (!first) return;
+    size_t layers = json_array_size(json_object_get(first, "experts")), experts = json_array_size(load_of(first, 0));
+    double *value = xmalloc(size_mul(layers * experts, columns) * sizeof *value);
+    const char **label = xmalloc(layers * experts * sizeof *label);
+    for (size_t i = 0; i < log->count; i++) {
+        if (!load_of(log->line[i], 0)) continue;
+        for (size_t r = 0; r < layers * experts; r++)
+            value[r * columns + column] = json_number_value(json_array_get(load_of(log->line[i], r / experts), r % experts));
+        column++;
+    }
+    for (size_t r = 0; r < layers * experts; r++) {
+        json_int_t layer = json_integer_value(json_object_get(json_array_get(json_object_get(first, "experts"), r / experts), "layer"));
+        label[r] = xprintf("layer %d, expert %zu", (int)layer, r % experts);
+    }
+    plot_heat_map(path, &(HeatMap){
+        .title = title, .subtitle = subtitle, .x_label = "step", .y_label = "expert", .value_label = "share of tokens",
+        .value = value, .rows = layers * experts, .columns = columns, .row_label = label,
+        .x_low = (double)json_integer_value(json_object_get(first, "step")),
+        .x_high = (double)json_integer_value(json_object_get(last, "step")),
+    });
+    for (size_t r = 0; r < layers * experts; r++) free((void *)label[r]);
+    free(label);
+    free(value);
+}
+
+void curves_draw(const char *dir, const char *title, const char *subtitle, double floor) {
+    char *log_path = xprintf("%s/log.jsonl", dir), *loss = xprintf("%s/loss.png", dir), *experts = xprintf("%s/experts.png", dir);
+    Log log = read_log(log_path);
+    draw_loss(&log, loss, title, subtitle, floor);
+    draw_experts(&log, experts, title, subtitle);
+    free_log(&log);
+    free(log_path);
+    free(loss);
+    free(experts);
+}

@@ -1,0 +1,82 @@
+// progress.c: the bar and the lines of a run. Formatting only.
+#include "progress.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+enum { LINE = 256, BAR = 20 };
+
+Progress progress_begin(FILE *out, size_t first, size_t steps, double floor) {
+    bool live = isatty(fileno(out)) && !getenv("NO_COLOR");
+    return (Progress){out, live, steps, first, floor, seconds_now(), 0};
+}
+
+static void append(char line[LINE], const char *format, ...) PRINTF_LIKE(2, 3);
+static void append(char line[LINE], const char *format, ...) {
+    size_t used = strlen(line);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(line + used, LINE - used, format, arguments);
+    va_end(arguments);
+}
+
+static void append_rate(char line[LINE], double tokens_per_second) {
+    const char *unit = tokens_per_second >= 1e6 ? "M" : tokens_per_second >= 1e3 ? "k" : "";
+    double shown = tokens_per_second / (*unit == 'M' ? 1e6 : *unit == 'k' ? 1e3 : 1);
+    append(line, "  %.*f%s tok/s", shown < 100 && *unit ? 1 : 0, shown, unit);
+}
+
+static void append_time_left(const Progress *p, size_t step, char line[LINE]) {
+    if (step <= p->first || step >= p->steps) return;
+    double each = (seconds_now() - p->started) / (double)(step - p->first);
+    size_t left = (size_t)(each * (double)(p->steps - step) + 0.5);
+    if (left >= 3600) append(line, "  ETA %zu:%02zu:%02zu", left / 3600, left / 60 % 60, left % 60);
+    else append(line, "  ETA %zu:%02zu", left / 60, left % 60);
+}
+
+static void describe(const Progress *p, const Standing *s, char line[LINE]) {
+    int digits = snprintf(NULL, 0, "%zu", p->steps);
+    append(line, "step %*zu/%zu", digits, s->step, p->steps);
+    if (isfinite(s->train_loss)) append(line, "  train %.4f", s->train_loss);
+    if (isfinite(s->val_loss)) append(line, "  val %.4f", s->val_loss);
+    if (isfinite(s->val_loss) && isfinite(p->floor)) append(line, " (floor %+.4f)", s->val_loss - p->floor);
+    if (isfinite(s->accuracy)) append(line, "  accuracy %.1f%%", 100 * s->accuracy);
+    if (s->tokens_per_second > 0) {
+        append_rate(line, s->tokens_per_second);
+        append(line, "  MFU %.0f%%", 100 * s->mfu);
+    }
+    append_time_left(p, s->step, line);
+}
+
+static size_t terminal_width(FILE *out) {
+    struct winsize w;
+    return ioctl(fileno(out), TIOCGWINSZ, &w) == 0 && w.ws_col > 10 ? w.ws_col : 80;
+}
+
+void progress_draw(Progress *p, const Standing *s) {
+    double now = seconds_now();
+    if (!p->live || now - p->drawn < 0.1) return;
+    p->drawn = now;
+    char line[LINE] = "", bar[BAR + 1];
+    size_t done = p->steps ? BAR * s->step / p->steps : BAR, width = terminal_width(p->out);
+    for (size_t i = 0; i < BAR; i++) bar[i] = i < done ? '=' : '-';
+    bar[BAR] = '\0';
+    describe(p, s, line);
+    int room = width > BAR + 3 ? (int)(width - BAR - 3) : 0;  // a wrapped line could not be redrawn
+    fprintf(p->out, "\r\033[K\033[36m[%s]\033[0m %.*s", bar, room, line);
+    fflush(p->out);
+}
+
+void progress_clear(Progress *p) {
+    if (p->live) fprintf(p->out, "\r\033[K");
+}
+
+void progress_line(Progress *p, const Standing *s) {
+    char line[LINE] = "";
+    describe(p, s, line);
+    progress_clear(p);
+    fprintf(p->out, "%s\n", line);
+    fflush(p->out);
+}

@@ -1,0 +1,330 @@
+// run.c: the run directory. Order of writing is what makes a kill at any instant harmless: the log is on
+// the disk before the state that counts on it, and the state replaces the old one by a rename.
+#include "run.h"
+#include "checkpoint.h"
+#include "simd.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#ifndef COMMIT
+#define COMMIT "unknown"   // built without make
+#endif
+#define PRECISION (sizeof(real) == 4 ? "float32" : "float64")
+
+char *run_path(const Run *r, const char *file) { return xprintf("%s/%s", r->dir, file); }
+json_t *run_number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
+
+// ---- run.json ----------------------------------------------------------------------------------
+static json_t *flag_to_json(const FlagTable *t, const void *flags, size_t i) {
+    const char *field = (const char *)flags + t->flag[i].offset;
+    switch (t->flag[i].kind) {
+    case FLAG_SIZE: return json_integer((json_int_t)*(const size_t *)field);
+    case FLAG_REAL: return json_real(*(const double *)field);
+    case FLAG_BOOL: return json_boolean(*(const bool *)field);
+    default: break;
+    }
+    char *text = flags_get(t, flags, i);
+    json_t *value = json_string(text);
+    free(text);
+    if (!value) usage_error("--%s is not UTF-8, which run.json must be", t->flag[i].name);
+    return value;
+}
+
+static json_t *flags_to_json(const FlagTable *t, const void *flags) {
+    json_t *all = json_object();
+    for (size_t i = 0; i < t->count; i++)
+        if (t->flag[i].kind != FLAG_GROUP) json_object_set_new(all, t->flag[i].name, flag_to_json(t, flags, i));
+    return all;
+}
+
+static char *json_to_text(const json_t *value) {
+    switch (json_typeof(value)) {
+    case JSON_INTEGER: return xprintf("%lld", (long long)json_integer_value(value));
+    case JSON_REAL: return xprintf("%.17g", json_real_value(value));
+    case JSON_TRUE: return xprintf("1");
+    case JSON_FALSE: return xprintf("0");
+    case JSON_STRING: return xprintf("%s", json_string_value(value));
+    default: return xprintf("(nothing)");
+    }
+}
+
+static json_t *read_json(const char *path) {
+    size_t bytes;
+    char *text = read_whole_file(path, &bytes);
+    json_error_t error;
+    json_t *root = json_loadb(text, bytes, 0, &error);
+    free(text);
+    if (!json_is_object(root))
+        fail("%s is damaged at line %d: %s; --fresh trains again", path, root ? 1 : error.line, root ? "no object" : error.text);
+    return root;
+}
+
+void run_write(Run *r, const char *status) {
+    json_object_set_new(r->json, "status", json_string(status));
+    char *text = json_dumps(r->json, JSON_INDENT(2) | JSON_REAL_PRECISION(17)), *path = run_path(r, "run.json");
+    if (!text) fail("run.json could not be composed: a text in it is not UTF-8");
+    AtomicFile a = atomic_open(path);
+    atomic_write(&a, text, strlen(text));
+    atomic_write(&a, "\n", 1);
+    atomic_close(&a);
+    free(text);
+    free(path);
+}
+
+void run_read_flags(const char *dir, const FlagTable *t, void *flags) {
+    char *path = xprintf("%s/run.json", dir);
+    if (!file_exists(path)) fail("%s is not a run directory: it has no run.json; ./train makes one", dir);
+    json_t *root = read_json(path), *recorded = json_object_get(root, "flags");
+    if (!json_is_object(recorded)) fail("%s records no flags, so it is not from ./train", path);
+    flags_defaults(t, flags);
+    for (size_t i = 0; i < t->count; i++) {
+        const json_t *value = json_object_get(recorded, t->flag[i].name);
+        if (t->flag[i].kind == FLAG_GROUP || !value) continue;
+        char *text = json_to_text(value);
+        flags_set(t, flags, t->flag[i].name, text);
+        free(text);
+    }
+    json_decref(root);
+    free(path);
+}
+
+// ---- the machine -------------------------------------------------------------------------------
+static char *cpu_model(void) {
+    char line[512], *name = NULL;
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    while (f && !name && fgets(line, sizeof line, f)) {
+        char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) != 0 || !colon) continue;
+        line[strcspn(line, "\n")] = '\0';
+        name = xprintf("%s", colon + 2);
+    }
+    if (f) fclose(f);
+    struct utsname u;
+    return name ? name : xprintf("%s", uname(&u) == 0 ? u.machine : "unknown");
+}
+
+json_t *run_machine(int threads) {
+    struct utsname u;
+    char *cpu = cpu_model(), *system = uname(&u) == 0 ? xprintf("%s %s", u.sysname, u.machine) : xprintf("unknown");
+#ifdef __clang__
+    const char *compiler = __VERSION__;
+#else
+    const char *compiler = "GCC " __VERSION__;
+#endif
+    json_t *machine = json_pack("{s:s, s:i, s:i, s:s, s:s, s:s}", "cpu", cpu, "cores", omp_get_num_procs(), "threads", threads,
+                                "simd", simd_name(), "compiler", compiler, "system", system);
+    free(cpu);
+    free(system);
+    return machine;
+}
+
+// ---- entering the directory --------------------------------------------------------------------
+static char *directory_of(const RunPlan *p) {
+    if (*p->out) return xprintf("%s", p->out);
+    char *identity = flags_summary(p->table, p->flags, true);
+    uint64_t h = hash_text(hash_text(HASH_START, PRECISION), identity);
+    free(identity);
+    return xprintf("runs/%s-%08x", p->label, (unsigned)(h ^ h >> 32));
+}
+
+static void lock_directory(Run *r) {  // the lock goes with the process, however that ends
+    r->lock = open(r->dir, O_RDONLY);
+    if (r->lock < 0 || flock(r->lock, LOCK_EX | LOCK_NB) != 0)
+        fail("%s is in use by another process: %s; wait for it, or choose another --out", r->dir, strerror(errno));
+}
+
+static void refuse_other_run(const Run *r, const RunPlan *p, json_t *old) {
+    json_t *now = json_object_get(r->json, "flags"), *then = json_object_get(old, "flags");
+    for (size_t i = 0; i < p->table->count; i++) {
+        const Flag *f = &p->table->flag[i];
+        const json_t *value = json_object_get(then, f->name), *wanted = json_object_get(now, f->name);
+        if (f->kind == FLAG_GROUP || !f->is_identity || !value || json_equal(value, wanted)) continue;
+        fail("%s holds a run with %s %s, not %s; choose another --out, or --fresh to replace it", r->dir, f->name,
+             json_to_text(value), json_to_text(wanted));
+    }
+    const char *const keys[] = {"data_hash", "precision"};
+    for (size_t i = 0; i < 2; i++)
+        if (!json_equal(json_object_get(old, keys[i]), json_object_get(r->json, keys[i])))
+            fail("%s holds a run with another %s; choose another --out, or --fresh to replace it", r->dir, keys[i]);
+}
+
+// Takes over what an earlier process recorded, unless that was another run.
+static void enter(Run *r, const RunPlan *p, const char *path) {
+    json_t *old = read_json(path);
+    refuse_other_run(r, p, old);
+    const char *status = json_string_value(json_object_get(old, "status"));
+    r->status = !status ? RUN_NEW : strcmp(status, "finished") == 0 ? RUN_FINISHED
+                : strcmp(status, "diverged") == 0 ? RUN_DIVERGED : RUN_STARTED;
+    if (r->status == RUN_FINISHED || r->status == RUN_DIVERGED) {
+        json_decref(r->json);
+        r->json = old;
+        return;
+    }
+    json_decref(old);
+}
+
+static void forget(const Run *r) {
+    static const char *const files[] = {"state.safetensors", "run.json", "log.jsonl"};
+    for (size_t i = 0; i < 3; i++) {
+        char *path = run_path(r, files[i]);
+        if (unlink(path) != 0 && errno != ENOENT) fail("cannot remove %s: %s", path, strerror(errno));
+        free(path);
+    }
+}
+
+Run *run_open(const RunPlan *p) {
+    Run *r = xmalloc(sizeof *r);
+    r->dir = directory_of(p);
+    make_directories(r->dir);
+    lock_directory(r);
+    char hash[17], *path = run_path(r, "run.json");
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)p->data_hash);
+    r->json = json_pack("{s:s, s:s, s:s, s:s, s:s}", "status", "running", "command", p->command, "commit", COMMIT, "data_hash",
+                        hash, "precision", PRECISION);
+    if (!r->json) usage_error("the command line is not UTF-8, which run.json must be");
+    json_object_set_new(r->json, "flags", flags_to_json(p->table, p->flags));
+    if (p->fresh) forget(r);
+    if (file_exists(path)) enter(r, p, path);
+    free(path);
+    return r;
+}
+
+void run_close(Run *r) {
+    if (r->log) fclose(r->log);
+    close(r->lock);
+    json_decref(r->json);
+    free(r->dir);
+    free(r);
+}
+
+// ---- state -------------------------------------------------------------------------------------
+static const char *const part_names[] = {"", "adamw.mean.", "adamw.square."};
+static real *part(const RunTensors *t, int which) { return which == 0 ? t->value : which == 1 ? t->mean : t->square; }
+
+enum { COUNTERS = 9 };
+typedef struct { const char *key[COUNTERS]; char text[COUNTERS][32]; } Counters;
+
+static Counters counters_from(const RunState *s) {
+    Counters c = {{"step", "tokens", "seconds", "train_seconds", "train_loss", "val_loss", "best_val_loss", "accuracy", "loss_hash"}, {""}};
+    const double numbers[] = {s->seconds, s->train_seconds, s->train_loss, s->val_loss, s->best_val_loss, s->accuracy};
+    snprintf(c.text[0], sizeof c.text[0], "%zu", s->step);
+    snprintf(c.text[1], sizeof c.text[1], "%zu", s->tokens);
+    for (int i = 0; i < 6; i++) snprintf(c.text[2 + i], sizeof c.text[0], "%.17g", numbers[i]);
+    snprintf(c.text[8], sizeof c.text[8], "%016llx", (unsigned long long)s->loss_hash);
+    return c;
+}
+
+static RunState state_from(const SafeTensors *file) {
+    Counters c = counters_from(&(RunState){0});
+    const char *text[COUNTERS];
+    for (int i = 0; i < COUNTERS; i++) {
+        text[i] = safetensors_meta(file, c.key[i]);
+        if (!text[i]) fail("%s lacks the entry '%s'; --fresh trains again", file->path, c.key[i]);
+    }
+    return (RunState){
+        .step = strtoull(text[0], NULL, 10), .tokens = strtoull(text[1], NULL, 10), .seconds = strtod(text[2], NULL),
+        .train_seconds = strtod(text[3], NULL), .train_loss = strtod(text[4], NULL), .val_loss = strtod(text[5], NULL),
+        .best_val_loss = strtod(text[6], NULL), .accuracy = strtod(text[7], NULL), .loss_hash = strtoull(text[8], NULL, 16),
+    };
+}
+
+void run_save(Run *r, const RunTensors *t, const RunState *s) {
+    if (r->log && (fflush(r->log) != 0 || fsync(fileno(r->log)) != 0)) fail("cannot write %s/log.jsonl: %s", r->dir, strerror(errno));
+    TensorOut *out = xmalloc(3 * t->count * sizeof *out);
+    for (size_t i = 0; i < 3 * t->count; i++) {
+        const RunTensor *row = &t->tensor[i % t->count];
+        snprintf(out[i].name, sizeof out[i].name, "%s%s", part_names[i / t->count], row->name);
+        out[i].rank = row->rank;
+        memcpy(out[i].shape, row->shape, row->rank * sizeof *row->shape);
+        out[i].data = part(t, (int)(i / t->count)) + row->at;
+    }
+    Counters c = counters_from(s);
+    Metadata meta[COUNTERS];
+    for (int i = 0; i < COUNTERS; i++) meta[i] = (Metadata){c.key[i], c.text[i]};
+    char *path = run_path(r, "state.safetensors");
+    safetensors_write(path, out, 3 * t->count, meta, COUNTERS);
+    free(path);
+    free(out);
+}
+
+static void read_tensor(const SafeTensors *file, const RunTensor *row, int which, real *out) {
+    char name[TENSOR_NAME];
+    snprintf(name, sizeof name, "%s%s", part_names[which], row->name);
+    const TensorIn *in = safetensors_find(file, name);
+    if (!in) fail("%s lacks the tensor %s; --fresh trains again", file->path, name);
+    bool same = in->rank == row->rank && memcmp(in->shape, row->shape, row->rank * sizeof *row->shape) == 0;
+    if (!same) fail("%s: %s has %zu elements in another shape, %zu were expected; --fresh trains again", file->path, name,
+                    in->elements, row->size);
+    safetensors_copy(file, in, out + row->at);
+}
+
+// The log's length up to the last complete line whose step is at most `step`.
+static size_t log_length(const char *text, size_t bytes, bool has_state, size_t step) {
+    size_t kept = 0;
+    while (has_state && kept < bytes) {
+        const char *end = memchr(text + kept, '\n', bytes - kept);
+        json_t *line = end ? json_loadb(text + kept, (size_t)(end - text) - kept, 0, NULL) : NULL;
+        const json_t *at = json_object_get(line, "step");
+        bool keep = json_is_integer(at) && (size_t)json_integer_value(at) <= step;
+        json_decref(line);
+        if (!keep) break;
+        kept = (size_t)(end - text) + 1;
+    }
+    return kept;
+}
+
+static void open_log(Run *r, bool has_state, size_t step) {
+    char *path = run_path(r, "log.jsonl");
+    if (file_exists(path)) {
+        size_t bytes;
+        char *text = read_whole_file(path, &bytes);
+        size_t kept = log_length(text, bytes, has_state, step);
+        if (kept < bytes && truncate(path, (off_t)kept) != 0) fail("cannot shorten %s: %s", path, strerror(errno));
+        free(text);
+    }
+    r->log = fopen(path, "a");
+    if (!r->log) fail("cannot write %s: %s", path, strerror(errno));
+    free(path);
+}
+
+bool run_resume(Run *r, const RunTensors *t, RunState *s) {
+    char *path = run_path(r, "state.safetensors");
+    bool has_state = file_exists(path);
+    if (has_state) {
+        SafeTensors *file = safetensors_open(path);
+        *s = state_from(file);
+        for (int which = 0; which < 3; which++)
+            for (size_t i = 0; i < t->count; i++) read_tensor(file, &t->tensor[i], which, part(t, which));
+        safetensors_close(file);
+    }
+    open_log(r, has_state, s->step);
+    free(path);
+    return has_state;
+}
+
+// ---- log and receipt ---------------------------------------------------------------------------
+void run_log(Run *r, json_t *line) {
+    char *text = json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(17));
+    bool written = text && fprintf(r->log, "%s\n", text) > 0 && fflush(r->log) == 0;
+    if (!written) fail("cannot write %s/log.jsonl: %s; what was saved before is intact", r->dir, strerror(errno));
+    free(text);
+    json_decref(line);
+}
+
+uint64_t run_digest(const RunTensors *t, const RunState *s, FILE *each) {
+    uint64_t digest = s->loss_hash;
+    if (each) fprintf(each, "%016llx  the logged losses\n", (unsigned long long)s->loss_hash);
+    for (size_t i = 0; i < t->count; i++) {
+        const RunTensor *row = &t->tensor[i];
+        uint64_t h = hash_bytes(hash_text(HASH_START, row->name), t->value + row->at, row->size * sizeof(real));
+        if (each) fprintf(each, "%016llx  %s\n", (unsigned long long)h, row->name);
+        digest = hash_bytes(digest, &h, sizeof h);
+    }
+    return digest;
+}
