@@ -1,0 +1,269 @@
+// test_run.c: the run directory: names, refusals, resume, kill -9 at random instants, log, digest.
+#include "test.h"
+#include "../lib/config.h"
+#include "../lib/run.h"
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { TOTAL = 600 };
+static const RunTensor table[] = {{"embed.weight", 2, {10, 30}, 0, 300}, {"norm.weight", 1, {7}, 304, 7}, {"x.weight", 3, {2, 3, 40}, 320, 240}};
+typedef struct { real value[TOTAL], mean[TOTAL], square[TOTAL]; } Numbers;
+static Numbers numbers;
+static const RunTensors tensors = {table, 3, numbers.value, numbers.mean, numbers.square};
+
+// A "training" whose numbers at a step can be told from the step.
+static void set_numbers(size_t step) {
+    for (size_t i = 0; i < TOTAL; i++) {
+        numbers.value[i] = (real)((double)i + 1000 * (double)step);
+        numbers.mean[i] = (real)((double)i - (double)step);
+        numbers.square[i] = (real)((double)i * (double)step);
+    }
+}
+
+static bool numbers_are(size_t step) {
+    Numbers found = numbers;
+    set_numbers(step);
+    bool same = true;
+    for (size_t r = 0; r < 3; r++)
+        for (size_t i = table[r].at; i < table[r].at + table[r].size; i++)
+            same = same && found.value[i] == numbers.value[i] && found.mean[i] == numbers.mean[i] && found.square[i] == numbers.square[i];
+    return same;
+}
+
+static Config config;
+static RunPlan plan(const char *name) {
+    flags_defaults(&config_table, &config);
+    return (RunPlan){&config_table, &config, test_path(name), "test", "./train --out x", 42, false};
+}
+
+static RunState state_at(size_t step) {
+    return (RunState){.step = step, .tokens = 64 * step, .seconds = 0.1 * (double)step, .train_seconds = 0.05, .train_loss = 1. / 3,
+                      .val_loss = NAN, .best_val_loss = 2, .accuracy = NAN, .loss_hash = 0xfedcba9876543210ull};
+}
+
+static void log_step(Run *r, size_t step) {
+    run_log(r, json_pack("{s:I, s:f}", "step", (json_int_t)step, "train_loss", 1. / 3));
+}
+
+static char *log_of(const Run *r) {
+    char *path = run_path(r, "log.jsonl"), *text = read_whole_file(path, NULL);
+    free(path);
+    return text;
+}
+
+// ---- tests -------------------------------------------------------------------------------------
+static void test_resume(void) {
+    RunPlan p = plan("a/run");
+    RunState s = state_at(0);
+    Run *r = run_open(&p);
+    CHECK(r->status == RUN_NEW && !run_resume(r, &tensors, &s), "nothing is there yet");
+    run_write(r, "running");
+    for (size_t step = 1; step <= 3; step++) log_step(r, step);
+    set_numbers(3);
+    s = state_at(3);
+    run_save(r, &tensors, &s);
+    log_step(r, 4);
+    fprintf(r->log, "{\"step\":5,\"tra");  // torn by a kill
+    run_close(r);
+
+    r = run_open(&p);
+    memset(&numbers, 0, sizeof numbers);
+    RunState back = {0};
+    CHECK(r->status == RUN_STARTED && run_resume(r, &tensors, &back), "a started run is resumed");
+    CHECK(numbers_are(3) && back.step == 3 && back.tokens == 192 && back.seconds == s.seconds, "tensors and counters are back");
+    CHECK(back.train_loss == 1. / 3 && isnan(back.val_loss) && back.loss_hash == s.loss_hash, "to the bit");
+    log_step(r, 4);
+    char *log = log_of(r);
+    size_t lines = 0;
+    for (char *c = log; *c; c++) lines += *c == '\n';
+    CHECK(lines == 4 && strstr(log, "\"step\":4,\"train_loss\":0.33333333333333331}\n"), "%s", log);
+    free(log);
+    run_close(r);
+}
+
+static void test_status(void) {
+    RunPlan p = plan("run");
+    static const char *const status[] = {"running", "interrupted", "finished", "diverged"};
+    static const RunStatus expected[] = {RUN_STARTED, RUN_STARTED, RUN_FINISHED, RUN_DIVERGED};
+    for (int i = 0; i < 4; i++) {
+        p.fresh = true;
+        Run *r = run_open(&p);
+        CHECK(r->status == RUN_NEW, "fresh forgets");
+        json_object_set_new(r->json, "receipt", json_string("the receipt"));
+        run_write(r, status[i]);
+        run_close(r);
+        p.fresh = false;
+        r = run_open(&p);
+        CHECK(r->status == expected[i], "%s", status[i]);
+        const char *receipt = json_string_value(json_object_get(r->json, "receipt"));
+        CHECK((receipt != NULL) == (i >= 2), "what ended keeps its record, what goes on writes a new one");
+        run_close(r);
+    }
+}
+
+static void open_run(void *p) { run_close(run_open(p)); }
+
+// A refused run_open ends its process, and with it the lock; here each refusal gets its own directory.
+static RunPlan started(const char *name) {
+    RunPlan p = plan(name);
+    Run *r = run_open(&p);
+    run_write(r, "running");
+    run_close(r);
+    return p;
+}
+
+static void test_refusals(void) {
+    RunPlan p = started("busy");
+    Run *r = run_open(&p);
+    CHECK(test_fails(1, "in use by another process", open_run, &p), "%s", test_message);
+    run_close(r);
+    p = started("lr");
+    config.threads = 3;
+    open_run(&p);  // not part of the identity
+    config.lr = 0.5;
+    CHECK(test_fails(1, "lr 0.0030000000000000001, not 0.5", open_run, &p), "%s", test_message);
+    p = started("fresh");
+    p.data_hash = 43;
+    p.fresh = true;
+    open_run(&p);
+    p = started("data");
+    p.data_hash = 43;
+    CHECK(test_fails(1, "another data_hash", open_run, &p), "%s", test_message);
+    p = started("damage");
+    write_whole_file(test_path("damage/run.json"), "{\"status\": ", 11);
+    CHECK(test_fails(1, "is damaged at line 1", open_run, &p), "%s", test_message);
+    p.out = test_path("damage/run.json");
+    CHECK(test_fails(1, "directory", open_run, &p), "%s", test_message);
+}
+
+static void resume_run(void *r) {
+    RunState s;
+    run_resume(r, &tensors, &s);
+}
+
+static void test_damaged_state(void) {
+    RunPlan p = plan("run");
+    RunState s = state_at(1);
+    Run *r = run_open(&p);
+    const RunTensors fewer = {table, 2, numbers.value, numbers.mean, numbers.square};
+    run_save(r, &fewer, &s);
+    CHECK(test_fails(1, "lacks the tensor x.weight", resume_run, r), "%s", test_message);
+    RunTensor reshaped[] = {table[0], table[1], table[2]};
+    reshaped[0].shape[0] = 30, reshaped[0].shape[1] = 10;
+    const RunTensors other = {reshaped, 3, numbers.value, numbers.mean, numbers.square};
+    run_save(r, &other, &s);
+    CHECK(test_fails(1, "another shape", resume_run, r), "%s", test_message);
+    const char *path = test_path("run/state.safetensors");
+    size_t bytes;
+    char *text = read_whole_file(path, &bytes);
+    write_whole_file(path, text, bytes / 2);
+    CHECK(test_fails(1, "state.safetensors", resume_run, r), "%s", test_message);
+    free(text);
+    run_close(r);
+}
+
+static void train_until_killed(const RunPlan *p) {
+    RunState s = state_at(0);
+    Run *r = run_open(p);
+    run_resume(r, &tensors, &s);
+    for (size_t step = s.step + 1;; step++) {
+        set_numbers(step);
+        log_step(r, step);
+        s = state_at(step);
+        run_save(r, &tensors, &s);
+    }
+}
+
+static void test_kill(void) {
+    RunPlan p = plan("run");
+    size_t reached = 0;
+    for (int round = 0; round < 25; round++) {
+        pid_t child = fork();
+        if (child == 0) train_until_killed(&p);
+        usleep(3000 + 1777 * (unsigned)round % 20000);
+        kill(child, SIGKILL);
+        waitpid(child, NULL, 0);
+        Run *r = run_open(&p);
+        RunState s = state_at(0);
+        run_resume(r, &tensors, &s);
+        CHECK(s.step >= reached && (s.step == 0 || numbers_are(s.step)), "round %d: step %zu after %zu", round, s.step, reached);
+        char *log = log_of(r), *last = xprintf("{\"step\":%zu,", s.step), *next = xprintf("{\"step\":%zu,", s.step + 1);
+        CHECK((s.step == 0 || strstr(log, last)) && !strstr(log, next), "round %d: the log ends at the state", round);
+        reached = s.step;
+        free(log), free(last), free(next);
+        run_close(r);
+    }
+    CHECK(reached > 5, "the test must have saved something: %zu", reached);
+}
+
+static void test_flags_back(void) {
+    RunPlan p = plan("run");
+    flags_set(&config_table, &config, "attn", "gqa+mla");
+    flags_set(&config_table, &config, "lr", "0.1");
+    flags_set(&config_table, &config, "bias", "1");
+    flags_set(&config_table, &config, "data", "it's \"here\"");
+    config_resolve(&config);
+    Run *r = run_open(&p);
+    run_write(r, "running");
+    Config back;
+    run_read_flags(r->dir, &config_table, &back);
+    char *a = flags_summary(&config_table, &config, false), *b = flags_summary(&config_table, &back, false);
+    CHECK(strcmp(a, b) == 0, "%s, then %s", a, b);
+    free(a), free(b);
+    run_close(r);
+}
+
+static void test_names(void) {
+    CHECK(chdir(test_directory()) == 0, "runs/ is made in the working directory");
+    RunPlan p = plan("");
+    p.out = "";
+    Run *a = run_open(&p);
+    char *first = xprintf("%s", a->dir);
+    run_close(a);
+    config.threads = 7;
+    a = run_open(&p);
+    CHECK(strncmp(first, "runs/test-", 10) == 0 && strcmp(a->dir, first) == 0, "%s, %s", first, a->dir);
+    run_close(a);
+    config.seed = 2;
+    a = run_open(&p);
+    CHECK(strcmp(a->dir, first) != 0, "another seed is another run");
+    run_close(a);
+    free(first);
+}
+
+static void test_digest(void) {
+    RunState s = state_at(3), t = s;
+    set_numbers(3);
+    uint64_t before = run_digest(&tensors, &s, NULL);
+    numbers.value[305] = -numbers.value[305];
+    CHECK(run_digest(&tensors, &s, NULL) != before, "a changed sign");
+    numbers.value[305] = -numbers.value[305];
+    numbers.value[303] += 1;  // a gap between tensors
+    CHECK(run_digest(&tensors, &s, NULL) == before, "padding does not count");
+    t.loss_hash++;
+    CHECK(run_digest(&tensors, &t, NULL) != before, "losses count");
+    t = s;
+    t.seconds++;
+    CHECK(run_digest(&tensors, &t, NULL) == before, "time does not count");
+    const char *path = test_path("each");
+    FILE *f = fopen(path, "w");
+    CHECK(run_digest(&tensors, &s, f) == before, "printing changes nothing");
+    fclose(f);
+    char *text = read_whole_file(path, NULL);
+    CHECK(strstr(text, "  x.weight\n") && strstr(text, "fedcba9876543210  the logged losses\n"), "%s", text);
+    free(text);
+}
+
+static const Test tests[] = {
+    {"run/resume", "tensors, counters and log come back to the bit", test_resume},
+    {"run/status", "finished and diverged runs are known as such; fresh forgets them", test_status},
+    {"run/refusals", "other flags, other data, damage and a busy directory are refused", test_refusals},
+    {"run/damaged-state", "a state that lacks something is refused with the reason", test_damaged_state},
+    {"run/kill", "killed at any instant, a run resumes from a complete state with a matching log", test_kill},
+    {"run/flags-back", "run.json gives the flags back", test_flags_back},
+    {"run/names", "the directory's name depends on the flags that change numbers", test_names},
+    {"run/digest", "the digest sees every value, name and loss, and nothing else", test_digest},
+};
+REGISTER_TESTS(tests)
