@@ -1,0 +1,231 @@
+// test_gradients.c: every backward against central differences, in double precision (make DOUBLE=1).
+// The whole model, over every value of every architectural flag and a set of combinations that covers
+// every pair of values. Every parameter tensor is checked along a random direction and at single elements.
+//
+// Difference quotient: the fourth-order central one, (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h with
+// h = 1e-4: its truncation error is about h^4 = 1e-16, its rounding error about 1e-16 / h = 1e-12.
+// Tolerance 1e-6 relative, as the project promises; a sign, a factor or a forgotten term is off by far more.
+#include "test.h"
+#ifdef REAL_DOUBLE
+#include "../lib/rng.h"
+#include "../model.h"
+#include <stdlib.h>
+
+enum { ROWS = 2, LONGEST = 70, SHORT = 7, VOCAB = 11, ELEMENTS = 3 };
+
+typedef struct { Model *m; size_t T; int tokens[ROWS * LONGEST], targets[ROWS * LONGEST]; const char *flags; } Problem;
+
+static Config parse(const char *text) {
+    Config c;
+    char copy[1024], *argv[128] = {"gradients"};
+    int argc = 1;
+    snprintf(copy, sizeof copy, "--width 12 --heads 4 --head-dim 6 --layers 2 --context 70 --ffn-width 10 --init-scale 12 %s", text);
+    for (char *word = strtok(copy, " "); word; word = strtok(NULL, " ")) argv[argc++] = word;
+    flags_defaults(&config_table, &c);
+    flags_parse(&config_table, &c, argc, argv, NULL);
+    c.vocab = VOCAB;
+    config_resolve(&c);
+    return c;
+}
+
+// Weights away from the symmetric values of a fresh model: norms not 1, biases not 0.
+static void open_problem(Problem *p, const char *flags, size_t T) {
+    const Param *row;
+    Config c = parse(flags);
+    p->flags = flags, p->T = T, p->m = model_new(&c, true);
+    Rng r = rng_stream(7, RNG_TEST, 0);
+    for (size_t i = 0; i < model_params(p->m, &row); i++)
+        for (size_t j = 0; j < row[i].size; j++)
+            if (row[i].init != INIT_NORMAL) model_values(p->m)[row[i].at + j] += 0.2 * rng_normal(&r);
+    model_changed(p->m);
+    for (size_t i = 0; i < ROWS * p->T; i++) {
+        p->tokens[i] = (int)rng_below(&r, VOCAB);
+        p->targets[i] = i % 5 == 3 ? -1 : (int)rng_below(&r, VOCAB);
+    }
+}
+
+// The objective that the gradients belong to: mean loss and the routers' losses. Two micro-batches of one row.
+static double objective(Problem *p) {
+    double loss = 0, row_loss;
+    size_t scored = 0, L = model_config(p->m)->layers;
+    for (size_t i = 0; i < ROWS * p->T; i++) scored += p->targets[i] >= 0;
+    model_changed(p->m);
+    model_zero_gradients(p->m);
+    for (size_t b = 0; b < ROWS; b++) {
+        model_forward_backward(p->m, p->tokens + b * p->T, p->targets + b * p->T, 1, p->T, 1.0 / (double)scored, 1.0 / ROWS, &row_loss);
+        loss += row_loss / (double)scored;
+    }
+    model_finish_gradients(p->m);
+    for (size_t l = 0; l < L; l++) loss += model_router_stats(p->m, l)->aux_loss + model_router_stats(p->m, l)->z_loss;
+    return loss;
+}
+
+// Which experts were chosen, as far as their loads tell.
+static uint64_t routing(const Problem *p) {
+    uint64_t h = HASH_START;
+    const Config *c = model_config(p->m);
+    for (size_t l = 0; l < c->layers && c->experts; l++)
+        h = hash_bytes(h, model_router_stats(p->m, l)->load, c->experts * sizeof(double));
+    return h;
+}
+
+// The loss jumps where a token changes its expert, and has no derivative there: a step that crosses such
+// a place is shortened until the routing is the same at all its points. Squared ReLU has a second
+// derivative that jumps, which costs an error of order h instead of h^4: it starts from a shorter step.
+static double quotient(Problem *p, const Param *row, const double *direction) {
+    const double step[4] = {1, -1, 2, -2}, weight[4] = {8, -8, -1, 1};
+    double *x = model_values(p->m) + row->at, *kept = xmalloc(row->size * sizeof *kept), sum = 0;
+    double h = model_config(p->m)->ffn == FFN_relu2 ? 4e-6 : 4e-4;
+    memcpy(kept, x, row->size * sizeof *kept);
+    bool smooth = false;
+    while (!smooth && h > 1e-7) {
+        uint64_t routes[4];
+        h /= 4, sum = 0;
+        for (int i = 0; i < 4; i++) {
+            for (size_t j = 0; j < row->size; j++) x[j] = kept[j] + h * step[i] * direction[j];
+            sum += weight[i] * objective(p);
+            routes[i] = routing(p);
+        }
+        smooth = routes[0] == routes[1] && routes[0] == routes[2] && routes[0] == routes[3];
+    }
+    memcpy(x, kept, row->size * sizeof *kept);
+    free(kept);
+    return sum / (12 * h);
+}
+
+// Softmax does not see what is added to all scores of a query, so without a rotation or a norm after it
+// the bias of the keys has no effect, and its gradient must be zero.
+static bool has_no_effect(const Config *c, const Param *row) {
+    return strstr(row->name, "attn.k.bias") && c->pos != POS_rope && c->qk_norm == QK_none;
+}
+
+// Along `direction`: the analytic derivative is its dot product with the gradient. An element whose
+// gradient is far below the tensor's typical one is compared on the scale of the typical one.
+static void compare(Problem *p, const Param *row, const double *gradient, const double *direction, double typical) {
+    double analytic = 0, numeric = quotient(p, row, direction);
+    for (size_t j = 0; j < row->size; j++) analytic += gradient[j] * direction[j];
+    double scale = fmax(fmax(fabs(analytic), fabs(numeric)), typical), error = fabs(analytic - numeric) / scale;
+    CHECK(error <= 1e-6, "%s: %s: gradient %.12g, difference quotient %.12g, relative error %.2g", p->flags, row->name, analytic, numeric, error);
+}
+
+static void check_tensor(Problem *p, const Param *row, const double *gradient, Rng *r) {
+    double norm = 0, *direction = xmalloc(row->size * sizeof *direction);
+    for (size_t j = 0; j < row->size; j++) norm += gradient[j] * gradient[j], direction[j] = rng_normal(r);
+    double typical = sqrt(norm / (double)row->size);
+    if (has_no_effect(model_config(p->m), row)) {
+        CHECK(typical < 1e-14, "%s: %s has gradient %g, but cannot have an effect", p->flags, row->name, typical);
+        free(direction);
+        return;
+    }
+    CHECK(typical > 1e-7, "%s: %s has gradient %g: it does not reach the loss", p->flags, row->name, typical);
+    compare(p, row, gradient, direction, typical);
+    for (int i = 0; i < ELEMENTS; i++) {
+        memset(direction, 0, row->size * sizeof *direction);
+        direction[rng_below(r, (uint32_t)row->size)] = 1;
+        compare(p, row, gradient, direction, typical);
+    }
+    free(direction);
+}
+
+static void check_model(const char *flags, size_t T) {
+    Problem p;
+    const Param *row;
+    open_problem(&p, flags, T);
+    objective(&p);
+    size_t count = model_params(p.m, &row), size = row[count - 1].at + row[count - 1].size;
+    double *gradient = xmalloc(size * sizeof *gradient);
+    memcpy(gradient, model_gradients(p.m), size * sizeof *gradient);
+    Rng r = rng_stream(8, RNG_TEST, 0);
+    for (size_t i = 0; i < count; i++)
+        if (row[i].trained) check_tensor(&p, &row[i], gradient + row[i].at, &r);
+    free(gradient);
+    model_free(p.m);
+}
+
+// ---- the flags -----------------------------------------------------------------------------------
+
+// One axis a row, each value as the flags that choose it. A value that needs another says so below.
+static const char *const axes[][8] = {
+    {"--attn mha", "--attn gqa --kv-heads 2", "--attn gqa --kv-heads 1", "--attn mla --kv-rank 5 --v-dim 3", "--attn mla --q-rank 7 --nope-dim 4 --kv-rank 6", "--attn gqa+mla"},
+    {"--attn-kernel flash", "--attn-kernel naive"},
+    {"--qk-norm none", "--qk-norm head", "--qk-norm full"},
+    {"--pos rope", "--pos rope --rope-dim 4 --rope-theta 100", "--pos learned", "--pos none"},
+    {"--norm pre", "--norm post", "--norm out", "--norm peri", "--norm deepnorm"},
+    {"--norm-kind rms", "--norm-kind layer"},
+    {"--ffn swiglu", "--ffn gelu", "--ffn relu2"},
+    {"--bias 0", "--bias 1"},
+    {"--tie 0", "--tie 1"},
+    {"", "--experts 4 --top-k 2", "--experts 3 --top-k 1 --norm-topk 0 --shared-experts 2", "--experts 5 --top-k 3 --gate sigmoid --expert-width 6 --route-scale 1.5",
+     "--experts 4 --top-k 2 --gate sigmoid --router bias --shared-experts 1 --first-dense 1", "--experts 4 --top-k 4 --norm-topk 0 --aux-loss 0 --moe-layers moe+dense"},
+    {"", "--aux-loss 0.3", "--z-loss 0.2"},
+};
+enum { AXES = sizeof axes / sizeof axes[0], VALUES = 8 };
+
+static size_t values(size_t axis) {
+    size_t n = 0;
+    while (n < VALUES && axes[axis][n]) n++;
+    return n;
+}
+
+// Combinations that the trainer refuses, with its own reasons (tests/test_flags.c sees them refused).
+static bool allowed(const int *pick) {
+    const char *attn = axes[0][pick[0]], *moe = axes[9][pick[9]], *loss = axes[10][pick[10]];
+    bool only_mla = strstr(attn, "mla") && !strstr(attn, "gqa");
+    if (only_mla && pick[2]) return false;
+    if (*loss && !*moe) return false;
+    if (strstr(loss, "z-loss") && strstr(moe, "sigmoid")) return false;
+    return !(strstr(loss, "aux-loss") && strstr(moe, "aux-loss"));
+}
+
+static void check_pick(const int *pick) {
+    char text[1024] = "";
+    for (size_t a = 0; a < AXES; a++) strcat(strcat(text, axes[a][pick[a]]), " ");
+    check_model(text, SHORT);
+}
+
+static void every_value(void) {
+    for (size_t a = 0; a < AXES; a++)
+        for (size_t v = a > 0; v < values(a); v++) {
+            int pick[AXES] = {0};
+            pick[a] = (int)v;
+            if (a == 10 && v) pick[9] = 1;
+            check_pick(pick);
+        }
+}
+
+// Greedy: each new combination is the one of 200 random ones that covers most pairs not yet covered.
+static void every_pair(void) {
+    static bool covered[AXES][VALUES][AXES][VALUES];
+    Rng r = rng_stream(9, RNG_TEST, 0);
+    for (int barren = 0, checked = 0; barren < 3 && checked < 200;) {
+        int best[AXES] = {0}, most = 0;
+        for (int attempt = 0; attempt < 400; attempt++) {
+            int pick[AXES], fresh = 0;
+            for (size_t a = 0; a < AXES; a++) pick[a] = (int)rng_below(&r, (uint32_t)values(a));
+            if (!allowed(pick)) continue;
+            for (size_t a = 0; a < AXES; a++)
+                for (size_t b = a + 1; b < AXES; b++) fresh += !covered[a][pick[a]][b][pick[b]];
+            if (fresh > most) most = fresh, memcpy(best, pick, sizeof best);
+        }
+        if (!most) { barren++; continue; }
+        barren = 0, checked++;
+        for (size_t a = 0; a < AXES; a++)
+            for (size_t b = a + 1; b < AXES; b++) covered[a][best[a]][b][best[b]] = true;
+        check_pick(best);
+    }
+}
+
+// Rows longer than a tile of queries and two tiles of keys: the online softmax has to rescale.
+static void tiles(void) {
+    check_model("--layers 1 --attn gqa --kv-heads 2 --tile 32", LONGEST);
+    check_model("--layers 1 --attn gqa --kv-heads 2 --attn-kernel naive", LONGEST);
+    check_model("--layers 1 --attn mla --tile 32", LONGEST);
+}
+
+static const Test tests[] = {
+    {"gradients/values", "every value of every architectural flag: gradients are the difference quotients to 1e-6", every_value},
+    {"gradients/tiles", "attention over several tiles", tiles},
+    {"gradients/pairs", "a set of combinations that covers every allowed pair of values", every_pair},
+};
+REGISTER_TESTS(tests)
+#endif
