@@ -1,5 +1,6 @@
 # make              ./train and ./generate
 # make test         the tests            make asan     the tests under AddressSanitizer and UBSan
+# make oracle       our models against PyTorch and transformers
 # make demo         train the default model, look at what it says
 # make SIMD=avx512|avx2|plain|neon, DOUBLE=1, CC=clang: another build, in a directory of its own under build/
 
@@ -27,7 +28,7 @@ BIN     = $(if $(strip $(KIND)),$(B)/,)
 
 ROOMS   = $(filter-out train.c generate.c,$(wildcard *.c lib/*.c data/*.c))
 OBJECTS = $(ROOMS:%.c=$(B)/objects/%.o)
-TESTS   = $(patsubst %.c,$(B)/objects/%.o,$(wildcard tests/*.c))
+TESTS   = $(patsubst %.c,$(B)/objects/%.o,$(filter-out tests/probe.c,$(wildcard tests/*.c)))
 MAINS   = $(patsubst %.c,$(BIN)%,$(wildcard train.c generate.c))
 
 all: $(MAINS)
@@ -36,6 +37,9 @@ $(BIN)train $(BIN)generate: $(BIN)%: $(B)/objects/%.o $(OBJECTS)
 	$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
 
 $(B)/tests: $(TESTS) $(OBJECTS)
+	$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
+
+$(B)/probe: $(B)/objects/tests/probe.o $(OBJECTS)
 	$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
 
 $(B)/objects/%.o: %.c Makefile
@@ -52,6 +56,10 @@ $(B)/commit: always
 test: ready $(B)/tests $(MAINS)
 	$(B)/tests
 
+# Against PyTorch and transformers, installed from PyPI into a cache folder on first use.
+oracle: ready $(B)/probe
+	python=$$(tests/venv.sh tests/oracle-requirements.txt) && $$python tests/oracle.py $(B)/probe
+
 # Tests leave memory behind where they provoke an error on purpose, so leaks are not reported.
 asan:
 	ASAN_OPTIONS=detect_leaks=0 $(MAKE) SANITIZE=1 test
@@ -66,5 +74,5 @@ ready:
 clean:
 	rm -rf build train generate
 
-.PHONY: all test asan demo ready clean always
+.PHONY: all test oracle asan demo ready clean always
 -include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(B)/objects/train.d $(B)/objects/generate.d

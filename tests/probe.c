@@ -1,0 +1,90 @@
+// probe.c: our side of tests/oracle.py, which compares it with transformers.
+//     build/probe DIR tokens.json OUT        logits and gradients of the model in DIR, as safetensors in OUT
+//     build/probe --random "FLAGS" DIR       saves a random model of ours, with no norm or bias at 1 or 0
+#include "../hf.h"
+#include "../lib/rng.h"
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_FLAGS = 128 };
+
+static void save_random(char *words, const char *dir) {
+    Config c;
+    char *argv[MOST_FLAGS] = {"probe"};
+    int argc = 1;
+    for (char *w = strtok(words, " "); w && argc < MOST_FLAGS; w = strtok(NULL, " ")) argv[argc++] = w;
+    flags_parse(&config_table, &c, argc, argv, NULL);
+    config_resolve(&c);
+    Model *m = model_new(&c, false);
+    const Param *p;
+    for (size_t i = 0, n = model_params(m, &p); i < n; i++) {
+        Rng r = rng_stream(c.seed, RNG_TEST, i);
+        for (size_t e = 0; e < p[i].size; e++) model_values(m)[p[i].at + e] += (real)(0.1 * rng_normal(&r));
+    }
+    make_directories(dir);
+    hf_save(m, dir);
+    model_free(m);
+}
+
+// Rows of T+1 tokens, of which the first T are read and the last T predicted.
+typedef struct { int *tokens, *targets; size_t B, T; } Batch;
+
+static Batch read_batch(const char *path) {
+    json_error_t error;
+    json_t *rows = json_load_file(path, 0, &error);
+    Batch b = {.B = json_array_size(rows), .T = json_array_size(json_array_get(rows, 0))};
+    if (b.T-- < 2) fail("%s: rows of at least two tokens were expected", path);
+    b.tokens = xmalloc(b.B * b.T * sizeof(int));
+    b.targets = xmalloc(b.B * b.T * sizeof(int));
+    for (size_t i = 0; i < b.B * b.T; i++) {
+        const json_t *row = json_array_get(rows, i / b.T);
+        b.tokens[i] = (int)json_integer_value(json_array_get(row, i % b.T));
+        b.targets[i] = (int)json_integer_value(json_array_get(row, i % b.T + 1));
+    }
+    json_decref(rows);
+    return b;
+}
+
+static void write_logits(Model *m, const Batch *b, const char *path) {
+    size_t V = model_config(m)->vocab;
+    TensorOut out = {.name = "logits", .rank = 3, .shape = {b->B, b->T, V}};
+    real *logits = xmalloc(b->B * b->T * V * sizeof *logits);
+    for (size_t row = 0; row < b->B; row++)
+        model_infer(m, NULL, b->tokens + row * b->T, b->T, true, logits + row * b->T * V);
+    out.data = logits;
+    safetensors_write(path, &out, 1, NULL, 0);
+    free(logits);
+}
+
+static void write_gradients(Model *m, const Batch *b, const char *path) {
+    double *row_loss = xmalloc(b->B * sizeof *row_loss);
+    model_zero_gradients(m);
+    model_forward_backward(m, b->tokens, b->targets, b->B, b->T, 1.0 / (double)(b->B * b->T), 1.0 / (double)b->B, row_loss);
+    model_finish_gradients(m);
+    hf_write_tensors(m, model_gradients(m), path);
+    free(row_loss);
+}
+
+static void probe(const char *dir, const char *tokens, const char *out) {
+    Config c;
+    Batch b = read_batch(tokens);
+    flags_defaults(&config_table, &c);
+    hf_config(&c, dir);
+    c.batch = b.B;
+    config_resolve(&c);
+    c.aux_loss = 0;  // the loss that is differentiated is the cross-entropy alone
+    Model *m = model_new(&c, true);
+    hf_load(m, dir);
+    make_directories(out);
+    write_logits(m, &b, xprintf("%s/logits.safetensors", out));
+    write_gradients(m, &b, xprintf("%s/gradients.safetensors", out));
+    model_free(m);
+}
+
+int main(int argc, char **argv) {
+    if (argc != 4) usage_error("probe DIR tokens.json OUT, or probe --random FLAGS DIR");
+    if (strcmp(argv[1], "--random") == 0) save_random(argv[2], argv[3]);
+    else probe(argv[1], argv[2], argv[3]);
+    return 0;
+}
