@@ -1,0 +1,49 @@
+// sample.h: turning a model and a prompt into text, one token at a time from a cache. Shared by
+// generate.c (streams it) and train.c (writes sample.txt). Flags and clocks are not known here.
+#ifndef SAMPLE_H
+#define SAMPLE_H
+#include "data/tokenizer.h"
+#include "model.h"
+
+typedef struct {
+    double temperature;    // divides the logits; 0: greedy, the most probable token (ties: the lowest number)
+    size_t top_k;          // only the k most probable tokens (0: all)
+    double top_p;          // of these, only the fewest that hold this share of their probability (1: all)
+    uint64_t seed;
+    size_t tokens;         // how many to sample after the prompt
+} SampleOptions;
+// Temperature 0.8, all tokens: what ./generate does when it is not told otherwise.
+SampleOptions sample_defaults(uint64_t seed, size_t tokens);
+
+// Samples a text and hands it out piece by piece: first the prompt, then each token's text as soon as it
+// is known. A piece holds whole UTF-8 characters (as far as the model writes UTF-8) and may be empty.
+// The same model, prompt and options give the same text on every machine.
+void sample_text(Model *m, const Tokenizer *t, const char *prompt, SampleOptions o,
+                 void (*emit)(void *argument, const char *text, size_t bytes), void *argument);
+
+// ---- the same, step by step ----------------------------------------------------------------------
+typedef struct {
+    Model *model; const Tokenizer *tokenizer; SampleOptions options;
+    Cache *cache;
+    real *logits;                    // [V], of the token that comes next
+    int *token; size_t count, prompt; // all tokens so far; `prompt` of them were given
+    size_t window;                   // tokens that the cache may hold
+    size_t refills;                  // how often a full window was begun anew with its last half
+    size_t read;                     // tokens that the model has read
+    char *text; size_t bytes, given, room;  // decoded and not yet handed out: an unfinished character may wait here
+} Sampler;
+
+// Reads the prompt (n > 0 tokens) into a new cache: the prefill. With learned positions the window is the
+// context, because there are no more positions: when it is full, its last half is read again as the
+// start of a new window, and the text goes on. Otherwise positions go on, beyond the trained context too.
+Sampler *sampler_new(Model *m, const Tokenizer *t, const int *prompt, size_t n, SampleOptions o);
+// The text of the prompt, without the token that only marks the start of a document.
+size_t sampler_echo(Sampler *s, const char **text);
+// Samples the next token, the s->count-th; returns its text (valid until the next call) and the number of bytes.
+size_t sampler_next(Sampler *s, const char **text);
+void sampler_free(Sampler *s);
+
+// One draw from logits [V], which are overwritten. Temperature first, then top-k, then top-p over what
+// top-k kept, scaled to sum to 1. The random number is a function of (seed, position) alone.
+int sample_token(real *logits, size_t V, const SampleOptions *o, uint64_t position);
+#endif
