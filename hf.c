@@ -335,9 +335,13 @@ static void put(json_t *object, const char *key, json_t *value) { json_object_se
 static json_t *flag_as_json(const Config *c, const char *name) {
     size_t i = flags_find(&config_table, name);
     char *text = flags_get(&config_table, c, i);
-    json_t *value = config_table.flag[i].kind == FLAG_BOOL ? json_boolean(text[0] == '1') : json_loads(text, JSON_DECODE_ANY, NULL);
+    double number = strtod(text, NULL);
     free(text);
-    return value;
+    switch (config_table.flag[i].kind) {
+    case FLAG_BOOL: return json_boolean(number != 0);
+    case FLAG_REAL: return json_real(number);  // transformers insists on the difference between 1 and 1.0
+    default: return json_integer((json_int_t)number);
+    }
 }
 
 static json_t *all_flags(const Config *c) {

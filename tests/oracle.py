@@ -1,0 +1,297 @@
+"""oracle.py PROBE: our models against PyTorch and transformers, which we did not write. Run by `make oracle`.
+
+Theirs, read by us: small random checkpoints of every architecture that hf.c knows are saved by
+save_pretrained; our loader and our forward and backward give the same logits and gradients.
+Ours, read by them: what hf_save writes is opened by AutoModelForCausalLM, nothing missing or left over,
+with the same logits and gradients; saved again by transformers, it is read back by us bit for bit.
+
+No norm weight is 1, no bias is 0, no selection bias is 0: a formula that ignored one would be found out.
+
+Tolerance. Ours is float32; theirs is computed in float64 (transformers still rounds its RMSNorm and the
+router of DeepSeek-V3 to float32 inside). The largest logit is between 1 and 10, and logits must agree within
+3e-5; a gradient must agree within 3e-5 of the largest entry of its tensor. Sums of this length leave up to
+5e-6 in float32, while the mistakes that we made on purpose are seen: one weight off by 0.001, the eps of
+MLA's latent norms 1e-5 for 1e-6, a gradient of GELU off by a part in a thousand.
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", CUDA_VISIBLE_DEVICES="", TQDM_DISABLE="1")
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+from safetensors.numpy import load_file  # noqa: E402
+
+PROBE = sys.argv[1] if len(sys.argv) > 1 else "build/probe"
+TOLERANCE = 3e-5
+ROWS, LENGTH, VOCAB = 3, 13, 67
+
+
+# ---- the two sides -------------------------------------------------------------------------------
+def batch():
+    return torch.randint(0, VOCAB, (ROWS, LENGTH + 1), generator=torch.Generator().manual_seed(7))
+
+
+def ours(directory):
+    """Logits and {name: gradient} of our program for the checkpoint in a directory."""
+    tokens, out = directory + ".tokens.json", directory + ".probe"
+    with open(tokens, "w") as f:
+        json.dump(batch().tolist(), f)
+    done = subprocess.run([PROBE, directory, tokens, out], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip() or f"{PROBE} ended with status {done.returncode}")
+    return load_file(out + "/logits.safetensors")["logits"], load_file(out + "/gradients.safetensors")
+
+
+def theirs(model, directory):
+    """The same of a transformers model. Its gradients get the names of a checkpoint by being saved as one."""
+    model = model.double().eval()
+    tokens = batch()
+    logits = model(tokens[:, :-1], use_cache=False).logits
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(p.grad)
+    model.save_pretrained(directory + ".gradients")
+    return logits.detach().numpy(), read_all(directory + ".gradients")
+
+
+def read_all(directory):
+    tensors = {}
+    for file in sorted(os.listdir(directory)):
+        if file.endswith(".safetensors"):
+            tensors.update(load_file(os.path.join(directory, file)))
+    return tensors
+
+
+def agree(us, them):
+    """Compares logits and gradients; returns the figures, raises with the worst offender."""
+    (our_logits, our_gradients), (their_logits, their_gradients) = us, them
+    error = np.abs(our_logits - their_logits).max()
+    if not error <= TOLERANCE:
+        raise AssertionError(f"logits differ by {error:.2g}")
+    if not 1 < np.abs(their_logits).max() < 10:
+        raise AssertionError(f"the largest logit is {np.abs(their_logits).max():.2g}: the tolerance was chosen for 1 to 10")
+    expected = {n for n in their_gradients if "e_score_correction_bias" not in n}  # a buffer, no gradient
+    found = {n for n in our_gradients if "e_score_correction_bias" not in n}
+    if expected != found:
+        raise AssertionError(f"gradients of other tensors: {sorted(expected ^ found)[:4]}")
+    worst = 0.0
+    for name in sorted(expected):
+        a, b = our_gradients[name], their_gradients[name]
+        size = np.abs(b).max()
+        difference = np.abs(a - b).max() / size if size > 0 else np.abs(a).max()
+        if a.shape != b.shape or not difference <= TOLERANCE:
+            raise AssertionError(f"gradient of {name} {a.shape} differs by {difference:.2g} of its largest entry {size:.2g}")
+        worst = max(worst, difference)
+    return f"{len(expected)} gradients; logits within {error:.1g}, gradients {worst:.1g}"
+
+
+# ---- theirs, read by us --------------------------------------------------------------------------
+SMALL = dict(vocab_size=VOCAB, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4,
+             max_position_embeddings=32, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+LATENT = dict(SMALL, num_key_value_heads=4, kv_lora_rank=20, qk_nope_head_dim=10, qk_rope_head_dim=6, v_head_dim=14,
+              moe_intermediate_size=24, n_routed_experts=6, num_experts_per_tok=3, n_shared_experts=2, n_group=1, topk_group=1,
+              first_k_dense_replace=1, rope_interleave=False, num_mtp_layers=0)
+T = transformers
+THEIRS = {
+    "llama-mha": (T.LlamaConfig, dict(SMALL)),
+    "llama-gqa": (T.LlamaConfig, dict(SMALL, num_key_value_heads=2, head_dim=16, rope_theta=500.0, rms_norm_eps=1e-3)),
+    "llama-mqa-tied-biased": (T.LlamaConfig, dict(SMALL, num_key_value_heads=1, tie_word_embeddings=True, attention_bias=True, mlp_bias=True)),
+    "qwen3": (T.Qwen3Config, dict(SMALL, num_key_value_heads=2, head_dim=10)),
+    "olmo2": (T.Olmo2Config, dict(SMALL, num_key_value_heads=4)),
+    "olmo2-gqa": (T.Olmo2Config, dict(SMALL, num_key_value_heads=2, tie_word_embeddings=True)),
+    "mixtral": (T.MixtralConfig, dict(SMALL, num_key_value_heads=2, num_local_experts=5, num_experts_per_tok=2)),
+    "deepseek-v3": (T.DeepseekV3Config, dict(LATENT, q_lora_rank=18)),
+    "deepseek-v3-no-q-rank": (T.DeepseekV3Config, dict(LATENT, q_lora_rank=None, norm_topk_prob=False, routed_scaling_factor=1.0)),
+    "deepseek-v3-all-experts-biased": (T.DeepseekV3Config, dict(LATENT, q_lora_rank=18, first_k_dense_replace=0, attention_bias=True)),
+    "deepseek-v3-dense": (T.DeepseekV3Config, dict(LATENT, q_lora_rank=None, first_k_dense_replace=3)),
+    "gpt2": (T.GPT2Config, dict(vocab_size=VOCAB, n_embd=48, n_layer=3, n_head=4, n_positions=32, bos_token_id=None, eos_token_id=None)),
+    "gpt2-untied": (T.GPT2Config, dict(vocab_size=VOCAB, n_embd=48, n_layer=2, n_head=3, n_positions=16, n_inner=56, bos_token_id=None,
+                                       eos_token_id=None, tie_word_embeddings=False)),
+}
+
+
+def random_model(kind, options, seed=1):
+    """Matrices that keep activations at size 1, norm weights around 1, biases around 0, none of them there."""
+    torch.manual_seed(seed)
+    options = dict(options)
+    if kind is not T.GPT2Config:
+        options["rope_parameters"] = {"rope_type": "default", "rope_theta": options.pop("rope_theta", 10000.0)}
+    model = T.AutoModelForCausalLM.from_config(kind(**options), experts_implementation="eager")  # the other has no float64
+    with torch.no_grad():
+        for name, p in list(model.named_parameters()) + list(model.named_buffers()):
+            if "inv_freq" in name:
+                continue
+            if p.dim() > 1:
+                p.normal_(0, p.shape[-1] ** -0.5)
+            else:
+                p.normal_(0, 0.3).add_(1.0 if name.endswith("weight") else 0.0)
+    return model
+
+
+def theirs_is_read(name, directory):
+    model = random_model(*THEIRS[name])
+    model.save_pretrained(directory)
+    return agree(ours(directory), theirs(model, directory))
+
+
+# ---- other ways in which a checkpoint may come -----------------------------------------------------
+def edit_config(directory, **changes):
+    path = os.path.join(directory, "config.json")
+    with open(path) as f:
+        config = json.load(f)
+    for key, value in changes.items():
+        config.pop(key, None)
+        if value is not ...:
+            config[key] = value
+    with open(path, "w") as f:
+        json.dump(config, f)
+
+
+def shards(directory):
+    model = random_model(*THEIRS["llama-gqa"])
+    model.save_pretrained(directory, max_shard_size="40KB")
+    count = sum(f.endswith(".safetensors") for f in os.listdir(directory))
+    if count < 3:
+        raise AssertionError(f"only {count} shards were made")
+    return f"{count} shards, " + agree(ours(directory), theirs(model, directory))
+
+
+def old_spelling(directory):
+    model = random_model(*THEIRS["llama-gqa"])
+    model.save_pretrained(directory)
+    edit_config(directory, rope_parameters=..., rope_theta=500.0, rope_scaling=None, head_dim=16)
+    return agree(ours(directory), theirs(model, directory))
+
+
+def half_precision(kind):
+    def check(directory):
+        random_model(*THEIRS["llama-mha"]).to(kind).save_pretrained(directory)
+        model = T.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+        return agree(ours(directory), theirs(model, directory))
+    return check
+
+
+def interleaved(directory):
+    """DeepSeek's own layout rotates neighbours. Our loader reorders those rows, so gradients come reordered."""
+    model = random_model(T.DeepseekV3Config, dict(LATENT, q_lora_rank=18, rope_interleave=True, attention_bias=True, first_k_dense_replace=0))
+    model.save_pretrained(directory)
+    logits, gradients = theirs(model, directory)
+    halves = np.r_[0:6:2, 1:6:2]
+    per_head = np.concatenate([h * 16 + np.r_[0:10, 10 + halves] for h in range(4)])
+    for name in gradients:
+        if "q_b_proj" in name:
+            gradients[name] = gradients[name][per_head]
+        if "kv_a_proj_with_mqa" in name:
+            gradients[name] = gradients[name][np.r_[0:20, 20 + halves]]
+    return agree(ours(directory), (logits, gradients))
+
+
+def without_prefix(directory):
+    model = random_model(*THEIRS["gpt2"])
+    model.transformer.save_pretrained(directory)
+    if any(n.startswith("transformer.") for n in read_all(directory)):
+        raise AssertionError("the names were expected without transformer.")
+    return agree(ours(directory), theirs(model, directory))
+
+
+OTHER_WAYS = {
+    "sharded": shards, "rope-theta-of-old": old_spelling, "bfloat16": half_precision(torch.bfloat16),
+    "float16": half_precision(torch.float16), "deepseek-v3-interleaved": interleaved, "gpt2-without-prefix": without_prefix,
+}
+
+# ---- ours, read by them --------------------------------------------------------------------------
+COMMON = f"--vocab {VOCAB} --layers 3 --width 48 --heads 4 --context 32 --ffn-width 80 --seed 3 --init-scale 4 "
+EXPERTS = "--experts 6 --expert-width 24 "
+DEEPSEEK = "--attn mla --kv-rank 20 --rope-dim 6 --nope-dim 10 --v-dim 14 "
+OURS = {
+    "default": ("LlamaForCausalLM", ""),
+    "gqa": ("LlamaForCausalLM", "--attn gqa --kv-heads 2 --head-dim 10 --tie 0 --rope-theta 300 --norm-eps 1e-3"),
+    "biased": ("LlamaForCausalLM", "--attn gqa --kv-heads 1 --bias"),
+    "qk-norm-head": ("Qwen3ForCausalLM", "--attn gqa --qk-norm head --head-dim 10 --tie 0"),
+    "olmo2": ("Olmo2ForCausalLM", "--norm out --qk-norm full --tie 0"),
+    "olmo2-wide-heads": ("Olmo2ForCausalLM", "--norm out --qk-norm full --attn gqa --head-dim 14"),
+    "mixtral": ("MixtralForCausalLM", "--attn gqa --tie 0 --top-k 3 " + EXPERTS),
+    "mixtral-all-chosen": ("MixtralForCausalLM", "--top-k 6 " + EXPERTS),
+    "mla": ("DeepseekV3ForCausalLM", DEEPSEEK),
+    "deepseek-v3": ("DeepseekV3ForCausalLM", DEEPSEEK + EXPERTS + "--q-rank 18 --shared-experts 2 --first-dense 1 --gate sigmoid --router bias "
+                    "--top-k 3 --route-scale 1.7 --tie 0"),
+    "deepseek-v3-biased": ("DeepseekV3ForCausalLM", DEEPSEEK + EXPERTS + "--q-rank 18 --shared-experts 1 --gate sigmoid --router bias --norm-topk 0 --bias"),
+    "gpt2": ("GPT2LMHeadModel", "--pos learned --norm-kind layer --ffn gelu --bias"),
+    "gpt2-untied": ("GPT2LMHeadModel", "--pos learned --norm-kind layer --ffn gelu --bias --tie 0"),
+}
+
+
+def save_ours(flags, directory):
+    subprocess.run([PROBE, "--random", COMMON + flags, directory], check=True)
+
+
+def ours_is_opened(name, directory):
+    architecture, flags = OURS[name]
+    save_ours(flags, directory)
+    model, report = T.AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True, experts_implementation="eager")
+    if type(model).__name__ != architecture:
+        raise AssertionError(f"opened as {type(model).__name__}, expected {architecture}")
+    wrong = {k: v for k, v in report.items() if v}
+    if wrong:
+        raise AssertionError(f"loading was not clean: {wrong}")
+    model.save_pretrained(directory + ".again")
+    edit_config(directory + ".again", receipts=...)  # as a checkpoint of theirs, not a run of ours
+    us = ours(directory)
+    if not np.array_equal(us[0], ours(directory + ".again")[0]):
+        raise AssertionError("saved again by transformers, it gives other bits")
+    return agree(us, theirs(model, directory))
+
+
+def ours_alone(directory):
+    """What transformers has no architecture for: still a sound safetensors file and a config that says so."""
+    save_ours("--norm peri --ffn relu2 --attn gqa+mla --kv-rank 20 --rope-dim 6 --nope-dim 10 --v-dim 14 " + EXPERTS, directory)
+    with open(directory + "/config.json") as f:
+        config = json.load(f)
+    with safe_open(directory + "/model.safetensors", "np") as f:
+        names = set(f.keys())
+        shape = f.get_tensor("layers.1.moe.down.weight").shape
+        if f.metadata()["format"] != "pt" or shape != (6, 48, 24) or config["model_type"] != "receipts":
+            raise AssertionError(f"unexpected content: {f.metadata()} {shape} {config['model_type']}")
+    logits, gradients = ours(directory)
+    if set(gradients) != names or not np.isfinite(logits).all():
+        raise AssertionError("our own checkpoint was not read back")
+    return f"{len(names)} tensors"
+
+
+# ---- running ---------------------------------------------------------------------------------------
+def all_checks():
+    for name in THEIRS:
+        yield f"theirs/{name}", lambda d, n=name: theirs_is_read(n, d)
+    for name, check in OTHER_WAYS.items():
+        yield f"theirs/{name}", check
+    for name in OURS:
+        yield f"ours/{name}", lambda d, n=name: ours_is_opened(n, d)
+    yield "ours/no-such-architecture", ours_alone
+
+
+def main():
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {PROBE}")
+    passed = failed = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, check in all_checks():
+            try:
+                print(f"ok     {name:38} {check(os.path.join(scratch, name.replace('/', '-')))}")
+                passed += 1
+            except Exception as error:
+                if not isinstance(error, (AssertionError, RuntimeError)):
+                    traceback.print_exc(file=sys.stdout)
+                print(f"FAILED {name:38} {error}")
+                failed += 1
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
