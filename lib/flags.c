@@ -218,7 +218,7 @@ void flags_parse(const FlagTable *t, void *target, int argc, char **argv, bool *
 }
 
 // ---- values to text ----------------------------------------------------------------------------
-static char *real_to_text(double x) {
+char *flags_real_text(double x) {
     char *text = NULL;
     for (int digits = 15; digits <= 17; digits++) {
         free(text);
@@ -241,7 +241,7 @@ static char *value_to_text(const Flag *f, const void *field) {
     char name[64];
     switch (f->kind) {
     case FLAG_SIZE: return xprintf("%zu", *(const size_t *)field);
-    case FLAG_REAL: return real_to_text(*(const double *)field);
+    case FLAG_REAL: return flags_real_text(*(const double *)field);
     case FLAG_BOOL: return xprintf("%d", *(const bool *)field);
     case FLAG_ENUM: return xprintf("%s", flags_value_name(f, *(const int *)field, name));
     case FLAG_PATTERN: return pattern_to_text(f, field);
@@ -268,7 +268,7 @@ bool flags_is_default(const FlagTable *t, const void *target, size_t i) {
 }
 
 // A value as a shell would need it: in quotes where it holds anything unusual.
-static char *quoted(const char *value) {
+char *flags_quote(const char *value) {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+./:,=@%";
     if (*value && strspn(value, plain) == strlen(value)) return xprintf("%s", value);
     char *out = xmalloc(4 * strlen(value) + 3), *p = out;
@@ -285,7 +285,7 @@ char *flags_summary(const FlagTable *t, const void *target, bool identity_only) 
     char *all = xprintf("%s", ""), name[64];
     for (size_t i = 0; i < t->count; i++) {
         if (flags_is_default(t, target, i) || (identity_only && !t->flag[i].is_identity)) continue;
-        char *raw = flags_get(t, target, i), *value = quoted(raw);
+        char *raw = flags_get(t, target, i), *value = flags_quote(raw);
         char *longer = xprintf("%s%s--%s %s", all, *all ? " " : "", shown(t->flag[i].name, name), value);
         free(raw);
         free(value);

@@ -50,6 +50,8 @@ bool flags_is_default(const FlagTable *t, const void *target, size_t i);
 // "--layers 6 --attn gqa+mla": the flags that differ from their defaults, in table order, malloc'd.
 // With identity_only, those that do not change the numbers are left out.
 char *flags_summary(const FlagTable *t, const void *target, bool identity_only);
+char *flags_quote(const char *value);         // as a shell needs it, malloc'd
+char *flags_real_text(double x);              // as flags_get prints a REAL, malloc'd
 void flags_help(const FlagTable *t, FILE *out);
 const char *flags_value_name(const Flag *f, int value, char out[64]);  // the n-th of f->values
 #endif

@@ -6,7 +6,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-enum { LINE = 256, BAR = 20 };
+enum { LINE = 256, NARROW = 110, LONG_BAR = 20, SHORT_BAR = 8 };
 
 Progress progress_begin(FILE *out, size_t first, size_t steps, double floor) {
     bool live = isatty(fileno(out)) && !getenv("NO_COLOR");
@@ -22,32 +22,33 @@ static void append(char line[LINE], const char *format, ...) {
     va_end(arguments);
 }
 
-static void append_rate(char line[LINE], double tokens_per_second) {
+static void append_rate(char line[LINE], const char *gap, double tokens_per_second) {
     const char *unit = tokens_per_second >= 1e6 ? "M" : tokens_per_second >= 1e3 ? "k" : "";
     double shown = tokens_per_second / (*unit == 'M' ? 1e6 : *unit == 'k' ? 1e3 : 1);
-    append(line, "  %.*f%s tok/s", shown < 100 && *unit ? 1 : 0, shown, unit);
+    append(line, "%s%.*f%s tok/s", gap, shown < 100 && *unit ? 1 : 0, shown, unit);
 }
 
-static void append_time_left(const Progress *p, size_t step, char line[LINE]) {
+static void append_time_left(const Progress *p, size_t step, const char *gap, char line[LINE]) {
     if (step <= p->first || step >= p->steps) return;
     double each = (seconds_now() - p->started) / (double)(step - p->first);
     size_t left = (size_t)(each * (double)(p->steps - step) + 0.5);
-    if (left >= 3600) append(line, "  ETA %zu:%02zu:%02zu", left / 3600, left / 60 % 60, left % 60);
-    else append(line, "  ETA %zu:%02zu", left / 60, left % 60);
+    if (left >= 3600) append(line, "%sETA %zu:%02zu:%02zu", gap, left / 3600, left / 60 % 60, left % 60);
+    else append(line, "%sETA %zu:%02zu", gap, left / 60, left % 60);
 }
 
-static void describe(const Progress *p, const Standing *s, char line[LINE]) {
-    int digits = snprintf(NULL, 0, "%zu", p->steps);
-    append(line, "step %*zu/%zu", digits, s->step, p->steps);
-    if (isfinite(s->train_loss)) append(line, "  train %.4f", s->train_loss);
-    if (isfinite(s->val_loss)) append(line, "  val %.4f", s->val_loss);
-    if (isfinite(s->val_loss) && isfinite(p->floor)) append(line, " (floor %+.4f)", s->val_loss - p->floor);
-    if (isfinite(s->accuracy)) append(line, "  accuracy %.1f%%", 100 * s->accuracy);
+static void describe(const Progress *p, const Standing *s, bool narrow, char line[LINE]) {
+    int digits = snprintf(NULL, 0, "%zu", p->steps), decimals = narrow ? 2 : 4;
+    const char *gap = narrow ? " " : "  ", *floor = narrow ? "" : "floor ";
+    append(line, "%*zu/%zu", digits, s->step, p->steps);
+    if (isfinite(s->train_loss)) append(line, "%strain %.*f", gap, decimals, s->train_loss);
+    if (isfinite(s->val_loss)) append(line, "%sval %.*f", gap, decimals, s->val_loss);
+    if (isfinite(s->val_loss) && isfinite(p->floor)) append(line, " (%s%+.*f)", floor, decimals, s->val_loss - p->floor);
+    if (isfinite(s->accuracy)) append(line, "%saccuracy %.1f%%", gap, 100 * s->accuracy);
     if (s->tokens_per_second > 0) {
-        append_rate(line, s->tokens_per_second);
-        append(line, "  MFU %.0f%%", 100 * s->mfu);
+        append_rate(line, gap, s->tokens_per_second);
+        append(line, "%sMFU %.0f%%", gap, 100 * s->mfu);
     }
-    append_time_left(p, s->step, line);
+    append_time_left(p, s->step, gap, line);
 }
 
 static size_t terminal_width(FILE *out) {
@@ -59,12 +60,12 @@ void progress_draw(Progress *p, const Standing *s) {
     double now = seconds_now();
     if (!p->live || now - p->drawn < 0.1) return;
     p->drawn = now;
-    char line[LINE] = "", bar[BAR + 1];
-    size_t done = p->steps ? BAR * s->step / p->steps : BAR, width = terminal_width(p->out);
-    for (size_t i = 0; i < BAR; i++) bar[i] = i < done ? '=' : '-';
-    bar[BAR] = '\0';
-    describe(p, s, line);
-    int room = width > BAR + 3 ? (int)(width - BAR - 3) : 0;  // a wrapped line could not be redrawn
+    size_t width = terminal_width(p->out), length = width < NARROW ? SHORT_BAR : LONG_BAR;
+    size_t done = p->steps ? length * s->step / p->steps : length;
+    char line[LINE] = "", bar[LONG_BAR + 1] = "";
+    for (size_t i = 0; i < length; i++) bar[i] = i < done ? '=' : '-';
+    describe(p, s, width < NARROW, line);
+    int room = width > length + 3 ? (int)(width - length - 3) : 0;  // a wrapped line could not be redrawn
     fprintf(p->out, "\r\033[K\033[36m[%s]\033[0m %.*s", bar, room, line);
     fflush(p->out);
 }
@@ -75,8 +76,8 @@ void progress_clear(Progress *p) {
 
 void progress_line(Progress *p, const Standing *s) {
     char line[LINE] = "";
-    describe(p, s, line);
+    describe(p, s, false, line);
     progress_clear(p);
-    fprintf(p->out, "%s\n", line);
+    fprintf(p->out, "step %s\n", line);
     fflush(p->out);
 }

@@ -46,7 +46,7 @@ static json_t *flags_to_json(const FlagTable *t, const void *flags) {
 static char *json_to_text(const json_t *value) {
     switch (json_typeof(value)) {
     case JSON_INTEGER: return xprintf("%lld", (long long)json_integer_value(value));
-    case JSON_REAL: return xprintf("%.17g", json_real_value(value));
+    case JSON_REAL: return flags_real_text(json_real_value(value));
     case JSON_TRUE: return xprintf("1");
     case JSON_FALSE: return xprintf("0");
     case JSON_STRING: return xprintf("%s", json_string_value(value));

@@ -123,7 +123,7 @@ static void test_refusals(void) {
     config.threads = 3;
     open_run(&p);  // not part of the identity
     config.lr = 0.5;
-    CHECK(test_fails(1, "lr 0.0030000000000000001, not 0.5", open_run, &p), "%s", test_message);
+    CHECK(test_fails(1, "lr 0.003, not 0.5", open_run, &p), "%s", test_message);
     p = started("fresh");
     p.data_hash = 43;
     p.fresh = true;

@@ -1,0 +1,161 @@
+// report.c: formatting of what train.c knows. Nothing here changes a number.
+#include "report.h"
+#include "lib/optim.h"
+#include "lib/simd.h"
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+char *report_command(int argc, char **argv) {
+    char *all = flags_quote(argv[0]);
+    for (int i = 1; i < argc; i++) {
+        char *word = flags_quote(argv[i]), *longer = xprintf("%s %s", all, word);
+        free(word);
+        free(all);
+        all = longer;
+    }
+    return all;
+}
+
+char *report_label(const char *data) {
+    const char *base = strrchr(data, '/') ? strrchr(data, '/') + 1 : data;
+    size_t length = strcspn(base, ".");
+    char *label = xprintf("%.*s", (int)(length < 32 ? length : 32), base);
+    for (char *p = label; *p; p++)
+        if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-", *p)) *p = '-';
+    return label;
+}
+
+// The floor is an expectation; this is the true distribution's loss on the very rows of the validation.
+double report_source_loss(const Config *c, const Data *d) {
+    if (!d->truth) return NAN;
+    size_t T = c->context, scored = 0;
+    int *tokens = xmalloc(size_mul(T, sizeof(int))), *targets = xmalloc(size_mul(T, sizeof(int)));
+    double sum = 0, *log_probability = xmalloc(size_mul(T, sizeof(double)));
+    for (size_t r = 0; r < d->validation_rows; r++) {
+        d->row(d, SPLIT_VALIDATION, r, T, tokens, targets, NULL);
+        d->truth(d, T, tokens, targets, log_probability);
+        for (size_t i = 0; i < T; i++)
+            if (targets[i] >= 0) sum -= log_probability[i], scored++;
+    }
+    free(tokens);
+    free(targets);
+    free(log_probability);
+    return scored ? sum / (double)scored : NAN;
+}
+
+// ---- the start ---------------------------------------------------------------------------------
+static void print_bytes(FILE *out, const char *what, size_t bytes) {
+    double mib = (double)bytes / (1 << 20);
+    fprintf(out, "%s %.*f MiB", what, mib < 10 ? 2 : 0, mib);
+}
+
+void report_banner(const Facts *f, FILE *out) {
+    const ModelSize *s = f->size;
+    char *resolved = flags_summary(&config_table, f->config, false);
+    fprintf(out, "flags    %s\n", resolved);
+    fprintf(out, "data     %s, a vocabulary of %zu", f->data->name, f->data->vocab);
+    if (isfinite(f->data->floor)) fprintf(out, "; floor %.4f nats per token (%s)", f->data->floor, f->data->floor_about);
+    fprintf(out, "\nmodel    %zu parameters", s->parameters);
+    if (s->active_parameters != s->parameters) fprintf(out, ", %zu of them active per token", s->active_parameters);
+    fprintf(out, ", %.3g MFLOP per token to train\n", s->flops_per_token * 1e-6);
+    print_bytes(out, "memory   parameters", s->parameter_bytes);
+    print_bytes(out, ", gradients", s->gradient_bytes);
+    print_bytes(out, ", moments", s->moment_bytes);
+    print_bytes(out, ", packed weights", s->packed_bytes);
+    print_bytes(out, ", activations", s->activation_bytes);
+    fprintf(out, "; a cache takes %zu bytes per token\n", s->cache_bytes_per_token);
+    fprintf(out, "machine  %d threads, %s, FMA peak %.0f GFLOP/s\n", omp_get_max_threads(), simd_name(), f->peak * 1e-9);
+    fflush(out);
+    free(resolved);
+}
+
+void report_describe(const Facts *f, json_t *run_json) {
+    const ModelSize *s = f->size;
+    json_t *data = json_pack("{s:s, s:I, s:o, s:s, s:o}", "name", f->data->name, "vocab", (json_int_t)f->data->vocab, "floor",
+                             run_number(f->data->floor), "floor_about", f->data->floor_about ? f->data->floor_about : "",
+                             "source_loss", run_number(f->source_loss));
+    json_t *model = json_pack("{s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I}", "parameters", (json_int_t)s->parameters,
+                              "active_parameters", (json_int_t)s->active_parameters, "flops_per_token", s->flops_per_token,
+                              "parameter_bytes", (json_int_t)s->parameter_bytes, "gradient_bytes", (json_int_t)s->gradient_bytes,
+                              "moment_bytes", (json_int_t)s->moment_bytes, "packed_bytes", (json_int_t)s->packed_bytes,
+                              "activation_bytes", (json_int_t)s->activation_bytes, "cache_bytes_per_token",
+                              (json_int_t)s->cache_bytes_per_token);
+    json_t *machine = run_machine(omp_get_max_threads());
+    json_object_set_new(machine, "peak_flops", run_number(f->peak));
+    json_object_set_new(run_json, "data", data);
+    json_object_set_new(run_json, "model", model);
+    json_object_set_new(run_json, "machine", machine);
+}
+
+// ---- what variants add to the log --------------------------------------------------------------
+json_t *report_experts(Model *m) {
+    const Config *c = model_config(m);
+    json_t *all = json_array();
+    for (size_t l = 0; l < c->layers; l++) {
+        if (!config_layer_has_experts(c, l)) continue;
+        const RouterStats *s = model_router_stats(m, l);
+        json_t *load = json_array();
+        double total = 0;
+        for (size_t e = 0; e < c->experts; e++) total += s->load[e];
+        for (size_t e = 0; e < c->experts; e++) json_array_append_new(load, run_number(s->load[e] / total));
+        json_array_append_new(all, json_pack("{s:I, s:o, s:o, s:o, s:I, s:o, s:o}", "layer", (json_int_t)l, "load", load, "entropy",
+                                             run_number(s->entropy), "max_violation", run_number(s->max_violation), "dead",
+                                             (json_int_t)s->dead, "aux_loss", run_number(s->aux_loss), "z_loss", run_number(s->z_loss)));
+    }
+    return all;
+}
+
+json_t *report_layers(Model *m, real *before, size_t rows) {
+    const Param *param;
+    size_t params = model_params(m, &param);
+    const real *value = model_values(m), *gradient = model_gradients(m);
+    OptimRow *mine = xmalloc(params * sizeof *mine);
+    json_t *all = json_array();
+    for (size_t l = 0; l < model_config(m)->layers; l++) {
+        size_t count = 0;
+        for (size_t i = 0; i < params; i++) {
+            if (param[i].layer != (int)l || !param[i].trained) continue;
+            mine[count++] = (OptimRow){param[i].at, param[i].size, false};
+            for (size_t j = param[i].at; j < param[i].at + param[i].size; j++) before[j] = value[j] - before[j];
+        }
+        double weight = optim_norm(mine, count, value), update = optim_norm(mine, count, before);
+        json_array_append_new(all, json_pack("{s:o, s:o, s:o}", "rms", run_number(model_residual_rms(m, l, rows)), "grad_norm",
+                                             run_number(optim_norm(mine, count, gradient)), "update_ratio",
+                                             run_number(update / weight)));
+    }
+    free(mine);
+    return all;
+}
+
+// ---- the end -----------------------------------------------------------------------------------
+static double peak_memory(void) {  // of the whole process; ru_maxrss is in KiB on Linux, in bytes on macOS
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+#ifdef __APPLE__
+    return (double)u.ru_maxrss;
+#else
+    return 1024 * (double)u.ru_maxrss;
+#endif
+}
+
+const char *report_receipt(const Facts *f, const RunState *s, uint64_t digest, json_t *run_json) {
+    double rate = s->train_seconds > 0 ? (double)s->tokens / s->train_seconds : 0;
+    char hash[17], *floor = isfinite(f->data->floor) ? xprintf("%.4f", f->data->floor) : xprintf("unknown");
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)digest);
+    char *receipt = xprintf("receipt: digest %s, loss %.4f, floor %s, tokens %zu, wall %.1f s, %s", hash, s->val_loss, floor,
+                            s->tokens, s->seconds, f->command);
+    json_t *final = json_pack("{s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "step", (json_int_t)s->step, "tokens",
+                              (json_int_t)s->tokens, "train_loss", run_number(s->train_loss), "val_loss", run_number(s->val_loss),
+                              "best_val_loss", run_number(s->best_val_loss), "accuracy", run_number(s->accuracy), "floor",
+                              run_number(f->data->floor), "seconds", run_number(s->seconds), "train_seconds",
+                              run_number(s->train_seconds), "tokens_per_second", run_number(rate), "mfu",
+                              run_number(rate * f->size->flops_per_token / f->peak), "peak_memory_bytes", run_number(peak_memory()));
+    json_object_set_new(run_json, "final", final);
+    json_object_set_new(run_json, "digest", json_string(hash));
+    json_object_set_new(run_json, "receipt", json_string(receipt));
+    free(receipt);
+    free(floor);
+    return json_string_value(json_object_get(run_json, "receipt"));
+}

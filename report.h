@@ -1,0 +1,29 @@
+// report.h: what a run says about itself: the banner at its start, the sections of run.json, what a
+// mixture of experts or a deep stack adds to the log, and the receipt at its end. Words and JSON only.
+#ifndef REPORT_H
+#define REPORT_H
+#include "data/data.h"
+#include "lib/run.h"
+#include "model.h"
+
+typedef struct {
+    const Config *config;
+    const Data *data;
+    const ModelSize *size;
+    double peak;               // FLOP/s of the fused multiply-adds of all threads
+    double source_loss;        // what the source itself would score on the validation rows, or NAN
+    const char *command;       // as typed
+} Facts;
+
+char *report_command(int argc, char **argv);             // quoted for a shell
+char *report_label(const char *data);                    // "stories", or a file's name without folders and ending
+double report_source_loss(const Config *c, const Data *d);
+void report_banner(const Facts *f, FILE *out);
+void report_describe(const Facts *f, json_t *run_json);  // adds "data", "model" and "machine"
+json_t *report_experts(Model *m);                        // load, entropy, ... of every layer that has experts
+// RMS of the residual stream, gradient norm and update-to-weight ratio of every layer. before: the
+// values before the last update (overwritten); rows: of the last model_forward_backward.
+json_t *report_layers(Model *m, real *before, size_t rows);
+// Adds "final", "digest" and "receipt" to run.json; the text belongs to it.
+const char *report_receipt(const Facts *f, const RunState *s, uint64_t digest, json_t *run_json);
+#endif

@@ -1,0 +1,316 @@
+// train.c: main(). Trains a GPT and leaves a run directory that proves what happened.
+//
+//     ./train                    the default model on the synthetic language `stories`
+//     ./train --help             every flag, grouped
+//
+// A training is prepared, announced, resumed where it was left, stepped, measured, logged, saved and
+// receipted; main() at the end says so in that order. The model is in model.c, the data in data/, the
+// optimizer in lib/optim.c, the directory in lib/run.c, the words in report.c. What this file is not:
+// distributed, mixed precision, or clever.
+#include "hf.h"
+#include "lib/curves.h"
+#include "lib/optim.h"
+#include "lib/progress.h"
+#include "lib/simd.h"
+#include "report.h"
+#include <omp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef _OPENMP
+#error "without OpenMP training would silently use one core: compile with -fopenmp"
+#endif
+
+typedef struct {
+    Config config;
+    char *asked;                    // the flags that differ from the defaults, before anything was derived
+    Data *data;
+    Model *model;
+    ModelSize size;
+    Facts facts;                    // all of that, for report.c
+    OptimRow *row; size_t rows;     // the trained parameters, as the optimizer sees them
+    RunTensors tensors;             // all parameters and their moments, as checkpoints see them
+    real *before;                   // [parameters] the values before the last update, with --log-layers
+    int *tokens, *targets;          // [batch, context]
+    bool *is_answer, *hit;          // [micro_batch, context]
+    double *row_loss;               // [batch]
+    Run *run;
+    RunState state;
+    Progress progress;
+    double grad_norm, lr;           // of the last step
+    double started;                 // seconds_now(), less the seconds that earlier processes took
+    RunState logged;                // the state at the last line of the log, for the rate since then
+} Training;
+
+// ---- preparing ---------------------------------------------------------------------------------
+static void prepare(Training *t, int argc, char **argv) {
+    Config *c = &t->config;
+    flags_parse(&config_table, c, argc, argv, NULL);
+    t->asked = flags_summary(&config_table, c, true);
+    if (*c->load) hf_config(c, c->load);
+    size_t loaded_vocab = *c->load ? c->vocab : 0;
+    t->data = data_open(c);
+    if (loaded_vocab && loaded_vocab < t->data->vocab)
+        usage_error("the model in %s knows %zu tokens, but %s has %zu; give data made with the tokenizer of that model", c->load,
+                    loaded_vocab, c->data, t->data->vocab);
+    c->vocab = loaded_vocab ? loaded_vocab : t->data->vocab;
+    config_resolve(c);
+    if (c->threads) omp_set_num_threads((int)c->threads);
+    t->size = model_size(c);
+    double peak = 1e9 * simd_fma_peak(omp_get_max_threads());
+    t->facts = (Facts){c, t->data, &t->size, peak, report_source_loss(c, t->data), report_command(argc, argv)};
+}
+
+static void make_buffers(Training *t) {
+    size_t T = t->config.context, all = size_mul(t->config.batch, T), some = size_mul(t->config.micro_batch, T);
+    t->tokens = xmalloc(size_mul(all, sizeof(int)));
+    t->targets = xmalloc(size_mul(all, sizeof(int)));
+    t->is_answer = xmalloc(some);
+    t->hit = xmalloc(some);
+    t->row_loss = xmalloc(size_mul(t->config.batch, sizeof(double)));
+}
+
+// The model's one table becomes the optimizer's rows and the checkpoint's names.
+static void make_model(Training *t) {
+    t->model = model_new(&t->config, true);
+    if (*t->config.load) hf_load(t->model, t->config.load);
+    const Param *param;
+    size_t params = model_params(t->model, &param), end = 0;
+    RunTensor *tensor = xmalloc(params * sizeof *tensor);
+    t->row = xmalloc(params * sizeof *t->row);
+    for (size_t i = 0; i < params; i++) {
+        const Param *p = &param[i];
+        tensor[i] = (RunTensor){p->name, p->rank, {p->shape[0], p->shape[1], p->shape[2]}, p->at, p->size};
+        if (p->trained) t->row[t->rows++] = (OptimRow){p->at, p->size, p->decay};
+        if (p->at + p->size > end) end = p->at + p->size;
+    }
+    real *moments = xmalloc(size_mul(end, 2 * sizeof(real)));
+    t->tensors = (RunTensors){tensor, params, model_values(t->model), moments, moments + end};
+    if (t->config.log_layers) t->before = xmalloc(size_mul(end, sizeof(real)));
+}
+
+// ---- one step ----------------------------------------------------------------------------------
+static double sum(const double *x, size_t n) {
+    double total = 0;
+    for (size_t i = 0; i < n; i++) total += x[i];
+    return total;
+}
+
+// Loads `rows` rows of a split from number `first` on; returns how many of their tokens are scored. A row
+// is a function of its number: there is no reading position to shuffle, save or lose.
+static size_t load_rows(Training *t, Split split, size_t first, size_t rows) {
+    size_t T = t->config.context, scored = 0;
+    bool with_answers = split == SPLIT_VALIDATION;
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < rows; i++)
+        t->data->row(t->data, split, first + i, T, t->tokens + i * T, t->targets + i * T, with_answers ? t->is_answer + i * T : NULL);
+    for (size_t i = 0; i < rows * T; i++) scored += t->targets[i] >= 0;
+    return scored;
+}
+
+// The gradient of the mean loss per scored token over the whole batch, whatever pieces it is cut into.
+static void forward_backward(Training *t) {
+    size_t B = t->config.batch, T = t->config.context, micro = t->config.micro_batch;
+    size_t scored = load_rows(t, SPLIT_TRAIN, t->state.step * B, B);
+    double token_scale = 1 / (double)(scored ? scored : 1);
+    model_zero_gradients(t->model);
+    for (size_t first = 0; first < B; first += micro)
+        model_forward_backward(t->model, t->tokens + first * T, t->targets + first * T, B - first < micro ? B - first : micro, T,
+                               token_scale, 1 / (double)B, t->row_loss + first);
+    model_finish_gradients(t->model);
+    t->state.train_loss = token_scale * sum(t->row_loss, B);
+}
+
+static void update(Training *t) {
+    const Config *c = &t->config;
+    Schedule schedule = {c->schedule, c->lr, c->min_lr, c->decay, c->warmup, c->steps};
+    t->lr = optim_lr(&schedule, t->state.step);
+    if (t->before) memcpy(t->before, t->tensors.value, (size_t)(t->tensors.square - t->tensors.mean) * sizeof(real));
+    optim_adamw(t->row, t->rows, t->tensors.value, model_gradients(t->model), t->tensors.mean, t->tensors.square,
+                optim_clip_scale(t->grad_norm, c->clip), (AdamW){t->lr, c->beta1, c->beta2, c->eps, c->weight_decay},
+                t->state.step + 1);
+    model_update_routers(t->model);
+    model_changed(t->model);
+}
+
+// False, with the parameters untouched, when the loss or its gradient is not finite.
+static bool train_step(Training *t) {
+    double start = seconds_now();
+    forward_backward(t);
+    t->grad_norm = optim_norm(t->row, t->rows, model_gradients(t->model));
+    if (!isfinite(t->state.train_loss) || !isfinite(t->grad_norm)) return false;
+    update(t);
+    t->state.step++;
+    t->state.tokens += t->config.batch * t->config.context;
+    t->state.train_seconds += seconds_now() - start;
+    return true;
+}
+
+// Loss and accuracy over the validation rows, the same ones each time. False when the loss is not finite.
+static bool evaluate(Training *t) {
+    size_t rows = t->data->validation_rows, micro = t->config.micro_batch, T = t->config.context;
+    size_t scored = 0, answers = 0, right = 0;
+    double loss = 0;
+    for (size_t first = 0; first < rows; first += micro) {
+        size_t B = rows - first < micro ? rows - first : micro;
+        scored += load_rows(t, SPLIT_VALIDATION, first, B);
+        model_evaluate(t->model, t->tokens, t->targets, B, T, t->row_loss, t->hit);
+        loss += sum(t->row_loss, B);
+        for (size_t i = 0; i < B * T; i++) {
+            answers += t->is_answer[i];
+            right += t->is_answer[i] && t->hit[i];
+        }
+    }
+    t->state.val_loss = loss / (double)(scored ? scored : 1);
+    if (!(t->state.best_val_loss <= t->state.val_loss)) t->state.best_val_loss = t->state.val_loss;
+    if (t->data->has_accuracy && answers) t->state.accuracy = (double)right / (double)answers;
+    return isfinite(t->state.val_loss);
+}
+
+// ---- logging -----------------------------------------------------------------------------------
+// Where the run stands, with the speed since an earlier state.
+static Standing standing(const Training *t, const RunState *since) {
+    double seconds = t->state.train_seconds - since->train_seconds;
+    double rate = seconds > 0 ? (double)(t->state.tokens - since->tokens) / seconds : 0;
+    return (Standing){t->state.step, t->state.train_loss, t->state.val_loss, t->state.accuracy, rate,
+                      rate * t->size.flops_per_token / t->facts.peak};
+}
+
+static void log_train(Training *t, json_t *line, const Standing *s) {
+    json_object_update_new(line, json_pack("{s:f, s:f, s:f, s:f, s:f}", "train_loss", s->train_loss, "lr", t->lr, "grad_norm",
+                                           t->grad_norm, "tokens_per_second", s->tokens_per_second, "mfu", s->mfu));
+    size_t last_rows = (t->config.batch - 1) % t->config.micro_batch + 1;
+    if (t->config.experts) json_object_set_new(line, "experts", report_experts(t->model));
+    if (t->before) json_object_set_new(line, "layers", report_layers(t->model, t->before, last_rows));
+    t->state.loss_hash = hash_bytes(t->state.loss_hash, &t->state.train_loss, sizeof(double));
+}
+
+static void log_validation(Training *t, json_t *line, const Standing *s) {
+    json_object_set_new(line, "val_loss", json_real(s->val_loss));
+    if (isfinite(s->accuracy)) json_object_set_new(line, "accuracy", json_real(s->accuracy));
+    t->state.loss_hash = hash_bytes(t->state.loss_hash, &t->state.val_loss, sizeof(double));
+    progress_line(&t->progress, s);
+}
+
+// One line of log.jsonl. Its losses enter the digest.
+static void log_step(Training *t, bool has_train, bool has_validation) {
+    Standing s = standing(t, &t->logged);
+    t->state.seconds = seconds_now() - t->started;
+    json_t *line = json_pack("{s:I, s:I, s:f}", "step", (json_int_t)t->state.step, "tokens", (json_int_t)t->state.tokens, "seconds",
+                             t->state.seconds);
+    if (has_train) log_train(t, line, &s);
+    if (has_validation) log_validation(t, line, &s);
+    run_log(t->run, line);
+    t->logged = t->state;
+}
+
+static void save(Training *t) {
+    t->state.seconds = seconds_now() - t->started;
+    run_save(t->run, &t->tensors, &t->state);
+    hf_save(t->model, t->run->dir);
+}
+
+// ---- beginning, the loop, and the ways it ends -------------------------------------------------
+static volatile sig_atomic_t stop_signal;
+static void on_signal(int number) { stop_signal = number; }
+
+// The first signal finishes the step and saves; a second one ends the process at once.
+static void catch_signals(void) {
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+// The run directory; what has already ended is not trained again.
+static void open_run(Training *t) {
+    char *label = report_label(t->config.data);
+    t->run = run_open(&(RunPlan){&config_table, &t->config, t->config.out, label, t->facts.command, t->data->hash, t->config.fresh});
+    free(label);
+    if (t->run->status == RUN_DIVERGED)
+        fail("the run in %s diverged at step %d; --fresh trains it again", t->run->dir,
+             (int)json_integer_value(json_object_get(t->run->json, "diverged_at")));
+    if (t->run->status != RUN_FINISHED) return;
+    printf("%s holds this run, finished; --fresh trains it again\n%s\n", t->run->dir,
+           json_string_value(json_object_get(t->run->json, "receipt")));
+    exit(0);
+}
+
+static _Noreturn void stop_diverged(Training *t) {
+    json_object_set_new(t->run->json, "diverged_at", json_integer((json_int_t)t->state.step));
+    run_write(t->run, "diverged");
+    progress_clear(&t->progress);
+    fail("diverged after step %zu: training loss %g, gradient norm %g, validation loss %g; the last saved state is intact in %s; "
+         "try a lower --lr or a longer --warmup", t->state.step, t->state.train_loss, t->grad_norm, t->state.val_loss, t->run->dir);
+}
+
+static bool is_done(const Training *t) {
+    return t->state.step >= t->config.steps || (t->config.target_loss > 0 && t->state.val_loss <= t->config.target_loss);
+}
+
+static void begin(Training *t) {
+    t->state = (RunState){.train_loss = NAN, .val_loss = NAN, .best_val_loss = NAN, .accuracy = NAN, .loss_hash = HASH_START};
+    bool resumed = run_resume(t->run, &t->tensors, &t->state);
+    model_changed(t->model);
+    t->logged = t->state;
+    t->started = seconds_now() - t->state.seconds;
+    t->progress = progress_begin(stdout, t->state.step, t->config.steps, t->data->floor);
+    report_describe(&t->facts, t->run->json);
+    run_write(t->run, "running");
+    char *tokenizer = run_path(t->run, "tokenizer.json");
+    tokenizer_save(t->data->tokenizer, tokenizer);
+    free(tokenizer);
+    printf("run      %s, %s step %zu of %zu\n", t->run->dir, resumed ? "resumed at" : "from", t->state.step, t->config.steps);
+    if (resumed) return;
+    if (!evaluate(t)) stop_diverged(t);
+    log_step(t, false, true);
+    save(t);
+}
+
+static void train(Training *t) {
+    const Config *c = &t->config;
+    RunState first = t->state;
+    while (!is_done(t) && !stop_signal) {
+        if (!train_step(t)) stop_diverged(t);
+        size_t step = t->state.step;
+        bool has_validation = step % c->eval_every == 0 || step == c->steps;
+        if (has_validation && !evaluate(t)) stop_diverged(t);
+        if (has_validation || step % c->log_every == 0) log_step(t, true, has_validation);
+        Standing s = standing(t, &first);
+        progress_draw(&t->progress, &s);
+        if (step % c->save_every == 0 || is_done(t) || stop_signal) save(t);
+    }
+    progress_clear(&t->progress);
+}
+
+static int stop_interrupted(Training *t) {
+    run_write(t->run, "interrupted");
+    printf("interrupted at step %zu of %zu and saved; the same command goes on from there:\n%s\n", t->state.step, t->config.steps,
+           t->facts.command);
+    return 128 + stop_signal;
+}
+
+static void finish(Training *t) {
+    curves_draw(t->run->dir, t->data->name, t->asked, t->data->floor);
+    uint64_t digest = run_digest(&t->tensors, &t->state, t->config.digest ? stdout : NULL);
+    const char *receipt = report_receipt(&t->facts, &t->state, digest, t->run->json);
+    run_write(t->run, "finished");
+    printf("curve    %s/loss.png\n%s\n", t->run->dir, receipt);
+}
+
+int main(int argc, char **argv) {
+    static Training t;
+    prepare(&t, argc, argv);
+    report_banner(&t.facts, stdout);
+    if (t.config.dry_run) return 0;
+    open_run(&t);
+    make_buffers(&t);
+    make_model(&t);
+    begin(&t);
+    catch_signals();
+    train(&t);
+    if (!is_done(&t)) return stop_interrupted(&t);
+    finish(&t);
+    run_close(t.run);
+    return 0;
+}
