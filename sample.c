@@ -1,0 +1,180 @@
+// sample.c: the steps from logits to text: one draw from a distribution, the cache that follows the
+// text, and characters put together from the bytes of their tokens.
+#include "sample.h"
+#include "lib/ops.h"
+#include "lib/rng.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+SampleOptions sample_defaults(uint64_t seed, size_t tokens) {
+    return (SampleOptions){.temperature = 0.8, .top_k = 0, .top_p = 1, .seed = seed, .tokens = tokens};
+}
+
+// ---- one draw ------------------------------------------------------------------------------------
+
+static size_t most_probable(const real *x, size_t V) {
+    size_t best = 0;
+    for (size_t i = 1; i < V; i++)
+        if (x[i] > x[best]) best = i;
+    return best;
+}
+
+// A heap of tokens, the most probable on top (equal ones: the lowest number), so that only as many are
+// put in order as top-k and top-p keep.
+typedef struct { const real *p; size_t *token, count; } Heap;
+
+static bool comes_first(const Heap *h, size_t a, size_t b) { return h->p[a] > h->p[b] || (h->p[a] == h->p[b] && a < b); }
+
+static void sink(Heap *h, size_t i) {
+    for (size_t child; (child = 2 * i + 1) < h->count; i = child) {
+        child += child + 1 < h->count && comes_first(h, h->token[child + 1], h->token[child]);
+        if (!comes_first(h, h->token[child], h->token[i])) return;
+        size_t above = h->token[i];
+        h->token[i] = h->token[child], h->token[child] = above;
+    }
+}
+
+// The top goes behind the end of the heap: after k calls the last k places hold the k most probable
+// tokens, backwards.
+static size_t pop(Heap *h) {
+    size_t top = h->token[0];
+    h->token[0] = h->token[--h->count], h->token[h->count] = top;
+    sink(h, 0);
+    return top;
+}
+
+// Sets the probability of every token to 0 that top-k and then top-p leave out. Top-p (nucleus sampling:
+// Holtzman et al. 2020, eq. 2) keeps the token that reaches the share, so at least one.
+static void keep_top(real *p, size_t V, size_t k, double share) {
+    Heap h = {p, xmalloc(size_mul(V, sizeof *h.token)), V};
+    size_t kept = 0;
+    double total = 0, sum = 0;
+    for (size_t i = 0; i < V; i++) h.token[i] = i;
+    for (size_t i = V / 2; i-- > 0;) sink(&h, i);
+    if (k < V) while (V - h.count < k) total += (double)p[pop(&h)];
+    else for (size_t i = 0; i < V; i++) total += (double)p[i];
+    for (; kept < k && (kept == 0 || sum < share * total); kept++) {
+        if (h.count > V - kept - 1) pop(&h);
+        sum += (double)p[h.token[V - kept - 1]];
+    }
+    for (size_t i = 0; i < V - kept; i++) p[h.token[i]] = 0;
+    free(h.token);
+}
+
+int sample_token(real *x, size_t V, const SampleOptions *o, uint64_t position) {
+    size_t best = most_probable(x, V), last = best, k = o->top_k && o->top_k < V ? o->top_k : V;
+    real most = x[best];
+    double total = 0, sum = 0;
+    for (size_t i = 0; i < V && o->temperature > 0; i++) x[i] = (real)((double)(x[i] - most) / o->temperature);
+    double partition = softmax_row(x, V);
+    if (!isfinite(partition)) fail("the model's logits are not numbers; its weights are damaged, or its training diverged");
+    if (o->temperature == 0) return (int)best;
+    if (k < V || o->top_p < 1) keep_top(x, V, k, o->top_p);
+    for (size_t i = 0; i < V; i++) total += (double)x[i];
+    Rng r = rng_stream(o->seed, RNG_SAMPLE, position);
+    double at = rng_uniform(&r) * total;
+    for (size_t i = 0; i < V; i++) {
+        if (x[i] == 0) continue;
+        sum += (double)x[last = i];
+        if (at < sum) break;
+    }
+    return (int)last;
+}
+
+// ---- the window ----------------------------------------------------------------------------------
+
+static size_t window_of(const Config *c, size_t prompt, size_t tokens) { return c->pos == POS_learned ? c->context : prompt + tokens; }
+
+// Reads what the cache does not hold yet; a window that would overflow is begun anew with its last half.
+static void read_tokens(Sampler *s, size_t first) {
+    size_t n = s->count - first, half = s->window > 1 ? s->window / 2 : 1;
+    if (cache_length(s->cache) + n > s->window) {
+        cache_rewind(s->cache, 0);
+        n = half;
+        s->refills++;
+    }
+    model_infer(s->model, s->cache, s->token + s->count - n, n, false, s->logits);
+    s->read += n;
+}
+
+Sampler *sampler_new(Model *m, const Tokenizer *t, const int *prompt, size_t n, SampleOptions o) {
+    const Config *c = model_config(m);
+    Sampler *s = xmalloc(sizeof *s);
+    *s = (Sampler){.model = m, .tokenizer = t, .options = o, .count = n, .prompt = n, .window = window_of(c, n, o.tokens)};
+    s->logits = xmalloc(size_mul(c->vocab, sizeof *s->logits));
+    s->token = xmalloc(size_mul(n + o.tokens, sizeof *s->token));
+    memcpy(s->token, prompt, n * sizeof *prompt);
+    s->cache = cache_new(m, s->window);
+    read_tokens(s, 0);
+    return s;
+}
+
+void sampler_free(Sampler *s) {
+    cache_free(s->cache);
+    free(s->logits), free(s->token), free(s->text), free(s);
+}
+
+// ---- characters ----------------------------------------------------------------------------------
+
+// Number of bytes that the first byte of a UTF-8 character announces (RFC 3629, section 3); 1 for a byte that begins none.
+static size_t announced(unsigned char c) { return c >= 0xF0 && c <= 0xF4 ? 4 : c >= 0xE0 && c < 0xF0 ? 3 : c >= 0xC2 && c < 0xE0 ? 2 : 1; }
+
+// The bytes before a character that has begun at the end but is not complete.
+static size_t complete(const char *text, size_t bytes) {
+    for (size_t back = 1; back <= 3 && back <= bytes; back++) {
+        unsigned char c = (unsigned char)text[bytes - back];
+        if ((c & 0xC0) != 0x80) return announced(c) > back ? bytes - back : bytes;
+    }
+    return bytes;
+}
+
+static void decode(Sampler *s, size_t i) {
+    bool starts = i == 0 || (i == 1 && s->token[0] == tokenizer_start(s->tokenizer));
+    const char *bytes;
+    size_t n = tokenizer_decode(s->tokenizer, starts ? -1 : s->token[i - 1], s->token[i], &bytes);
+    if (s->bytes + n > s->room) s->text = xrealloc(s->text, s->room = 2 * (s->bytes + n) + 64);
+    memcpy(s->text + s->bytes, bytes, n);
+    s->bytes += n;
+}
+
+static void forget_given(Sampler *s) {
+    s->bytes -= s->given;
+    if (s->given) memmove(s->text, s->text + s->given, s->bytes);
+    s->given = 0;
+}
+
+static size_t hand_out(Sampler *s, const char **text) {
+    *text = s->text;
+    return s->given = complete(s->text, s->bytes);
+}
+
+size_t sampler_echo(Sampler *s, const char **text) {
+    for (size_t i = s->token[0] == tokenizer_start(s->tokenizer); i < s->prompt; i++) decode(s, i);
+    return hand_out(s, text);
+}
+
+size_t sampler_next(Sampler *s, const char **text) {
+    forget_given(s);
+    if (s->count > s->prompt) read_tokens(s, s->count - 1);
+    size_t V = model_config(s->model)->vocab, spoken = tokenizer_vocab(s->tokenizer);
+    s->token[s->count] = sample_token(s->logits, spoken < V ? spoken : V, &s->options, s->count);
+    decode(s, s->count++);
+    return hand_out(s, text);
+}
+
+void sample_text(Model *m, const Tokenizer *t, const char *prompt, SampleOptions o,
+                 void (*emit)(void *argument, const char *text, size_t bytes), void *argument) {
+    int *tokens;
+    size_t n = tokenizer_prompt(t, prompt, &tokens);
+    Sampler *s = sampler_new(m, t, tokens, n, o);
+    const char *text;
+    n = sampler_echo(s, &text);
+    emit(argument, text, n);
+    for (size_t i = 0; i < o.tokens; i++) {
+        n = sampler_next(s, &text);
+        emit(argument, text, n);
+    }
+    sampler_free(s);
+    free(tokens);
+}
