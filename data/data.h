@@ -5,6 +5,9 @@
 // Synthetic sources are seeded generators with an exactly known floor: the lowest expected loss
 // that any model can reach, in nats per scored token. Real text comes from a file with a tokenizer,
 // or from .bin shards.
+//
+// Training rows follow config->seed. Validation rows do not: they follow config->data_seed (text:
+// they are fixed windows), so that runs which differ in the seed are measured on the same rows.
 #ifndef DATA_H
 #define DATA_H
 #include "../lib/config.h"
@@ -18,23 +21,32 @@ struct Data {
     size_t vocab;              // tokens are 0 .. vocab-1
     double floor;              // nats per scored token at config.context tokens a row, or NAN when unknown
     const char *floor_about;   // one line: how the floor was computed
-    bool has_accuracy;         // the scored tokens of `answer` have one right answer (recall, copy, ...)
+    bool has_accuracy;         // the scored tokens of `is_answer` have one right answer (recall, copy, ...)
     uint64_t hash;             // of everything that decides the rows, for run.json
-    const Tokenizer *tokenizer;// NULL: tokens print as numbers
-    const char *default_prompt;// what a sample starts from, as text; "" for the start of a document
+    const Tokenizer *tokenizer;// never NULL; sources without a text print their tokens as numbers
+    const char *default_prompt;// what a sample starts from, as text for tokenizer_prompt; "": a document's start
+    size_t validation_rows;    // rows of one validation: config.eval_tokens / config.context, rounded up
 
     // One row: tokens[0..T-1] is the input, targets[t] is what follows tokens[t], or -1 where it is
     // not scored. is_answer[t] (may be NULL) tells which targets count for the accuracy.
-    // Every row of a synthetic source starts at a document boundary.
+    // Every row of a synthetic source starts at a document boundary. Safe to call from many threads.
     void (*row)(const Data *d, Split split, uint64_t row, size_t T, int *tokens, int *targets, bool *is_answer);
+
+    // The true log-probability, in nats, of every scored target given the row up to it (0 where it is
+    // not scored); NULL for real text, where nobody knows it. Minus its mean over the validation rows is
+    // the loss that the source itself would have on them. `stories` judges any row, a model's sample
+    // too: -INFINITY from the first word on that the language does not allow. The others expect rows
+    // of their own.
+    void (*truth)(const Data *d, size_t T, const int *tokens, const int *targets, double *log_probability);
+
     void *state;               // the source's own
-    void (*close)(Data *d);
+    void (*close)(Data *d);    // frees the state
 };
 
 // Opens what config->data names: a synthetic source, a .bin shard (llm.c or nanoGPT), or a text
 // file, for which the tokenizer is made as config->tokenizer says. Fails with one line on missing,
 // empty, truncated or corrupted input, and on a vocabulary or context that the source cannot have.
-// Reads config->seed for the rows and config->data_seed for the world.
+// config->vocab may already hold the vocabulary of the source (as in the configuration of a saved run).
 Data *data_open(const Config *config);
 void data_close(Data *d);
 #endif
