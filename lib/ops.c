@@ -151,7 +151,7 @@ void gelu_backward(real *dx, const real *dy, const real *x, size_t n) {
 void relu2_forward(real *y, const real *x, size_t n) {
     ROWS(n, 1)
     for (size_t i = 0; i < n; i += LANES) {
-        vec v = vec_max(vec_load_at(x, i, n), vec_zero());
+        vec v = vec_max(vec_zero(), vec_load_at(x, i, n));     // in this order a NaN stays
         vec_store_at(y, i, n, vec_mul(v, v));
     }
 }
@@ -159,7 +159,7 @@ void relu2_forward(real *y, const real *x, size_t n) {
 void relu2_backward(real *dx, const real *dy, const real *x, size_t n) {
     ROWS(n, 1)
     for (size_t i = 0; i < n; i += LANES) {
-        vec v = vec_max(vec_load_at(x, i, n), vec_zero());
+        vec v = vec_max(vec_zero(), vec_load_at(x, i, n));     // in this order a NaN stays
         vec_store_at(dx, i, n, vec_mul(vec_load_at(dy, i, n), vec_add(v, v)));
     }
 }
