@@ -141,7 +141,7 @@ void bpe_train(Tokenizer *t, const char *text, size_t bytes) {
 }
 
 // ---- using it ----------------------------------------------------------------------------------
-void bpe_prepare(Tokenizer *t) {
+bool bpe_prepare(Tokenizer *t) {
     size_t merges = t->vocab - 256;
     for (int c = 0; c < 256; c++) strings_add(&t->token, &(char){(char)c}, 1);
     for (t->pairs = 16; t->pairs < 2 * merges;) t->pairs *= 2;
@@ -156,10 +156,10 @@ void bpe_prepare(Tokenizer *t) {
         memcpy(both, part, left);
         part = strings_get(&t->token, (size_t)t->merge[i].right, &right);
         memcpy(both + left, part, right);
-        if (left + right > CHUNK_BYTES)
-            fail("merge %zu makes a token of %zu bytes; at most %d were expected", i, left + right, CHUNK_BYTES);
+        if (left + right > CHUNK_BYTES) return false;
         strings_add(&t->token, both, left + right);
     }
+    return true;
 }
 
 // The token that a pair makes, or -1. An earlier merge has a lower number.

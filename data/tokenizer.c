@@ -57,7 +57,7 @@ static void strings_grow(Strings *s) {
 size_t strings_add(Strings *s, const char *bytes, size_t length) {
     if (s->count == UINT32_MAX) fail("more than %u byte strings", UINT32_MAX);
     if (s->count == s->at_room) strings_grow(s);
-    if (s->used + length > s->room) s->bytes = xrealloc(s->bytes, s->room = 2 * (s->room + length) + 1024);
+    if (s->used + length >= s->room) s->bytes = xrealloc(s->bytes, s->room = 2 * (s->room + length) + 1024);
     memcpy(s->bytes + s->used, bytes, length);
     s->used += length;
     s->at[s->count + 1] = s->used;
@@ -427,7 +427,7 @@ static void load_merges(Tokenizer *t, const json_t *root, const char *path) {
             fail("%s: merge %zu is not a pair of tokens below %" PRId64, path, i, (int64_t)made);
         t->merge[i] = (Merge){(int)l, (int)r};
     }
-    bpe_prepare(t);
+    if (!bpe_prepare(t)) fail("%s: \"merges\" make a token of more than %d bytes", path, CHUNK_BYTES);
 }
 
 static Tokenizer *load_json(const char *path, const char *text, size_t bytes) {

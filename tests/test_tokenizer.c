@@ -1,0 +1,398 @@
+// test_tokenizer.c: text to tokens and back, the file, and what is refused.
+#include "test.h"
+#include "../data/tokenizer.h"
+#include "../lib/rng.h"
+#include <stdlib.h>
+
+// ---- helpers -----------------------------------------------------------------------------------
+// The text of tokens, one at a time as a stream would print them.
+static char *spoken(const Tokenizer *t, const int *tokens, size_t count, size_t *length) {
+    char *text = xmalloc(1);
+    *length = 0;
+    for (size_t i = 0; i < count; i++) {
+        const char *bytes;
+        size_t n = tokenizer_decode(t, i ? tokens[i - 1] : -1, tokens[i], &bytes);
+        text = xrealloc(text, *length + n + 1);
+        memcpy(text + *length, bytes, n);
+        *length += n;
+    }
+    text[*length] = '\0';
+    return text;
+}
+
+static bool survives(const Tokenizer *t, const char *text, size_t bytes) {
+    int *tokens;
+    size_t count = tokenizer_encode(t, text, bytes, &tokens), length;
+    for (size_t i = 0; i < count; i++)
+        if (tokens[i] < 0 || (size_t)tokens[i] >= tokenizer_vocab(t)) return false;
+    char *back = spoken(t, tokens, count, &length);
+    bool same = length == bytes && memcmp(back, text, bytes) == 0;
+    free(tokens), free(back);
+    return same;
+}
+
+static bool says(const Tokenizer *t, int previous, int token, const char *expected) {
+    const char *bytes;
+    size_t n = tokenizer_decode(t, previous, token, &bytes);
+    return n == strlen(expected) && memcmp(bytes, expected, n) == 0;
+}
+
+// Bytes of all kinds: any, letters and spaces, runs.
+static size_t random_text(Rng *r, char *out, size_t room) {
+    size_t n = rng_below(r, (uint32_t)room + 1), kind = rng_below(r, 3);
+    for (size_t i = 0; i < n; i++) {
+        char any = (char)rng_below(r, 256), letter = "abcde  \n.é1"[rng_below(r, 12)];
+        out[i] = kind == 0 ? any : kind == 1 ? letter : i && rng_below(r, 9) ? out[i - 1] : letter;
+    }
+    return n;
+}
+
+static const char story[] = "Once upon a time there was a cat. The cat sat on the mat, and the cat was happy.\n"
+                            "  “Naïve café!” said the cat; 1234 cats\t(12 34)...\n\n\nThe end of the cat.   ";
+
+// ---- bytes and byte pairs ----------------------------------------------------------------------
+static void test_round_trip(void) {
+    Rng r = rng_stream(1, RNG_TEST, 0);
+    char *text = xmalloc(4096);
+    Tokenizer *byte = tokenizer_byte(), *bpe = tokenizer_bpe(story, sizeof story - 1, 270);
+    CHECK(tokenizer_vocab(byte) == 256 && tokenizer_vocab(bpe) == 270, "%zu %zu", tokenizer_vocab(byte), tokenizer_vocab(bpe));
+    for (int i = 0; i < 300; i++) {
+        size_t n = random_text(&r, text, 2000);
+        CHECK(survives(byte, text, n), "bytes, text %d", i);
+        CHECK(survives(bpe, text, n), "bpe of another text, text %d", i);
+    }
+    for (int i = 0; i < 30; i++) {
+        size_t n = 400 + random_text(&r, text, 3000);  // the first 400 bytes are those of the text before
+        Tokenizer *own = tokenizer_bpe(text, n, 256 + rng_below(&r, 4));
+        CHECK(survives(own, text, n), "bpe of its own text %d", i);
+        tokenizer_free(own);
+    }
+    CHECK(survives(bpe, story, sizeof story - 1), "the text it was trained on");
+    tokenizer_free(byte), tokenizer_free(bpe);
+    free(text);
+}
+
+static void test_bpe_by_hand(void) {
+    // Pairs of aaabdaaabac: aa 4; then (aa)a and ab 2 each, of which ab has the lower first number; then (aa)(ab).
+    Tokenizer *t = tokenizer_bpe("aaabdaaabac", 11, 259);
+    CHECK(says(t, -1, 256, "aa") && says(t, -1, 257, "ab") && says(t, -1, 258, "aaab"), "the merges of the classic example");
+    int *tokens;
+    size_t n = tokenizer_encode(t, "aaabdaaabac", 11, &tokens);
+    static const int expected[] = {258, 'd', 258, 'a', 'c'};
+    CHECK(n == 5 && memcmp(tokens, expected, sizeof expected) == 0, "%zu tokens", n);
+    tokenizer_free(t);
+    // No merge crosses from one word to the next: the space belongs to the word behind it.
+    t = tokenizer_bpe("ab ab ab ab 12 12 12 ab", 23, 260);
+    for (int i = 256; i < 260; i++) {
+        const char *bytes;
+        size_t length = tokenizer_decode(t, -1, i, &bytes);
+        CHECK(!memchr(bytes + 1, ' ', length - 1), "token %d: %.*s", i, (int)length, bytes);
+    }
+    CHECK(says(t, -1, 256, "ab") && says(t, -1, 257, " ab"), "ab 5 times, then its 4 with a space");
+    tokenizer_free(t);
+}
+
+// The same merges, counted anew for each from the definition, for one chunk of letters.
+static void naive_merges(const char *text, size_t n, int merges, char out[][65]) {
+    char part[64][65];
+    for (size_t i = 0; i < n; i++) snprintf(part[i], 65, "%c", text[i]);
+    int number[64], next = 256;
+    for (size_t i = 0; i < n; i++) number[i] = (unsigned char)text[i];
+    for (int m = 0; m < merges; m++, next++) {
+        int best = 1, left = -1, right = -1;
+        for (size_t i = 0; i + 1 < n; i++) {
+            int count = 0;
+            for (size_t j = 0; j + 1 < n; j++) count += number[j] == number[i] && number[j + 1] == number[i + 1];
+            bool lower = number[i] < left || (number[i] == left && number[i + 1] < right);
+            if (count > best || (count == best && left >= 0 && lower)) best = count, left = number[i], right = number[i + 1];
+        }
+        if (left < 0) {
+            out[m][0] = '\0';
+            continue;
+        }
+        size_t kept = 0;
+        for (size_t i = 0; i < n; i++, kept++) {
+            bool pair = i + 1 < n && number[i] == left && number[i + 1] == right;
+            char joined[130];
+            snprintf(joined, sizeof joined, "%s%s", part[i], pair ? part[i + 1] : "");
+            number[kept] = pair ? next : number[i];
+            snprintf(part[kept], 65, "%.64s", joined);
+            if (pair) snprintf(out[m], 65, "%.64s", joined);
+            i += pair;
+        }
+        n = kept;
+    }
+}
+
+static void test_bpe_naive(void) {
+    Rng r = rng_stream(2, RNG_TEST, 0);
+    for (int trial = 0; trial < 200; trial++) {
+        char text[60], expected[8][65] = {{0}};
+        for (size_t i = 0; i < sizeof text; i++) text[i] = (char)('a' + rng_below(&r, 2 + (uint32_t)trial % 4));
+        naive_merges(text, sizeof text, 8, expected);
+        if (!expected[7][0]) continue;
+        Tokenizer *t = tokenizer_bpe(text, sizeof text, 264);
+        for (int m = 0; m < 8; m++) CHECK(says(t, -1, 256 + m, expected[m]), "trial %d, merge %d: %s", trial, m, expected[m]);
+        tokenizer_free(t);
+    }
+}
+
+static void test_bpe_speed(void) {
+    enum { BYTES = 1 << 20 };
+    Rng r = rng_stream(3, RNG_TEST, 0);
+    char *text = xmalloc(BYTES);
+    for (size_t i = 0; i < BYTES; i++) {  // words of 2 to 9 letters from a lexicon of a few thousand
+        Rng word = rng_stream(4, RNG_TEST, rng_below(&r, 60) * rng_below(&r, 60));
+        for (size_t n = 2 + rng_below(&word, 8); n && i < BYTES - 1; n--) text[i++] = (char)('a' + rng_below(&word, 26));
+        text[i] = ' ';
+    }
+    double start = seconds_now();
+    Tokenizer *t = tokenizer_bpe(text, BYTES, 1024);
+    int *tokens;
+    size_t n = tokenizer_encode(t, text, BYTES, &tokens);
+    double seconds = seconds_now() - start;
+    CHECK(n < BYTES / 2, "%zu tokens for %d bytes", n, BYTES);
+    CHECK(seconds < 20, "%.1f s", seconds);  // 0.4 s where this was written; a quadratic slip takes minutes
+    char *run = memset(xmalloc(BYTES), 'x', BYTES);
+    start = seconds_now();
+    free(tokens);
+    n = tokenizer_encode(t, run, BYTES, &tokens);
+    CHECK(seconds_now() - start < 20, "a megabyte without a space took %.1f s", seconds_now() - start);
+    tokenizer_free(t);
+    free(tokens), free(text), free(run);
+}
+
+// ---- characters, words, numbers ----------------------------------------------------------------
+static void encode_foreign(void *t) {
+    int *tokens;
+    tokenizer_encode(t, "cat?", 4, &tokens);
+}
+static void encode_accent(void *t) {
+    int *tokens;
+    tokenizer_encode(t, "cäfé", strlen("cäfé"), &tokens);
+}
+static void encode_broken(void *t) {
+    int *tokens;
+    tokenizer_encode(t, "c\xff", 2, &tokens);
+}
+static void char_of_latin1(void *unused) {
+    (void)unused;
+    tokenizer_char("caf\xe9 au lait", 12);
+}
+static void decode_beyond(void *t) {
+    const char *bytes;
+    tokenizer_decode(t, -1, (int)tokenizer_vocab(t), &bytes);
+}
+
+static void test_characters(void) {
+    static const char text[] = "zé€𝄞a\0b";
+    Tokenizer *t = tokenizer_char(text, sizeof text - 1);
+    static const char *const sorted[] = {"a", "b", "z", "é", "€", "𝄞"};
+    CHECK(tokenizer_vocab(t) == 7, "%zu", tokenizer_vocab(t));
+    for (int i = 0; i < 6; i++) CHECK(says(t, 3, i + 1, sorted[i]), "character %d", i);
+    CHECK(survives(t, text, sizeof text - 1), "its own text, with a NUL");
+    tokenizer_free(t);
+    t = tokenizer_char("cat café", strlen("cat café"));
+    CHECK(test_fails(1, "\"?\" (U+003F, byte 3 of the text) is not among the 6", encode_foreign, t), "%s", test_message);
+    CHECK(test_fails(1, "\"ä\" (U+00E4, byte 1", encode_accent, t), "%s", test_message);
+    CHECK(test_fails(1, "byte 1 of the text (0xff) is not UTF-8", encode_broken, t), "%s", test_message);
+    CHECK(test_fails(1, "byte 3 of the text (0xe9) is not UTF-8", char_of_latin1, NULL), "%s", test_message);
+    CHECK(test_fails(1, "token 6 after -1 cannot be decoded", decode_beyond, t), "%s", test_message);
+    tokenizer_free(t);
+}
+
+static void test_utf8(void) {
+    static const struct { const char *text; size_t bytes, valid; } cases[] = {
+        {"a\xc3\xa9", 3, 3}, {"a\xc3", 2, 1}, {"\xc0\x80", 2, 0}, {"\xe0\x9f\xbf", 3, 0}, {"\xe0\xa0\x80", 3, 3},
+        {"\xed\x9f\xbf", 3, 3}, {"\xed\xa0\x80", 3, 0}, {"\xf0\x8f\xbf\xbf", 4, 0}, {"\xf0\x90\x80\x80", 4, 4},
+        {"\xf4\x8f\xbf\xbf", 4, 4}, {"\xf4\x90\x80\x80", 4, 0}, {"\xf5\x80\x80\x80", 4, 0}, {"\x80", 1, 0}, {"", 0, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        CHECK(utf8_valid_length(cases[i].text, cases[i].bytes) == cases[i].valid, "case %zu", i);
+}
+
+static Tokenizer *small_words(void) {
+    static const char *const words[] = {"\n\n", "Anna", "'s", "cat", "cats", "said", ",", ".", "“", "”", "Woof", "!"};
+    Tokenizer *t = tokenizer_words(words, sizeof words / sizeof *words);
+    tokenizer_set_start(t, 0);
+    return t;
+}
+
+static void encode_dogs(void *t) {
+    int *tokens;
+    tokenizer_encode(t, "Anna said dogs.", 15, &tokens);
+}
+static void encode_catsup(void *t) {
+    int *tokens;
+    tokenizer_encode(t, "catsup", 6, &tokens);
+}
+
+static void test_words(void) {
+    Tokenizer *t = small_words();
+    static const char text[] = "“Woof, Woof!” said Anna's cat. Anna said, “cats.”\n\nAnna's cats.";
+    CHECK(survives(t, text, sizeof text - 1), "a text in the tokenizer's own spacing");
+    int *tokens, *other;
+    size_t n = tokenizer_encode(t, "\"Woof!\"   said\tAnna . \n \nAnna", 29, &tokens), m;
+    size_t k = tokenizer_encode(t, "“Woof!” said Anna.\n\nAnna", strlen("“Woof!” said Anna.\n\nAnna"), &other);
+    CHECK(n == k && memcmp(tokens, other, n * sizeof *tokens) == 0, "typewriter quotes and loose spacing: %zu, %zu", n, k);
+    CHECK(test_fails(1, "\"dogs\" (byte 10 of the text) is not among the 12 words", encode_dogs, t), "%s", test_message);
+    CHECK(test_fails(1, "\"catsup\"", encode_catsup, t), "%s", test_message);
+    CHECK(tokenizer_prompt(t, "", &tokens) == 1 && tokens[0] == 0, "nothing: the start of a story");
+    CHECK(tokenizer_prompt(t, "Anna said", &tokens) == 3 && tokens[0] == 0 && tokens[1] == 1, "the start comes first");
+    CHECK(tokenizer_prompt(t, "\n\nAnna", &tokens) == 2 && tokens[0] == 0, "but once");
+    char *said = spoken(t, tokens, 2, &m);
+    CHECK(strcmp(said, "Anna") == 0, "a start at the start is silent: %s", said);
+    tokenizer_free(t);
+}
+
+static void encode_17(void *t) {
+    int *tokens;
+    tokenizer_encode(t, "3 17", 4, &tokens);
+}
+static void encode_words_as_numbers(void *t) {
+    int *tokens;
+    tokenizer_encode(t, "3 4x", 4, &tokens);
+}
+
+static void test_numbers(void) {
+    Tokenizer *t = tokenizer_numbers(17);
+    CHECK(survives(t, "3 0 16 7", 8), "numbers");
+    CHECK(test_fails(1, "numbers from 0 to 16 were expected", encode_17, t), "%s", test_message);
+    CHECK(test_fails(1, "byte 2", encode_words_as_numbers, t), "%s", test_message);
+    int *tokens;
+    CHECK(tokenizer_prompt(t, "", &tokens) == 1 && tokens[0] == 0, "never empty");
+    tokenizer_free(t);
+}
+
+// ---- the file ----------------------------------------------------------------------------------
+static bool same(const Tokenizer *a, const Tokenizer *b) {
+    if (strcmp(tokenizer_kind(a), tokenizer_kind(b)) || tokenizer_vocab(a) != tokenizer_vocab(b)) return false;
+    if (tokenizer_start(a) != tokenizer_start(b)) return false;
+    for (int i = 0; i < (int)tokenizer_vocab(a); i++)
+        for (int previous = -1; previous < 3; previous++) {
+            const char *x, *y;
+            size_t n = tokenizer_decode(a, previous, i, &x), m = tokenizer_decode(b, previous, i, &y);
+            if (n != m || memcmp(x, y, n)) return false;
+        }
+    return true;
+}
+
+static Tokenizer *reloaded(const Tokenizer *t, const char *name) {
+    const char *path = test_path(name);
+    tokenizer_save(t, path);
+    return tokenizer_load(path);
+}
+
+static void put_u32(char *out, uint32_t x) {
+    for (int i = 0; i < 4; i++) out[i] = (char)(x >> 8 * i);
+}
+
+// An llm.c table of four tokens, of which one is no UTF-8 and one is empty; returns its size.
+static size_t llmc_table(char *out, uint32_t version) {
+    static const char tokens[] = "\x03the" "\x02\xff\x41" "\x00" "\x05<end>";
+    memset(out, 0, 1024);
+    put_u32(out, 20240328), put_u32(out + 4, version), put_u32(out + 8, 4), put_u32(out + 12, 3);
+    memcpy(out + 1024, tokens, sizeof tokens - 1);
+    return 1024 + sizeof tokens - 1;
+}
+
+static void test_save_load(void) {
+    char table[2048];
+    write_whole_file(test_path("tokenizer.bin"), table, llmc_table(table, 2));
+    Tokenizer *all[] = {tokenizer_byte(), tokenizer_char("añ\0\n\"\\", 7), tokenizer_bpe(story, sizeof story - 1, 270), small_words(),
+                        tokenizer_numbers(100), tokenizer_load(test_path("tokenizer.bin"))};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        Tokenizer *back = reloaded(all[i], "tokenizer.json");
+        CHECK(same(all[i], back), "%s", tokenizer_kind(all[i]));
+        tokenizer_free(back);
+    }
+    Tokenizer *bpe = reloaded(all[2], "bpe.json");
+    CHECK(survives(bpe, story, sizeof story - 1), "a loaded bpe encodes");
+    int *before, *after;
+    size_t n = tokenizer_encode(all[2], story, sizeof story - 1, &before), m = tokenizer_encode(bpe, story, sizeof story - 1, &after);
+    CHECK(n == m && memcmp(before, after, n * sizeof *before) == 0, "and gives the same tokens");
+    CHECK(says(all[5], 0, 1, "\xff\x41") && says(all[5], -1, 2, "") && tokenizer_start(all[5]) == 3, "the llm.c table");
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) tokenizer_free(all[i]);
+}
+
+static void load(void *path) { tokenizer_load(path); }
+static void encode_with_table(void *t) {
+    int *tokens;
+    tokenizer_encode(t, "the", 3, &tokens);
+}
+
+static void test_damaged(void) {
+    static const struct { const char *text, *message; } cases[] = {
+        {"", "not a tokenizer"}, {"[1, 2]", "not a tokenizer"}, {"{\"kind\": \"byte\", \"vocab\": 256", "line 1"},
+        {"{\"kind\": \"morse\", \"vocab\": 2}", "\"kind\" should be one of"}, {"{\"vocab\": 2}", "\"kind\" should be one of"},
+        {"{\"kind\": \"byte\", \"vocab\": 255}", "the vocab of bytes is 256"}, {"{\"kind\": \"char\"}", "\"vocab\" should be"},
+        {"{\"kind\": \"numbers\", \"vocab\": -4}", "\"vocab\" should be"},
+        {"{\"kind\": \"numbers\", \"vocab\": 4, \"start\": 4}", "\"start\" should be"},
+        {"{\"kind\": \"char\", \"vocab\": 2, \"tokens\": [\"a\"]}", "\"tokens\" has 1 entries"},
+        {"{\"kind\": \"char\", \"vocab\": 2}", "\"tokens\" has 0 entries"},
+        {"{\"kind\": \"char\", \"vocab\": 2, \"tokens\": [\"a\", \"a\"]}", "token 1 is empty or occurs twice"},
+        {"{\"kind\": \"char\", \"vocab\": 2, \"tokens\": [\"a\", \"bc\"]}", "token 1 is not one UTF-8 character"},
+        {"{\"kind\": \"words\", \"vocab\": 1, \"tokens\": [\"\"]}", "token 0 is empty"},
+        {"{\"kind\": \"table\", \"vocab\": 1, \"tokens\": [{\"hex\": \"f\"}]}", "entry 0"},
+        {"{\"kind\": \"table\", \"vocab\": 1, \"tokens\": [{\"hex\": \"zz\"}]}", "entry 0"},
+        {"{\"kind\": \"table\", \"vocab\": 1, \"tokens\": [7]}", "entry 0"},
+        {"{\"kind\": \"bpe\", \"vocab\": 200, \"merges\": []}", "\"merges\" has 0 entries"},
+        {"{\"kind\": \"bpe\", \"vocab\": 258, \"merges\": [[97, 98]]}", "\"merges\" has 1 entries"},
+        {"{\"kind\": \"bpe\", \"vocab\": 257, \"merges\": [[97, 256]]}", "merge 0 is not a pair"},
+        {"{\"kind\": \"bpe\", \"vocab\": 257, \"merges\": [[97]]}", "merge 0 is not a pair"},
+        {"{\"kind\": \"bpe\", \"vocab\": 257, \"merges\": [[-1, 5]]}", "merge 0 is not a pair"},
+        {"{\"kind\": \"bpe\", \"vocab\": 263, \"merges\": [[97,97],[256,256],[257,257],[258,258],[259,259],[260,260],[261,261]]}",
+         "token of more than 64 bytes"},
+    };
+    const char *path = test_path("damaged.json");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_whole_file(path, cases[i].text, strlen(cases[i].text));
+        CHECK(test_fails(1, cases[i].message, load, (void *)path), "case %zu: %s", i, test_message);
+        CHECK(strstr(test_message, "damaged.json"), "case %zu: %s", i, test_message);
+    }
+    // Every beginning of a good file is refused.
+    tokenizer_save(small_words(), path);
+    size_t size;
+    char *text = read_whole_file(path, &size);
+    for (size_t n = 0; n < size; n++) {
+        write_whole_file(path, text, n);
+        CHECK(test_fails(1, "not a tokenizer", load, (void *)path), "%zu bytes: %s", n, test_message);
+    }
+    CHECK(test_fails(1, "No such file", load, (void *)test_path("absent.json")), "%s", test_message);
+}
+
+static void test_damaged_table(void) {
+    char table[2048];
+    const char *path = test_path("table.bin");
+    size_t size = llmc_table(table, 2);
+    write_whole_file(path, table, size);
+    CHECK(test_fails(1, "decodes only", encode_with_table, tokenizer_load(path)), "%s", test_message);
+    write_whole_file(path, table, 1000);
+    CHECK(test_fails(1, "header of 1024 bytes", load, (void *)path), "%s", test_message);
+    write_whole_file(path, table, size - 1);
+    CHECK(test_fails(1, "ends inside token 3 of 4", load, (void *)path), "%s", test_message);
+    write_whole_file(path, table, size + 1);
+    CHECK(test_fails(1, "bytes were expected", load, (void *)path), "%s", test_message);
+    write_whole_file(path, table, llmc_table(table, 3));
+    CHECK(test_fails(1, "version 3", load, (void *)path), "%s", test_message);
+    write_whole_file(path, table, llmc_table(table, 1));  // version 1 is GPT-2's, whose end token is 50256
+    CHECK(test_fails(1, "end-of-text token is 50256", load, (void *)path), "%s", test_message);
+    put_u32(table + 4, 2), put_u32(table + 8, 4000000000u);
+    write_whole_file(path, table, size);
+    CHECK(test_fails(1, "4000000000 tokens do not fit", load, (void *)path), "%s", test_message);
+}
+
+static const Test tests[] = {
+    {"tokenizer/round-trip", "any bytes survive byte and bpe tokens, streamed one by one", test_round_trip},
+    {"tokenizer/bpe-by-hand", "byte pairs merge as on paper and never across words", test_bpe_by_hand},
+    {"tokenizer/bpe-naive", "the merges are those counted anew from the definition", test_bpe_naive},
+    {"tokenizer/bpe-speed", "a megabyte is learnt and encoded in a moment", test_bpe_speed},
+    {"tokenizer/characters", "characters are UTF-8, sorted; unknown and broken ones are refused", test_characters},
+    {"tokenizer/utf8", "UTF-8 is what RFC 3629 says", test_utf8},
+    {"tokenizer/words", "words are joined and taken apart as a reader would", test_words},
+    {"tokenizer/numbers", "numbers are read and written", test_numbers},
+    {"tokenizer/save-load", "a saved tokenizer is the same tokenizer", test_save_load},
+    {"tokenizer/damaged", "a damaged tokenizer.json is refused with the reason", test_damaged},
+    {"tokenizer/damaged-table", "a damaged tokenizer.bin is refused with the reason", test_damaged_table},
+};
+REGISTER_TESTS(tests)
