@@ -4,7 +4,7 @@
 #pragma GCC diagnostic ignored "-Wshadow"
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
 #pragma GCC diagnostic ignored "-Wsign-compare"
-#pragma GCC diagnostic ignored "-Wstrict-prototypes"
+#pragma GCC diagnostic ignored "-Wmissing-braces"
 // A strange font is the user's business, not a reason to abort: it draws strange glyphs.
 #define STBTT_assert(condition) ((void)sizeof(condition))
 #define STB_TRUETYPE_IMPLEMENTATION
