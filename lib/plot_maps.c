@@ -2,7 +2,6 @@
 #include "plot.h"
 #include "figure.h"
 #include <stdlib.h>
-#include <string.h>
 
 // ---- maps of colours ---------------------------------------------------------------------------
 typedef struct {
@@ -180,21 +179,6 @@ static Cells grid_cells(const MapGrid *g) {
     return m;
 }
 
-// A token as it is seen: spaces as dots, control characters and broken bytes as escapes.
-static char *visible(const char *token) {
-    char *text = xmalloc(size_mul(strlen(token), 4) + 1), *to = text;
-    for (size_t length; *token; token += length) {
-        uint32_t code;
-        length = utf8_decode(token, &code);
-        bool broken = code == 0xfffd && length == 1;
-        if (code == ' ') to += snprintf(to, 5, "·");
-        else if (code == '\n') to += snprintf(to, 5, "\\n");
-        else if (code < 32 || code == 127 || broken) to += snprintf(to, 5, "\\x%02x", (uint8_t)*token);
-        else to += snprintf(to, 5, "%.*s", (int)length, token);
-    }
-    return text;
-}
-
 static const char *map_label(const MapGrid *g, size_t map) { return g->label && g->label[map] ? g->label[map] : ""; }
 
 static TextStyle token_style(double cell) {
@@ -207,11 +191,8 @@ static TextStyle token_style(double cell) {
 static double names_width(const MapGrid *g, const Layout *l) {
     double widest = 0;
     TextStyle style = token_style(MOST_SIDE / (double)g->n);
-    for (size_t i = 0; l->heading > 0 && g->tick && i < g->n; i++) {
-        char *text = visible(g->tick[i] ? g->tick[i] : "");
-        widest = fmax(widest, text_width(style, text));
-        free(text);
-    }
+    for (size_t i = 0; l->heading > 0 && g->tick && i < g->n; i++)
+        if (g->tick[i]) widest = fmax(widest, text_width(style, g->tick[i]));
     for (size_t m = 0; l->heading <= 0 && m < l->shown; m += l->columns)
         widest = fmax(widest, text_width(tick_style, map_label(g, m)));
     return fmin(ceil(widest), 160) + (widest > 0 ? 12 : 0);
@@ -264,12 +245,11 @@ static void draw_tokens(Canvas *c, const MapGrid *g, const Layout *l, size_t map
     upward.upward = true;
     Point at = map_corner(l, map);
     for (size_t i = 0; i < g->n; i += (size_t)ceil(1.1 * style.size / cell)) {
-        char *text = visible(g->tick[i] ? g->tick[i] : "");
+        const char *text = g->tick[i] ? g->tick[i] : "";
         double middle = ((double)i + 0.5) * cell;
         if (map % l->columns == 0) draw_fitting(c, style, at.x - 8, at.y + middle, l->names - 12, text);
         if (map + l->columns >= l->shown)
             draw_fitting(c, upward, at.x + middle, at.y + l->side + 8, l->names - 12, text);
-        free(text);
     }
 }
 
