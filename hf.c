@@ -277,7 +277,6 @@ static const struct { unsigned families; const char *key, *flag, *standard; } ke
     {QWEN3, "head_dim", "head_dim", "128"},
     {ROTARY & ~MIXTRAL, "intermediate_size", "ffn_width", NULL},
     {MIXTRAL, "intermediate_size", "expert_width", NULL},
-    {ROTARY, "max_position_embeddings", "context", NULL},
     {LLAMA | QWEN3 | DEEPSEEK, "rms_norm_eps", "norm_eps", "1e-6"},
     {MIXTRAL | OLMO2, "rms_norm_eps", "norm_eps", "1e-5"},
     {ROTARY, "tie_word_embeddings", "tie", "0"},
@@ -320,9 +319,10 @@ static const struct { unsigned families; const char *key, *value; bool required;
 };
 enum { FIXED = sizeof fixed / sizeof *fixed };
 
-// The flags that decide which function the model computes; the others are about training it.
+// The flags that decide which function the model computes; the others are about training it. The context
+// is one of them only where positions are learned: RoPE goes on beyond it.
 static const char *const architecture_flags[] = {
-    "vocab", "layers", "width", "context", "attn", "heads", "kv_heads", "head_dim", "kv_rank", "q_rank", "rope_dim",
+    "vocab", "layers", "width", "attn", "heads", "kv_heads", "head_dim", "kv_rank", "q_rank", "rope_dim",
     "nope_dim", "v_dim", "qk_norm", "pos", "rope_theta", "norm", "norm_kind", "norm_eps", "ffn", "ffn_width", "bias", "tie",
     "experts", "top_k", "expert_width", "shared_experts", "first_dense", "moe_layers", "gate", "router", "norm_topk",
     "route_scale",
@@ -355,7 +355,8 @@ static json_t *all_flags(const Config *c) {
     return object;
 }
 
-static void put_rope(json_t *object, const Config *c) {
+static void put_positions(json_t *object, const Config *c) {
+    put(object, "max_position_embeddings", flag_as_json(c, "context"));
     put(object, "rope_theta", flag_as_json(c, "rope_theta"));  // where transformers before 5 look
     put(object, "rope_parameters", json_pack("{s:s, s:o}", "rope_type", "default", "rope_theta", flag_as_json(c, "rope_theta")));
 }
@@ -379,7 +380,7 @@ static json_t *config_as_json(const Config *c) {
         if (fixed[i].families & family) put(object, fixed[i].key, json_loads(fixed[i].value, JSON_DECODE_ANY, NULL));
     for (size_t i = 0; i < KEYS; i++)
         if (keys[i].families & family) put(object, keys[i].key, flag_as_json(c, keys[i].flag));
-    if (family & ROTARY) put_rope(object, c);
+    if (family & ROTARY) put_positions(object, c);
     if (family & ROTARY & ~DEEPSEEK) put(object, "num_key_value_heads", json_integer((json_int_t)config_kv_heads(c, c->attn.at[0])));
     if (family & LLAMA) put(object, "attention_bias", flag_as_json(c, "bias")), put(object, "mlp_bias", flag_as_json(c, "bias"));
     if (family & MIXTRAL) put(object, "router_aux_loss_coef", flag_as_json(c, "aux_loss"));
@@ -446,7 +447,8 @@ static void set_flag(Config *c, const JsonFile *j, const char *key, const char *
 }
 
 static void set_from_json(Config *c, const JsonFile *j, const char *key, const char *flag, const json_t *value) {
-    char *text = json_is_boolean(value) ? xprintf("%d", json_is_true(value)) : json_dumps(value, JSON_ENCODE_ANY);
+    bool is_switch = config_table.flag[flags_find(&config_table, flag)].kind == FLAG_BOOL && json_is_boolean(value);
+    char *text = is_switch ? xprintf("%d", json_is_true(value)) : json_dumps(value, JSON_ENCODE_ANY);
     set_flag(c, j, key, flag, text);
     free(text);
 }
@@ -555,6 +557,7 @@ void hf_config(Config *c, const char *dir) {
     if (family == OURS && !json_is_object(flags)) fail("%s: the object receipts, with the flags, is missing", j.path);
     for (size_t i = 0; i < ARCHITECTURE_FLAGS; i++)
         if (!read_flag(c, &j, flags, architecture_flags[i])) set_standard(c, architecture_flags[i]);
+    if (c->pos == POS_learned) read_flag(c, &j, flags, "context");
     if (!json_is_object(flags)) {
         check_fixed(&j, family);
         set_family(c, &j, family);

@@ -19,7 +19,8 @@ void hf_save(const Model *m, const char *dir);
 void hf_write_tensors(const Model *m, const real *arena, const char *path);
 
 // Fills in what the directory's config.json fixes: sizes and everything else that decides what the
-// model computes. Flags of training are left as they are. config_resolve may and should follow.
+// model computes; the context where positions are learned. Flags of training are left as they are.
+// config_resolve must follow.
 // Fails with one line that names file and key where a model cannot be represented by our flags.
 void hf_config(Config *c, const char *dir);
 // Every flag of the run of ours that wrote the directory. False (c untouched) if none of ours did.

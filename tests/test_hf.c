@@ -1,0 +1,375 @@
+// test_hf.c: our models saved under Hugging Face's names and read back; configurations and weights that
+// must be refused, and what must be tolerated. That transformers computes the same is for tests/oracle.py.
+#include "test.h"
+#include "../hf.h"
+#include "../lib/rng.h"
+#include <jansson.h>
+#include <stdlib.h>
+
+enum { MAX_WORDS = 64 };
+
+static Config resolved(const char *flags) {
+    Config c;
+    char *copy = xprintf("train --vocab 11 --layers 2 --width 16 --heads 2 --context 8 --ffn-width 24 %s", flags), *argv[MAX_WORDS];
+    int argc = 0;
+    for (char *w = strtok(copy, " "); w && argc < MAX_WORDS; w = strtok(NULL, " ")) argv[argc++] = w;
+    flags_parse(&config_table, &c, argc, argv, NULL);
+    config_resolve(&c);
+    free(copy);
+    return c;
+}
+
+#define MLA "--attn mla --kv-rank 6 --rope-dim 4 --nope-dim 6 --v-dim 10 "
+#define MOE "--experts 4 --top-k 2 --expert-width 12 "
+#define DEEPSEEK MLA MOE "--gate sigmoid --router bias --shared-experts 1 "
+#define GPT2 "--pos learned --norm-kind layer --ffn gelu --bias "
+
+// ---- which architecture ------------------------------------------------------------------------
+static void test_architectures(void) {
+    static const struct { const char *flags, *architecture, *obstacle; } cases[] = {
+        {"", "LlamaForCausalLM", NULL},
+        {"--attn gqa --kv-heads 1 --bias --tie 0", "LlamaForCausalLM", NULL},
+        {"--attn gqa+gqa --kv-heads 1", "LlamaForCausalLM", NULL},
+        {"--qk-norm head", "Qwen3ForCausalLM", NULL},
+        {"--norm out --qk-norm full", "Olmo2ForCausalLM", NULL},
+        {MOE, "MixtralForCausalLM", NULL},
+        {MLA, "DeepseekV3ForCausalLM", NULL},
+        {DEEPSEEK "--q-rank 6 --first-dense 1", "DeepseekV3ForCausalLM", NULL},
+        {DEEPSEEK "--bias", "DeepseekV3ForCausalLM", NULL},
+        {GPT2, "GPT2LMHeadModel", NULL},
+        {"--norm peri", NULL, "LlamaForCausalLM needs --norm pre"},
+        {"--norm-kind layer", NULL, "--norm-kind rms"},
+        {"--ffn relu2", NULL, "--ffn swiglu"},
+        {"--pos none", NULL, "--pos rope"},
+        {"--rope-dim 4", NULL, "--rope-dim as wide"},
+        {"--heads 3 --head-dim 6", NULL, "--width to be a multiple"},
+        {"--attn gqa+mha", NULL, "on all layers"},
+        {"--attn mla+gqa", NULL, "--attn mha or gqa"},
+        {"--qk-norm head --bias", NULL, "Qwen3ForCausalLM needs --bias 0"},
+        {"--norm out", NULL, "Olmo2ForCausalLM needs --qk-norm full"},
+        {"--qk-norm full", NULL, "Olmo2ForCausalLM needs --norm out"},
+        {MOE "--first-dense 1", NULL, "MixtralForCausalLM needs experts in all layers"},
+        {MOE "--gate sigmoid", NULL, "--gate softmax"},
+        {MOE "--router bias", NULL, "--router topk"},
+        {MOE "--norm-topk 0", NULL, "--norm-topk 1"},
+        {MOE "--route-scale 2", NULL, "--route-scale 1"},
+        {MOE "--shared-experts 1", NULL, "--shared-experts 0"},
+        {MLA MOE, NULL, "DeepseekV3ForCausalLM needs --gate sigmoid"},
+        {MLA MOE "--gate sigmoid", NULL, "--router bias"},
+        {MLA MOE "--gate sigmoid --router bias", NULL, "--shared-experts of at least 1"},
+        {DEEPSEEK "--moe-layers moe+dense", NULL, "--moe-layers"},
+        {DEEPSEEK "--first-dense 1 --bias", NULL, "--bias 0, or experts"},
+        {GPT2 "--bias 0", NULL, "GPT2LMHeadModel needs --bias 1"},
+        {GPT2 "--heads 3 --head-dim 4", NULL, "--head-dim of width/heads"},
+        {GPT2 "--attn gqa", NULL, "--attn mha"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Config c = resolved(cases[i].flags);
+        const char *found = hf_architecture(&c), *obstacle = hf_obstacle(&c);
+        CHECK(!found == !cases[i].architecture && (!found || strcmp(found, cases[i].architecture) == 0), "%s: %s (%s)",
+              cases[i].flags, found ? found : "none", obstacle ? obstacle : "");
+        CHECK(!obstacle == !cases[i].obstacle && (!obstacle || strstr(obstacle, cases[i].obstacle)), "%s: %s", cases[i].flags,
+              obstacle ? obstacle : "no obstacle");
+    }
+}
+
+// ---- saved and read back -----------------------------------------------------------------------
+// A model without a zero or a one in it, so that a tensor that was not read is seen.
+static Model *random_model(const Config *c) {
+    Model *m = model_new(c, false);
+    const Param *p;
+    for (size_t i = 0, n = model_params(m, &p); i < n; i++) {
+        Rng r = rng_stream(c->seed, RNG_TEST, i);
+        for (size_t e = 0; e < p[i].size; e++) model_values(m)[p[i].at + e] = (real)rng_normal(&r);
+    }
+    model_changed(m);
+    return m;
+}
+
+static Model *loaded_from(const char *dir) {
+    Config c;
+    flags_defaults(&config_table, &c);
+    hf_config(&c, dir);
+    config_resolve(&c);
+    Model *m = model_new(&c, false);
+    hf_load(m, dir);
+    return m;
+}
+
+static void check_same_values(const Model *a, const Model *b, const char *what) {
+    const Param *p, *q;
+    size_t n = model_params(a, &p), k = model_params(b, &q);
+    CHECK(n == k, "%s: %zu tensors, then %zu", what, n, k);
+    for (size_t i = 0; i < n && i < k; i++)
+        CHECK(strcmp(p[i].name, q[i].name) == 0 && p[i].size == q[i].size &&
+                  memcmp(model_values((Model *)a) + p[i].at, model_values((Model *)b) + q[i].at, p[i].size * sizeof(real)) == 0,
+              "%s: %s differs after loading", what, p[i].name);
+}
+
+static json_t *read_config(const char *dir) {
+    json_t *j = json_load_file(xprintf("%s/config.json", dir), 0, NULL);
+    CHECK(j != NULL, "no config.json in %s", dir);
+    return j;
+}
+
+static void write_config(const char *dir, json_t *j) {
+    CHECK(json_dump_file(j, xprintf("%s/config.json", dir), 0) == 0, "cannot write config.json in %s", dir);
+}
+
+static void test_round_trip(void) {
+    static const char *const cases[] = {
+        "", "--attn gqa --kv-heads 1 --bias --tie 0 --rope-theta 123.5 --norm-eps 3e-4", "--qk-norm head --head-dim 6",
+        "--norm out --qk-norm full --attn gqa", MOE "--attn gqa --tie 0", MLA, DEEPSEEK "--q-rank 6 --first-dense 1 --route-scale 2.5",
+        DEEPSEEK "--bias --norm-topk 0", GPT2, GPT2 "--tie 0",
+        "--norm peri --ffn relu2 --attn mla+gqa --kv-rank 6 --rope-dim 4 --nope-dim 6 --v-dim 10 --experts 3 --moe-layers dense+moe --bias",
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Config c = resolved(cases[i]), again;
+        Model *m = random_model(&c);
+        const char *dir = xprintf("%s/%zu", test_directory(), i);
+        make_directories(dir);
+        hf_save(m, dir);
+        check_same_values(m, loaded_from(dir), cases[i]);
+        flags_defaults(&config_table, &again);
+        CHECK(hf_flags(&again, dir), "%s: ours is not known as ours", cases[i]);
+        char *was = flags_summary(&config_table, &c, false), *is = flags_summary(&config_table, &again, false);
+        CHECK(strcmp(was, is) == 0, "%s, then %s", was, is);
+        if (!hf_architecture(&c)) continue;
+        json_t *j = read_config(dir);  // now as if somebody else had written it
+        json_object_del(j, "receipts");
+        write_config(dir, j);
+        check_same_values(m, loaded_from(dir), cases[i]);
+        CHECK(!hf_flags(&again, dir), "%s: taken for ours", cases[i]);
+    }
+}
+
+// ---- configurations of others ------------------------------------------------------------------
+static const char *const llama =
+    "{\"model_type\":\"llama\",\"vocab_size\":11,\"hidden_size\":16,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
+    "\"num_key_value_heads\":2,\"intermediate_size\":24,\"max_position_embeddings\":8,\"hidden_act\":\"silu\"}";
+static const char *const qwen3 =
+    "{\"model_type\":\"qwen3\",\"vocab_size\":11,\"hidden_size\":16,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
+    "\"num_key_value_heads\":2,\"head_dim\":6,\"intermediate_size\":24,\"max_position_embeddings\":8}";
+static const char *const mixtral =
+    "{\"model_type\":\"mixtral\",\"vocab_size\":11,\"hidden_size\":16,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
+    "\"num_key_value_heads\":2,\"intermediate_size\":24,\"num_local_experts\":4,\"num_experts_per_tok\":2}";
+static const char *const deepseek =
+    "{\"model_type\":\"deepseek_v3\",\"vocab_size\":11,\"hidden_size\":16,\"num_hidden_layers\":2,\"num_attention_heads\":3,"
+    "\"intermediate_size\":24,\"kv_lora_rank\":6,\"q_lora_rank\":null,\"qk_nope_head_dim\":6,\"qk_rope_head_dim\":4,\"v_head_dim\":10,"
+    "\"n_routed_experts\":4,\"num_experts_per_tok\":2,\"moe_intermediate_size\":12,\"first_k_dense_replace\":1,\"n_group\":1,\"topk_group\":1}";
+static const char *const gpt2 =
+    "{\"model_type\":\"gpt2\",\"vocab_size\":11,\"n_embd\":16,\"n_layer\":2,\"n_head\":2,\"n_positions\":8,\"n_inner\":null}";
+
+static void write_edited(const char *base, const char *key, const char *value) {
+    json_t *j = json_loads(base, 0, NULL);
+    if (key && value) json_object_set_new(j, key, json_loads(value, JSON_DECODE_ANY, NULL));
+    else if (key) json_object_del(j, key);
+    write_config(test_directory(), j);
+    json_decref(j);
+}
+
+static void load_config(void *out) {
+    flags_defaults(&config_table, out);
+    hf_config(out, test_directory());
+    config_resolve(out);
+}
+
+static void test_refused_configs(void) {
+    static const struct { const char *const *base, *key, *value, *word; } bad[] = {
+        {&llama, "model_type", "\"mamba\"", "model_type mamba"}, {&llama, "model_type", NULL, "model_type (none)"},
+        {&llama, "hidden_size", NULL, "hidden_size is missing"}, {&llama, "hidden_size", "\"16\"", "hidden_size: --width takes"},
+        {&llama, "hidden_size", "16.5", "hidden_size: --width takes"}, {&llama, "hidden_size", "-16", "hidden_size: --width takes"},
+        {&llama, "hidden_size", "[16]", "hidden_size: --width takes"}, {&llama, "num_hidden_layers", "0", "num_hidden_layers"},
+        {&llama, "num_attention_heads", "3", "num_key_value_heads is 2"}, {&llama, "num_key_value_heads", "3", "num_key_value_heads is 3"},
+        {&llama, "hidden_size", "18", "num_attention_heads is 4"},
+        {&llama, "hidden_act", "\"relu\"", "hidden_act is \"relu\", but only \"silu\""},
+        {&llama, "rope_scaling", "{\"rope_type\":\"llama3\",\"factor\":8.0}", "rope_scaling"},
+        {&llama, "rope_scaling", "{\"type\":\"linear\",\"factor\":2.0}", "rope_scaling"},
+        {&llama, "rope_parameters", "{\"rope_type\":\"yarn\"}", "rope_parameters"},
+        {&llama, "rope_parameters", "{\"rope_type\":7}", "rope_parameters"},
+        {&llama, "rope_parameters", "{\"rope_type\":\"default\",\"partial_rotary_factor\":0.5}", "rope_parameters"},
+        {&llama, "rope_theta", "true", "rope_theta: --rope-theta takes"}, {&llama, "rms_norm_eps", "{}", "rms_norm_eps"},
+        {&llama, "mlp_bias", "true", "mlp_bias is true"}, {&llama, "attention_bias", "true", "mlp_bias is absent"},
+        {&llama, "tie_word_embeddings", "\"yes\"", "tie_word_embeddings"},
+        {&llama, "quantization_config", "{\"bits\":4}", "quantization_config"},
+        {&llama, "receipts", "{\"layers\":\"-1\"}", "layers: --layers takes"}, {&llama, "receipts", "{\"layers\":4}", "must be text"},
+        {&qwen3, "use_sliding_window", "true", "use_sliding_window"}, {&qwen3, "attention_bias", "true", "attention_bias is true"},
+        {&qwen3, "layer_types", "[\"full_attention\",\"sliding_attention\"]", "layer_types"},
+        {&mixtral, "sliding_window", "4096", "sliding_window is 4096"}, {&mixtral, "num_experts_per_tok", "0", "num_experts_per_tok"},
+        {&deepseek, "n_group", "2", "n_group is 2"}, {&deepseek, "n_group", NULL, "n_group is absent"},
+        {&deepseek, "topk_group", "4", "topk_group"}, {&deepseek, "kv_lora_rank", "null", "kv_lora_rank"},
+        {&deepseek, "n_shared_experts", "0", "n_shared_experts is 0"}, {&deepseek, "attention_bias", "true", "attention_bias"},
+        {&gpt2, "activation_function", "\"gelu\"", "activation_function"},
+        {&gpt2, "scale_attn_by_inverse_layer_idx", "true", "scale_attn_by_inverse_layer_idx"},
+        {&gpt2, "n_head", "3", "num_attention_heads"},
+    };
+    Config c;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        write_edited(*bad[i].base, bad[i].key, bad[i].value);
+        CHECK(test_fails(1, bad[i].word, load_config, &c), "%s = %s: %s", bad[i].key, bad[i].value ? bad[i].value : "(absent)", test_message);
+        CHECK(strstr(test_message, "config.json"), "the message names the file: %s", test_message);
+    }
+    static const char *const broken[] = {"", "{", "[]", "null", "{\"model_type\":}", "{\"a\":1,\"a\":2}"};
+    for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
+        write_whole_file(test_path("config.json"), broken[i], strlen(broken[i]));
+        CHECK(test_fails(1, "config.json", load_config, &c), "'%s': %s", broken[i], test_message);
+    }
+    CHECK(remove(test_path("config.json")) == 0 && test_fails(1, "cannot read", load_config, &c), "%s", test_message);
+}
+
+static void test_accepted_configs(void) {
+    static const struct { const char *const *base, *key, *value, *flags; } good[] = {
+        {&llama, NULL, NULL, "--layers 2 --width 16 --attn gqa --kv-heads 2 --tie 0 --norm-eps 1e-6"},
+        {&llama, "num_key_value_heads", "null", "--attn mha"}, {&llama, "num_key_value_heads", "4", "--attn mha"},
+        {&llama, "head_dim", "null", "--head-dim 4"}, {&llama, "head_dim", "6", "--head-dim 6"},
+        {&llama, "rope_theta", "500000.0", "--rope-theta 500000"}, {&llama, "rope_scaling", "null", "--rope-theta 10000"},
+        {&llama, "rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":777}", "--rope-theta 777"},
+        {&llama, "tie_word_embeddings", "true", "--tie 1"}, {&llama, "unknown_key", "[1,2]", "--layers 2"},
+        {&qwen3, NULL, NULL, "--qk-norm head --head-dim 6"}, {&qwen3, "head_dim", NULL, "--head-dim 128"},
+        {&mixtral, NULL, NULL, "--experts 4 --top-k 2 --expert-width 24 --rope-theta 1000000"},
+        {&deepseek, NULL, NULL, "--attn mla --gate sigmoid --router bias --first-dense 1 --shared-experts 1 --route-scale 2.5 --q-rank 0"},
+        {&deepseek, "first_k_dense_replace", "2", "--experts 0 --gate softmax"}, {&deepseek, "q_lora_rank", "9", "--q-rank 9"},
+        {&gpt2, NULL, NULL, "--pos learned --context 8 --norm-kind layer --ffn gelu --bias --tie 1 --ffn-width 64"},
+        {&gpt2, "n_inner", "40", "--ffn-width 40"},
+    };
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        Config c;
+        write_edited(*good[i].base, good[i].key, good[i].value);
+        load_config(&c);
+        char *words = xprintf("%s", good[i].flags);
+        for (char *flag = strtok(words, " "), *value; flag; flag = strtok(NULL, " ")) {
+            size_t row = flags_find(&config_table, flag + 2);
+            value = config_table.flag[row].kind == FLAG_BOOL && strcmp(flag, "--bias") == 0 ? "1" : strtok(NULL, " ");
+            char *found = flags_get(&config_table, &c, row);
+            CHECK(strtod(found, NULL) == strtod(value, NULL) && (strtod(value, NULL) != 0 || strcmp(found, value) == 0 || value[0] == '0'),
+                  "%s = %s: %s is %s, not %s", good[i].key ? good[i].key : "-", good[i].value ? good[i].value : "-", flag, found, value);
+            free(found);
+        }
+        free(words);
+    }
+}
+
+// Flags that are not about the architecture survive, and so does the context where RoPE can go on.
+static void test_training_flags_stay(void) {
+    Config c;
+    write_edited(llama, NULL, NULL);
+    flags_defaults(&config_table, &c);
+    c.lr = 0.5, c.context = 99, c.steps = 3, c.norm = NORM_peri;
+    hf_config(&c, test_directory());
+    CHECK(c.lr == 0.5 && c.steps == 3 && c.context == 99, "lr %g, steps %zu, context %zu", c.lr, c.steps, c.context);
+    CHECK(c.norm == NORM_pre, "the norm is the file's");
+}
+
+// ---- weights -----------------------------------------------------------------------------------
+static Model *victim;
+static void load_victim(void *unused) {
+    (void)unused;
+    hf_load(victim, test_directory());
+}
+
+// Writes the tensors of the victim, less the first `skip`, with one more of this name and size.
+static void write_weights(const char *file, size_t from, size_t to, const char *extra, size_t extra_size) {
+    Model *m = victim;
+    const char *whole = test_path("whole.safetensors");
+    hf_write_tensors(m, model_values(m), whole);
+    SafeTensors *s = safetensors_open(whole);
+    TensorOut *out = xmalloc((s->count + 1) * sizeof *out);
+    size_t n = 0;
+    for (size_t i = from; i < to && i < s->count; i++, n++) {
+        real *data = xmalloc(s->tensor[i].elements * sizeof *data);
+        safetensors_copy(s, &s->tensor[i], data);
+        out[n] = (TensorOut){.rank = s->tensor[i].rank, .shape = {s->tensor[i].shape[0], s->tensor[i].shape[1]}, .data = data};
+        strcpy(out[n].name, s->tensor[i].name);
+    }
+    if (extra) {
+        out[n] = (TensorOut){.rank = 1, .shape = {extra_size}, .data = xmalloc(extra_size * sizeof(real))};
+        strcpy(out[n++].name, extra);
+    }
+    safetensors_write(test_path(file), out, n, NULL, 0);
+    safetensors_close(s);
+    free(out);
+}
+
+static void test_weights(void) {
+    Config c = resolved("");
+    victim = random_model(&c);
+    hf_save(victim, test_directory());
+    write_weights("model.safetensors", 0, 99, "lm_head.weight", 5);  // tied: what stands there does not matter
+    load_victim(NULL);
+    write_weights("model.safetensors", 0, 99, "model.layers.0.self_attn.rotary_emb.inv_freq", 4);
+    load_victim(NULL);
+    write_weights("model.safetensors", 0, 99, "model.layers.2.mlp.up_proj.weight", 4);
+    CHECK(test_fails(1, "model.layers.2.mlp.up_proj.weight [4] is left over", load_victim, NULL), "%s", test_message);
+    write_weights("model.safetensors", 1, 99, NULL, 0);
+    CHECK(test_fails(1, "model.embed_tokens.weight [11, 16] is missing", load_victim, NULL), "%s", test_message);
+    write_weights("model.safetensors", 1, 99, "model.embed_tokens.weight", 176);
+    CHECK(test_fails(1, "model.embed_tokens.weight: expected [11, 16], found [176]", load_victim, NULL), "%s", test_message);
+    CHECK(remove(test_path("model.safetensors")) == 0 && test_fails(1, "neither", load_victim, NULL), "%s", test_message);
+}
+
+static void test_shards(void) {
+    static const struct { const char *index, *word; } bad[] = {
+        {"{}", "weight_map"}, {"{\"weight_map\":[]}", "weight_map"}, {"{\"weight_map\":{\"a\":7}}", "files beside it"},
+        {"{\"weight_map\":{\"a\":\"../b.safetensors\"}}", "files beside it"}, {"{\"weight_map\":{\"a\":\"absent\"}}", "cannot read"},
+        {"{\"weight_map\":{\"a\":\"1.safetensors\"}}", "is missing"},
+        {"{\"weight_map\":{\"a\":\"1.safetensors\",\"b\":\"2.safetensors\",\"c\":\"again.safetensors\"}}", "is there twice"},
+    };
+    static const char good[] = "{\"weight_map\":{\"a\":\"1.safetensors\",\"b\":\"2.safetensors\",\"c\":\"1.safetensors\"}}";
+    Config c = resolved("--tie 0");
+    victim = random_model(&c);
+    hf_save(victim, test_directory());
+    CHECK(remove(test_path("model.safetensors")) == 0, "model.safetensors was saved");
+    write_weights("1.safetensors", 0, 7, NULL, 0);
+    write_weights("2.safetensors", 7, 99, NULL, 0);
+    write_weights("again.safetensors", 3, 4, NULL, 0);
+    write_whole_file(test_path("model.safetensors.index.json"), good, strlen(good));
+    check_same_values(victim, loaded_from(test_directory()), "shards");
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        write_whole_file(test_path("model.safetensors.index.json"), bad[i].index, strlen(bad[i].index));
+        CHECK(test_fails(1, bad[i].word, load_victim, NULL), "%s: %s", bad[i].index, test_message);
+    }
+}
+
+// A checkpoint of one architecture in a model of another.
+static void test_wrong_model(void) {
+    Config c = resolved(""), peri = resolved("--norm peri");
+    hf_save(random_model(&c), test_directory());
+    victim = model_new(&peri, false);
+    CHECK(test_fails(1, "LlamaForCausalLM has no tensor for layers.0.attn_norm_out.weight", load_victim, NULL), "%s", test_message);
+}
+
+// Whatever a changed byte does to config.json, it is read or refused in one line.
+static void test_flipped_config(void) {
+    Config c = resolved(DEEPSEEK), out;
+    hf_save(random_model(&c), test_directory());
+    size_t bytes, refused = 0;
+    char *text = read_whole_file(test_path("config.json"), &bytes);
+    Rng r = rng_stream(2, RNG_TEST, 1);
+    for (int i = 0; i < 1000; i++) {
+        char *changed = memcpy(xmalloc(bytes), text, bytes);
+        for (uint32_t n = 1 + rng_below(&r, 3); n > 0; n--) changed[rng_below(&r, (uint32_t)bytes)] = (char)(' ' + rng_below(&r, 95));
+        remove(test_path("config.json"));
+        FILE *f = fopen(test_path("config.json"), "wb");  // not atomically: so many flushes to disk would take minutes
+        CHECK(f && fwrite(changed, 1, bytes, f) == bytes && fclose(f) == 0, "cannot write config.json");
+        flags_defaults(&config_table, &out);
+        bool in_one_line = test_fails(1, "config.json", load_config, &out), read = strcmp(test_message, "(it did not fail)") == 0;
+        bool impossible = !in_one_line && !read && test_fails(2, "--", load_config, &out);  // flags that contradict each other
+        CHECK(in_one_line || impossible || read, "%s", test_message);
+        refused += !read;
+        free(changed);
+    }
+    CHECK(refused > 250, "only %zu of 1000 were refused", refused);
+}
+
+static const Test tests[] = {
+    {"hf/architectures", "flags find their architecture in transformers, or the reason why there is none", test_architectures},
+    {"hf/round-trip", "every architecture is saved and read back bit for bit, with and without our own flags", test_round_trip},
+    {"hf/refused-configs", "what our flags cannot express is refused, naming file and key", test_refused_configs},
+    {"hf/accepted-configs", "old and new spellings and absent keys become the right flags", test_accepted_configs},
+    {"hf/training-flags", "loading an architecture leaves the flags of training alone", test_training_flags_stay},
+    {"hf/weights", "missing, left over and misshapen tensors are refused, harmless ones tolerated", test_weights},
+    {"hf/shards", "an index of shards is followed; a wrong one is refused", test_shards},
+    {"hf/wrong-model", "a checkpoint is not read into a model of another kind", test_wrong_model},
+    {"hf/flipped-config", "1000 configs with changed bytes are read or refused, never a crash", test_flipped_config},
+};
+REGISTER_TESTS(tests)
