@@ -53,8 +53,11 @@ $(B)/objects/lib/run.o: $(B)/commit
 $(B)/commit: always
 	@mkdir -p $(@D); echo $(COMMIT) | cmp -s - $@ || echo $(COMMIT) > $@
 
+$(B)/objects/tests/test_train.o: CPPFLAGS += -DTRAIN='"$(or $(BIN),./)train"'
+
+# Idle threads sleep instead of spinning: the tests are many short runs, often beside other work.
 test: ready $(B)/tests $(MAINS)
-	$(B)/tests
+	OMP_WAIT_POLICY=passive $(B)/tests
 
 # Against PyTorch and transformers, installed from PyPI into a cache folder on first use.
 oracle: ready $(B)/probe

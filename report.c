@@ -56,7 +56,8 @@ void report_banner(const Facts *f, FILE *out) {
     char *resolved = flags_summary(&config_table, f->config, false);
     fprintf(out, "flags    %s\n", resolved);
     fprintf(out, "data     %s, a vocabulary of %zu", f->data->name, f->data->vocab);
-    if (isfinite(f->data->floor)) fprintf(out, "; floor %.4f nats per token (%s)", f->data->floor, f->data->floor_about);
+    if (isfinite(f->data->floor))
+        fprintf(out, "; floor %.4f nats per token (%s)", f->data->floor, f->data->floor_about);
     fprintf(out, "\nmodel    %zu parameters", s->parameters);
     if (s->active_parameters != s->parameters) fprintf(out, ", %zu of them active per token", s->active_parameters);
     fprintf(out, ", %.3g MFLOP per token to train\n", s->flops_per_token * 1e-6);
@@ -66,44 +67,62 @@ void report_banner(const Facts *f, FILE *out) {
     print_bytes(out, ", packed weights", s->packed_bytes);
     print_bytes(out, ", activations", s->activation_bytes);
     fprintf(out, "; a cache takes %zu bytes per token\n", s->cache_bytes_per_token);
-    fprintf(out, "machine  %d threads, %s, FMA peak %.0f GFLOP/s\n", omp_get_max_threads(), simd_name(), f->peak * 1e-9);
+    fprintf(out, "machine  %d threads, %s, FMA peak %.0f GFLOP/s\n", omp_get_max_threads(), simd_name(),
+            f->peak * 1e-9);
     fflush(out);
     free(resolved);
 }
 
+static void put(json_t *object, const char *key, double x) { json_object_set_new(object, key, run_number(x)); }
+static void put_size(json_t *object, const char *key, size_t n) {
+    json_object_set_new(object, key, json_integer((json_int_t)n));
+}
+
 void report_describe(const Facts *f, json_t *run_json) {
     const ModelSize *s = f->size;
-    json_t *data = json_pack("{s:s, s:I, s:o, s:s, s:o}", "name", f->data->name, "vocab", (json_int_t)f->data->vocab, "floor",
-                             run_number(f->data->floor), "floor_about", f->data->floor_about ? f->data->floor_about : "",
-                             "source_loss", run_number(f->source_loss));
-    json_t *model = json_pack("{s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I}", "parameters", (json_int_t)s->parameters,
-                              "active_parameters", (json_int_t)s->active_parameters, "flops_per_token", s->flops_per_token,
-                              "parameter_bytes", (json_int_t)s->parameter_bytes, "gradient_bytes", (json_int_t)s->gradient_bytes,
-                              "moment_bytes", (json_int_t)s->moment_bytes, "packed_bytes", (json_int_t)s->packed_bytes,
-                              "activation_bytes", (json_int_t)s->activation_bytes, "cache_bytes_per_token",
-                              (json_int_t)s->cache_bytes_per_token);
-    json_t *machine = run_machine(omp_get_max_threads());
-    json_object_set_new(machine, "peak_flops", run_number(f->peak));
+    json_t *data = json_object(), *model = json_object(), *machine = run_machine(omp_get_max_threads());
+    json_object_set_new(data, "name", json_string(f->data->name));
+    put_size(data, "vocab", f->data->vocab);
+    put(data, "floor", f->data->floor);
+    json_object_set_new(data, "floor_about", json_string(f->data->floor_about ? f->data->floor_about : ""));
+    put(data, "source_loss", f->source_loss);
+    put_size(model, "parameters", s->parameters);
+    put_size(model, "active_parameters", s->active_parameters);
+    put(model, "flops_per_token", s->flops_per_token);
+    put_size(model, "parameter_bytes", s->parameter_bytes);
+    put_size(model, "gradient_bytes", s->gradient_bytes);
+    put_size(model, "moment_bytes", s->moment_bytes);
+    put_size(model, "packed_bytes", s->packed_bytes);
+    put_size(model, "activation_bytes", s->activation_bytes);
+    put_size(model, "cache_bytes_per_token", s->cache_bytes_per_token);
+    put(machine, "peak_flops", f->peak);
     json_object_set_new(run_json, "data", data);
     json_object_set_new(run_json, "model", model);
     json_object_set_new(run_json, "machine", machine);
 }
 
 // ---- what variants add to the log --------------------------------------------------------------
+static json_t *describe_router(size_t layer, const RouterStats *s, size_t experts) {
+    json_t *line = json_object(), *load = json_array();
+    double total = 0;
+    for (size_t e = 0; e < experts; e++) total += s->load[e];
+    for (size_t e = 0; e < experts; e++) json_array_append_new(load, run_number(s->load[e] / total));
+    put_size(line, "layer", layer);
+    json_object_set_new(line, "load", load);
+    put(line, "entropy", s->entropy);
+    put(line, "max_violation", s->max_violation);
+    put_size(line, "dead", s->dead);
+    put(line, "aux_loss", s->aux_loss);
+    put(line, "z_loss", s->z_loss);
+    return line;
+}
+
 json_t *report_experts(Model *m) {
     const Config *c = model_config(m);
     json_t *all = json_array();
-    for (size_t l = 0; l < c->layers; l++) {
-        if (!config_layer_has_experts(c, l)) continue;
-        const RouterStats *s = model_router_stats(m, l);
-        json_t *load = json_array();
-        double total = 0;
-        for (size_t e = 0; e < c->experts; e++) total += s->load[e];
-        for (size_t e = 0; e < c->experts; e++) json_array_append_new(load, run_number(s->load[e] / total));
-        json_array_append_new(all, json_pack("{s:I, s:o, s:o, s:o, s:I, s:o, s:o}", "layer", (json_int_t)l, "load", load, "entropy",
-                                             run_number(s->entropy), "max_violation", run_number(s->max_violation), "dead",
-                                             (json_int_t)s->dead, "aux_loss", run_number(s->aux_loss), "z_loss", run_number(s->z_loss)));
-    }
+    for (size_t l = 0; l < c->layers; l++)
+        if (config_layer_has_experts(c, l))
+            json_array_append_new(all, describe_router(l, model_router_stats(m, l), c->experts));
     return all;
 }
 
@@ -120,10 +139,11 @@ json_t *report_layers(Model *m, real *before, size_t rows) {
             mine[count++] = (OptimRow){param[i].at, param[i].size, false};
             for (size_t j = param[i].at; j < param[i].at + param[i].size; j++) before[j] = value[j] - before[j];
         }
-        double weight = optim_norm(mine, count, value), update = optim_norm(mine, count, before);
-        json_array_append_new(all, json_pack("{s:o, s:o, s:o}", "rms", run_number(model_residual_rms(m, l, rows)), "grad_norm",
-                                             run_number(optim_norm(mine, count, gradient)), "update_ratio",
-                                             run_number(update / weight)));
+        json_t *line = json_object();
+        put(line, "rms", model_residual_rms(m, l, rows));
+        put(line, "grad_norm", optim_norm(mine, count, gradient));
+        put(line, "update_ratio", optim_norm(mine, count, before) / optim_norm(mine, count, value));
+        json_array_append_new(all, line);
     }
     free(mine);
     return all;
@@ -140,19 +160,30 @@ static double peak_memory(void) {  // of the whole process; ru_maxrss is in KiB 
 #endif
 }
 
-const char *report_receipt(const Facts *f, const RunState *s, uint64_t digest, json_t *run_json) {
+static json_t *describe_end(const Facts *f, const RunState *s) {
+    json_t *final = json_object();
     double rate = s->train_seconds > 0 ? (double)s->tokens / s->train_seconds : 0;
+    put_size(final, "step", s->step);
+    put_size(final, "tokens", s->tokens);
+    put(final, "train_loss", s->train_loss);
+    put(final, "val_loss", s->val_loss);
+    put(final, "best_val_loss", s->best_val_loss);
+    put(final, "accuracy", s->accuracy);
+    put(final, "floor", f->data->floor);
+    put(final, "seconds", s->seconds);
+    put(final, "train_seconds", s->train_seconds);
+    put(final, "tokens_per_second", rate);
+    put(final, "mfu", rate * f->size->flops_per_token / f->peak);
+    put(final, "peak_memory_bytes", peak_memory());
+    return final;
+}
+
+const char *report_receipt(const Facts *f, const RunState *s, uint64_t digest, json_t *run_json) {
     char hash[17], *floor = isfinite(f->data->floor) ? xprintf("%.4f", f->data->floor) : xprintf("unknown");
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)digest);
-    char *receipt = xprintf("receipt: digest %s, loss %.4f, floor %s, tokens %zu, wall %.1f s, %s", hash, s->val_loss, floor,
-                            s->tokens, s->seconds, f->command);
-    json_t *final = json_pack("{s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "step", (json_int_t)s->step, "tokens",
-                              (json_int_t)s->tokens, "train_loss", run_number(s->train_loss), "val_loss", run_number(s->val_loss),
-                              "best_val_loss", run_number(s->best_val_loss), "accuracy", run_number(s->accuracy), "floor",
-                              run_number(f->data->floor), "seconds", run_number(s->seconds), "train_seconds",
-                              run_number(s->train_seconds), "tokens_per_second", run_number(rate), "mfu",
-                              run_number(rate * f->size->flops_per_token / f->peak), "peak_memory_bytes", run_number(peak_memory()));
-    json_object_set_new(run_json, "final", final);
+    char *receipt = xprintf("receipt: digest %s, loss %.4f, floor %s, tokens %zu, wall %.1f s, %s", hash, s->val_loss,
+                            floor, s->tokens, s->seconds, f->command);
+    json_object_set_new(run_json, "final", describe_end(f, s));
     json_object_set_new(run_json, "digest", json_string(hash));
     json_object_set_new(run_json, "receipt", json_string(receipt));
     free(receipt);

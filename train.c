@@ -13,6 +13,7 @@
 #include "lib/progress.h"
 #include "lib/simd.h"
 #include "report.h"
+#include "sample.h"
 #include <omp.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -52,8 +53,8 @@ static void prepare(Training *t, int argc, char **argv) {
     size_t loaded_vocab = *c->load ? c->vocab : 0;
     t->data = data_open(c);
     if (loaded_vocab && loaded_vocab < t->data->vocab)
-        usage_error("the model in %s knows %zu tokens, but %s has %zu; give data made with the tokenizer of that model", c->load,
-                    loaded_vocab, c->data, t->data->vocab);
+        usage_error("the model in %s knows %zu tokens, but %s has %zu; give data made with the tokenizer of that model",
+                    c->load, loaded_vocab, c->data, t->data->vocab);
     c->vocab = loaded_vocab ? loaded_vocab : t->data->vocab;
     config_resolve(c);
     if (c->threads) omp_set_num_threads((int)c->threads);
@@ -104,7 +105,8 @@ static size_t load_rows(Training *t, Split split, size_t first, size_t rows) {
     bool with_answers = split == SPLIT_VALIDATION;
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < rows; i++)
-        t->data->row(t->data, split, first + i, T, t->tokens + i * T, t->targets + i * T, with_answers ? t->is_answer + i * T : NULL);
+        t->data->row(t->data, split, first + i, T, t->tokens + i * T, t->targets + i * T,
+                     with_answers ? t->is_answer + i * T : NULL);
     for (size_t i = 0; i < rows * T; i++) scored += t->targets[i] >= 0;
     return scored;
 }
@@ -116,8 +118,9 @@ static void forward_backward(Training *t) {
     double token_scale = 1 / (double)(scored ? scored : 1);
     model_zero_gradients(t->model);
     for (size_t first = 0; first < B; first += micro)
-        model_forward_backward(t->model, t->tokens + first * T, t->targets + first * T, B - first < micro ? B - first : micro, T,
-                               token_scale, 1 / (double)B, t->row_loss + first);
+        model_forward_backward(t->model, t->tokens + first * T, t->targets + first * T,
+                               B - first < micro ? B - first : micro, T, token_scale, 1 / (double)B,
+                               t->row_loss + first);
     model_finish_gradients(t->model);
     t->state.train_loss = token_scale * sum(t->row_loss, B);
 }
@@ -147,7 +150,8 @@ static bool train_step(Training *t) {
     return true;
 }
 
-// Loss and accuracy over the validation rows, the same ones each time. False when the loss is not finite.
+// Loss and accuracy over the validation rows, the same ones each time. Row losses are added one by one, so
+// that the micro-batch cannot be seen in the sum. False when the loss is not finite.
 static bool evaluate(Training *t) {
     size_t rows = t->data->validation_rows, micro = t->config.micro_batch, T = t->config.context;
     size_t scored = 0, answers = 0, right = 0;
@@ -156,7 +160,7 @@ static bool evaluate(Training *t) {
         size_t B = rows - first < micro ? rows - first : micro;
         scored += load_rows(t, SPLIT_VALIDATION, first, B);
         model_evaluate(t->model, t->tokens, t->targets, B, T, t->row_loss, t->hit);
-        loss += sum(t->row_loss, B);
+        for (size_t i = 0; i < B; i++) loss += t->row_loss[i];
         for (size_t i = 0; i < B * T; i++) {
             answers += t->is_answer[i];
             right += t->is_answer[i] && t->hit[i];
@@ -178,8 +182,9 @@ static Standing standing(const Training *t, const RunState *since) {
 }
 
 static void log_train(Training *t, json_t *line, const Standing *s) {
-    json_object_update_new(line, json_pack("{s:f, s:f, s:f, s:f, s:f}", "train_loss", s->train_loss, "lr", t->lr, "grad_norm",
-                                           t->grad_norm, "tokens_per_second", s->tokens_per_second, "mfu", s->mfu));
+    json_object_update_new(line,
+                           json_pack("{s:f, s:f, s:f, s:f, s:f}", "train_loss", s->train_loss, "lr", t->lr, "grad_norm",
+                                     t->grad_norm, "tokens_per_second", s->tokens_per_second, "mfu", s->mfu));
     size_t last_rows = (t->config.batch - 1) % t->config.micro_batch + 1;
     if (t->config.experts) json_object_set_new(line, "experts", report_experts(t->model));
     if (t->before) json_object_set_new(line, "layers", report_layers(t->model, t->before, last_rows));
@@ -197,8 +202,8 @@ static void log_validation(Training *t, json_t *line, const Standing *s) {
 static void log_step(Training *t, bool has_train, bool has_validation) {
     Standing s = standing(t, &t->logged);
     t->state.seconds = seconds_now() - t->started;
-    json_t *line = json_pack("{s:I, s:I, s:f}", "step", (json_int_t)t->state.step, "tokens", (json_int_t)t->state.tokens, "seconds",
-                             t->state.seconds);
+    json_t *line = json_pack("{s:I, s:I, s:f}", "step", (json_int_t)t->state.step, "tokens",
+                             (json_int_t)t->state.tokens, "seconds", t->state.seconds);
     if (has_train) log_train(t, line, &s);
     if (has_validation) log_validation(t, line, &s);
     run_log(t->run, line);
@@ -225,7 +230,8 @@ static void catch_signals(void) {
 // The run directory; what has already ended is not trained again.
 static void open_run(Training *t) {
     char *label = report_label(t->config.data);
-    t->run = run_open(&(RunPlan){&config_table, &t->config, t->config.out, label, t->facts.command, t->data->hash, t->config.fresh});
+    t->run = run_open(
+        &(RunPlan){&config_table, &t->config, t->config.out, label, t->facts.command, t->data->hash, t->config.fresh});
     free(label);
     if (t->run->status == RUN_DIVERGED)
         fail("the run in %s diverged at step %d; --fresh trains it again", t->run->dir,
@@ -240,16 +246,19 @@ static _Noreturn void stop_diverged(Training *t) {
     json_object_set_new(t->run->json, "diverged_at", json_integer((json_int_t)t->state.step));
     run_write(t->run, "diverged");
     progress_clear(&t->progress);
-    fail("diverged after step %zu: training loss %g, gradient norm %g, validation loss %g; the last saved state is intact in %s; "
-         "try a lower --lr or a longer --warmup", t->state.step, t->state.train_loss, t->grad_norm, t->state.val_loss, t->run->dir);
+    fail("diverged after step %zu: training loss %g, gradient norm %g, validation loss %g; the last saved state is "
+         "intact in %s; try a lower --lr or a longer --warmup",
+         t->state.step, t->state.train_loss, t->grad_norm, t->state.val_loss, t->run->dir);
 }
 
 static bool is_done(const Training *t) {
-    return t->state.step >= t->config.steps || (t->config.target_loss > 0 && t->state.val_loss <= t->config.target_loss);
+    return t->state.step >= t->config.steps ||
+           (t->config.target_loss > 0 && t->state.val_loss <= t->config.target_loss);
 }
 
 static void begin(Training *t) {
-    t->state = (RunState){.train_loss = NAN, .val_loss = NAN, .best_val_loss = NAN, .accuracy = NAN, .loss_hash = HASH_START};
+    t->state =
+        (RunState){.train_loss = NAN, .val_loss = NAN, .best_val_loss = NAN, .accuracy = NAN, .loss_hash = HASH_START};
     bool resumed = run_resume(t->run, &t->tensors, &t->state);
     model_changed(t->model);
     t->logged = t->state;
@@ -260,7 +269,8 @@ static void begin(Training *t) {
     char *tokenizer = run_path(t->run, "tokenizer.json");
     tokenizer_save(t->data->tokenizer, tokenizer);
     free(tokenizer);
-    printf("run      %s, %s step %zu of %zu\n", t->run->dir, resumed ? "resumed at" : "from", t->state.step, t->config.steps);
+    printf("run      %s, %s step %zu of %zu\n", t->run->dir, resumed ? "resumed at" : "from", t->state.step,
+           t->config.steps);
     if (resumed) return;
     if (!evaluate(t)) stop_diverged(t);
     log_step(t, false, true);
@@ -285,12 +295,31 @@ static void train(Training *t) {
 
 static int stop_interrupted(Training *t) {
     run_write(t->run, "interrupted");
-    printf("interrupted at step %zu of %zu and saved; the same command goes on from there:\n%s\n", t->state.step, t->config.steps,
-           t->facts.command);
+    printf("interrupted at step %zu of %zu and saved; the same command goes on from there:\n%s\n", t->state.step,
+           t->config.steps, t->facts.command);
     return 128 + stop_signal;
 }
 
+static void append_text(void *file, const char *text, size_t bytes) { fwrite(text, 1, bytes, file); }
+
+// What the model says: whole in sample.txt, and on the screen without what would disturb a terminal.
+static void write_sample(Training *t) {
+    char *text = NULL, *path = run_path(t->run, "sample.txt");
+    size_t bytes = 0;
+    FILE *f = open_memstream(&text, &bytes);
+    sample_text(t->model, t->data->tokenizer, t->data->default_prompt,
+                sample_defaults(t->config.seed, t->config.sample_tokens), append_text, f);
+    fclose(f);
+    write_whole_file(path, text, bytes);
+    for (size_t i = 0; i < bytes; i++)
+        if (text[i] != '\n' && ((unsigned char)text[i] < ' ' || text[i] == 127)) text[i] = '?';
+    printf("\n%s\n\nsample   %s\n", text, path);
+    free(path);
+    free(text);
+}
+
 static void finish(Training *t) {
+    if (t->config.sample_tokens) write_sample(t);
     curves_draw(t->run->dir, t->data->name, t->asked, t->data->floor);
     uint64_t digest = run_digest(&t->tensors, &t->state, t->config.digest ? stdout : NULL);
     const char *receipt = report_receipt(&t->facts, &t->state, digest, t->run->json);

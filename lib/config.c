@@ -15,23 +15,26 @@
     ROW(FLAG_SIZE, name, #standard, NULL, NULL, low, high, post, help, identity)
 #define REAL(name, standard, low, high, identity, post, help) \
     ROW(FLAG_REAL, name, #standard, NULL, NULL, low, high, post, help, identity)
-#define BOOL(name, standard, identity, post, help) ROW(FLAG_BOOL, name, #standard, NULL, "1", 0, 1, post, help, identity)
+#define BOOL(name, standard, identity, post, help) \
+    ROW(FLAG_BOOL, name, #standard, NULL, "1", 0, 1, post, help, identity)
 #define ENUM(name, VALUES, standard, bare, identity, post, help) \
     ROW(FLAG_ENUM, name, standard, WORDS(VALUES), bare, 0, 0, post, help, identity)
 #define PATTERN(name, VALUES, standard, identity, post, help) \
     ROW(FLAG_PATTERN, name, standard, WORDS(VALUES), NULL, 0, 0, post, help, identity)
-#define TEXT(name, standard, identity, post, help) ROW(FLAG_TEXT, name, standard, NULL, NULL, 0, 0, post, help, identity)
+#define TEXT(name, standard, identity, post, help) \
+    ROW(FLAG_TEXT, name, standard, NULL, NULL, 0, 0, post, help, identity)
 static const Flag flags[] = {
 #include "config.def"
 };
 
 static const Preset presets[] = {
     {"shakespeare",
-     "--tokenizer char --layers 4 --heads 4 --width 128 --context 64 --batch 12 --pos learned --norm-kind layer --ffn gelu "
-     "--steps 2000 --lr 1e-3 --min-lr 1e-4 --warmup 100 --beta2 0.99 --eval-every 250",
+     "--tokenizer char --layers 4 --heads 4 --width 128 --context 64 --batch 12 --pos learned --norm-kind layer "
+     "--ffn gelu --steps 2000 --lr 1e-3 --min-lr 1e-4 --warmup 100 --beta2 0.99 --eval-every 250",
      "nanoGPT's small CPU setting for tiny Shakespeare; give the text with --data FILE"},
     {"gpt2", "--pos learned --norm-kind layer --ffn gelu --bias 1", "a small GPT-2 (Radford et al. 2019)"},
-    {"llama", "--attn gqa --kv-heads 2 --tie 0", "a small Llama (Touvron et al. 2023), with grouped queries as in Llama 2 70B and Llama 3"},
+    {"llama", "--attn gqa --kv-heads 2 --tie 0",
+     "a small Llama (Touvron et al. 2023), with grouped queries as in Llama 2 70B and Llama 3"},
     {"olmo2", "--norm out --qk-norm full --tie 0", "a small OLMo 2 (OLMo team 2024): norms on the branch outputs"},
     {"mixtral", "--attn gqa --kv-heads 2 --tie 0 --experts 8 --top-k 2 --expert-width 128 --aux-loss 0.02",
      "a small Mixtral (Jiang et al. 2024): eight experts, two per token"},
@@ -42,11 +45,16 @@ static const Preset presets[] = {
 };
 
 const FlagTable config_table = {
-    .flag = flags, .count = sizeof flags / sizeof flags[0], .preset = presets, .presets = sizeof presets / sizeof presets[0],
+    .flag = flags,
+    .count = sizeof flags / sizeof flags[0],
+    .preset = presets,
+    .presets = sizeof presets / sizeof presets[0],
     .program = "./train [--name value]...",
-    .about = "Trains a GPT whose whole architecture is flags, and leaves a run directory that proves what happened.\n"
-             "With no flags: a small model learns the language of `stories`, whose best possible loss is known.\n"
-             "The same commit, flags and seed give the same digest on every machine. Ctrl-C saves; the same command resumes.",
+    .about =
+        "Trains a GPT whose whole architecture is flags, and leaves a run directory that proves what happened.\n"
+        "With no flags: a small model learns the language of `stories`, whose best possible loss is known.\n"
+        "The same commit, flags and seed give the same digest on every machine. Ctrl-C saves; the same\n"
+        "command resumes.",
     .examples = "  ./train                                          the default model, about a minute on two cores\n"
                 "  ./train --attn mla --kv-rank 32                  latent attention instead of full heads\n"
                 "  ./train --preset mixtral --steps 300             an architecture by name, one flag changed\n"
@@ -99,24 +107,40 @@ static void derive_rest(Config *c) {
 static void refuse_unused(const Config *c) {
     bool moe = c->experts > 0, mla = has_attn(c, ATTN_mla);
     const struct { const char *flag; bool used; const char *needs; } rows[] = {
-        {"kv-heads", has_attn(c, ATTN_gqa), "--attn gqa"}, {"kv-rank", mla, "--attn mla"}, {"q-rank", mla, "--attn mla"},
-        {"nope-dim", mla, "--attn mla"}, {"v-dim", mla, "--attn mla"}, {"rope-dim", c->pos == POS_rope, "--pos rope"},
-        {"rope-theta", c->pos == POS_rope, "--pos rope"}, {"tile", c->attn_kernel == KERNEL_flash, "--attn-kernel flash"},
-        {"qk-norm", has_attn(c, ATTN_mha) || has_attn(c, ATTN_gqa), "--attn mha or gqa (mla has the norm of its latents)"},
-        {"decay", c->schedule == SCHEDULE_wsd, "--schedule wsd"}, {"top-k", moe, "--experts"},
-        {"expert-width", moe, "--experts"}, {"shared-experts", moe, "--experts"}, {"first-dense", moe, "--experts"},
-        {"moe-layers", moe, "--experts"}, {"gate", moe, "--experts"}, {"router", moe, "--experts"},
-        {"norm-topk", moe, "--experts"}, {"route-scale", moe, "--experts"}, {"aux-loss", moe, "--experts"},
-        {"z-loss", moe, "--experts"}, {"bias-rate", moe && c->router == ROUTER_bias, "--experts and --router bias"},
+        {"kv-heads", has_attn(c, ATTN_gqa), "--attn gqa"},
+        {"kv-rank", mla, "--attn mla"},
+        {"q-rank", mla, "--attn mla"},
+        {"nope-dim", mla, "--attn mla"},
+        {"v-dim", mla, "--attn mla"},
+        {"rope-dim", c->pos == POS_rope, "--pos rope"},
+        {"rope-theta", c->pos == POS_rope, "--pos rope"},
+        {"tile", c->attn_kernel == KERNEL_flash, "--attn-kernel flash"},
+        {"qk-norm", has_attn(c, ATTN_mha) || has_attn(c, ATTN_gqa),
+         "--attn mha or gqa (mla has the norm of its latents)"},
+        {"decay", c->schedule == SCHEDULE_wsd, "--schedule wsd"},
+        {"top-k", moe, "--experts"},
+        {"expert-width", moe, "--experts"},
+        {"shared-experts", moe, "--experts"},
+        {"first-dense", moe, "--experts"},
+        {"moe-layers", moe, "--experts"},
+        {"gate", moe, "--experts"},
+        {"router", moe, "--experts"},
+        {"norm-topk", moe, "--experts"},
+        {"route-scale", moe, "--experts"},
+        {"aux-loss", moe, "--experts"},
+        {"z-loss", moe, "--experts"},
+        {"bias-rate", moe && c->router == ROUTER_bias, "--experts and --router bias"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         if (!rows[i].used && !flags_is_default(&config_table, c, flags_find(&config_table, rows[i].flag)))
-            usage_error("--%s has no effect without %s; add it, or leave --%s out", rows[i].flag, rows[i].needs, rows[i].flag);
+            usage_error("--%s has no effect without %s; add it, or leave --%s out", rows[i].flag, rows[i].needs,
+                        rows[i].flag);
 }
 
 static void refuse_heads(const Config *c) {
     if (!c->head_dim && c->width % c->heads != 0)
-        usage_error("--width %zu cannot be divided among --heads %zu; choose a multiple, or give --head-dim", c->width, c->heads);
+        usage_error("--width %zu cannot be divided among --heads %zu; choose a multiple, or give --head-dim", c->width,
+                    c->heads);
     if (has_attn(c, ATTN_gqa) && c->heads % config_kv_heads(c, ATTN_gqa) != 0)
         usage_error("--heads %zu cannot share --kv-heads %zu evenly; kv-heads must divide heads", c->heads,
                     config_kv_heads(c, ATTN_gqa));
@@ -128,7 +152,8 @@ static void refuse_rotation(const Config *c) {
         size_t rotated = config_rope_dim(c, attn);
         if (!has_attn(c, attn) || c->pos != POS_rope) continue;
         if (rotated % 2 != 0)
-            usage_error("RoPE rotates pairs, but %zu dimensions would be rotated; give an even --rope-dim or --head-dim", rotated);
+            usage_error("RoPE rotates pairs, but %zu dimensions would be; give an even --rope-dim or --head-dim",
+                        rotated);
         if (attn != ATTN_mla && rotated > c->head_dim)
             usage_error("--rope-dim %zu is more than the %zu dimensions of a head (--head-dim)", rotated, c->head_dim);
     }
@@ -136,13 +161,14 @@ static void refuse_rotation(const Config *c) {
 
 static void refuse_experts(const Config *c) {
     if (!c->experts) return;
-    if (c->top_k > c->experts) usage_error("--top-k %zu experts per token cannot be chosen from --experts %zu", c->top_k, c->experts);
+    if (c->top_k > c->experts)
+        usage_error("--top-k %zu experts per token cannot be chosen from --experts %zu", c->top_k, c->experts);
     if (c->aux_loss < 0) usage_error("--aux-loss %g is negative; give 0 or more, or -1 for the default", c->aux_loss);
     if (c->z_loss > 0 && c->gate == GATE_sigmoid)
         usage_error("--z-loss %g holds down the softmax's partition function; --gate sigmoid has none", c->z_loss);
     for (size_t l = 0; l < c->layers; l++)
         if (config_layer_has_experts(c, l)) return;
-    usage_error("--experts %zu, but no layer has experts: --first-dense %zu and --moe-layers leave none of the %zu layers",
+    usage_error("--experts %zu, but no layer has experts: --first-dense %zu and --moe-layers leave none of %zu layers",
                 c->experts, c->first_dense, c->layers);
 }
 

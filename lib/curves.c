@@ -43,10 +43,12 @@ static Series series_of(const Log *log, const char *key, const char *label) {
 static void draw_loss(const Log *log, const char *path, const char *title, const char *subtitle, double floor) {
     Series series[2] = {series_of(log, "train_loss", "training"), series_of(log, "val_loss", "validation")};
     char *floor_label = xprintf("entropy floor %.4f", floor);
-    plot_chart(path, &(Chart){
-        .title = title, .subtitle = subtitle, .x_label = "step", .y_label = "loss (nats per token)", .series = series, .count = 2,
+    Chart chart = {
+        .title = title, .subtitle = subtitle, .x_label = "step", .y_label = "loss (nats per token)",
+        .series = series, .count = 2,
         .level = &floor, .level_label = (const char *const[]){floor_label}, .levels = isfinite(floor) ? 1 : 0,
-    });
+    };
+    plot_chart(path, &chart);
     for (int i = 0; i < 2; i++) {
         free((void *)series[i].x);
         free((void *)series[i].y);
@@ -74,26 +76,30 @@ static void draw_experts(const Log *log, const char *path, const char *title, co
     for (size_t i = 0; i < log->count; i++) {
         if (!load_of(log->line[i], 0)) continue;
         for (size_t r = 0; r < layers * experts; r++)
-            value[r * columns + column] = json_number_value(json_array_get(load_of(log->line[i], r / experts), r % experts));
+            value[r * columns + column] =
+                json_number_value(json_array_get(load_of(log->line[i], r / experts), r % experts));
         column++;
     }
     for (size_t r = 0; r < layers * experts; r++) {
-        json_int_t layer = json_integer_value(json_object_get(json_array_get(json_object_get(first, "experts"), r / experts), "layer"));
+        json_int_t layer = json_integer_value(
+            json_object_get(json_array_get(json_object_get(first, "experts"), r / experts), "layer"));
         label[r] = xprintf("layer %d, expert %zu", (int)layer, r % experts);
     }
-    plot_heat_map(path, &(HeatMap){
+    HeatMap map = {
         .title = title, .subtitle = subtitle, .x_label = "step", .y_label = "expert", .value_label = "share of tokens",
         .value = value, .rows = layers * experts, .columns = columns, .row_label = label,
         .x_low = (double)json_integer_value(json_object_get(first, "step")),
         .x_high = (double)json_integer_value(json_object_get(last, "step")),
-    });
+    };
+    plot_heat_map(path, &map);
     for (size_t r = 0; r < layers * experts; r++) free((void *)label[r]);
     free(label);
     free(value);
 }
 
 void curves_draw(const char *dir, const char *title, const char *subtitle, double floor) {
-    char *log_path = xprintf("%s/log.jsonl", dir), *loss = xprintf("%s/loss.png", dir), *experts = xprintf("%s/experts.png", dir);
+    char *log_path = xprintf("%s/log.jsonl", dir), *loss = xprintf("%s/loss.png", dir),
+         *experts = xprintf("%s/experts.png", dir);
     Log log = read_log(log_path);
     draw_loss(&log, loss, title, subtitle, floor);
     draw_experts(&log, experts, title, subtitle);

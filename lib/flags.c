@@ -86,8 +86,8 @@ static int value_of(const Flag *f, const char *word) {
 
 static _Noreturn void bad_number(const Flag *f, const char *expected, const char *text) {
     char name[64];
-    usage_error("--%s takes %s from %.15g to %.15g, but '%s' was given%s", shown(f->name, name), expected, f->low, f->high,
-                text, strchr(text, ',') ? "; lists are for sweeps, a run takes one value" : "");
+    usage_error("--%s takes %s from %.15g to %.15g, but '%s' was given%s", shown(f->name, name), expected, f->low,
+                f->high, text, strchr(text, ',') ? "; lists are for sweeps, a run takes one value" : "");
 }
 
 static size_t size_from(const Flag *f, const char *text) {
@@ -139,8 +139,8 @@ static void value_from_text(const Flag *f, const char *text, void *field) {
     case FLAG_PATTERN: *(Pattern *)field = pattern_from(f, text); break;
     case FLAG_TEXT:
         if (strlen(text) >= FLAG_TEXT_SIZE)
-            usage_error("--%s takes at most %d characters, but %zu were given", shown(f->name, name), FLAG_TEXT_SIZE - 1,
-                        strlen(text));
+            usage_error("--%s takes at most %d characters, but %zu were given", shown(f->name, name),
+                        FLAG_TEXT_SIZE - 1, strlen(text));
         snprintf(field, FLAG_TEXT_SIZE, "%s", text);
         break;
     case FLAG_GROUP: break;
@@ -153,7 +153,8 @@ void flags_set(const FlagTable *t, void *target, const char *name, const char *v
 }
 
 void flags_defaults(const FlagTable *t, void *target) {
-    for (size_t i = 0; i < t->count; i++) value_from_text(&t->flag[i], t->flag[i].standard, (char *)target + t->flag[i].offset);
+    for (size_t i = 0; i < t->count; i++)
+        value_from_text(&t->flag[i], t->flag[i].standard, (char *)target + t->flag[i].offset);
 }
 
 // ---- the command line --------------------------------------------------------------------------
@@ -164,7 +165,8 @@ static int parse_one(const Parser *p, int argc, char **argv, int i) {
     char name[64];
     const char *argument = argv[i], *equals = strchr(argument, '=');
     if (strncmp(argument, "--", 2) != 0 || argument[2] == '\0')
-        usage_error("'%s' was not expected here: flags are written --name value or --name=value (--help lists them)", argument);
+        usage_error("'%s' was not expected here: flags are written --name value or --name=value (--help lists them)",
+                    argument);
     snprintf(name, sizeof name, "%.*s", equals ? (int)(equals - argument - 2) : 63, argument + 2);
     const Flag *f = &p->table->flag[flags_find(p->table, name)];
     bool has_next = i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0;
@@ -302,12 +304,14 @@ static void help_flag(const Flag *f, FILE *out, Colours c) {
     static const char *const kinds[] = {"N", "X", "0|1", "", "", "TEXT", ""};
     char name[64], left[256];
     shown(f->name, name);
-    snprintf(left, sizeof left, "%s%s", f->values ? f->values : kinds[f->kind], f->kind == FLAG_PATTERN ? "[+...]" : "");
+    snprintf(left, sizeof left, "%s%s", f->values ? f->values : kinds[f->kind],
+             f->kind == FLAG_PATTERN ? "[+...]" : "");
     for (char *p = left; *p; p++) *p = *p == '_' ? '-' : *p;
     int padding = 38 - (int)(strlen(name) + strlen(left));
     fprintf(out, "  %s--%s%s %s%*s %s", c.flag, name, c.plain, left, padding > 0 ? padding : 0, "", f->help);
     fprintf(out, "  %s[%s", c.dim, *f->standard ? f->standard : "none");
-    if ((f->kind == FLAG_SIZE || f->kind == FLAG_REAL) && f->high < 1e5) fprintf(out, "; %.10g to %.10g", f->low, f->high);
+    if ((f->kind == FLAG_SIZE || f->kind == FLAG_REAL) && f->high < 1e5)
+        fprintf(out, "; %.10g to %.10g", f->low, f->high);
     else if (f->kind == FLAG_SIZE || f->kind == FLAG_REAL) fprintf(out, "; %.10g or more", f->low);
     if (f->bare && f->kind != FLAG_BOOL) fprintf(out, "; alone: %s", f->bare);
     if (*f->post) fprintf(out, "; post%s %s", strchr(f->post, ',') ? "s" : "", f->post);
@@ -322,9 +326,11 @@ void flags_help(const FlagTable *t, FILE *out) {
         if (t->flag[i].kind == FLAG_GROUP) fprintf(out, "\n%s%s%s\n", c.bold, t->flag[i].help, c.plain);
         else help_flag(&t->flag[i], out, c);
     }
-    if (t->presets) fprintf(out, "\n%sPresets: --preset NAME stands for several flags; others given beside it win%s\n", c.bold, c.plain);
+    if (t->presets)
+        fprintf(out, "\n%sPresets: --preset NAME stands for several flags; others given beside it win%s\n", c.bold,
+                c.plain);
     for (size_t i = 0; i < t->presets; i++)
-        fprintf(out, "  %s%-14s%s %s%s\n  %14s   %s%s\n", c.flag, t->preset[i].name, c.plain, t->preset[i].help, c.dim, "",
-                t->preset[i].flags, c.plain);
+        fprintf(out, "  %s%-14s%s %s%s\n  %14s   %s%s\n", c.flag, t->preset[i].name, c.plain, t->preset[i].help, c.dim,
+                "", t->preset[i].flags, c.plain);
     if (t->examples) fprintf(out, "\n%sExamples%s\n%s", c.bold, c.plain, t->examples);
 }

@@ -22,7 +22,7 @@ typedef struct {
     double low, high;       // SIZE, REAL: allowed range, inclusive
     const char *post;       // the posts a flag belongs to, e.g. "1,3", or ""
     const char *help;       // one line
-    bool is_identity;       // false: does not change the numbers (threads, out, log-every...): left out of the run's name
+    bool is_identity;  // false: does not change the numbers (threads, out, log-every...): left out of the run's name
 } Flag;
 typedef struct { const char *name, *flags, *help; } Preset;  // "shakespeare", "--layers 4 --heads 4 ..."
 

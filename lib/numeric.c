@@ -40,7 +40,8 @@ double num_exp(double x) {
 // log(x) = n ln 2 + log m, with m in [sqrt(1/2), sqrt(2)) and log m = 2 atanh(s), s = (m-1)/(m+1).
 // The result is high + low, good to about 1e-19 of the larger: num_pow multiplies it by large numbers.
 static void log_in_two_parts(double x, double *high, double *low) {
-    static const double c[] = {2. / 3, 2. / 5, 2. / 7, 2. / 9, 2. / 11, 2. / 13, 2. / 15, 2. / 17, 2. / 19, 2. / 21, 2. / 23};
+    static const double c[] = {2. / 3,  2. / 5,  2. / 7,  2. / 9,  2. / 11, 2. / 13,
+                               2. / 15, 2. / 17, 2. / 19, 2. / 21, 2. / 23};
     uint64_t bits;
     memcpy(&bits, &x, sizeof bits);
     int n = (int)(bits >> 52) - 1023;

@@ -42,7 +42,8 @@ static void describe(const Progress *p, const Standing *s, bool narrow, char lin
     append(line, "%*zu/%zu", digits, s->step, p->steps);
     if (isfinite(s->train_loss)) append(line, "%strain %.*f", gap, decimals, s->train_loss);
     if (isfinite(s->val_loss)) append(line, "%sval %.*f", gap, decimals, s->val_loss);
-    if (isfinite(s->val_loss) && isfinite(p->floor)) append(line, " (%s%+.*f)", floor, decimals, s->val_loss - p->floor);
+    if (isfinite(s->val_loss) && isfinite(p->floor))
+        append(line, " (%s%+.*f)", floor, decimals, s->val_loss - p->floor);
     if (isfinite(s->accuracy)) append(line, "%saccuracy %.1f%%", gap, 100 * s->accuracy);
     if (s->tokens_per_second > 0) {
         append_rate(line, gap, s->tokens_per_second);

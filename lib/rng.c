@@ -11,7 +11,8 @@ void philox(uint32_t out[4], uint64_t seed, uint64_t purpose, uint64_t index) {
     uint32_t key0 = (uint32_t)seed, key1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {
         uint64_t p0 = (uint64_t)0xD2511F53u * c[0], p1 = (uint64_t)0xCD9E8D57u * c[2];
-        uint32_t next[4] = {(uint32_t)(p1 >> 32) ^ c[1] ^ key0, (uint32_t)p1, (uint32_t)(p0 >> 32) ^ c[3] ^ key1, (uint32_t)p0};
+        uint32_t next[4] = {(uint32_t)(p1 >> 32) ^ c[1] ^ key0, (uint32_t)p1, (uint32_t)(p0 >> 32) ^ c[3] ^ key1,
+                            (uint32_t)p0};
         for (int i = 0; i < 4; i++) c[i] = next[i];
         key0 += 0x9E3779B9u;
         key1 += 0xBB67AE85u;

@@ -61,7 +61,8 @@ static json_t *read_json(const char *path) {
     json_t *root = json_loadb(text, bytes, 0, &error);
     free(text);
     if (!json_is_object(root))
-        fail("%s is damaged at line %d: %s; --fresh trains again", path, root ? 1 : error.line, root ? "no object" : error.text);
+        fail("%s is damaged at line %d: %s; --fresh trains again", path, root ? 1 : error.line,
+             root ? "no object" : error.text);
     return root;
 }
 
@@ -74,23 +75,6 @@ void run_write(Run *r, const char *status) {
     atomic_write(&a, "\n", 1);
     atomic_close(&a);
     free(text);
-    free(path);
-}
-
-void run_read_flags(const char *dir, const FlagTable *t, void *flags) {
-    char *path = xprintf("%s/run.json", dir);
-    if (!file_exists(path)) fail("%s is not a run directory: it has no run.json; ./train makes one", dir);
-    json_t *root = read_json(path), *recorded = json_object_get(root, "flags");
-    if (!json_is_object(recorded)) fail("%s records no flags, so it is not from ./train", path);
-    flags_defaults(t, flags);
-    for (size_t i = 0; i < t->count; i++) {
-        const json_t *value = json_object_get(recorded, t->flag[i].name);
-        if (t->flag[i].kind == FLAG_GROUP || !value) continue;
-        char *text = json_to_text(value);
-        flags_set(t, flags, t->flag[i].name, text);
-        free(text);
-    }
-    json_decref(root);
     free(path);
 }
 
@@ -117,8 +101,8 @@ json_t *run_machine(int threads) {
 #else
     const char *compiler = "GCC " __VERSION__;
 #endif
-    json_t *machine = json_pack("{s:s, s:i, s:i, s:s, s:s, s:s}", "cpu", cpu, "cores", omp_get_num_procs(), "threads", threads,
-                                "simd", simd_name(), "compiler", compiler, "system", system);
+    json_t *machine = json_pack("{s:s, s:i, s:i, s:s, s:s, s:s}", "cpu", cpu, "cores", omp_get_num_procs(), "threads",
+                                threads, "simd", simd_name(), "compiler", compiler, "system", system);
     free(cpu);
     free(system);
     return machine;
@@ -185,8 +169,8 @@ Run *run_open(const RunPlan *p) {
     lock_directory(r);
     char hash[17], *path = run_path(r, "run.json");
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)p->data_hash);
-    r->json = json_pack("{s:s, s:s, s:s, s:s, s:s}", "status", "running", "command", p->command, "commit", COMMIT, "data_hash",
-                        hash, "precision", PRECISION);
+    r->json = json_pack("{s:s, s:s, s:s, s:s, s:s}", "status", "running", "command", p->command, "commit", COMMIT,
+                        "data_hash", hash, "precision", PRECISION);
     if (!r->json) usage_error("the command line is not UTF-8, which run.json must be");
     json_object_set_new(r->json, "flags", flags_to_json(p->table, p->flags));
     if (p->fresh) forget(r);
@@ -211,7 +195,9 @@ enum { COUNTERS = 9 };
 typedef struct { const char *key[COUNTERS]; char text[COUNTERS][32]; } Counters;
 
 static Counters counters_from(const RunState *s) {
-    Counters c = {{"step", "tokens", "seconds", "train_seconds", "train_loss", "val_loss", "best_val_loss", "accuracy", "loss_hash"}, {""}};
+    Counters c = {{"step", "tokens", "seconds", "train_seconds", "train_loss", "val_loss", "best_val_loss", "accuracy",
+                   "loss_hash"},
+                  {""}};
     const double numbers[] = {s->seconds, s->train_seconds, s->train_loss, s->val_loss, s->best_val_loss, s->accuracy};
     snprintf(c.text[0], sizeof c.text[0], "%zu", s->step);
     snprintf(c.text[1], sizeof c.text[1], "%zu", s->tokens);
@@ -228,14 +214,21 @@ static RunState state_from(const SafeTensors *file) {
         if (!text[i]) fail("%s lacks the entry '%s'; --fresh trains again", file->path, c.key[i]);
     }
     return (RunState){
-        .step = strtoull(text[0], NULL, 10), .tokens = strtoull(text[1], NULL, 10), .seconds = strtod(text[2], NULL),
-        .train_seconds = strtod(text[3], NULL), .train_loss = strtod(text[4], NULL), .val_loss = strtod(text[5], NULL),
-        .best_val_loss = strtod(text[6], NULL), .accuracy = strtod(text[7], NULL), .loss_hash = strtoull(text[8], NULL, 16),
+        .step = strtoull(text[0], NULL, 10),
+        .tokens = strtoull(text[1], NULL, 10),
+        .seconds = strtod(text[2], NULL),
+        .train_seconds = strtod(text[3], NULL),
+        .train_loss = strtod(text[4], NULL),
+        .val_loss = strtod(text[5], NULL),
+        .best_val_loss = strtod(text[6], NULL),
+        .accuracy = strtod(text[7], NULL),
+        .loss_hash = strtoull(text[8], NULL, 16),
     };
 }
 
 void run_save(Run *r, const RunTensors *t, const RunState *s) {
-    if (r->log && (fflush(r->log) != 0 || fsync(fileno(r->log)) != 0)) fail("cannot write %s/log.jsonl: %s", r->dir, strerror(errno));
+    if (r->log && (fflush(r->log) != 0 || fsync(fileno(r->log)) != 0))
+        fail("cannot write %s/log.jsonl: %s", r->dir, strerror(errno));
     TensorOut *out = xmalloc(3 * t->count * sizeof *out);
     for (size_t i = 0; i < 3 * t->count; i++) {
         const RunTensor *row = &t->tensor[i % t->count];
@@ -259,8 +252,9 @@ static void read_tensor(const SafeTensors *file, const RunTensor *row, int which
     const TensorIn *in = safetensors_find(file, name);
     if (!in) fail("%s lacks the tensor %s; --fresh trains again", file->path, name);
     bool same = in->rank == row->rank && memcmp(in->shape, row->shape, row->rank * sizeof *row->shape) == 0;
-    if (!same) fail("%s: %s has %zu elements in another shape, %zu were expected; --fresh trains again", file->path, name,
-                    in->elements, row->size);
+    if (!same)
+        fail("%s: %s has %zu elements in another shape, %zu were expected; --fresh trains again", file->path, name,
+             in->elements, row->size);
     safetensors_copy(file, in, out + row->at);
 }
 

@@ -36,8 +36,6 @@ void run_close(Run *r);
 char *run_path(const Run *r, const char *file);   // malloc'd
 // Writes run.json with this status: "running", "interrupted", "finished" or "diverged".
 void run_write(Run *r, const char *status);
-// Reads the flags that run.json of a directory records, resolved (for readers of a run).
-void run_read_flags(const char *dir, const FlagTable *t, void *flags);
 json_t *run_number(double x);                     // null where x is not finite
 json_t *run_machine(int threads);                 // cpu, cores, threads, simd, compiler, system
 

@@ -60,7 +60,8 @@ char *xprintf(const char *format, ...) {
 
 size_t size_mul(size_t a, size_t b) {
     size_t product;
-    if (__builtin_mul_overflow(a, b, &product)) fail("%zu times %zu is larger than any memory; choose smaller sizes", a, b);
+    if (__builtin_mul_overflow(a, b, &product))
+        fail("%zu times %zu is larger than any memory; choose smaller sizes", a, b);
     return product;
 }
 
@@ -81,7 +82,8 @@ void arena_commit(Arena *a) {
     a->size = a->used;
     a->used = 0;
     a->base = aligned_alloc(ARENA_ALIGNMENT, a->size ? a->size : ARENA_ALIGNMENT);
-    if (!a->base) fail("out of memory: %s need %zu bytes; choose smaller sizes (--dry-run shows them)", a->name, a->size);
+    if (!a->base)
+        fail("out of memory: %s need %zu bytes; choose smaller sizes (--dry-run shows them)", a->name, a->size);
     memset(a->base, 0, a->size);
 }
 
@@ -167,12 +169,14 @@ void make_directories(const char *path) {
         if (*p != '/' && *p != '\0') continue;
         char end = *p;
         *p = '\0';
-        if (mkdir(partial, 0777) != 0 && errno != EEXIST) fail("cannot make the directory %s: %s", partial, strerror(errno));
+        if (mkdir(partial, 0777) != 0 && errno != EEXIST)
+            fail("cannot make the directory %s: %s", partial, strerror(errno));
         if (end == '\0') break;
         *p = end;
     }
     struct stat s;
-    if (stat(path, &s) != 0 || !S_ISDIR(s.st_mode)) fail("%s was expected to be a directory, but a file is there", path);
+    if (stat(path, &s) != 0 || !S_ISDIR(s.st_mode))
+        fail("%s was expected to be a directory, but a file is there", path);
     free(partial);
 }
 

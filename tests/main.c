@@ -97,7 +97,9 @@ static bool is_wanted(const Test *t, int argc, char **argv) {
     return false;
 }
 
-static int by_name(const void *a, const void *b) { return strcmp((*(const Test *const *)a)->name, (*(const Test *const *)b)->name); }
+static int by_name(const void *a, const void *b) {
+    return strcmp((*(const Test *const *)a)->name, (*(const Test *const *)b)->name);
+}
 
 int main(int argc, char **argv) {
     size_t count = 0, passed = 0, failed = 0;

@@ -40,14 +40,17 @@ static void test_defaults(void) {
     char *summary = flags_summary(&config_table, &c, false);
     CHECK(*summary == '\0', "a summary of nothing is empty: %s", summary);
     free(summary);
-    for (size_t i = 0; i < config_table.count; i++) CHECK(flags_is_default(&config_table, &c, i), "%s", config_table.flag[i].name);
+    for (size_t i = 0; i < config_table.count; i++)
+        CHECK(flags_is_default(&config_table, &c, i), "%s", config_table.flag[i].name);
 }
 
 static void test_forms(void) {
-    Config c = parsed("--layers 3 --width=64 --kv_heads=2 --head-dim 8 --min-lr -1 --bias --attn gqa+mla+mha --qk-norm --tie 0");
+    Config c = parsed(
+        "--layers 3 --width=64 --kv_heads=2 --head-dim 8 --min-lr -1 --bias --attn gqa+mla+mha --qk-norm --tie 0");
     CHECK(c.layers == 3 && c.width == 64 && c.kv_heads == 2 && c.head_dim == 8 && c.min_lr == -1, "numbers");
     CHECK(c.bias && !c.tie && c.qk_norm == QK_head, "flags that stand alone");
-    CHECK(c.attn.count == 3 && pattern_at(&c.attn, 0) == ATTN_gqa && pattern_at(&c.attn, 4) == ATTN_mla, "a pattern repeats");
+    CHECK(c.attn.count == 3 && pattern_at(&c.attn, 0) == ATTN_gqa && pattern_at(&c.attn, 4) == ATTN_mla,
+          "a pattern repeats");
     CHECK(parsed("--layers 3 --layers 5").layers == 5, "the later wins");
     CHECK(parsed("--bias --qk-norm full --log-layers=1").qk_norm == QK_full, "alone, then with a value");
     CHECK(strcmp(parsed("--data=a=b").data, "a=b") == 0, "only the first = separates");
@@ -57,13 +60,15 @@ static void test_given(void) {
     bool given[128];
     Config c;
     parse(&c, "--layers 4 --preset llama", given);
-    CHECK(given[flags_find(&config_table, "layers")] && given[flags_find(&config_table, "tie")], "given, also by a preset");
+    CHECK(given[flags_find(&config_table, "layers")] && given[flags_find(&config_table, "tie")],
+          "given, also by a preset");
     CHECK(!given[flags_find(&config_table, "width")], "not given");
 }
 
 static void test_presets(void) {
     Config c = parsed("--width 64 --preset shakespeare --heads 2");
-    CHECK(c.width == 64 && c.heads == 2 && c.steps == 2000 && c.pos == POS_learned, "others win, wherever the preset stands");
+    CHECK(c.width == 64 && c.heads == 2 && c.steps == 2000 && c.pos == POS_learned,
+          "others win, wherever the preset stands");
     for (size_t i = 0; i < config_table.presets; i++) {
         char *line = xprintf("--preset=%s", config_table.preset[i].name);
         c = parsed(line);
@@ -135,15 +140,37 @@ static void test_summary(void) {
 
 static void test_bad_lines(void) {
     static const struct { const char *line, *says; } bad[] = {
-        {"--layer 3", "nearest known one is --layers"}, {"--kv-head 3", "--kv-heads"}, {"--hlep", "--help"},
-        {"--preste x", "--preset"}, {"layers 3", "'layers' was not expected"}, {"-l 3", "--name value"}, {"--", "not expected"},
-        {"--layers", "needs a value"}, {"--layers --bias", "--layers needs a value"}, {"--layers=", "whole number"},
-        {"--layers 0", "from 1 to 100000, but '0'"}, {"--layers -1", "'-1'"}, {"--layers 1.5", "'1.5'"}, {"--layers 3x", "'3x'"},
-        {"--layers 99999999999999999999999", "whole number"}, {"--lr 1e-3,3e-4", "lists are for sweeps"}, {"--lr nan", "'nan'"},
-        {"--lr inf", "'inf'"}, {"--lr -1", "from 0 to 1000"}, {"--lr x", "a number"}, {"--beta1 1", "--beta1"},
-        {"--bias 2", "0 or 1"}, {"--bias yes", "0 or 1"}, {"--norm pri", "nearest is pre"}, {"--norm=", "one of pre|post"},
-        {"--attn gqa+mlaa", "nearest is mla"}, {"--attn gqa,mla", "joined by +"}, {"--attn +", "one of"},
-        {"--preset", "needs a name"}, {"--preset lama", "nearest is llama"}, {"--preset=", "no preset"},
+        {"--layer 3", "nearest known one is --layers"},
+        {"--kv-head 3", "--kv-heads"},
+        {"--hlep", "--help"},
+        {"--preste x", "--preset"},
+        {"layers 3", "'layers' was not expected"},
+        {"-l 3", "--name value"},
+        {"--", "not expected"},
+        {"--layers", "needs a value"},
+        {"--layers --bias", "--layers needs a value"},
+        {"--layers=", "whole number"},
+        {"--layers 0", "from 1 to 100000, but '0'"},
+        {"--layers -1", "'-1'"},
+        {"--layers 1.5", "'1.5'"},
+        {"--layers 3x", "'3x'"},
+        {"--layers 99999999999999999999999", "whole number"},
+        {"--lr 1e-3,3e-4", "lists are for sweeps"},
+        {"--lr nan", "'nan'"},
+        {"--lr inf", "'inf'"},
+        {"--lr -1", "from 0 to 1000"},
+        {"--lr x", "a number"},
+        {"--beta1 1", "--beta1"},
+        {"--bias 2", "0 or 1"},
+        {"--bias yes", "0 or 1"},
+        {"--norm pri", "nearest is pre"},
+        {"--norm=", "one of pre|post"},
+        {"--attn gqa+mlaa", "nearest is mla"},
+        {"--attn gqa,mla", "joined by +"},
+        {"--attn +", "one of"},
+        {"--preset", "needs a name"},
+        {"--preset lama", "nearest is llama"},
+        {"--preset=", "no preset"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         CHECK(test_fails(2, bad[i].says, parse_only, (void *)bad[i].line), "%s: %s", bad[i].line, test_message);
@@ -172,7 +199,8 @@ static void test_help(void) {
         CHECK(strstr(help, row->help) && strstr(help, row->standard), "help and default of %s", name);
         free(name);
     }
-    for (size_t i = 0; i < config_table.presets; i++) CHECK(strstr(help, config_table.preset[i].flags), "presets are explained");
+    for (size_t i = 0; i < config_table.presets; i++)
+        CHECK(strstr(help, config_table.preset[i].flags), "presets are explained");
     CHECK(!strchr(help, '\033'), "no colour without a terminal");
     free(help);
 }
@@ -195,10 +223,13 @@ static void test_derived(void) {
 
 static void test_derived_by_kind(void) {
     Config c = resolved("--attn mha+gqa+mla --heads 8 --head-dim 12 --width 64");
-    CHECK(c.rope_dim == 0 && config_rope_dim(&c, ATTN_mha) == 12 && config_rope_dim(&c, ATTN_mla) == 6, "rotated, by kind");
+    CHECK(c.rope_dim == 0 && config_rope_dim(&c, ATTN_mha) == 12 && config_rope_dim(&c, ATTN_mla) == 6,
+          "rotated, by kind");
     CHECK(config_kv_heads(&c, ATTN_mha) == 8 && config_kv_heads(&c, ATTN_gqa) == 4, "key heads, by kind");
     c = resolved("--attn gqa+mla --rope-dim 4 --kv-heads 1 --heads 3 --head-dim 8");
-    CHECK(config_rope_dim(&c, ATTN_gqa) == 4 && config_rope_dim(&c, ATTN_mla) == 4 && config_kv_heads(&c, ATTN_gqa) == 1, "given");
+    CHECK(config_rope_dim(&c, ATTN_gqa) == 4 && config_rope_dim(&c, ATTN_mla) == 4 &&
+              config_kv_heads(&c, ATTN_gqa) == 1,
+          "given");
     CHECK(config_kv_heads(&(Config){.heads = 1}, ATTN_gqa) == 1, "at least one");
     c = resolved("--experts 4 --layers 6 --first-dense 1 --moe-layers dense+moe+moe");
     static const bool expected[] = {false, true, true, false, true, true};
@@ -209,19 +240,45 @@ static void test_derived_by_kind(void) {
 
 static void test_refused(void) {
     static const struct { const char *line, *says; } bad[] = {
-        {"--width 100 --heads 3", "--width 100 cannot be divided among --heads 3"}, {"--attn gqa --heads 4 --kv-heads 3", "divide heads"},
-        {"--attn gqa --heads 4 --kv-heads 8", "divide heads"}, {"--kv-heads 2", "--kv-heads has no effect without --attn gqa"},
-        {"--rope-dim 3", "even"}, {"--head-dim 15", "even"}, {"--rope-dim 64", "more than the 32"}, {"--attn mha+mla --rope-dim 64", "64"},
-        {"--attn mla --rope-dim 5", "even"}, {"--pos learned --rope-dim 4", "--pos rope"}, {"--pos none --rope-theta 5", "--pos rope"},
-        {"--kv-rank 8", "--attn mla"}, {"--q-rank 8", "--attn mla"}, {"--attn gqa --v-dim 8", "--attn mla"}, {"--nope-dim 8", "--attn mla"},
-        {"--attn mla --qk-norm", "--qk-norm"}, {"--attn-kernel naive --tile 32", "flash"}, {"--tile 40", "multiple of 32"},
-        {"--decay 0.5", "--schedule wsd"}, {"--top-k 1", "--experts"}, {"--shared-experts 1", "--experts"}, {"--gate sigmoid", "--experts"},
-        {"--router bias", "--experts"}, {"--experts 4 --bias-rate 0.1", "--router bias"}, {"--aux-loss 0", "--experts"},
-        {"--z-loss 1", "--experts"}, {"--expert-width 8", "--experts"}, {"--first-dense 1", "--experts"}, {"--moe-layers dense+moe", "--experts"},
-        {"--norm-topk 0", "--experts"}, {"--route-scale 2", "--experts"}, {"--experts 4 --top-k 5", "--top-k 5"},
-        {"--experts 4 --aux-loss -0.5", "negative"}, {"--experts 4 --gate sigmoid --z-loss 1", "--gate sigmoid has none"},
-        {"--experts 4 --first-dense 4", "no layer has experts"}, {"--experts 4 --moe-layers dense", "no layer has experts"},
-        {"--batch 4 --micro-batch 5", "--micro-batch 5"}, {"--lr 0.1 --min-lr 0.2", "--min-lr 0.2"}, {"--min-lr -0.5", "negative"},
+        {"--width 100 --heads 3", "--width 100 cannot be divided among --heads 3"},
+        {"--attn gqa --heads 4 --kv-heads 3", "divide heads"},
+        {"--attn gqa --heads 4 --kv-heads 8", "divide heads"},
+        {"--kv-heads 2", "--kv-heads has no effect without --attn gqa"},
+        {"--rope-dim 3", "even"},
+        {"--head-dim 15", "even"},
+        {"--rope-dim 64", "more than the 32"},
+        {"--attn mha+mla --rope-dim 64", "64"},
+        {"--attn mla --rope-dim 5", "even"},
+        {"--pos learned --rope-dim 4", "--pos rope"},
+        {"--pos none --rope-theta 5", "--pos rope"},
+        {"--kv-rank 8", "--attn mla"},
+        {"--q-rank 8", "--attn mla"},
+        {"--attn gqa --v-dim 8", "--attn mla"},
+        {"--nope-dim 8", "--attn mla"},
+        {"--attn mla --qk-norm", "--qk-norm"},
+        {"--attn-kernel naive --tile 32", "flash"},
+        {"--tile 40", "multiple of 32"},
+        {"--decay 0.5", "--schedule wsd"},
+        {"--top-k 1", "--experts"},
+        {"--shared-experts 1", "--experts"},
+        {"--gate sigmoid", "--experts"},
+        {"--router bias", "--experts"},
+        {"--experts 4 --bias-rate 0.1", "--router bias"},
+        {"--aux-loss 0", "--experts"},
+        {"--z-loss 1", "--experts"},
+        {"--expert-width 8", "--experts"},
+        {"--first-dense 1", "--experts"},
+        {"--moe-layers dense+moe", "--experts"},
+        {"--norm-topk 0", "--experts"},
+        {"--route-scale 2", "--experts"},
+        {"--experts 4 --top-k 5", "--top-k 5"},
+        {"--experts 4 --aux-loss -0.5", "negative"},
+        {"--experts 4 --gate sigmoid --z-loss 1", "--gate sigmoid has none"},
+        {"--experts 4 --first-dense 4", "no layer has experts"},
+        {"--experts 4 --moe-layers dense", "no layer has experts"},
+        {"--batch 4 --micro-batch 5", "--micro-batch 5"},
+        {"--lr 0.1 --min-lr 0.2", "--min-lr 0.2"},
+        {"--min-lr -0.5", "negative"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         CHECK(test_fails(2, bad[i].says, parse_and_resolve, (void *)bad[i].line), "%s: %s", bad[i].line, test_message);
@@ -229,7 +286,8 @@ static void test_refused(void) {
 
 // Resolving what is resolved changes nothing: a reader of run.json may do it again.
 static void test_resolve_twice(void) {
-    static const char *const lines[] = {"", "--attn gqa+mla", "--attn mla --experts 4 --router bias", "--pos none --attn-kernel naive"};
+    static const char *const lines[] = {"", "--attn gqa+mla", "--attn mla --experts 4 --router bias",
+                                        "--pos none --attn-kernel naive"};
     for (size_t i = 0; i < 4; i++) {
         Config once = resolved(lines[i]), twice = once;
         config_resolve(&twice);

@@ -22,7 +22,8 @@ static void adamw_reference(Element *e, double g, AdamW a, bool decay, size_t st
     if (decay) e->value -= a.lr * a.weight_decay * e->value;
     e->mean = a.beta1 * e->mean + (1 - a.beta1) * g;
     e->square = a.beta2 * e->square + (1 - a.beta2) * g * g;
-    double mean_hat = e->mean / (1 - pow(a.beta1, (double)step)), square_hat = e->square / (1 - pow(a.beta2, (double)step));
+    double mean_hat = e->mean / (1 - pow(a.beta1, (double)step)),
+           square_hat = e->square / (1 - pow(a.beta2, (double)step));
     e->value -= a.lr * mean_hat / (sqrt(square_hat) + a.eps);
 }
 
@@ -46,7 +47,8 @@ static void test_adamw(void) {
         for (size_t i = rows[r].at; i < rows[r].at + rows[r].size; i++)
             CHECK(fabs((double)value[i] - reference[i].value) < 4e-6, "row %zu, %zu: %.9g, expected %.9g", r, i,
                   (double)value[i], reference[i].value);
-    for (size_t i = 1; i < 16; i++) CHECK(mean[i] == 0 && (double)value[i] == reference[i].value, "the gap is untouched");
+    for (size_t i = 1; i < 16; i++)
+        CHECK(mean[i] == 0 && (double)value[i] == reference[i].value, "the gap is untouched");
     free(value), free(gradient), free(mean), free(square), free(reference);
 }
 
@@ -87,13 +89,16 @@ static double lr_at(int kind, size_t step) {
 static void test_schedules(void) {
     static const int kinds[] = {SCHEDULE_cosine, SCHEDULE_linear, SCHEDULE_wsd, SCHEDULE_constant};
     for (int k = 0; k < 4; k++) {
-        for (size_t s = 0; s < 10; s++) CHECK(fabs(lr_at(kinds[k], s) - 0.1 * (double)(s + 1)) < 1e-15, "warm-up %zu", s);
+        for (size_t s = 0; s < 10; s++)
+            CHECK(fabs(lr_at(kinds[k], s) - 0.1 * (double)(s + 1)) < 1e-15, "warm-up %zu", s);
         CHECK(lr_at(kinds[k], 10) == 1, "the peak comes after the warm-up");
         double last = kinds[k] == SCHEDULE_constant ? 1 : 0.1;
         CHECK(fabs(lr_at(kinds[k], 100) - last) < 1e-15, "schedule %d ends at %g", k, lr_at(kinds[k], 100));
-        for (size_t s = 10; s < 100; s++) CHECK(lr_at(kinds[k], s + 1) <= lr_at(kinds[k], s), "never up after the peak");
+        for (size_t s = 10; s < 100; s++)
+            CHECK(lr_at(kinds[k], s + 1) <= lr_at(kinds[k], s), "never up after the peak");
     }
-    CHECK(fabs(lr_at(SCHEDULE_cosine, 55) - 0.55) < 1e-15 && fabs(lr_at(SCHEDULE_linear, 55) - 0.55) < 1e-15, "half way");
+    CHECK(fabs(lr_at(SCHEDULE_cosine, 55) - 0.55) < 1e-15 && fabs(lr_at(SCHEDULE_linear, 55) - 0.55) < 1e-15,
+          "half way");
     CHECK(lr_at(SCHEDULE_wsd, 75) == 1 && lr_at(SCHEDULE_wsd, 76) < 1, "wsd holds for three quarters of 101 steps");
     Schedule brief = {.kind = SCHEDULE_cosine, .lr = 1, .min_lr = 0, .warmup = 50, .steps = 20};
     CHECK(optim_lr(&brief, 19) == 0.4, "a run shorter than its warm-up");

@@ -1,0 +1,258 @@
+// test_train.c: the program ./train from outside, as a reader or a script sees it: exit statuses, what is
+// printed, what is left on disk, and digests that neither interruption nor cutting the batch changes.
+#include "test.h"
+#include <ctype.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef TRAIN
+#define TRAIN "./train"
+#endif
+// Small enough for a few milliseconds, large enough for every part: validations, checkpoints, a tail.
+#define TINY "--data markov --vocab 20 --layers 2 --width 32 --heads 2 --context 32 --batch 5 --steps 13 --warmup 3 " \
+             "--eval-every 4 --save-every 3 --log-every 1 --eval-tokens 256 --sample-tokens 20 "
+
+typedef struct { int status; char *out, *error; } Result;  // status as a shell shows it: 128 + signal
+
+static pid_t start(const char *arguments) {
+    char *binary = realpath(TRAIN, NULL);
+    if (!binary) fail("%s is not built", TRAIN);
+    char *command = xprintf("cd '%s' && exec '%s' %s > out 2> error", test_directory(), binary, arguments);
+    pid_t child = fork();
+    if (child == 0) {
+        execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+        _exit(127);
+    }
+    free(command);
+    free(binary);
+    return child;
+}
+
+static Result finish(pid_t child) {
+    int status;
+    waitpid(child, &status, 0);
+    int shown = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return (Result){shown, read_whole_file(test_path("out"), NULL), read_whole_file(test_path("error"), NULL)};
+}
+
+static Result run(const char *arguments) { return finish(start(arguments)); }
+
+static size_t count_lines(const char *text) {
+    size_t lines = 0;
+    for (; *text; text++) lines += *text == '\n';
+    return lines;
+}
+
+static json_t *run_json(const char *dir) {
+    json_t *root = json_load_file(test_path(xprintf("%s/run.json", dir)), 0, NULL);
+    CHECK(root, "%s/run.json is JSON", dir);
+    return root;
+}
+
+static const char *text_of(const char *dir, const char *key) {
+    const char *text = json_string_value(json_object_get(run_json(dir), key));
+    return text ? text : "";
+}
+
+// The digest of a finished run; "" when something went wrong, which is then a failure.
+static const char *digest_of(const char *arguments, const char *dir) {
+    Result r = run(xprintf("%s --out %s", arguments, dir));
+    CHECK(r.status == 0 && !*r.error, "%s: status %d, %s", arguments, r.status, r.error);
+    const char *digest = text_of(dir, "digest");
+    CHECK(strlen(digest) == 16, "a digest: '%s'", digest);
+    return digest;
+}
+
+static void same_digest(const char *a, const char *b, const char *what) {
+    CHECK(*a && strcmp(a, b) == 0, "%s: %s and %s", what, a, b);
+}
+
+static char *file_text(const char *path) { return read_whole_file(test_path(path), NULL); }
+
+// ---- a run from beginning to end ---------------------------------------------------------------
+static void test_whole_run(void) {
+    Result r = run(TINY "--out run");
+    CHECK(r.status == 0 && !*r.error, "status %d: %s", r.status, r.error);
+    for (const char *c = r.out; *c; c++) CHECK(!iscntrl((unsigned char)*c) || *c == '\n', "control character %d", *c);
+    const char *receipt = strstr(r.out, "receipt: digest ");
+    CHECK(receipt && strchr(receipt, '\n') && !strchr(receipt, '\n')[1], "the last line is the receipt: %s", r.out);
+    CHECK(receipt && strstr(receipt, "tokens 2080, ") && strstr(receipt, "--out run\n"), "%s", receipt);
+    static const char *const files[] = {"run.json",    "log.jsonl",         "loss.png",   "model.safetensors",
+                                        "config.json", "state.safetensors", "sample.txt", "tokenizer.json"};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
+        CHECK(file_exists(test_path(xprintf("run/%s", files[i]))), "%s", files[i]);
+    CHECK(count_lines(file_text("run/log.jsonl")) == 14, "step 0 and 13 steps");
+    json_t *json = run_json("run"), *final = json_object_get(json, "final");
+    CHECK(json_integer_value(json_object_get(final, "step")) == 13, "final step");
+    double loss = json_number_value(json_object_get(final, "val_loss")),
+           floor = json_number_value(json_object_get(final, "floor"));
+    CHECK(loss > floor && loss < log(20) + 0.05, "the loss %g is between the floor %g and that of a guess", loss,
+          floor);
+    CHECK(strcmp(text_of("run", "status"), "finished") == 0, "status");
+}
+
+static void test_finished(void) {
+    const char *digest = digest_of(TINY, "run"), *log = file_text("run/log.jsonl");
+    Result again = run(TINY "--out run --threads 1");
+    CHECK(again.status == 0 && strstr(again.out, "finished") && strstr(again.out, digest), "%s", again.out);
+    CHECK(strcmp(log, file_text("run/log.jsonl")) == 0, "nothing was trained");
+    same_digest(digest, digest_of(TINY "--fresh", "run"), "trained again");
+    Result other = run(TINY "--out run --seed 2");
+    CHECK(other.status == 1 && strstr(other.error, "seed 1, not 2") && count_lines(other.error) == 1, "%s",
+          other.error);
+}
+
+static void test_same_digest(void) {
+    const char *digest = digest_of(TINY, "whole");
+    same_digest(digest, digest_of(TINY "--micro-batch 2", "micro"), "micro-batches");
+    same_digest(digest, digest_of(TINY "--threads 3", "threads"), "threads");
+    same_digest(digest, digest_of(TINY "--save-every 1 --log-layers --sample-tokens 0", "looking"),
+                "looking changes nothing");
+    CHECK(strcmp(digest, digest_of(TINY "--seed 2", "seed")) != 0, "another seed gives another digest");
+}
+
+static void test_same_digest_moe(void) {
+#define MOE TINY "--attn gqa+mla --experts 4 --top-k 2 --router bias --bias-rate 0.01 --gate sigmoid --first-dense 1 "
+    const char *digest = digest_of(MOE, "whole");
+    same_digest(digest, digest_of(MOE "--micro-batch 3", "micro"), "micro-batches");
+    same_digest(digest, digest_of(MOE "--threads 3", "threads"), "threads");
+    char *log = file_text("whole/log.jsonl");
+    CHECK(strstr(log, "\"experts\":[{\"layer\":1,\"load\":[") && strstr(log, "\"max_violation\":"), "%.300s", log);
+    CHECK(file_exists(test_path("whole/experts.png")), "a picture of the load");
+}
+
+// ---- interrupted -------------------------------------------------------------------------------
+static void wait_for_line(const char *path, const char *word) {
+    for (int i = 0; i < 2000; i++, usleep(2000))
+        if (file_exists(test_path(path)) && strstr(file_text(path), word)) return;
+    CHECK(false, "%s never said %s", path, word);
+}
+
+static void test_signals(void) {
+    static const int signals[] = {SIGINT, SIGTERM};
+    const char *digest = digest_of(TINY "--steps 400 --eval-every 100 --save-every 100", "whole");
+    for (int i = 0; i < 2; i++) {
+        char *line = xprintf(TINY "--steps 400 --eval-every 100 --save-every 100 --out cut%d", i),
+             *dir = xprintf("cut%d", i);
+        pid_t child = start(line);
+        wait_for_line(xprintf("%s/log.jsonl", dir), "\"step\":7,");
+        kill(child, signals[i]);
+        Result r = finish(child);
+        CHECK(r.status == 128 + signals[i], "status %d", r.status);
+        CHECK(strstr(r.out, "interrupted at step ") && strstr(r.out, line), "how to go on: %s", r.out);
+        CHECK(strcmp(text_of(dir, "status"), "interrupted") == 0, "status");
+        same_digest(digest, digest_of(TINY "--steps 400 --eval-every 100 --save-every 100", dir),
+                    "interrupted and resumed");
+        CHECK(count_lines(file_text(xprintf("%s/log.jsonl", dir))) == 401, "every step once");
+    }
+}
+
+static void test_killed(void) {
+    const char *digest = digest_of(TINY "--steps 200 --eval-every 50 --save-every 10", "whole");
+    for (int round = 0; round < 6; round++) {
+        pid_t child = start(TINY "--steps 200 --eval-every 50 --save-every 10 --out cut");
+        usleep(60000 + 20000 * (unsigned)round);
+        kill(child, SIGKILL);
+        finish(child);
+    }
+    same_digest(digest, digest_of(TINY "--steps 200 --eval-every 50 --save-every 10", "cut"), "killed and resumed");
+    CHECK(count_lines(file_text("cut/log.jsonl")) == 201, "every step once");
+}
+
+// ---- the ways it can go wrong ------------------------------------------------------------------
+static void test_diverged(void) {
+    Result r = run(TINY "--lr 1000 --init-scale 1000 --clip 0 --steps 400 --out run");
+    CHECK(r.status == 1 && strstr(r.error, "diverged after step") && count_lines(r.error) == 1, "status %d: %s",
+          r.status, r.error);
+    CHECK(strcmp(text_of("run", "status"), "diverged") == 0, "run.json says so");
+    CHECK(file_exists(test_path("run/state.safetensors")), "the last state is there");
+    r = run(TINY "--lr 1000 --init-scale 1000 --clip 0 --steps 400 --out run");
+    CHECK(r.status == 1 && strstr(r.error, "diverged at step"), "and again: %s", r.error);
+}
+
+static void test_full_disk(void) {
+    signal(SIGXFSZ, SIG_IGN);  // inherited: the write then fails as on a full disk
+    Result r = run(TINY "--steps 4 --out run");
+    CHECK(r.status == 0, "%s", r.error);
+    struct rlimit old, limit;
+    getrlimit(RLIMIT_FSIZE, &old);
+    limit = old;
+    limit.rlim_cur = 50000;
+    char *before = file_text("run/run.json");
+    setrlimit(RLIMIT_FSIZE, &limit);
+    r = run(TINY "--steps 4 --out full");
+    setrlimit(RLIMIT_FSIZE, &old);
+    CHECK(r.status == 1 && strstr(r.error, "cannot write") && count_lines(r.error) == 1, "status %d: %s", r.status,
+          r.error);
+    CHECK(!file_exists(test_path("full/state.safetensors.tmp")), "no debris");
+    CHECK(strcmp(before, file_text("run/run.json")) == 0, "the other run is as it was");
+    r = run(TINY "--steps 4 --out full");
+    CHECK(r.status == 0, "once there is room again, the same command works: %s", r.error);
+    same_digest(text_of("run", "digest"), text_of("full", "digest"), "after the full disk");
+}
+
+static void test_bad_lines(void) {
+    static const struct { const char *line; int status; const char *says; } bad[] = {
+        {"--layer 3", 2, "--layers"}, {TINY "--heads 3", 2, "--heads 3"}, {"--data none.txt", 1, "none.txt"},
+        {TINY "--out out/run", 1, "out"}, {TINY "--load nowhere", 1, "nowhere"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        Result r = run(bad[i].line);
+        CHECK(r.status == bad[i].status && strstr(r.error, bad[i].says), "%s: status %d: %s", bad[i].line, r.status,
+              r.error);
+        CHECK(count_lines(r.error) == 1 && strncmp(r.error, "error: ", 7) == 0, "one line: %s", r.error);
+    }
+    CHECK(!file_exists(test_path("runs")), "nothing was made for a bad line");
+}
+
+// ---- flags of the loop -------------------------------------------------------------------------
+static void test_dry_run(void) {
+    Result r = run(TINY "--dry-run");
+    CHECK(r.status == 0 && strstr(r.out, "parameters") && strstr(r.out, "FMA peak"), "%s", r.out);
+    CHECK(!file_exists(test_path("runs")), "a dry run leaves nothing behind");
+}
+
+static void test_target_loss(void) {
+    const char *digest = digest_of(TINY "--steps 100000 --target-loss 2.9 --lr 0.01", "run");
+    json_t *final = json_object_get(run_json("run"), "final");
+    CHECK(*digest && json_number_value(json_object_get(final, "val_loss")) <= 2.9, "stopped at the target");
+    CHECK(json_integer_value(json_object_get(final, "step")) < 2000, "and not much later");
+}
+
+static void test_load(void) {
+    digest_of(TINY, "first");
+    Result r = run(TINY "--steps 0 --load first --out second");
+    CHECK(r.status == 0, "%s", r.error);
+    double a = json_number_value(json_object_get(json_object_get(run_json("first"), "final"), "val_loss"));
+    double b = json_number_value(json_object_get(json_object_get(run_json("second"), "final"), "val_loss"));
+    CHECK(a == b, "the loaded model has the loss %.17g of the saved one: %.17g", a, b);
+}
+
+static void test_help_and_digest(void) {
+    Result r = run("--help");
+    CHECK(r.status == 0 && strstr(r.out, "--kv-heads"), "help");
+    r = run(TINY "--out run --digest");
+    CHECK(strstr(r.out, "  layers.1.attn.q.weight\n") && strstr(r.out, "  the logged losses\n"), "%s", r.out);
+}
+
+static const Test tests[] = {
+    {"train/whole-run", "a run from banner to receipt, with all its files, in plain lines", test_whole_run},
+    {"train/finished", "a finished run is not trained again, unless --fresh; another run is not overwritten",
+     test_finished},
+    {"train/same-digest", "micro-batches, threads and looking change not one bit", test_same_digest},
+    {"train/same-digest-moe", "nor do they with experts, grouped and latent attention", test_same_digest_moe},
+    {"train/signals", "SIGINT and SIGTERM save; the resumed run is the uninterrupted one", test_signals},
+    {"train/killed", "kill -9 at any instant; the resumed run is the uninterrupted one", test_killed},
+    {"train/diverged", "a loss that is not finite ends in one line, and is remembered", test_diverged},
+    {"train/full-disk", "a full disk ends in one line, and the run goes on later", test_full_disk},
+    {"train/bad-lines", "bad command lines end in one line and leave nothing", test_bad_lines},
+    {"train/dry-run", "a dry run prints sizes and leaves nothing", test_dry_run},
+    {"train/target-loss", "training stops at the target loss", test_target_loss},
+    {"train/load", "a saved model is loaded with the same loss", test_load},
+    {"train/help-and-digest", "--help explains, --digest names every tensor", test_help_and_digest},
+};
+REGISTER_TESTS(tests)
