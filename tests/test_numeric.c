@@ -73,7 +73,8 @@ static void test_bits(void) {
     Rng r = rng_stream(1, RNG_TEST, 5);
     uint64_t h = HASH_START;
     for (int i = 0; i < DRAWS; i++) {
-        double x = between(&r, -600, 600), v[6] = {num_exp(x), num_log(fabs(x) + 1e-9), 0, 0, num_pow(fabs(x) + 1, 0.37), rng_normal(&r)};
+        double x = between(&r, -600, 600),
+               v[6] = {num_exp(x), num_log(fabs(x) + 1e-9), 0, 0, num_pow(fabs(x) + 1, 0.37), rng_normal(&r)};
         num_sincos(1000 * x, &v[2], &v[3]);
         h = hash_bytes(h, v, sizeof v);
     }

@@ -84,7 +84,8 @@ static void test_full_disk(void) {
 static void test_hash(void) {
     float a[16] = {0}, b[16] = {0};
     b[1] = b[3] = -0.0f;
-    CHECK(hash_bytes(HASH_START, a, sizeof a) != hash_bytes(HASH_START, b, sizeof b), "two flipped signs must not cancel");
+    CHECK(hash_bytes(HASH_START, a, sizeof a) != hash_bytes(HASH_START, b, sizeof b),
+          "two flipped signs must not cancel");
     CHECK(hash_text(hash_text(HASH_START, "ab"), "c") != hash_text(hash_text(HASH_START, "a"), "bc"), "ends count");
     CHECK(hash_bytes(HASH_START, "a", 1) == 0xaf63dc4c296230c0ull, "%llx",
           (unsigned long long)hash_bytes(HASH_START, "a", 1));  // FNV-1a's af63dc4c8601ec8c, folded
