@@ -8,6 +8,9 @@
 #include <stdlib.h>
 
 enum { SMALL = 1 << 14, FEW_EXPERTS = 64 };
+// Added to the sum that weights are divided by, as in DeepSeek-V3: a selection bias can choose experts whose
+// scores are all 0. Next to any other sum it is too small to change a bit.
+#define LEAST_SUM ((real)1e-20)
 #define PRAGMA(text) _Pragma(#text)
 #define ROWS(count, size) PRAGMA(omp parallel for if ((count) * (size) > SMALL))
 
@@ -26,7 +29,7 @@ static void choose(int *expert, real *weight, const real *score, const real *bia
         }
         expert[k] = best;
     }
-    real sum = 0;
+    real sum = LEAST_SUM;
     for (size_t k = 0; k < s.K; k++) sum += weight[k] = score[expert[k]];
     for (size_t k = 0; k < s.K; k++) weight[k] = (s.normalise ? weight[k] / sum : weight[k]) * (real)s.scale;
 }
@@ -96,7 +99,7 @@ double route_z_loss(const Routing *r, size_t M, RouterShape s) {
 static void score_backward(real *dscore, const real *dweight, const real *score, const int *expert, const real *weight,
                            const real *slope, RouterShape s) {
     for (size_t e = 0; e < s.E; e++) dscore[e] = 0;
-    real chosen = 0, mean = 0;                       // w_k = scale s_k / sum s: dL/ds_k = (scale dw_k - sum_j dw_j w_j) / sum s
+    real chosen = LEAST_SUM, mean = 0;   // w_k = scale s_k / sum s: dL/ds_k = (scale dw_k - sum_j dw_j w_j) / sum s
     for (size_t k = 0; k < s.K; k++) chosen += score[expert[k]], mean += dweight[k] * weight[k];
     for (size_t k = 0; k < s.K; k++)
         dscore[expert[k]] = s.normalise ? (dweight[k] * (real)s.scale - mean) / chosen : dweight[k] * (real)s.scale;
