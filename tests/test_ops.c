@@ -352,10 +352,10 @@ static void squares(void) {
     Rng r = rng_stream(2, RNG_TEST, 9);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         real *x = array_random(sizes[i], &r);
-        double sum = 0;
-        for (size_t j = 0; j < sizes[i]; j++) sum += (double)x[j] * (double)x[j];
+        long double sum = 0;
+        for (size_t j = 0; j < sizes[i]; j++) sum += (long double)x[j] * (long double)x[j];
         double found = sum_of_squares(x, sizes[i]);
-        CHECK(fabs(found - sum) <= 16 * EPSILON * sum, "%zu numbers: %.12g, expected %.12g", sizes[i], found, sum);
+        CHECK(fabsl(found - sum) <= 16 * EPSILON * sum, "%zu numbers: %.12g, expected %.12Lg", sizes[i], found, sum);
         arrays_free();
     }
 }

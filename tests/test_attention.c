@@ -1,0 +1,301 @@
+// test_attention.c: both attention kernels, forward and backward, against the formula in double precision
+// written here, against each other, and against themselves with a cache or with other threads.
+//
+// Tolerance: values lie in [-1, 1) and an output is their weighted mean, so errors are absolute, in units of
+// the last place of 1. A score of size s is off by about s/2 units and shifts its weight by as much; scores
+// here stay below 20 and their errors mostly cancel in the mean. Measured: at most 7 units forward and 13
+// backward, relative to the largest gradient where that is above 1. Allowed: 32.
+#include "arrays.h"
+#include "../attention.h"
+#include <omp.h>
+
+static const double UNITS = 32;
+
+// Everything about one call: sizes, operands and results. Rows of q, k, v and out lie a few numbers apart.
+typedef struct {
+    size_t B, n, L;
+    AttnShape s;
+    KvView view;
+    size_t q_stride, out_stride, k_size, v_size, q_size, out_size;
+    real *q, *k, *v, *dout;
+    real *out, *lse, *probability, *dq, *dk, *dv;
+} Call;
+
+typedef struct { size_t H, KV, D, Dv; } Heads;
+
+static Call make_call(size_t B, size_t n, size_t L, Heads h, bool flash, size_t tile, Rng *r) {
+    Call c = {.B = B, .n = n, .L = L, .s = {h.H, h.KV, h.D, h.Dv, 1 / sqrt((double)h.D), flash, tile}};
+    size_t k_row = h.KV * h.D + 2, v_row = h.KV * h.Dv + 1;
+    c.q_stride = h.H * h.D + 3, c.out_stride = h.H * h.Dv + 4;
+    c.q_size = (B * n - 1) * c.q_stride + h.H * h.D, c.out_size = (B * n - 1) * c.out_stride + h.H * h.Dv;
+    c.k_size = (B * L - 1) * k_row + h.KV * h.D, c.v_size = (B * L - 1) * v_row + h.KV * h.Dv;
+    c.q = array_random(c.q_size, r), c.k = array_random(c.k_size, r), c.v = array_random(c.v_size, r), c.dout = array_random(c.out_size, r);
+    for (size_t i = 0; i < c.q_size; i++) c.q[i] *= 4;
+    c.view = (KvView){.k = c.k, .v = c.v, .k_step = L * k_row, .k_stride = k_row, .k_head = h.D, .v_step = L * v_row, .v_stride = v_row,
+                      .v_head = h.Dv, .length = L};
+    c.out = array_random(c.out_size, r), c.lse = array_random(B * h.H * n, r), c.probability = array_random(B * h.H * n * L, r);
+    c.dq = array_random(c.q_size, r), c.dk = array_random(c.k_size, r), c.dv = array_random(c.v_size, r);
+    return c;
+}
+
+static void forward(Call *c) { attention_forward(c->out, c->out_stride, c->lse, c->probability, c->q, c->q_stride, c->view, c->B, c->n, c->s); }
+static void backward(Call *c) {
+    attention_backward(c->dq, c->q_stride, c->dk, c->dv, c->dout, c->out, c->out_stride, c->lse, c->probability, c->q, c->q_stride, c->view, c->B, c->n, c->s);
+}
+
+// ---- the formula ---------------------------------------------------------------------------------
+
+typedef struct { double *out, *lse, *probability, *dq, *dk, *dv, *dp; } Exact;   // dp: scratch, [L]
+
+static double *exact_like(const real *x, size_t n) {            // what no row covers stays as it was
+    double *e = array_bytes(n * sizeof *e);
+    for (size_t i = 0; i < n; i++) e[i] = (double)x[i];
+    return e;
+}
+
+// Query i of head h: p = softmax(scale q k), out = p v; dv_j = p_j dout, dp_j = dout v_j, ds = p (dp - p dp) scale.
+static void exact_query(const Call *c, Exact *e, size_t b, size_t h, size_t i) {
+    const AttnShape *s = &c->s;
+    size_t row = (b * s->H + h) * c->n + i, seen = c->L - c->n + i + 1, g = h / (s->H / s->KV);
+    size_t q = (b * c->n + i) * c->q_stride + h * s->D, o = (b * c->n + i) * c->out_stride + h * s->Dv;
+    size_t k = b * c->view.k_step + g * s->D, v = b * c->view.v_step + g * s->Dv;
+    double *p = e->probability + row * c->L, *dp = e->dp, most = -INFINITY, sum = 0, mean = 0;
+    for (size_t j = 0; j < seen; j++) {
+        p[j] = dp[j] = 0;
+        for (size_t d = 0; d < s->D; d++) p[j] += s->scale * (double)c->q[q + d] * (double)c->k[k + j * c->view.k_stride + d];
+        most = fmax(most, p[j]);
+    }
+    for (size_t j = 0; j < seen; j++) sum += p[j] = exp(p[j] - most);
+    for (size_t j = 0; j < c->L; j++) p[j] = j < seen ? p[j] / sum : 0;
+    e->lse[row] = most + log(sum);
+    for (size_t d = 0; d < s->Dv; d++) e->out[o + d] = 0;
+    for (size_t j = 0; j < seen; j++)
+        for (size_t d = 0; d < s->Dv; d++) {
+            e->out[o + d] += p[j] * (double)c->v[v + j * c->view.v_stride + d];
+            dp[j] += (double)c->dout[o + d] * (double)c->v[v + j * c->view.v_stride + d];
+            if (e->dv) e->dv[v + j * c->view.v_stride + d] += p[j] * (double)c->dout[o + d];
+        }
+    for (size_t j = 0; j < seen; j++) mean += p[j] * dp[j];
+    for (size_t d = 0; d < s->D && e->dq; d++) e->dq[q + d] = 0;
+    for (size_t j = 0; j < seen && e->dq; j++)
+        for (size_t d = 0; d < s->D; d++) {
+            double ds = p[j] * (dp[j] - mean) * s->scale;
+            e->dq[q + d] += ds * (double)c->k[k + j * c->view.k_stride + d];
+            e->dk[k + j * c->view.k_stride + d] += ds * (double)c->q[q + d];
+        }
+}
+
+static Exact by_formula(const Call *c, bool gradients) {
+    const AttnShape *s = &c->s;
+    Exact e = {.out = exact_like(c->out, c->out_size), .lse = exact_like(c->lse, c->B * s->H * c->n),
+               .probability = array_bytes(c->B * s->H * c->n * c->L * sizeof(double)), .dp = array_bytes(c->L * sizeof(double))};
+    if (gradients) e.dq = exact_like(c->dq, c->q_size), e.dk = exact_like(c->dk, c->k_size), e.dv = exact_like(c->dv, c->v_size);
+    for (size_t m = 0; m < c->B * c->L && gradients; m++) {
+        for (size_t d = 0; d < s->KV * s->D; d++) e.dk[m * c->view.k_stride + d] = 0;
+        for (size_t d = 0; d < s->KV * s->Dv; d++) e.dv[m * c->view.v_stride + d] = 0;
+    }
+    for (size_t b = 0; b < c->B; b++)
+        for (size_t h = 0; h < s->H; h++)
+            for (size_t i = 0; i < c->n; i++) exact_query(c, &e, b, h, i);
+    return e;
+}
+
+static void close_to(const Call *c, const char *what, const real *found, const double *expected, size_t n) {
+    double scale = 1, worst = 0;
+    for (size_t i = 0; i < n; i++) scale = fmax(scale, fabs(expected[i]));
+    for (size_t i = 0; i < n; i++) {
+        double error = fabs((double)found[i] - expected[i]) / scale;
+        if (!(error <= worst)) worst = isnan(error) ? (double)INFINITY : error;
+    }
+    CHECK(worst <= UNITS * EPSILON, "%s, %s: B %zu n %zu L %zu H %zu KV %zu D %zu Dv %zu tile %zu: off by %.1f units", what,
+          c->s.flash ? "flash" : "naive", c->B, c->n, c->L, c->s.H, c->s.KV, c->s.D, c->s.Dv, c->s.tile, worst / EPSILON);
+}
+
+// ---- against the formula -------------------------------------------------------------------------
+
+static void check_call(size_t B, size_t n, size_t L, Heads h, bool flash, size_t tile, Rng *r) {
+    Call c = make_call(B, n, L, h, flash, tile, r);
+    bool gradients = n == L;
+    Exact e = by_formula(&c, gradients);
+    forward(&c);
+    close_to(&c, "output", c.out, e.out, c.out_size);
+    close_to(&c, "log sum exp", c.lse, e.lse, B * h.H * n);
+    if (!flash) close_to(&c, "probabilities", c.probability, e.probability, B * h.H * n * L);
+    if (gradients) {
+        backward(&c);
+        close_to(&c, "d queries", c.dq, e.dq, c.q_size);
+        close_to(&c, "d keys", c.dk, e.dk, c.k_size);
+        close_to(&c, "d values", c.dv, e.dv, c.v_size);
+    }
+    attention_forward_naive(c.out, c.out_stride, c.q, c.q_stride, c.view, B, n, c.s);
+    close_to(&c, "the readable reference", c.out, e.out, c.out_size);
+    arrays_free();
+}
+
+static const Heads heads[] = {{1, 1, 1, 1}, {4, 4, 8, 8}, {4, 2, 16, 16}, {6, 1, 7, 5}, {3, 3, 24, 40}, {2, 1, 33, 17}, {2, 2, 64, 64}};
+enum { HEADS = sizeof heads / sizeof *heads };
+
+static void lengths(void) {
+    static const size_t Ts[] = {1, 2, 31, 33, 47, 48, 49, 64, 100, 257};
+    Rng r = rng_stream(3, RNG_TEST, 0);
+    for (size_t t = 0; t < sizeof Ts / sizeof *Ts; t++)
+        for (int i = 0; i < HEADS; i++) {
+            check_call(Ts[t] < 100 ? 2 : 1, Ts[t], Ts[t], heads[i], true, (size_t)32 << (t + (size_t)i) % 3, &r);
+            check_call(Ts[t] < 100 ? 2 : 1, Ts[t], Ts[t], heads[i], false, 64, &r);
+        }
+}
+
+static void tiles(void) {
+    Rng r = rng_stream(3, RNG_TEST, 1);
+    for (size_t tile = 32; tile <= 512; tile *= 2)
+        for (size_t T = 40; T <= 200; T += 40) check_call(1, T, T, heads[3], true, tile, &r);
+    check_call(1, 50, 50, heads[2], true, 65536, &r);            // a tile far longer than the row
+}
+
+static void cached(void) {
+    Rng r = rng_stream(3, RNG_TEST, 2);
+    for (size_t n = 1; n <= 51; n += n < 2 || n == 47 || n == 48 ? 1 : n == 2 ? 45 : 2)
+        for (int i = 0; i < HEADS; i++)
+            for (int flash = 0; flash < 2; flash++) {
+                check_call(1, n, n + 40, heads[i], flash, 32, &r);
+                check_call(2, n, 130, heads[i], flash, 64, &r);
+            }
+}
+
+// ---- against itself ------------------------------------------------------------------------------
+
+// n new queries after a past are the last n rows of the whole, in the same bits, whatever n.
+static void check_past(size_t L, size_t n, Heads h, bool flash, size_t tile, Rng *r) {
+    Call all = make_call(1, L, L, h, flash, tile, r), part = make_call(1, n, L, h, flash, tile, r);
+    part.view = all.view;
+    memcpy(part.q, all.q + (L - n) * all.q_stride, part.q_size * sizeof *part.q);
+    forward(&all), forward(&part);
+    for (size_t i = 0; i < n; i++)
+        CHECK(same_bits(part.out + i * part.out_stride, all.out + (L - n + i) * all.out_stride, h.H * h.Dv),
+              "%s: H %zu KV %zu D %zu, tile %zu: query %zu of %zu after %zu differs from the whole", flash ? "flash" : "naive", h.H, h.KV, h.D,
+              tile, i, n, L - n);
+    arrays_free();
+}
+
+static void past(void) {
+    static const size_t ns[] = {1, 2, 30, 47, 48, 49, 96, 97, 140};
+    Rng r = rng_stream(3, RNG_TEST, 3);
+    for (size_t k = 0; k < sizeof ns / sizeof *ns; k++)
+        for (int i = 0; i < HEADS; i++) {
+            for (size_t tile = 32; tile <= 128; tile *= 2) check_past(141, ns[k], heads[i], true, tile, &r);
+            check_past(141, ns[k], heads[i], false, 64, &r);
+        }
+}
+
+static void batches(void) {
+    Rng r = rng_stream(3, RNG_TEST, 4);
+    for (int i = 0; i < HEADS; i++)
+        for (int flash = 0; flash < 2; flash++) {
+            Call all = make_call(3, 60, 60, heads[i], flash, 32, &r), one = make_call(1, 60, 60, heads[i], flash, 32, &r);
+            forward(&all), backward(&all);
+            for (size_t b = 0; b < 3; b++) {
+                memcpy(one.q, all.q + b * 60 * all.q_stride, one.q_size * sizeof(real));
+                memcpy(one.k, all.k + b * all.view.k_step, one.k_size * sizeof(real));
+                memcpy(one.v, all.v + b * all.view.v_step, one.v_size * sizeof(real));
+                memcpy(one.dout, all.dout + b * 60 * all.out_stride, one.out_size * sizeof(real));
+                memcpy(one.dk, all.dk + b * all.view.k_step, one.k_size * sizeof(real));   // the gaps
+                memcpy(one.dv, all.dv + b * all.view.v_step, one.v_size * sizeof(real));
+                forward(&one), backward(&one);
+                CHECK(same_bits(one.dk, all.dk + b * all.view.k_step, one.k_size) && same_bits(one.dv, all.dv + b * all.view.v_step, one.v_size),
+                      "gradients of sequence %zu depend on the others", b);
+                for (size_t t = 0; t < 60; t++)
+                    CHECK(same_bits(one.out + t * one.out_stride, all.out + (b * 60 + t) * all.out_stride, heads[i].H * heads[i].Dv) &&
+                          same_bits(one.dq + t * one.q_stride, all.dq + (b * 60 + t) * all.q_stride, heads[i].H * heads[i].D),
+                          "row %zu of sequence %zu depends on the other sequences", t, b);
+            }
+            arrays_free();
+        }
+}
+
+static uint64_t digest(const Call *c, bool gradients) {
+    uint64_t h = hash_bytes(HASH_START, c->out, c->out_size * sizeof(real));
+    h = hash_bytes(h, c->lse, c->B * c->s.H * c->n * sizeof(real));
+    if (!gradients) return h;
+    h = hash_bytes(hash_bytes(h, c->dq, c->q_size * sizeof(real)), c->dk, c->k_size * sizeof(real));
+    return hash_bytes(h, c->dv, c->v_size * sizeof(real));
+}
+
+// Enough work to wake all threads; with one key head, the threads share its queries' heads.
+static void threads(void) {
+    static const int counts[] = {1, 2, 3, 8};
+    static const struct { size_t B, n, L; Heads h; } call[] = {
+        {3, 70, 70, {4, 2, 24, 24}}, {1, 90, 90, {7, 1, 20, 12}}, {1, 1, 700, {8, 1, 40, 32}}, {1, 1, 500, {6, 3, 32, 32}}};
+    Rng r = rng_stream(3, RNG_TEST, 5);
+    for (size_t i = 0; i < sizeof call / sizeof *call; i++)
+        for (int flash = 0; flash < 2; flash++) {
+            Call c = make_call(call[i].B, call[i].n, call[i].L, call[i].h, flash, 64, &r);
+            uint64_t one = 0;
+            for (int t = 0; t < 4; t++) {
+                omp_set_num_threads(counts[t]);
+                forward(&c);
+                if (c.n == c.L) backward(&c);
+                uint64_t h = digest(&c, c.n == c.L);
+                if (!t) one = h;
+                CHECK(h == one, "%s, call %zu: %d threads give other bits than one", flash ? "flash" : "naive", i, counts[t]);
+            }
+            arrays_free();
+        }
+}
+
+// ---- hard scores ---------------------------------------------------------------------------------
+
+// One key far above the others takes all the weight: output and gradients are exact. It may stand in any
+// tile: before it every other weight fades to nothing, after it nothing is added. Scores reach 4000.
+static void one_key_wins(void) {
+    Rng r = rng_stream(3, RNG_TEST, 6);
+    for (size_t winner = 0; winner < 100; winner += 9)
+        for (int flash = 0; flash < 2; flash++)
+            for (int sign = -1; sign <= 1; sign += 2) {
+                Call c = make_call(1, 100, 100, (Heads){1, 1, 16, 16}, flash, 32, &r);
+                for (size_t t = 0; t < 100; t++)
+                    for (size_t d = 0; d < 16; d++) {
+                        c.q[t * c.q_stride + d] = d ? 0 : 100;
+                        c.k[t * c.view.k_stride + d] = (real)(d ? 0 : sign < 0 ? (t == winner ? 0 : -160) : (t == winner ? 160 : 0));
+                    }
+                forward(&c), backward(&c);
+                for (size_t t = winner; t < 100; t++)
+                    CHECK(same_bits(c.out + t * c.out_stride, c.v + winner * c.view.v_stride, 16), "%s: query %zu is not the value of key %zu",
+                          flash ? "flash" : "naive", t, winner);
+                for (size_t i = 0; i < c.k_size; i++) CHECK(isfinite(c.dk[i]), "the gradient of a key is %g", (double)c.dk[i]);
+                for (size_t i = 0; i < c.v_size; i++) CHECK(isfinite(c.dv[i]), "the gradient of a value is %g", (double)c.dv[i]);
+                arrays_free();
+            }
+}
+
+// A NaN in a query spoils its own row; in a key, the rows that see it.
+static void not_a_number(void) {
+    Rng r = rng_stream(3, RNG_TEST, 7);
+    for (int where = 0; where < 3; where++)
+        for (int flash = 0; flash < 2; flash++) {
+            Call c = make_call(1, 100, 100, (Heads){1, 1, 16, 16}, flash, 32, &r);
+            size_t bad = where == 1 ? 0 : 70;
+            if (where == 2) c.q[bad * c.q_stride + 3] = (real)NAN;
+            else c.k[bad * c.view.k_stride + 3] = (real)NAN;
+            forward(&c);
+            for (size_t t = 0; t < 100; t++) {
+                bool spoilt = where == 2 ? t == bad : t >= bad;
+                for (size_t d = 0; d < 16; d++)
+                    CHECK(isnan(c.out[t * c.out_stride + d]) == spoilt, "%s: NaN in %s %zu: output %zu is %g", flash ? "flash" : "naive",
+                          where == 2 ? "query" : "key", bad, t, (double)c.out[t * c.out_stride + d]);
+                CHECK(isnan(c.lse[t]) == spoilt, "log sum exp of query %zu is %g", t, (double)c.lse[t]);
+            }
+            arrays_free();
+        }
+}
+
+static const Test tests[] = {
+    {"attention/lengths", "both kernels, forward and backward, are the formula for rows of 1 to 257 tokens", lengths},
+    {"attention/tiles", "tiles of 32 to 65536 keys", tiles},
+    {"attention/cached", "new queries after a past are the formula", cached},
+    {"attention/past", "new queries after a past are the rows of the whole forward, bit for bit", past},
+    {"attention/batch", "a sequence does not depend on the others in its batch, bit for bit", batches},
+    {"attention/threads", "1, 2, 3 and 8 threads give the same bits", threads},
+    {"attention/one-key", "one key that takes all the weight, in any tile", one_key_wins},
+    {"attention/nan", "a NaN spoils the rows that see it and no others", not_a_number},
+};
+REGISTER_TESTS(tests)
