@@ -133,17 +133,20 @@ static void read_offsets(Reading *r, TensorIn *t, const json_t *offsets, size_t 
     if (end < begin || end > room)
         damaged(r, "data_offsets of tensor %s are [%zu, %zu], but the data has %zu bytes", t->name, begin, end, room);
     if (__builtin_mul_overflow(t->elements, dtype_bytes(t->dtype), &bytes) || bytes != end - begin)
-        damaged(r, "tensor %s: dtype %s and %zu elements do not fill its %zu bytes", t->name, t->dtype, t->elements, end - begin);
+        damaged(r, "tensor %s: dtype %s and %zu elements do not fill its %zu bytes", t->name, t->dtype, t->elements,
+                end - begin);
     t->data = (const unsigned char *)r->file->bytes + data_start + begin;
 }
 
 static void read_tensor(Reading *r, const char *name, const json_t *entry, size_t data_start) {
     TensorIn *t = &r->file->tensor[r->file->count++];
-    if (strlen(name) >= TENSOR_NAME) damaged(r, "a tensor's name has %zu bytes, more than %d", strlen(name), TENSOR_NAME - 1);
+    if (strlen(name) >= TENSOR_NAME)
+        damaged(r, "a tensor's name has %zu bytes, more than %d", strlen(name), TENSOR_NAME - 1);
     strcpy(t->name, name);
     const char *dtype = json_string_value(json_object_get(entry, "dtype"));
     if (!dtype || !dtype_bytes(dtype))
-        damaged(r, "tensor %s has dtype %.20s, expected one of F32, F16, BF16, F64, I64, ...", name, dtype ? dtype : "(none)");
+        damaged(r, "tensor %s has dtype %.20s, expected one of F32, F16, BF16, F64, I64, ...", name,
+                dtype ? dtype : "(none)");
     strcpy(t->dtype, dtype);
     read_shape(r, t, json_object_get(entry, "shape"));
     read_offsets(r, t, json_object_get(entry, "data_offsets"), data_start);
@@ -169,7 +172,10 @@ static int by_place(const void *a, const void *b) {
     return (s->elements > 0) - (t->elements > 0);  // an empty tensor before the one that starts where it ends
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(((const TensorIn *)a)->name, ((const TensorIn *)b)->name); }
+static int by_name(const void *a, const void *b) {
+    const TensorIn *s = a, *t = b;
+    return strcmp(s->name, t->name);
+}
 
 // Every byte of the data belongs to exactly one tensor. Leaves the tensors sorted by name.
 static void check_places(Reading *r, size_t data_start) {

@@ -60,7 +60,8 @@ static void write_logits(Model *m, const Batch *b, const char *path) {
 static void write_gradients(Model *m, const Batch *b, const char *path) {
     double *row_loss = xmalloc(b->B * sizeof *row_loss);
     model_zero_gradients(m);
-    model_forward_backward(m, b->tokens, b->targets, b->B, b->T, 1.0 / (double)(b->B * b->T), 1.0 / (double)b->B, row_loss);
+    double B = (double)b->B, T = (double)b->T;
+    model_forward_backward(m, b->tokens, b->targets, b->B, b->T, 1 / (B * T), 1 / B, row_loss);
     model_finish_gradients(m);
     hf_write_tensors(m, model_gradients(m), path);
     free(row_loss);

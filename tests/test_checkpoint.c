@@ -116,7 +116,8 @@ static void test_formats(void) {
     real out[8];
     safetensors_copy(s, safetensors_find(s, "h"), out);
     for (int i = 0; i < 8; i++)
-        CHECK((double)out[i] == half_is[i] || (isnan(out[i]) && isnan(half_is[i])), "half %04x is %g", half[i], (double)out[i]);
+        CHECK((double)out[i] == half_is[i] || (isnan(out[i]) && isnan(half_is[i])), "half %04x is %g", half[i],
+              (double)out[i]);
     safetensors_copy(s, safetensors_find(s, "b"), out);
     for (int i = 0; i < 3; i++) CHECK((double)out[i] == brain_is[i], "bfloat16 %04x is %g", brain[i], (double)out[i]);
     safetensors_copy(s, safetensors_find(s, "f"), out);
@@ -189,7 +190,8 @@ static void test_damaged_headers(void) {
         CHECK(strstr(test_message, "made.safetensors"), "the message names the file: %s", test_message);
     }
     open_and_close((void *)file_of("{}", 0));
-    open_and_close((void *)file_of("{" TENSOR("x", "F32", "[0,9]", "[4,4]") "," TENSOR("y", "F32", "[1]", "[0,4]") "}  ", 4));
+    open_and_close(
+        (void *)file_of("{" TENSOR("x", "F32", "[0,9]", "[4,4]") "," TENSOR("y", "F32", "[1]", "[0,4]") "}  ", 4));
 }
 
 static void test_long_names(void) {
@@ -222,13 +224,15 @@ static void test_truncated(void) {
     void *path = (void *)test_path("cut.safetensors");
     for (size_t n = 0; n < bytes; n++) {
         write_quickly(path, text, n);
-        CHECK(test_fails(1, "cut.safetensors", open_and_close, path), "the first %zu of %zu bytes: %s", n, bytes, test_message);
+        CHECK(test_fails(1, "cut.safetensors", open_and_close, path), "the first %zu of %zu bytes: %s", n, bytes,
+              test_message);
     }
     const uint64_t lengths[] = {bytes - 7, 100000001, UINT64_MAX, UINT64_MAX - 7, (uint64_t)1 << 63};
     for (int i = 0; i < 5; i++) {
         memcpy(text, &lengths[i], 8);
         write_whole_file(path, text, bytes);
-        CHECK(test_fails(1, "its header claims", open_and_close, path), "length %llu: %s", (unsigned long long)lengths[i], test_message);
+        CHECK(test_fails(1, "its header claims", open_and_close, path), "length %llu: %s",
+              (unsigned long long)lengths[i], test_message);
     }
     CHECK(test_fails(1, "cannot read", open_and_close, (void *)test_path("absent")), "%s", test_message);
 }
@@ -255,7 +259,8 @@ static void test_flipped(void) {
 
 static const Test tests[] = {
     {"checkpoint/round-trip", "what is written is read back: every rank, transposed, empty, metadata", test_round_trip},
-    {"checkpoint/refused-writing", "duplicate names, bad text and a missing directory leave nothing behind", test_refused_writing},
+    {"checkpoint/refused-writing", "duplicate names, bad text and a missing directory leave nothing behind",
+     test_refused_writing},
     {"checkpoint/formats", "F16, BF16, F32 and F64 convert exactly, at any address", test_formats},
     {"checkpoint/integers", "integers are not weights", test_integers_are_no_weights},
     {"checkpoint/damaged-headers", "each kind of damage is one line that says what is wrong", test_damaged_headers},

@@ -1,0 +1,21 @@
+// hf_parts.h: what hf.c (tensors) and hf_config.c (config.json) share. Nobody else includes it.
+#ifndef HF_PARTS_H
+#define HF_PARTS_H
+#include "hf.h"
+#include <jansson.h>
+
+// The architectures, as bits, so that a row of a table can speak of several.
+enum {
+    LLAMA = 1, QWEN3 = 2, OLMO2 = 4, MIXTRAL = 8, DEEPSEEK = 16, GPT2 = 32, OURS = 64,
+    ROTARY = LLAMA | QWEN3 | OLMO2 | MIXTRAL | DEEPSEEK,  // RMSNorm, RoPE and SwiGLU in all of them
+};
+typedef struct { unsigned bit; const char *model_type, *architecture, *layer; } Family;  // layer: starts its tensors
+
+const Family *hf_family(const Config *c);           // under whose names a model is saved; OURS where no other fits
+void hf_write_config(const Config *c, const char *path);
+
+typedef struct { char *path; json_t *json; } JsonFile;
+JsonFile hf_read_json(const char *dir, const char *file);  // an object; fails with path, line and fault
+void hf_close_json(JsonFile *j);
+const Family *hf_family_in(const JsonFile *j);      // by its model_type; fails where it is none of ours
+#endif
