@@ -34,9 +34,9 @@ struct Data {
 
     // The true log-probability, in nats, of every scored target given the row up to it (0 where it is
     // not scored); NULL for real text, where nobody knows it. Minus its mean over the validation rows is
-    // the loss that the source itself would have on them. `stories` judges any row, a model's sample
-    // too: -INFINITY from the first word on that the language does not allow. The others expect rows
-    // of their own.
+    // the loss that the source itself would have on them. stories, markov, iid and induction judge any
+    // row, a model's sample too: -INFINITY where the source cannot have made the token (stories: and
+    // from there on). The others expect rows of their own, and it is 0 there.
     void (*truth)(const Data *d, size_t T, const int *tokens, const int *targets, double *log_probability);
 
     void *state;               // the source's own

@@ -58,15 +58,16 @@ static void induction_row(const Data *d, Split split, uint64_t row, size_t T, in
 
 static void induction_truth(const Data *d, size_t T, const int *tokens, const int *targets, double *log_probability) {
     const Induction *s = d->state;
-    bool *seen = xmalloc(s->triggers);
-    (void)targets;
+    int *follower = xmalloc(size_mul(s->triggers, sizeof *follower));  // 0: not seen yet
     for (size_t t = 0; t < T; t++) {
         size_t last = (size_t)tokens[t];
-        bool trigger = last < s->triggers, again = trigger && seen[last];
+        bool trigger = last < s->triggers, again = trigger && follower[last];
+        bool possible = !trigger || (again ? targets[t] == follower[last] : targets[t] >= (int)s->triggers);
         log_probability[t] = again ? 0 : -num_log((double)(trigger ? s->vocab - s->triggers : s->vocab));
-        if (trigger) seen[last] = true;
+        if (!possible) log_probability[t] = -INFINITY;
+        if (trigger) follower[last] = targets[t];
     }
-    free(seen);
+    free(follower);
 }
 
 static void induction_close(Data *d) { free(d->state); }
