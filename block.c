@@ -311,12 +311,13 @@ static void moe_backward(Model *m, size_t l, real *dx, const real *dy, const rea
     experts_backward_weight(grad + y->down_e.at, g->dsorted_out, C, a->hidden_e, F, r, E, C, F);
     experts_backward_input(g->dhidden_e, F, g->dsorted_out, C, m->values + y->down_e.at, r, E, C, F, false);
     activation_backward(m, g->dup_e, g->dhidden_e, a->up_e, b->M * K, F);
-    experts_backward_weight(grad + y->up_e.at, g->dup_e + (up - F), up, a->sorted, C, r, E, F, C);
-    experts_backward_input(g->dsorted, C, g->dup_e + (up - F), up, m->values + y->up_e.at, r, E, F, C, false);
-    if (y->gate_e.N) {
+    bool gated = y->gate_e.N > 0;        // the gate first, as in the dense layer: one expert is the same sum
+    if (gated) {
         experts_backward_weight(grad + y->gate_e.at, g->dup_e, up, a->sorted, C, r, E, F, C);
-        experts_backward_input(g->dsorted, C, g->dup_e, up, m->values + y->gate_e.at, r, E, F, C, true);
+        experts_backward_input(g->dsorted, C, g->dup_e, up, m->values + y->gate_e.at, r, E, F, C, false);
     }
+    experts_backward_weight(grad + y->up_e.at, g->dup_e + (up - F), up, a->sorted, C, r, E, F, C);
+    experts_backward_input(g->dsorted, C, g->dup_e + (up - F), up, m->values + y->up_e.at, r, E, F, C, gated);
     route_backward(g->dlogits, g->dweight, r, b->M, router_shape(m, b));
     apply_backward(m, dx, g->dlogits, &y->router, x, b->M, false);
     dispatch_backward(dx, g->dsorted, r, b->M, K, C);
