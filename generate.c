@@ -47,18 +47,19 @@ static const FlagTable generate_table = {
     .flag = flags, .count = sizeof flags / sizeof flags[0],
     .program = "./generate [--name value]...",
     .about = "Continues a text with the model of a run, token by token from a cache of keys and values.\n"
-             "Text goes to stdout as it comes; speed of reading the prompt (prefill) and of writing (decode) to stderr.\n"
-             "The same run, prompt, seed and flags give the same text on every machine. Ctrl-C ends the text early.",
-    .examples = "  ./generate                                          the newest run goes on from where its data starts\n"
+             "Text goes to stdout as it comes, the speed of reading (prefill) and writing (decode) to stderr.\n"
+             "The same run, prompt, seed and flags give the same text on every machine. Ctrl-C ends it early.",
+    .examples = "  ./generate                                          the newest run, from where its data starts\n"
                 "  ./generate --run runs/NAME --prompt \"ROMEO:\"        your own beginning\n"
                 "  ./generate --temperature 0 --tokens 50              no chance: the most probable token each time\n"
                 "  ./generate --top-k 40 --top-p 0.9 --seed 7          leave the tail of the distribution out\n"
-                "  ./generate --prompt \"the cat\" --picture maps.png    which token looks at which\n",
+                "  ./generate --prompt \"The cat\" --picture maps.png    which token looks at which\n",
 };
 
 // ---- the run -------------------------------------------------------------------------------------
 typedef struct {
     char *dir;
+    bool ours;              // written by ./train: its tokenizer and its data are known
     Config config;
     Model *model;
     Tokenizer *tokenizer;
@@ -88,9 +89,9 @@ static char *find_run(const Options *o) {
     char *dir = *o->run ? xprintf("%s", o->run) : newest_run(), *config = xprintf("%s/config.json", dir);
     struct stat s;
     if (!*dir) usage_error("there is no run in runs/ yet; ./train makes one, --run names one elsewhere");
-    if (stat(dir, &s) != 0) fail("--run %s: %s; ./train makes a run, and tells the name of its directory", dir, strerror(errno));
+    if (stat(dir, &s) != 0) fail("--run %s: %s; ./train makes a run, and names its directory", dir, strerror(errno));
     if (!S_ISDIR(s.st_mode)) fail("--run %s is a file; the directory of a run was expected", dir);
-    if (!file_exists(config)) fail("--run %s has no config.json: it is no run, or its first checkpoint is not yet written", dir);
+    if (!file_exists(config)) fail("--run %s has no config.json: no run, or nothing has been saved in it yet", dir);
     if (!*o->run) fprintf(stderr, "run      %s\n", dir);
     free(config);
     return dir;
@@ -98,14 +99,14 @@ static char *find_run(const Options *o) {
 
 // A run of ours has our tokenizer.json. The file of that name in other checkpoints is another format, so
 // their tokens stay numbers, unless llm.c's tokenizer.bin is there to give them a text.
-static Tokenizer *open_tokenizer(const Source *s, bool ours) {
+static Tokenizer *open_tokenizer(const Source *s) {
     const char *const names[] = {"tokenizer.json", "tokenizer.bin"};
-    for (size_t i = !ours; i < 2; i++) {
+    for (size_t i = !s->ours; i < 2; i++) {
         char *path = xprintf("%s/%s", s->dir, names[i]);
         Tokenizer *t = file_exists(path) ? tokenizer_load(path) : NULL;
         if (t && tokenizer_vocab(t) > s->config.vocab)
-            fail("%s has %zu tokens, but the model of %s only %zu; they do not belong together", path, tokenizer_vocab(t), s->dir,
-                 s->config.vocab);
+            fail("%s has %zu tokens, but the model of %s only %zu; they do not belong together", path,
+                 tokenizer_vocab(t), s->dir, s->config.vocab);
         free(path);
         if (t) return t;
     }
@@ -113,21 +114,34 @@ static Tokenizer *open_tokenizer(const Source *s, bool ours) {
     return tokenizer_numbers(s->config.vocab);
 }
 
+// Weights are packed for the kernels on their first use: before the clocks start, as the model is read.
+static void warm_up(Model *m) {
+    const Config *c = model_config(m);
+    real *logits = xmalloc(size_mul(c->vocab, sizeof *logits));
+    Cache *cache = cache_new(m, 2);
+    for (size_t i = 0; i < 2 && i < c->context; i++) model_infer(m, cache, &(int){0}, 1, false, logits);
+    cache_free(cache);
+    free(logits);
+}
+
 static Source open_source(const Options *o) {
     Source s = {.dir = find_run(o)};
     flags_defaults(&config_table, &s.config);
-    bool ours = hf_flags(&s.config, s.dir);
-    if (!ours) hf_config(&s.config, s.dir);
+    s.ours = hf_flags(&s.config, s.dir);
+    if (!s.ours) hf_config(&s.config, s.dir);
     config_resolve(&s.config);
-    s.tokenizer = open_tokenizer(&s, ours);
+    s.tokenizer = open_tokenizer(&s);
     s.model = model_new(&s.config, false);
     hf_load(s.model, s.dir);
+    warm_up(s.model);
     return s;
 }
 
 // ---- the prompt ----------------------------------------------------------------------------------
 // What the data of the run starts with. A text file need not be there any more: it starts with nothing.
-static char *default_prompt(const Config *c) {
+static char *default_prompt(const Source *s) {
+    const Config *c = &s->config;
+    if (!s->ours) usage_error("%s does not say what its texts start with; give --prompt or --prompt-tokens", s->dir);
     if (file_exists(c->data) || strpbrk(c->data, "./")) return xprintf("%s", "");
     Data *d = data_open(c);
     char *prompt = xprintf("%s", d->default_prompt);
@@ -142,19 +156,22 @@ static char *prompt_from_file(const char *path) {
     return text;
 }
 
+static size_t read_numbers(const char *text, size_t vocab, int **tokens) {
+    Tokenizer *t = tokenizer_numbers(vocab);
+    size_t n = tokenizer_encode(t, text, strlen(text), tokens);
+    if (!n) usage_error("--prompt-tokens is empty; numbers from 0 to %zu were expected", vocab - 1);
+    tokenizer_free(t);
+    return n;
+}
+
 static bool is_given(const bool *given, const char *name) { return given[flags_find(&generate_table, name)]; }
 
 static size_t read_prompt(const Options *o, const bool *given, const Source *s, int **tokens) {
-    bool text = is_given(given, "prompt"), file = is_given(given, "prompt_file"), numbers = is_given(given, "prompt_tokens");
-    if (text + file + numbers > 1) usage_error("--prompt, --prompt-file and --prompt-tokens are three ways to say one thing; give one");
-    if (numbers) {
-        Tokenizer *t = tokenizer_numbers(s->config.vocab);
-        size_t n = tokenizer_encode(t, o->prompt_tokens, strlen(o->prompt_tokens), tokens);
-        if (!n) usage_error("--prompt-tokens is empty; numbers from 0 to %zu were expected", s->config.vocab - 1);
-        tokenizer_free(t);
-        return n;
-    }
-    char *prompt = text ? xprintf("%s", o->prompt) : file ? prompt_from_file(o->prompt_file) : default_prompt(&s->config);
+    bool text = is_given(given, "prompt"), file = is_given(given, "prompt_file");
+    bool numbers = is_given(given, "prompt_tokens");
+    if (text + file + numbers > 1) usage_error("--prompt, --prompt-file and --prompt-tokens: only one may be given");
+    if (numbers) return read_numbers(o->prompt_tokens, s->config.vocab, tokens);
+    char *prompt = text ? xprintf("%s", o->prompt) : file ? prompt_from_file(o->prompt_file) : default_prompt(s);
     size_t n = tokenizer_prompt(s->tokenizer, prompt, tokens);
     free(prompt);
     return n;
@@ -191,7 +208,7 @@ static void print_prompt(Sampler *s, bool terminal) {
     if (bold) fputs("\033[0m", stdout);
 }
 
-typedef struct { double prefill, first, decode; size_t read, refilled; } Clock;  // seconds; tokens of the prefill
+typedef struct { double prefill, first, decode; size_t read; } Clock;   // seconds; tokens that the prefill read
 
 static Sampler *stream(const Source *s, const int *prompt, size_t n, SampleOptions o, Clock *clock) {
     const char *text;
@@ -212,25 +229,24 @@ static Sampler *stream(const Source *s, const int *prompt, size_t n, SampleOptio
 
 // ---- the report ----------------------------------------------------------------------------------
 static void report(const Source *s, const Sampler *t, const Clock *clock) {
-    size_t written = t->count - t->prompt, per_token = model_size(&s->config).cache_bytes_per_token, decoded = written ? written - 1 : 0;
-    fprintf(stderr, "\nprefill  %zu tokens, %.0f tok/s; %.1f ms to the first token\n", clock->read,
-            (double)clock->read / clock->prefill, 1e3 * clock->first);
+    size_t written = t->count - t->prompt, decoded = written > 1 ? written - 1 : 0;   // the prefill gave the first
+    size_t each = model_size(&s->config).cache_bytes_per_token, held = cache_length(t->cache);
+    fprintf(stderr, "\nprefill  %zu tokens, %.0f tok/s", clock->read, (double)clock->read / clock->prefill);
+    if (written) fprintf(stderr, "; %.1f ms to the first token", 1e3 * clock->first);
     if (decoded)
-        fprintf(stderr, "decode   %zu tokens, %.0f tok/s; %.2f ms per token\n", decoded, (double)decoded / clock->decode,
-                1e3 * clock->decode / (double)decoded);
-    fprintf(stderr, "cache    %zu bytes per token, %.2f MiB for %zu tokens\n", per_token,
-            (double)(per_token * cache_length(t->cache)) / (1 << 20), cache_length(t->cache));
+        fprintf(stderr, "\ndecode   %zu tokens, %.0f tok/s; %.2f ms per token", decoded,
+                (double)decoded / clock->decode, 1e3 * clock->decode / (double)decoded);
+    fprintf(stderr, "\ncache    %zu bytes per token, %.2f MiB for %zu tokens\n", each,
+            (double)(each * held) / (1 << 20), held);
     if (t->refills)
-        fprintf(stderr, "note     the model has %zu learned positions; %zu times they were used up, and the last %zu tokens were read again\n",
-                t->window, t->refills, t->window > 1 ? t->window / 2 : 1);
+        fprintf(stderr, "note     the %zu learned positions were used up %zu times: each time the last %zu tokens were "
+                "read again\n", t->window, t->refills, t->window > 1 ? t->window / 2 : 1);
     else if (t->count > s->config.context)
-        fprintf(stderr, "note     from token %zu on, the text is longer than the %zu tokens that the model was trained on\n",
-                s->config.context, s->config.context);
+        fprintf(stderr, "note     the text is longer than the %zu tokens that the model was trained on\n",
+                s->config.context);
 }
 
 // ---- the picture ---------------------------------------------------------------------------------
-enum { PICTURE_TOKENS = 64 };    // more could not be read
-
 // A token's text for the margin of a map: no blanks around it, what cannot be seen as an escape.
 static char *tick_of(const Tokenizer *t, int token) {
     const char *bytes;
@@ -247,26 +263,39 @@ static char *tick_of(const Tokenizer *t, int token) {
     return label;
 }
 
-static void draw(const Source *s, const Sampler *t, const char *path) {
-    const Config *c = &s->config;
-    size_t n = t->count < PICTURE_TOKENS ? t->count : PICTURE_TOKENS, maps = c->layers * c->heads;
+// maps (one per layer and head) of n x n weights: row i is what token i attends to.
+static double *attention_of(Model *m, const int *token, size_t n, size_t maps) {
+    size_t count = size_mul(maps, n * n);
+    real *probability = xmalloc(size_mul(count, sizeof(real)));
+    real *logits = xmalloc(size_mul(model_config(m)->vocab, sizeof(real)));
+    double *value = xmalloc(size_mul(count, sizeof(double)));
+    model_record_attention(m, probability);
+    model_infer(m, NULL, token, n, false, logits);
+    model_record_attention(m, NULL);
+    for (size_t i = 0; i < count; i++) value[i] = (double)probability[i];
+    free(probability), free(logits);
+    return value;
+}
+
+// The first n tokens of the text, or as many as there are.
+static void draw(const Source *s, const Sampler *t, const char *path, size_t n) {
+    static const char about[] = "A row is a token: its colours show where it looks, among itself and those before it.";
+    if (n > t->count) n = t->count;
     if (n > t->window) n = t->window;
-    real *probability = xmalloc(size_mul(maps, n * n * sizeof(real)));
-    double *value = xmalloc(size_mul(maps, n * n * sizeof(double)));
+    size_t heads = s->config.heads, maps = s->config.layers * heads;
+    double *value = attention_of(s->model, t->token, n, maps);
     const double **map = xmalloc(maps * sizeof *map);
     char **label = xmalloc(maps * sizeof *label), **tick = xmalloc(n * sizeof *tick);
-    model_record_attention(s->model, probability);
-    model_infer(s->model, NULL, t->token, n, false, t->logits);
-    model_record_attention(s->model, NULL);
-    for (size_t i = 0; i < maps * n * n; i++) value[i] = (double)probability[i];
-    for (size_t i = 0; i < maps; i++) map[i] = value + i * n * n, label[i] = xprintf("layer %zu, head %zu", i / c->heads, i % c->heads);
+    char *title = xprintf("Attention in %s", s->dir);
+    for (size_t i = 0; i < maps; i++) map[i] = value + i * n * n;
+    for (size_t i = 0; i < maps; i++) label[i] = xprintf("layer %zu, head %zu", i / heads, i % heads);
     for (size_t i = 0; i < n; i++) tick[i] = tick_of(s->tokenizer, t->token[i]);
-    char *title = xprintf("Attention in %s", s->dir), *flag_text = flags_summary(&config_table, c, true);
-    plot_map_grid(path, &(MapGrid){title, flag_text, map, (const char *const *)label, maps, c->heads, n, (const char *const *)tick});
-    fprintf(stderr, "picture  %s: %zu maps of the first %zu tokens; a row shows where its token looks\n", path, maps, n);
+    const char *const *labels = (const char *const *)label, *const *ticks = (const char *const *)tick;
+    plot_map_grid(path, &(MapGrid){title, about, map, labels, maps, heads, n, ticks});
+    fprintf(stderr, "picture  %s, %zu maps of %zu tokens\n", path, maps, n);
     for (size_t i = 0; i < maps; i++) free(label[i]);
     for (size_t i = 0; i < n; i++) free(tick[i]);
-    free(probability), free(value), free(map), free(label), free(tick), free(title), free(flag_text);
+    free(value), free(map), free(label), free(tick), free(title);
 }
 
 int main(int argc, char **argv) {
@@ -279,9 +308,10 @@ int main(int argc, char **argv) {
     size_t n = read_prompt(&o, given, &s, &prompt);
     Clock clock = {0};
     catch_signals();
-    Sampler *sampler = stream(&s, prompt, n, (SampleOptions){o.temperature, o.top_k, o.top_p, o.seed, o.tokens}, &clock);
+    SampleOptions sampling = {o.temperature, o.top_k, o.top_p, o.seed, o.tokens};
+    Sampler *sampler = stream(&s, prompt, n, sampling, &clock);
     report(&s, sampler, &clock);
-    if (*o.picture) draw(&s, sampler, o.picture);
+    if (*o.picture) draw(&s, sampler, o.picture, o.picture_tokens);
     sampler_free(sampler);
     model_free(s.model);
     tokenizer_free(s.tokenizer);

@@ -24,7 +24,9 @@ static size_t most_probable(const real *x, size_t V) {
 // put in order as top-k and top-p keep.
 typedef struct { const real *p; size_t *token, count; } Heap;
 
-static bool comes_first(const Heap *h, size_t a, size_t b) { return h->p[a] > h->p[b] || (h->p[a] == h->p[b] && a < b); }
+static bool comes_first(const Heap *h, size_t a, size_t b) {
+    return h->p[a] > h->p[b] || (h->p[a] == h->p[b] && a < b);
+}
 
 static void sink(Heap *h, size_t i) {
     for (size_t child; (child = 2 * i + 1) < h->count; i = child) {
@@ -62,29 +64,34 @@ static void keep_top(real *p, size_t V, size_t k, double share) {
     free(h.token);
 }
 
-int sample_token(real *x, size_t V, const SampleOptions *o, uint64_t position) {
-    size_t best = most_probable(x, V), last = best, k = o->top_k && o->top_k < V ? o->top_k : V;
-    real most = x[best];
+// The token in whose share of the probability the random number falls, in the order of their numbers.
+static size_t pick(const real *p, size_t V, double uniform) {
+    size_t last = 0;
     double total = 0, sum = 0;
-    for (size_t i = 0; i < V && o->temperature > 0; i++) x[i] = (real)((double)(x[i] - most) / o->temperature);
-    double partition = softmax_row(x, V);
-    if (!isfinite(partition)) fail("the model's logits are not numbers; its weights are damaged, or its training diverged");
+    for (size_t i = 0; i < V; i++) total += (double)p[i];
+    for (size_t i = 0; i < V && (sum == 0 || sum <= uniform * total); i++)
+        if (p[i] > 0) sum += (double)p[last = i];
+    return last;
+}
+
+int sample_token(real *x, size_t V, const SampleOptions *o, uint64_t position) {
+    size_t best = most_probable(x, V), k = o->top_k && o->top_k < V ? o->top_k : V;
+    real most = x[best];
+    if (o->temperature > 0)
+        for (size_t i = 0; i < V; i++) x[i] = (real)((double)(x[i] - most) / o->temperature);
+    if (!isfinite(softmax_row(x, V)))
+        fail("the model's logits are not numbers; its weights are damaged, or its training diverged");
     if (o->temperature == 0) return (int)best;
     if (k < V || o->top_p < 1) keep_top(x, V, k, o->top_p);
-    for (size_t i = 0; i < V; i++) total += (double)x[i];
     Rng r = rng_stream(o->seed, RNG_SAMPLE, position);
-    double at = rng_uniform(&r) * total;
-    for (size_t i = 0; i < V; i++) {
-        if (x[i] == 0) continue;
-        sum += (double)x[last = i];
-        if (at < sum) break;
-    }
-    return (int)last;
+    return (int)pick(x, V, rng_uniform(&r));
 }
 
 // ---- the window ----------------------------------------------------------------------------------
 
-static size_t window_of(const Config *c, size_t prompt, size_t tokens) { return c->pos == POS_learned ? c->context : prompt + tokens; }
+static size_t window_of(const Config *c, size_t prompt, size_t tokens) {
+    return c->pos == POS_learned ? c->context : prompt + tokens;
+}
 
 // Reads what the cache does not hold yet; a window that would overflow is begun anew with its last half.
 static void read_tokens(Sampler *s, size_t first) {
@@ -101,7 +108,8 @@ static void read_tokens(Sampler *s, size_t first) {
 Sampler *sampler_new(Model *m, const Tokenizer *t, const int *prompt, size_t n, SampleOptions o) {
     const Config *c = model_config(m);
     Sampler *s = xmalloc(sizeof *s);
-    *s = (Sampler){.model = m, .tokenizer = t, .options = o, .count = n, .prompt = n, .window = window_of(c, n, o.tokens)};
+    *s = (Sampler){.model = m, .tokenizer = t, .options = o, .count = n, .prompt = n,
+                   .window = window_of(c, n, o.tokens)};
     s->logits = xmalloc(size_mul(c->vocab, sizeof *s->logits));
     s->token = xmalloc(size_mul(n + o.tokens, sizeof *s->token));
     memcpy(s->token, prompt, n * sizeof *prompt);
@@ -117,8 +125,12 @@ void sampler_free(Sampler *s) {
 
 // ---- characters ----------------------------------------------------------------------------------
 
-// Number of bytes that the first byte of a UTF-8 character announces (RFC 3629, section 3); 1 for a byte that begins none.
-static size_t announced(unsigned char c) { return c >= 0xF0 && c <= 0xF4 ? 4 : c >= 0xE0 && c < 0xF0 ? 3 : c >= 0xC2 && c < 0xE0 ? 2 : 1; }
+// Number of bytes that the first byte of a UTF-8 character announces (RFC 3629, section 3); 1 for a byte
+// that begins none.
+static size_t announced(unsigned char c) {
+    if (c < 0xC2 || c > 0xF4) return 1;
+    return c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
+}
 
 // The bytes before a character that has begun at the end but is not complete.
 static size_t complete(const char *text, size_t bytes) {
