@@ -6,7 +6,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-enum { LINE = 256, NARROW = 110, LONG_BAR = 20, SHORT_BAR = 8 };
+enum { LINE = 256, NARROW = 110, LONG_BAR = 20, SHORT_BAR = 6 };
 
 Progress progress_begin(FILE *out, size_t first, size_t steps, double floor) {
     bool live = isatty(fileno(out)) && !getenv("NO_COLOR");
@@ -44,7 +44,7 @@ static void describe(const Progress *p, const Standing *s, bool narrow, char lin
     if (isfinite(s->val_loss)) append(line, "%sval %.*f", gap, decimals, s->val_loss);
     if (isfinite(s->val_loss) && isfinite(p->floor))
         append(line, " (%s%+.*f)", floor, decimals, s->val_loss - p->floor);
-    if (isfinite(s->accuracy)) append(line, "%saccuracy %.1f%%", gap, 100 * s->accuracy);
+    if (isfinite(s->accuracy)) append(line, narrow ? " acc %.0f%%" : "  accuracy %.1f%%", 100 * s->accuracy);
     if (s->tokens_per_second > 0) {
         append_rate(line, gap, s->tokens_per_second);
         append(line, "%sMFU %.0f%%", gap, 100 * s->mfu);
@@ -66,7 +66,7 @@ void progress_draw(Progress *p, const Standing *s) {
     char line[LINE] = "", bar[LONG_BAR + 1] = "";
     for (size_t i = 0; i < length; i++) bar[i] = i < done ? '=' : '-';
     describe(p, s, width < NARROW, line);
-    int room = width > length + 3 ? (int)(width - length - 3) : 0;  // a wrapped line could not be redrawn
+    int room = width > length + 4 ? (int)(width - length - 4) : 0;  // a wrapped line could not be redrawn
     fprintf(p->out, "\r\033[K\033[36m[%s]\033[0m %.*s", bar, room, line);
     fflush(p->out);
 }
