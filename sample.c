@@ -157,7 +157,7 @@ static void forget_given(Sampler *s) {
 }
 
 static size_t hand_out(Sampler *s, const char **text) {
-    *text = s->text;
+    *text = s->text ? s->text : "";
     return s->given = complete(s->text, s->bytes);
 }
 

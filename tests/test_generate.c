@@ -688,7 +688,7 @@ static const Test tests[] = {
     {"generate/cache", "with a cache, in any pieces, the logits are those without, bit for bit", test_cache},
     {"generate/mla", "decoding from the latent, absorbed, is the naive path to 1e-4", test_mla},
     {"generate/rewind", "what a cache forgets does not show", test_rewind},
-    {"generate/attention", "recorded attention is a distribution over the past; looking changes nothing", test_attention},
+    {"generate/attention", "recorded attention is a distribution over the past, and changes no bit", test_attention},
     {"generate/limits", "too long for the cache or the positions, or no token: one line", test_limits},
     {"generate/temperature", "draws follow p^(1/T): chi-square", test_temperature},
     {"generate/top", "top-k and top-p keep what they should, in that order", test_top},
