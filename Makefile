@@ -1,6 +1,7 @@
 # make              ./train and ./generate
 # make test         the tests            make asan     the tests under AddressSanitizer and UBSan
 # make oracle       our models against PyTorch and transformers
+# make digest       the same bits from every compiler, instruction set and thread count at hand
 # make demo         train the default model, look at what it says
 # make SIMD=avx512|avx2|plain|neon, DOUBLE=1, CC=clang: another build, in a directory of its own under build/
 
@@ -28,7 +29,7 @@ BIN     = $(if $(strip $(KIND)),$(B)/,)
 
 ROOMS   = $(filter-out train.c generate.c,$(wildcard *.c lib/*.c data/*.c))
 OBJECTS = $(ROOMS:%.c=$(B)/objects/%.o)
-TESTS   = $(patsubst %.c,$(B)/objects/%.o,$(filter-out tests/probe.c,$(wildcard tests/*.c)))
+TESTS   = $(patsubst %.c,$(B)/objects/%.o,$(filter-out tests/probe.c tests/digest.c,$(wildcard tests/*.c)))
 MAINS   = $(patsubst %.c,$(BIN)%,$(wildcard train.c generate.c))
 
 all: $(MAINS)
@@ -41,6 +42,11 @@ $(B)/tests: $(TESTS) $(OBJECTS)
 
 $(B)/probe: $(B)/objects/tests/probe.o $(OBJECTS)
 	$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
+
+# Model and optimizer alone: needs no library, so that it can be built for other machines.
+DIGEST = tests/digest model block attention moe $(addprefix lib/,config flags matmul numeric ops optim rng simd util)
+$(B)/digest: $(DIGEST:%=$(B)/objects/%.o)
+	$(CC) $(FLAGS) $^ -lm -o $@
 
 $(B)/objects/%.o: %.c Makefile
 	@mkdir -p $(@D)
@@ -63,6 +69,9 @@ test: ready $(B)/tests $(MAINS)
 oracle: ready $(B)/probe
 	python=$$(tests/venv.sh tests/oracle-requirements.txt) && $$python tests/oracle.py $(B)/probe
 
+digest: ready
+	tests/digest.sh
+
 # Tests leave memory behind where they provoke an error on purpose, so leaks are not reported.
 asan:
 	ASAN_OPTIONS=detect_leaks=0 $(MAKE) SANITIZE=1 test
@@ -77,5 +86,5 @@ ready:
 clean:
 	rm -rf build train generate
 
-.PHONY: all test oracle asan demo ready clean always
+.PHONY: all test oracle digest asan demo ready clean always
 -include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(B)/objects/train.d $(B)/objects/generate.d

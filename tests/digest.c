@@ -1,0 +1,143 @@
+// digest.c: main(). Trains small models of every kind for a few steps and prints a hash of each: of its
+// parameters, moments, losses, and of the logits it then decodes. tests/digest.sh builds it for every
+// compiler and machine at hand and compares. It needs no library but libm, no files and no flags:
+//     build/digest [STEPS [MICRO-BATCH [RESUME-AT]]]      threads: OMP_NUM_THREADS
+#include "../lib/optim.h"
+#include "../lib/rng.h"
+#include "../lib/simd.h"
+#include "../model.h"
+#include <omp.h>
+#include <stdlib.h>
+
+enum { BATCH = 6, CONTEXT = 50, VOCAB = 61, DECODED = 5 };
+
+// Every mixer, kernel, position, norm, placement, activation, router, gate and balance.
+static const struct { const char *name, *flags; } kinds[] = {
+    {"mha", "--attn mha"},
+    {"gqa", "--attn gqa --kv-heads 1 --attn-kernel naive --norm post --norm-kind layer --bias --ffn gelu --pos learned --schedule linear"},
+    {"qk-norm", "--attn gqa --kv-heads 2 --qk-norm head --norm out --ffn relu2 --tie 0 --rope-dim 4 --schedule wsd"},
+    {"mla", "--attn mla --kv-rank 20 --rope-dim 4 --nope-dim 7 --v-dim 5 --norm peri --tile 32"},
+    {"deepnorm", "--attn mla --q-rank 17 --attn-kernel naive --norm deepnorm --bias --norm-kind layer"},
+    {"mixed", "--attn mha+mla --qk-norm full --pos none --ffn gelu --schedule constant"},
+    {"experts", "--attn mha --experts 5 --top-k 2 --expert-width 11 --aux-loss 0.1 --z-loss 0.01"},
+    {"bias", "--attn mla --experts 6 --top-k 3 --expert-width 13 --gate sigmoid --router bias --bias-rate 0.01 --shared-experts 1 --first-dense 1 --tie 0"},
+    {"switch", "--attn gqa --experts 4 --top-k 1 --norm-topk 0 --ffn relu2 --moe-layers dense+moe --norm peri"},
+};
+enum { KINDS = sizeof kinds / sizeof kinds[0] };
+
+typedef struct {
+    Config c;
+    Model *m;
+    const Param *param; size_t params, numbers;
+    OptimRow *row; size_t rows;      // of the trained parameters
+    real *mean, *square;
+    uint64_t hash;                   // of the losses so far
+    double loss;
+} Training;
+
+static Config configure(const char *flags) {
+    Config c;
+    char copy[1024], *argv[64] = {"digest"};
+    int argc = 1;
+    snprintf(copy, sizeof copy, "--width 40 --heads 4 --layers 2 --context 50 --ffn-width 56 --lr 0.01 --warmup 2 --init-scale 4 --steps 30 --batch 6 %s", flags);
+    for (char *word = strtok(copy, " "); word; word = strtok(NULL, " ")) argv[argc++] = word;
+    flags_defaults(&config_table, &c);
+    flags_parse(&config_table, &c, argc, argv, NULL);
+    c.vocab = VOCAB;
+    config_resolve(&c);
+    return c;
+}
+
+static void begin(Training *t) {
+    t->m = model_new(&t->c, true);
+    t->params = model_params(t->m, &t->param);
+    t->row = xmalloc(t->params * sizeof *t->row), t->rows = 0;
+    for (size_t i = 0; i < t->params; i++)
+        if (t->param[i].trained) t->row[t->rows++] = (OptimRow){t->param[i].at, t->param[i].size, t->param[i].decay};
+    t->numbers = t->param[t->params - 1].at + t->param[t->params - 1].size;
+    t->mean = xmalloc(t->numbers * sizeof(real)), t->square = xmalloc(t->numbers * sizeof(real));
+}
+
+static void end(Training *t) { model_free(t->m), free(t->row), free(t->mean), free(t->square); }
+
+// A process that dies keeps nothing but what it wrote: values, moments, losses.
+static void die_and_resume(Training *t) {
+    Training old = *t;
+    begin(t);
+    memcpy(model_values(t->m), model_values(old.m), t->numbers * sizeof(real));
+    memcpy(t->mean, old.mean, t->numbers * sizeof(real)), memcpy(t->square, old.square, t->numbers * sizeof(real));
+    model_changed(t->m);
+    end(&old);
+}
+
+// Tokens that follow one another by a rule, with noise: something to learn.
+static void make_rows(size_t step, int *token, int *target) {
+    for (size_t b = 0; b < BATCH; b++) {
+        Rng r = rng_stream(1, RNG_TEST, step * BATCH + b);
+        int now = (int)rng_below(&r, VOCAB);
+        for (size_t i = 0; i < CONTEXT; i++) {
+            int next = rng_below(&r, 4) ? (now * 7 + 3) % VOCAB : (int)rng_below(&r, VOCAB);
+            token[b * CONTEXT + i] = now, target[b * CONTEXT + i] = i % 9 == 8 ? -1 : next;
+            now = next;
+        }
+    }
+}
+
+static void train_step(Training *t, size_t step, size_t micro) {
+    const Config *c = &t->c;
+    int token[BATCH * CONTEXT], target[BATCH * CONTEXT];
+    double row_loss[BATCH], scored = 0;
+    make_rows(step, token, target);
+    for (size_t i = 0; i < BATCH * CONTEXT; i++) scored += target[i] >= 0;
+    model_zero_gradients(t->m);
+    for (size_t b = 0; b < BATCH; b += micro)
+        model_forward_backward(t->m, token + b * CONTEXT, target + b * CONTEXT, BATCH - b < micro ? BATCH - b : micro, CONTEXT, 1 / scored, 1.0 / BATCH, row_loss + b);
+    model_finish_gradients(t->m);
+    double norm = optim_norm(t->row, t->rows, model_gradients(t->m));
+    const Schedule schedule = {c->schedule, c->lr, c->min_lr, c->decay, c->warmup, c->steps};
+    const AdamW adamw = {optim_lr(&schedule, step), c->beta1, c->beta2, c->eps, c->weight_decay};
+    optim_adamw(t->row, t->rows, model_values(t->m), model_gradients(t->m), t->mean, t->square, optim_clip_scale(norm, c->clip), adamw, step + 1);
+    model_update_routers(t->m);
+    model_changed(t->m);
+    t->loss = 0;
+    for (size_t b = 0; b < BATCH; b++) t->loss += row_loss[b] / scored;
+    t->hash = hash_bytes(hash_bytes(t->hash, row_loss, sizeof row_loss), &norm, sizeof norm);
+}
+
+// Reads a prompt into a cache, then decodes token by token.
+static uint64_t hash_of_decoding(Model *m, uint64_t h) {
+    int token[CONTEXT], target[CONTEXT * BATCH], all[CONTEXT * BATCH];
+    real logits[VOCAB];
+    make_rows(1000, all, target);
+    memcpy(token, all, sizeof token);
+    Cache *cache = cache_new(m, CONTEXT);
+    model_infer(m, cache, token, CONTEXT - DECODED, false, logits);
+    h = hash_bytes(h, logits, sizeof logits);
+    for (size_t i = CONTEXT - DECODED; i < CONTEXT; i++) {
+        model_infer(m, cache, token + i, 1, false, logits);
+        h = hash_bytes(h, logits, sizeof logits);
+    }
+    cache_free(cache);
+    return h;
+}
+
+int main(int argc, char **argv) {
+    size_t steps = argc > 1 ? strtoul(argv[1], NULL, 10) : 20, micro = argc > 2 ? strtoul(argv[2], NULL, 10) : BATCH;
+    size_t resume_at = argc > 3 ? strtoul(argv[3], NULL, 10) : 0;
+    if (!steps || !micro || micro > BATCH) usage_error("digest [STEPS [MICRO-BATCH [RESUME-AT]]] wants at least 1 step and a micro-batch of 1 to %d", BATCH);
+    fprintf(stderr, "%s, %d threads, %zu steps, micro-batches of %zu\n", simd_name(), omp_get_max_threads(), steps, micro);
+    for (size_t k = 0; k < KINDS; k++) {
+        Training t = {.c = configure(kinds[k].flags), .hash = HASH_START};
+        begin(&t);
+        for (size_t step = 0; step < steps; step++) {
+            if (step && step == resume_at) die_and_resume(&t);
+            train_step(&t, step, micro);
+        }
+        uint64_t h = hash_bytes(t.hash, model_values(t.m), t.numbers * sizeof(real));
+        h = hash_bytes(hash_bytes(h, t.mean, t.numbers * sizeof(real)), t.square, t.numbers * sizeof(real));
+        h = hash_of_decoding(t.m, h);
+        printf("%-10s %016llx loss %.6f\n", kinds[k].name, (unsigned long long)h, t.loss);
+        end(&t);
+    }
+    return 0;
+}
