@@ -40,11 +40,15 @@ static Series series_of(const Log *log, const char *key, const char *label) {
     return (Series){label, x, y, n};
 }
 
+// Losses fall by orders of magnitude towards a floor above zero: their logarithm shows both ends.
 static void draw_loss(const Log *log, const char *path, const char *title, const char *subtitle, double floor) {
     Series series[2] = {series_of(log, "train_loss", "training"), series_of(log, "val_loss", "validation")};
+    size_t n = series[1].n;
+    char *last_label = xprintf("validation %.4f", n ? series[1].y[n - 1] : (double)NAN);
+    if (n) series[1].label = last_label;
     char *floor_label = xprintf("entropy floor %.4f", floor);
     Chart chart = {
-        .title = title, .subtitle = subtitle, .x_label = "step", .y_label = "loss (nats per token)",
+        .title = title, .subtitle = *subtitle ? subtitle : "every flag at its default", .x_label = "step", .y_label = "loss (nats per token)", .log_y = true,
         .series = series, .count = 2,
         .level = &floor, .level_label = (const char *const[]){floor_label}, .levels = isfinite(floor) ? 1 : 0,
     };
@@ -54,6 +58,7 @@ static void draw_loss(const Log *log, const char *path, const char *title, const
         free((void *)series[i].y);
     }
     free(floor_label);
+    free(last_label);
 }
 
 // ---- expert load -------------------------------------------------------------------------------

@@ -38,12 +38,17 @@ typedef struct { Colour colour; double width, opacity; bool markers; int shape; 
 
 static void choose_styles(const Chart *chart, const Frame *f, LineStyle *style) {
     bool any_markers = false;
+    size_t fewest = SIZE_MAX;
     for (size_t s = 0; s < chart->count; s++) {
         const Series *series = &chart->series[s];
         style[s] = (LineStyle){series_colour[s % COLOURS], 2.5, 1, .shape = (int)(s % MARKER_SHAPES)};
         for (size_t i = 0; i < series->n; i++)
             style[s].points += on_axis(&f->x, series->x[i]) && on_axis(&f->y, series->y[i]);
-        style[s].markers = style[s].points && (double)style[s].points * MARKER_SPACING <= f->right - f->left;
+        if (style[s].points && style[s].points < fewest) fewest = style[s].points;
+    }
+    for (size_t s = 0; s < chart->count; s++) {
+        bool far_apart = (double)style[s].points * MARKER_SPACING <= f->right - f->left;
+        style[s].markers = style[s].points && far_apart && style[s].points <= 3 * fewest;
         if (style[s].markers) style[s].width = 4, any_markers = true;
     }
     for (size_t s = 0; any_markers && s < chart->count; s++)

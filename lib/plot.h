@@ -6,8 +6,9 @@
 #define PLOT_H
 #include "util.h"
 
-// A NAN in y breaks the line. A series whose points lie far enough apart gets markers; a dense one is a thin line,
-// and a pale one where others have markers: so a noisy training loss stays behind its validation loss.
+// A NAN in y breaks the line. A series whose points lie far enough apart gets markers; a dense one, or one with over
+// three times the points of another, is a thin line, and a pale one where others have markers: so a noisy training
+// loss stays behind its validation loss.
 typedef struct { const char *label; const double *x, *y; size_t n; } Series;
 typedef struct {
     const char *title, *subtitle;      // subtitle: the flags that differ from the defaults; long ones are wrapped
