@@ -62,7 +62,8 @@ $(B)/commit: always
 $(B)/objects/tests/test_train.o: CPPFLAGS += -DTRAIN='"$(or $(BIN),./)train"'
 
 # Idle threads sleep instead of spinning: the tests are many short runs, often beside other work.
-test: ready $(B)/tests $(MAINS)
+test: ready
+	$(MAKE) $(B)/tests all
 	OMP_WAIT_POLICY=passive $(B)/tests
 
 # Against PyTorch and transformers, installed from PyPI into a cache folder on first use.
@@ -76,12 +77,13 @@ digest: ready
 asan:
 	ASAN_OPTIONS=detect_leaks=0 $(MAKE) SANITIZE=1 test
 
-demo: ready all
+demo: ready
+	$(MAKE) all
 	./train
 
 # Compiler, OpenMP, jansson and stb: checked, and installed where something is missing.
 ready:
-	@./setup --check $(CC) || ./setup
+	@./setup --check $(CC) || { ./setup && ./setup --check $(CC); }
 
 clean:
 	rm -rf build train generate
