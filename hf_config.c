@@ -383,7 +383,8 @@ static void finish_heads(Config *c, const JsonFile *j, unsigned family) {
     bool grouped = c->kv_heads && c->kv_heads != c->heads;
     flags_set(&config_table, c, "attn", grouped ? "gqa" : "mha");
     if (!grouped) c->kv_heads = 0;
-    if (!c->head_dim && c->width % c->heads != 0) refuse(j, family & GPT2 ? "n_head" : "num_attention_heads", "a divisor of the width");
+    if (!c->head_dim && c->width % c->heads != 0)
+        refuse(j, family & GPT2 ? "n_head" : "num_attention_heads", "a divisor of the width");
     if (!c->head_dim) c->head_dim = c->width / c->heads;
 }
 

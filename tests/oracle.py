@@ -75,8 +75,9 @@ def agree(us, them):
     error = np.abs(our_logits - their_logits).max()
     if not error <= TOLERANCE:
         raise AssertionError(f"logits differ by {error:.2g}")
-    if not 1 < np.abs(their_logits).max() < 10:
-        raise AssertionError(f"the largest logit is {np.abs(their_logits).max():.2g}: the tolerance was chosen for 1 to 10")
+    largest = np.abs(their_logits).max()
+    if not 1 < largest < 10:
+        raise AssertionError(f"the largest logit is {largest:.2g}, but the tolerance is meant for 1 to 10")
     expected = {n for n in their_gradients if "e_score_correction_bias" not in n}  # a buffer, no gradient
     found = {n for n in our_gradients if "e_score_correction_bias" not in n}
     if expected != found:
@@ -84,46 +85,50 @@ def agree(us, them):
     worst = 0.0
     for name in sorted(expected):
         a, b = our_gradients[name], their_gradients[name]
+        if a.shape != b.shape:
+            raise AssertionError(f"gradient of {name} has shape {a.shape}, not {b.shape}")
         size = np.abs(b).max()
         difference = np.abs(a - b).max() / size if size > 0 else np.abs(a).max()
-        if a.shape != b.shape or not difference <= TOLERANCE:
-            raise AssertionError(f"gradient of {name} {a.shape} differs by {difference:.2g} of its largest entry {size:.2g}")
+        if not difference <= TOLERANCE:
+            raise AssertionError(f"gradient of {name} differs by {difference:.2g} of its largest entry {size:.2g}")
         worst = max(worst, difference)
     return f"{len(expected)} gradients; logits within {error:.1g}, gradients {worst:.1g}"
 
 
 # ---- theirs, read by us --------------------------------------------------------------------------
-SMALL = dict(vocab_size=VOCAB, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4,
-             max_position_embeddings=32, bos_token_id=None, eos_token_id=None, pad_token_id=None)
-LATENT = dict(SMALL, num_key_value_heads=4, kv_lora_rank=20, qk_nope_head_dim=10, qk_rope_head_dim=6, v_head_dim=14,
-              moe_intermediate_size=24, n_routed_experts=6, num_experts_per_tok=3, n_shared_experts=2, n_group=1, topk_group=1,
-              first_k_dense_replace=1, rope_interleave=False, num_mtp_layers=0)
 T = transformers
+NO_IDS = dict(bos_token_id=None, eos_token_id=None, pad_token_id=None)
+SMALL = dict(NO_IDS, vocab_size=VOCAB, hidden_size=48, intermediate_size=80, num_hidden_layers=3,
+             num_attention_heads=4, max_position_embeddings=32)
+LATENT = dict(SMALL, num_key_value_heads=4, kv_lora_rank=20, qk_nope_head_dim=10, qk_rope_head_dim=6, v_head_dim=14,
+              moe_intermediate_size=24, n_routed_experts=6, num_experts_per_tok=3, n_shared_experts=2, n_group=1,
+              topk_group=1, first_k_dense_replace=1, rope_interleave=False, num_mtp_layers=0)
+GPT2 = dict(NO_IDS, vocab_size=VOCAB, n_embd=48, n_layer=3, n_head=4, n_positions=32)
 THEIRS = {
     "llama-mha": (T.LlamaConfig, dict(SMALL)),
-    "llama-gqa": (T.LlamaConfig, dict(SMALL, num_key_value_heads=2, head_dim=16, rope_theta=500.0, rms_norm_eps=1e-3)),
-    "llama-mqa-tied-biased": (T.LlamaConfig, dict(SMALL, num_key_value_heads=1, tie_word_embeddings=True, attention_bias=True, mlp_bias=True)),
+    "llama-gqa": (T.LlamaConfig, dict(SMALL, num_key_value_heads=2, head_dim=16, rms_norm_eps=1e-3,
+                                      rope_parameters={"rope_type": "default", "rope_theta": 500.0})),
+    "llama-mqa-tied-biased": (T.LlamaConfig, dict(SMALL, num_key_value_heads=1, tie_word_embeddings=True,
+                                                  attention_bias=True, mlp_bias=True)),
     "qwen3": (T.Qwen3Config, dict(SMALL, num_key_value_heads=2, head_dim=10)),
     "olmo2": (T.Olmo2Config, dict(SMALL, num_key_value_heads=4)),
     "olmo2-gqa": (T.Olmo2Config, dict(SMALL, num_key_value_heads=2, tie_word_embeddings=True)),
     "mixtral": (T.MixtralConfig, dict(SMALL, num_key_value_heads=2, num_local_experts=5, num_experts_per_tok=2)),
     "deepseek-v3": (T.DeepseekV3Config, dict(LATENT, q_lora_rank=18)),
-    "deepseek-v3-no-q-rank": (T.DeepseekV3Config, dict(LATENT, q_lora_rank=None, norm_topk_prob=False, routed_scaling_factor=1.0)),
-    "deepseek-v3-all-experts-biased": (T.DeepseekV3Config, dict(LATENT, q_lora_rank=18, first_k_dense_replace=0, attention_bias=True)),
+    "deepseek-v3-no-q-rank": (T.DeepseekV3Config, dict(LATENT, q_lora_rank=None, norm_topk_prob=False,
+                                                       routed_scaling_factor=1.0)),
+    "deepseek-v3-all-experts-biased": (T.DeepseekV3Config, dict(LATENT, q_lora_rank=18, first_k_dense_replace=0,
+                                                                attention_bias=True)),
     "deepseek-v3-dense": (T.DeepseekV3Config, dict(LATENT, q_lora_rank=None, first_k_dense_replace=3)),
-    "gpt2": (T.GPT2Config, dict(vocab_size=VOCAB, n_embd=48, n_layer=3, n_head=4, n_positions=32, bos_token_id=None, eos_token_id=None)),
-    "gpt2-untied": (T.GPT2Config, dict(vocab_size=VOCAB, n_embd=48, n_layer=2, n_head=3, n_positions=16, n_inner=56, bos_token_id=None,
-                                       eos_token_id=None, tie_word_embeddings=False)),
+    "gpt2": (T.GPT2Config, GPT2),
+    "gpt2-untied": (T.GPT2Config, dict(GPT2, n_layer=2, n_head=3, n_inner=56, tie_word_embeddings=False)),
 }
 
 
 def random_model(kind, options, seed=1):
     """Matrices that keep activations at size 1, norm weights around 1, biases around 0, none of them there."""
     torch.manual_seed(seed)
-    options = dict(options)
-    if kind is not T.GPT2Config:
-        options["rope_parameters"] = {"rope_type": "default", "rope_theta": options.pop("rope_theta", 10000.0)}
-    model = T.AutoModelForCausalLM.from_config(kind(**options), experts_implementation="eager")  # the other has no float64
+    model = T.AutoModelForCausalLM.from_config(kind(**options), experts_implementation="eager")  # does float64
     with torch.no_grad():
         for name, p in list(model.named_parameters()) + list(model.named_buffers()):
             if "inv_freq" in name:
@@ -180,7 +185,8 @@ def half_precision(kind):
 
 def interleaved(directory):
     """DeepSeek's own layout rotates neighbours. Our loader reorders those rows, so gradients come reordered."""
-    model = random_model(T.DeepseekV3Config, dict(LATENT, q_lora_rank=18, rope_interleave=True, attention_bias=True, first_k_dense_replace=0))
+    model = random_model(T.DeepseekV3Config, dict(LATENT, q_lora_rank=18, rope_interleave=True, attention_bias=True,
+                                                  first_k_dense_replace=0))
     model.save_pretrained(directory)
     logits, gradients = theirs(model, directory)
     halves = np.r_[0:6:2, 1:6:2]
@@ -202,14 +208,19 @@ def without_prefix(directory):
 
 
 OTHER_WAYS = {
-    "sharded": shards, "rope-theta-of-old": old_spelling, "bfloat16": half_precision(torch.bfloat16),
-    "float16": half_precision(torch.float16), "deepseek-v3-interleaved": interleaved, "gpt2-without-prefix": without_prefix,
+    "sharded": shards,
+    "rope-theta-of-old": old_spelling,
+    "bfloat16": half_precision(torch.bfloat16),
+    "float16": half_precision(torch.float16),
+    "deepseek-v3-interleaved": interleaved,
+    "gpt2-without-prefix": without_prefix,
 }
 
 # ---- ours, read by them --------------------------------------------------------------------------
 COMMON = f"--vocab {VOCAB} --layers 3 --width 48 --heads 4 --context 32 --ffn-width 80 --seed 3 --init-scale 4 "
 EXPERTS = "--experts 6 --expert-width 24 "
-DEEPSEEK = "--attn mla --kv-rank 20 --rope-dim 6 --nope-dim 10 --v-dim 14 "
+LATENTS = "--attn mla --kv-rank 20 --rope-dim 6 --nope-dim 10 --v-dim 14 "
+DEEPSEEK = LATENTS + EXPERTS + "--q-rank 18 --gate sigmoid --router bias "
 OURS = {
     "default": ("LlamaForCausalLM", ""),
     "gqa": ("LlamaForCausalLM", "--attn gqa --kv-heads 2 --head-dim 10 --tie 0 --rope-theta 300 --norm-eps 1e-3"),
@@ -219,10 +230,10 @@ OURS = {
     "olmo2-wide-heads": ("Olmo2ForCausalLM", "--norm out --qk-norm full --attn gqa --head-dim 14"),
     "mixtral": ("MixtralForCausalLM", "--attn gqa --tie 0 --top-k 3 " + EXPERTS),
     "mixtral-all-chosen": ("MixtralForCausalLM", "--top-k 6 " + EXPERTS),
-    "mla": ("DeepseekV3ForCausalLM", DEEPSEEK),
-    "deepseek-v3": ("DeepseekV3ForCausalLM", DEEPSEEK + EXPERTS + "--q-rank 18 --shared-experts 2 --first-dense 1 --gate sigmoid --router bias "
-                    "--top-k 3 --route-scale 1.7 --tie 0"),
-    "deepseek-v3-biased": ("DeepseekV3ForCausalLM", DEEPSEEK + EXPERTS + "--q-rank 18 --shared-experts 1 --gate sigmoid --router bias --norm-topk 0 --bias"),
+    "mla": ("DeepseekV3ForCausalLM", LATENTS),
+    "deepseek-v3": ("DeepseekV3ForCausalLM", DEEPSEEK + "--shared-experts 2 --first-dense 1 --top-k 3 "
+                    "--route-scale 1.7 --tie 0"),
+    "deepseek-v3-biased": ("DeepseekV3ForCausalLM", DEEPSEEK + "--shared-experts 1 --norm-topk 0 --bias"),
     "gpt2": ("GPT2LMHeadModel", "--pos learned --norm-kind layer --ffn gelu --bias"),
     "gpt2-untied": ("GPT2LMHeadModel", "--pos learned --norm-kind layer --ffn gelu --bias --tie 0"),
 }
@@ -235,7 +246,8 @@ def save_ours(flags, directory):
 def ours_is_opened(name, directory):
     architecture, flags = OURS[name]
     save_ours(flags, directory)
-    model, report = T.AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True, experts_implementation="eager")
+    open_it = T.AutoModelForCausalLM.from_pretrained
+    model, report = open_it(directory, output_loading_info=True, experts_implementation="eager")
     if type(model).__name__ != architecture:
         raise AssertionError(f"opened as {type(model).__name__}, expected {architecture}")
     wrong = {k: v for k, v in report.items() if v}
@@ -251,7 +263,7 @@ def ours_is_opened(name, directory):
 
 def ours_alone(directory):
     """What transformers has no architecture for: still a sound safetensors file and a config that says so."""
-    save_ours("--norm peri --ffn relu2 --attn gqa+mla --kv-rank 20 --rope-dim 6 --nope-dim 10 --v-dim 14 " + EXPERTS, directory)
+    save_ours(LATENTS + EXPERTS + "--norm peri --ffn relu2 --attn gqa+mla", directory)
     with open(directory + "/config.json") as f:
         config = json.load(f)
     with safe_open(directory + "/model.safetensors", "np") as f:

@@ -387,6 +387,17 @@ static void test_shards(void) {
     }
 }
 
+// Old GPT-2 files hold their causal masks, and names without "transformer.".
+static void test_old_gpt2(void) {
+    Config c = resolved(GPT2);
+    victim = random_model(&c);
+    hf_save(victim, test_directory());
+    write_weights("model.safetensors", 0, 99, "h.0.attn.bias", 64);
+    check_same_values(victim, loaded_from(test_directory()), "with a mask");
+    write_weights("model.safetensors", 0, 99, "h.0.attn.c_attn.bias", 48);
+    CHECK(test_fails(1, "h.0.attn.c_attn.bias is there twice", load_victim, NULL), "%s", test_message);
+}
+
 // A checkpoint of one architecture in a model of another.
 static void test_wrong_model(void) {
     Config c = resolved(""), peri = resolved("--norm peri");
@@ -432,6 +443,7 @@ static const Test tests[] = {
     {"hf/training-flags", "loading an architecture leaves the flags of training alone", test_training_flags_stay},
     {"hf/weights", "missing, left over and misshapen tensors are refused, harmless ones tolerated", test_weights},
     {"hf/shards", "an index of shards is followed; a wrong one is refused", test_shards},
+    {"hf/old-gpt2", "masks are tolerated, names without a prefix understood", test_old_gpt2},
     {"hf/wrong-model", "a checkpoint is not read into a model of another kind", test_wrong_model},
     {"hf/flipped-config", "1000 configs with changed bytes are read or refused, never a crash", test_flipped_config},
 };
