@@ -16,11 +16,11 @@ size_t vocab_or(const Config *c, size_t standard, size_t low, size_t high) {
     return vocab;
 }
 
-void vocab_is(Data *d, const Config *c, size_t vocab) {
-    if (c->vocab && c->vocab != vocab)
-        usage_error("--vocab %zu does not fit --data %s, which has %zu tokens; leave --vocab out",
-                    c->vocab, c->data, vocab);
-    d->vocab = vocab;
+void set_vocab(Data *d, const Config *c, size_t vocab) {
+    if (c->vocab && c->vocab < vocab)
+        usage_error("--vocab %zu is too small for --data %s, which has %zu tokens; leave --vocab out", c->vocab, c->data,
+                    vocab);
+    d->vocab = c->vocab ? c->vocab : vocab;
 }
 
 void context_at_least(const Config *c, size_t need, const char *why) {

@@ -46,7 +46,7 @@ struct Data {
 // Opens what config->data names: a synthetic source, a .bin shard (llm.c or nanoGPT), or a text
 // file, for which the tokenizer is made as config->tokenizer says. Fails with one line on missing,
 // empty, truncated or corrupted input, and on a vocabulary or context that the source cannot have.
-// config->vocab may already hold the vocabulary of the source (as in the configuration of a saved run).
+// config->vocab may already hold the vocabulary of the source (as in the configuration of a saved run), or more.
 Data *data_open(const Config *config);
 void data_close(Data *d);
 #endif

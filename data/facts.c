@@ -67,7 +67,7 @@ void facts_open(Data *d, const Config *config) {
     *s = (Facts){row_seeds(config), config->data_seed, config->facts, 2};
     d->row = facts_row, d->truth = truth_certain, d->close = facts_close;
     for (uint64_t names = SYLLABLES * SYLLABLES; names < 4 * (uint64_t)s->facts; names *= SYLLABLES) s->syllables++;
-    vocab_is(d, config, 10 + SYLLABLES);
+    set_vocab(d, config, 10 + SYLLABLES);
     context_at_least(config, s->syllables + DIGITS - 1, "the syllables and digits of a fact");
     d->tokenizer = facts_tokenizer();
     d->has_accuracy = true;

@@ -10,8 +10,8 @@
 //   nanoGPT   16-bit tokens without a header, known by the missing magic
 // Where the name holds "train" and the same name with "val" exists beside it, that file is the
 // validation split; else the last --val-fraction. A tokenizer.bin (llm.c) or tokenizer.json beside the
-// shard gives the vocabulary and the text of the tokens; else the vocabulary is --vocab, or the largest
-// token and one, and tokens print as numbers (nanoGPT's meta.pkl is a Python pickle and is not read).
+// shard gives the vocabulary and the text of the tokens; else the vocabulary is the largest token and
+// one, or --vocab, and tokens print as numbers (nanoGPT's meta.pkl is a Python pickle and is not read).
 //
 // A training row is a window at a random place. Validation rows are validation_rows windows, evenly
 // spaced over the split whatever the batch size; later row numbers repeat them.
@@ -113,7 +113,7 @@ static void text_open(Data *d, const Config *config) {
     while (cut < bytes && ((unsigned char)text[cut] & 0xC0) == 0x80) cut++;
     Tokenizer *t = make_tokenizer(config, text, bytes, cut);
     d->tokenizer = t;
-    vocab_is(d, config, tokenizer_vocab(t));
+    set_vocab(d, config, tokenizer_vocab(t));
     f->split[SPLIT_TRAIN] = encode_part(t, text, cut, &f->memory[0]);
     f->split[SPLIT_VALIDATION] = encode_part(t, text + cut, bytes - cut, &f->memory[1]);
     bool newline = strcmp(tokenizer_kind(t), "char") || memchr(text, '\n', bytes);
@@ -198,14 +198,10 @@ static void shard_open(Data *d, const Config *config) {
     if (needed > 10000000)
         fail("%s: its largest token is %zu; tokens below 10000000 were expected, so it is damaged or no shard",
              d->name, needed - 1);
-    d->vocab = config->vocab ? config->vocab : t ? tokenizer_vocab(t) : needed;
-    if (d->vocab < needed)
-        fail("%s: its largest token is %zu, but %s has %zu tokens; %s", d->name, needed - 1,
-             config->vocab ? "--vocab" : "the tokenizer beside it", d->vocab,
-             config->vocab ? "raise it or leave it out" : "they do not belong together");
-    if (t && tokenizer_vocab(t) != d->vocab)
-        fail("%s: the tokenizer beside it has %zu tokens, but --vocab is %zu; leave --vocab out",
-             d->name, tokenizer_vocab(t), d->vocab);
+    if (t && tokenizer_vocab(t) < needed)
+        fail("%s: its largest token is %zu, but the tokenizer beside it has %zu tokens; they do not belong together",
+             d->name, needed - 1, tokenizer_vocab(t));
+    set_vocab(d, config, t ? tokenizer_vocab(t) : needed);
     d->tokenizer = t;
     if (t) d->default_prompt = xprintf("%s", "");
 }

@@ -48,7 +48,7 @@ void khop_open(Data *d, const Config *config) {
     if (s->hops >= s->nodes)
         usage_error("--hops %zu goes once round the cycle of --pairs %zu; choose --pairs %zu or more",
                     s->hops, s->nodes, s->hops + 1);
-    vocab_is(d, config, NODES + s->names);
+    set_vocab(d, config, NODES + s->names);
     context_at_least(config, 2 * s->nodes + 2, "the pointers and one question");
     d->has_accuracy = true;
     d->floor = 0;

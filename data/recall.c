@@ -47,7 +47,7 @@ void recall_open(Data *d, const Config *config) {
     if (s->pairs > s->keys)
         usage_error("--pairs %zu needs as many distinct keys, but --keys is %zu; choose --keys %zu or more",
                     s->pairs, s->keys, s->pairs);
-    vocab_is(d, config, 1 + 2 * s->keys);
+    set_vocab(d, config, 1 + 2 * s->keys);
     context_at_least(config, 4 * s->pairs - 1, "the pairs and as many questions");
     d->has_accuracy = true;
     d->floor = 0;

@@ -47,8 +47,9 @@ static inline Rng row_rng(RowSeeds seeds, Split split, uint64_t row) {
 // ---- checking a configuration ------------------------------------------------------------------
 // The vocabulary the user asked for, or the source's default; refused outside low .. high.
 size_t vocab_or(const Config *c, size_t standard, size_t low, size_t high);
-// For sources whose vocabulary follows from their other flags: --vocab must be absent or agree.
-void vocab_is(Data *d, const Config *c, size_t vocab);
+// For sources whose vocabulary follows from the rest: --vocab may only add tokens that never occur, as some
+// do to round it up (nanoGPT: 50257 to 50304).
+void set_vocab(Data *d, const Config *c, size_t vocab);
 // Refuses a context shorter than `need`; `why` says what has to fit.
 void context_at_least(const Config *c, size_t need, const char *why);
 

@@ -424,7 +424,7 @@ void stories_open(Data *d, const Config *config) {
     d->row = stories_row, d->truth = stories_truth, d->close = stories_close;
     g->seeds = row_seeds(config);
     read_grammar(g);
-    vocab_is(d, config, g->words.count);
+    set_vocab(d, config, g->words.count);
     d->tokenizer = stories_tokenizer(g);
     d->default_prompt = xprintf("%s", "");
     d->floor = stories_floor(g, config->context);

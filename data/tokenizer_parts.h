@@ -1,4 +1,4 @@
-// tokenizer_parts.h: what tokenizer.c and bpe.c share. Nobody else includes it.
+// tokenizer_parts.h: the insides of a tokenizer, for tokenizer.c and bpe.c; byte strings, for stories.c too.
 #ifndef TOKENIZER_PARTS_H
 #define TOKENIZER_PARTS_H
 #include "tokenizer.h"

@@ -749,7 +749,8 @@ static void test_get(void) {
     write_whole_file(test_path("shakespeare.txt"), "To be, or not", 13);
     static const struct { const char *arguments; int status; } cases[] = {{"", 2}, {"hamlet", 2}, {"shakespeare", 1}};
     for (size_t i = 0; i < 3; i++) {
-        int status = system(xprintf("sh data/get.sh %s %s >/dev/null 2>&1", cases[i].arguments, i ? test_directory() : ""));
+        const char *to = i ? test_directory() : "";
+        int status = system(xprintf("sh data/get.sh %s %s >/dev/null 2>&1", cases[i].arguments, to));
         CHECK(WIFEXITED(status) && WEXITSTATUS(status) == cases[i].status, "get.sh %s: %d", cases[i].arguments, status);
     }
     size_t bytes;
@@ -783,6 +784,9 @@ static void test_refused_flags(void) {
         CHECK(again->vocab == d->vocab && again->hash == d->hash, "%s: opened again with its own --vocab", fitting[i]);
         data_close(d), data_close(again);
     }
+    Data *d = open_flags("--data stories --vocab 1024");
+    CHECK(d->vocab == 1024 && tokenizer_vocab(d->tokenizer) < 1024, "a larger --vocab is padding");
+    data_close(d);
 }
 
 static void check_refused_file(const char *name, const void *content, size_t bytes, const char *flags, int status,
@@ -819,8 +823,7 @@ static void test_refused_files(void) {
     check_refused_file("empty.bin", "", 0, "", 1, "is empty");
     check_refused_file("odd.bin", short_text, 39, "", 1, "an even number of bytes, but the file has 39");
     check_refused_file("few.bin", short_text, 40, "", 1, "its validation split has 2 tokens");
-    check_refused_file("small.bin", short_text, 40, "--vocab 10 --val-fraction 0.5", 1,
-                       "token is 14648, but --vocab has 10");
+    check_refused_file("small.bin", short_text, 40, "--vocab 10 --val-fraction 0.5", 2, "which has 14649 tokens");
 }
 
 static void test_refused_shards(void) {
