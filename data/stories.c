@@ -130,6 +130,9 @@ static void read_words(Grammar *g, List *l, const ListRow *row) {
     if (l->size * l->keys != words || l->size > LIST_ROOM)
         fail("stories.def: LIST(%s) has %d words for %d keys; every key needs as many, at most %d",
              row->name, words, l->keys, LIST_ROOM);
+    for (int i = 0; i < words; i++)
+        for (int j = i - i % l->size; j < i; j++)
+            if (l->word[i] == l->word[j]) fail("stories.def: LIST(%s) has a word twice under key %d", row->name, i / l->size);
 }
 
 static void read_weights(List *l, const ListRow *row) {
@@ -433,6 +436,7 @@ void stories_open(Data *d, const Config *config) {
                 g->steps);
     d->hash = hash_text(d->hash, "stories");
     for (int i = 0; i < LISTS; i++) d->hash = hash_text(hash_text(d->hash, list_rows[i].weights), list_rows[i].words);
+    for (int i = 0; i < SLOTS; i++) d->hash = hash_text(hash_text(d->hash, slot_rows[i].list), slot_rows[i].key);
     for (int i = 0; i < LINES; i++)
         d->hash = hash_text(hash_bytes(d->hash, &line_rows[i].weight, sizeof(unsigned)), line_rows[i].text);
 }
