@@ -476,7 +476,7 @@ static void test_characters(void) {
 
 // The token that starts a document is read by the model and not shown; a later one is.
 static void test_start_token(void) {
-    static const char *const words[] = {"\n\n", "The", "cat", "sat", "."};
+    static const char *const words[] = {"<s>", "The", "cat", "sat", "."};
     Tokenizer *t = tokenizer_words(words, 5);
     tokenizer_set_start(t, 0);
     Model *m = open_model("", 5);
