@@ -132,7 +132,8 @@ static void read_words(Grammar *g, List *l, const ListRow *row) {
              row->name, words, l->keys, LIST_ROOM);
     for (int i = 0; i < words; i++)
         for (int j = i - i % l->size; j < i; j++)
-            if (l->word[i] == l->word[j]) fail("stories.def: LIST(%s) has a word twice under key %d", row->name, i / l->size);
+            if (l->word[i] == l->word[j])
+                fail("stories.def: LIST(%s) has a word twice under key %d", row->name, i / l->size);
 }
 
 static void read_weights(List *l, const ListRow *row) {
