@@ -247,10 +247,11 @@ static void report(const Source *s, const Sampler *t, const Clock *clock) {
 }
 
 // ---- the picture ---------------------------------------------------------------------------------
-// A token's text for the margin of a map: no blanks around it, what cannot be seen as an escape.
+// A token's text for the margin of a map: without its blanks, what cannot be seen as an escape. The token
+// that starts a document has a text only inside of one, so each is decoded as if it came again.
 static char *tick_of(const Tokenizer *t, int token) {
     const char *bytes;
-    size_t n = tokenizer_decode(t, -1, token, &bytes), used = 0, spaces = 0;
+    size_t n = tokenizer_decode(t, token, token, &bytes), used = 0, spaces = 0;
     bool valid = utf8_valid_length(bytes, n) == n;
     for (size_t i = 0; i < n; i++) spaces += bytes[i] == ' ';
     char *label = xmalloc(4 * n + 2);

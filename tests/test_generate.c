@@ -120,7 +120,7 @@ static double mla_difference(const char *flags, int split) {
 
 // Not bit by bit: W_UK^T q is formed before it meets the latents, where the naive path expands the
 // latents first. These are the same products in another order. 1e-4 is what the project promises; measured:
-// below 1e-5. That they differ at all shows that another path was taken.
+// below 1e-6. That they differ at all shows that another path was taken.
 static void test_mla(void) {
     static const char *const flags[] = {
         "--attn mla --kv-rank 12", "--attn mla --kv-rank 12 --attn-kernel naive", "--attn mla --pos learned",
