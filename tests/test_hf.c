@@ -130,8 +130,7 @@ static void test_round_trip(void) {
         DEEPSEEK "--bias --norm-topk 0",
         GPT2,
         GPT2 "--tie 0",
-        "--norm peri --ffn relu2 --attn mla+gqa --kv-rank 6 --rope-dim 4 --nope-dim 6 --v-dim 10 --experts 3 "
-        "--moe-layers dense+moe --bias",
+        MLA MOE "--norm peri --ffn relu2 --attn mla+gqa --moe-layers dense+moe --bias",
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Config c = resolved(cases[i]), again;
