@@ -320,7 +320,9 @@ static void write_sample(Training *t) {
 
 static void finish(Training *t) {
     if (t->config.sample_tokens) write_sample(t);
-    curves_draw(t->run->dir, t->data->name, t->asked, t->data->floor);
+    char *title = report_label(t->config.data);
+    curves_draw(t->run->dir, title, t->asked, t->data->floor);
+    free(title);
     uint64_t digest = run_digest(&t->tensors, &t->state, t->config.digest ? stdout : NULL);
     const char *receipt = report_receipt(&t->facts, &t->state, digest, t->run->json);
     run_write(t->run, "finished");

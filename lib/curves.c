@@ -48,9 +48,16 @@ static void draw_loss(const Log *log, const char *path, const char *title, const
     if (n) series[1].label = last_label;
     char *floor_label = xprintf("entropy floor %.4f", floor);
     Chart chart = {
-        .title = title, .subtitle = *subtitle ? subtitle : "every flag at its default", .x_label = "step", .y_label = "loss (nats per token)", .log_y = true,
-        .series = series, .count = 2,
-        .level = &floor, .level_label = (const char *const[]){floor_label}, .levels = isfinite(floor) ? 1 : 0,
+        .title = title,
+        .subtitle = *subtitle ? subtitle : "every flag at its default",
+        .x_label = "step",
+        .y_label = "loss (nats per token)",
+        .log_y = true,
+        .series = series,
+        .count = 2,
+        .level = &floor,
+        .level_label = (const char *const[]){floor_label},
+        .levels = isfinite(floor) ? 1 : 0,
     };
     plot_chart(path, &chart);
     for (int i = 0; i < 2; i++) {
@@ -106,8 +113,10 @@ void curves_draw(const char *dir, const char *title, const char *subtitle, doubl
     char *log_path = xprintf("%s/log.jsonl", dir), *loss = xprintf("%s/loss.png", dir),
          *experts = xprintf("%s/experts.png", dir);
     Log log = read_log(log_path);
+    char *experts_title = xprintf("%s: who gets the tokens", title);
     draw_loss(&log, loss, title, subtitle, floor);
-    draw_experts(&log, experts, title, subtitle);
+    draw_experts(&log, experts, experts_title, subtitle);
+    free(experts_title);
     free_log(&log);
     free(log_path);
     free(loss);
