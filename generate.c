@@ -10,6 +10,7 @@
 #include "data/data.h"
 #include "hf.h"
 #include "lib/plot.h"
+#include "lib/threads.h"
 #include "sample.h"
 #include <dirent.h>
 #include <errno.h>
@@ -300,6 +301,7 @@ static void draw(const Source *s, const Sampler *t, const char *path, size_t n) 
 }
 
 int main(int argc, char **argv) {
+    threads_wait_briefly(argv);
     Options o;
     bool given[sizeof flags / sizeof flags[0]];
     flags_parse(&generate_table, &o, argc, argv, given);

@@ -12,6 +12,7 @@
 #include "lib/optim.h"
 #include "lib/progress.h"
 #include "lib/simd.h"
+#include "lib/threads.h"
 #include "report.h"
 #include "sample.h"
 #include <omp.h>
@@ -330,6 +331,7 @@ static void finish(Training *t) {
 }
 
 int main(int argc, char **argv) {
+    threads_wait_briefly(argv);
     static Training t;
     prepare(&t, argc, argv);
     report_banner(&t.facts, stdout);
