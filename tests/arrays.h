@@ -41,7 +41,9 @@ static inline real *array_copy(const real *from, size_t n) {
     return x;
 }
 
-static inline bool same_bits(const real *a, const real *b, size_t n) { return n == 0 || memcmp(a, b, n * sizeof *a) == 0; }
+static inline bool same_bits(const real *a, const real *b, size_t n) {
+    return n == 0 || memcmp(a, b, n * sizeof *a) == 0;
+}
 
 // The largest |found - expected| / max(1, |expected|); infinite where a NaN is found or only one is infinite.
 static inline double largest_error(const real *found, const double *expected, size_t n) {

@@ -14,13 +14,17 @@ enum { BATCH = 6, CONTEXT = 50, VOCAB = 61, DECODED = 5 };
 // Every mixer, kernel, position, norm, placement, activation, router, gate and balance.
 static const struct { const char *name, *flags; } kinds[] = {
     {"mha", "--attn mha"},
-    {"gqa", "--attn gqa --kv-heads 1 --attn-kernel naive --norm post --norm-kind layer --bias --ffn gelu --pos learned --schedule linear"},
+    {"gqa",
+     "--attn gqa --kv-heads 1 --attn-kernel naive --norm post --norm-kind layer --bias --ffn gelu --pos learned "
+     "--schedule linear"},
     {"qk-norm", "--attn gqa --kv-heads 2 --qk-norm head --norm out --ffn relu2 --tie 0 --rope-dim 4 --schedule wsd"},
     {"mla", "--attn mla --kv-rank 20 --rope-dim 4 --nope-dim 7 --v-dim 5 --norm peri --tile 32"},
     {"deepnorm", "--attn mla --q-rank 17 --attn-kernel naive --norm deepnorm --bias --norm-kind layer"},
     {"mixed", "--attn mha+mla --qk-norm full --pos none --ffn gelu --schedule constant"},
     {"experts", "--attn mha --experts 5 --top-k 2 --expert-width 11 --aux-loss 0.1 --z-loss 0.01"},
-    {"bias", "--attn mla --experts 6 --top-k 3 --expert-width 13 --gate sigmoid --router bias --bias-rate 0.01 --shared-experts 1 --first-dense 1 --tie 0"},
+    {"bias",
+     "--attn mla --experts 6 --top-k 3 --expert-width 13 --gate sigmoid --router bias --bias-rate 0.01 "
+     "--shared-experts 1 --first-dense 1 --tie 0"},
     {"switch", "--attn gqa --experts 4 --top-k 1 --norm-topk 0 --ffn relu2 --moe-layers dense+moe --norm peri"},
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
@@ -39,7 +43,9 @@ static Config configure(const char *flags) {
     Config c;
     char copy[1024], *argv[64] = {"digest"};
     int argc = 1;
-    snprintf(copy, sizeof copy, "--width 40 --heads 4 --layers 2 --context 50 --ffn-width 56 --lr 0.01 --warmup 2 --init-scale 4 --steps 30 --batch 6 %s", flags);
+    snprintf(copy, sizeof copy,
+             "--width 40 --heads 4 --layers 2 --context 50 --ffn-width 56 --init-scale 4 --lr 0.01 --warmup 2 "
+             "--steps 30 --batch 6 %s", flags);
     for (char *word = strtok(copy, " "); word; word = strtok(NULL, " ")) argv[argc++] = word;
     flags_defaults(&config_table, &c);
     flags_parse(&config_table, &c, argc, argv, NULL);
@@ -91,12 +97,14 @@ static void train_step(Training *t, size_t step, size_t micro) {
     for (size_t i = 0; i < BATCH * CONTEXT; i++) scored += target[i] >= 0;
     model_zero_gradients(t->m);
     for (size_t b = 0; b < BATCH; b += micro)
-        model_forward_backward(t->m, token + b * CONTEXT, target + b * CONTEXT, BATCH - b < micro ? BATCH - b : micro, CONTEXT, 1 / scored, 1.0 / BATCH, row_loss + b);
+        model_forward_backward(t->m, token + b * CONTEXT, target + b * CONTEXT, BATCH - b < micro ? BATCH - b : micro,
+                               CONTEXT, 1 / scored, 1.0 / BATCH, row_loss + b);
     model_finish_gradients(t->m);
     double norm = optim_norm(t->row, t->rows, model_gradients(t->m));
     const Schedule schedule = {c->schedule, c->lr, c->min_lr, c->decay, c->warmup, c->steps};
     const AdamW adamw = {optim_lr(&schedule, step), c->beta1, c->beta2, c->eps, c->weight_decay};
-    optim_adamw(t->row, t->rows, model_values(t->m), model_gradients(t->m), t->mean, t->square, optim_clip_scale(norm, c->clip), adamw, step + 1);
+    optim_adamw(t->row, t->rows, model_values(t->m), model_gradients(t->m), t->mean, t->square,
+                optim_clip_scale(norm, c->clip), adamw, step + 1);
     model_update_routers(t->m);
     model_changed(t->m);
     t->loss = 0;
@@ -124,8 +132,11 @@ static uint64_t hash_of_decoding(Model *m, uint64_t h) {
 int main(int argc, char **argv) {
     size_t steps = argc > 1 ? strtoul(argv[1], NULL, 10) : 20, micro = argc > 2 ? strtoul(argv[2], NULL, 10) : BATCH;
     size_t resume_at = argc > 3 ? strtoul(argv[3], NULL, 10) : 0;
-    if (!steps || !micro || micro > BATCH) usage_error("digest [STEPS [MICRO-BATCH [RESUME-AT]]] wants at least 1 step and a micro-batch of 1 to %d", BATCH);
-    fprintf(stderr, "%s, %d threads, %zu steps, micro-batches of %zu\n", simd_name(), omp_get_max_threads(), steps, micro);
+    if (!steps || !micro || micro > BATCH)
+        usage_error("digest [STEPS [MICRO-BATCH [RESUME-AT]]] wants at least 1 step and a micro-batch of 1 to %d",
+                    BATCH);
+    fprintf(stderr, "%s, %d threads, %zu steps, micro-batches of %zu\n", simd_name(), omp_get_max_threads(), steps,
+            micro);
     for (size_t k = 0; k < KINDS; k++) {
         Training t = {.c = configure(kinds[k].flags), .hash = HASH_START};
         begin(&t);

@@ -17,7 +17,8 @@ skip() { echo "absent  $1"; }
 same() {
     local name=$1 expected=$2
     shift 2
-    if "$@" > "$scratch/found" 2> "$scratch/log" && diff "$expected" "$scratch/found" > "$scratch/log"; then pass "$name"
+    if ! "$@" > "$scratch/found" 2> "$scratch/log"; then flunk "$name"
+    elif diff "$expected" "$scratch/found" > "$scratch/log"; then pass "$name"
     else flunk "$name"; fi
 }
 
@@ -57,8 +58,10 @@ for compiler in gcc clang; do
     [ $compiler = gcc ] || path $compiler-native 20 "" CC=$compiler    # gcc's is the first of all
     path $compiler-plain 20 "" CC=$compiler SIMD=plain
     [ "$(uname -m)" = x86_64 ] || { path $compiler-neon 20 "" CC=$compiler SIMD=neon; continue; }
-    if has avx512f && has avx512vl; then path $compiler-avx512 20 "" CC=$compiler SIMD=avx512; else skip "$compiler-avx512: not in this processor"; fi
-    if has avx2 && has fma; then path $compiler-avx2 20 "" CC=$compiler SIMD=avx2; else skip "$compiler-avx2: not in this processor"; fi
+    if has avx512f && has avx512vl; then path $compiler-avx512 20 "" CC=$compiler SIMD=avx512
+    else skip "$compiler-avx512: not in this processor"; fi
+    if has avx2 && has fma; then path $compiler-avx2 20 "" CC=$compiler SIMD=avx2
+    else skip "$compiler-avx2: not in this processor"; fi
     # No instruction for a fused multiply-add: the C library's fmaf, to the same bits.
     path $compiler-sse2 3 "" CC=$compiler SIMD=plain "MACHINE_plain=-march=x86-64 -DSIMD_PLAIN"
 done
@@ -73,8 +76,10 @@ elif [ "$(uname -m)" != aarch64 ]; then
 fi
 
 # ---- the program, end to end ---------------------------------------------------------------------
-flags="--data stories --layers 2 --width 32 --context 32 --batch 4 --steps 40 --warmup 3 --eval-tokens 256 --log-every 1 --sample-tokens 5"
-experts="--attn gqa+mla --experts 4 --router bias --gate sigmoid --norm peri --ffn gelu --data recall --pairs 4 --keys 8"
+flags="--data stories --layers 2 --width 32 --context 32 --batch 4 --steps 40 --warmup 3"
+flags="$flags --eval-tokens 256 --log-every 1 --sample-tokens 5"
+experts="--attn gqa+mla --experts 4 --router bias --gate sigmoid --norm peri --ffn gelu"
+experts="$experts --data recall --pairs 4 --keys 8"
 
 # receipt BINARY FLAGS...: the digest in the last line of a run, which begins anew.
 receipt() {
@@ -97,11 +102,14 @@ killed() {
     for attempt in 1 2 3; do
         before=$(lines "$scratch/run/log.jsonl")
         "$@" $flags --save-every 2 --out "$scratch/run" > /dev/null 2>&1 & child=$!
-        while kill -0 $child 2> /dev/null && [ "$(lines "$scratch/run/log.jsonl")" -lt $((before + 4)) ]; do sleep 0.01; done
+        while kill -0 $child 2> /dev/null && [ "$(lines "$scratch/run/log.jsonl")" -lt $((before + 4)) ]; do
+            sleep 0.01
+        done
         kill -9 $child 2> /dev/null || { echo "it ended before it was killed" >&2; return 1; }
         wait $child 2> /dev/null
     done
-    finish "$@" --save-every 2 && grep -q "resumed at step [1-9]" "$scratch/out" || { echo "it did not resume" >&2; return 1; }
+    finish "$@" --save-every 2 || return 1
+    grep -q "resumed at step [1-9]" "$scratch/out" || { echo "it did not resume" >&2; return 1; }
 }
 
 unset OMP_NUM_THREADS
@@ -110,8 +118,12 @@ if build train; then
     receipt ./train $experts > "$scratch/experts" 2> "$scratch/log" || flunk "train with experts"
     for kind in dense experts; do
         more=; [ $kind = dense ] || more=$experts
-        for threads in 1 3 8; do same "train, $kind, $threads threads" "$scratch/$kind" receipt ./train $more --threads $threads; done
-        for rows in 1 3; do same "train, $kind, micro-batches of $rows rows" "$scratch/$kind" receipt ./train $more --micro-batch $rows; done
+        for threads in 1 3 8; do
+            same "train, $kind, $threads threads" "$scratch/$kind" receipt ./train $more --threads $threads
+        done
+        for rows in 1 3; do
+            same "train, $kind, micro-batches of $rows rows" "$scratch/$kind" receipt ./train $more --micro-batch $rows
+        done
         same "train, $kind, killed three times and resumed" "$scratch/$kind" killed ./train $more
     done
     other() {

@@ -29,18 +29,23 @@ static Call make_call(size_t B, size_t n, size_t L, Heads h, bool flash, size_t 
     c.q_stride = h.H * h.D + 3, c.out_stride = h.H * h.Dv + 4;
     c.q_size = (B * n - 1) * c.q_stride + h.H * h.D, c.out_size = (B * n - 1) * c.out_stride + h.H * h.Dv;
     c.k_size = (B * L - 1) * k_row + h.KV * h.D, c.v_size = (B * L - 1) * v_row + h.KV * h.Dv;
-    c.q = array_random(c.q_size, r), c.k = array_random(c.k_size, r), c.v = array_random(c.v_size, r), c.dout = array_random(c.out_size, r);
+    c.q = array_random(c.q_size, r), c.k = array_random(c.k_size, r), c.v = array_random(c.v_size, r),
+    c.dout = array_random(c.out_size, r);
     for (size_t i = 0; i < c.q_size; i++) c.q[i] *= 4;
-    c.view = (KvView){.k = c.k, .v = c.v, .k_step = L * k_row, .k_stride = k_row, .k_head = h.D, .v_step = L * v_row, .v_stride = v_row,
-                      .v_head = h.Dv, .length = L};
-    c.out = array_random(c.out_size, r), c.lse = array_random(B * h.H * n, r), c.probability = array_random(B * h.H * n * L, r);
+    c.view = (KvView){.k = c.k, .k_step = L * k_row, .k_stride = k_row, .k_head = h.D, .v = c.v, .v_step = L * v_row,
+                      .v_stride = v_row, .v_head = h.Dv, .length = L};
+    c.out = array_random(c.out_size, r), c.lse = array_random(B * h.H * n, r),
+    c.probability = array_random(B * h.H * n * L, r);
     c.dq = array_random(c.q_size, r), c.dk = array_random(c.k_size, r), c.dv = array_random(c.v_size, r);
     return c;
 }
 
-static void forward(Call *c) { attention_forward(c->out, c->out_stride, c->lse, c->probability, c->q, c->q_stride, c->view, c->B, c->n, c->s); }
+static void forward(Call *c) {
+    attention_forward(c->out, c->out_stride, c->lse, c->probability, c->q, c->q_stride, c->view, c->B, c->n, c->s);
+}
 static void backward(Call *c) {
-    attention_backward(c->dq, c->q_stride, c->dk, c->dv, c->dout, c->out, c->out_stride, c->lse, c->probability, c->q, c->q_stride, c->view, c->B, c->n, c->s);
+    attention_backward(c->dq, c->q_stride, c->dk, c->dv, c->dout, c->out, c->out_stride, c->lse, c->probability, c->q,
+                       c->q_stride, c->view, c->B, c->n, c->s);
 }
 
 // ---- the formula ---------------------------------------------------------------------------------
@@ -62,7 +67,8 @@ static void exact_query(const Call *c, Exact *e, size_t b, size_t h, size_t i) {
     double *p = e->probability + row * c->L, *dp = e->dp, most = -INFINITY, sum = 0, mean = 0;
     for (size_t j = 0; j < seen; j++) {
         p[j] = dp[j] = 0;
-        for (size_t d = 0; d < s->D; d++) p[j] += s->scale * (double)c->q[q + d] * (double)c->k[k + j * c->view.k_stride + d];
+        for (size_t d = 0; d < s->D; d++)
+            p[j] += s->scale * (double)c->q[q + d] * (double)c->k[k + j * c->view.k_stride + d];
         most = fmax(most, p[j]);
     }
     for (size_t j = 0; j < seen; j++) sum += p[j] = exp(p[j] - most);
@@ -88,8 +94,10 @@ static void exact_query(const Call *c, Exact *e, size_t b, size_t h, size_t i) {
 static Exact by_formula(const Call *c, bool gradients) {
     const AttnShape *s = &c->s;
     Exact e = {.out = exact_like(c->out, c->out_size), .lse = exact_like(c->lse, c->B * s->H * c->n),
-               .probability = array_bytes(c->B * s->H * c->n * c->L * sizeof(double)), .dp = array_bytes(c->L * sizeof(double))};
-    if (gradients) e.dq = exact_like(c->dq, c->q_size), e.dk = exact_like(c->dk, c->k_size), e.dv = exact_like(c->dv, c->v_size);
+               .probability = array_bytes(c->B * s->H * c->n * c->L * sizeof(double)),
+               .dp = array_bytes(c->L * sizeof(double))};
+    if (gradients)
+        e.dq = exact_like(c->dq, c->q_size), e.dk = exact_like(c->dk, c->k_size), e.dv = exact_like(c->dv, c->v_size);
     for (size_t m = 0; m < c->B * c->L && gradients; m++) {
         for (size_t d = 0; d < s->KV * s->D; d++) e.dk[m * c->view.k_stride + d] = 0;
         for (size_t d = 0; d < s->KV * s->Dv; d++) e.dv[m * c->view.v_stride + d] = 0;
@@ -107,8 +115,9 @@ static void close_to(const Call *c, const char *what, const real *found, const d
         double error = fabs((double)found[i] - expected[i]) / scale;
         if (!(error <= worst)) worst = isnan(error) ? (double)INFINITY : error;
     }
-    CHECK(worst <= UNITS * EPSILON, "%s, %s: B %zu n %zu L %zu H %zu KV %zu D %zu Dv %zu tile %zu: off by %.1f units", what,
-          c->s.flash ? "flash" : "naive", c->B, c->n, c->L, c->s.H, c->s.KV, c->s.D, c->s.Dv, c->s.tile, worst / EPSILON);
+    CHECK(worst <= UNITS * EPSILON, "%s, %s: B %zu n %zu L %zu H %zu KV %zu D %zu Dv %zu tile %zu: off by %.1f units",
+          what, c->s.flash ? "flash" : "naive", c->B, c->n, c->L, c->s.H, c->s.KV, c->s.D, c->s.Dv, c->s.tile,
+          worst / EPSILON);
 }
 
 // ---- against the formula -------------------------------------------------------------------------
@@ -132,7 +141,8 @@ static void check_call(size_t B, size_t n, size_t L, Heads h, bool flash, size_t
     arrays_free();
 }
 
-static const Heads heads[] = {{1, 1, 1, 1}, {4, 4, 8, 8}, {4, 2, 16, 16}, {6, 1, 7, 5}, {3, 3, 24, 40}, {2, 1, 33, 17}, {2, 2, 64, 64}};
+static const Heads heads[] = {{1, 1, 1, 1},   {4, 4, 8, 8},   {4, 2, 16, 16}, {6, 1, 7, 5},
+                              {3, 3, 24, 40}, {2, 1, 33, 17}, {2, 2, 64, 64}};
 enum { HEADS = sizeof heads / sizeof *heads };
 
 static void lengths(void) {
@@ -172,8 +182,8 @@ static void check_past(size_t L, size_t n, Heads h, bool flash, size_t tile, Rng
     forward(&all), forward(&part);
     for (size_t i = 0; i < n; i++)
         CHECK(same_bits(part.out + i * part.out_stride, all.out + (L - n + i) * all.out_stride, h.H * h.Dv),
-              "%s: H %zu KV %zu D %zu, tile %zu: query %zu of %zu after %zu differs from the whole", flash ? "flash" : "naive", h.H, h.KV, h.D,
-              tile, i, n, L - n);
+              "%s: H %zu KV %zu D %zu, tile %zu: query %zu of %zu after %zu differs from the whole",
+              flash ? "flash" : "naive", h.H, h.KV, h.D, tile, i, n, L - n);
     arrays_free();
 }
 
@@ -191,7 +201,8 @@ static void batches(void) {
     Rng r = rng_stream(3, RNG_TEST, 4);
     for (int i = 0; i < HEADS; i++)
         for (int flash = 0; flash < 2; flash++) {
-            Call all = make_call(3, 60, 60, heads[i], flash, 32, &r), one = make_call(1, 60, 60, heads[i], flash, 32, &r);
+            Call all = make_call(3, 60, 60, heads[i], flash, 32, &r),
+                 one = make_call(1, 60, 60, heads[i], flash, 32, &r);
             forward(&all), backward(&all);
             for (size_t b = 0; b < 3; b++) {
                 memcpy(one.q, all.q + b * 60 * all.q_stride, one.q_size * sizeof(real));
@@ -201,11 +212,14 @@ static void batches(void) {
                 memcpy(one.dk, all.dk + b * all.view.k_step, one.k_size * sizeof(real));   // the gaps
                 memcpy(one.dv, all.dv + b * all.view.v_step, one.v_size * sizeof(real));
                 forward(&one), backward(&one);
-                CHECK(same_bits(one.dk, all.dk + b * all.view.k_step, one.k_size) && same_bits(one.dv, all.dv + b * all.view.v_step, one.v_size),
+                CHECK(same_bits(one.dk, all.dk + b * all.view.k_step, one.k_size) &&
+                          same_bits(one.dv, all.dv + b * all.view.v_step, one.v_size),
                       "gradients of sequence %zu depend on the others", b);
                 for (size_t t = 0; t < 60; t++)
-                    CHECK(same_bits(one.out + t * one.out_stride, all.out + (b * 60 + t) * all.out_stride, heads[i].H * heads[i].Dv) &&
-                          same_bits(one.dq + t * one.q_stride, all.dq + (b * 60 + t) * all.q_stride, heads[i].H * heads[i].D),
+                    CHECK(same_bits(one.out + t * one.out_stride, all.out + (b * 60 + t) * all.out_stride,
+                                    heads[i].H * heads[i].Dv) &&
+                              same_bits(one.dq + t * one.q_stride, all.dq + (b * 60 + t) * all.q_stride,
+                                        heads[i].H * heads[i].D),
                           "row %zu of sequence %zu depends on the other sequences", t, b);
             }
             arrays_free();
@@ -224,7 +238,10 @@ static uint64_t digest(const Call *c, bool gradients) {
 static void threads(void) {
     static const int counts[] = {1, 2, 3, 8};
     static const struct { size_t B, n, L; Heads h; } call[] = {
-        {3, 70, 70, {4, 2, 24, 24}}, {1, 90, 90, {7, 1, 20, 12}}, {1, 1, 700, {8, 1, 40, 32}}, {1, 1, 500, {6, 3, 32, 32}}};
+                {3, 70, 70, {4, 2, 24, 24}},
+                {1, 90, 90, {7, 1, 20, 12}},
+                {1, 1, 700, {8, 1, 40, 32}},
+                {1, 1, 500, {6, 3, 32, 32}}};
     Rng r = rng_stream(3, RNG_TEST, 5);
     for (size_t i = 0; i < sizeof call / sizeof *call; i++)
         for (int flash = 0; flash < 2; flash++) {
@@ -236,7 +253,8 @@ static void threads(void) {
                 if (c.n == c.L) backward(&c);
                 uint64_t h = digest(&c, c.n == c.L);
                 if (!t) one = h;
-                CHECK(h == one, "%s, call %zu: %d threads give other bits than one", flash ? "flash" : "naive", i, counts[t]);
+                CHECK(h == one, "%s, call %zu: %d threads give other bits than one", flash ? "flash" : "naive", i,
+                      counts[t]);
             }
             arrays_free();
         }
@@ -255,14 +273,16 @@ static void one_key_wins(void) {
                 for (size_t t = 0; t < 100; t++)
                     for (size_t d = 0; d < 16; d++) {
                         c.q[t * c.q_stride + d] = d ? 0 : 100;
-                        c.k[t * c.view.k_stride + d] = (real)(d ? 0 : sign < 0 ? (t == winner ? 0 : -160) : (t == winner ? 160 : 0));
+                        c.k[t * c.view.k_stride + d] = d ? 0 : (real)(160 * ((t == winner) - (sign < 0)));
                     }
                 forward(&c), backward(&c);
                 for (size_t t = winner; t < 100; t++)
-                    CHECK(same_bits(c.out + t * c.out_stride, c.v + winner * c.view.v_stride, 16), "%s: query %zu is not the value of key %zu",
-                          flash ? "flash" : "naive", t, winner);
-                for (size_t i = 0; i < c.k_size; i++) CHECK(isfinite(c.dk[i]), "the gradient of a key is %g", (double)c.dk[i]);
-                for (size_t i = 0; i < c.v_size; i++) CHECK(isfinite(c.dv[i]), "the gradient of a value is %g", (double)c.dv[i]);
+                    CHECK(same_bits(c.out + t * c.out_stride, c.v + winner * c.view.v_stride, 16),
+                          "%s: query %zu is not the value of key %zu", flash ? "flash" : "naive", t, winner);
+                for (size_t i = 0; i < c.k_size; i++)
+                    CHECK(isfinite(c.dk[i]), "the gradient of a key is %g", (double)c.dk[i]);
+                for (size_t i = 0; i < c.v_size; i++)
+                    CHECK(isfinite(c.dv[i]), "the gradient of a value is %g", (double)c.dv[i]);
                 arrays_free();
             }
 }
@@ -280,8 +300,9 @@ static void not_a_number(void) {
             for (size_t t = 0; t < 100; t++) {
                 bool spoilt = where == 2 ? t == bad : t >= bad;
                 for (size_t d = 0; d < 16; d++)
-                    CHECK(isnan(c.out[t * c.out_stride + d]) == spoilt, "%s: NaN in %s %zu: output %zu is %g", flash ? "flash" : "naive",
-                          where == 2 ? "query" : "key", bad, t, (double)c.out[t * c.out_stride + d]);
+                    CHECK(isnan(c.out[t * c.out_stride + d]) == spoilt, "%s: NaN in %s %zu: output %zu is %g",
+                          flash ? "flash" : "naive", where == 2 ? "query" : "key", bad, t,
+                          (double)c.out[t * c.out_stride + d]);
                 CHECK(isnan(c.lse[t]) == spoilt, "log sum exp of query %zu is %g", t, (double)c.lse[t]);
             }
             arrays_free();

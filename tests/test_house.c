@@ -27,7 +27,8 @@ static const struct { const char *files, *may[8]; } rooms[] = {
 enum { ROOMS = sizeof rooms / sizeof rooms[0] };
 
 // Kernels take integers and pointers: the Config does not reach them, not even through another header.
-static const char *const kernels[] = {"attention.c", "moe.c", "lib/matmul.c", "lib/ops.c", "lib/simd.c", "lib/numeric.c"};
+static const char *const kernels[] = {"attention.c", "moe.c",      "lib/matmul.c",
+                                      "lib/ops.c",   "lib/simd.c", "lib/numeric.c"};
 
 // ---- reading -------------------------------------------------------------------------------------
 
@@ -95,12 +96,14 @@ static void every_file_has_a_room(void) {
 }
 
 static void check_no_config(const char *file, const char *included, const void *kernel) {
-    CHECK(strcmp(included, "lib/config.h") && strcmp(included, "lib/flags.h"), "%s sees %s, through %s", (const char *)kernel, included, file);
+    CHECK(strcmp(included, "lib/config.h") && strcmp(included, "lib/flags.h"), "%s sees %s, through %s",
+          (const char *)kernel, included, file);
     each_include(included, check_no_config, kernel);
 }
 
 static void kernels_see_no_config(void) {
-    for (size_t i = 0; i < sizeof kernels / sizeof kernels[0]; i++) each_include(kernels[i], check_no_config, kernels[i]);
+    for (size_t i = 0; i < sizeof kernels / sizeof kernels[0]; i++)
+        each_include(kernels[i], check_no_config, kernels[i]);
 }
 
 // ---- sizes ---------------------------------------------------------------------------------------
@@ -117,18 +120,22 @@ static void sizes(void) {
 
 static void compiler_flags(void) {
     char *text = read_whole_file("Makefile", NULL);
-    static const char *const never[] = {"-ffast-math", "-Ofast", "-funsafe-math", "-fassociative-math", "-freciprocal-math", "-ffp-contract=fast"};
-    for (size_t i = 0; i < sizeof never / sizeof never[0]; i++) CHECK(!strstr(text, never[i]), "the Makefile has %s", never[i]);
+    static const char *const never[] = {"-ffast-math", "-Ofast", "-funsafe-math", "-fassociative-math",
+                                        "-freciprocal-math", "-ffp-contract=fast"};
+    for (size_t i = 0; i < sizeof never / sizeof never[0]; i++)
+        CHECK(!strstr(text, never[i]), "the Makefile has %s", never[i]);
     CHECK(strstr(text, "-ffp-contract=off"), "the Makefile does not have -ffp-contract=off");
     free(text);
 }
 
 // The C library's exp and its kin differ between libraries; sums that OpenMP reduces differ between runs.
 // Pictures may use them. attention.c has a reference that no training calls, and simd.h the double build's exp.
-static const char *const numeric_files[] = {"block.c", "model.c", "moe.c", "sample.c", "train.c", "report.c", "lib/matmul.[ch]", "lib/ops.[ch]", "lib/numeric.[ch]",
-                                            "lib/optim.[ch]", "lib/rng.[ch]", "lib/config.c", "data/*.[ch]"};
-static const char *const machine_dependent[] = {"exp(", "expf(", "exp2(", "log(", "logf(", "log2(", "log10(", "pow(", "powf(", "sin(", "sinf(", "cos(", "cosf(", "tan(",
-                                                "tanh(", "tanhf(", "erf(", "erff(", "cbrt(", "hypot(", "rand(", "reduction("};
+static const char *const numeric_files[] = {
+    "block.c", "model.c", "moe.c", "sample.c", "train.c", "report.c", "lib/matmul.[ch]", "lib/ops.[ch]",
+    "lib/numeric.[ch]", "lib/optim.[ch]", "lib/rng.[ch]", "lib/config.c", "data/*.[ch]"};
+static const char *const machine_dependent[] = {
+    "exp(", "expf(", "exp2(", "log(", "logf(", "log2(", "log10(", "pow(", "powf(", "sin(", "sinf(", "cos(", "cosf(",
+    "tan(", "tanh(", "tanhf(", "erf(", "erff(", "cbrt(", "hypot(", "rand(", "reduction("};
 
 static void check_numbers(const char *file) {
     char *text = read_whole_file(file, NULL);
@@ -138,7 +145,9 @@ static void check_numbers(const char *file) {
             const char *line = at;
             while (line > text && line[-1] != '\n') line--;
             const char *comment = strstr(line, "//");
-            CHECK(comment && comment < at, "%s calls %s): its bits differ between machines; use lib/numeric.h or lib/simd.h", file, machine_dependent[i]);
+            CHECK(comment && comment < at,
+                  "%s calls %s): its bits differ between machines; use lib/numeric.h or lib/simd.h", file,
+                  machine_dependent[i]);
         }
     free(text);
 }
@@ -159,6 +168,7 @@ static const Test tests[] = {
     {"house/kernels", "kernels never see the Config, not even through another header", kernels_see_no_config},
     {"house/sizes", "train.c has at most 400 lines", sizes},
     {"house/compiler", "no compiler flag that changes what a formula computes", compiler_flags},
-    {"house/numbers", "nothing that reaches a digest calls the C library's exp, log, pow, sin or a parallel reduction", numbers},
+    {"house/numbers", "nothing that reaches a digest calls the C library's exp, log, pow, sin or a parallel reduction",
+     numbers},
 };
 REGISTER_TESTS(tests)

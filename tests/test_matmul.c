@@ -38,8 +38,9 @@ static real *expected(const Product *p) {
 }
 
 static void check_same(const Product *p, const real *c, const char *what) {
-    CHECK(same_bits(p->c, c, last(p->M, p->ldc, p->N)), "%s: M %zu N %zu K %zu%s%s%s%s%s, row strides a %zu b %zu c %zu", what, p->M,
-          p->N, p->K, p->a_col == 1 ? "" : ", a by columns", p->b_col == 1 ? "" : ", b by columns", p->packed ? ", packed" : "",
+    CHECK(same_bits(p->c, c, last(p->M, p->ldc, p->N)),
+          "%s: M %zu N %zu K %zu%s%s%s%s%s, row strides a %zu b %zu c %zu", what, p->M, p->N, p->K,
+          p->a_col == 1 ? "" : ", a by columns", p->b_col == 1 ? "" : ", b by columns", p->packed ? ", packed" : "",
           p->bias ? ", bias" : "", p->accumulate ? ", accumulated" : "", p->a_row, p->b_row, p->ldc);
 }
 
@@ -104,7 +105,8 @@ static void groups(void) {
             real *c[COUNT];
             for (size_t i = 0; i < COUNT; i++) {
                 size_t n = sizes[i];
-                p[i] = make(empty == 0 ? n : 21, empty == 1 ? n : 70, empty == 2 ? n : 45, i % 3 ? options : options ^ PACKED, &r);
+                p[i] = make(empty == 0 ? n : 21, empty == 1 ? n : 70, empty == 2 ? n : 45,
+                            i % 3 ? options : options ^ PACKED, &r);
                 c[i] = expected(&p[i]);
             }
             products(p, COUNT);
@@ -145,7 +147,8 @@ static void threads(void) {
         for (size_t t = 0; t < sizeof counts / sizeof *counts; t++)
             for (int together = 0; together < 2; together++) {
                 omp_set_num_threads(counts[t]);
-                for (size_t i = 0; i < SHAPES; i++) memcpy(p[i].c, start[i], last(p[i].M, p[i].ldc, p[i].N) * sizeof(real));
+                for (size_t i = 0; i < SHAPES; i++)
+                    memcpy(p[i].c, start[i], last(p[i].M, p[i].ldc, p[i].N) * sizeof(real));
                 if (together) products(p, SHAPES);
                 else for (size_t i = 0; i < SHAPES; i++) products(&p[i], 1);
                 for (size_t i = 0; i < SHAPES; i++) check_same(&p[i], c[i], together ? "threads, a group" : "threads");
@@ -156,7 +159,9 @@ static void threads(void) {
 
 // ---- a linear layer ------------------------------------------------------------------------------
 
-static real multiply_add(real a, real b, real c) { return sizeof(real) == sizeof(double) ? (real)fma(a, b, c) : (real)fmaf((float)a, (float)b, (float)c); }
+static real multiply_add(real a, real b, real c) {
+    return sizeof(real) == sizeof(double) ? (real)fma(a, b, c) : (real)fmaf((float)a, (float)b, (float)c);
+}
 
 typedef struct { real *w, *bias, *x, *dy, *y, *dx, *dw, *dbias; } Linear;
 
@@ -165,7 +170,8 @@ static void linear_by_loops(const Linear *l, size_t M, size_t N, size_t K, bool 
     for (size_t m = 0; m < M; m++)
         for (size_t n = 0; n < N; n++) {
             l->y[m * N + n] = l->bias[n];
-            for (size_t k = 0; k < K; k++) l->y[m * N + n] = multiply_add(l->x[m * K + k], l->w[n * K + k], l->y[m * N + n]);
+            for (size_t k = 0; k < K; k++)
+                l->y[m * N + n] = multiply_add(l->x[m * K + k], l->w[n * K + k], l->y[m * N + n]);
         }
     for (size_t m = 0; m < M; m++)
         for (size_t k = 0; k < K; k++) {
@@ -175,7 +181,8 @@ static void linear_by_loops(const Linear *l, size_t M, size_t N, size_t K, bool 
         }
     for (size_t m = 0; m < M; m++)
         for (size_t n = 0; n < N; n++) {
-            for (size_t k = 0; k < K; k++) l->dw[n * K + k] = multiply_add(l->dy[m * N + n], l->x[m * K + k], l->dw[n * K + k]);
+            for (size_t k = 0; k < K; k++)
+                l->dw[n * K + k] = multiply_add(l->dy[m * N + n], l->x[m * K + k], l->dw[n * K + k]);
             l->dbias[n] += l->dy[m * N + n];
         }
 }
@@ -184,7 +191,8 @@ static void linear_by_loops(const Linear *l, size_t M, size_t N, size_t K, bool 
 static void check_linear(size_t M, size_t N, size_t K, bool accumulate, size_t cut, Rng *r) {
     Linear e = {array_random(N * K, r), array_random(N, r), array_random(M * K, r), array_random(M * N, r),
                 array_random(M * N, r), array_random(M * K, r), array_random(N * K, r), array_random(N, r)};
-    Linear l = {e.w, e.bias, e.x, e.dy, array(M * N), array_copy(e.dx, M * K), array_copy(e.dw, N * K), array_copy(e.dbias, N)};
+    Linear l = {
+        e.w, e.bias, e.x, e.dy, array(M * N), array_copy(e.dx, M * K), array_copy(e.dw, N * K), array_copy(e.dbias, N)};
     real *packed = array(packed_size(K, N));
     linear_pack(packed, e.w, N, K);
     linear_by_loops(&e, M, N, K, accumulate);
@@ -220,7 +228,8 @@ static void not_a_number(void) {
         for (size_t i = 0; i < p.M; i++)
             for (size_t j = 0; j < p.N; j++) {
                 bool spoilt = i == 4 || i == 16 || j == 36;
-                CHECK(isfinite(p.c[i * p.ldc + j]) != spoilt, "options %u: element %zu,%zu is %g", options, i, j, (double)p.c[i * p.ldc + j]);
+                CHECK(isfinite(p.c[i * p.ldc + j]) != spoilt, "options %u: element %zu,%zu is %g", options, i, j,
+                      (double)p.c[i * p.ldc + j]);
             }
         arrays_free();
     }

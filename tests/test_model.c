@@ -22,7 +22,8 @@ static const char *const kinds[] = {
     "--attn mla --q-rank 17 --attn-kernel naive --norm deepnorm --bias --norm-kind layer",
     "--attn mha+mla --qk-norm full --pos none --ffn gelu",
     "--attn mha --experts 5 --top-k 2 --expert-width 11 --aux-loss 0.1 --z-loss 0.01",
-    "--attn mla --experts 6 --top-k 3 --expert-width 13 --gate sigmoid --router bias --shared-experts 1 --first-dense 1 --tie 0",
+    "--attn mla --experts 6 --top-k 3 --expert-width 13 --gate sigmoid --router bias --shared-experts 1 "
+    "--first-dense 1 --tie 0",
     "--attn gqa --experts 4 --top-k 1 --norm-topk 0 --ffn relu2 --moe-layers dense+moe --aux-loss 0.02 --norm peri",
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
@@ -31,7 +32,8 @@ static Config configure(const char *flags) {
     Config c;
     char copy[1024], *argv[128] = {"model"};
     int argc = 1;
-    snprintf(copy, sizeof copy, "--width 36 --heads 4 --head-dim 10 --layers 2 --context 50 --ffn-width 44 --init-scale 5 %s", flags);
+    snprintf(copy, sizeof copy,
+             "--width 36 --heads 4 --head-dim 10 --layers 2 --context 50 --ffn-width 44 --init-scale 5 %s", flags);
     for (char *word = strtok(copy, " "); word; word = strtok(NULL, " ")) argv[argc++] = word;
     flags_defaults(&config_table, &c);
     flags_parse(&config_table, &c, argc, argv, NULL);
@@ -53,7 +55,8 @@ static Model *make(const char *flags, bool training) {
     Model *m = model_new(&c, training);
     for (size_t i = 0; i < model_params(m, &row); i++) {
         Rng r = rng_stream(5, RNG_TEST, hash_text(HASH_START, row[i].name));
-        for (size_t j = 0; j < row[i].size && row[i].init != INIT_NORMAL; j++) model_values(m)[row[i].at + j] += (real)(0.2 * rng_normal(&r));
+        for (size_t j = 0; j < row[i].size && row[i].init != INIT_NORMAL; j++)
+            model_values(m)[row[i].at + j] += (real)(0.2 * rng_normal(&r));
     }
     model_changed(m);
     return m;
@@ -63,7 +66,8 @@ typedef struct { int token[ROWS * CONTEXT], target[ROWS * CONTEXT]; } Text;
 static Text make_text(size_t T) {
     Text x;
     Rng r = rng_stream(6, RNG_TEST, T);
-    for (size_t i = 0; i < ROWS * T; i++) x.token[i] = (int)rng_below(&r, VOCAB), x.target[i] = i % 7 == 4 ? -1 : (int)rng_below(&r, VOCAB);
+    for (size_t i = 0; i < ROWS * T; i++)
+        x.token[i] = (int)rng_below(&r, VOCAB), x.target[i] = i % 7 == 4 ? -1 : (int)rng_below(&r, VOCAB);
     return x;
 }
 
@@ -75,7 +79,8 @@ static Step step_of(Model *m, const Text *x, size_t T, size_t micro) {
     Step s;
     model_zero_gradients(m);
     for (size_t b = 0; b < ROWS; b += micro)
-        model_forward_backward(m, x->token + b * T, x->target + b * T, ROWS - b < micro ? ROWS - b : micro, T, 1.0 / (double)scored, 1.0 / ROWS, s.loss + b);
+        model_forward_backward(m, x->token + b * T, x->target + b * T, ROWS - b < micro ? ROWS - b : micro, T,
+                               1.0 / (double)scored, 1.0 / ROWS, s.loss + b);
     model_finish_gradients(m);
     s.gradient = xmalloc(n * sizeof *s.gradient);
     memcpy(s.gradient, model_gradients(m), n * sizeof *s.gradient);
@@ -84,9 +89,12 @@ static Step step_of(Model *m, const Text *x, size_t T, size_t micro) {
 
 static void same_step(Model *m, const Step *a, const Step *b, const char *flags, const char *what) {
     const Param *row;
-    for (size_t i = 0; i < ROWS; i++) CHECK(a->loss[i] == b->loss[i], "%s: %s: loss of row %zu is %.17g and %.17g", flags, what, i, a->loss[i], b->loss[i]);
+    for (size_t i = 0; i < ROWS; i++)
+        CHECK(a->loss[i] == b->loss[i], "%s: %s: loss of row %zu is %.17g and %.17g", flags, what, i, a->loss[i],
+              b->loss[i]);
     for (size_t i = 0, n = model_params(m, &row); i < n; i++)
-        CHECK(!memcmp(a->gradient + row[i].at, b->gradient + row[i].at, row[i].size * sizeof(real)), "%s: %s: gradient of %s", flags, what, row[i].name);
+        CHECK(!memcmp(a->gradient + row[i].at, b->gradient + row[i].at, row[i].size * sizeof(real)),
+              "%s: %s: gradient of %s", flags, what, row[i].name);
 }
 
 // The models are small: tests that are not about threads use one, as waking more would cost more than it gains.
@@ -146,15 +154,21 @@ static void evaluation(void) {
         model_evaluate(m, x.token, x.target, ROWS, T, loss, hit);
         for (size_t b = 0; b < ROWS; b++) {
             model_evaluate(reader, x.token + b * T, x.target + b * T, 1, T, &one, hit_one);
-            CHECK(one == loss[b] && !memcmp(hit_one, hit + b * T, sizeof hit_one), "%s: row %zu alone has loss %.17g, in the batch %.17g", kinds[k], b, one, loss[b]);
+            CHECK(one == loss[b] && !memcmp(hit_one, hit + b * T, sizeof hit_one),
+                  "%s: row %zu alone has loss %.17g, in the batch %.17g", kinds[k], b, one, loss[b]);
         }
         Step s = step_of(m, &x, T, ROWS);
-        for (size_t b = 0; b < ROWS; b++) CHECK(s.loss[b] == loss[b], "%s: row %zu: training sees loss %.17g, evaluation %.17g", kinds[k], b, s.loss[b], loss[b]);
+        for (size_t b = 0; b < ROWS; b++)
+            CHECK(s.loss[b] == loss[b], "%s: row %zu: training sees loss %.17g, evaluation %.17g", kinds[k], b,
+                  s.loss[b], loss[b]);
         Text y = x;
         for (size_t b = 0; b < ROWS; b++)
-            memcpy(y.token + b * T, x.token + (ROWS - 1 - b) * T, T * sizeof(int)), memcpy(y.target + b * T, x.target + (ROWS - 1 - b) * T, T * sizeof(int));
+            memcpy(y.token + b * T, x.token + (ROWS - 1 - b) * T, T * sizeof(int)),
+                memcpy(y.target + b * T, x.target + (ROWS - 1 - b) * T, T * sizeof(int));
         model_evaluate(m, y.token, y.target, ROWS, T, turned, NULL);
-        for (size_t b = 0; b < ROWS; b++) CHECK(turned[ROWS - 1 - b] == loss[b], "%s: row %zu in another place has loss %.17g, not %.17g", kinds[k], b, turned[ROWS - 1 - b], loss[b]);
+        for (size_t b = 0; b < ROWS; b++)
+            CHECK(turned[ROWS - 1 - b] == loss[b], "%s: row %zu in another place has loss %.17g, not %.17g", kinds[k],
+                  b, turned[ROWS - 1 - b], loss[b]);
         free(s.gradient), model_free(m), model_free(reader);
     }
 }
@@ -173,11 +187,14 @@ static void causality(void) {
             x.token[t] = (kept + 1) % VOCAB;
             model_infer(m, NULL, x.token, T, true, after);
             x.token[t] = kept;
-            CHECK(!memcmp(before, after, t * VOCAB * sizeof *before), "%s: token %zu changes an earlier logit", kinds[k], t);
+            CHECK(!memcmp(before, after, t * VOCAB * sizeof *before), "%s: token %zu changes an earlier logit",
+                  kinds[k], t);
             for (size_t later = t; later < T; later++)
-                CHECK(memcmp(before + later * VOCAB, after + later * VOCAB, VOCAB * sizeof *before), "%s: token %zu does not reach the logits of %zu", kinds[k], t, later);
+                CHECK(memcmp(before + later * VOCAB, after + later * VOCAB, VOCAB * sizeof *before),
+                      "%s: token %zu does not reach the logits of %zu", kinds[k], t, later);
             model_infer(m, NULL, x.token, t + 1, true, after);
-            CHECK(!memcmp(before, after, (t + 1) * VOCAB * sizeof *before), "%s: a text that ends after token %zu has other logits", kinds[k], t);
+            CHECK(!memcmp(before, after, (t + 1) * VOCAB * sizeof *before),
+                  "%s: a text that ends after token %zu has other logits", kinds[k], t);
         }
         free(before), free(after), model_free(m);
     }
@@ -189,14 +206,16 @@ static void causality(void) {
 static void nearly_same_step(Model *m, const Step *a, const Step *b, double units, const char *what) {
     const Param *row;
     for (size_t i = 0; i < ROWS; i++)
-        CHECK(fabs(a->loss[i] - b->loss[i]) <= units * EPSILON * fabs(a->loss[i]), "%s: loss of row %zu is %.9g and %.9g", what, i, a->loss[i], b->loss[i]);
+        CHECK(fabs(a->loss[i] - b->loss[i]) <= units * EPSILON * fabs(a->loss[i]),
+              "%s: loss of row %zu is %.9g and %.9g", what, i, a->loss[i], b->loss[i]);
     for (size_t i = 0, n = model_params(m, &row); i < n; i++) {
         double square = 0, error = 0;
         for (size_t j = row[i].at; j < row[i].at + row[i].size; j++) {
             double d = (double)a->gradient[j] - (double)b->gradient[j];
             square += (double)a->gradient[j] * (double)a->gradient[j], error += d * d;
         }
-        CHECK(sqrt(error) <= units * EPSILON * sqrt(square), "%s: gradient of %s is off by %.3g of its norm", what, row[i].name, sqrt(error / square));
+        CHECK(sqrt(error) <= units * EPSILON * sqrt(square), "%s: gradient of %s is off by %.3g of its norm", what,
+              row[i].name, sqrt(error / square));
     }
 }
 
@@ -207,10 +226,28 @@ static void gqa_is_mha(void) {
     same_step(a, &sa, &sb, "gqa with as many key heads as heads", "not mha");
 }
 
+// Tied, the matrix gets what the head and the embedding get apart: one addition, so bit for bit.
+static void tied_is_the_sum(void) {
+    Model *tied = make("--tie 1", true), *apart = make("--tie 0", true);
+    const Param *embed = model_find(apart, "embed.weight"), *head = model_find(apart, "head.weight"),
+                *both = model_find(tied, "embed.weight");
+    Text x = make_text(CONTEXT);
+    memcpy(model_values(apart) + head->at, model_values(apart) + embed->at, head->size * sizeof(real));
+    model_changed(apart);
+    Step a = step_of(tied, &x, CONTEXT, 2), b = step_of(apart, &x, CONTEXT, 2);
+    size_t wrong = 0;
+    for (size_t i = 0; i < both->size; i++)
+        wrong += a.gradient[both->at + i] != b.gradient[embed->at + i] + b.gradient[head->at + i];
+    CHECK(!wrong, "%zu gradients of the tied matrix are not the sums", wrong);
+    for (size_t i = 0; i < ROWS; i++)
+        CHECK(a.loss[i] == b.loss[i], "loss %.17g tied, %.17g apart", a.loss[i], b.loss[i]);
+}
+
 // The two kernels add in another order. Measured: 30 units of the gradients' norms; weights here are five
 // times as large as usual, which sharpens softmax and its errors.
 static void flash_is_naive(void) {
-    static const char *const attn[] = {"--attn mha", "--attn gqa --kv-heads 1 --qk-norm head", "--attn mla --norm peri", "--attn gqa+mla --bias --norm out"};
+    static const char *const attn[] = {"--attn mha", "--attn gqa --kv-heads 1 --qk-norm head", "--attn mla --norm peri",
+                                       "--attn gqa+mla --bias --norm out"};
     char flags[512];
     Text x = make_text(CONTEXT);
     for (size_t i = 0; i < sizeof attn / sizeof *attn; i++) {
@@ -258,16 +295,19 @@ static void one_expert_is_dense(void) {
     omp_set_num_threads(1);
     char flags[256], name[96];
     for (int sigmoid = 0; sigmoid < 2; sigmoid++) {
-        snprintf(flags, sizeof flags, "--experts 1 --top-k 1 --expert-width 44 --gate %s", sigmoid ? "sigmoid --aux-loss 0" : "softmax");
+        snprintf(flags, sizeof flags, "--experts 1 --top-k 1 --expert-width 44 --gate %s",
+                 sigmoid ? "sigmoid --aux-loss 0" : "softmax");
         Model *dense = make("", true), *moe = make(flags, true);
         Text x = make_text(CONTEXT);
         same_experts(moe, dense);
         Step a = step_of(dense, &x, CONTEXT, ROWS), b = step_of(moe, &x, CONTEXT, ROWS);
-        for (size_t i = 0; i < ROWS; i++) CHECK(a.loss[i] == b.loss[i], "%s: loss %.17g, of the dense model %.17g", flags, b.loss[i], a.loss[i]);
+        for (size_t i = 0; i < ROWS; i++)
+            CHECK(a.loss[i] == b.loss[i], "%s: loss %.17g, of the dense model %.17g", flags, b.loss[i], a.loss[i]);
         const Param *row;
         for (size_t i = 0, n = model_params(dense, &row); i < n; i++) {
             const char *ffn = strstr(row[i].name, "ffn.");
-            snprintf(name, sizeof name, "%.*s%s%s", (int)(ffn ? ffn - row[i].name : (long)strlen(row[i].name)), row[i].name, ffn ? "moe." : "", ffn ? ffn + 4 : "");
+            snprintf(name, sizeof name, "%.*s%s%s", (int)(ffn ? ffn - row[i].name : (long)strlen(row[i].name)),
+                     row[i].name, ffn ? "moe." : "", ffn ? ffn + 4 : "");
             const Param *p = model_find(moe, name);
             size_t wrong = 0;
             for (size_t j = 0; j < row[i].size; j++) wrong += a.gradient[row[i].at + j] != b.gradient[p->at + j];
@@ -289,7 +329,8 @@ static void equal_experts_are_dense(void) {
     same_experts(moe, dense);
     Step a = step_of(dense, &x, CONTEXT, ROWS), b = step_of(moe, &x, CONTEXT, ROWS);
     for (size_t i = 0; i < ROWS; i++)
-        CHECK(fabs(a.loss[i] - b.loss[i]) <= 50 * EPSILON * a.loss[i], "loss %.9g, of the dense model %.9g", b.loss[i], a.loss[i]);
+        CHECK(fabs(a.loss[i] - b.loss[i]) <= 50 * EPSILON * a.loss[i], "loss %.9g, of the dense model %.9g", b.loss[i],
+              a.loss[i]);
 }
 
 // ---- routers -------------------------------------------------------------------------------------
@@ -300,7 +341,8 @@ static void router_statistics(void) {
     const Param *bias = model_find(m, "layers.1.moe.router.bias");
     Text x = make_text(T);
     real before[E];
-    for (size_t e = 0; e < E; e++) model_values(m)[bias->at + e] = e == 2 ? -100 : e == 3 ? 100 : 0;   // one dead, one in every choice
+    for (size_t e = 0; e < E; e++)
+        model_values(m)[bias->at + e] = e == 2 ? -100 : e == 3 ? 100 : 0;    // one dead, one in every choice
     memcpy(before, model_values(m) + bias->at, sizeof before);
     Step s = step_of(m, &x, T, 2);
     const RouterStats *r = model_router_stats(m, 1), *dense = model_router_stats(m, 0);
@@ -310,14 +352,18 @@ static void router_statistics(void) {
         if (r->load[e] > 0) entropy -= r->load[e] / (ROWS * T * K) * log(r->load[e] / (ROWS * T * K));
     }
     CHECK(total == ROWS * T * K, "the loads sum to %g, expected %d", total, ROWS * T * K);
-    CHECK(r->load[2] == 0 && r->dead >= 1 && r->load[3] == ROWS * T, "loads %g and %g, %zu dead", r->load[2], r->load[3], r->dead);
+    CHECK(r->load[2] == 0 && r->dead >= 1 && r->load[3] == ROWS * T, "loads %g and %g, %zu dead", r->load[2],
+          r->load[3], r->dead);
     CHECK(fabs(r->entropy - entropy) < 1e-12 && r->entropy < log(E), "entropy %g, expected %g", r->entropy, entropy);
-    CHECK(fabs(r->max_violation - (most / mean - 1)) < 1e-12, "MaxVio %g, expected %g", r->max_violation, most / mean - 1);
+    CHECK(fabs(r->max_violation - (most / mean - 1)) < 1e-12, "MaxVio %g, expected %g", r->max_violation,
+          most / mean - 1);
     CHECK(dense->max_violation == 0 && dense->aux_loss == 0, "a dense layer has statistics");
     model_update_routers(m);
     for (size_t e = 0; e < E; e++) {
-        double moved = (double)(model_values(m)[bias->at + e] - before[e]), expected = 0.125 * ((mean > r->load[e]) - (mean < r->load[e]));
-        CHECK(moved == expected, "expert %zu with load %g of %g: its bias moved by %g, expected %g", e, r->load[e], mean, moved, expected);
+        double moved = (double)(model_values(m)[bias->at + e] - before[e]),
+               expected = 0.125 * ((mean > r->load[e]) - (mean < r->load[e]));
+        CHECK(moved == expected, "expert %zu with load %g of %g: its bias moved by %g, expected %g", e, r->load[e],
+              mean, moved, expected);
     }
     CHECK(largest(s.gradient + bias->at, E) == 0, "the selection bias has a gradient");
 }
@@ -333,7 +379,8 @@ static void dead_experts(void) {
     const RouterStats *r = model_router_stats(m, 0);
     for (size_t e = 0; e < E; e++) {
         real most = largest(s.gradient + up->at + e * up->size / E, up->size / E);
-        CHECK((most > 0) == (r->load[e] > 0), "expert %zu got %g tokens, and its largest gradient is %g", e, r->load[e], (double)most);
+        CHECK((most > 0) == (r->load[e] > 0), "expert %zu got %g tokens, and its largest gradient is %g", e, r->load[e],
+              (double)most);
     }
 }
 
@@ -349,14 +396,18 @@ static void table(void) {
         for (size_t i = 0; i < count; i++) {
             size_t product = 1;
             for (size_t d = 0; d < row[i].rank; d++) product *= row[i].shape[d];
-            CHECK(product == row[i].size && row[i].at == end, "%s: %s: %zu numbers at %zu, expected %zu at %zu", kinds[k], row[i].name, row[i].size, row[i].at, product, end);
-            CHECK(row[i].decay == (row[i].rank > 1), "%s: %s: weight decay is for matrices only", kinds[k], row[i].name);
-            CHECK(row[i].trained == !strstr(row[i].name, "router.bias"), "%s: %s: trained or not", kinds[k], row[i].name);
+            CHECK(product == row[i].size && row[i].at == end, "%s: %s: %zu numbers at %zu, expected %zu at %zu",
+                  kinds[k], row[i].name, row[i].size, row[i].at, product, end);
+            CHECK(row[i].decay == (row[i].rank > 1), "%s: %s: weight decay is for matrices only", kinds[k],
+                  row[i].name);
+            CHECK(row[i].trained == !strstr(row[i].name, "router.bias"), "%s: %s: trained or not", kinds[k],
+                  row[i].name);
             CHECK(model_find(m, row[i].name) == &row[i], "%s: the name %s stands twice", kinds[k], row[i].name);
             end += row[i].size;
         }
         CHECK(size.parameters == end, "%s: %zu parameters, the table has %zu", kinds[k], size.parameters, end);
-        CHECK(size.parameter_bytes == end * sizeof(real) && size.moment_bytes == 2 * end * sizeof(real), "%s: bytes of parameters or moments", kinds[k]);
+        CHECK(size.parameter_bytes == end * sizeof(real) && size.moment_bytes == 2 * end * sizeof(real),
+              "%s: bytes of parameters or moments", kinds[k]);
         model_free(m);
     }
 }
@@ -369,23 +420,30 @@ static void flops(void) {
     for (int tied = 0; tied < 2; tied++) {
         Config c = configure(tie[tied]);
         double weights = L * (4 * C * H * D + 3 * C * F) + V * C, expected = 6 * weights + L * 3 * (2 * H * D) * T;
-        CHECK(model_size(&c).flops_per_token == expected, "%g FLOPs per token, expected %g", model_size(&c).flops_per_token, expected);
-        CHECK(model_size(&c).parameters == (size_t)(weights + (tied ? 0 : V * C) + (2 * L + 1) * C), "%zu parameters", model_size(&c).parameters);
+        CHECK(model_size(&c).flops_per_token == expected, "%g FLOPs per token, expected %g",
+              model_size(&c).flops_per_token, expected);
+        CHECK(model_size(&c).parameters == (size_t)(weights + (tied ? 0 : V * C) + (2 * L + 1) * C), "%zu parameters",
+              model_size(&c).parameters);
     }
     Config g = configure("--attn gqa --kv-heads 2 --ffn gelu");
     double expected = 6 * (L * (2 * C * H * D + 2 * C * 2 * D + 2 * C * F) + V * C) + L * 3 * (2 * H * D) * T;
-    CHECK(model_size(&g).flops_per_token == expected, "gqa: %g FLOPs per token, expected %g", model_size(&g).flops_per_token, expected);
+    CHECK(model_size(&g).flops_per_token == expected, "gqa: %g FLOPs per token, expected %g",
+          model_size(&g).flops_per_token, expected);
 }
 
 // Per token, the experts not chosen cost nothing.
 static void active_parameters(void) {
     const size_t C = 36, E = 8, K = 2, F = 11;
-    Config c = configure("--experts 8 --top-k 2 --expert-width 11 --shared-experts 1 --first-dense 1"), d = configure("--ffn-width 33");
+    Config c = configure("--experts 8 --top-k 2 --expert-width 11 --shared-experts 1 --first-dense 1"),
+           d = configure("--ffn-width 33");
     ModelSize moe = model_size(&c), dense = model_size(&d);
-    CHECK(moe.parameters - moe.active_parameters == (E - K) * 3 * C * F, "%zu of %zu active", moe.active_parameters, moe.parameters);
-    CHECK(dense.parameters == dense.active_parameters, "%zu of %zu active in a dense model", dense.active_parameters, dense.parameters);
+    CHECK(moe.parameters - moe.active_parameters == (E - K) * 3 * C * F, "%zu of %zu active", moe.active_parameters,
+          moe.parameters);
+    CHECK(dense.parameters == dense.active_parameters, "%zu of %zu active in a dense model", dense.active_parameters,
+          dense.parameters);
     Config all = configure("--experts 2 --top-k 2 --expert-width 11 --shared-experts 1 --first-dense 1");
-    CHECK(moe.flops_per_token - model_size(&all).flops_per_token == 6.0 * (double)(C * (E - 2)), "two of eight experts cost as much as two of two, but for the router");
+    CHECK(moe.flops_per_token - model_size(&all).flops_per_token == 6.0 * (double)(C * (E - 2)),
+          "two of eight experts cost as much as two of two, but for the router");
 }
 
 // ---- initial values ------------------------------------------------------------------------------
@@ -403,11 +461,14 @@ static void init_shared(void) {
         for (size_t i = 0, count = model_params(m, &row); i < count; i++) {
             const Param *p = model_find(n, row[i].name);
             if (p && p->rank == row[i].rank && !memcmp(p->shape, row[i].shape, sizeof p->shape)) {
-                CHECK(!memcmp(model_values(m) + row[i].at, model_values(n) + p->at, p->size * sizeof(real)), "%s: %s starts differently", kinds[k], p->name);
+                CHECK(!memcmp(model_values(m) + row[i].at, model_values(n) + p->at, p->size * sizeof(real)),
+                      "%s: %s starts differently", kinds[k], p->name);
                 shared++;
             }
             if (row[i].init == INIT_NORMAL)
-                CHECK(memcmp(model_values(m) + row[i].at, model_values(o) + model_find(o, row[i].name)->at, row[i].size * sizeof(real)), "%s does not depend on the seed", row[i].name);
+                CHECK(memcmp(model_values(m) + row[i].at, model_values(o) + model_find(o, row[i].name)->at,
+                             row[i].size * sizeof(real)),
+                      "%s does not depend on the seed", row[i].name);
         }
         model_free(m), model_free(n), model_free(o);
     }
@@ -435,29 +496,38 @@ static void check_normal(Model *m, const char *suffix, double std) {
             sum += x / n, square += x * x / n, beyond += fabs(x) > 2 * std;
         }
         CHECK(fabs(sum) <= 5 * std / sqrt(n), "%s: mean %g", p->name, sum);
-        CHECK(fabs(sqrt(square) - std) <= 5 * std / sqrt(2 * n), "%s: standard deviation %.6g, expected %.6g", p->name, sqrt(square), std);
-        CHECK(fabs(beyond / n - 0.0455) <= 5 * sqrt(0.0455 * 0.9545 / n), "%s: %.4f of the numbers are beyond two deviations, expected 0.0455", p->name, beyond / n);
+        CHECK(fabs(sqrt(square) - std) <= 5 * std / sqrt(2 * n), "%s: standard deviation %.6g, expected %.6g", p->name,
+              sqrt(square), std);
+        CHECK(fabs(beyond / n - 0.0455) <= 5 * sqrt(0.0455 * 0.9545 / n),
+              "%s: %.4f of the numbers are beyond two deviations, expected 0.0455", p->name, beyond / n);
     }
 }
 
 static void init_statistics(void) {
     const double std = 0.02 * 1.5, root = 1 / sqrt(2 * 3.0), beta = pow(8 * 3.0, -0.25);
-    Config pre = configure("--layers 3 --width 64 --init-scale 1.5 --tie 0 --bias --pos learned"), deep = configure("--layers 3 --width 64 --init-scale 1.5 --norm deepnorm");
-    Config moe = configure("--layers 3 --width 64 --init-scale 1.5 --attn mla --experts 4 --shared-experts 1 --expert-width 20");
+    Config pre = configure("--layers 3 --width 64 --init-scale 1.5 --tie 0 --bias --pos learned"),
+           deep = configure("--layers 3 --width 64 --init-scale 1.5 --norm deepnorm");
+    Config moe =
+        configure("--layers 3 --width 64 --init-scale 1.5 --attn mla --experts 4 --shared-experts 1 --expert-width 20");
     Model *p = model_new(&pre, false), *d = model_new(&deep, false), *e = model_new(&moe, false);
-    static const char *const plain[] = {"embed.weight", "pos.weight", "head.weight", "attn.q.weight", "attn.k.weight", "attn.v.weight", "ffn.gate.weight", "ffn.up.weight"};
+    static const char *const plain[] = {"embed.weight",  "pos.weight",    "head.weight",     "attn.q.weight",
+                                        "attn.k.weight", "attn.v.weight", "ffn.gate.weight", "ffn.up.weight"};
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) check_normal(p, plain[i], std);
     check_normal(p, "attn.o.weight", std * root), check_normal(p, "ffn.down.weight", std * root);
-    static const char *const scaled[] = {"attn.v.weight", "attn.o.weight", "ffn.gate.weight", "ffn.up.weight", "ffn.down.weight"};
+    static const char *const scaled[] = {"attn.v.weight", "attn.o.weight", "ffn.gate.weight", "ffn.up.weight",
+                                         "ffn.down.weight"};
     for (size_t i = 0; i < sizeof scaled / sizeof *scaled; i++) check_normal(d, scaled[i], std * beta);
     check_normal(d, "attn.q.weight", std), check_normal(d, "attn.k.weight", std), check_normal(d, "embed.weight", std);
-    static const char *const expert[] = {"moe.router.weight", "moe.gate.weight", "moe.up.weight", "shared.gate.weight", "attn.kv_a.weight", "attn.kv_b.weight"};
+    static const char *const expert[] = {"moe.router.weight",  "moe.gate.weight",  "moe.up.weight",
+                                         "shared.gate.weight", "attn.kv_a.weight", "attn.kv_b.weight"};
     for (size_t i = 0; i < sizeof expert / sizeof *expert; i++) check_normal(e, expert[i], std);
-    check_normal(e, "moe.down.weight", std * root), check_normal(e, "shared.down.weight", std * root), check_normal(e, "attn.o.weight", std * root);
+    check_normal(e, "moe.down.weight", std * root), check_normal(e, "shared.down.weight", std * root),
+        check_normal(e, "attn.o.weight", std * root);
     const Param *row;
     for (size_t i = 0, count = model_params(p, &row); i < count; i++)
         for (size_t j = 0; j < row[i].size && row[i].init != INIT_NORMAL; j++)
-            CHECK(model_values(p)[row[i].at + j] == (strstr(row[i].name, "norm.weight") ? 1 : 0), "%s starts at %g", row[i].name, (double)model_values(p)[row[i].at + j]);
+            CHECK(model_values(p)[row[i].at + j] == (strstr(row[i].name, "norm.weight") ? 1 : 0), "%s starts at %g",
+                  row[i].name, (double)model_values(p)[row[i].at + j]);
 }
 
 // ---- looking inside ------------------------------------------------------------------------------
@@ -468,7 +538,8 @@ static void recorded_attention(void) {
     for (int k = 0; k < KINDS; k++) {
         Model *m = make(kinds[k], false);
         Text x = make_text(T);
-        real *map = xmalloc(L * H * T * T * sizeof *map), *logits = xmalloc(T * VOCAB * sizeof *logits), *plain = xmalloc(T * VOCAB * sizeof *plain);
+        real *map = xmalloc(L * H * T * T * sizeof *map), *logits = xmalloc(T * VOCAB * sizeof *logits),
+             *plain = xmalloc(T * VOCAB * sizeof *plain);
         model_infer(m, NULL, x.token, T, true, plain);
         model_record_attention(m, map);
         model_infer(m, NULL, x.token, T, true, logits);
@@ -477,7 +548,8 @@ static void recorded_attention(void) {
             double sum = 0;
             for (size_t j = 0; j < T; j++) {
                 sum += (double)map[i * T + j];
-                CHECK(j <= i % T ? map[i * T + j] > 0 : map[i * T + j] == 0, "%s: query %zu looks at key %zu with weight %g", kinds[k], i % T, j, (double)map[i * T + j]);
+                CHECK(j <= i % T ? map[i * T + j] > 0 : map[i * T + j] == 0,
+                      "%s: query %zu looks at key %zu with weight %g", kinds[k], i % T, j, (double)map[i * T + j]);
             }
             CHECK(fabs(sum - 1) <= 16 * EPSILON, "%s: the weights of a query sum to %.9g", kinds[k], sum);
         }
@@ -500,18 +572,23 @@ static void residual_rms(void) {
     model_changed(m);
     Step s = step_of(m, &x, T, ROWS);
     for (size_t i = 0; i < ROWS * T; i++)
-        for (size_t c = 0; c < 36; c++) square += pow((double)model_values(m)[embed->at + (size_t)x.token[i] * 36 + c], 2);
+        for (size_t c = 0; c < 36; c++)
+            square += pow((double)model_values(m)[embed->at + (size_t)x.token[i] * 36 + c], 2);
     for (size_t l = 0; l < 2; l++)
-        CHECK(fabs(model_residual_rms(m, l, ROWS) - sqrt(square / (ROWS * T * 36))) < 16 * EPSILON * 10, "layer %zu: %g, expected %g", l, model_residual_rms(m, l, ROWS), sqrt(square / (ROWS * T * 36)));
+        CHECK(fabs(model_residual_rms(m, l, ROWS) - sqrt(square / (ROWS * T * 36))) < 16 * EPSILON * 10,
+              "layer %zu: %g, expected %g", l, model_residual_rms(m, l, ROWS), sqrt(square / (ROWS * T * 36)));
     free(s.gradient);
 }
 
 static const Test tests[] = {
-    {"model/micro-batches", "micro-batches of 1, 2 and all rows give the same losses and gradients, bit for bit", micro_batches},
+    {"model/micro-batches", "micro-batches of 1, 2 and all rows give the same losses and gradients, bit for bit",
+     micro_batches},
     {"model/threads", "1, 2, 3 and 8 threads give the same losses and gradients, bit for bit", threads},
     {"model/evaluation", "the loss of a row does not depend on its batch, its place in it, or the memory", evaluation},
     {"model/causality", "a token changes no earlier logit, and all later ones", causality},
     {"model/gqa-is-mha", "gqa with as many key heads as heads is mha, bit for bit", gqa_is_mha},
+    {"model/tied", "the gradient of a tied matrix is that of head and embedding together, bit for bit",
+     tied_is_the_sum},
     {"model/flash-is-naive", "both attention kernels train alike", flash_is_naive},
     {"model/one-expert", "one expert is the dense feed-forward, gradients included", one_expert_is_dense},
     {"model/equal-experts", "all experts alike and chosen are the dense feed-forward", equal_experts_are_dense},
@@ -522,7 +599,8 @@ static const Test tests[] = {
     {"model/active", "active parameters and FLOPs of a mixture leave out experts not chosen", active_parameters},
     {"model/init-shared", "tensors that two models share start alike; another seed, another start", init_shared},
     {"model/init", "initial values are normal with the stated deviations", init_statistics},
-    {"model/attention-maps", "recorded attention is causal and sums to 1, and recording changes nothing", recorded_attention},
+    {"model/attention-maps", "recorded attention is causal and sums to 1, and recording changes nothing",
+     recorded_attention},
     {"model/residual", "the root mean square of the residual stream", residual_rms},
 };
 REGISTER_TESTS(tests)

@@ -7,9 +7,10 @@
 #include <stdlib.h>
 
 static Routing make_routing(size_t M, size_t E, size_t K) {
-    return (Routing){.score = array(M * E), .log_sum = array(M), .expert = array_bytes(M * K * sizeof(int)), .weight = array(M * K),
-                     .count = array_bytes(E * sizeof(size_t)), .start = array_bytes((E + 1) * sizeof(size_t)),
-                     .slot = array_bytes(M * K * sizeof(int)), .token = array_bytes(M * K * sizeof(int))};
+    return (Routing){.score = array(M * E), .log_sum = array(M), .expert = array_bytes(M * K * sizeof(int)),
+                     .weight = array(M * K), .count = array_bytes(E * sizeof(size_t)),
+                     .start = array_bytes((E + 1) * sizeof(size_t)), .slot = array_bytes(M * K * sizeof(int)),
+                     .token = array_bytes(M * K * sizeof(int))};
 }
 
 static RouterShape shape(size_t E, size_t K, size_t T) {
@@ -38,12 +39,16 @@ static void check_weights(const Routing *r, const real *logits, size_t m, Router
     for (size_t k = 0; k < s.K; k++) total += (double)r->score[m * s.E + (size_t)r->expert[m * s.K + k]];
     for (size_t e = 0; e < s.E; e++) {
         double score = score_by_formula(logits, e, s, &log_sum);
-        CHECK(fabs((double)r->score[m * s.E + e] - score) <= 8 * EPSILON, "score %g of expert %zu, expected %g", (double)r->score[m * s.E + e], e, score);
+        CHECK(fabs((double)r->score[m * s.E + e] - score) <= 8 * EPSILON, "score %g of expert %zu, expected %g",
+              (double)r->score[m * s.E + e], e, score);
     }
-    CHECK(fabs((double)r->log_sum[m] - log_sum) <= 8 * EPSILON * fmax(1, fabs(log_sum)), "log sum exp %g, expected %g", (double)r->log_sum[m], log_sum);
+    CHECK(fabs((double)r->log_sum[m] - log_sum) <= 8 * EPSILON * fmax(1, fabs(log_sum)), "log sum exp %g, expected %g",
+          (double)r->log_sum[m], log_sum);
     for (size_t k = 0; k < s.K; k++) {
-        double score = (double)r->score[m * s.E + (size_t)r->expert[m * s.K + k]], weight = s.scale * (s.normalise ? score / total : score);
-        CHECK(fabs((double)r->weight[m * s.K + k] - weight) <= 4 * EPSILON * s.scale, "weight %g, expected %g", (double)r->weight[m * s.K + k], weight);
+        double score = (double)r->score[m * s.E + (size_t)r->expert[m * s.K + k]],
+               weight = s.scale * (s.normalise ? score / total : score);
+        CHECK(fabs((double)r->weight[m * s.K + k] - weight) <= 4 * EPSILON * s.scale, "weight %g, expected %g",
+              (double)r->weight[m * s.K + k], weight);
         sum += (double)r->weight[m * s.K + k];
     }
     if (s.normalise) CHECK(fabs(sum - s.scale) <= 8 * EPSILON * s.scale, "the weights of token %zu sum to %g", m, sum);
@@ -60,7 +65,8 @@ static void check_choice(const Routing *r, const real *bias, size_t m, RouterSha
             bool earlier = false;
             for (size_t j = 0; j <= k; j++) earlier |= expert[j] == (int)e;
             real other = score[e] + (bias ? bias[e] : 0);
-            CHECK(earlier || other < mine || (other == mine && (int)e > expert[k]), "token %zu: choice %zu is expert %d, but %zu comes first", m, k, expert[k], e);
+            CHECK(earlier || other < mine || (other == mine && (int)e > expert[k]),
+                  "token %zu: choice %zu is expert %d, but %zu comes first", m, k, expert[k], e);
         }
         for (size_t j = 0; j < k; j++) CHECK(expert[j] != expert[k], "token %zu has expert %d twice", m, expert[k]);
     }
@@ -69,10 +75,13 @@ static void check_choice(const Routing *r, const real *bias, size_t m, RouterSha
 // Slots are a permutation of the copies, sorted by expert, within an expert by token.
 static void check_slots(const Routing *r, size_t M, RouterShape s) {
     size_t copies = M * s.K;
-    CHECK(r->start[0] == 0 && r->start[s.E] == copies, "the slots run from %zu to %zu of %zu", r->start[0], r->start[s.E], copies);
+    CHECK(r->start[0] == 0 && r->start[s.E] == copies, "the slots run from %zu to %zu of %zu", r->start[0],
+          r->start[s.E], copies);
     for (size_t e = 0; e < s.E; e++) {
-        CHECK(r->count[e] == r->start[e + 1] - r->start[e], "expert %zu: count %zu, slots %zu to %zu", e, r->count[e], r->start[e], r->start[e + 1]);
-        for (size_t i = r->start[e] + 1; i < r->start[e + 1]; i++) CHECK(r->token[i - 1] < r->token[i], "expert %zu: tokens out of order", e);
+        CHECK(r->count[e] == r->start[e + 1] - r->start[e], "expert %zu: count %zu, slots %zu to %zu", e, r->count[e],
+              r->start[e], r->start[e + 1]);
+        for (size_t i = r->start[e] + 1; i < r->start[e + 1]; i++)
+            CHECK(r->token[i - 1] < r->token[i], "expert %zu: tokens out of order", e);
     }
     bool *seen = array_bytes(copies);
     for (size_t i = 0; i < copies; i++) {
@@ -87,11 +96,13 @@ static void check_slots(const Routing *r, size_t M, RouterShape s) {
 static void invariants(void) {
     Rng rng = rng_stream(4, RNG_TEST, 0);
     for (int draw = 0; draw < 400; draw++) {
-        size_t E = 1 + rng_below(&rng, draw % 4 ? 9 : 100), K = 1 + rng_below(&rng, (uint32_t)(E < 8 ? E : 8)), T = 1 + rng_below(&rng, 12), M = T * 3;
+        size_t E = 1 + rng_below(&rng, draw % 4 ? 9 : 100), K = 1 + rng_below(&rng, (uint32_t)(E < 8 ? E : 8)),
+               T = 1 + rng_below(&rng, 12), M = T * 3;
         RouterShape s = shape(E, K, T);
         s.sigmoid = draw & 1, s.normalise = draw & 2, s.scale = draw & 4 ? 2.5 : 1;
         real *logits = array_random(M * E, &rng), *bias = draw & 8 ? array_random(E, &rng) : NULL;
-        for (size_t i = 0; i < M * E; i++) logits[i] = draw & 16 ? (real)floor(3 * (double)logits[i]) : 3 * logits[i];   // many ties
+        for (size_t i = 0; i < M * E; i++)
+            logits[i] = draw & 16 ? (real)floor(3 * (double)logits[i]) : 3 * logits[i];    // many ties
         Routing r = route(logits, bias, M, s);
         for (size_t m = 0; m < M; m++) check_choice(&r, bias, m, s), check_weights(&r, logits + m * E, m, s);
         check_slots(&r, M, s);
@@ -115,14 +126,17 @@ static void bias_moves_the_selection(void) {
         RouterShape s = shape(E, K, M);
         s.sigmoid = sigmoid;
         Routing plain = route(logits, NULL, M, s), even = route(logits, bias, M, s);
-        CHECK(!memcmp(plain.expert, even.expert, M * K * sizeof(int)) && same_bits(plain.weight, even.weight, M * K), "a bias of zeros changes something");
+        CHECK(!memcmp(plain.expert, even.expert, M * K * sizeof(int)) && same_bits(plain.weight, even.weight, M * K),
+              "a bias of zeros changes something");
         bias[6] = 10, bias[4] = 20;
         Routing moved = route(logits, bias, M, s);
         CHECK(same_bits(plain.score, moved.score, M * E), "the bias changes scores");
         for (size_t m = 0; m < M; m++) {
             double a = (double)plain.score[m * E + 4], b = (double)plain.score[m * E + 6];
-            CHECK(moved.expert[m * K] == 4 && moved.expert[m * K + 1] == 6, "token %zu went to %d and %d", m, moved.expert[m * K], moved.expert[m * K + 1]);
-            CHECK(fabs((double)moved.weight[m * K] - a / (a + b)) <= 4 * EPSILON, "the bias changes the weight of token %zu", m);
+            CHECK(moved.expert[m * K] == 4 && moved.expert[m * K + 1] == 6, "token %zu went to %d and %d", m,
+                  moved.expert[m * K], moved.expert[m * K + 1]);
+            CHECK(fabs((double)moved.weight[m * K] - a / (a + b)) <= 4 * EPSILON,
+                  "the bias changes the weight of token %zu", m);
         }
     }
 }
@@ -183,7 +197,8 @@ static void losses_at_the_ends(void) {
     RouterShape one = shape(E, 1, 3);
     Routing all = route(logits, NULL, M, one);
     balance = route_balance_loss(&all, M, one);
-    CHECK(fabs(balance - 2 * E) <= 32 * EPSILON, "one expert gets all: %.9g for two sequences, expected %d", balance, 2 * E);
+    CHECK(fabs(balance - 2 * E) <= 32 * EPSILON, "one expert gets all: %.9g for two sequences, expected %d", balance,
+          2 * E);
 }
 
 // ---- dispatch ------------------------------------------------------------------------------------
@@ -201,7 +216,8 @@ static void dispatch(void) {
     for (size_t C = 1; C < 40; C += C < 3 || (C > 13 && C < 18) ? 1 : 5) {
         Routing r = random_routing(&rng, false);
         size_t copies = TOKENS * CHOICES;
-        real *x = array_random(TOKENS * C, &rng), *sorted = array(copies * C), *back = array_random(copies * C, &rng), *dx = array_random(TOKENS * C, &rng);
+        real *x = array_random(TOKENS * C, &rng), *sorted = array(copies * C), *back = array_random(copies * C, &rng),
+             *dx = array_random(TOKENS * C, &rng);
         real *y = array(TOKENS * C), *dsorted = array(copies * C), *dweight = array(copies);
         double *edx = array_bytes(TOKENS * C * sizeof(double)), *ey = array_bytes(TOKENS * C * sizeof(double));
         double *edsorted = array_bytes(copies * C * sizeof(double)), *edweight = array_bytes(copies * sizeof(double));
@@ -213,7 +229,8 @@ static void dispatch(void) {
                 edsorted[to] = (double)r.weight[i] * (double)x[at], edweight[i] += (double)x[at] * (double)back[to];
             }
         dispatch_forward(sorted, x, &r, TOKENS, CHOICES, C);
-        for (size_t i = 0; i < copies; i++) CHECK(same_bits(sorted + i * C, x + (size_t)r.token[i] * C, C), "slot %zu is not its token", i);
+        for (size_t i = 0; i < copies; i++)
+            CHECK(same_bits(sorted + i * C, x + (size_t)r.token[i] * C, C), "slot %zu is not its token", i);
         dispatch_backward(dx, back, &r, TOKENS, CHOICES, C);
         combine_forward(y, back, &r, TOKENS, CHOICES, C);
         combine_backward(dsorted, dweight, x, back, &r, TOKENS, CHOICES, C);
@@ -236,7 +253,8 @@ static void mean_of_experts(void) {
         for (size_t c = 0; c < C; c++) {
             double mean = 0;
             for (size_t e = 0; e < E; e++) mean += (double)sorted[(e * M + m) * C + c] / E;
-            CHECK(fabs((double)y[m * C + c] - mean) <= 2 * EPSILON, "token %zu: %g, the mean is %g", m, (double)y[m * C + c], mean);
+            CHECK(fabs((double)y[m * C + c] - mean) <= 2 * EPSILON, "token %zu: %g, the mean is %g", m,
+                  (double)y[m * C + c], mean);
         }
 }
 
@@ -246,17 +264,22 @@ static void mean_of_experts(void) {
 static void check_experts(bool dead, size_t N, size_t K, Rng *rng) {
     Routing r = random_routing(rng, dead);
     size_t copies = TOKENS * CHOICES, ldx = K + 2, ldy = N + 3, each = packed_size(K, N);
-    real *w = array_random(EXPERTS * N * K, rng), *packed = array(EXPERTS * each), *x = array_random(copies * ldx, rng), *dy = array_random(copies * ldy, rng);
-    real *y = array_random(copies * ldy, rng), *dx = array_random(copies * ldx, rng), *dw = array_random(EXPERTS * N * K, rng);
+    real *w = array_random(EXPERTS * N * K, rng), *packed = array(EXPERTS * each), *x = array_random(copies * ldx, rng),
+         *dy = array_random(copies * ldy, rng);
+    real *y = array_random(copies * ldy, rng), *dx = array_random(copies * ldx, rng),
+         *dw = array_random(EXPERTS * N * K, rng);
     real *ey = array_copy(y, copies * ldy), *edx = array_copy(dx, copies * ldx), *edw = array_copy(dw, EXPERTS * N * K);
     for (size_t e = 0; e < EXPERTS; e++) {
         size_t first = r.start[e], tokens = r.count[e];
         linear_pack(packed + e * each, w + e * N * K, N, K);
         CHECK(!dead || (e != 1 && e != 4) || !tokens, "expert %zu should have no token", e);
         Product p[3] = {
-            {.c = ey + first * ldy, .ldc = ldy, .a = x + first * ldx, .a_row = ldx, .a_col = 1, .b = w + e * N * K, .b_row = 1, .b_col = K, .M = tokens, .N = N, .K = K},
-            {.c = edx + first * ldx, .ldc = ldx, .a = dy + first * ldy, .a_row = ldy, .a_col = 1, .b = w + e * N * K, .b_row = K, .b_col = 1, .M = tokens, .N = K, .K = N, .accumulate = true},
-            {.c = edw + e * N * K, .ldc = K, .a = dy + first * ldy, .a_row = 1, .a_col = ldy, .b = x + first * ldx, .b_row = ldx, .b_col = 1, .M = N, .N = K, .K = tokens, .accumulate = true},
+            {.c = ey + first * ldy, .ldc = ldy, .a = x + first * ldx, .a_row = ldx, .a_col = 1, .b = w + e * N * K,
+             .b_row = 1, .b_col = K, .M = tokens, .N = N, .K = K},
+            {.c = edx + first * ldx, .ldc = ldx, .a = dy + first * ldy, .a_row = ldy, .a_col = 1, .b = w + e * N * K,
+             .b_row = K, .b_col = 1, .M = tokens, .N = K, .K = N, .accumulate = true},
+            {.c = edw + e * N * K, .ldc = K, .a = dy + first * ldy, .a_row = 1, .a_col = ldy, .b = x + first * ldx,
+             .b_row = ldx, .b_col = 1, .M = N, .N = K, .K = tokens, .accumulate = true},
         };
         products_naive(p, 3);
     }
@@ -280,7 +303,8 @@ static void experts(void) {
 static void many_experts(void) {
     enum { E = 300, M = 5, N = 3, K = 4 };
     Rng rng = rng_stream(4, RNG_TEST, 5);
-    real *logits = array_random(M * E, &rng), *w = array_random(E * N * K, &rng), *x = array_random(M * K, &rng), *y = array(M * N), *e = array(M * N);
+    real *logits = array_random(M * E, &rng), *w = array_random(E * N * K, &rng), *x = array_random(M * K, &rng),
+         *y = array(M * N), *e = array(M * N);
     real *packed = array(E * packed_size(K, N)), *dlogits = array(M * E), weight[M] = {1, 1, 1, 1, 1};
     RouterShape s = shape(E, 1, M);
     s.aux = 0.1;
@@ -288,8 +312,10 @@ static void many_experts(void) {
     for (size_t i = 0; i < E; i++) linear_pack(packed + i * packed_size(K, N), w + i * N * K, N, K);
     experts_forward(y, N, x, K, packed, &r, E, N, K);
     for (size_t i = 0; i < M; i++)
-        products_naive(&(Product){.c = e + i * N, .ldc = N, .a = x + i * K, .a_row = K, .a_col = 1, .b = w + (size_t)r.expert[r.token[i]] * N * K,
-                                  .b_row = 1, .b_col = K, .M = 1, .N = N, .K = K}, 1);
+        products_naive(&(Product){.c = e + i * N, .ldc = N, .a = x + i * K, .a_row = K, .a_col = 1,
+                                  .b = w + (size_t)r.expert[r.token[i]] * N * K, .b_row = 1, .b_col = K, .M = 1, .N = N,
+                                  .K = K},
+                       1);
     CHECK(same_bits(y, e, M * N), "300 experts");
     route_backward(dlogits, weight, &r, M, s);
     for (size_t i = 0; i < M * E; i++) CHECK(isfinite(dlogits[i]), "gradient %g", (double)dlogits[i]);
@@ -301,7 +327,8 @@ static void threads(void) {
     enum { M = 400, E = 20, K = 4, C = 24 };
     static const int counts[] = {1, 2, 3, 8};
     Rng rng = rng_stream(4, RNG_TEST, 6);
-    real *logits = array_random(M * E, &rng), *x = array_random(M * C, &rng), *sorted = array(M * K * C), *y = array(M * C), *dlogits = array(M * E);
+    real *logits = array_random(M * E, &rng), *x = array_random(M * C, &rng), *sorted = array(M * K * C),
+         *y = array(M * C), *dlogits = array(M * E);
     real *dsorted = array(M * K * C), *dweight = array(M * K), *dx = array(M * C);
     RouterShape s = shape(E, K, 50);
     s.aux = 0.1, s.z = 0.01;

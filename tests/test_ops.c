@@ -27,14 +27,16 @@ static void vectors(void) {
     Rng r = rng_stream(2, RNG_TEST, 0);
     real special[] = {0, -(real)0.0, 1, -1, (real)NAN, (real)INFINITY, -(real)INFINITY, 2};
     for (int draw = 0; draw < 1000; draw++) {
-        real *x = array_random(LANES, &r), *y = array_random(LANES, &r), *z = array(LANES), *tree = array_copy(x, LANES);
+        real *x = array_random(LANES, &r), *y = array_random(LANES, &r), *z = array(LANES),
+             *tree = array_copy(x, LANES);
         for (int half = LANES / 2; half; half /= 2)
             for (int i = 0; i < half; i++) tree[i] += tree[i + half];
         real sum = vec_sum(vec_load(x)), most = x[0];
         CHECK(same_bits(&sum, tree, 1), "vec_sum is %.9g, its tree %.9g", (double)sum, (double)tree[0]);
         for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
         CHECK(vec_largest(vec_load(x)) == most, "vec_largest");
-        for (int i = 0; i < LANES; i++) x[i] = rng_below(&r, 2) ? special[rng_below(&r, 8)] : x[i], y[i] = special[rng_below(&r, 8)];
+        for (int i = 0; i < LANES; i++)
+            x[i] = rng_below(&r, 2) ? special[rng_below(&r, 8)] : x[i], y[i] = special[rng_below(&r, 8)];
         for (int i = 0; i < LANES; i++) z[i] = x[i] > y[i] ? x[i] : y[i];
         vec_store(tree, vec_max(vec_load(x), vec_load(y)));
         CHECK(same_bits(tree, z, LANES), "vec_max is not a > b ? a : b on zeros, infinities or NaN");
@@ -71,7 +73,8 @@ static void transposing(void) {
     vec_transpose(v);
     for (int i = 0; i < LANES; i++) {
         vec_store(row, v[i]);
-        for (int j = 0; j < LANES; j++) CHECK(row[j] == (real)(100 * j + i), "row %d column %d is %g", i, j, (double)row[j]);
+        for (int j = 0; j < LANES; j++)
+            CHECK(row[j] == (real)(100 * j + i), "row %d column %d is %g", i, j, (double)row[j]);
     }
 }
 
@@ -108,12 +111,16 @@ static real sigmoid_of(double x) {
 // build has the C library's.
 static void exponential_special(void) {
     CHECK(exp_of(0) == 1 && exp_of(-0.0) == 1, "exp(0) is %g, exp(-0) is %g", (double)exp_of(0), (double)exp_of(-0.0));
-    CHECK(exp_of(-INFINITY) == 0 && exp_of(-1000) == 0, "exp(-infinity) is %g, exp(-1000) %g", (double)exp_of(-INFINITY), (double)exp_of(-1000));
+    CHECK(exp_of(-INFINITY) == 0 && exp_of(-1000) == 0, "exp(-infinity) is %g, exp(-1000) %g",
+          (double)exp_of(-INFINITY), (double)exp_of(-1000));
     CHECK(isnan(exp_of(NAN)), "exp(NaN) is %g", (double)exp_of(NAN));
-    CHECK(sigmoid_of(1e30) == 1 && sigmoid_of(0) == (real)0.5, "sigmoid(1e30) is %g, sigmoid(0) %g", (double)sigmoid_of(1e30), (double)sigmoid_of(0));
+    CHECK(sigmoid_of(1e30) == 1 && sigmoid_of(0) == (real)0.5, "sigmoid(1e30) is %g, sigmoid(0) %g",
+          (double)sigmoid_of(1e30), (double)sigmoid_of(0));
     CHECK(sigmoid_of(-1e30) >= 0 && sigmoid_of(-1e30) < (real)1e-37, "sigmoid(-1e30) is %g", (double)sigmoid_of(-1e30));
     if (sizeof(real) == sizeof(double)) CHECK(isinf(exp_of(1e30)), "exp(1e30) is %g", (double)exp_of(1e30));
-    else CHECK(exp_of(1e30) == exp_of(88) && exp_of(INFINITY) == exp_of(88) && exp_of(-87.01) == 0, "exp(1e30) is %g", (double)exp_of(1e30));
+    else
+        CHECK(exp_of(1e30) == exp_of(88) && exp_of(INFINITY) == exp_of(88) && exp_of(-87.01) == 0, "exp(1e30) is %g",
+              (double)exp_of(1e30));
 }
 
 // ---- norms ---------------------------------------------------------------------------------------
@@ -121,9 +128,10 @@ static void exponential_special(void) {
 typedef struct { NormShape s; bool center, bias; real *x, *w, *b, *dy; } NormCase;
 
 static NormCase make_norm(size_t C, size_t groups, size_t gap, bool center, bool bias, Rng *r) {
-    NormCase c = {.s = {.M = 5, .groups = groups, .C = C, .x_stride = groups * C + gap, .y_stride = groups * C + 2 * gap, .eps = 1e-3},
-                  .center = center, .bias = bias};
-    c.x = array_random(4 * c.s.x_stride + groups * C, r), c.w = array_random(C, r), c.b = bias ? array_random(C, r) : NULL;
+    NormCase c = {.s = {.M = 5, .groups = groups, .C = C, .x_stride = groups * C + gap,
+                        .y_stride = groups * C + 2 * gap, .eps = 1e-3}, .center = center, .bias = bias};
+    c.x = array_random(4 * c.s.x_stride + groups * C, r), c.w = array_random(C, r),
+    c.b = bias ? array_random(C, r) : NULL;
     c.dy = array_random(4 * c.s.y_stride + groups * C, r);
     for (size_t i = 0; i < C && center; i++) c.x[i] += 3;        // a mean that is not nearly zero
     return c;
@@ -134,10 +142,12 @@ static void norm_by_formula(const NormCase *c, double *y, double *dx, double *dw
     size_t C = c->s.C;
     double *n = exact(C);
     for (size_t v = 0; v < c->s.M * c->s.groups; v++) {
-        size_t at = v / c->s.groups * c->s.x_stride + v % c->s.groups * C, to = v / c->s.groups * c->s.y_stride + v % c->s.groups * C;
+        size_t at = v / c->s.groups * c->s.x_stride + v % c->s.groups * C,
+               to = v / c->s.groups * c->s.y_stride + v % c->s.groups * C;
         double mean = 0, square = 0;
         for (size_t i = 0; i < C && c->center; i++) mean += (double)c->x[at + i] / (double)C;
-        for (size_t i = 0; i < C; i++) square += ((double)c->x[at + i] - mean) * ((double)c->x[at + i] - mean) / (double)C;
+        for (size_t i = 0; i < C; i++)
+            square += ((double)c->x[at + i] - mean) * ((double)c->x[at + i] - mean) / (double)C;
         double rstd = 1 / sqrt(square + c->s.eps);
         for (size_t i = 0; i < C; i++) {
             n[i] = ((double)c->x[at + i] - mean) * rstd;
@@ -146,13 +156,16 @@ static void norm_by_formula(const NormCase *c, double *y, double *dx, double *dw
         }
         for (size_t j = 0; j < C; j++)
             for (size_t i = 0; i < C; i++)
-                dx[at + j] += (double)c->dy[to + i] * (double)c->w[i] * rstd * ((double)(i == j) - c->center / (double)C - n[i] * n[j] / (double)C);
+                dx[at + j] += (double)c->dy[to + i] * (double)c->w[i] * rstd *
+                              ((double)(i == j) - c->center / (double)C - n[i] * n[j] / (double)C);
     }
 }
 
 static void check_norm(NormCase c, bool accumulate, bool in_place, Rng *r) {
-    size_t C = c.s.C, rows = c.s.M * c.s.groups, nx = 4 * c.s.x_stride + c.s.groups * C, ny = 4 * c.s.y_stride + c.s.groups * C;
-    real *y = array_random(ny, r), *dx = in_place ? array_copy(c.dy, ny) : array_random(nx, r), *dw = array_random(C, r), *db = array_random(C, r);
+    size_t C = c.s.C, rows = c.s.M * c.s.groups, nx = 4 * c.s.x_stride + c.s.groups * C,
+           ny = 4 * c.s.y_stride + c.s.groups * C;
+    real *y = array_random(ny, r), *dx = in_place ? array_copy(c.dy, ny) : array_random(nx, r),
+         *dw = array_random(C, r), *db = array_random(C, r);
     real *mean = c.center ? array(rows) : NULL, *rstd = array(rows);
     double *ey = exact(ny), *edx = exact(nx), *edw = exact(C), *edb = exact(C);
     for (size_t i = 0; i < ny; i++) ey[i] = (double)y[i];         // gaps stay as they are
@@ -173,8 +186,10 @@ static void norms(void) {
     Rng r = rng_stream(2, RNG_TEST, 2);
     for (size_t i = 0; i < WIDTHS; i++)
         for (unsigned options = 0; options < 32; options++) {
-            bool center = options & 1, bias = options & 2, accumulate = options & 4, gap = options & 8, groups = options & 16;
-            check_norm(make_norm(widths[i], groups ? 3 : 1, gap ? 5 : 0, center, bias, &r), accumulate, !accumulate && !gap, &r);
+            bool center = options & 1, bias = options & 2, accumulate = options & 4, gap = options & 8,
+                 groups = options & 16;
+            check_norm(make_norm(widths[i], groups ? 3 : 1, gap ? 5 : 0, center, bias, &r), accumulate,
+                       !accumulate && !gap, &r);
         }
 }
 
@@ -190,7 +205,9 @@ static void norms_cut(void) {
         NormShape first = c.s, rest = c.s;
         first.M = cut ? 2 : 5, rest.M = 3;
         norm_backward(dx, dw[cut], db[cut], c.dy, c.x, c.w, mean, rstd, first, false);
-        if (cut) norm_backward(dx + 2 * row, dw[cut], db[cut], c.dy + 2 * row, c.x + 2 * row, c.w, mean + 6, rstd + 6, rest, false);
+        if (cut)
+            norm_backward(dx + 2 * row, dw[cut], db[cut], c.dy + 2 * row, c.x + 2 * row, c.w, mean + 6, rstd + 6, rest,
+                          false);
     }
     CHECK(same_bits(dw[0], dw[1], C) && same_bits(db[0], db[1], C), "a batch cut in two gives other gradients");
     arrays_free();
@@ -199,7 +216,9 @@ static void norms_cut(void) {
 // ---- activations ---------------------------------------------------------------------------------
 
 static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
-static double gelu(double x) { return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979324) * (x + 0.044715 * x * x * x))); }
+static double gelu(double x) {
+    return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979324) * (x + 0.044715 * x * x * x)));
+}
 static double gelu_slope(double x) {
     double k = sqrt(2 / 3.14159265358979324), t = tanh(k * (x + 0.044715 * x * x * x));
     return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * k * (1 + 3 * 0.044715 * x * x);
@@ -225,7 +244,9 @@ static void activations(void) {
         for (size_t j = 0; j < n; j++) ey[j] = gelu((double)x[j]), edx[j] = (double)dy[j] * gelu_slope((double)x[j]);
         gelu_forward(y, x, n), gelu_backward(dx, dy, x, n);
         close_to("gelu", y, ey, n, allowed), close_to("gelu, gradient", dx, edx, n, allowed);
-        for (size_t j = 0; j < n; j++) ey[j] = x[j] > 0 ? (double)x[j] * (double)x[j] : 0, edx[j] = x[j] > 0 ? 2 * (double)dy[j] * (double)x[j] : 0;
+        for (size_t j = 0; j < n; j++)
+            ey[j] = x[j] > 0 ? (double)x[j] * (double)x[j] : 0,
+            edx[j] = x[j] > 0 ? 2 * (double)dy[j] * (double)x[j] : 0;
         relu2_forward(y, x, n), relu2_backward(dx, dy, x, n);
         close_to("relu2", y, ey, n, allowed), close_to("relu2, gradient", dx, edx, n, allowed);
         arrays_free();
@@ -240,7 +261,8 @@ static void activations_of_nan(void) {
     gelu_forward(y, x, 1), gelu_backward(dx, dy, x, 1);
     CHECK(isnan(y[0]) && isnan(dx[0]), "GELU of NaN is %g, its gradient %g", (double)y[0], (double)dx[0]);
     swiglu_forward(y, x, 1, 1), swiglu_backward(dx, dy, x, 1, 1);
-    CHECK(isnan(y[0]) && isnan(dx[0]) && isnan(dx[1]), "SwiGLU of NaN is %g, its gradient %g %g", (double)y[0], (double)dx[0], (double)dx[1]);
+    CHECK(isnan(y[0]) && isnan(dx[0]) && isnan(dx[1]), "SwiGLU of NaN is %g, its gradient %g %g", (double)y[0],
+          (double)dx[0], (double)dx[1]);
 }
 
 // ---- rotary positions ----------------------------------------------------------------------------
@@ -257,7 +279,8 @@ static void rotary(void) {
     Rng r = rng_stream(2, RNG_TEST, 5);
     for (size_t P = 2; P <= 70; P += P < 4 || P == 30 ? 2 : 14)
         for (int gap = 0; gap < 2; gap++) {
-            size_t T = 5, M = 15, start = 9, heads = 3, head = P + (gap ? 3 : 0), stride = heads * head + (gap ? 2 : 0), n = M * stride;
+            size_t T = 5, M = 15, start = 9, heads = 3, head = P + (gap ? 3 : 0), stride = heads * head + (gap ? 2 : 0),
+                   n = M * stride;
             Table t = make_table(P);
             real *x = array_random(n, &r), *y = array_copy(x, n);
             double *e = exact(n);
@@ -266,7 +289,8 @@ static void rotary(void) {
                 for (size_t h = 0; h < heads; h++)
                     for (size_t d = 0; d < P / 2; d++) {
                         size_t at = m * stride + h * head + d;
-                        double angle = (double)(start + m % T) * pow(10000, -2.0 * (double)d / (double)P), a = (double)x[at], b = (double)x[at + P / 2];
+                        double angle = (double)(start + m % T) * pow(10000, -2.0 * (double)d / (double)P),
+                               a = (double)x[at], b = (double)x[at + P / 2];
                         e[at] = a * cos(angle) - b * sin(angle), e[at + P / 2] = a * sin(angle) + b * cos(angle);
                     }
             rope(y, stride, heads, head, P, t.cosine, t.sine, M, T, start, false);
@@ -275,7 +299,8 @@ static void rotary(void) {
             for (size_t i = 0; i < n; i++) e[i] = (double)x[i];
             close_to("rope and back", y, e, n, tolerance(1));
             for (size_t i = 0; i < n; i++)
-                if (i % stride >= heads * head || i % stride % head >= P) CHECK(same_bits(x + i, y + i, 1), "rope touches number %zu", i);
+                if (i % stride >= heads * head || i % stride % head >= P)
+                    CHECK(same_bits(x + i, y + i, 1), "rope touches number %zu", i);
             arrays_free();
         }
 }
@@ -295,13 +320,15 @@ static void rotary_properties(void) {
         for (size_t j = 0; j < 30; j++) {
             real x[P], y[P], at[5][P];
             const size_t position[5] = {i, j, i + 10, j + 10, i};
-            for (size_t d = 0; d < P; d++) x[d] = (real)(2 * rng_uniform(&r) - 1), y[d] = (real)(2 * rng_uniform(&r) - 1);
+            for (size_t d = 0; d < P; d++)
+                x[d] = (real)(2 * rng_uniform(&r) - 1), y[d] = (real)(2 * rng_uniform(&r) - 1);
             for (int k = 0; k < 5; k++) {
                 memcpy(at[k], k == 0 || k == 2 ? x : y, sizeof x);
                 rope(at[k], P, 1, P, P, t.cosine, t.sine, 1, 1, position[k], k == 4);
             }
             CHECK(fabs(dot(at[0], y, P) - dot(x, at[4], P)) < 8 * tolerance(P), "position %zu: not the transpose", i);
-            CHECK(fabs(dot(at[0], at[1], P) - dot(at[2], at[3], P)) < 8 * tolerance(P), "positions %zu and %zu, then ten further", i, j);
+            CHECK(fabs(dot(at[0], at[1], P) - dot(at[2], at[3], P)) < 8 * tolerance(P),
+                  "positions %zu and %zu, then ten further", i, j);
         }
     arrays_free();
 }
@@ -315,7 +342,8 @@ static void embeddings(void) {
             enum { V = 9, T = 6, B = 3, M = B * T, START = 4 };
             size_t C = widths[i];
             int token[M];
-            real *table = array_random(V * C, &r), *position = array_random((START + T) * C, &r), *y = array(M * C), *dy = array_random(M * C, &r);
+            real *table = array_random(V * C, &r), *position = array_random((START + T) * C, &r), *y = array(M * C),
+                 *dy = array_random(M * C, &r);
             real *dtable = array_random(V * C, &r), *dposition = array_random(T * C, &r);
             real *ey = array(M * C), *etable = array_copy(dtable, V * C), *eposition = array_copy(dposition, T * C);
             for (size_t m = 0; m < M; m++) token[m] = (int)rng_below(&r, V);
@@ -328,7 +356,8 @@ static void embeddings(void) {
             embed_backward(dtable, learned ? dposition : NULL, dy, token, M, T, C);
             CHECK(same_bits(y, ey, M * C), "forward, width %zu", C);          // one addition: no tolerance
             CHECK(same_bits(dtable, etable, V * C), "tokens' gradients, width %zu: not the sum over rows in order", C);
-            CHECK(!learned || same_bits(dposition, eposition, T * C), "positions' gradients, width %zu: not the sum over rows in order", C);
+            CHECK(!learned || same_bits(dposition, eposition, T * C),
+                  "positions' gradients, width %zu: not the sum over rows in order", C);
             arrays_free();
         }
 }
@@ -337,8 +366,11 @@ static void residual(void) {
     Rng r = rng_stream(2, RNG_TEST, 8);
     for (size_t n = 0; n < 50; n++)
         for (int alias = 0; alias < 3; alias++) {
-            real *x = array_random(n, &r), *f = array_random(n, &r), *e = array(n), *y = alias == 1 ? x : alias == 2 ? f : array(n);
-            for (size_t i = 0; i < n; i++) e[i] = sizeof(real) == sizeof(double) ? (real)fma((double)(real)1.7, (double)x[i], (double)f[i]) : (real)fmaf(1.7f, (float)x[i], (float)f[i]);
+            real *x = array_random(n, &r), *f = array_random(n, &r), *e = array(n),
+                 *y = alias == 1 ? x : alias == 2 ? f : array(n);
+            for (size_t i = 0; i < n; i++)
+                e[i] = sizeof(real) == sizeof(double) ? (real)fma((double)(real)1.7, (double)x[i], (double)f[i])
+                                                      : (real)fmaf(1.7f, (float)x[i], (float)f[i]);
             add_scaled(y, x, 1.7, f, n);
             CHECK(same_bits(y, e, n), "%zu numbers, %s", n, alias == 1 ? "onto x" : alias == 2 ? "onto f" : "apart");
             arrays_free();
@@ -385,19 +417,23 @@ static void check_cross_entropy(size_t V, double size, Rng *r) {
         target[m] = m % 4 == 3 ? -1 : (int)rng_below(r, (uint32_t)V);
         double total = softmax_by_formula(p, x + m * V, V);
         expected[m] = target[m] < 0 ? 0 : total - (double)x[m * V + (size_t)target[m]];
-        for (size_t i = 0; i < V; i++) gradient[m * V + i] = target[m] < 0 ? 0 : scale * (p[i] - (double)((int)i == target[m]));
+        for (size_t i = 0; i < V; i++)
+            gradient[m * V + i] = target[m] < 0 ? 0 : scale * (p[i] - (double)((int)i == target[m]));
     }
     cross_entropy_forward(loss, hit, x, target, M, V);
     for (size_t m = 0; m < M; m++) {
         size_t best = 0;
         for (size_t i = 1; i < V; i++)
             if (x[m * V + i] > x[m * V + best]) best = i;
-        CHECK(fabs(loss[m] - expected[m]) <= tolerance(V) * fmax(1, fabs(expected[m])), "V %zu, logits to %g: loss %.12g, expected %.12g", V, size, loss[m], expected[m]);
-        CHECK(hit[m] == (target[m] == (int)best), "V %zu: target %d, largest logit %zu, hit %d", V, target[m], best, hit[m]);
+        CHECK(fabs(loss[m] - expected[m]) <= tolerance(V) * fmax(1, fabs(expected[m])),
+              "V %zu, logits to %g: loss %.12g, expected %.12g", V, size, loss[m], expected[m]);
+        CHECK(hit[m] == (target[m] == (int)best), "V %zu: target %d, largest logit %zu, hit %d", V, target[m], best,
+              hit[m]);
     }
     real *row = array_copy(x, V);
     double total = softmax_row(row, V), wanted = softmax_by_formula(p, x, V);
-    CHECK(fabs(total - wanted) <= tolerance(V) * fmax(1, fabs(wanted)), "softmax_row: V %zu, log sum exp %.9g, expected %.9g", V, total, wanted);
+    CHECK(fabs(total - wanted) <= tolerance(V) * fmax(1, fabs(wanted)),
+          "softmax_row: V %zu, log sum exp %.9g, expected %.9g", V, total, wanted);
     close_to("softmax_row", row, p, V, tolerance(V));
     cross_entropy_backward(x, target, scale, M, V);
     close_to("gradient of the logits", x, gradient, M * V, tolerance(V));
@@ -427,7 +463,8 @@ static void cross_entropy_special(void) {
     for (size_t m = 0; m < V; m++) x[m * V + m] = m % 3 ? (real)NAN : (real)INFINITY;
     for (size_t m = 0; m < M; m++) target[m] = (int)(m * 5 % V);
     cross_entropy_forward(loss, hit, x, target, M, V);
-    for (size_t m = 0; m < V; m++) CHECK(isnan(loss[m]), "a loss of %g from a row with NaN or infinity at %zu", loss[m], m);
+    for (size_t m = 0; m < V; m++)
+        CHECK(isnan(loss[m]), "a loss of %g from a row with NaN or infinity at %zu", loss[m], m);
     CHECK(isfinite(loss[V]), "the sound row has loss %g", loss[V]);
     int first[2] = {0, 1};
     cross_entropy_forward(loss, hit, alike, first, 2, V);
@@ -443,7 +480,8 @@ static uint64_t digest(uint64_t h, const real *x, size_t n) { return hash_bytes(
 // Every operation once, over enough numbers that all threads are woken; a hash after each.
 static void run_all(const Work *k, uint64_t h[8]) {
     size_t M = k->M, C = k->C, n = M * C;
-    real *y = array(n), *dx = array(2 * n), *mean = array(M), *rstd = array(M), *dw = array(C), *db = array(C), *dtable = array(n);
+    real *y = array(n), *dx = array(2 * n), *mean = array(M), *rstd = array(M), *dw = array(C), *db = array(C),
+         *dtable = array(n);
     NormShape s = {.M = M, .groups = 1, .C = C, .x_stride = C, .y_stride = C, .eps = 1e-5};
     double *loss = exact(M), square;
     norm_forward(y, mean, rstd, k->x, k->w, k->b, s);
@@ -455,7 +493,8 @@ static void run_all(const Work *k, uint64_t h[8]) {
     h[2] = digest(digest(HASH_START, y, n), dx, n);
     relu2_forward(y, k->x, n), relu2_backward(dx, k->dy, k->x, n);
     h[3] = digest(digest(HASH_START, y, n), dx, n);
-    embed_forward(y, k->table, k->table, k->token, M, M, 0, C), embed_backward(dtable, dtable, k->dy, k->token, M, M, C);
+    embed_forward(y, k->table, k->table, k->token, M, M, 0, C);
+    embed_backward(dtable, dtable, k->dy, k->token, M, M, C);
     h[4] = digest(digest(HASH_START, y, n), dtable, n);
     memcpy(y, k->x, n * sizeof *y);
     rope(y, C, 2, C / 2, C / 4 * 2, k->table, k->table + n / 2, M, M, 0, false), add_scaled(y, y, 1.3, k->x, n);
@@ -468,7 +507,8 @@ static void run_all(const Work *k, uint64_t h[8]) {
 
 static void threads(void) {
     static const int counts[] = {1, 2, 3, 8};
-    static const char *const names[] = {"norm", "swiglu", "gelu", "relu2", "embed", "rope, add_scaled, sum_of_squares", "cross-entropy"};
+    static const char *const names[] = {"norm", "swiglu", "gelu", "relu2", "embed", "rope, add_scaled, sum_of_squares",
+                                        "cross-entropy"};
     Rng r = rng_stream(2, RNG_TEST, 12);
     Work k = {.M = 301, .C = 118};
     size_t n = k.M * k.C;
@@ -479,12 +519,14 @@ static void threads(void) {
     for (size_t t = 0; t < sizeof counts / sizeof *counts; t++) {
         omp_set_num_threads(counts[t]);
         run_all(&k, t ? h : one);
-        for (size_t i = 0; i < 7 && t; i++) CHECK(h[i] == one[i], "%s: %d threads give other bits than one", names[i], counts[t]);
+        for (size_t i = 0; i < 7 && t; i++)
+            CHECK(h[i] == one[i], "%s: %d threads give other bits than one", names[i], counts[t]);
     }
 }
 
 static const Test tests[] = {
-    {"ops/vectors", "sums follow their tree; max, min and comparisons are defined for zeros, infinities and NaN", vectors},
+    {"ops/vectors", "sums follow their tree; max, min and comparisons are defined for zeros, infinities and NaN",
+     vectors},
     {"ops/vectors-partial", "partial loads and stores touch nothing beyond n", partial},
     {"ops/vectors-transpose", "16 rows become 16 columns", transposing},
     {"ops/exp", "the exponential is good to one unit in the last place over its range", exponential},
