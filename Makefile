@@ -3,6 +3,7 @@
 # make oracle       our models against PyTorch and transformers
 # make digest       the same bits from every compiler, instruction set and thread count at hand
 # make demo         train the default model, look at what it says
+# make oracle       against PyTorch and transformers    make versus   speed against eager PyTorch
 # make SIMD=avx512|avx2|plain|neon, DOUBLE=1, CC=clang: another build, in a directory of its own under build/
 
 CC       = gcc
@@ -23,7 +24,9 @@ FLAGS = $(CPPFLAGS) $(CFLAGS) $(MACHINE_$(SIMD)) $(if $(DOUBLE),-DREAL_DOUBLE) \
 # One directory per kind of build, so that objects never mix: build/, build/avx2/, build/clang-double/, ...
 comma   := ,
 empty   :=
-KIND    = $(filter-out gcc cc,$(notdir $(CC))) $(filter-out native,$(SIMD)) $(if $(DOUBLE),double) $(if $(SANITIZE),asan)
+NAME    = $(filter-out gcc cc,$(notdir $(CC))) $(filter-out native,$(SIMD))
+KIND    = $(NAME) $(if $(DOUBLE),double) $(if $(SANITIZE),asan)
+DOUBLES = build/$(subst $(empty) ,-,$(strip $(NAME) double $(if $(SANITIZE),asan)))
 B       = $(patsubst %/,%,build/$(subst $(empty) ,-,$(strip $(KIND))))
 BIN     = $(if $(strip $(KIND)),$(B)/,)
 
@@ -61,10 +64,12 @@ $(B)/commit: always
 
 $(B)/objects/tests/test_train.o: CPPFLAGS += -DTRAIN='"$(or $(BIN),./)train"'
 
-# Idle threads sleep instead of spinning: the tests are many short runs, often beside other work.
+# The tests, and in double precision the gradients. Idle threads sleep instead of spinning: the tests are
+# many short runs, often beside other work.
 test: ready
 	$(MAKE) $(B)/tests all
-	OMP_WAIT_POLICY=passive $(B)/tests
+	$(MAKE) DOUBLE=1 $(DOUBLES)/tests
+	OMP_WAIT_POLICY=passive tests/all.sh $(B)/tests "$(DOUBLES)/tests gradients"
 
 # Against PyTorch and transformers, installed from PyPI into a cache folder on first use.
 oracle: ready $(B)/probe
@@ -72,6 +77,10 @@ oracle: ready $(B)/probe
 
 digest: ready
 	tests/digest.sh
+
+# Tokens per second against eager PyTorch, on the same cores, in turns.
+versus: ready all
+	python=$$(tests/venv.sh tests/oracle-requirements.txt) && $$python bench/versus_torch.py
 
 # Tests leave memory behind where they provoke an error on purpose, so leaks are not reported.
 asan:
