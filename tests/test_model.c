@@ -22,8 +22,8 @@ static const char *const kinds[] = {
     "--attn mla --q-rank 17 --attn-kernel naive --norm deepnorm --bias --norm-kind layer",
     "--attn mha+mla --qk-norm full --pos none --ffn gelu",
     "--attn mha --experts 5 --top-k 2 --expert-width 11 --aux-loss 0.1 --z-loss 0.01",
-    "--attn mla --experts 6 --top-k 3 --expert-width 13 --gate sigmoid --router bias --shared-experts 1 "
-    "--first-dense 1 --tie 0",
+    ("--attn mla --experts 6 --top-k 3 --expert-width 13 --gate sigmoid --router bias --shared-experts 1 "
+     "--first-dense 1 --tie 0"),
     "--attn gqa --experts 4 --top-k 1 --norm-topk 0 --ffn relu2 --moe-layers dense+moe --aux-loss 0.02 --norm peri",
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
@@ -203,10 +203,11 @@ static void causality(void) {
 // ---- special cases -------------------------------------------------------------------------------
 
 // Two models with the same tensors. scale of a gradient: its tensor's norm over root size, as errors spread.
-static void nearly_same_step(Model *m, const Step *a, const Step *b, double units, const char *what) {
+static void nearly_same_step(Model *m, const Step *a, const Step *b, const char *what) {
+    const double loss_units = 8, gradient_units = 300;
     const Param *row;
     for (size_t i = 0; i < ROWS; i++)
-        CHECK(fabs(a->loss[i] - b->loss[i]) <= units * EPSILON * fabs(a->loss[i]),
+        CHECK(fabs(a->loss[i] - b->loss[i]) <= loss_units * EPSILON * fabs(a->loss[i]),
               "%s: loss of row %zu is %.9g and %.9g", what, i, a->loss[i], b->loss[i]);
     for (size_t i = 0, n = model_params(m, &row); i < n; i++) {
         double square = 0, error = 0;
@@ -214,8 +215,8 @@ static void nearly_same_step(Model *m, const Step *a, const Step *b, double unit
             double d = (double)a->gradient[j] - (double)b->gradient[j];
             square += (double)a->gradient[j] * (double)a->gradient[j], error += d * d;
         }
-        CHECK(sqrt(error) <= units * EPSILON * sqrt(square), "%s: gradient of %s is off by %.3g of its norm", what,
-              row[i].name, sqrt(error / square));
+        CHECK(sqrt(error) <= gradient_units * EPSILON * sqrt(square), "%s: gradient of %s is off by %.3g of its norm",
+              what, row[i].name, sqrt(error / square));
     }
 }
 
@@ -243,8 +244,9 @@ static void tied_is_the_sum(void) {
         CHECK(a.loss[i] == b.loss[i], "loss %.17g tied, %.17g apart", a.loss[i], b.loss[i]);
 }
 
-// The two kernels add in another order. Measured: 30 units of the gradients' norms; weights here are five
-// times as large as usual, which sharpens softmax and its errors.
+// The two kernels add in another order. Measured: losses within 2 units; gradients within 60 of their norms, but
+// 140 for the queries of one model, in float and in double alike: with weights five times as large as usual
+// softmax is sharp, and what is left of its gradient is a small difference of large numbers.
 static void flash_is_naive(void) {
     static const char *const attn[] = {"--attn mha", "--attn gqa --kv-heads 1 --qk-norm head", "--attn mla --norm peri",
                                        "--attn gqa+mla --bias --norm out"};
@@ -256,7 +258,7 @@ static void flash_is_naive(void) {
         snprintf(flags, sizeof flags, "%s --attn-kernel flash --tile 32", attn[i]);
         Model *flash = make(flags, true);
         Step a = step_of(naive, &x, CONTEXT, ROWS), b = step_of(flash, &x, CONTEXT, ROWS);
-        nearly_same_step(naive, &a, &b, 200, attn[i]);
+        nearly_same_step(naive, &a, &b, attn[i]);
         free(a.gradient), free(b.gradient), model_free(naive), model_free(flash);
     }
 }
@@ -321,7 +323,7 @@ static void one_expert_is_dense(void) {
 }
 
 // All four experts alike and all chosen: their weighted mean is the dense layer. The gates sum to 1 up to
-// rounding, so the losses agree up to the rounding of a few layers.
+// rounding, so the losses agree up to the rounding of a few layers (measured: 2 units).
 static void equal_experts_are_dense(void) {
     omp_set_num_threads(1);
     Model *dense = make("", true), *moe = make("--experts 4 --top-k 4 --expert-width 44", true);
@@ -329,7 +331,7 @@ static void equal_experts_are_dense(void) {
     same_experts(moe, dense);
     Step a = step_of(dense, &x, CONTEXT, ROWS), b = step_of(moe, &x, CONTEXT, ROWS);
     for (size_t i = 0; i < ROWS; i++)
-        CHECK(fabs(a.loss[i] - b.loss[i]) <= 50 * EPSILON * a.loss[i], "loss %.9g, of the dense model %.9g", b.loss[i],
+        CHECK(fabs(a.loss[i] - b.loss[i]) <= 8 * EPSILON * a.loss[i], "loss %.9g, of the dense model %.9g", b.loss[i],
               a.loss[i]);
 }
 
@@ -555,7 +557,8 @@ static void recorded_attention(void) {
         }
         double most = 0;
         for (size_t i = 0; i < T * VOCAB; i++) most = fmax(most, fabs((double)logits[i] - (double)plain[i]));
-        CHECK(most <= 500 * EPSILON, "%s: looking changes a logit by %g", kinds[k], most);   // flash has become naive
+        // While it is recorded, flash becomes naive. Measured: 9 units.
+        CHECK(most <= 50 * EPSILON, "%s: looking changes a logit by %g", kinds[k], most);
         free(map), free(logits), free(plain), model_free(m);
     }
 }
