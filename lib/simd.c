@@ -15,24 +15,25 @@ static real fma_chains(size_t rounds, real first) {
     return vec_sum(sum);
 }
 
-// Every thread's best of several tries, added up: a core that another program takes for a moment spoils
+// GFLOP/s of one thread, the best of several tries: a core that another program takes for a moment spoils
 // one try of one thread, not the measurement.
-double simd_fma_peak(int threads) {
+static double best_rate(void) {
     enum { CHAINS = 12 / (SIMD_VECS == 1 ? 2 : 1), TRIES = 12 };
     const size_t rounds = 150000;
-    const double flops = 2.0 * LANES * CHAINS * (double)rounds;
+    volatile real cell = 0;    // read after one look at the clock, written before the next: no reordering
+    double best = 0;
+    for (int try = 0; try < TRIES; try++) {
+        double start = seconds_now();
+        cell = fma_chains(rounds, cell);
+        double rate = 2.0 * LANES * CHAINS * (double)rounds / (seconds_now() - start) * 1e-9;
+        if (rate > best) best = rate;
+    }
+    return best;
+}
+
+double simd_fma_peak(int threads) {
     double total = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : total)
-    {
-        double best = 0;
-        volatile real cell = 0;         // read after one look at the clock, written before the next: no reordering
-        for (int try = 0; try < TRIES; try++) {
-            double start = seconds_now();
-            cell = fma_chains(rounds, cell);
-            double rate = flops / (seconds_now() - start) * 1e-9;
-            if (rate > best) best = rate;
-        }
-        total += best;
-    }
+    total += best_rate();
     return total;
 }
