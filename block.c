@@ -61,7 +61,7 @@ static void attend(Model *m, size_t l, const real *q, size_t q_stride, KvView vi
     LayerActs *a = &m->acts[l];
     AttnShape s = attn_shape(m, y);
     real *probability = a->probability;
-    if (m->record) s.flash = false, probability = m->record + l * y->H * b->T * b->T;
+    if (m->record && !b->cache && b->B == 1) s.flash = false, probability = m->record + l * y->H * b->T * b->T;
     attention_forward(a->out, y->H * y->Dv, a->lse, probability, q, q_stride, view, b->B, b->T, s);
 }
 static void attend_backward(Model *m, size_t l, real *dq, real *dk, real *dv, const real *q, size_t q_stride, KvView view,

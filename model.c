@@ -535,9 +535,8 @@ void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, s
     sum_rows(row_loss, m->token_loss, B, T);
 }
 
-double model_residual_rms(const Model *m, size_t l, size_t rows) {
-    size_t n = rows * m->room_T * m->c.width;
-    return sqrt(sum_of_squares(m->x[2 * l + 2], n) / (double)n);
+double model_residual_squares(const Model *m, size_t l, size_t rows) {
+    return sum_of_squares(m->x[2 * l + 2], rows * m->room_T * m->c.width);
 }
 
 // ---- routers -------------------------------------------------------------------------------------
@@ -599,6 +598,7 @@ void cache_rewind(Cache *c, size_t length) { if (length < c->length) c->length =
 
 void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_logits, real *logits) {
     size_t past = cache ? cache->length : 0, V = m->c.vocab, C = m->c.width;
+    if (!n) fail("a model needs at least one token to say what comes next");
     if (cache && past + n > cache->capacity) fail("the cache holds %zu tokens, but %zu are needed; make it larger", cache->capacity, past + n);
     if (m->pos != NOWHERE && past + n > m->c.context)
         fail("the model has learned positions for %zu tokens, but token %zu was asked for; use --pos rope, or a shorter text", m->c.context, past + n);

@@ -73,8 +73,8 @@ void model_forward_backward(Model *m, const int *tokens, const int *targets, siz
                             double token_scale, double row_scale, double *row_loss);
 // After the last micro-batch: folds in what is kept apart until then (the tied embedding).
 void model_finish_gradients(Model *m);
-// Root mean square of the residual stream after layer l, over `rows` rows of the last model_forward_backward.
-double model_residual_rms(const Model *m, size_t layer, size_t rows);
+// Sum of squares of the residual stream after a layer, over the `rows` rows of the last model_forward_backward.
+double model_residual_squares(const Model *m, size_t layer, size_t rows);
 // Forward only. row_loss as above; if hit is not NULL, hit[b*T+t] tells whether the most probable
 // token is the target.
 void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, size_t T, double *row_loss, bool *hit);

@@ -126,7 +126,7 @@ json_t *report_experts(Model *m) {
     return all;
 }
 
-json_t *report_layers(Model *m, real *before, size_t rows) {
+json_t *report_layers(Model *m, real *before, const double *squares, size_t numbers) {
     const Param *param;
     size_t params = model_params(m, &param);
     const real *value = model_values(m), *gradient = model_gradients(m);
@@ -140,7 +140,7 @@ json_t *report_layers(Model *m, real *before, size_t rows) {
             for (size_t j = param[i].at; j < param[i].at + param[i].size; j++) before[j] = value[j] - before[j];
         }
         json_t *line = json_object();
-        put(line, "rms", model_residual_rms(m, l, rows));
+        put(line, "rms", sqrt(squares[l] / (double)numbers));
         put(line, "grad_norm", optim_norm(mine, count, gradient));
         put(line, "update_ratio", optim_norm(mine, count, before) / optim_norm(mine, count, value));
         json_array_append_new(all, line);

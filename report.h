@@ -22,8 +22,8 @@ void report_banner(const Facts *f, FILE *out);
 void report_describe(const Facts *f, json_t *run_json);  // adds "data", "model" and "machine"
 json_t *report_experts(Model *m);                        // load, entropy, ... of every layer that has experts
 // RMS of the residual stream, gradient norm and update-to-weight ratio of every layer. before: the
-// values before the last update (overwritten); rows: of the last model_forward_backward.
-json_t *report_layers(Model *m, real *before, size_t rows);
+// values before the last update (overwritten); squares [layers]: of the `numbers` numbers of the stream.
+json_t *report_layers(Model *m, real *before, const double *squares, size_t numbers);
 // Adds "final", "digest" and "receipt" to run.json; the text belongs to it.
 const char *report_receipt(const Facts *f, const RunState *s, uint64_t digest, json_t *run_json);
 #endif

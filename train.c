@@ -33,7 +33,8 @@ typedef struct {
     Facts facts;                    // all of that, for report.c
     OptimRow *row; size_t rows;     // the trained parameters, as the optimizer sees them
     RunTensors tensors;             // all parameters and their moments, as checkpoints see them
-    real *before;                   // [parameters] the values before the last update, with --log-layers
+    real *before;                   // with --log-layers: [parameters] the values before the last update,
+    double *squares;                // [layers] the sum of squares of the residual stream over the batch
     int *tokens, *targets;          // [batch, context]
     bool *is_answer, *hit;          // [micro_batch, context]
     double *row_loss;               // [batch]
@@ -89,7 +90,9 @@ static void make_model(Training *t) {
     }
     real *moments = xmalloc(size_mul(end, 2 * sizeof(real)));
     t->tensors = (RunTensors){tensor, params, model_values(t->model), moments, moments + end};
-    if (t->config.log_layers) t->before = xmalloc(size_mul(end, sizeof(real)));
+    if (!t->config.log_layers) return;
+    t->before = xmalloc(size_mul(end, sizeof(real)));
+    t->squares = xmalloc(t->config.layers * sizeof(double));
 }
 
 // ---- one step ----------------------------------------------------------------------------------
@@ -118,10 +121,13 @@ static void forward_backward(Training *t) {
     size_t scored = load_rows(t, SPLIT_TRAIN, t->state.step * B, B);
     double token_scale = 1 / (double)(scored ? scored : 1);
     model_zero_gradients(t->model);
-    for (size_t first = 0; first < B; first += micro)
-        model_forward_backward(t->model, t->tokens + first * T, t->targets + first * T,
-                               B - first < micro ? B - first : micro, T, token_scale, 1 / (double)B,
+    for (size_t l = 0; t->squares && l < t->config.layers; l++) t->squares[l] = 0;
+    for (size_t first = 0; first < B; first += micro) {
+        size_t rows = B - first < micro ? B - first : micro;
+        model_forward_backward(t->model, t->tokens + first * T, t->targets + first * T, rows, T, token_scale, 1 / (double)B,
                                t->row_loss + first);
+        for (size_t l = 0; t->squares && l < t->config.layers; l++) t->squares[l] += model_residual_squares(t->model, l, rows);
+    }
     model_finish_gradients(t->model);
     t->state.train_loss = token_scale * sum(t->row_loss, B);
 }
@@ -186,9 +192,9 @@ static void log_train(Training *t, json_t *line, const Standing *s) {
     json_object_update_new(line,
                            json_pack("{s:f, s:f, s:f, s:f, s:f}", "train_loss", s->train_loss, "lr", t->lr, "grad_norm",
                                      t->grad_norm, "tokens_per_second", s->tokens_per_second, "mfu", s->mfu));
-    size_t last_rows = (t->config.batch - 1) % t->config.micro_batch + 1;
+    size_t numbers = t->config.batch * t->config.context * t->config.width;
     if (t->config.experts) json_object_set_new(line, "experts", report_experts(t->model));
-    if (t->before) json_object_set_new(line, "layers", report_layers(t->model, t->before, last_rows));
+    if (t->before) json_object_set_new(line, "layers", report_layers(t->model, t->before, t->squares, numbers));
     t->state.loss_hash = hash_bytes(t->state.loss_hash, &t->state.train_loss, sizeof(double));
 }
 

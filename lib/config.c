@@ -163,6 +163,12 @@ static void refuse_experts(const Config *c) {
     if (!c->experts) return;
     if (c->top_k > c->experts)
         usage_error("--top-k %zu experts per token cannot be chosen from --experts %zu", c->top_k, c->experts);
+    if (c->top_k == 1 && c->experts > 1 && c->norm_topk)
+        usage_error("--top-k 1 with --norm-topk 1 gives every chosen expert the weight 1, so the router learns nothing from the "
+                    "loss; add --norm-topk 0");
+    if (c->micro_batch > INT32_MAX / c->context / c->top_k)
+        usage_error("--micro-batch %zu rows of --context %zu tokens with --top-k %zu copies are more than the 2^31 that a router "
+                    "can sort; give a smaller --micro-batch", c->micro_batch, c->context, c->top_k);
     if (c->aux_loss < 0) usage_error("--aux-loss %g is negative; give 0 or more, or -1 for the default", c->aux_loss);
     if (c->z_loss > 0 && c->gate == GATE_sigmoid)
         usage_error("--z-loss %g holds down the softmax's partition function; --gate sigmoid has none", c->z_loss);
