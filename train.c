@@ -47,11 +47,27 @@ typedef struct {
 } Training;
 
 // ---- preparing ---------------------------------------------------------------------------------
+// The architecture is that of the checkpoint; a flag that says otherwise is a mistake.
+static void load_config(Config *c, const bool *given) {
+    Config asked = *c;
+    hf_config(c, c->load);
+    for (size_t i = 0; i < config_table.count; i++) {
+        if (!given[i]) continue;
+        char *wanted = flags_get(&config_table, &asked, i), *found = flags_get(&config_table, c, i);
+        if (strcmp(wanted, found))
+            usage_error("--%s %s contradicts the model in %s, which has %s; leave the flag out", config_table.flag[i].name, wanted,
+                        c->load, found);
+        free(wanted), free(found);
+    }
+}
+
 static void prepare(Training *t, int argc, char **argv) {
     Config *c = &t->config;
-    flags_parse(&config_table, c, argc, argv, NULL);
+    bool *given = xmalloc(config_table.count * sizeof *given);
+    flags_parse(&config_table, c, argc, argv, given);
     t->asked = flags_summary(&config_table, c, true);
-    if (*c->load) hf_config(c, c->load);
+    if (*c->load) load_config(c, given);
+    free(given);
     size_t loaded_vocab = *c->load ? c->vocab : 0;
     t->data = data_open(c);
     if (loaded_vocab && loaded_vocab < t->data->vocab)
@@ -232,6 +248,7 @@ static void catch_signals(void) {
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    signal(SIGXFSZ, SIG_IGN);           // a file-size limit is an error of write(), with a message
 }
 
 // The run directory; what has already ended is not trained again.
@@ -244,6 +261,10 @@ static void open_run(Training *t) {
         fail("the run in %s diverged at step %d; --fresh trains it again", t->run->dir,
              (int)json_integer_value(json_object_get(t->run->json, "diverged_at")));
     if (t->run->status != RUN_FINISHED) return;
+    const char *const parts[] = {"log.jsonl", "model.safetensors", "config.json", "state.safetensors", "tokenizer.json"};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        if (!file_exists(run_path(t->run, parts[i])))
+            fail("%s holds this run, finished, but its %s is missing; --fresh trains it again", t->run->dir, parts[i]);
     printf("%s holds this run, finished; --fresh trains it again\n%s\n", t->run->dir,
            json_string_value(json_object_get(t->run->json, "receipt")));
     exit(0);
@@ -351,5 +372,6 @@ int main(int argc, char **argv) {
     if (!is_done(&t)) return stop_interrupted(&t);
     finish(&t);
     run_close(t.run);
+    if (fflush(stdout) || ferror(stdout)) fail("cannot write to standard output; the run itself is complete");
     return 0;
 }

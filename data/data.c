@@ -95,6 +95,9 @@ static void list_sources(char *out, size_t room) {
 static void open_source(Data *d, const Config *config) {
     for (size_t i = 0; i < SOURCES; i++) {
         if (strcmp(config->data, sources[i].name)) continue;
+        if (strcmp(config->tokenizer, "auto"))
+            usage_error("--tokenizer %s is for text, but --data is %s, which has its own tokens; give --data FILE", config->tokenizer,
+                        config->data);
         sources[i].open(d, config);
         return;
     }
@@ -104,6 +107,7 @@ static void open_source(Data *d, const Config *config) {
     if (stat(config->data, &s) != 0) fail("--data %s: neither a file nor one of the sources %s", config->data, names);
     if (S_ISDIR(s.st_mode))
         fail("--data %s is a directory; a text or .bin file was expected, or one of %s", config->data, names);
+    if (!S_ISREG(s.st_mode)) fail("--data %s is not a regular file, which has an end and can be read again", config->data);
     file_open(d, config);
 }
 

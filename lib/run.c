@@ -226,6 +226,17 @@ static RunState state_from(const SafeTensors *file) {
     };
 }
 
+// Of everything that a state holds: a byte that changed on the disk must not become another result.
+static uint64_t content_hash(const RunTensors *t, const RunState *s) {
+    Counters c = counters_from(s);
+    uint64_t h = HASH_START;
+    for (int i = 0; i < COUNTERS; i++) h = hash_text(h, c.text[i]);
+    for (int which = 0; which < 3; which++)
+        for (size_t i = 0; i < t->count; i++)
+            h = hash_bytes(h, part(t, which) + t->tensor[i].at, t->tensor[i].size * sizeof(real));
+    return h;
+}
+
 void run_save(Run *r, const RunTensors *t, const RunState *s) {
     if (r->log && (fflush(r->log) != 0 || fsync(fileno(r->log)) != 0))
         fail("cannot write %s/log.jsonl: %s", r->dir, strerror(errno));
@@ -238,10 +249,13 @@ void run_save(Run *r, const RunTensors *t, const RunState *s) {
         out[i].data = part(t, (int)(i / t->count)) + row->at;
     }
     Counters c = counters_from(s);
-    Metadata meta[COUNTERS];
+    Metadata meta[COUNTERS + 1];
     for (int i = 0; i < COUNTERS; i++) meta[i] = (Metadata){c.key[i], c.text[i]};
+    char content[17];
+    snprintf(content, sizeof content, "%016llx", (unsigned long long)content_hash(t, s));
+    meta[COUNTERS] = (Metadata){"content_hash", content};
     char *path = run_path(r, "state.safetensors");
-    safetensors_write(path, out, 3 * t->count, meta, COUNTERS);
+    safetensors_write(path, out, 3 * t->count, meta, COUNTERS + 1);
     free(path);
     free(out);
 }
@@ -273,14 +287,36 @@ static size_t log_length(const char *text, size_t bytes, bool has_state, size_t 
     return kept;
 }
 
-static void open_log(Run *r, bool has_state, size_t step) {
+// The hash that the losses in these lines give, in the order in which they were logged.
+static uint64_t log_hash(const char *text, size_t bytes) {
+    uint64_t h = HASH_START;
+    for (size_t at = 0; at < bytes;) {
+        size_t length = (size_t)((const char *)memchr(text + at, '\n', bytes - at) - (text + at));
+        json_t *line = json_loadb(text + at, length, 0, NULL);
+        for (int i = 0; i < 2; i++) {
+            const json_t *value = json_object_get(line, i ? "val_loss" : "train_loss");
+            double loss = json_number_value(value);
+            if (value) h = hash_bytes(h, &loss, sizeof loss);
+        }
+        json_decref(line);
+        at += length + 1;
+    }
+    return h;
+}
+
+static void open_log(Run *r, bool has_state, const RunState *s) {
     char *path = run_path(r, "log.jsonl");
     if (file_exists(path)) {
         size_t bytes;
         char *text = read_whole_file(path, &bytes);
-        size_t kept = log_length(text, bytes, has_state, step);
+        size_t kept = log_length(text, bytes, has_state, s->step);
+        if (has_state && log_hash(text, kept) != s->loss_hash)
+            fail("%s was changed or cut: its losses up to step %zu are not those that state.safetensors remembers; --fresh trains "
+                 "again", path, s->step);
         if (kept < bytes && truncate(path, (off_t)kept) != 0) fail("cannot shorten %s: %s", path, strerror(errno));
         free(text);
+    } else if (has_state) {
+        fail("%s is missing, but state.safetensors is at step %zu; --fresh trains again", path, s->step);
     }
     r->log = fopen(path, "a");
     if (!r->log) fail("cannot write %s: %s", path, strerror(errno));
@@ -295,9 +331,12 @@ bool run_resume(Run *r, const RunTensors *t, RunState *s) {
         *s = state_from(file);
         for (int which = 0; which < 3; which++)
             for (size_t i = 0; i < t->count; i++) read_tensor(file, &t->tensor[i], which, part(t, which));
+        const char *content = safetensors_meta(file, "content_hash");
+        if (!content || strtoull(content, NULL, 16) != content_hash(t, s))
+            fail("%s was damaged: its contents do not have the hash that it states; --fresh trains again", path);
         safetensors_close(file);
     }
-    open_log(r, has_state, s->step);
+    open_log(r, has_state, s);
     free(path);
     return has_state;
 }

@@ -40,7 +40,10 @@ static RunPlan plan(const char *name) {
     return (RunPlan){&config_table, &config, test_path(name), "test", "./train --out x", 42, false};
 }
 
+// After `step` steps, each logged by log_step.
 static RunState state_at(size_t step) {
+    uint64_t hash = HASH_START;
+    for (size_t i = 0; i < step; i++) hash = hash_bytes(hash, &(double){1. / 3}, sizeof(double));
     return (RunState){.step = step,
                       .tokens = 64 * step,
                       .seconds = 0.1 * (double)step,
@@ -49,7 +52,7 @@ static RunState state_at(size_t step) {
                       .val_loss = NAN,
                       .best_val_loss = 2,
                       .accuracy = NAN,
-                      .loss_hash = 0xfedcba9876543210ull};
+                      .loss_hash = hash};
 }
 
 static void log_step(Run *r, size_t step) {
@@ -92,6 +95,41 @@ static void test_resume(void) {
     free(log);
     run_close(r);
 }
+
+static void resume(void *name) {
+    RunPlan p = plan(name);
+    RunState s = {0};
+    run_resume(run_open(&p), &tensors, &s);
+}
+
+// One byte of a file becomes another one.
+static void damage(const char *path, size_t at) {
+    size_t bytes;
+    char *text = read_whole_file(path, &bytes);
+    text[at < bytes ? at : bytes - at % 7 - 1] ^= 1;
+    write_whole_file(path, text, bytes);
+    free(text);
+}
+
+// Three steps, saved; then one byte of one file changes.
+static void refuse_damage(const char *file, size_t at, const char *word) {
+    RunPlan p = plan("run");
+    Run *r = run_open(&p);
+    RunState s = state_at(0);
+    run_resume(r, &tensors, &s);
+    run_write(r, "running");
+    for (size_t step = 1; step <= 3; step++) log_step(r, step);
+    set_numbers(3);
+    s = state_at(3);
+    run_save(r, &tensors, &s);
+    char *path = run_path(r, file);
+    run_close(r);
+    damage(path, at);
+    CHECK(test_fails(1, word, resume, "run"), "%s: %s", file, test_message);
+    free(path);
+}
+static void test_changed_log(void) { refuse_damage("log.jsonl", 28, "changed or cut"); }                // a digit of a loss
+static void test_changed_state(void) { refuse_damage("state.safetensors", SIZE_MAX, "was damaged"); }   // in the last tensor
 
 static void test_status(void) {
     RunPlan p = plan("run");
@@ -245,7 +283,8 @@ static void test_names(void) {
 }
 
 static void test_digest(void) {
-    RunState s = state_at(3), t = s;
+    RunState s = state_at(3), t;
+    s.loss_hash = 0xfedcba9876543210ull, t = s;
     set_numbers(3);
     uint64_t before = run_digest(&tensors, &s, NULL);
     numbers.value[305] = -numbers.value[305];
@@ -268,6 +307,8 @@ static void test_digest(void) {
 }
 
 static const Test tests[] = {
+    {"run/changed-log", "a digit that changed in the log is noticed", test_changed_log},
+    {"run/changed-state", "a byte that changed in the state is noticed", test_changed_state},
     {"run/resume", "tensors, counters and log come back to the bit", test_resume},
     {"run/status", "finished and diverged runs are known as such; fresh forgets them", test_status},
     {"run/refusals", "other flags, other data, damage and a busy directory are refused", test_refusals},
