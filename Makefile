@@ -62,7 +62,7 @@ $(B)/objects/lib/run.o: $(B)/commit
 $(B)/commit: always
 	@mkdir -p $(@D); echo $(COMMIT) | cmp -s - $@ || echo $(COMMIT) > $@
 
-$(B)/objects/tests/test_train.o: CPPFLAGS += -DTRAIN='"$(or $(BIN),./)train"'
+$(B)/objects/tests/program.o: CPPFLAGS += -DTRAIN='"$(or $(BIN),./)train"'
 
 # The tests, and in double precision the gradients. Idle threads sleep instead of spinning: the tests are
 # many short runs, often beside other work.

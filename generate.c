@@ -9,7 +9,9 @@
 // batch of requests, speculation.
 #include "data/data.h"
 #include "hf.h"
+#include "lib/cpu.h"
 #include "lib/plot.h"
+#include "lib/run.h"
 #include "lib/threads.h"
 #include "sample.h"
 #include <dirent.h>
@@ -301,10 +303,12 @@ static void draw(const Source *s, const Sampler *t, const char *path, size_t n) 
 }
 
 int main(int argc, char **argv) {
+    cpu_check();
     threads_wait_briefly(argv);
     Options o;
     bool given[sizeof flags / sizeof flags[0]];
     flags_parse(&generate_table, &o, argc, argv, given);
+    cpu_switch(o.simd, run_commit(), argv);
     if (o.threads) omp_set_num_threads((int)o.threads);
     Source s = open_source(&o);
     int *prompt;

@@ -8,6 +8,7 @@
 // optimizer in lib/optim.c, the directory in lib/run.c, the words in report.c. What this file is not:
 // distributed, mixed precision, or clever.
 #include "hf.h"
+#include "lib/cpu.h"
 #include "lib/curves.h"
 #include "lib/optim.h"
 #include "lib/progress.h"
@@ -65,6 +66,7 @@ static void prepare(Training *t, int argc, char **argv) {
     Config *c = &t->config;
     bool *given = xmalloc(config_table.count * sizeof *given);
     flags_parse(&config_table, c, argc, argv, given);
+    cpu_switch(c->simd, run_commit(), argv);
     t->asked = flags_summary(&config_table, c, true);
     if (*c->load) load_config(c, given);
     free(given);
@@ -358,6 +360,7 @@ static void finish(Training *t) {
 }
 
 int main(int argc, char **argv) {
+    cpu_check();
     threads_wait_briefly(argv);
     static Training t;
     prepare(&t, argc, argv);

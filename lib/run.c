@@ -17,6 +17,7 @@
 #endif
 #define PRECISION (sizeof(real) == 4 ? "float32" : "float64")
 
+const char *run_commit(void) { return COMMIT; }
 char *run_path(const Run *r, const char *file) { return xprintf("%s/%s", r->dir, file); }
 json_t *run_number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 

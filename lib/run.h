@@ -36,6 +36,7 @@ void run_close(Run *r);
 char *run_path(const Run *r, const char *file);   // malloc'd
 // Writes run.json with this status: "running", "interrupted", "finished" or "diverged".
 void run_write(Run *r, const char *status);
+const char *run_commit(void);                     // that this program was built from
 json_t *run_number(double x);                     // null where x is not finite
 json_t *run_machine(int threads);                 // cpu, cores, threads, simd, compiler, system
 

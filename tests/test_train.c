@@ -1,6 +1,6 @@
 // test_train.c: the program ./train from outside, as a reader or a script sees it: exit statuses, what is
 // printed, what is left on disk, and digests that neither interruption nor cutting the batch changes.
-#include "test.h"
+#include "program.h"
 #include <ctype.h>
 #include <jansson.h>
 #include <signal.h>
@@ -9,43 +9,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#ifndef TRAIN
-#define TRAIN "./train"
-#endif
 // Small enough for a few milliseconds, large enough for every part: validations, checkpoints, a tail.
 #define TINY "--data markov --vocab 20 --layers 2 --width 32 --heads 2 --context 32 --batch 5 --steps 13 --warmup 3 " \
              "--eval-every 4 --save-every 3 --log-every 1 --eval-tokens 256 --sample-tokens 20 "
-
-typedef struct { int status; char *out, *error; } Result;  // status as a shell shows it: 128 + signal
-
-static pid_t start(const char *arguments) {
-    char *binary = realpath(TRAIN, NULL);
-    if (!binary) fail("%s is not built", TRAIN);
-    char *command = xprintf("cd '%s' && exec '%s' %s > out 2> error", test_directory(), binary, arguments);
-    pid_t child = fork();
-    if (child == 0) {
-        execl("/bin/sh", "sh", "-c", command, (char *)NULL);
-        _exit(127);
-    }
-    free(command);
-    free(binary);
-    return child;
-}
-
-static Result finish(pid_t child) {
-    int status;
-    waitpid(child, &status, 0);
-    int shown = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    return (Result){shown, read_whole_file(test_path("out"), NULL), read_whole_file(test_path("error"), NULL)};
-}
-
-static Result run(const char *arguments) { return finish(start(arguments)); }
-
-static size_t count_lines(const char *text) {
-    size_t lines = 0;
-    for (; *text; text++) lines += *text == '\n';
-    return lines;
-}
 
 static json_t *run_json(const char *dir) {
     json_t *root = json_load_file(test_path(xprintf("%s/run.json", dir)), 0, NULL);
@@ -60,7 +26,7 @@ static const char *text_of(const char *dir, const char *key) {
 
 // The digest of a finished run; "" when something went wrong, which is then a failure.
 static const char *digest_of(const char *arguments, const char *dir) {
-    Result r = run(xprintf("%s --out %s", arguments, dir));
+    Result r = train(xprintf("%s --out %s", arguments, dir));
     CHECK(r.status == 0 && !*r.error, "%s: status %d, %s", arguments, r.status, r.error);
     const char *digest = text_of(dir, "digest");
     CHECK(strlen(digest) == 16, "a digest: '%s'", digest);
@@ -75,7 +41,7 @@ static char *file_text(const char *path) { return read_whole_file(test_path(path
 
 // ---- a run from beginning to end ---------------------------------------------------------------
 static void test_whole_run(void) {
-    Result r = run(TINY "--out run");
+    Result r = train(TINY "--out run");
     CHECK(r.status == 0 && !*r.error, "status %d: %s", r.status, r.error);
     for (const char *c = r.out; *c; c++) CHECK(!iscntrl((unsigned char)*c) || *c == '\n', "control character %d", *c);
     const char *receipt = strstr(r.out, "receipt: digest ");
@@ -97,11 +63,11 @@ static void test_whole_run(void) {
 
 static void test_finished(void) {
     const char *digest = digest_of(TINY, "run"), *log = file_text("run/log.jsonl");
-    Result again = run(TINY "--out run --threads 1");
+    Result again = train(TINY "--out run --threads 1");
     CHECK(again.status == 0 && strstr(again.out, "finished") && strstr(again.out, digest), "%s", again.out);
     CHECK(strcmp(log, file_text("run/log.jsonl")) == 0, "nothing was trained");
     same_digest(digest, digest_of(TINY "--fresh", "run"), "trained again");
-    Result other = run(TINY "--out run --seed 2");
+    Result other = train(TINY "--out run --seed 2");
     CHECK(other.status == 1 && strstr(other.error, "seed 1, not 2") && count_lines(other.error) == 1, "%s",
           other.error);
 }
@@ -138,10 +104,10 @@ static void test_signals(void) {
     for (int i = 0; i < 2; i++) {
         char *line = xprintf(TINY "--steps 400 --eval-every 100 --save-every 100 --out cut%d", i),
              *dir = xprintf("cut%d", i);
-        pid_t child = start(line);
+        pid_t child = train_start(line);
         wait_for_line(xprintf("%s/log.jsonl", dir), "\"step\":7,");
         kill(child, signals[i]);
-        Result r = finish(child);
+        Result r = shell_finish(child);
         CHECK(r.status == 128 + signals[i], "status %d", r.status);
         CHECK(strstr(r.out, "interrupted at step ") && strstr(r.out, line), "how to go on: %s", r.out);
         CHECK(strcmp(text_of(dir, "status"), "interrupted") == 0, "status");
@@ -154,10 +120,10 @@ static void test_signals(void) {
 static void test_killed(void) {
     const char *digest = digest_of(TINY "--steps 200 --eval-every 50 --save-every 10", "whole");
     for (int round = 0; round < 6; round++) {
-        pid_t child = start(TINY "--steps 200 --eval-every 50 --save-every 10 --out cut");
+        pid_t child = train_start(TINY "--steps 200 --eval-every 50 --save-every 10 --out cut");
         usleep(60000 + 20000 * (unsigned)round);
         kill(child, SIGKILL);
-        finish(child);
+        shell_finish(child);
     }
     same_digest(digest, digest_of(TINY "--steps 200 --eval-every 50 --save-every 10", "cut"), "killed and resumed");
     CHECK(count_lines(file_text("cut/log.jsonl")) == 201, "every step once");
@@ -165,18 +131,18 @@ static void test_killed(void) {
 
 // ---- the ways it can go wrong ------------------------------------------------------------------
 static void test_diverged(void) {
-    Result r = run(TINY "--lr 1000 --init-scale 1000 --clip 0 --steps 400 --out run");
+    Result r = train(TINY "--lr 1000 --init-scale 1000 --clip 0 --steps 400 --out run");
     CHECK(r.status == 1 && strstr(r.error, "diverged after step") && count_lines(r.error) == 1, "status %d: %s",
           r.status, r.error);
     CHECK(strcmp(text_of("run", "status"), "diverged") == 0, "run.json says so");
     CHECK(file_exists(test_path("run/state.safetensors")), "the last state is there");
-    r = run(TINY "--lr 1000 --init-scale 1000 --clip 0 --steps 400 --out run");
+    r = train(TINY "--lr 1000 --init-scale 1000 --clip 0 --steps 400 --out run");
     CHECK(r.status == 1 && strstr(r.error, "diverged at step"), "and again: %s", r.error);
 }
 
 static void test_full_disk(void) {
     signal(SIGXFSZ, SIG_IGN);  // inherited: the write then fails as on a full disk
-    Result r = run(TINY "--steps 4 --out run");
+    Result r = train(TINY "--steps 4 --out run");
     CHECK(r.status == 0, "%s", r.error);
     struct rlimit old, limit;
     getrlimit(RLIMIT_FSIZE, &old);
@@ -184,13 +150,13 @@ static void test_full_disk(void) {
     limit.rlim_cur = 50000;
     char *before = file_text("run/run.json");
     setrlimit(RLIMIT_FSIZE, &limit);
-    r = run(TINY "--steps 4 --out full");
+    r = train(TINY "--steps 4 --out full");
     setrlimit(RLIMIT_FSIZE, &old);
     CHECK(r.status == 1 && strstr(r.error, "cannot write") && count_lines(r.error) == 1, "status %d: %s", r.status,
           r.error);
     CHECK(!file_exists(test_path("full/state.safetensors.tmp")), "no debris");
     CHECK(strcmp(before, file_text("run/run.json")) == 0, "the other run is as it was");
-    r = run(TINY "--steps 4 --out full");
+    r = train(TINY "--steps 4 --out full");
     CHECK(r.status == 0, "once there is room again, the same command works: %s", r.error);
     same_digest(text_of("run", "digest"), text_of("full", "digest"), "after the full disk");
 }
@@ -201,7 +167,7 @@ static void test_bad_lines(void) {
         {TINY "--out out/run", 1, "out"}, {TINY "--load nowhere", 1, "nowhere"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        Result r = run(bad[i].line);
+        Result r = train(bad[i].line);
         CHECK(r.status == bad[i].status && strstr(r.error, bad[i].says), "%s: status %d: %s", bad[i].line, r.status,
               r.error);
         CHECK(count_lines(r.error) == 1 && strncmp(r.error, "error: ", 7) == 0, "one line: %s", r.error);
@@ -211,7 +177,7 @@ static void test_bad_lines(void) {
 
 // ---- flags of the loop -------------------------------------------------------------------------
 static void test_dry_run(void) {
-    Result r = run(TINY "--dry-run");
+    Result r = train(TINY "--dry-run");
     CHECK(r.status == 0 && strstr(r.out, "parameters") && strstr(r.out, "FMA peak"), "%s", r.out);
     CHECK(!file_exists(test_path("runs")), "a dry run leaves nothing behind");
 }
@@ -225,7 +191,7 @@ static void test_target_loss(void) {
 
 static void test_load(void) {
     digest_of(TINY, "first");
-    Result r = run(TINY "--steps 0 --load first --out second");
+    Result r = train(TINY "--steps 0 --load first --out second");
     CHECK(r.status == 0, "%s", r.error);
     double a = json_number_value(json_object_get(json_object_get(run_json("first"), "final"), "val_loss"));
     double b = json_number_value(json_object_get(json_object_get(run_json("second"), "final"), "val_loss"));
@@ -233,9 +199,9 @@ static void test_load(void) {
 }
 
 static void test_help_and_digest(void) {
-    Result r = run("--help");
+    Result r = train("--help");
     CHECK(r.status == 0 && strstr(r.out, "--kv-heads"), "help");
-    r = run(TINY "--out run --digest");
+    r = train(TINY "--out run --digest");
     CHECK(strstr(r.out, "  layers.1.attn.q.weight\n") && strstr(r.out, "  the logged losses\n"), "%s", r.out);
 }
 
