@@ -1,0 +1,90 @@
+#!/bin/bash
+# kills.sh [KILLS [SEED]]: kill -9 at random instants of trainings that save at every step or every other
+# one. After each kill the state on the disk must be whole and no older than before, a reader must find a whole
+# model, and the next process must go on from that very state; a run that gets through ends with the digest of
+# one that nobody disturbed. It also counts the kills that fell within a save, because a file under its temporary
+# name was left: if those are rare, the test has not tested much.
+cd "$(dirname "$0")/.." || exit 1
+kills=${1:-100} RANDOM=${2:-1}
+passed=0 failed=0 within=0 finished=0
+scratch=$(mktemp -d)
+run=$scratch/run child=
+trap '[ -z "$child" ] || kill -9 "$child" 2> /dev/null; rm -rf "$scratch"' EXIT
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
+make -s train generate > "$scratch/out" 2>&1 || { tail -n 5 "$scratch/out"; exit 1; }
+
+pass() { passed=$((passed + 1)); }
+flunk() { failed=$((failed + 1)); echo "FAILED kill $killed, $kind: $*"; tail -n 3 "$scratch/out"; }
+
+# train KIND STEPS: one process, that ends by itself or by a kill.
+train() {
+    local more="--save-every 1"
+    [ "$1" = dense ] || more="--save-every 2 --attn gqa+mla --experts 4 --router bias --gate sigmoid"
+    exec stdbuf -oL ./train --data stories --layers 2 --width 32 --heads 2 --context 32 --batch 4 --steps "$2" --warmup 3 \
+        --eval-every 20 --eval-tokens 64 --log-every 1 --sample-tokens 5 $more --out "$run" > "$scratch/out" 2>&1
+}
+
+digest() { sed -nE 's/^receipt: digest ([0-9a-f]{16}),.*/\1/p' "$scratch/out"; }
+# The step in the state's header; nothing when there is no state yet.
+saved_step() { [ ! -e "$run/state.safetensors" ] || head -c 4096 "$run/state.safetensors" | grep -aoE '"step":"[0-9]+"' | tr -dc 0-9; }
+started_at() { sed -nE 's/^run .* (from|resumed at) step ([0-9]+) of .*/\2/p' "$scratch/out"; }
+milliseconds() { echo $(($(date +%s%N) / 1000000)); }
+
+# What a reader of the run finds: nothing yet, or a whole model.
+readable() {
+    [ ! -e "$run/config.json" ] || ./generate --run "$run" --prompt "" --tokens 1 > "$scratch/said" 2>&1 && return
+    flunk "the model cannot be read: $(tail -n 1 "$scratch/said")"
+    return 1
+}
+
+# undisturbed KIND: leaves its digest in $expected, and in $longest the time in which kills may fall: what a run of
+# one step takes, and an eighth of what the whole run takes.
+undisturbed() {
+    local start middle end
+    start=$(milliseconds); (train "$1" 1); rm -rf "$run"
+    middle=$(milliseconds); (train "$1" 100); rm -rf "$run"
+    end=$(milliseconds) expected=$(digest)
+    longest=$((middle - start + (end - middle) / 8))
+    [ -n "$expected" ] && return
+    echo "FAILED the undisturbed run, $1:"; tail -n 3 "$scratch/out"; echo "$passed passed, 1 failed"; exit 1
+}
+
+# One process of a run, killed after a random time. False when it ended before that.
+killed_run() {
+    local before after at wait_ms=$(((RANDOM * 32768 + RANDOM) % longest)) status
+    before=$(saved_step)
+    train "$kind" 100 & child=$!
+    sleep "$((wait_ms / 1000)).$(printf %03d $((wait_ms % 1000)))"
+    kill -9 "$child" 2> /dev/null
+    wait "$child" 2> /dev/null
+    status=$? child=
+    at=$(started_at) after=$(saved_step)
+    if [ -n "$at" ] && [ "$at" != "${before:-0}" ]; then flunk "the state was at step ${before:-0}, the run went on from $at"
+    elif [ "$status" = 0 ]; then return 1
+    elif [ "$status" != 137 ]; then flunk "it ended with status $status"
+    elif [ "${after:-0}" -lt "${before:-0}" ]; then flunk "the state went back from step $before to ${after:-none}"
+    elif readable; then pass; fi
+}
+
+echo "$kills kills, seed ${2:-1}"
+for kind in dense experts; do
+    killed=0
+    undisturbed $kind
+    while [ $killed -lt $((kills / 2)) ]; do
+        if killed_run; then
+            killed=$((killed + 1))
+            ! compgen -G "$run/*.tmp" > /dev/null || within=$((within + 1))
+            [ $killed -lt $((kills / 2)) ] && continue
+            (train $kind 100)
+        fi
+        finished=$((finished + 1))
+        if [ "$(digest)" = "$expected" ] && ! compgen -G "$run/*.tmp" > /dev/null; then pass
+        else flunk "the run ended with digest $(digest), expected $expected, and $(ls "$run" | grep -c tmp) temporary files"; fi
+        rm -rf "$run"
+    done
+    echo "ok     $kind: $killed kills within $longest ms of the start, $finished runs came to their end with digest $expected"
+done
+echo "ok     $within of $kills kills fell within a save"
+[ $((within * 10)) -ge "$kills" ] || { failed=$((failed + 1)); echo "FAILED fewer than one kill in ten fell within a save"; }
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
