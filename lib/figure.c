@@ -7,6 +7,9 @@ enum { MOST_SUBTITLE_LINES = 6 };
 static const TextStyle title_style = {.size = 34, .bold = true, .colour = {34, 34, 34}};
 static const TextStyle subtitle_style = {.size = 22, .colour = {95, 95, 95}};
 
+const Colour series_colour[COLOURS] = {{0, 114, 178}, {213, 94, 0}, {0, 158, 115}, {204, 121, 167},
+                                       {230, 159, 0}, {86, 180, 233}, {40, 40, 40}};
+
 // ---- text that fits ----------------------------------------------------------------------------
 void draw_fitting(Canvas *c, TextStyle style, double x, double y, double width, const char *text) {
     size_t all = text_fit(style, text, width);

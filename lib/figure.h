@@ -11,6 +11,11 @@ static const Colour ink = {34, 34, 34}, grey = {95, 95, 95}, faint = {228, 228, 
 static const TextStyle label_style = {.size = 24, .colour = {34, 34, 34}};
 static const TextStyle tick_style = {.size = 22, .colour = {75, 75, 75}};
 
+// The colours of M. Okabe and K. Ito (2008, https://jfly.uni-koeln.de/color), which colour-blind readers tell apart;
+// their yellow is too pale for lines. Where colour is lost, markers and labels tell.
+enum { COLOURS = 7 };
+extern const Colour series_colour[COLOURS];
+
 static inline TextStyle aligned(TextStyle style, double align) {
     style.align = align;
     return style;

@@ -3,12 +3,6 @@
 #include "figure.h"
 #include <stdlib.h>
 
-// The colours of M. Okabe and K. Ito (2008, https://jfly.uni-koeln.de/color), which colour-blind readers tell apart;
-// their yellow is too pale for lines. Where colour is lost, markers and labels at the ends of the lines tell.
-enum { COLOURS = 7 };
-static const Colour series_colour[COLOURS] = {{0, 114, 178}, {213, 94, 0}, {0, 158, 115}, {204, 121, 167},
-                                              {230, 159, 0}, {86, 180, 233}, {40, 40, 40}};
-
 static Point to_pixel(const Frame *f, double x, double y) {
     if (!on_axis(&f->x, x) || !on_axis(&f->y, y)) return (Point){NAN, NAN};
     return (Point){x_pixel(f, x), y_pixel(f, y)};

@@ -1,0 +1,108 @@
+// machine.c: reads the size of the caches from the system, and the speed of the memory off a clock.
+#include "machine.h"
+#include "simd.h"
+#include <omp.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#ifdef __APPLE__
+#include <sys/sysctl.h>
+#endif
+
+// ---- caches --------------------------------------------------------------------------------------
+// A line of /sys/devices/system/cpu/cpuN/cache/indexI/NAME.
+static bool read_fact(int cpu, int index, const char *name, char line[64]) {
+    char path[128];
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/cache/index%d/%s", cpu, index, name);
+    FILE *f = fopen(path, "r");
+    bool found = f && fgets(line, 64, f);
+    if (f) fclose(f);
+    return found;
+}
+
+// The last cache before memory, of this core; 0 where a core with a lower number shares it and has counted it.
+static size_t last_cache_of(int cpu) {
+    char line[64];
+    int last = -1, highest = 0;
+    for (int i = 0; read_fact(cpu, i, "level", line); i++)
+        if (atoi(line) > highest) highest = atoi(line), last = i;
+    if (last < 0 || !read_fact(cpu, last, "shared_cpu_list", line) || atoi(line) != cpu) return 0;
+    if (!read_fact(cpu, last, "size", line)) return 0;
+    char *unit;
+    size_t size = strtoull(line, &unit, 10);
+    return *unit == 'K' ? size << 10 : *unit == 'M' ? size << 20 : size;
+}
+
+size_t machine_cache_bytes(void) {
+    size_t all = 0;
+#ifdef __APPLE__
+    size_t size = sizeof all;
+    if (sysctlbyname("hw.perflevel0.l2cachesize", &all, &size, NULL, 0)) return 0;
+#else
+    char line[64];
+    for (int cpu = 0; read_fact(cpu, 0, "level", line); cpu++) all += last_cache_of(cpu);
+#endif
+    return all;
+}
+
+// ---- reading -------------------------------------------------------------------------------------
+enum { STREAMS = 4, STEP = 2 * LANES, PAGE = 2 << 20 };
+
+// At least eight times the caches, so that not much of the last pass is still there for the next. Large pages:
+// this is what the memory can do, whatever a program's own pages cost it.
+ReadProbe read_probe_new(void) {
+    size_t caches = machine_cache_bytes(), least = (size_t)256 << 20, bytes = 8 * caches > least ? 8 * caches : least;
+    bytes = (bytes + PAGE - 1) / PAGE * PAGE;
+    ReadProbe p = {aligned_alloc(PAGE, bytes), bytes / sizeof(real)};
+    if (!p.at) fail("out of memory: measuring the memory's speed needs %zu bytes", bytes);
+#ifdef MADV_HUGEPAGE
+    madvise(p.at, bytes, MADV_HUGEPAGE);
+#endif
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < p.count; i++) p.at[i] = (real)0.5;
+    return p;
+}
+
+void read_probe_free(ReadProbe *p) {
+    free(p->at);
+    *p = (ReadProbe){NULL, 0};
+}
+
+// Several streams at once keep more of the hardware's prefetchers busy than one.
+static real read_all(const real *x, size_t n) {
+    size_t each = n / STREAMS / STEP * STEP;
+    vec sum[STREAMS][2];
+    for (int s = 0; s < STREAMS; s++) sum[s][0] = sum[s][1] = vec_zero();
+    for (size_t i = 0; i < each; i += STEP)
+        for (size_t s = 0; s < STREAMS; s++) {
+            sum[s][0] = vec_add(sum[s][0], vec_load(x + s * each + i));
+            sum[s][1] = vec_add(sum[s][1], vec_load(x + s * each + i + LANES));
+        }
+    for (int s = 0; s < STREAMS; s++) sum[0][0] = vec_add(sum[0][0], vec_add(sum[s][0], sum[s][1]));
+    return vec_sum(sum[0][0]);
+}
+
+double read_probe_bandwidth(const ReadProbe *p, int threads, int tries) {
+    double best = 0;
+    volatile real cell = 0;      // keeps the sums alive
+    for (int try = 0; try < tries; try++) {
+        real sum = 0;
+        double start = seconds_now();
+#pragma omp parallel num_threads(threads) reduction(+ : sum)
+        {
+            size_t each = p->count / (size_t)omp_get_num_threads();
+            sum += read_all(p->at + (size_t)omp_get_thread_num() * each, each);
+        }
+        cell = sum;
+        double rate = (double)(p->count * sizeof(real)) / (seconds_now() - start) * 1e-9;
+        if (rate > best) best = rate;
+    }
+    (void)cell;
+    return best;
+}
+
+double machine_read_bandwidth(int threads) {
+    ReadProbe p = read_probe_new();
+    double best = read_probe_bandwidth(&p, threads, 5);
+    read_probe_free(&p);
+    return best;
+}

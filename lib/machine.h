@@ -1,0 +1,18 @@
+// machine.h: what the memory of this machine can do, measured. The other roof, fused multiply-adds per second, is
+// simd_fma_peak() of simd.h.
+#ifndef MACHINE_H
+#define MACHINE_H
+#include "util.h"
+
+// The last-level caches of all cores together, in bytes; 0 where the system does not say.
+size_t machine_cache_bytes(void);
+
+// Memory to read from, much larger than these caches, and written once, so that every page is really there.
+typedef struct { real *at; size_t count; } ReadProbe;
+ReadProbe read_probe_new(void);
+void read_probe_free(ReadProbe *p);
+// GB/s of `threads` threads that read all of it from one end to the other: the best of `tries`.
+double read_probe_bandwidth(const ReadProbe *p, int threads, int tries);
+// All three: takes a quarter of a second.
+double machine_read_bandwidth(int threads);
+#endif
