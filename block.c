@@ -83,15 +83,18 @@ static KvView qkv_view(const Layer *y, const real *qkv, size_t T) {
                     .k_stride = row, .v_stride = row, .k_head = y->D, .v_head = y->D, .length = T};
 }
 
-// Appends n rows of [q | k | v] to the cache and shows all of it.
+// Where row i of the batch goes in a cache.
+static size_t cache_slot(const Batch *b, size_t i) { return i / b->T * b->cache->capacity + b->past + i % b->T; }
+
+// Appends the rows of [q | k | v] to the cache and shows all of it.
 static KvView cache_append_kv(Cache *c, size_t l, const Layer *y, const real *qkv, const Batch *b) {
-    size_t row = qkv_width(y), width = y->KV * y->D;
-    for (size_t t = 0; t < b->T; t++) {
-        memcpy(c->k[l] + (b->past + t) * width, qkv + t * row + y->H * y->D, width * sizeof *qkv);
-        memcpy(c->v[l] + (b->past + t) * width, qkv + t * row + (y->H + y->KV) * y->D, width * sizeof *qkv);
+    size_t row = qkv_width(y), width = y->KV * y->D, step = c->capacity * width;
+    for (size_t i = 0; i < b->M; i++) {
+        memcpy(c->k[l] + cache_slot(b, i) * width, qkv + i * row + y->H * y->D, width * sizeof *qkv);
+        memcpy(c->v[l] + cache_slot(b, i) * width, qkv + i * row + (y->H + y->KV) * y->D, width * sizeof *qkv);
     }
-    return (KvView){.k = c->k[l], .v = c->v[l], .k_stride = width, .v_stride = width, .k_head = y->D, .v_head = y->D,
-                    .length = b->past + b->T};
+    return (KvView){.k = c->k[l], .v = c->v[l], .k_step = step, .v_step = step, .k_stride = width, .v_stride = width,
+                    .k_head = y->D, .v_head = y->D, .length = b->past + b->T};
 }
 
 static void mha_forward(Model *m, size_t l, real *out, const real *x, const Batch *b) {
@@ -180,8 +183,9 @@ static void mla_absorbed(Model *m, size_t l, const Batch *b) {
     AttnShape s = attn_shape(m, y);      // the scale stays that of the full head
     s.KV = 1, s.D = wide, s.Dv = R;
     const real *rows = b->cache->k[l];
-    attention_forward(a->latent_out, H * R, NULL, NULL, a->latent_q, H * wide,
-                      (KvView){.k = rows, .v = rows, .k_stride = wide, .v_stride = wide, .length = b->past + b->T}, 1, b->T, s);
+    size_t step = b->cache->capacity * wide;
+    KvView view = {.k = rows, .v = rows, .k_step = step, .v_step = step, .k_stride = wide, .v_stride = wide, .length = b->past + b->T};
+    attention_forward(a->latent_out, H * R, NULL, NULL, a->latent_q, H * wide, view, b->B, b->T, s);
     for (size_t h = 0; h < H; h++)
         p[h] = (Product){.c = a->out + h * y->Dv, .ldc = H * y->Dv, .a = a->latent_out + h * R, .a_row = H * R, .a_col = 1,
                          .packed = m->packed + y->absorbed_v + h * packed_size(R, y->Dv), .M = b->M, .N = y->Dv, .K = R};
@@ -191,9 +195,9 @@ static void mla_absorbed(Model *m, size_t l, const Batch *b) {
 
 static void cache_append_latent(Cache *c, size_t l, const Layer *y, const LayerActs *a, const Batch *b) {
     size_t R = y->kv_b.K, wide = R + y->P;
-    for (size_t t = 0; t < b->T; t++) {
-        memcpy(c->k[l] + (b->past + t) * wide, a->c + t * R, R * sizeof *a->c);
-        memcpy(c->k[l] + (b->past + t) * wide + R, a->kv_a + t * wide + R, y->P * sizeof *a->c);
+    for (size_t i = 0; i < b->M; i++) {
+        memcpy(c->k[l] + cache_slot(b, i) * wide, a->c + i * R, R * sizeof *a->c);
+        memcpy(c->k[l] + cache_slot(b, i) * wide + R, a->kv_a + i * wide + R, y->P * sizeof *a->c);
     }
 }
 

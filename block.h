@@ -52,7 +52,8 @@ typedef struct {
     real *dup, *dhidden, *dlogits, *dweight, *dsorted_out, *dhidden_e, *dup_e, *dsorted;
 } LayerGrads;
 
-struct Cache { size_t length, capacity, layers; real **k, **v; Arena arena; };  // mla: k holds [latent | rotated key], v is NULL
+// k and v of a layer: [rows, capacity, width of a token]; mla: k holds [latent | rotated key], v is NULL.
+struct Cache { size_t rows, length, capacity, layers; real **k, **v; Arena arena; };
 
 typedef struct {
     size_t B, T, M, past;                  // M = B*T rows; past: tokens before them in the cache

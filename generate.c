@@ -121,7 +121,7 @@ static Tokenizer *open_tokenizer(const Source *s) {
 static void warm_up(Model *m) {
     const Config *c = model_config(m);
     real *logits = xmalloc(size_mul(c->vocab, sizeof *logits));
-    Cache *cache = cache_new(m, 2);
+    Cache *cache = cache_new(m, 1, 2);
     for (size_t i = 0; i < 2 && i < c->context; i++) model_infer(m, cache, &(int){0}, 1, false, logits);
     cache_free(cache);
     free(logits);

@@ -342,7 +342,9 @@ void model_free(Model *m) {
 // Numbers of a layer's weights that one token passes: experts not chosen are left out.
 static size_t active(const Model *m, const Param *p) { return p->rank == 3 ? p->size / m->c.experts * m->c.top_k : p->size; }
 
-static size_t cache_numbers(const Layer *y) { return y->attn == ATTN_mla ? y->kv_b.K + y->P : 2 * y->KV * y->D; }
+// Per token, in each of a layer's two caches, or in the only one of mla.
+static size_t cache_width(const Layer *y) { return y->attn == ATTN_mla ? y->kv_b.K + y->P : y->KV * y->D; }
+static size_t cache_numbers(const Layer *y) { return cache_width(y) * (y->attn == ATTN_mla ? 1 : 2); }
 
 ModelSize model_size(const Config *config) {
     Model *m = model_sketch(config);
@@ -573,20 +575,30 @@ void model_update_routers(Model *m) {
 static void layout_cache(const Model *m, Cache *c) {
     for (size_t l = 0; l < c->layers; l++) {
         const Layer *y = &m->layers[l];
-        bool mla = y->attn == ATTN_mla;
-        c->k[l] = take(&c->arena, size_mul(c->capacity, mla ? cache_numbers(y) : y->KV * y->D));
-        c->v[l] = mla ? NULL : take(&c->arena, size_mul(c->capacity, y->KV * y->D));
+        size_t numbers = size_mul(size_mul(c->rows, c->capacity), cache_width(y));
+        c->k[l] = take(&c->arena, numbers);
+        c->v[l] = y->attn == ATTN_mla ? NULL : take(&c->arena, numbers);
     }
 }
 
-Cache *cache_new(const Model *m, size_t capacity) {
+Cache *cache_new(const Model *m, size_t rows, size_t capacity) {
     Cache *c = xmalloc(sizeof *c);
-    *c = (Cache){.capacity = capacity, .layers = m->c.layers, .arena = {.name = "cache"}};
+    *c = (Cache){.rows = rows, .capacity = capacity, .layers = m->c.layers, .arena = {.name = "cache"}};
     c->k = xmalloc(c->layers * sizeof *c->k), c->v = xmalloc(c->layers * sizeof *c->v);
     layout_cache(m, c);
     arena_commit(&c->arena);
     layout_cache(m, c);
     return c;
+}
+Cache *cache_repeat(const Model *m, const Cache *c, size_t rows) {
+    Cache *all = cache_new(m, rows, c->capacity);
+    all->length = c->length;
+    for (size_t l = 0; l < c->layers; l++)
+        for (size_t b = 0, width = cache_width(&m->layers[l]); b < rows; b++) {
+            memcpy(all->k[l] + b * c->capacity * width, c->k[l], c->length * width * sizeof(real));
+            if (c->v[l]) memcpy(all->v[l] + b * c->capacity * width, c->v[l], c->length * width * sizeof(real));
+        }
+    return all;
 }
 void cache_free(Cache *c) {
     if (!c) return;
@@ -597,19 +609,19 @@ size_t cache_length(const Cache *c) { return c->length; }
 void cache_rewind(Cache *c, size_t length) { if (length < c->length) c->length = length; }
 
 void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_logits, real *logits) {
-    size_t past = cache ? cache->length : 0, V = m->c.vocab, C = m->c.width;
+    size_t B = cache ? cache->rows : 1, past = cache ? cache->length : 0, V = m->c.vocab, C = m->c.width;
     if (!n) fail("a model needs at least one token to say what comes next");
     if (cache && past + n > cache->capacity) fail("the cache holds %zu tokens, but %zu are needed; make it larger", cache->capacity, past + n);
     if (m->pos != NOWHERE && past + n > m->c.context)
         fail("the model has learned positions for %zu tokens, but token %zu was asked for; use --pos rope, or a shorter text", m->c.context, past + n);
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < B * n; i++)
         if (tokens[i] < 0 || (size_t)tokens[i] >= V) fail("token %d is outside the vocabulary of %zu", tokens[i], V);
     make_rope(m, past + n);
-    make_room(m, 1, n, false, cache != NULL);
-    Batch b = {.B = 1, .T = n, .M = n, .past = past, .cache = cache};
+    make_room(m, B, n, false, cache != NULL);
+    Batch b = {.B = B, .T = n, .M = B * n, .past = past, .cache = cache};
     const real *hidden = forward(m, tokens, &b);
-    if (!all_logits) head_forward(m, logits, hidden + (n - 1) * C, 1);
-    else for (size_t i = 0; i < n; i += m->head_rows) head_forward(m, logits + i * V, hidden + i * C, n - i < m->head_rows ? n - i : m->head_rows);
+    for (size_t i = 0; i < B && !all_logits; i++) memcpy(m->branch + i * C, hidden + (i * n + n - 1) * C, C * sizeof *hidden);
+    head_forward(m, logits, all_logits ? hidden : m->branch, all_logits ? b.M : B);
     if (cache) cache->length = past + n;
 }
 

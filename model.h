@@ -80,15 +80,18 @@ double model_residual_squares(const Model *m, size_t layer, size_t rows);
 void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, size_t T, double *row_loss, bool *hit);
 
 // ---- inference ---------------------------------------------------------------------------------
-// A cache for one sequence of up to `capacity` tokens: keys and values after RoPE for mha and gqa,
-// latent and rotated key for mla (decoded with absorbed matrices).
+// A cache for `rows` sequences of the same length, of up to `capacity` tokens each: keys and values after RoPE
+// for mha and gqa, latent and rotated key for mla (decoded with absorbed matrices).
 typedef struct Cache Cache;
-Cache *cache_new(const Model *m, size_t capacity);
+Cache *cache_new(const Model *m, size_t rows, size_t capacity);
+// A cache of `rows` sequences that all go on from the first one in c. No number of a row depends on another row
+// of its batch, so these are the bits that every row would have got from reading those tokens itself.
+Cache *cache_repeat(const Model *m, const Cache *c, size_t rows);
 void cache_free(Cache *c);
 size_t cache_length(const Cache *c);
 void cache_rewind(Cache *c, size_t length);                  // forget all but the first `length` tokens
-// n new tokens after what the cache holds. logits, for the last token only: [V]; or, with all_logits,
-// for every new token: [n, V]. cache == NULL: no past, nothing kept.
+// n new tokens, [rows, n], after what the cache holds. logits, for each row's last token only: [rows, V]; or, with
+// all_logits, for every new token: [rows, n, V]. cache == NULL: one row, no past, nothing kept.
 void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_logits, real *logits);
 // Attention weights of the last model_infer when asked for: probability[layer][head][query][key] of an
 // n x n map, filled during a model_infer with cache == NULL. NULL switches it off.

@@ -113,7 +113,7 @@ Sampler *sampler_new(Model *m, const Tokenizer *t, const int *prompt, size_t n, 
     s->logits = xmalloc(size_mul(c->vocab, sizeof *s->logits));
     s->token = xmalloc(size_mul(n + o.tokens, sizeof *s->token));
     memcpy(s->token, prompt, n * sizeof *prompt);
-    s->cache = cache_new(m, s->window);
+    s->cache = cache_new(m, 1, s->window);
     read_tokens(s, 0);
     return s;
 }

@@ -118,7 +118,7 @@ static uint64_t hash_of_decoding(Model *m, uint64_t h) {
     real logits[VOCAB];
     make_rows(1000, all, target);
     memcpy(token, all, sizeof token);
-    Cache *cache = cache_new(m, CONTEXT);
+    Cache *cache = cache_new(m, 1, CONTEXT);
     model_infer(m, cache, token, CONTEXT - DECODED, false, logits);
     h = hash_bytes(h, logits, sizeof logits);
     for (size_t i = CONTEXT - DECODED; i < CONTEXT; i++) {

@@ -53,7 +53,7 @@ static size_t piece(int split, size_t done, size_t left, Rng *r) {
 static real *through_cache(Model *m, const int *token, size_t n, int split) {
     size_t V = model_config(m)->vocab;
     real *logits = xmalloc(n * V * sizeof *logits);
-    Cache *cache = cache_new(m, n);
+    Cache *cache = cache_new(m, 1, n);
     Rng r = rng_stream(4, RNG_TEST, (uint64_t)split);
     for (size_t done = 0, now; done < n; done += now) {
         now = piece(split, done, n - done, &r);
@@ -139,12 +139,98 @@ static void test_mla(void) {
     }
 }
 
+// ---- several texts side by side ------------------------------------------------------------------
+
+enum { ROWS = 5, EACH = 70 };
+
+// Reads `rows` texts into one cache, in pieces, and leaves all their logits [rows, EACH, VOCAB].
+static void read_rows(Model *m, real *logits, int (*text)[EACH], size_t rows, int split) {
+    Cache *cache = cache_new(m, rows, EACH + 3);
+    Rng r = rng_stream(5, RNG_TEST, (uint64_t)split);
+    int token[ROWS * EACH];
+    real *here = xmalloc(ROWS * EACH * VOCAB * sizeof *here), last[ROWS * VOCAB];
+    for (size_t done = 0, now; done < EACH; done += now) {
+        now = piece(split, done, EACH - done, &r);
+        for (size_t b = 0; b < rows; b++) memcpy(token + b * now, text[b] + done, now * sizeof *token);
+        model_infer(m, cache, token, now, true, here);
+        for (size_t b = 0; b < rows; b++)
+            memcpy(logits + (b * EACH + done) * VOCAB, here + b * now * VOCAB, now * VOCAB * sizeof *here);
+        cache_rewind(cache, done);
+        model_infer(m, cache, token, now, false, last);
+        for (size_t b = 0; b < rows; b++)
+            CHECK(!memcmp(last + b * VOCAB, here + (b * now + now - 1) * VOCAB, sizeof *last * VOCAB),
+                  "row %zu: the last token's logits are others when they are asked for alone", b);
+    }
+    cache_free(cache);
+    free(here);
+}
+
+// A row has the same bits alone and at any place among others, mla's absorbed path included.
+static void check_rows(const char *flags) {
+    Model *m = open_model(flags, VOCAB);
+    int text[2 * ROWS][EACH];
+    size_t size = EACH * VOCAB;
+    real *together = xmalloc(ROWS * size * sizeof *together), *alone = xmalloc(size * sizeof *alone);
+    random_tokens(text[0], ROWS * EACH);
+    memcpy(text[ROWS], text[0], sizeof text / 2);
+    for (int split = 0; split < SPLITS; split++)
+        for (size_t turn = 0; turn < ROWS; turn += 2) {                       // every text comes to another place
+            read_rows(m, together, text + turn, ROWS, split);
+            for (size_t b = 0; b < ROWS; b++) {
+                read_rows(m, alone, text + turn + b, 1, split);
+                CHECK(!memcmp(alone, together + b * size, size * sizeof *alone),
+                      "%s: split %d: text %zu is another one in row %zu", flags, split, (turn + b) % ROWS, b);
+            }
+        }
+    CHECK(memcmp(together, together + size, size * sizeof *together) != 0, "%s: all rows say the same", flags);
+    free(together), free(alone);
+    model_free(m);
+}
+
+static void test_rows(void) {
+    static const char *const flags[] = {
+        "", "--attn-kernel naive", "--attn gqa --kv-heads 1 --pos learned", "--attn gqa+mla --kv-heads 2", "--attn mla",
+        "--attn mla --attn-kernel naive --pos none --q-rank 9", "--attn mha+gqa+mla --layers 3 --qk-norm head",
+        "--norm post --norm-kind layer --bias", "--norm deepnorm --ffn gelu --tie 0", "--norm out --ffn relu2",
+        "--experts 5 --top-k 2 --shared-experts 1 --norm peri", "--experts 4 --gate sigmoid --router bias --attn mla+mha",
+    };
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_rows(flags[i]);
+    omp_set_num_threads(3);
+    check_rows("--attn gqa+mla --experts 4");
+}
+
+// Rows that were copied from a cache go on as those that read its tokens themselves.
+static void test_repeat(void) {
+    static const char *const flags[] = {"", "--attn gqa+mla --kv-heads 2", "--attn mla --pos learned"};
+    for (size_t i = 0; i < 3; i++) {
+        Model *m = open_model(flags[i], VOCAB);
+        int token[ROWS * EACH];
+        real copied[ROWS * VOCAB], read[ROWS * VOCAB];
+        random_tokens(token, ROWS * EACH);
+        for (size_t b = 1; b < ROWS; b++) memcpy(token + b * EACH, token, EACH * sizeof *token);
+        Cache *one = cache_new(m, 1, EACH + 9), *all = cache_new(m, ROWS, EACH + 9);
+        model_infer(m, one, token, EACH, false, copied);
+        model_infer(m, all, token, EACH, false, read);
+        for (size_t b = 0; b < ROWS; b++)
+            CHECK(!memcmp(copied, read + b * VOCAB, sizeof *read * VOCAB), "%s: row %zu reads otherwise", flags[i], b);
+        Cache *copies = cache_repeat(m, one, ROWS);
+        for (int n = 0; n < 4; n++) {
+            int next[ROWS] = {n, 5, 2 * n, 7, 1};
+            model_infer(m, all, next, 1, false, read);
+            model_infer(m, copies, next, 1, false, copied);
+            CHECK(!memcmp(copied, read, sizeof read), "%s: the copies go on otherwise", flags[i]);
+        }
+        cache_free(one), cache_free(all), cache_free(copies);
+        model_free(m);
+    }
+}
+
 static void test_rewind(void) {
     int token[60];
     real first[VOCAB], second[VOCAB];
     random_tokens(token, 60);
     Model *m = open_model("--attn gqa", VOCAB);
-    Cache *cache = cache_new(m, 60);
+    Cache *cache = cache_new(m, 1, 60);
     model_infer(m, cache, token, 20, false, first);
     model_infer(m, cache, token + 30, 30, false, second);      // another text after the first 20
     CHECK(memcmp(first, second, sizeof first) != 0, "two texts have the same logits");
@@ -166,7 +252,7 @@ typedef struct { Model *m; size_t capacity, n; int token[200]; } Question;
 static void ask(void *argument) {
     Question *q = argument;
     real logits[VOCAB];
-    model_infer(q->m, q->capacity ? cache_new(q->m, q->capacity) : NULL, q->token, q->n, false, logits);
+    model_infer(q->m, q->capacity ? cache_new(q->m, 1, q->capacity) : NULL, q->token, q->n, false, logits);
 }
 
 static void test_limits(void) {
@@ -687,6 +773,8 @@ static void test_interrupt(void) {
 static const Test tests[] = {
     {"generate/cache", "with a cache, in any pieces, the logits are those without, bit for bit", test_cache},
     {"generate/mla", "decoding from the latent, absorbed, is the naive path to 1e-4", test_mla},
+    {"generate/rows", "a text has the same bits alone and at any place of a batch", test_rows},
+    {"generate/repeat", "a cache repeated is what its rows would have read", test_repeat},
     {"generate/rewind", "what a cache forgets does not show", test_rewind},
     {"generate/attention", "recorded attention is a distribution over the past, and changes no bit", test_attention},
     {"generate/limits", "too long for the cache or the positions, or no token: one line", test_limits},
