@@ -13,6 +13,7 @@
 enum {
     K_BLOCK = 384,                       // rows of B per pass: a tile of A (12 x 384 floats) stays in L1
     GROUP_BYTES = 384 * 1024,            // of B per pass: stays in L2 while the tiles of A go by
+    TILES = 4,                           // of A packed at a time, where its layout is bad
     SUB = SIMD_VECS * LANES,             // columns of a register tile
     SMALL = 1 << 16,                     // multiply-adds below which waking the threads costs more than it gains
 };
@@ -60,6 +61,9 @@ typedef enum { START_ZERO, START_C, START_BIAS } Start;
 INLINE void tile(size_t rows, real *c, size_t ldc, const real *a, size_t a_row, size_t a_col, const real *b, size_t K,
                  Start start, const real *bias) {
     vec sum[SIMD_ROWS][SIMD_VECS];
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < SIMD_VECS; j++)
+            __builtin_prefetch(c + i * ldc + (start == START_C ? SUB : 0) + j * LANES, 1);
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < SIMD_VECS; j++)
             sum[i][j] = start == START_C ? vec_load(c + i * ldc + j * LANES)
@@ -130,21 +134,41 @@ static void tile_panel(size_t rows, size_t n, real *c, size_t ldc, bool by_colum
 
 // ---- blocks --------------------------------------------------------------------------------------
 
-// Copies a tile of A into [K][SIMD_ROWS], where its own layout would miss the cache.
-static void pack_tile(real *copy, const real *a, size_t a_row, size_t a_col, size_t rows, size_t K) {
-    if (a_row == 1 && rows == SIMD_ROWS && SIMD_ROWS < LANES)
-        for (size_t k = 0; k < K; k++) vec_store_n(copy + k * SIMD_ROWS, vec_load_n(a + k * a_col, SIMD_ROWS), SIMD_ROWS);
+// Copies up to TILES tiles of A, each into [K][SIMD_ROWS], where A's own layout would miss the cache: its
+// columns are far apart, or its rows are a multiple of 4096 bytes apart and fall on the same lines of the L1
+// cache. Several at once, because a line of memory holds the columns of more than one tile.
+static void pack_tiles(real *copy, const real *a, size_t a_row, size_t a_col, size_t rows, size_t K) {
+    size_t full = SIMD_ROWS < LANES ? rows / SIMD_ROWS : 0, k = 0;
+    if (a_row == 1)
+        for (; k < K; k++)
+            for (size_t t = 0; t < full; t++)
+                vec_store_n(copy + (t * K + k) * SIMD_ROWS, vec_load_n(a + k * a_col + t * SIMD_ROWS, SIMD_ROWS), SIMD_ROWS);
     else
-        for (size_t k = 0; k < K; k++)
-            for (size_t i = 0; i < rows; i++) copy[k * SIMD_ROWS + i] = a[i * a_row + k * a_col];
+        for (; k + LANES <= K; k += LANES)
+            for (size_t t = 0; t < full; t++) {
+                vec r[LANES];
+                for (size_t i = 0; i < LANES; i++)
+                    r[i] = i < SIMD_ROWS ? vec_load(a + (t * SIMD_ROWS + i) * a_row + k) : vec_zero();
+                vec_transpose(r);
+                for (size_t i = 0; i < LANES; i++) vec_store_n(copy + (t * K + k + i) * SIMD_ROWS, r[i], SIMD_ROWS);
+            }
+    for (size_t t = 0; t * SIMD_ROWS < rows; t++)
+        for (size_t from = t < full ? k : 0; from < K; from++)
+            for (size_t i = t * SIMD_ROWS; i < rows && i < (t + 1) * SIMD_ROWS; i++)
+                copy[(t * K + from) * SIMD_ROWS + i % SIMD_ROWS] = a[i * a_row + from * a_col];
+}
+
+// Asks for the lines of a tile of A that is not copied, while the one before it is multiplied.
+static void prefetch_tile(const real *a, size_t a_row, size_t rows, size_t K) {
+    for (size_t i = 0; i < rows; i++)
+        for (size_t k = 0; k < K; k += LANES) __builtin_prefetch(a + i * a_row + k, 0, 2);
 }
 
 // Rows row_from..row_to and panels from..to of a product whose B is packed.
 static void block(const Product *p, size_t row_from, size_t row_to, size_t panel_from, size_t panel_to) {
-    real copy[K_BLOCK * SIMD_ROWS];
-    // Rows whose distance is a multiple of 4096 bytes fall on the same lines of the L1 cache.
+    real copy[TILES * K_BLOCK * SIMD_ROWS];
     size_t stride = p->packed_rows ? p->packed_rows : p->K;
-    bool by_columns = p->a_col != 1 || p->a_row * sizeof(real) % 4096 == 0, copied = by_columns;
+    bool copied = p->a_col != 1 || p->a_row * sizeof(real) % 4096 == 0;
     if (p->K == 0)
         for (size_t i = row_from; i < row_to && !p->accumulate; i++)
             for (size_t j = panel_from * PANEL; j < panel_to * PANEL && j < p->N; j++)
@@ -154,16 +178,18 @@ static void block(const Product *p, size_t row_from, size_t row_to, size_t panel
         size_t group = GROUP_BYTES / (depth * PANEL * sizeof(real));
         Start start = k || p->accumulate ? START_C : p->bias ? START_BIAS : START_ZERO;
         for (size_t first = panel_from; first < panel_to; first += group)
-            for (size_t i = row_from; i < row_to; i += SIMD_ROWS) {
-                size_t rows = row_to - i < SIMD_ROWS ? row_to - i : SIMD_ROWS;
+            for (size_t i = row_from, tile = 0; i < row_to; i += SIMD_ROWS, tile = (tile + 1) % TILES) {
+                size_t rows = row_to - i < SIMD_ROWS ? row_to - i : SIMD_ROWS, more = row_to - i;
                 const real *a = p->a + i * p->a_row + k * p->a_col;
-                if (copied) pack_tile(copy, a, p->a_row, p->a_col, rows, depth), a = copy;
+                if (copied && tile == 0)
+                    pack_tiles(copy, a, p->a_row, p->a_col, more < TILES * SIMD_ROWS ? more : TILES * SIMD_ROWS, depth);
+                if (copied) a = copy + tile * depth * SIMD_ROWS;
+                else if (more > rows)
+                    prefetch_tile(a + rows * p->a_row, p->a_row, more < 2 * SIMD_ROWS ? more - rows : SIMD_ROWS, depth);
                 for (size_t j = first; j < panel_to && j < first + group; j++) {
                     size_t n = p->N - j * PANEL < PANEL ? p->N - j * PANEL : PANEL;
-                    tile_panel(rows, n, p->c + i * p->ldc + j * PANEL, p->ldc, by_columns, a,
-                               copied ? SIMD_ROWS : p->a_row,
-                               p->packed + (j * stride + k) * PANEL, depth, start,
-                               p->bias ? p->bias + j * PANEL : NULL);
+                    tile_panel(rows, n, p->c + i * p->ldc + j * PANEL, p->ldc, copied, a, copied ? SIMD_ROWS : p->a_row,
+                               p->packed + (j * stride + k) * PANEL, depth, start, p->bias ? p->bias + j * PANEL : NULL);
                 }
             }
     }
