@@ -1,7 +1,7 @@
 // attention.c: softmax attention (Vaswani et al. 2017, eq. 1), causal, with grouped heads (Ainslie et
 // al. 2023). Two kernels over the same matrix products and the same bits on every machine:
 //   naive   the matrix of scores exists: T x T numbers per head, kept for the backward
-//   flash   tiles of 48 queries by `tile` keys, an online softmax, O(T) memory; the backward computes the
+//   flash   tiles of 24 queries by `tile` keys, an online softmax, O(T) memory; the backward computes the
 //           scores again from the saved log-sum-exp (Dao et al. 2022, algorithms 1 and 4; Dao 2023)
 // A task is one key/value head of one sequence with all the query heads that read it, so that no two
 // threads ever add to the same gradient. Tiles start at position 0 whatever is cached, so decoding goes
@@ -12,7 +12,7 @@
 #include "lib/simd.h"
 #include <omp.h>
 
-enum { QUERY_TILE = 48, SMALL = 1 << 14 };
+enum { QUERY_TILE = 24, SMALL = 1 << 14 };
 
 static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
