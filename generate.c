@@ -36,12 +36,14 @@ typedef struct {
 #undef TEXT
 } Options;
 
-#define ROW(kind, name, standard, low, high, post, help) \
-    {kind, #name, offsetof(Options, name), standard, NULL, NULL, low, high, post, help, true},
-#define GROUP(help) {FLAG_GROUP, "", 0, "", NULL, NULL, 0, 0, "", help, false},
-#define SIZE(name, standard, low, high, post, help) ROW(FLAG_SIZE, name, #standard, low, high, post, help)
-#define REAL(name, standard, low, high, post, help) ROW(FLAG_REAL, name, #standard, low, high, post, help)
-#define TEXT(name, standard, post, help) ROW(FLAG_TEXT, name, standard, 0, 0, post, help)
+#define ROW(kind, name, standard, what, low, high, post, needs, help) \
+    {kind, #name, offsetof(Options, name), standard, what, NULL, low, high, post, needs, help, true},
+#define GROUP(help) {FLAG_GROUP, "", 0, "", NULL, NULL, 0, 0, "", "", help, false},
+#define SIZE(name, standard, low, high, post, needs, help) \
+    ROW(FLAG_SIZE, name, #standard, NULL, low, high, post, needs, help)
+#define REAL(name, standard, low, high, post, needs, help) \
+    ROW(FLAG_REAL, name, #standard, NULL, low, high, post, needs, help)
+#define TEXT(name, standard, what, post, needs, help) ROW(FLAG_TEXT, name, standard, what, 0, 0, post, needs, help)
 static const Flag flags[] = {
 #include "generate.def"
 };
@@ -250,6 +252,18 @@ static void report(const Source *s, const Sampler *t, const Clock *clock) {
 }
 
 // ---- the picture ---------------------------------------------------------------------------------
+// Before the work, not after it: a picture that could not be written.
+static void check_picture(const char *path) {
+    size_t length = strlen(path);
+    const char *slash = strrchr(path, '/');
+    char *dir = slash ? xprintf("%.*s", (int)(slash - path + 1), path) : xprintf(".");
+    struct stat s;
+    if (length < 5 || strcmp(path + length - 4, ".png")) usage_error("--picture %s: a name that ends in .png was expected", path);
+    if (stat(path, &s) == 0 && S_ISDIR(s.st_mode)) fail("--picture %s is a directory; a file was expected", path);
+    if (access(dir, W_OK | X_OK) != 0) fail("--picture %s cannot be written: %s", path, strerror(errno));
+    free(dir);
+}
+
 // A token's text for the margin of a map: without its blanks, what cannot be seen as an escape. The token
 // that starts a document has a text only inside of one, so each is decoded as if it came again.
 static char *tick_of(const Tokenizer *t, int token) {
@@ -310,6 +324,7 @@ int main(int argc, char **argv) {
     flags_parse(&generate_table, &o, argc, argv, given);
     cpu_switch(o.simd, run_commit(), argv);
     if (o.threads) omp_set_num_threads((int)o.threads);
+    if (*o.picture) check_picture(o.picture);
     Source s = open_source(&o);
     int *prompt;
     size_t n = read_prompt(&o, given, &s, &prompt);

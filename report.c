@@ -1,5 +1,6 @@
 // report.c: formatting of what train.c knows. Nothing here changes a number.
 #include "report.h"
+#include "hf.h"
 #include "lib/optim.h"
 #include "lib/simd.h"
 #include <omp.h>
@@ -46,6 +47,22 @@ double report_source_loss(const Config *c, const Data *d) {
 }
 
 // ---- the start ---------------------------------------------------------------------------------
+// A model knows its tokens as numbers alone: with another tokenizer they have another meaning, and it starts badly.
+// Checkpoints of others have a tokenizer.json in another format.
+void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out) {
+    static Config theirs;
+    char *path = xprintf("%s/tokenizer.json", c->load);
+    if (*c->load && file_exists(path) && hf_flags(&theirs, c->load)) {
+        Tokenizer *old = tokenizer_load(path);
+        if (!tokenizer_equal(old, t))
+            fprintf(out, "note     %s was trained with another tokenizer (%s, %zu tokens) than --data %s has (%s, %zu): its "
+                    "tokens change their meaning\n", c->load, tokenizer_kind(old), tokenizer_vocab(old), c->data,
+                    tokenizer_kind(t), tokenizer_vocab(t));
+        tokenizer_free(old);
+    }
+    free(path);
+}
+
 static void print_bytes(FILE *out, const char *what, size_t bytes) {
     double mib = (double)bytes / (1 << 20);
     fprintf(out, "%s %.*f MiB", what, mib < 10 ? 2 : 0, mib);

@@ -18,6 +18,8 @@ typedef struct {
 char *report_command(int argc, char **argv);             // quoted for a shell
 char *report_label(const char *data);                    // "stories", or a file's name without folders and ending
 double report_source_loss(const Config *c, const Data *d);
+// One line where the run of ours that --load names had another tokenizer.
+void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out);
 void report_banner(const Facts *f, FILE *out);
 void report_describe(const Facts *f, json_t *run_json);  // adds "data", "model" and "machine"
 json_t *report_experts(Model *m);                        // load, entropy, ... of every layer that has experts

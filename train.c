@@ -69,6 +69,7 @@ static void prepare(Training *t, int argc, char **argv) {
     cpu_switch(c->simd, run_commit(), argv);
     t->asked = flags_summary(&config_table, c, true);
     if (*c->load) load_config(c, given);
+    config_refuse_unused(c, given);
     free(given);
     size_t loaded_vocab = *c->load ? c->vocab : 0;
     t->data = data_open(c);
@@ -76,6 +77,7 @@ static void prepare(Training *t, int argc, char **argv) {
         usage_error("the model in %s knows %zu tokens, but %s has %zu; give data made with the tokenizer of that model",
                     c->load, loaded_vocab, c->data, t->data->vocab);
     c->vocab = loaded_vocab ? loaded_vocab : t->data->vocab;
+    report_loaded_tokenizer(c, t->data->tokenizer, stderr);
     config_resolve(c);
     if (c->threads) omp_set_num_threads((int)c->threads);
     t->size = model_size(c);
@@ -276,9 +278,10 @@ static _Noreturn void stop_diverged(Training *t) {
     json_object_set_new(t->run->json, "diverged_at", json_integer((json_int_t)t->state.step));
     run_write(t->run, "diverged");
     progress_clear(&t->progress);
+    // None of them is negative: fabs only takes the sign from a nan, which printf would show.
     fail("diverged after step %zu: training loss %g, gradient norm %g, validation loss %g; the last saved state is "
          "intact in %s; try a lower --lr or a longer --warmup",
-         t->state.step, t->state.train_loss, t->grad_norm, t->state.val_loss, t->run->dir);
+         t->state.step, fabs(t->state.train_loss), fabs(t->grad_norm), fabs(t->state.val_loss), t->run->dir);
 }
 
 static bool is_done(const Training *t) {

@@ -2,10 +2,11 @@
 #include "source.h"
 #include <sys/stat.h>
 
+#define SOURCE_ROW(name) {#name, name##_open},
 static const struct { const char *name; void (*open)(Data *d, const Config *config); } sources[] = {
-    {"stories", stories_open}, {"markov", markov_open}, {"iid", iid_open}, {"recall", recall_open},
-    {"induction", induction_open}, {"copy", copy_open}, {"facts", facts_open}, {"khop", khop_open},
-};
+    DATA_SOURCES(SOURCE_ROW)};
+#define BAR_WORD(name) "|" #name
+static const char *const source_names = &DATA_SOURCES(BAR_WORD)[1];  // "|a|b" without its first bar
 enum { SOURCES = sizeof sources / sizeof *sources };
 
 // ---- checking a configuration ------------------------------------------------------------------
@@ -86,27 +87,25 @@ static char *prompt_from_row(const Data *d, size_t T) {
     return prompt;
 }
 
-static void list_sources(char *out, size_t room) {
-    size_t n = 0;
-    for (size_t i = 0; i < SOURCES; i++)
-        n += (size_t)snprintf(out + n, room - n, "%s%s", i ? ", " : "", sources[i].name);
+// A word that could be a slip of the fingers gets a suggestion; a file's name is far from any source.
+static _Noreturn void fail_unknown(const char *data) {
+    char nearest[64];
+    size_t changes = flags_nearest(source_names, data, nearest);
+    if (2 * changes > strlen(data) + 1)
+        fail("--data %s: neither a file nor one of the sources %s", data, source_names);
+    fail("--data %s: neither a file nor one of the sources %s; the nearest is %s", data, source_names, nearest);
 }
 
 static void open_source(Data *d, const Config *config) {
-    for (size_t i = 0; i < SOURCES; i++) {
-        if (strcmp(config->data, sources[i].name)) continue;
-        if (strcmp(config->tokenizer, "auto"))
-            usage_error("--tokenizer %s is for text, but --data is %s, which has its own tokens; give --data FILE", config->tokenizer,
-                        config->data);
-        sources[i].open(d, config);
-        return;
-    }
-    char names[256];
-    list_sources(names, sizeof names);
+    for (size_t i = 0; i < SOURCES; i++)
+        if (strcmp(config->data, sources[i].name) == 0) {
+            sources[i].open(d, config);
+            return;
+        }
     struct stat s;
-    if (stat(config->data, &s) != 0) fail("--data %s: neither a file nor one of the sources %s", config->data, names);
+    if (stat(config->data, &s) != 0) fail_unknown(config->data);
     if (S_ISDIR(s.st_mode))
-        fail("--data %s is a directory; a text or .bin file was expected, or one of %s", config->data, names);
+        fail("--data %s is a directory; a text or .bin file was expected, or one of %s", config->data, source_names);
     if (!S_ISREG(s.st_mode)) fail("--data %s is not a regular file, which has an end and can be read again", config->data);
     file_open(d, config);
 }

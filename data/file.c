@@ -183,11 +183,22 @@ static size_t largest_token(const File *f) {
     return largest;
 }
 
+// Flags of a text, where there is none.
+static void refuse_text_flags(const Config *config, const char *validation) {
+    if (strcmp(config->tokenizer, "auto") != 0)
+        usage_error("--tokenizer %s is for a text, but %s holds tokens already; leave it out, or beside a preset give "
+                    "--tokenizer auto", config->tokenizer, config->data);
+    if (validation && !flags_is_default(&config_table, config, flags_find(&config_table, "val_fraction")))
+        usage_error("--val-fraction has no effect with --data %s, because %s beside it is the validation split; leave it out",
+                    config->data, validation);
+}
+
 static void shard_open(Data *d, const Config *config) {
     File *f = d->state;
     d->hash = hash_text(d->hash, "shard");
     Tokens all = read_shard(config->data, &f->memory[0], &d->hash);
     char *other = validation_shard(config->data);
+    refuse_text_flags(config, other);
     size_t cut = other ? all.count : training_part(config, all.count);
     f->split[SPLIT_TRAIN] = (Tokens){all.first, cut, all.width};
     f->split[SPLIT_VALIDATION] = other ? read_shard(other, &f->memory[1], &d->hash)

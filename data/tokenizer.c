@@ -72,25 +72,6 @@ void strings_free(Strings *s) {
 }
 
 // ---- UTF-8 -------------------------------------------------------------------------------------
-// Length of the character at the start of the text, 0 where there is none (RFC 3629, section 4).
-static size_t utf8_length(const char *text, size_t bytes) {
-    const unsigned char *p = (const unsigned char *)text;
-    if (p[0] < 0x80) return 1;
-    size_t n = p[0] < 0xC2 || p[0] > 0xF4 ? 0 : p[0] < 0xE0 ? 2 : p[0] < 0xF0 ? 3 : 4;
-    if (n == 0 || n > bytes) return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((p[i] & 0xC0) != 0x80) return 0;
-    bool overlong = (p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xF0 && p[1] < 0x90);
-    bool surrogate = p[0] == 0xED && p[1] >= 0xA0, too_high = p[0] == 0xF4 && p[1] >= 0x90;
-    return overlong || surrogate || too_high ? 0 : n;
-}
-
-size_t utf8_valid_length(const char *text, size_t bytes) {
-    size_t at = 0;
-    for (size_t n; at < bytes && (n = utf8_length(text + at, bytes - at)) > 0;) at += n;
-    return at;
-}
-
 static unsigned utf8_code(const char *text, size_t length) {
     const unsigned char *p = (const unsigned char *)text;
     unsigned code = length == 1 ? p[0] : p[0] & (0x7Fu >> length);
@@ -193,7 +174,7 @@ static size_t encode_characters(const Tokenizer *t, const char *text, size_t byt
         size_t token = strings_find(&t->token, text + at, n);
         if (token == SIZE_MAX)
             fail("the character \"%.*s\" (U+%04X, byte %zu of the text) is not among the %zu of this tokenizer", (int)n,
-                 text[at] == '\n' ? "\\n" : text + at, utf8_code(text + at, n), at, t->vocab);
+                 text + at, utf8_code(text + at, n), at, t->vocab);
         tokens[count++] = (int)token;
     }
     return count;
@@ -230,9 +211,10 @@ static size_t encode_words(const Tokenizer *t, const char *text, size_t bytes, i
             n = longest_word(t, text + at, bytes - at, &token);
         }
         if (token < 0) {
-            for (n = 1; at + n < bytes && n < 40 && is_word_byte(text[at + n]);) n++;
-            fail("\"%.*s\" (byte %zu of the text) is not among the %zu words of this tokenizer",
-                 text[at] == '\n' ? 2 : (int)n, text[at] == '\n' ? "\\n" : text + at, at, t->vocab);
+            n = utf8_length(text + at, bytes - at) > 1 ? utf8_length(text + at, bytes - at) : 1;
+            while (at + n < bytes && n < 40 && is_word_byte(text[at + n])) n++;
+            fail("\"%.*s\" (byte %zu of the text) is not among the %zu words of this tokenizer", (int)n, text + at, at,
+                 t->vocab);
         }
         tokens[count++] = token;
     }
@@ -348,7 +330,7 @@ static json_t *bytes_to_json(const char *bytes, size_t length) {
 
 static bool has_tokens(const Tokenizer *t) { return is_kind(t, "char") || is_kind(t, "words") || is_kind(t, "table"); }
 
-void tokenizer_save(const Tokenizer *t, const char *path) {
+static json_t *tokenizer_json(const Tokenizer *t) {
     json_t *root = json_pack("{s:s, s:I, s:i}", "kind", t->kind, "vocab", (json_int_t)t->vocab, "start", t->start);
     if (has_tokens(t)) {
         json_t *tokens = json_array();
@@ -364,6 +346,18 @@ void tokenizer_save(const Tokenizer *t, const char *path) {
             json_array_append_new(merges, json_pack("[ii]", t->merge[i].left, t->merge[i].right));
         json_object_set_new(root, "merges", merges);
     }
+    return root;
+}
+
+bool tokenizer_equal(const Tokenizer *a, const Tokenizer *b) {
+    json_t *one = tokenizer_json(a), *other = tokenizer_json(b);
+    bool equal = json_equal(one, other);
+    json_decref(one), json_decref(other);
+    return equal;
+}
+
+void tokenizer_save(const Tokenizer *t, const char *path) {
+    json_t *root = tokenizer_json(t);
     char *text = json_dumps(root, JSON_COMPACT);
     if (!text) fail("out of memory while writing %s", path);
     write_whole_file(path, text, strlen(text));

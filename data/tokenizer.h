@@ -18,6 +18,7 @@ void tokenizer_save(const Tokenizer *t, const char *path);
 void tokenizer_free(Tokenizer *t);
 const char *tokenizer_kind(const Tokenizer *t);  // "byte", "char", "bpe", "words", "numbers", "table"
 size_t tokenizer_vocab(const Tokenizer *t);
+bool tokenizer_equal(const Tokenizer *a, const Tokenizer *b);            // every token has the same text
 
 // The token after which every document starts, and with which a sample has to start; -1: there is none.
 int tokenizer_start(const Tokenizer *t);
@@ -32,7 +33,4 @@ size_t tokenizer_prompt(const Tokenizer *t, const char *text, int **tokens);
 // none), so that text can be streamed; returns their number and stores a pointer valid until the next call on
 // this tokenizer. The bytes of a token may end inside a UTF-8 character, which the next token then completes.
 size_t tokenizer_decode(const Tokenizer *t, int previous, int token, const char **bytes);
-
-// The position of the first byte that is not UTF-8 (overlong forms and surrogates are not), or `bytes`.
-size_t utf8_valid_length(const char *text, size_t bytes);
 #endif

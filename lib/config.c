@@ -8,21 +8,22 @@
 // ---- the table ---------------------------------------------------------------------------------
 #define BAR_WORD(prefix, word) "|" #word
 #define WORDS(VALUES) &(VALUES(BAR_WORD))[1]  // "|a|b" without its first bar
-#define ROW(kind, name, standard, values, bare, low, high, post, help, identity) \
-    {kind, #name, offsetof(Config, name), standard, values, bare, low, high, post, help, identity},
-#define GROUP(help) {FLAG_GROUP, "", 0, "", NULL, NULL, 0, 0, "", help, false},
-#define SIZE(name, standard, low, high, identity, post, help) \
-    ROW(FLAG_SIZE, name, #standard, NULL, NULL, low, high, post, help, identity)
-#define REAL(name, standard, low, high, identity, post, help) \
-    ROW(FLAG_REAL, name, #standard, NULL, NULL, low, high, post, help, identity)
-#define BOOL(name, standard, identity, post, help) \
-    ROW(FLAG_BOOL, name, #standard, NULL, "1", 0, 1, post, help, identity)
-#define ENUM(name, VALUES, standard, bare, identity, post, help) \
-    ROW(FLAG_ENUM, name, standard, WORDS(VALUES), bare, 0, 0, post, help, identity)
-#define PATTERN(name, VALUES, standard, identity, post, help) \
-    ROW(FLAG_PATTERN, name, standard, WORDS(VALUES), NULL, 0, 0, post, help, identity)
-#define TEXT(name, standard, identity, post, help) \
-    ROW(FLAG_TEXT, name, standard, NULL, NULL, 0, 0, post, help, identity)
+#define SOURCE_WORD(name) #name "|"
+#define ROW(kind, name, standard, values, bare, low, high, post, needs, help, identity) \
+    {kind, #name, offsetof(Config, name), standard, values, bare, low, high, post, needs, help, identity},
+#define GROUP(help) {FLAG_GROUP, "", 0, "", NULL, NULL, 0, 0, "", "", help, false},
+#define SIZE(name, standard, low, high, identity, post, needs, help) \
+    ROW(FLAG_SIZE, name, #standard, NULL, NULL, low, high, post, needs, help, identity)
+#define REAL(name, standard, low, high, identity, post, needs, help) \
+    ROW(FLAG_REAL, name, #standard, NULL, NULL, low, high, post, needs, help, identity)
+#define BOOL(name, standard, identity, post, needs, help) \
+    ROW(FLAG_BOOL, name, #standard, NULL, "1", 0, 1, post, needs, help, identity)
+#define ENUM(name, VALUES, standard, bare, identity, post, needs, help) \
+    ROW(FLAG_ENUM, name, standard, WORDS(VALUES), bare, 0, 0, post, needs, help, identity)
+#define PATTERN(name, VALUES, standard, identity, post, needs, help) \
+    ROW(FLAG_PATTERN, name, standard, WORDS(VALUES), NULL, 0, 0, post, needs, help, identity)
+#define TEXT(name, standard, what, identity, post, needs, help) \
+    ROW(FLAG_TEXT, name, standard, what, NULL, 0, 0, post, needs, help, identity)
 static const Flag flags[] = {
 #include "config.def"
 };
@@ -51,7 +52,7 @@ const FlagTable config_table = {
     .presets = sizeof presets / sizeof presets[0],
     .program = "./train [--name value]...",
     .about =
-        "Trains a GPT whose whole architecture is flags, and leaves a run directory that proves what happened.\n"
+        "Trains a GPT whose whole architecture is flags, and leaves a directory that proves what happened.\n"
         "With no flags: a small model learns the language of `stories`, whose best possible loss is known.\n"
         "The same commit, flags and seed give the same digest on every machine. Ctrl-C saves; the same\n"
         "command resumes.",
@@ -92,49 +93,39 @@ static void derive_attention(Config *c) {
     if (!c->v_dim) c->v_dim = c->head_dim;
 }
 
+// As one would write it: 3e-3 gives 0.0003, where a division gives 0.00030000000000000003.
+static double tenth(double x) {
+    char text[32];
+    snprintf(text, sizeof text, "%.15g", x / 10);
+    return strtod(text, NULL);
+}
+
 static void derive_rest(Config *c) {
     if (!c->ffn_width) c->ffn_width = c->ffn == FFN_swiglu ? (8 * c->width / 3 + 31) / 32 * 32 : 4 * c->width;
     if (c->experts && !c->expert_width) c->expert_width = c->ffn_width;
     if (!c->micro_batch) c->micro_batch = c->batch;
     if (c->experts && c->aux_loss == -1) c->aux_loss = c->router == ROUTER_bias ? 0 : 0.01;
-    if (c->min_lr == -1) c->min_lr = c->lr / 10;
+    if (c->min_lr == -1) c->min_lr = tenth(c->lr);
     if (!c->eval_every) c->eval_every = c->steps >= 10 ? c->steps / 10 : 1;
     if (!c->save_every) c->save_every = c->eval_every;
 }
 
 // ---- what is refused ---------------------------------------------------------------------------
-// A flag that would be silently ignored is a mistake in the command line: say so.
-static void refuse_unused(const Config *c) {
-    bool moe = c->experts > 0, mla = has_attn(c, ATTN_mla);
-    const struct { const char *flag; bool used; const char *needs; } rows[] = {
-        {"kv-heads", has_attn(c, ATTN_gqa), "--attn gqa"},
-        {"kv-rank", mla, "--attn mla"},
-        {"q-rank", mla, "--attn mla"},
-        {"nope-dim", mla, "--attn mla"},
-        {"v-dim", mla, "--attn mla"},
-        {"rope-dim", c->pos == POS_rope, "--pos rope"},
-        {"rope-theta", c->pos == POS_rope, "--pos rope"},
-        {"tile", c->attn_kernel == KERNEL_flash, "--attn-kernel flash"},
-        {"qk-norm", has_attn(c, ATTN_mha) || has_attn(c, ATTN_gqa),
-         "--attn mha or gqa (mla has the norm of its latents)"},
-        {"decay", c->schedule == SCHEDULE_wsd, "--schedule wsd"},
-        {"top-k", moe, "--experts"},
-        {"expert-width", moe, "--experts"},
-        {"shared-experts", moe, "--experts"},
-        {"first-dense", moe, "--experts"},
-        {"moe-layers", moe, "--experts"},
-        {"gate", moe, "--experts"},
-        {"router", moe, "--experts"},
-        {"norm-topk", moe, "--experts"},
-        {"route-scale", moe, "--experts"},
-        {"aux-loss", moe, "--experts"},
-        {"z-loss", moe, "--experts"},
-        {"bias-rate", moe && c->router == ROUTER_bias, "--experts and --router bias"},
-    };
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        if (!rows[i].used && !flags_is_default(&config_table, c, flags_find(&config_table, rows[i].flag)))
-            usage_error("--%s has no effect without %s; add it, or leave --%s out", rows[i].flag, rows[i].needs,
-                        rows[i].flag);
+// Of the flags that belong to another --data, even one that stands at its default is a mistake. The others may stand
+// there, so that `--experts 0 --top-k 2` can be an arm of a sweep beside `--experts 4 --top-k 2`.
+void config_refuse_unused(const Config *c, const bool *given) {
+    for (size_t i = 0; i < config_table.count; i++) {
+        bool of_data = strncmp(config_table.flag[i].needs, "data ", 5) == 0;
+        bool is_set = (given && given[i] && of_data) || !flags_is_default(&config_table, c, i);
+        if (is_set) flags_refuse_unused(&config_table, c, i);
+    }
+}
+
+// A pattern repeats over the layers; what is beyond them would never be built.
+static void refuse_long_pattern(const Config *c, const char *flag, const Pattern *p) {
+    if (p->count > c->layers)
+        usage_error("--%s has %d entries, but there are only --layers %zu; shorten it, or give more layers", flag, p->count,
+                    c->layers);
 }
 
 static void refuse_heads(const Config *c) {
@@ -186,7 +177,9 @@ static void refuse_training(const Config *c) {
 }
 
 void config_resolve(Config *c) {
-    refuse_unused(c);
+    config_refuse_unused(c, NULL);
+    refuse_long_pattern(c, "attn", &c->attn);
+    refuse_long_pattern(c, "moe-layers", &c->moe_layers);
     refuse_heads(c);
     derive_attention(c);
     derive_rest(c);

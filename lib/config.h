@@ -3,6 +3,9 @@
 #define CONFIG_H
 #include "flags.h"
 
+// The synthetic languages of data/; --data takes one of them, or a file.
+#define DATA_SOURCES(X) X(stories) X(markov) X(iid) X(recall) X(induction) X(copy) X(facts) X(khop)
+
 // Each list is declared once: the constants below and the words on the command line come from it.
 #define ATTN_VALUES(X)        X(ATTN, mha) X(ATTN, gqa) X(ATTN, mla)
 #define ATTN_KERNEL_VALUES(X) X(KERNEL, naive) X(KERNEL, flash)
@@ -50,6 +53,9 @@ typedef struct {
 
 extern const FlagTable config_table;
 
+// Refuses a flag that has no effect beside the others (usage_error): silently ignored, it would mislead. given:
+// as from flags_parse, or NULL.
+void config_refuse_unused(const Config *c, const bool *given);
 // Fills in every value that 0 leaves to be derived, then refuses impossible combinations with the
 // reason (usage_error). Call it once, after flags_parse and after config.vocab is known from the data.
 void config_resolve(Config *c);

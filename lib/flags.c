@@ -2,8 +2,10 @@
 #include "flags.h"
 #include <ctype.h>
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 // ---- names -------------------------------------------------------------------------------------
@@ -41,10 +43,29 @@ typedef struct { const char *word; char best[64]; size_t distance; } Nearest;
 static void consider(Nearest *n, const char *candidate) {
     char name[64], typed[64];
     size_t d = edit_distance(shown(n->word, typed), shown(candidate, name));
+    if (strlen(typed) > 1 && strncmp(name, typed, strlen(typed)) == 0) d = 1;  // a beginning: --temp
     if (d < n->distance) {
         n->distance = d;
         strcpy(n->best, name);
     }
+}
+
+// The length of the word that starts here in "a|b|c"; what follows it is after a bar.
+static size_t word_length(const char *words) { return strcspn(words, "|"); }
+static const char *next_word(const char *words) {
+    words += word_length(words);
+    return *words ? words + 1 : words;
+}
+
+size_t flags_nearest(const char *words, const char *typed, char nearest[64]) {
+    Nearest n = {typed, "", SIZE_MAX};
+    for (; *words; words = next_word(words)) {
+        char word[64];
+        snprintf(word, sizeof word, "%.*s", (int)word_length(words), words);
+        consider(&n, word);
+    }
+    strcpy(nearest, n.best);
+    return n.distance;
 }
 
 size_t flags_find(const FlagTable *t, const char *name) {
@@ -58,6 +79,27 @@ size_t flags_find(const FlagTable *t, const char *name) {
     usage_error("unknown flag --%s; the nearest known one is --%s (--help lists all)", name, nearest.best);
 }
 
+// ---- numbers as text ---------------------------------------------------------------------------
+// The shortest text that reads back as the same number; "nan" without a sign.
+char *flags_real_text(double x) {
+    char *text = NULL;
+    if (isnan(x)) return xprintf("nan");
+    for (int digits = 15; digits <= 17; digits++) {
+        free(text);
+        text = xprintf("%.*g", digits, x);
+        if (strtod(text, NULL) == x) break;
+    }
+    return text;
+}
+
+// A limit that one can read: 65536, 10^9, 2^53.
+static char *limit_text(double x) {
+    char power[32];
+    snprintf(power, sizeof power, "%.0e", x);
+    bool is_power = strncmp(power, "1e+", 3) == 0 && atoi(power + 3) >= 6 && strtod(power, NULL) == x;
+    return x == 0x1p53 ? xprintf("2^53") : is_power ? xprintf("10^%d", atoi(power + 3)) : flags_real_text(x);
+}
+
 // ---- values from text --------------------------------------------------------------------------
 const char *flags_value_name(const Flag *f, int value, char out[64]) {
     const char *word = f->values;
@@ -67,27 +109,20 @@ const char *flags_value_name(const Flag *f, int value, char out[64]) {
     return shown(out, out);
 }
 
-static int value_count(const Flag *f) {
-    int count = 1;
-    for (const char *p = f->values; *p; p++) count += *p == '|';
-    return count;
-}
-
-static int value_of(const Flag *f, const char *word) {
-    char name[64], candidate[64];
-    Nearest nearest = {word, "", SIZE_MAX};
-    for (int v = 0; v < value_count(f); v++) {
-        if (same_name(flags_value_name(f, v, candidate), word)) return v;
-        consider(&nearest, candidate);
-    }
+static int value_of(const Flag *f, const char *typed) {
+    char name[64], nearest[64];
+    int value = 0;
+    for (const char *word = f->values; *word; word = next_word(word), value++)
+        if (same_name(flags_value_name(f, value, name), typed)) return value;
+    flags_nearest(f->values, typed, nearest);
     usage_error("--%s is one of %s%s, but '%s' was given; the nearest is %s", shown(f->name, name), f->values,
-                f->kind == FLAG_PATTERN ? ", or several joined by +" : "", word, nearest.best);
+                f->kind == FLAG_PATTERN ? ", or several joined by +" : "", typed, nearest);
 }
 
 static _Noreturn void bad_number(const Flag *f, const char *expected, const char *text) {
     char name[64];
-    usage_error("--%s takes %s from %.15g to %.15g, but '%s' was given%s", shown(f->name, name), expected, f->low,
-                f->high, text, strchr(text, ',') ? "; lists are for sweeps, a run takes one value" : "");
+    usage_error("--%s takes %s from %s to %s, but '%s' was given%s", shown(f->name, name), expected, limit_text(f->low),
+                limit_text(f->high), text, strchr(text, ',') ? "; lists are for sweeps, a run takes one value" : "");
 }
 
 static size_t size_from(const Flag *f, const char *text) {
@@ -171,7 +206,9 @@ static int parse_one(const Parser *p, int argc, char **argv, int i) {
     const Flag *f = &p->table->flag[flags_find(p->table, name)];
     bool has_next = i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0;
     const char *value = equals ? equals + 1 : has_next ? argv[i + 1] : f->bare;
-    if (!value) usage_error("--%s needs a value (%s)", shown(f->name, name), f->help);
+    if (!value)
+        usage_error("--%s needs a value (%s)%s", shown(f->name, name), f->help,
+                    i + 1 < argc && f->kind == FLAG_TEXT ? "; one that starts with -- is written with =" : "");
     value_from_text(f, value, (char *)p->target + f->offset);
     if (p->given) p->given[f - p->table->flag] = true;
     return equals || !has_next ? 1 : 2;
@@ -203,7 +240,7 @@ static int preset_at(const FlagTable *t, int argc, char **argv, int i, const cha
 
 void flags_parse(const FlagTable *t, void *target, int argc, char **argv, bool *given) {
     Parser p = {t, target, given};
-    const char *preset;
+    const char *preset, *first = NULL;
     flags_defaults(t, target);
     for (size_t i = 0; given && i < t->count; i++) given[i] = false;
     for (int i = 1; i < argc; i++) {
@@ -211,7 +248,11 @@ void flags_parse(const FlagTable *t, void *target, int argc, char **argv, bool *
             flags_help(t, stdout);
             exit(0);
         }
-        if (preset_at(t, argc, argv, i, &preset)) apply_preset(&p, preset);
+        int used = preset_at(t, argc, argv, i, &preset);
+        if (used && first)
+            usage_error("--preset %s and --preset %s: only one can be given; write out the flags of the other (--help "
+                        "shows them)", first, preset);
+        if (used) apply_preset(&p, first = preset), i += used - 1;
     }
     for (int i = 1; i < argc;) {
         int used = preset_at(t, argc, argv, i, &preset);
@@ -220,16 +261,6 @@ void flags_parse(const FlagTable *t, void *target, int argc, char **argv, bool *
 }
 
 // ---- values to text ----------------------------------------------------------------------------
-char *flags_real_text(double x) {
-    char *text = NULL;
-    for (int digits = 15; digits <= 17; digits++) {
-        free(text);
-        text = xprintf("%.*g", digits, x);
-        if (strtod(text, NULL) == x) break;
-    }
-    return text;
-}
-
 static char *pattern_to_text(const Flag *f, const Pattern *p) {
     char *text = xmalloc(64 * (size_t)PATTERN_SIZE), name[64];
     for (size_t i = 0; i < p->count; i++) {
@@ -269,8 +300,62 @@ bool flags_is_default(const FlagTable *t, const void *target, size_t i) {
     return same;
 }
 
+// ---- flags without effect ----------------------------------------------------------------------
+static bool has_word(const char *words, const char *word) {
+    for (; *words; words = next_word(words))
+        if (word_length(words) == strlen(word) && strncmp(words, word, strlen(word)) == 0) return true;
+    return false;
+}
+
+// Whether a flag's value, or one value of its pattern, is among the words. FILE is any text that the flag does not list.
+static bool has_value(const Flag *f, const void *field, const char *words) {
+    char name[64];
+    if (f->kind == FLAG_TEXT) return has_word(words, has_word(f->values, field) ? field : "FILE");
+    if (f->kind == FLAG_ENUM) return has_word(words, flags_value_name(f, *(const int *)field, name));
+    const Pattern *p = field;
+    for (size_t i = 0; i < p->count; i++)
+        if (has_word(words, flags_value_name(f, p->at[i], name))) return true;
+    return false;
+}
+
+void flags_refuse_unused(const FlagTable *t, const void *target, size_t i) {
+    char needed[64], name[64];
+    const Flag *f = &t->flag[i];
+    if (!*f->needs) return;
+    size_t length = strcspn(f->needs, " ");
+    snprintf(needed, sizeof needed, "%.*s", (int)length, f->needs);
+    const char *words = f->needs + length + (f->needs[length] == ' ');
+    size_t at = flags_find(t, needed);
+    char *value = flags_get(t, target, at);
+    const void *field = (const char *)target + t->flag[at].offset;
+    bool used = !*words         ? *value && strcmp(value, "0") != 0
+                : *words == '!' ? !has_value(&t->flag[at], field, words + 1)
+                                : has_value(&t->flag[at], field, words);
+    if (!used) {
+        char *with = *value ? xprintf("with --%s %s", shown(needed, needed), value) : xprintf("without it");
+        if (*words == '!') usage_error("--%s has no effect %s; leave it out", shown(f->name, name), with);
+        usage_error("--%s belongs to --%s%s%s and has no effect %s; leave it out", shown(f->name, name),
+                    shown(needed, needed), *words ? " " : "", words, with);
+    }
+    free(value);
+}
+
+// $'...', which bash and zsh read: a control character could end the line, or be obeyed by a terminal.
+static char *quote_controls(const char *value) {
+    char *out = xmalloc(4 * strlen(value) + 4), *p = out;
+    p += sprintf(p, "$'");
+    for (; *value; value++) {
+        if (iscntrl((unsigned char)*value)) p += sprintf(p, "\\x%02x", (unsigned char)*value);
+        else p += sprintf(p, *value == '\'' || *value == '\\' ? "\\%c" : "%c", *value);
+    }
+    *p = '\'';
+    return out;
+}
+
 // A value as a shell would need it: in quotes where it holds anything unusual.
 char *flags_quote(const char *value) {
+    for (const char *p = value; *p; p++)
+        if (iscntrl((unsigned char)*p)) return quote_controls(value);
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+./:,=@%";
     if (*value && strspn(value, plain) == strlen(value)) return xprintf("%s", value);
     char *out = xmalloc(4 * strlen(value) + 3), *p = out;
@@ -298,39 +383,99 @@ char *flags_summary(const FlagTable *t, const void *target, bool identity_only) 
 }
 
 // ---- help --------------------------------------------------------------------------------------
+enum { HELP_WIDTH = 100, HELP_LEFT = 30 };
 typedef struct { const char *bold, *flag, *dim, *plain; } Colours;
+typedef struct { FILE *out; size_t width, indent, column; } Page;
 
-static void help_flag(const Flag *f, FILE *out, Colours c) {
-    static const char *const kinds[] = {"N", "X", "0|1", "", "", "TEXT", ""};
-    char name[64], left[256];
-    shown(f->name, name);
-    snprintf(left, sizeof left, "%s%s", f->values ? f->values : kinds[f->kind],
-             f->kind == FLAG_PATTERN ? "[+...]" : "");
-    for (char *p = left; *p; p++) *p = *p == '_' ? '-' : *p;
-    int padding = 38 - (int)(strlen(name) + strlen(left));
-    fprintf(out, "  %s--%s%s %s%*s %s", c.flag, name, c.plain, left, padding > 0 ? padding : 0, "", f->help);
-    fprintf(out, "  %s[%s", c.dim, *f->standard ? f->standard : "none");
-    if ((f->kind == FLAG_SIZE || f->kind == FLAG_REAL) && f->high < 1e5)
-        fprintf(out, "; %.10g to %.10g", f->low, f->high);
-    else if (f->kind == FLAG_SIZE || f->kind == FLAG_REAL) fprintf(out, "; %.10g or more", f->low);
-    if (f->bare && f->kind != FLAG_BOOL) fprintf(out, "; alone: %s", f->bare);
-    if (*f->post) fprintf(out, "; post%s %s", strchr(f->post, ',') ? "s" : "", f->post);
-    fprintf(out, "]%s\n", c.plain);
+static Page page_on(FILE *out, size_t indent) {
+    struct winsize w;
+    bool narrow = ioctl(fileno(out), TIOCGWINSZ, &w) == 0 && w.ws_col > 60 && w.ws_col < HELP_WIDTH;
+    return (Page){out, narrow ? w.ws_col : HELP_WIDTH, indent, 0};
+}
+
+static void go_to(Page *p, size_t column) {
+    if (p->column > column) fputc('\n', p->out), p->column = 0;
+    fprintf(p->out, "%*s", (int)(column - p->column), "");
+    p->column = column;
+}
+
+// A word, on the next line where this one has no room for it.
+static void put_word(Page *p, const char *word, size_t length) {
+    bool fits = p->column + 1 + length <= p->width;
+    if (!fits) p->column++, go_to(p, p->indent);
+    else if (p->column > p->indent) fputc(' ', p->out), p->column++;
+    fprintf(p->out, "%.*s", (int)length, word);
+    p->column += length;
+}
+
+static void put_words(Page *p, const char *text) {
+    for (size_t n; *(text += strspn(text, " ")); text += n) put_word(p, text, n = strcspn(text, " "));
+}
+
+// "with --data recall|khop", "not with --data FILE"
+static char *needs_text(const Flag *f) {
+    char name[64];
+    const char *words = strchr(f->needs, ' ');
+    bool not = words && words[1] == '!';
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(f->needs, " "), f->needs);
+    return xprintf("%swith --%s%s%s", not ? "not " : "", shown(name, name), words ? " " : "", words ? words + 1 + not : "");
+}
+
+// "[64; 2 to 10^6; with --data recall|khop; posts 1,6]", in one piece.
+static void put_facts(Page *p, const Flag *f) {
+    bool number = f->kind == FLAG_SIZE || f->kind == FLAG_REAL, alone = f->bare && f->kind != FLAG_BOOL;
+    char *low = limit_text(f->low), *high = limit_text(f->high), *needs = *f->needs ? needs_text(f) : xprintf("%s", "");
+    char *range = number ? xprintf("%s to %s", low, high) : xprintf("%s%s", alone ? "alone: " : "", alone ? f->bare : "");
+    char *facts = xprintf("[%s%s%s%s%s%s%s]", *f->standard ? f->standard : "none", *range ? "; " : "", range,
+                          *needs ? "; " : "", needs, !*f->post ? "" : strchr(f->post, ',') ? "; posts " : "; post ",
+                          f->post);
+    put_word(p, facts, strlen(facts));
+    free(low), free(high), free(range), free(needs), free(facts);
+}
+
+static void help_flag(const Flag *f, Page *p, Colours c) {
+    static const char *const kinds[] = {"N", "X", "0|1", "", "", "", ""};
+    char name[64], *left = xprintf("%s%s", f->values ? f->values : kinds[f->kind], f->kind == FLAG_PATTERN ? "[+...]" : "");
+    fprintf(p->out, "  %s--%s%s %s", c.flag, shown(f->name, name), c.plain, left);
+    p->column = 5 + strlen(name) + strlen(left);
+    if (p->column >= p->indent) fputc('\n', p->out), p->column = 0;
+    go_to(p, p->indent);
+    put_words(p, f->help);
+    fputs(c.dim, p->out);
+    put_facts(p, f);
+    fprintf(p->out, "%s\n", c.plain);
+    free(left);
+}
+
+static void help_preset(const Preset *preset, Page *p, Colours c) {
+    fprintf(p->out, "  %s%s%s", c.flag, preset->name, c.plain);
+    p->column = 2 + strlen(preset->name);
+    go_to(p, p->indent);
+    put_words(p, preset->help);
+    fprintf(p->out, "\n%s", c.dim);
+    p->column = 0;
+    go_to(p, p->indent);
+    for (const char *flag = preset->flags, *next; *flag; flag = next + (*next == ' ')) {  // a flag stays with its value
+        next = strstr(flag, " --") ? strstr(flag, " --") : flag + strlen(flag);
+        put_word(p, flag, (size_t)(next - flag));
+    }
+    fprintf(p->out, "%s\n", c.plain);
 }
 
 void flags_help(const FlagTable *t, FILE *out) {
     bool colour = isatty(fileno(out)) && !getenv("NO_COLOR");
     Colours c = colour ? (Colours){"\033[1m", "\033[36m", "\033[2m", "\033[0m"} : (Colours){"", "", "", ""};
-    fprintf(out, "%s%s%s\n%s\n", c.bold, t->program, c.plain, t->about);
+    Page page = page_on(out, HELP_LEFT), narrow = page_on(out, 15);
+    fprintf(out, "%s%s%s\n%s\n\n", c.bold, t->program, c.plain, t->about);
+    fputs("Flags are written --name value or --name=value; of one that is given twice, the last counts.\n"
+          "In brackets: the default, the range, where the flag has an effect, the posts it belongs to.\n", out);
     for (size_t i = 0; i < t->count; i++) {
         if (t->flag[i].kind == FLAG_GROUP) fprintf(out, "\n%s%s%s\n", c.bold, t->flag[i].help, c.plain);
-        else help_flag(&t->flag[i], out, c);
+        else help_flag(&t->flag[i], &page, c);
     }
     if (t->presets)
-        fprintf(out, "\n%sPresets: --preset NAME stands for several flags; others given beside it win%s\n", c.bold,
+        fprintf(out, "\n%sPresets: one --preset NAME stands for several flags; others given beside it win%s\n", c.bold,
                 c.plain);
-    for (size_t i = 0; i < t->presets; i++)
-        fprintf(out, "  %s%-14s%s %s%s\n  %14s   %s%s\n", c.flag, t->preset[i].name, c.plain, t->preset[i].help, c.dim,
-                "", t->preset[i].flags, c.plain);
+    for (size_t i = 0; i < t->presets; i++) help_preset(&t->preset[i], &narrow, c);
     if (t->examples) fprintf(out, "\n%sExamples%s\n%s", c.bold, c.plain, t->examples);
 }

@@ -17,10 +17,13 @@ typedef struct {
     const char *name;       // as in C: "kv_heads"; shown and typed as --kv-heads (- and _ are alike)
     size_t offset;          // of the field in the target struct
     const char *standard;   // default, as text
-    const char *values;     // ENUM, PATTERN: "rms|layer"; else NULL (a value with _ is shown and typed with -)
+    const char *values;     // ENUM, PATTERN: "rms|layer" (a value with _ is shown and typed with -); TEXT: what
+                            // --help shows, "DIR" or "stories|copy|FILE" (capitals: any other text); else NULL
     const char *bare;       // the value that a bare --name takes, or NULL when a value is required (BOOL: "1")
     double low, high;       // SIZE, REAL: allowed range, inclusive
     const char *post;       // the posts a flag belongs to, e.g. "1,3", or ""
+    const char *needs;      // "attn gqa|mla": no effect unless --attn has one of these values; "data !FILE": if it has
+                            // this one; "experts": unless --experts is neither 0 nor empty; "": it always has one
     const char *help;       // one line
     bool is_identity;  // false: does not change the numbers (threads, out, log-every...): left out of the run's name
 } Flag;
@@ -34,7 +37,7 @@ typedef struct {
 } FlagTable;
 
 void flags_defaults(const FlagTable *t, void *target);
-// Parses argv[1..]. --name value, --name=value, --help, --preset NAME (applied before all other flags
+// Parses argv[1..]. --name value, --name=value, --help, one --preset NAME (applied before all other flags
 // wherever it stands). Later wins. given[i], if not NULL, tells whether flag i was set by the user.
 // Errors are usage_error()s that name the flag, what was expected, what was found; an unknown flag
 // names the nearest known one. --help prints and exits 0.
@@ -47,6 +50,10 @@ void flags_set(const FlagTable *t, void *target, const char *name, const char *v
 // of %.15g, %.16g, %.17g that reads back equal).
 char *flags_get(const FlagTable *t, const void *target, size_t i);
 bool flags_is_default(const FlagTable *t, const void *target, size_t i);
+// Refuses flag i (usage_error) if it has no effect beside the others, saying where it belongs.
+void flags_refuse_unused(const FlagTable *t, const void *target, size_t i);
+// Which of the words of "a|b|c" is nearest to what was typed; returns how many letters would have to change.
+size_t flags_nearest(const char *words, const char *typed, char nearest[64]);
 // "--layers 6 --attn gqa+mla": the flags that differ from their defaults, in table order, malloc'd.
 // With identity_only, those that do not change the numbers are left out.
 char *flags_summary(const FlagTable *t, const void *target, bool identity_only);

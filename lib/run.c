@@ -3,6 +3,7 @@
 #include "run.h"
 #include "checkpoint.h"
 #include "simd.h"
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <omp.h>
@@ -67,9 +68,33 @@ static json_t *read_json(const char *path) {
     return root;
 }
 
+static char *after_string(char *quote) {
+    char *p = quote + 1;
+    while (*p != '"') p += *p == '\\' ? 2 : 1;
+    return p + 1;
+}
+
+// Jansson writes 17 digits of a number where fewer are often as exact: 0.003, not 0.0030000000000000001. They are
+// shortened in place; a whole number keeps a .0, which tells it from an integer.
+static char *dump(const json_t *value, size_t layout) {
+    char *text = json_dumps(value, layout | JSON_REAL_PRECISION(17)), *out = text;
+    for (char *in = text, *end; in && *in; in = end) {
+        bool number = *in == '-' || isdigit((unsigned char)*in);
+        end = *in == '"' ? after_string(in) : number ? in + strspn(in, "+-.0123456789e") : in + 1;
+        char *shorter = number && memchr(in, '.', (size_t)(end - in)) ? flags_real_text(strtod(in, NULL)) : NULL;
+        size_t n = shorter ? strlen(shorter) : (size_t)(end - in);
+        memmove(out, shorter ? shorter : in, n);
+        out += n;
+        if (shorter && !strpbrk(shorter, ".e")) memcpy(out, ".0", 2), out += 2;
+        free(shorter);
+    }
+    if (out) *out = '\0';
+    return text;
+}
+
 void run_write(Run *r, const char *status) {
     json_object_set_new(r->json, "status", json_string(status));
-    char *text = json_dumps(r->json, JSON_INDENT(2) | JSON_REAL_PRECISION(17)), *path = run_path(r, "run.json");
+    char *text = dump(r->json, JSON_INDENT(2)), *path = run_path(r, "run.json");
     if (!text) fail("run.json could not be composed: a text in it is not UTF-8");
     AtomicFile a = atomic_open(path);
     atomic_write(&a, text, strlen(text));
@@ -120,8 +145,10 @@ static char *directory_of(const RunPlan *p) {
 
 static void lock_directory(Run *r) {  // the lock goes with the process, however that ends
     r->lock = open(r->dir, O_RDONLY);
-    if (r->lock < 0 || flock(r->lock, LOCK_EX | LOCK_NB) != 0)
-        fail("%s is in use by another process: %s; wait for it, or choose another --out", r->dir, strerror(errno));
+    if (r->lock >= 0 && flock(r->lock, LOCK_EX | LOCK_NB) == 0) return;
+    if (errno == EWOULDBLOCK)
+        fail("%s is in use by another process; wait for it, or choose another --out", r->dir);
+    fail("cannot lock %s: %s; choose another --out", r->dir, strerror(errno));
 }
 
 static void refuse_other_run(const Run *r, const RunPlan *p, json_t *old) {
@@ -344,7 +371,7 @@ bool run_resume(Run *r, const RunTensors *t, RunState *s) {
 
 // ---- log and receipt ---------------------------------------------------------------------------
 void run_log(Run *r, json_t *line) {
-    char *text = json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(17));
+    char *text = dump(line, JSON_COMPACT);
     bool written = text && fprintf(r->log, "%s\n", text) > 0 && fflush(r->log) == 0;
     if (!written) fail("cannot write %s/log.jsonl: %s; what was saved before is intact", r->dir, strerror(errno));
     free(text);

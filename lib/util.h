@@ -20,6 +20,7 @@ typedef float real;
 // fail() exits with status 1 (the world is broken), usage_error() with 2 (the command line is).
 // A test or a fuzzer sets fail_hook to get control instead (it must not return).
 #define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
+// A control character in it, or a byte that is not UTF-8, is shown as \n or \x1b.
 _Noreturn void fail(const char *format, ...) PRINTF_LIKE(1, 2);
 _Noreturn void usage_error(const char *format, ...) PRINTF_LIKE(1, 2);
 extern void (*fail_hook)(int status, const char *message);
@@ -54,9 +55,16 @@ char *read_whole_file(const char *path, size_t *bytes);  // malloc'd, NUL after 
 bool file_exists(const char *path);
 void make_directories(const char *path);      // mkdir -p
 
+// ---- UTF-8 -------------------------------------------------------------------------------------
+// Length of the character at the start of the text, 0 where there is none (RFC 3629, section 4).
+size_t utf8_length(const char *text, size_t bytes);
+// The position of the first byte that is not UTF-8 (overlong forms and surrogates are not), or `bytes`.
+size_t utf8_valid_length(const char *text, size_t bytes);
+
 // ---- hashing, time -----------------------------------------------------------------------------
 #define HASH_START 0xcbf29ce484222325ull
-uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes);  // FNV-1a, 64 bits, over 8-byte words then bytes
+// As FNV-1a with 64 bits, over 8-byte words and then the remaining bytes, each followed by a fold: see util.c.
+uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes);
 uint64_t hash_text(uint64_t h, const char *text);
 double seconds_now(void);                     // monotonic
 #endif

@@ -3,6 +3,7 @@
 #include "test.h"
 #include "../lib/config.h"
 #include "../lib/rng.h"
+#include <ctype.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -70,7 +71,7 @@ static void test_presets(void) {
     CHECK(c.width == 64 && c.heads == 2 && c.steps == 2000 && c.pos == POS_learned,
           "others win, wherever the preset stands");
     for (size_t i = 0; i < config_table.presets; i++) {
-        char *line = xprintf("--preset=%s", config_table.preset[i].name);
+        char *line = xprintf("--data input.txt --preset=%s", config_table.preset[i].name);
         c = parsed(line);
         c.vocab = 256;
         config_resolve(&c);
@@ -122,6 +123,9 @@ static void test_reals(void) {
         CHECK(c.lr == d.lr, "%s", text);
         free(text);
     }
+    char *nan_text = flags_real_text(-NAN);
+    CHECK(strcmp(nan_text, "nan") == 0, "no sign: %s", nan_text);
+    free(nan_text);
     c.lr = 0.001;
     char *text = flags_get(&config_table, &c, lr);
     CHECK(strcmp(text, "0.001") == 0, "%s", text);
@@ -168,6 +172,13 @@ static void test_bad_lines(void) {
         {"--attn gqa+mlaa", "nearest is mla"},
         {"--attn gqa,mla", "joined by +"},
         {"--attn +", "one of"},
+        {"--temp 3", "unknown flag"},
+        {"--sched wsd", "nearest known one is --schedule"},
+        {"--seed -1", "from 0 to 2^53, but '-1'"},
+        {"--steps x", "from 0 to 10^9, but 'x'"},
+        {"--out --layers 3", "written with ="},
+        {"--preset llama --width 64 --preset gpt2", "--preset llama and --preset gpt2: only one"},
+        {"--preset=llama --preset=llama", "only one"},
         {"--preset", "needs a name"},
         {"--preset lama", "nearest is llama"},
         {"--preset=", "no preset"},
@@ -186,11 +197,25 @@ static void test_bad_lines(void) {
     free(pattern);
 }
 
+// Words with one space between them, as the table has them: the help is cut into lines and columns.
+static void join_lines(char *text) {
+    char *out = text;
+    for (const char *in = text; *in; in++)
+        if (!isspace((unsigned char)*in)) *out++ = *in;
+        else if (out > text && out[-1] != ' ') *out++ = ' ';
+    *out = '\0';
+}
+
 static void test_help(void) {
     FILE *f = fopen(test_path("help"), "w+");
     flags_help(&config_table, f);
     fclose(f);
     char *help = read_whole_file(test_path("help"), NULL);
+    size_t longest = 0;
+    for (const char *line = help, *end; (end = strchr(line, '\n')); line = end + 1)
+        if ((size_t)(end - line) > longest) longest = (size_t)(end - line);
+    CHECK(longest <= 100, "a line of %zu characters", longest);
+    join_lines(help);
     for (size_t i = 0; i < config_table.count; i++) {
         const Flag *row = &config_table.flag[i];
         char *name = xprintf("--%s ", row->name);
@@ -202,6 +227,9 @@ static void test_help(void) {
     for (size_t i = 0; i < config_table.presets; i++)
         CHECK(strstr(help, config_table.preset[i].flags), "presets are explained");
     CHECK(!strchr(help, '\033'), "no colour without a terminal");
+    CHECK(strstr(help, "[3e-3; 0 to 1000; post 14]") && strstr(help, "[1; 0 to 2^53]"), "defaults and limits");
+    CHECK(strstr(help, "[8; 1 to 65536; with --data recall|khop; posts 1,6]"), "where a flag has an effect");
+    CHECK(strstr(help, "not with --data FILE]"), "and where it has none");
     free(help);
 }
 
@@ -209,6 +237,7 @@ static void test_help(void) {
 static void test_derived(void) {
     Config c = resolved("--width 96 --heads 6 --steps 100 --lr 0.01 --batch 8");
     CHECK(c.head_dim == 16 && c.rope_dim == 16 && c.ffn_width == 256 && c.micro_batch == 8, "%zu", c.ffn_width);
+    CHECK(resolved("").min_lr == 3e-4, "a tenth as one would write it, not 0.00030000000000000003");
     CHECK(c.min_lr == 0.001 && c.eval_every == 10 && c.save_every == 10, "%g", c.min_lr);
     CHECK(c.kv_rank == 0 && c.nope_dim == 0 && c.expert_width == 0, "what is not used stays 0");
     CHECK(resolved("--ffn gelu --width 96 --heads 6").ffn_width == 384, "4 width");
@@ -243,7 +272,7 @@ static void test_refused(void) {
         {"--width 100 --heads 3", "--width 100 cannot be divided among --heads 3"},
         {"--attn gqa --heads 4 --kv-heads 3", "divide heads"},
         {"--attn gqa --heads 4 --kv-heads 8", "divide heads"},
-        {"--kv-heads 2", "--kv-heads has no effect without --attn gqa"},
+        {"--kv-heads 2", "--kv-heads belongs to --attn gqa and has no effect with --attn mha"},
         {"--rope-dim 3", "even"},
         {"--head-dim 15", "even"},
         {"--rope-dim 64", "more than the 32"},
@@ -279,9 +308,47 @@ static void test_refused(void) {
         {"--batch 4 --micro-batch 5", "--micro-batch 5"},
         {"--lr 0.1 --min-lr 0.2", "--min-lr 0.2"},
         {"--min-lr -0.5", "negative"},
+        {"--layers 2 --attn gqa+mla+mha", "--attn has 3 entries, but there are only --layers 2"},
+        {"--layers 2 --experts 4 --moe-layers dense+moe+moe", "--moe-layers has 3 entries"},
+        {"--pairs 9", "--pairs belongs to --data recall|khop and has no effect with --data stories"},
+        {"--data markov --hops 3", "--hops belongs to --data khop"},
+        {"--tokenizer byte", "--tokenizer belongs to --data FILE"},
+        {"--data x.txt --data-seed 2", "--data-seed has no effect with --data x.txt"},
+        {"--data stories --val-fraction 0.2", "--data FILE"},
+        {"--preset shakespeare", "--tokenizer belongs to --data FILE"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         CHECK(test_fails(2, bad[i].says, parse_and_resolve, (void *)bad[i].line), "%s: %s", bad[i].line, test_message);
+}
+
+// What somebody typed is refused at its default too where another --data ignores it; where another architecture does,
+// it is not, so that a sweep over --experts 0,4 may fix --top-k 2.
+static void refuse_typed(void *line) {
+    bool given[128];
+    Config c;
+    parse(&c, line, given);
+    config_refuse_unused(&c, given);
+}
+
+static void test_refused_at_default(void) {
+    CHECK(test_fails(2, "--pairs belongs to --data recall", refuse_typed, "--pairs 8"), "%s", test_message);
+    CHECK(test_fails(2, "--order belongs to --data markov", refuse_typed, "--data iid --order 1"), "%s", test_message);
+    refuse_typed("--data khop --pairs 8 --hops 2");
+    refuse_typed("--experts 0 --top-k 2 --kv-heads 0");
+    refuse_typed("--data x.txt --tokenizer auto --val-fraction 0.1");
+}
+
+// "attn gqa|mla", "data !FILE", "experts": a slip in such a text would switch the check off.
+static void test_needs_exist(void) {
+    Config c = parsed("");
+    for (size_t i = 0; i < config_table.count; i++) {
+        char *needs = xprintf("%s", config_table.flag[i].needs), *name = strtok(needs, " ");
+        const Flag *f = name ? &config_table.flag[flags_find(&config_table, name)] : NULL;
+        for (char *word = strtok(NULL, "!|"); name && word; word = strtok(NULL, "!|"))
+            if (f->kind == FLAG_TEXT) CHECK(strstr(f->values, word), "%s needs %s", config_table.flag[i].name, word);
+            else flags_set(&config_table, &c, name, word);
+        free(needs);
+    }
 }
 
 // Resolving what is resolved changes nothing: a reader of run.json may do it again.
@@ -311,6 +378,8 @@ static const Test tests[] = {
     {"flags/derived", "0 is derived as the help says", test_derived},
     {"flags/derived-by-kind", "layers that differ have their own derived sizes", test_derived_by_kind},
     {"flags/refused", "impossible or ignored combinations are refused with the reason", test_refused},
+    {"flags/refused-at-default", "a flag for another --data is refused, whatever its value", test_refused_at_default},
+    {"flags/needs", "what a flag belongs to exists", test_needs_exist},
     {"flags/resolve-twice", "resolving again changes nothing", test_resolve_twice},
 };
 REGISTER_TESTS(tests)

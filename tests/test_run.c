@@ -91,7 +91,7 @@ static void test_resume(void) {
     char *log = log_of(r);
     size_t lines = 0;
     for (char *c = log; *c; c++) lines += *c == '\n';
-    CHECK(lines == 4 && strstr(log, "\"step\":4,\"train_loss\":0.33333333333333331}\n"), "%s", log);
+    CHECK(lines == 4 && strstr(log, "\"step\":4,\"train_loss\":0.3333333333333333}\n"), "%s", log);
     free(log);
     run_close(r);
 }
