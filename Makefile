@@ -1,7 +1,7 @@
 # make              ./train and ./generate
 # make test         the tests            make asan     the tests under AddressSanitizer and UBSan
 # make oracle       our models against PyTorch and transformers
-# make digest       the same bits from every compiler, instruction set and thread count at hand
+# make digest       the same bits from every compiler, instruction set and thread count at hand, and as recorded
 # make demo         train the default model, look at what it says
 # make oracle       against PyTorch and transformers    make versus   speed against eager PyTorch
 # make SIMD=avx512|avx2|plain|neon, DOUBLE=1, CC=clang: another build, in a directory of its own under build/
@@ -75,8 +75,9 @@ test: ready
 oracle: ready $(B)/probe
 	python=$$(tests/venv.sh tests/oracle-requirements.txt) && $$python tests/oracle.py $(B)/probe
 
-digest: ready
+digest: ready all
 	tests/digest.sh
+	tests/digests.sh
 
 # Tokens per second against eager PyTorch, on the same cores, in turns.
 versus: ready all

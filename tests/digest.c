@@ -54,6 +54,33 @@ static Config configure(const char *flags) {
     return c;
 }
 
+static bool is_trained(size_t flag, const char *value) {
+    bool found = false;
+    char *word = xprintf("+%s+", value);
+    for (size_t k = 0; k < KINDS; k++) {
+        Config c = configure(kinds[k].flags);
+        char *text = flags_get(&config_table, &c, flag), *pattern = xprintf("+%s+", text);
+        found |= strstr(pattern, word) != NULL;
+        free(text), free(pattern);
+    }
+    free(word);
+    return found;
+}
+
+// A value of a flag that no kind has would be a promise that nobody checks.
+static void check_coverage(void) {
+    char value[64];
+    for (size_t i = 0; i < config_table.count; i++) {
+        const Flag *f = &config_table.flag[i];
+        if ((f->kind != FLAG_ENUM && f->kind != FLAG_PATTERN) || !f->is_identity) continue;
+        int values = 1;
+        for (const char *bar = f->values; *bar; bar++) values += *bar == '|';
+        for (int v = 0; v < values; v++)
+            if (!is_trained(i, flags_value_name(f, v, value)))
+                fail("tests/digest.c trains no model with --%s %s; add one", f->name, value);
+    }
+}
+
 static void begin(Training *t) {
     t->m = model_new(&t->c, true);
     t->params = model_params(t->m, &t->param);
@@ -135,6 +162,7 @@ int main(int argc, char **argv) {
     if (!steps || !micro || micro > BATCH)
         usage_error("digest [STEPS [MICRO-BATCH [RESUME-AT]]] wants at least 1 step and a micro-batch of 1 to %d",
                     BATCH);
+    check_coverage();
     fprintf(stderr, "%s, %d threads, %zu steps, micro-batches of %zu\n", simd_name(), omp_get_max_threads(), steps,
             micro);
     for (size_t k = 0; k < KINDS; k++) {

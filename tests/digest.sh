@@ -2,12 +2,17 @@
 # digest.sh: the promise that the same commit, flags and seed give the same bits, put to the test.
 # Builds tests/digest.c, which trains nine kinds of model in one process, for every compiler and
 # instruction set at hand, ARM64 under qemu among them, and ./train for three of them; runs them with other
-# numbers of threads, other micro-batches, and interrupted; compares every hash with the first.
-#     tests/digest.sh        from anywhere; minutes at first, then only what changed is built
+# numbers of threads, other schedules, other micro-batches, and interrupted at random steps; compares every
+# hash with the first.
+#     tests/digest.sh [SEED]     of the random steps; minutes at first, then only what changed is built
 cd "$(dirname "$0")/.." || exit 1
 export OMP_WAIT_POLICY=passive
 scratch=$(mktemp -d) passed=0 failed=0
 trap 'rm -rf "$scratch"' EXIT
+
+RANDOM=${1:-$$}
+echo "random steps from seed ${1:-$$}"
+below() { echo $((RANDOM % $1)); }
 
 pass() { echo "ok      $1"; passed=$((passed + 1)); }
 flunk() { echo "FAILED  $1"; [ -s "$scratch/log" ] && sed 's/^/        /' "$scratch/log"; failed=$((failed + 1)); }
@@ -40,8 +45,16 @@ else pass "a step less is seen in every hash"; fi
 
 for threads in 2 3 8; do same "$threads threads" "$scratch/long" env OMP_NUM_THREADS=$threads build/digest 20; done
 for rows in 1 2 4; do same "micro-batches of $rows rows" "$scratch/long" build/digest 20 $rows; done
-same "died after 7 steps and resumed" "$scratch/long" build/digest 20 6 7
-same "died, resumed, 3 threads, micro-batches of 2" "$scratch/long" env OMP_NUM_THREADS=3 build/digest 20 2 11
+for schedule in static,1 dynamic,1 dynamic,7 guided auto; do
+    same "3 threads, OMP_SCHEDULE=$schedule" "$scratch/long" env OMP_NUM_THREADS=3 OMP_SCHEDULE=$schedule build/digest 20
+done
+same "8 threads if OMP_DYNAMIC agrees" "$scratch/long" env OMP_NUM_THREADS=8 OMP_DYNAMIC=true build/digest 20
+same "8 threads, of which OMP_THREAD_LIMIT allows 3" "$scratch/long" env OMP_NUM_THREADS=8 OMP_THREAD_LIMIT=3 build/digest 20
+step=$((1 + $(below 19)))
+same "died after $step steps and resumed" "$scratch/long" build/digest 20 6 $step
+step=$((1 + $(below 19)))
+same "died after $step steps, resumed, 3 threads, micro-batches of 2" "$scratch/long" \
+    env OMP_NUM_THREADS=3 build/digest 20 2 $step
 
 # path NAME STEPS RUNNER MAKE-VARIABLE...: another build of the driver, run by RUNNER.
 path() {
@@ -76,7 +89,7 @@ elif [ "$(uname -m)" != aarch64 ]; then
 fi
 
 # ---- the program, end to end ---------------------------------------------------------------------
-flags="--data stories --layers 2 --width 32 --context 32 --batch 4 --steps 40 --warmup 3"
+flags="--data stories --layers 2 --width 32 --context 32 --batch 4 --steps 100 --warmup 3"
 flags="$flags --eval-tokens 256 --log-every 1 --sample-tokens 5"
 experts="--attn gqa+mla --experts 4 --router bias --gate sigmoid --norm peri --ffn gelu"
 experts="$experts --data recall --pairs 4 --keys 8"
@@ -95,14 +108,15 @@ finish() {
 
 lines() { cat "$1" 2> /dev/null | wc -l; }
 
-# killed BINARY FLAGS...: the same, with kill -9 in the middle of it, three times, a few steps apart.
+# killed STEPS BINARY FLAGS...: the same, with kill -9 in the middle of it, three times, STEPS logged steps apart.
 killed() {
-    local attempt child before
+    local apart=$1 attempt child before
+    shift
     rm -rf "$scratch/run"
     for attempt in 1 2 3; do
         before=$(lines "$scratch/run/log.jsonl")
         "$@" $flags --save-every 2 --out "$scratch/run" > /dev/null 2>&1 & child=$!
-        while kill -0 $child 2> /dev/null && [ "$(lines "$scratch/run/log.jsonl")" -lt $((before + 4)) ]; do
+        while kill -0 $child 2> /dev/null && [ "$(lines "$scratch/run/log.jsonl")" -lt $((before + apart)) ]; do
             sleep 0.01
         done
         kill -9 $child 2> /dev/null || { echo "it ended before it was killed" >&2; return 1; }
@@ -121,10 +135,12 @@ if build train; then
         for threads in 1 3 8; do
             same "train, $kind, $threads threads" "$scratch/$kind" receipt ./train $more --threads $threads
         done
-        for rows in 1 3; do
+        for rows in 1 2 3; do
             same "train, $kind, micro-batches of $rows rows" "$scratch/$kind" receipt ./train $more --micro-batch $rows
         done
-        same "train, $kind, killed three times and resumed" "$scratch/$kind" killed ./train $more
+        same "train, $kind, OMP_SCHEDULE=dynamic,1" "$scratch/$kind" receipt env OMP_SCHEDULE=dynamic,1 ./train $more
+        steps=$((3 + $(below 20)))
+        same "train, $kind, killed three times, $steps steps apart, and resumed" "$scratch/$kind" killed $steps ./train $more
     done
     other() {
         local name=$1
@@ -134,7 +150,13 @@ if build train; then
         same "train, experts, $name" "$scratch/experts" receipt "build/$name/train" $experts
     }
     ! command -v clang > /dev/null || other clang-plain CC=clang SIMD=plain
-    ! has avx2 || other avx2 SIMD=avx2
+    if has avx2; then
+        other avx2 SIMD=avx2
+        same "train, experts, --simd avx2" "$scratch/experts" receipt ./train $experts --simd avx2
+        grep -q '"simd": "avx2",' "$scratch/run/run.json" && pass "run.json says avx2" || flunk "run.json does not say avx2"
+        if TRAIN=build/avx2/train tests/digests.sh > "$scratch/log"; then pass "the recorded digests, avx2"
+        else flunk "the recorded digests, avx2"; fi
+    fi
 fi
 
 echo "$passed passed, $failed failed"
