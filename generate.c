@@ -5,8 +5,9 @@
 //
 // The text goes to stdout as it comes, everything else to stderr: at the end, how fast the prompt was
 // read (prefill: many tokens at once, bound by arithmetic) and how fast tokens were written (decode: one at
-// a time, bound by memory). The sampling itself is in sample.c. What this file is not: a server, a
-// batch of requests, speculation.
+// a time, bound by memory). With --samples, several texts are written side by side, as one batch, and printed at
+// the end. The sampling itself is in sample.c. What this file is not: a server, a batch of different prompts,
+// speculation.
 #include "data/data.h"
 #include "hf.h"
 #include "lib/cpu.h"
@@ -57,6 +58,7 @@ static const FlagTable generate_table = {
     .examples = "  ./generate                                          the newest run, from where its data starts\n"
                 "  ./generate --run runs/NAME --prompt \"ROMEO:\"        your own beginning\n"
                 "  ./generate --temperature 0 --tokens 50              no chance: the most probable token each time\n"
+                "  ./generate --prompt \"The cat\" --samples 4           four texts, side by side\n"
                 "  ./generate --top-k 40 --top-p 0.9 --seed 7          leave the tail of the distribution out\n"
                 "  ./generate --prompt \"The cat\" --picture maps.png    which token looks at which\n",
 };
@@ -204,43 +206,82 @@ static void print_text(const char *text, size_t bytes, bool terminal) {
     if (fflush(stdout) != 0) fail("cannot write the text: %s", strerror(errno));
 }
 
-static void print_prompt(Sampler *s, bool terminal) {
-    const char *text;
-    size_t bytes = sampler_echo(s, &text);
+static void print_prompt(const char *text, size_t bytes, bool terminal) {
     bool bold = terminal && !getenv("NO_COLOR");
     if (bold) fputs("\033[1m", stdout);
     print_text(text, bytes, terminal);
     if (bold) fputs("\033[0m", stdout);
 }
 
-typedef struct { double prefill, first, decode; size_t read; } Clock;   // seconds; tokens that the prefill read
+typedef struct { double start, prefill, first, decode; size_t read; } Clock;   // seconds; tokens that the prefill read
 
-static Sampler *stream(const Source *s, const int *prompt, size_t n, SampleOptions o, Clock *clock) {
+// One more token for every text; false when there are enough, or after Ctrl-C.
+static bool next(Sampler *s, Clock *clock) {
+    if (s->count == s->prompt + s->options.tokens || stop_signal) return false;
+    sampler_next(s);
+    if (s->count == s->prompt + 1) clock->first = seconds_now() - clock->start;
+    return true;
+}
+
+// A text as it comes.
+static void write_one(Sampler *s, Clock *clock, bool terminal) {
     const char *text;
-    bool terminal = isatty(STDOUT_FILENO);
-    double start = seconds_now();
-    Sampler *sampler = sampler_new(s->model, s->tokenizer, prompt, n, o);
-    clock->prefill = seconds_now() - start, clock->read = sampler->read;
-    print_prompt(sampler, terminal);
-    for (size_t i = 0; i < o.tokens && !stop_signal; i++) {
-        size_t bytes = sampler_next(sampler, &text);
+    size_t bytes = sampler_text(s, 0, &text);
+    print_prompt(text, bytes, terminal);
+    while (next(s, clock)) {
+        bytes = sampler_text(s, 0, &text);
         print_text(text, bytes, terminal);
-        if (i == 0) clock->first = seconds_now() - start;
     }
-    clock->decode = seconds_now() - start - clock->first;
     print_text("\n", 1, terminal);
+}
+
+static void show_progress(const Sampler *s, double *shown) {
+    if (seconds_now() - *shown < 0.1) return;
+    *shown = seconds_now();
+    fprintf(stderr, "\r%zu texts: %zu of %zu tokens", s->options.samples, s->count - s->prompt, s->options.tokens);
+}
+
+// Several texts, one after another when all are written; until then a terminal shows how far they are.
+static void write_several(Sampler *s, Clock *clock, bool terminal) {
+    const char *text;
+    size_t given = sampler_text(s, 0, &text);
+    char *prompt = memcpy(xmalloc(given), text, given);
+    for (size_t i = 1; i < s->options.samples; i++) sampler_text(s, i, &text);    // the same prompt
+    bool live = isatty(STDERR_FILENO);
+    for (double shown = 0; next(s, clock);)
+        if (live) show_progress(s, &shown);
+    if (live) fputs("\r\033[K", stderr);
+    for (size_t i = 0; i < s->options.samples; i++) {
+        printf("=== text %zu\n", i + 1);
+        print_prompt(prompt, given, terminal);
+        size_t bytes = sampler_text(s, i, &text);
+        print_text(text, bytes, terminal);
+        print_text("\n", 1, terminal);
+    }
+    free(prompt);
+}
+
+static Sampler *write_texts(const Source *s, const int *prompt, size_t n, SampleOptions o, Clock *clock) {
+    bool terminal = isatty(STDOUT_FILENO);
+    clock->start = seconds_now();
+    Sampler *sampler = sampler_new(s->model, s->tokenizer, prompt, n, o);
+    clock->prefill = seconds_now() - clock->start, clock->read = sampler->read;
+    (o.samples == 1 ? write_one : write_several)(sampler, clock, terminal);
+    clock->decode = seconds_now() - clock->start - clock->first;
     return sampler;
 }
 
 // ---- the report ----------------------------------------------------------------------------------
 static void report(const Source *s, const Sampler *t, const Clock *clock) {
-    size_t written = t->count - t->prompt, decoded = written > 1 ? written - 1 : 0;   // the prefill gave the first
-    size_t each = model_size(&s->config).cache_bytes_per_token, held = cache_length(t->cache);
+    size_t written = t->count - t->prompt, texts = t->options.samples;
+    size_t decoded = written > 1 ? texts * (written - 1) : 0;                        // the prefill gave the first
+    size_t each = model_size(&s->config).cache_bytes_per_token, held = texts * cache_length(t->cache);
     fprintf(stderr, "\nprefill  %zu tokens, %.0f tok/s", clock->read, (double)clock->read / clock->prefill);
     if (written) fprintf(stderr, "; %.1f ms to the first token", 1e3 * clock->first);
     if (decoded)
         fprintf(stderr, "\ndecode   %zu tokens, %.0f tok/s; %.2f ms per token", decoded,
                 (double)decoded / clock->decode, 1e3 * clock->decode / (double)decoded);
+    if (decoded && texts > 1) fprintf(stderr, ", %zu texts at a time", texts);
     fprintf(stderr, "\ncache    %zu bytes per token, %.2f MiB for %zu tokens\n", each,
             (double)(each * held) / (1 << 20), held);
     if (t->refills)
@@ -295,19 +336,19 @@ static double *attention_of(Model *m, const int *token, size_t n, size_t maps) {
     return value;
 }
 
-// The first n tokens of the text, or as many as there are.
+// The first n tokens of the (first) text, or as many as there are.
 static void draw(const Source *s, const Sampler *t, const char *path, size_t n) {
     static const char about[] = "A row is a token: its colours show where it looks, among itself and those before it.";
     if (n > t->count) n = t->count;
     if (n > t->window) n = t->window;
     size_t heads = s->config.heads, maps = s->config.layers * heads;
-    double *value = attention_of(s->model, t->token, n, maps);
+    double *value = attention_of(s->model, t->text[0].token, n, maps);
     const double **map = xmalloc(maps * sizeof *map);
     char **label = xmalloc(maps * sizeof *label), **tick = xmalloc(n * sizeof *tick);
     char *title = xprintf("Attention in %s", s->dir);
     for (size_t i = 0; i < maps; i++) map[i] = value + i * n * n;
     for (size_t i = 0; i < maps; i++) label[i] = xprintf("layer %zu, head %zu", i / heads, i % heads);
-    for (size_t i = 0; i < n; i++) tick[i] = tick_of(s->tokenizer, t->token[i]);
+    for (size_t i = 0; i < n; i++) tick[i] = tick_of(s->tokenizer, t->text[0].token[i]);
     const char *const *labels = (const char *const *)label, *const *ticks = (const char *const *)tick;
     plot_map_grid(path, &(MapGrid){title, about, map, labels, maps, heads, n, ticks});
     fprintf(stderr, "picture  %s, %zu maps of %zu tokens\n", path, maps, n);
@@ -330,8 +371,8 @@ int main(int argc, char **argv) {
     size_t n = read_prompt(&o, given, &s, &prompt);
     Clock clock = {0};
     catch_signals();
-    SampleOptions sampling = {o.temperature, o.top_k, o.top_p, o.seed, o.tokens};
-    Sampler *sampler = stream(&s, prompt, n, sampling, &clock);
+    SampleOptions sampling = {o.temperature, o.top_k, o.top_p, o.seed, o.tokens, o.samples};
+    Sampler *sampler = write_texts(&s, prompt, n, sampling, &clock);
     report(&s, sampler, &clock);
     if (*o.picture) draw(&s, sampler, o.picture, o.picture_tokens);
     sampler_free(sampler);

@@ -8,7 +8,7 @@
 #include <string.h>
 
 SampleOptions sample_defaults(uint64_t seed, size_t tokens) {
-    return (SampleOptions){.temperature = 0.8, .top_k = 0, .top_p = 1, .seed = seed, .tokens = tokens};
+    return (SampleOptions){.temperature = 0.8, .top_k = 0, .top_p = 1, .seed = seed, .tokens = tokens, .samples = 1};
 }
 
 // ---- one draw ------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ static size_t pick(const real *p, size_t V, double uniform) {
     return last;
 }
 
-int sample_token(real *x, size_t V, const SampleOptions *o, uint64_t position) {
+int sample_token(real *x, size_t V, const SampleOptions *o, uint64_t draw) {
     size_t best = most_probable(x, V), k = o->top_k && o->top_k < V ? o->top_k : V;
     real most = x[best];
     if (o->temperature > 0)
@@ -83,7 +83,7 @@ int sample_token(real *x, size_t V, const SampleOptions *o, uint64_t position) {
         fail("the model's logits are not numbers; its weights are damaged, or its training diverged");
     if (o->temperature == 0) return (int)best;
     if (k < V || o->top_p < 1) keep_top(x, V, k, o->top_p);
-    Rng r = rng_stream(o->seed, RNG_SAMPLE, position);
+    Rng r = rng_stream(o->seed, RNG_SAMPLE, draw);
     return (int)pick(x, V, rng_uniform(&r));
 }
 
@@ -93,34 +93,32 @@ static size_t window_of(const Config *c, size_t prompt, size_t tokens) {
     return c->pos == POS_learned ? c->context : prompt + tokens;
 }
 
-// Reads what the cache does not hold yet; a window that would overflow is begun anew with its last half.
-static void read_tokens(Sampler *s, size_t first) {
+// Reads what the cache does not hold yet, of `rows` texts; a window that would overflow is begun anew with its
+// last half.
+static void read_tokens(Sampler *s, size_t first, size_t rows) {
     size_t n = s->count - first, half = s->window > 1 ? s->window / 2 : 1;
     if (cache_length(s->cache) + n > s->window) {
         cache_rewind(s->cache, 0);
         n = half;
         s->refills++;
     }
-    model_infer(s->model, s->cache, s->token + s->count - n, n, false, s->logits);
+    int *token = xmalloc(size_mul(rows, n * sizeof *token));
+    for (size_t i = 0; i < rows; i++) memcpy(token + i * n, s->text[i].token + s->count - n, n * sizeof *token);
+    model_infer(s->model, s->cache, token, n, false, s->logits);
+    free(token);
     s->read += n;
 }
 
-Sampler *sampler_new(Model *m, const Tokenizer *t, const int *prompt, size_t n, SampleOptions o) {
-    const Config *c = model_config(m);
-    Sampler *s = xmalloc(sizeof *s);
-    *s = (Sampler){.model = m, .tokenizer = t, .options = o, .count = n, .prompt = n,
-                   .window = window_of(c, n, o.tokens)};
-    s->logits = xmalloc(size_mul(c->vocab, sizeof *s->logits));
-    s->token = xmalloc(size_mul(n + o.tokens, sizeof *s->token));
-    memcpy(s->token, prompt, n * sizeof *prompt);
-    s->cache = cache_new(m, 1, s->window);
-    read_tokens(s, 0);
-    return s;
-}
-
-void sampler_free(Sampler *s) {
-    cache_free(s->cache);
-    free(s->logits), free(s->token), free(s->text), free(s);
+// All texts begin alike, so one is read, and the others get copies of its keys, values and logits.
+static void read_prompt(Sampler *s) {
+    size_t V = model_config(s->model)->vocab, samples = s->options.samples;
+    s->cache = cache_new(s->model, 1, s->window);
+    read_tokens(s, 0, 1);
+    if (samples == 1) return;
+    Cache *one = s->cache;
+    s->cache = cache_repeat(s->model, one, samples);
+    cache_free(one);
+    for (size_t i = 1; i < samples; i++) memcpy(s->logits + i * V, s->logits, V * sizeof *s->logits);
 }
 
 // ---- characters ----------------------------------------------------------------------------------
@@ -141,38 +139,61 @@ static size_t complete(const char *text, size_t bytes) {
     return bytes;
 }
 
-static void decode(Sampler *s, size_t i) {
-    bool starts = i == 0 || (i == 1 && s->token[0] == tokenizer_start(s->tokenizer));
+// Token i of a text becomes bytes.
+static void decode(const Tokenizer *tokenizer, Text *t, size_t i) {
+    bool starts = i == 0 || (i == 1 && t->token[0] == tokenizer_start(tokenizer));
     const char *bytes;
-    size_t n = tokenizer_decode(s->tokenizer, starts ? -1 : s->token[i - 1], s->token[i], &bytes);
-    if (s->bytes + n > s->room) s->text = xrealloc(s->text, s->room = 2 * (s->bytes + n) + 64);
-    memcpy(s->text + s->bytes, bytes, n);
-    s->bytes += n;
+    size_t n = tokenizer_decode(tokenizer, starts ? -1 : t->token[i - 1], t->token[i], &bytes);
+    if (t->count + n > t->room) t->bytes = xrealloc(t->bytes, t->room = 2 * (t->count + n) + 64);
+    memcpy(t->bytes + t->count, bytes, n);
+    t->count += n;
 }
 
-static void forget_given(Sampler *s) {
-    s->bytes -= s->given;
-    if (s->given) memmove(s->text, s->text + s->given, s->bytes);
-    s->given = 0;
+size_t sampler_text(Sampler *s, size_t sample, const char **bytes) {
+    Text *t = &s->text[sample];
+    t->count -= t->given;
+    if (t->given) memmove(t->bytes, t->bytes + t->given, t->count);
+    *bytes = t->bytes ? t->bytes : "";
+    return t->given = complete(t->bytes, t->count);
 }
 
-static size_t hand_out(Sampler *s, const char **text) {
-    *text = s->text ? s->text : "";
-    return s->given = complete(s->text, s->bytes);
+// ---- texts ---------------------------------------------------------------------------------------
+
+Sampler *sampler_new(Model *m, const Tokenizer *t, const int *prompt, size_t n, SampleOptions o) {
+    const Config *c = model_config(m);
+    Sampler *s = xmalloc(sizeof *s);
+    *s = (Sampler){.model = m, .tokenizer = t, .options = o, .count = n, .prompt = n,
+                   .window = window_of(c, n, o.tokens)};
+    s->logits = xmalloc(size_mul(size_mul(o.samples, c->vocab), sizeof *s->logits));
+    s->text = xmalloc(size_mul(o.samples, sizeof *s->text));
+    for (size_t i = 0; i < o.samples; i++) {
+        Text *text = &s->text[i];
+        text->token = xmalloc(size_mul(n + o.tokens, sizeof *text->token));
+        memcpy(text->token, prompt, n * sizeof *prompt);
+        for (size_t j = prompt[0] == tokenizer_start(t); j < n; j++) decode(t, text, j);
+    }
+    read_prompt(s);
+    return s;
 }
 
-size_t sampler_echo(Sampler *s, const char **text) {
-    for (size_t i = s->token[0] == tokenizer_start(s->tokenizer); i < s->prompt; i++) decode(s, i);
-    return hand_out(s, text);
+void sampler_free(Sampler *s) {
+    cache_free(s->cache);
+    for (size_t i = 0; i < s->options.samples; i++) free(s->text[i].token), free(s->text[i].bytes);
+    free(s->logits), free(s->text), free(s);
 }
 
-size_t sampler_next(Sampler *s, const char **text) {
-    forget_given(s);
-    if (s->count > s->prompt) read_tokens(s, s->count - 1);
+// Every text draws its own random numbers, those of the first numbered by position alone.
+static uint64_t draw_number(size_t sample, size_t position) { return (uint64_t)sample << 40 | position; }
+
+void sampler_next(Sampler *s) {
+    if (s->count > s->prompt) read_tokens(s, s->count - 1, s->options.samples);
     size_t V = model_config(s->model)->vocab, spoken = tokenizer_vocab(s->tokenizer);
-    s->token[s->count] = sample_token(s->logits, spoken < V ? spoken : V, &s->options, s->count);
-    decode(s, s->count++);
-    return hand_out(s, text);
+    for (size_t i = 0; i < s->options.samples; i++) {
+        s->text[i].token[s->count] =
+            sample_token(s->logits + i * V, spoken < V ? spoken : V, &s->options, draw_number(i, s->count));
+        decode(s->tokenizer, &s->text[i], s->count);
+    }
+    s->count++;
 }
 
 void sample_text(Model *m, const Tokenizer *t, const char *prompt, SampleOptions o,
@@ -181,10 +202,11 @@ void sample_text(Model *m, const Tokenizer *t, const char *prompt, SampleOptions
     size_t n = tokenizer_prompt(t, prompt, &tokens);
     Sampler *s = sampler_new(m, t, tokens, n, o);
     const char *text;
-    n = sampler_echo(s, &text);
+    n = sampler_text(s, 0, &text);
     emit(argument, text, n);
     for (size_t i = 0; i < o.tokens; i++) {
-        n = sampler_next(s, &text);
+        sampler_next(s);
+        n = sampler_text(s, 0, &text);
         emit(argument, text, n);
     }
     sampler_free(s);

@@ -1,5 +1,6 @@
-// sample.h: turning a model and a prompt into text, one token at a time from a cache. Shared by
-// generate.c (streams it) and train.c (writes sample.txt). Flags and clocks are not known here.
+// sample.h: turning a model and a prompt into text, or into several texts side by side, one token at a time
+// from a cache. Shared by generate.c (streams it) and train.c (writes sample.txt). Flags and clocks are not
+// known here.
 #ifndef SAMPLE_H
 #define SAMPLE_H
 #include "data/tokenizer.h"
@@ -11,39 +12,46 @@ typedef struct {
     double top_p;          // of these, only the fewest that hold this share of their probability (1: all)
     uint64_t seed;
     size_t tokens;         // how many to sample after the prompt
+    size_t samples;        // how many texts; each is the same, however many others there are
 } SampleOptions;
-// Temperature 0.8, all tokens: what ./generate does when it is not told otherwise.
+// One text, temperature 0.8, all tokens: what ./generate does when it is not told otherwise.
 SampleOptions sample_defaults(uint64_t seed, size_t tokens);
 
 // Samples a text and hands it out piece by piece: first the prompt, then each token's text as soon as it
-// is known. A piece holds whole UTF-8 characters (as far as the model writes UTF-8) and may be empty.
+// is known: of one text. A piece holds whole UTF-8 characters (as far as the model writes UTF-8) and may be empty.
 // The same model, prompt and options give the same text on every machine.
 void sample_text(Model *m, const Tokenizer *t, const char *prompt, SampleOptions o,
                  void (*emit)(void *argument, const char *text, size_t bytes), void *argument);
 
 // ---- the same, step by step ----------------------------------------------------------------------
 typedef struct {
+    int *token;                      // the prompt's, then those that were sampled
+    char *bytes; size_t count, given, room;  // decoded and not yet handed out: an unfinished character may wait here
+} Text;
+
+typedef struct {
     Model *model; const Tokenizer *tokenizer; SampleOptions options;
     Cache *cache;
-    real *logits;                    // [V], of the token that comes next
-    int *token; size_t count, prompt; // all tokens so far; `prompt` of them were given
-    size_t window;                   // tokens that the cache may hold
+    real *logits;                    // [samples, V], of the tokens that come next
+    Text *text;                      // [samples]
+    size_t count, prompt;            // tokens of each text so far; `prompt` of them were given
+    size_t window;                   // tokens of a text that the cache may hold
     size_t refills;                  // how often a full window was begun anew with its last half
-    size_t read;                     // tokens that the model has read
-    char *text; size_t bytes, given, room;  // decoded and not yet handed out: an unfinished character may wait here
+    size_t read;                     // tokens of each text that the model has read
 } Sampler;
 
 // Reads the prompt (n > 0 tokens) into a new cache: the prefill. With learned positions the window is the
 // context, because there are no more positions: when it is full, its last half is read again as the
 // start of a new window, and the text goes on. Otherwise positions go on, beyond the trained context too.
 Sampler *sampler_new(Model *m, const Tokenizer *t, const int *prompt, size_t n, SampleOptions o);
-// The text of the prompt, without the token that only marks the start of a document.
-size_t sampler_echo(Sampler *s, const char **text);
-// Samples the next token, the s->count-th; returns its text (valid until the next call) and the number of bytes.
-size_t sampler_next(Sampler *s, const char **text);
+// Samples the next token of every text: the s->count-th.
+void sampler_next(Sampler *s);
+// What a text (a number below `samples`) has got since it was last asked for: at first the prompt, without a token
+// that only marks the start of a document. Returns the number of bytes; they are valid until the next call.
+size_t sampler_text(Sampler *s, size_t sample, const char **bytes);
 void sampler_free(Sampler *s);
 
 // One draw from logits [V], which are overwritten. Temperature first, then top-k, then top-p over what
-// top-k kept, scaled to sum to 1. The random number is a function of (seed, position) alone.
-int sample_token(real *logits, size_t V, const SampleOptions *o, uint64_t position);
+// top-k kept, scaled to sum to 1. The random number is a function of the seed and the draw's number alone.
+int sample_token(real *logits, size_t V, const SampleOptions *o, uint64_t draw);
 #endif

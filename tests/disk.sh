@@ -28,12 +28,15 @@ flunk() { failed=$((failed + 1)); echo "FAILED $*"; }
 # Without capabilities, so that the modes of a directory hold for root too.
 train() {
     exec setpriv --bounding-set -all ./train --data stories --layers 2 --width 32 --heads 2 --context 32 --batch 4 \
-        --steps 300 --warmup 3 --eval-every 100 --eval-tokens 64 --log-every 1 --save-every $save_every --sample-tokens 5 \
-        --out "$run" > "$scratch/out" 2> "$scratch/error"
+        --steps 300 --warmup 3 --eval-every 100 --eval-tokens 64 --log-every 1 --sample-tokens 5 \
+        --save-every $save_every --out "$run" > "$scratch/out" 2> "$scratch/error"
 }
 
 digest() { sed -nE 's/^receipt: digest ([0-9a-f]{16}),.*/\1/p' "$scratch/out"; }
-saved_step() { [ ! -e "$run/state.safetensors" ] || head -c 4096 "$run/state.safetensors" | grep -aoE '"step":"[0-9]+"' | tr -dc 0-9; }
+saved_step() {
+    [ -e "$run/state.safetensors" ] || return
+    head -c 4096 "$run/state.safetensors" | grep -aoE '"step":"[0-9]+"' | tr -dc 0-9
+}
 started_at() { sed -nE 's/^run .* (from|resumed at) step ([0-9]+) of .*/\2/p' "$scratch/out"; }
 lines() { cat "$run/log.jsonl" 2> /dev/null | wc -l; }
 new_disk() { umount "$disk" 2> /dev/null; mount -t tmpfs -o "size=$1" none "$disk"; }
@@ -41,7 +44,8 @@ new_disk() { umount "$disk" 2> /dev/null; mount -t tmpfs -o "size=$1" none "$dis
 # wrong STATUS REASON: what is not as it should be after a run that could not save; nothing when all is well.
 wrong() {
     [ "$1" = 1 ] || echo "status $1, not 1"
-    [ "$(wc -l < "$scratch/error")" = 1 ] && grep -q "^error: .*$2" "$scratch/error" || echo "'$2' in one line was expected"
+    [ "$(wc -l < "$scratch/error")" = 1 ] && grep -q "^error: .*$2" "$scratch/error" ||
+        echo "'$2' in one line was expected"
     case $2 in *"No space"*) compgen -G "$run/*.tmp" ;; esac    # from a read-only directory it cannot be removed
 }
 
@@ -82,15 +86,15 @@ expected=$(digest)
 needed=$(($(du -sk "$run" | cut -f1) + $(du -sk "$run/state.safetensors" | cut -f1)))
 
 # ---- too small from the start: the disk is full at the first, the second, ... file that is written ------
+full="No space left on device"
 for tenths in 1 2 3 4 5 6 7 8; do
     size=$((needed * tenths / 10))
     new_disk ${size}k
     (train)
-    goes_on "a disk of $size KiB where $needed are needed" $? "No space left on device" mount -o remount,size=100m "$disk"
+    goes_on "a disk of $size KiB where $needed are needed" $? "$full" mount -o remount,size=100m "$disk"
 done
 
 # ---- filled by somebody else in the middle of a run ------------------------------------------------------
-full="No space left on device"
 fill() { head -c 200m /dev/zero > "$disk/filler-$(date +%N)" 2> /dev/null; }
 make_room() { rm "$disk"/filler-*; }
 new_disk 4m

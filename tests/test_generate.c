@@ -192,7 +192,8 @@ static void test_rows(void) {
         "", "--attn-kernel naive", "--attn gqa --kv-heads 1 --pos learned", "--attn gqa+mla --kv-heads 2", "--attn mla",
         "--attn mla --attn-kernel naive --pos none --q-rank 9", "--attn mha+gqa+mla --layers 3 --qk-norm head",
         "--norm post --norm-kind layer --bias", "--norm deepnorm --ffn gelu --tie 0", "--norm out --ffn relu2",
-        "--experts 5 --top-k 2 --shared-experts 1 --norm peri", "--experts 4 --gate sigmoid --router bias --attn mla+mha",
+        "--experts 5 --top-k 2 --shared-experts 1 --norm peri",
+        "--experts 4 --gate sigmoid --router bias --attn mla+mha",
     };
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_rows(flags[i]);
     omp_set_num_threads(3);
@@ -438,6 +439,47 @@ static void test_same_text(void) {
     tokenizer_free(t);
 }
 
+// Text i is the same whatever the number of texts, and the first that of one alone.
+static void check_samples(const char *flags) {
+    enum { TEXTS = 5, TOKENS = 60 };
+    Tokenizer *t = letters();
+    Model *m = open_model(flags, VOCAB);
+    Page page[TEXTS];
+    int *prompt;
+    size_t given = tokenizer_prompt(t, "a b", &prompt);
+    for (size_t texts = TEXTS; texts > 0; texts--) {
+        SampleOptions o = sample_defaults(4, TOKENS);
+        o.samples = texts;
+        Sampler *s = sampler_new(m, t, prompt, given, o);
+        for (size_t n = 0; n < TOKENS; n++) sampler_next(s);
+        for (size_t i = 0; i < texts; i++) {
+            const char *text;
+            size_t bytes = sampler_text(s, i, &text);
+            if (texts == TEXTS) page[i].bytes = 0, write_page(&page[i], text, bytes);
+            CHECK(bytes == TOKENS + 3 && !memcmp(text, page[i].text, bytes), "%s: text %zu of %zu is %.*s, not %s",
+                  flags, i, texts, (int)bytes, text, page[i].text);
+            CHECK(i == 0 || strcmp(page[i].text, page[i - 1].text) != 0, "%s: two texts are the same", flags);
+            CHECK(sampler_text(s, i, &text) == 0, "nothing new was expected");
+        }
+        sampler_free(s);
+    }
+    Page alone = say(m, t, "a b", 4, TOKENS);
+    CHECK(!strcmp(alone.text, page[0].text), "%s: the first text is %s, not %s", flags, page[0].text, alone.text);
+    free(prompt);
+    model_free(m);
+    tokenizer_free(t);
+}
+
+static void test_samples(void) {
+    static const char *const flags[] = {"", "--attn mla --kv-rank 12", "--attn gqa+mla --kv-heads 2 --layers 3",
+                                        "--pos learned --context 20 --attn gqa",
+                                        "--pos learned --context 16 --attn mla",
+                                        "--experts 4 --top-k 2 --attn mla --shared-experts 1"};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_samples(flags[i]);
+    omp_set_num_threads(3);
+    check_samples(flags[5]);
+}
+
 // A training that is sampled from in between is the training without, bit for bit.
 static void train_three_steps(Model *m, const Tokenizer *sampled, double loss[3]) {
     int token[80];
@@ -477,24 +519,26 @@ static void test_training_undisturbed(void) {
 // ---- the window ----------------------------------------------------------------------------------
 
 // What the documentation says, without a cache: the window grows until it is full; then it begins anew
-// with the last half of it, the new token included.
+// with the last half of it, the new token included. Text i draws number i * 2^40 + position.
 static void check_window(const char *flags, size_t context, size_t prompt, size_t tokens) {
     Tokenizer *t = letters();
     Model *m = open_model(flags, VOCAB);
-    int token[LONG];
+    int token[2][LONG];
     real logits[VOCAB];
     size_t start = 0, refills = 0, half = context > 1 ? context / 2 : 1;
-    random_tokens(token, LONG);
+    random_tokens(token[0], LONG), random_tokens(token[1], LONG);
     SampleOptions o = sample_defaults(1, tokens);
-    Sampler *s = sampler_new(m, t, token, prompt, o);
+    o.samples = 2;
+    Sampler *s = sampler_new(m, t, token[0], prompt, o);
     for (size_t n = prompt; n < prompt + tokens; n++) {
-        const char *text;
         if (context && n - start > context) start = n - half, refills++;
-        model_infer(m, NULL, token + start, n - start, false, logits);
-        token[n] = sample_token(logits, VOCAB, &o, n);
-        sampler_next(s, &text);
-        CHECK(s->token[n] == token[n], "%s, prompt %zu: token %zu is %d, not %d", flags, prompt, n, s->token[n],
-              token[n]);
+        sampler_next(s);
+        for (size_t i = 0; i < 2; i++) {
+            model_infer(m, NULL, token[i] + start, n - start, false, logits);
+            token[i][n] = sample_token(logits, VOCAB, &o, ((uint64_t)i << 40) + n);
+            CHECK(s->text[i].token[n] == token[i][n], "%s, prompt %zu: token %zu of text %zu is %d, not %d", flags,
+                  prompt, n, i, s->text[i].token[n], token[i][n]);
+        }
     }
     CHECK(s->refills == refills, "%s: %zu windows were begun anew, %zu were expected", flags, s->refills, refills);
     CHECK(context == 0 || tokens < context || refills > 0, "%s: the window was never full", flags);
@@ -541,10 +585,11 @@ static void test_characters(void) {
     Tokenizer *t = tokenizer_byte();
     Sampler *s = sampler_new(m, t, (int[]){'a'}, 1, sample_defaults(1, 30));
     const char *text;
-    size_t n = sampler_echo(s, &text);
+    size_t n = sampler_text(s, 0, &text);
     CHECK(n == 1 && *text == 'a', "the prompt has %zu bytes", n);
     for (size_t i = 0; i < 30; i++) {
-        n = sampler_next(s, &text);
+        sampler_next(s);
+        n = sampler_text(s, 0, &text);
         CHECK(n == strlen(pieces[i % 10]) && memcmp(text, pieces[i % 10], n) == 0, "piece %zu is '%.*s', not '%s'", i,
               (int)n, text, pieces[i % 10]);
     }
@@ -570,8 +615,8 @@ static void test_start_token(void) {
     int *token;
     size_t n = tokenizer_prompt(t, "The cat", &token);
     Sampler *s = sampler_new(m, t, token, n, sample_defaults(1, 40));
-    CHECK(n == 3 && s->token[0] == 0, "the model reads %zu tokens", n);
-    n = sampler_echo(s, &text);
+    CHECK(n == 3 && s->text[0].token[0] == 0, "the model reads %zu tokens", n);
+    n = sampler_text(s, 0, &text);
     CHECK(n == 7 && !memcmp(text, "The cat", 7), "the prompt is shown as '%.*s'", (int)n, text);
     sampler_free(s);
     Page p = say(m, t, "", 1, 40);
@@ -653,6 +698,24 @@ static void test_program(void) {
     tokenizer_free(t);
 }
 
+// The first texts of many are those of few, each under its heading, and the first is that of one alone.
+static void test_side_by_side(void) {
+    Tokenizer *t = letters();
+    model_free(make_run("r", "--data x.txt --attn gqa+mla", t));
+    Answer one = run("--run r --prompt 'a cab.' --tokens 40"),
+           two = run("--run r --prompt 'a cab.' --tokens 40 --samples 2"),
+           five = run("--run r --prompt 'a cab.' --tokens 40 --samples 5 --threads 3");
+    CHECK(one.status == 0 && two.status == 0 && five.status == 0, "%s%s%s", one.err, two.err, five.err);
+    char *first = xprintf("=== text 1\n%s=== text 2\na cab.", one.out);
+    CHECK(!strncmp(two.out, first, strlen(first)), "%s does not begin with %s", two.out, first);
+    CHECK(!strncmp(five.out, two.out, strlen(two.out)) && strstr(five.out, "\n=== text 5\na cab."),
+          "%s does not begin with %s", five.out, two.out);
+    CHECK(strstr(five.err, "decode   195 tokens, ") && strstr(five.err, "5 texts at a time") && !strchr(five.err, '\r'),
+          "%s", five.err);
+    CHECK(strstr(five.err, " MiB for 225 tokens"), "5 times 6 + 39 tokens are in the cache: %s", five.err);
+    tokenizer_free(t);
+}
+
 static void test_prompts(void) {
     Tokenizer *t = letters();
     model_free(make_run("r", "--data x.txt", t));
@@ -721,7 +784,8 @@ static void test_errors(void) {
     const struct { const char *arguments; int status; const char *word; } cases[] = {
         {"", 2, "no run"}, {"--run nowhere", 1, "nowhere"}, {"--run empty", 1, "config.json"},
         {"--run out", 1, "is a file"}, {"--run torn", 1, "model.safetensors"}, {"--run odd", 1, "256 tokens"},
-        {"--run r --tokens 0", 2, "--tokens"}, {"--run r --temperature -1", 2, "--temperature"},
+        {"--run r --tokens 0", 2, "--tokens"}, {"--run r --samples 0", 2, "--samples"},
+        {"--run r --temperature -1", 2, "--temperature"},
         {"--run r --top-p 1.5", 2, "--top-p"}, {"--run r --top-p nan", 2, "--top-p"},
         {"--run r --prompt ZEBRA", 1, "\"Z\""}, {"--run r --prompt-tokens '1 99'", 1, "0 to 22"},
         {"--run r --prompt-tokens ''", 2, "empty"}, {"--run r --prompt a --prompt-file nul", 2, "only one"},
@@ -783,12 +847,14 @@ static const Test tests[] = {
     {"generate/top-many", "top-k keeps what a plain sort would, with many ties", test_top_many},
     {"generate/greedy", "temperature 0: the largest, the lowest number of equals; NaN is refused", test_greedy},
     {"generate/same-text", "the same seed gives the same text, with any number of threads", test_same_text},
+    {"generate/samples", "several texts at once are the texts that each would be alone", test_samples},
     {"generate/undisturbed", "sampling during a training changes no bit of it", test_training_undisturbed},
     {"generate/window", "a full window of learned positions begins anew with its last half", test_window},
     {"generate/characters", "pieces are whole characters, whatever bytes their tokens hold", test_characters},
     {"generate/start", "the token that starts a document is read, not shown", test_start_token},
     {"generate/padded", "tokens without a text are never sampled", test_padded_vocabulary},
     {"generate/program", "./generate writes the text of sample_text, and its report", test_program},
+    {"generate/side-by-side", "--samples: the first texts of many are those of few", test_side_by_side},
     {"generate/prompts", "text, file, numbers or nothing as a prompt", test_prompts},
     {"generate/foreign", "a checkpoint without a tokenizer of ours: tokens are numbers", test_foreign},
     {"generate/picture", "attention maps of all layers and heads", test_picture},
