@@ -9,6 +9,7 @@
 #include "attention.h"
 #include "lib/matmul.h"
 #include "lib/numeric.h"
+#include "lib/profile.h"
 #include "lib/simd.h"
 #include <omp.h>
 
@@ -135,6 +136,10 @@ static void head_forward_naive(const Head *t, const AttnShape *s, real *scratch)
 
 void attention_forward(real *out, size_t out_stride, real *lse, real *probability, const real *q, size_t q_stride,
                        KvView view, size_t B, size_t n, AttnShape s) {
+    size_t pairs = B * s.H * (n * (view.length - n) + n * (n + 1) / 2);     // of a query and a key that it sees
+    size_t key_and_value = view.k == view.v ? s.D : s.D + s.Dv;                // a latent is both
+    PROFILE(attention_forward, pairs * (2 * (s.D + s.Dv) + PROFILE_EXP + 4),
+            B * (n * s.H * (s.D + s.Dv) + view.length * s.KV * key_and_value) + (probability ? pairs : 0));
     static Workspace workspace;
     size_t L = view.length, group = s.H / s.KV, threads = (size_t)omp_get_max_threads();
     // With few key heads (decoding, or a latent shared by all heads) the queries of one are shared out too.
@@ -229,6 +234,9 @@ static void head_backward_naive(const HeadGradient *t, const AttnShape *s, real 
 void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const real *dout, const real *out,
                         size_t out_stride, const real *lse, const real *probability, const real *q, size_t q_stride,
                         KvView view, size_t B, size_t n, AttnShape s) {
+    size_t pairs = B * s.H * n * (n + 1) / 2;
+    PROFILE(attention_backward, pairs * (4 * (s.D + s.Dv) + 3 + (s.flash ? 2 * s.D + PROFILE_EXP + 3 : 0)),
+            B * n * (2 * s.H * (s.D + s.Dv) + 2 * s.KV * (s.D + s.Dv)) + (s.flash ? 0 : pairs));
     static Workspace workspace;
     size_t threads = (size_t)omp_get_max_threads(), group = s.H / s.KV, T = n;
     size_t kt = packed_size(s.D, T), k = packed_size(T, s.D), vt = packed_size(s.Dv, T), d = packed_size(T, s.Dv);

@@ -4,6 +4,7 @@
 #include "attention.h"
 #include "lib/matmul.h"
 #include "lib/ops.h"
+#include "lib/profile.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,6 +90,7 @@ static size_t cache_slot(const Batch *b, size_t i) { return i / b->T * b->cache-
 // Appends the rows of [q | k | v] to the cache and shows all of it.
 static KvView cache_append_kv(Cache *c, size_t l, const Layer *y, const real *qkv, const Batch *b) {
     size_t row = qkv_width(y), width = y->KV * y->D, step = c->capacity * width;
+    PROFILE(cache, 0, 4 * b->M * width);
     for (size_t i = 0; i < b->M; i++) {
         memcpy(c->k[l] + cache_slot(b, i) * width, qkv + i * row + y->H * y->D, width * sizeof *qkv);
         memcpy(c->v[l] + cache_slot(b, i) * width, qkv + i * row + (y->H + y->KV) * y->D, width * sizeof *qkv);
@@ -144,6 +146,7 @@ static KvView mla_view(const Layer *y, const real *k, const real *kv, size_t T) 
 
 // k [M, H*(N+P)]: each head's own N from kv, and the shared P from kv_a.
 static void keys_forward(real *k, const real *kv, const real *kv_a, const Layer *y, size_t M, size_t R) {
+    PROFILE(cache, 0, 2 * M * y->H * y->D);
 #pragma omp parallel for
     for (size_t t = 0; t < M; t++)
         for (size_t h = 0; h < y->H; h++) {
@@ -153,6 +156,7 @@ static void keys_forward(real *k, const real *kv, const real *kv_a, const Layer 
         }
 }
 static void keys_backward(real *dkv, real *dkv_a, const real *dk, const Layer *y, size_t M, size_t R) {
+    PROFILE(cache, M * y->H * y->P, 2 * M * y->H * y->D);
 #pragma omp parallel for
     for (size_t t = 0; t < M; t++) {
         real *shared = dkv_a + t * (R + y->P) + R;
@@ -163,6 +167,11 @@ static void keys_backward(real *dkv, real *dkv_a, const real *dk, const Layer *y
             for (size_t i = 0; i < y->P; i++) shared[i] += key[nope(y) + i];
         }
     }
+}
+
+static void latent_products(const Product *p, size_t H) {
+    PROFILE(latent, 2 * H * p->M * p->N * p->K, H * (p->M * (p->N + p->K) + p->N * p->K));
+    products(p, H);
 }
 
 // The same through the latent: q_h . (W_UK c) = (W_UK^T q_h) . c, so that the past is never expanded;
@@ -176,7 +185,7 @@ static void mla_absorbed(Model *m, size_t l, const Batch *b) {
     for (size_t h = 0; h < H; h++)
         p[h] = (Product){.c = a->latent_q + h * wide, .ldc = H * wide, .a = a->q + h * y->D, .a_row = H * y->D, .a_col = 1,
                          .packed = m->packed + y->absorbed_k + h * packed_size(N, R), .M = b->M, .N = R, .K = N};
-    products(p, H);
+    latent_products(p, H);
     for (size_t t = 0; t < b->M; t++)
         for (size_t h = 0; h < H; h++)
             memcpy(a->latent_q + (t * H + h) * wide + R, a->q + (t * H + h) * y->D + N, y->P * sizeof *a->q);
@@ -189,12 +198,13 @@ static void mla_absorbed(Model *m, size_t l, const Batch *b) {
     for (size_t h = 0; h < H; h++)
         p[h] = (Product){.c = a->out + h * y->Dv, .ldc = H * y->Dv, .a = a->latent_out + h * R, .a_row = H * R, .a_col = 1,
                          .packed = m->packed + y->absorbed_v + h * packed_size(R, y->Dv), .M = b->M, .N = y->Dv, .K = R};
-    products(p, H);
+    latent_products(p, H);
     free(p);
 }
 
 static void cache_append_latent(Cache *c, size_t l, const Layer *y, const LayerActs *a, const Batch *b) {
     size_t R = y->kv_b.K, wide = R + y->P;
+    PROFILE(cache, 0, 2 * b->M * wide);
     for (size_t i = 0; i < b->M; i++) {
         memcpy(c->k[l] + cache_slot(b, i) * wide, a->c + i * R, R * sizeof *a->c);
         memcpy(c->k[l] + cache_slot(b, i) * wide + R, a->kv_a + i * wide + R, y->P * sizeof *a->c);

@@ -11,8 +11,11 @@
 #include "data/data.h"
 #include "hf.h"
 #include "lib/cpu.h"
+#include "lib/machine.h"
 #include "lib/plot.h"
+#include "lib/profile_report.h"
 #include "lib/run.h"
+#include "lib/simd.h"
 #include "lib/threads.h"
 #include "sample.h"
 #include <dirent.h>
@@ -213,7 +216,8 @@ static void print_prompt(const char *text, size_t bytes, bool terminal) {
     if (bold) fputs("\033[0m", stdout);
 }
 
-typedef struct { double start, prefill, first, decode; size_t read; } Clock;   // seconds; tokens that the prefill read
+// Seconds; tokens that the prefill read; and with --profile, what prefill and decode spent their time on.
+typedef struct { double start, prefill, first, decode; size_t read; bool profiled; Profile profile[2]; } Clock;
 
 // One more token for every text; false when there are enough, or after Ctrl-C.
 static bool next(Sampler *s, Clock *clock) {
@@ -264,10 +268,13 @@ static void write_several(Sampler *s, Clock *clock, bool terminal) {
 static Sampler *write_texts(const Source *s, const int *prompt, size_t n, SampleOptions o, Clock *clock) {
     bool terminal = isatty(STDOUT_FILENO);
     clock->start = seconds_now();
+    if (clock->profiled) profile_start();
     Sampler *sampler = sampler_new(s->model, s->tokenizer, prompt, n, o);
     clock->prefill = seconds_now() - clock->start, clock->read = sampler->read;
+    if (clock->profiled) clock->profile[0] = profile_stop(), profile_start();
     (o.samples == 1 ? write_one : write_several)(sampler, clock, terminal);
     clock->decode = seconds_now() - clock->start - clock->first;
+    if (clock->profiled) clock->profile[1] = profile_stop();
     return sampler;
 }
 
@@ -292,16 +299,26 @@ static void report(const Source *s, const Sampler *t, const Clock *clock) {
                 s->config.context);
 }
 
+static void draw_profile(const Clock *clock, const char *path) {
+    static const char *const label[2] = {"prefill", "decode"};
+    int threads = omp_get_max_threads();
+    Roofs roofs = {simd_fma_peak(threads), machine_read_bandwidth(threads)};
+    for (size_t i = 0; i < 2; i++) profile_print(stderr, label[i], &clock->profile[i], roofs);
+    profile_draw(path, "Generation: the prompt at once, then token by token", clock->profile, label, 2, roofs);
+    fprintf(stderr, "picture  %s\n", path);
+}
+
 // ---- the picture ---------------------------------------------------------------------------------
 // Before the work, not after it: a picture that could not be written.
-static void check_picture(const char *path) {
+static void check_picture(const char *flag, const char *path) {
     size_t length = strlen(path);
     const char *slash = strrchr(path, '/');
     char *dir = slash ? xprintf("%.*s", (int)(slash - path + 1), path) : xprintf(".");
     struct stat s;
-    if (length < 5 || strcmp(path + length - 4, ".png")) usage_error("--picture %s: a name that ends in .png was expected", path);
-    if (stat(path, &s) == 0 && S_ISDIR(s.st_mode)) fail("--picture %s is a directory; a file was expected", path);
-    if (access(dir, W_OK | X_OK) != 0) fail("--picture %s cannot be written: %s", path, strerror(errno));
+    if (length < 5 || strcmp(path + length - 4, ".png")) 
+        usage_error("--%s %s: a name that ends in .png was expected", flag, path);
+    if (stat(path, &s) == 0 && S_ISDIR(s.st_mode)) fail("--%s %s is a directory; a file was expected", flag, path);
+    if (access(dir, W_OK | X_OK) != 0) fail("--%s %s cannot be written: %s", flag, path, strerror(errno));
     free(dir);
 }
 
@@ -365,15 +382,17 @@ int main(int argc, char **argv) {
     flags_parse(&generate_table, &o, argc, argv, given);
     cpu_switch(o.simd, run_commit(), argv);
     if (o.threads) omp_set_num_threads((int)o.threads);
-    if (*o.picture) check_picture(o.picture);
+    if (*o.picture) check_picture("picture", o.picture);
+    if (*o.profile) check_picture("profile", o.profile);
     Source s = open_source(&o);
     int *prompt;
     size_t n = read_prompt(&o, given, &s, &prompt);
-    Clock clock = {0};
+    Clock clock = {.profiled = *o.profile};
     catch_signals();
     SampleOptions sampling = {o.temperature, o.top_k, o.top_p, o.seed, o.tokens, o.samples};
     Sampler *sampler = write_texts(&s, prompt, n, sampling, &clock);
     report(&s, sampler, &clock);
+    if (*o.profile) draw_profile(&clock, o.profile);
     if (*o.picture) draw(&s, sampler, o.picture, o.picture_tokens);
     sampler_free(sampler);
     model_free(s.model);

@@ -5,6 +5,7 @@
 #include "lib/matmul.h"
 #include "lib/numeric.h"
 #include "lib/ops.h"
+#include "lib/profile.h"
 #include "lib/rng.h"
 #include "lib/simd.h"
 #include <math.h>
@@ -514,6 +515,7 @@ void model_forward_backward(Model *m, const int *tokens, const int *targets, siz
 }
 
 void model_zero_gradients(Model *m) {
+    PROFILE(zero, 0, m->gradient_arena.used / sizeof(real));
     memset(m->gradients, 0, m->gradient_arena.used);
     memset(m->stats, 0, m->c.layers * sizeof *m->stats);
     memset(m->load, 0, m->c.layers * m->c.experts * sizeof *m->load);

@@ -3,6 +3,7 @@
 #include "lib/matmul.h"
 #include "lib/numeric.h"
 #include "lib/ops.h"
+#include "lib/profile.h"
 #include "lib/simd.h"
 #include <omp.h>
 #include <stdlib.h>
@@ -47,6 +48,7 @@ static void sort_by_expert(Routing *r, size_t M, RouterShape s) {
 }
 
 void route_forward(Routing *r, const real *logits, const real *bias, size_t M, RouterShape s) {
+    PROFILE(route, (PROFILE_EXP + 3 + (s.sigmoid ? PROFILE_SIGMOID : 0)) * M * s.E, 2 * M * s.E + 2 * M * s.K);
     ROWS(M, s.E * s.K)
     for (size_t m = 0; m < M; m++) {
         real *score = r->score + m * s.E;
@@ -117,6 +119,7 @@ static void logit_backward(real *d, const real *score, RouterShape s) {
 }
 
 void route_backward(real *dlogits, const real *dweight, const Routing *r, size_t M, RouterShape s) {
+    PROFILE(route, 8 * M * s.E, 2 * M * s.E + 2 * M * s.K);
     ROWS(M / s.T, s.T * s.E)
     for (size_t b = 0; b < M / s.T; b++) {
         real few[FEW_EXPERTS], *slope = s.E <= FEW_EXPERTS ? few : xmalloc(s.E * sizeof *slope);
@@ -136,11 +139,13 @@ void route_backward(real *dlogits, const real *dweight, const Routing *r, size_t
 // ---- dispatch ------------------------------------------------------------------------------------
 
 void dispatch_forward(real *sorted, const real *x, const Routing *r, size_t M, size_t K, size_t C) {
+    PROFILE(dispatch, 0, 2 * M * K * C);
     ROWS(M * K, C)
     for (size_t i = 0; i < M * K; i++) memcpy(sorted + i * C, x + (size_t)r->token[i] * C, C * sizeof *x);
 }
 
 void dispatch_backward(real *dx, const real *dsorted, const Routing *r, size_t M, size_t K, size_t C) {
+    PROFILE(dispatch, M * K * C, (K + 2) * M * C);
     ROWS(M, K * C)
     for (size_t m = 0; m < M; m++)
         for (size_t c = 0; c < C; c += LANES) {
@@ -151,6 +156,7 @@ void dispatch_backward(real *dx, const real *dsorted, const Routing *r, size_t M
 }
 
 void combine_forward(real *y, const real *sorted, const Routing *r, size_t M, size_t K, size_t C) {
+    PROFILE(dispatch, 2 * M * K * C, (K + 1) * M * C);
     ROWS(M, K * C)
     for (size_t m = 0; m < M; m++)
         for (size_t c = 0; c < C; c += LANES) {
@@ -162,6 +168,7 @@ void combine_forward(real *y, const real *sorted, const Routing *r, size_t M, si
 }
 
 void combine_backward(real *dsorted, real *dweight, const real *dy, const real *sorted, const Routing *r, size_t M, size_t K, size_t C) {
+    PROFILE(dispatch, 3 * M * K * C, (2 * K + 1) * M * C);
     ROWS(M, K * C)
     for (size_t i = 0; i < M * K; i++) {
         const real *d = dy + i / K * C, *y = sorted + (size_t)r->slot[i] * C;
@@ -195,16 +202,19 @@ static void for_experts(Product shape, size_t E, const Routing *r, size_t ldx, s
 }
 
 void experts_forward(real *y, size_t ldy, const real *x, size_t ldx, const real *w_packed, const Routing *r, size_t E, size_t N, size_t K) {
+    PROFILE(experts_forward, 2 * r->start[E] * N * K, r->start[E] * (N + K) + E * N * K);
     for_experts((Product){.c = y, .ldc = ldy, .a = x, .a_row = ldx, .a_col = 1, .packed = w_packed, .N = N, .K = K},
                 E, r, ldx, ldy, packed_size(K, N), set_forward);
 }
 
 void experts_backward_input(real *dx, size_t ldx, const real *dy, size_t ldy, const real *w, const Routing *r, size_t E, size_t N, size_t K, bool accumulate) {
+    PROFILE(experts_input, 2 * r->start[E] * N * K, r->start[E] * (N + K * (1 + (size_t)accumulate)) + E * N * K);
     for_experts((Product){.c = dx, .ldc = ldx, .a = dy, .a_row = ldy, .a_col = 1, .b = w, .b_row = K, .b_col = 1,
                           .N = K, .K = N, .accumulate = accumulate}, E, r, ldx, ldy, N * K, set_input);
 }
 
 void experts_backward_weight(real *dw, const real *dy, size_t ldy, const real *x, size_t ldx, const Routing *r, size_t E, size_t N, size_t K) {
+    PROFILE(experts_weight, 2 * r->start[E] * N * K, r->start[E] * (N + K) + 2 * E * N * K);
     for_experts((Product){.c = dw, .ldc = K, .a = dy, .a_row = 1, .a_col = ldy, .b = x, .b_row = ldx, .b_col = 1,
                           .M = N, .N = K, .accumulate = true}, E, r, ldx, ldy, N * K, set_weight);
 }

@@ -1,7 +1,9 @@
 // report.c: formatting of what train.c knows. Nothing here changes a number.
 #include "report.h"
 #include "hf.h"
+#include "lib/machine.h"
 #include "lib/optim.h"
+#include "lib/profile_report.h"
 #include "lib/simd.h"
 #include <omp.h>
 #include <stdlib.h>
@@ -164,6 +166,17 @@ json_t *report_layers(Model *m, real *before, const double *squares, size_t numb
     }
     free(mine);
     return all;
+}
+
+void report_profile(const Facts *f, Run *run) {
+    Profile p = profile_stop();
+    Roofs roofs = {1e-9 * f->peak, machine_read_bandwidth(omp_get_max_threads())};
+    char *path = run_path(run, "roofline.png");
+    profile_print(stdout, "training, with its validations and checkpoints", &p, roofs);
+    profile_draw(path, "Where the time of this training went", &p, NULL, 1, roofs);
+    json_object_set_new(run->json, "profile", profile_json(&p, roofs));
+    printf("picture  %s\n", path);
+    free(path);
 }
 
 // ---- the end -----------------------------------------------------------------------------------

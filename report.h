@@ -26,6 +26,8 @@ json_t *report_experts(Model *m);                        // load, entropy, ... o
 // RMS of the residual stream, gradient norm and update-to-weight ratio of every layer. before: the
 // values before the last update (overwritten); squares [layers]: of the `numbers` numbers of the stream.
 json_t *report_layers(Model *m, real *before, const double *squares, size_t numbers);
+// Prints what --profile recorded, draws roofline.png, adds "profile" to run.json.
+void report_profile(const Facts *f, Run *run);
 // Adds "final", "digest" and "receipt" to run.json; the text belongs to it.
 const char *report_receipt(const Facts *f, const RunState *s, uint64_t digest, json_t *run_json);
 #endif

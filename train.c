@@ -11,6 +11,7 @@
 #include "lib/cpu.h"
 #include "lib/curves.h"
 #include "lib/optim.h"
+#include "lib/profile.h"
 #include "lib/progress.h"
 #include "lib/simd.h"
 #include "lib/threads.h"
@@ -313,6 +314,7 @@ static void begin(Training *t) {
 static void train(Training *t) {
     const Config *c = &t->config;
     RunState first = t->state;
+    if (c->profile) profile_start();
     while (!is_done(t) && !stop_signal) {
         if (!train_step(t)) stop_diverged(t);
         size_t step = t->state.step;
@@ -324,6 +326,7 @@ static void train(Training *t) {
         if (step % c->save_every == 0 || is_done(t) || stop_signal) save(t);
     }
     progress_clear(&t->progress);
+    if (c->profile) report_profile(&t->facts, t->run);
 }
 
 static int stop_interrupted(Training *t) {

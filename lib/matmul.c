@@ -6,6 +6,7 @@
 // summed across lanes, so each element is one chain over k. Blocking over k stores the accumulator and
 // loads it again, which changes no bit.
 #include "matmul.h"
+#include "profile.h"
 #include "simd.h"
 #include <omp.h>
 #include <stdlib.h>
@@ -279,16 +280,19 @@ void products_naive(const Product *p, size_t count) {
 // ---- a linear layer ------------------------------------------------------------------------------
 
 void linear_forward(real *y, const real *x, const real *w_packed, const real *bias, size_t M, size_t N, size_t K) {
+    PROFILE(linear_forward, 2 * M * N * K, M * K + N * K + M * N);
     products(&(Product){.c = y, .ldc = N, .a = x, .a_row = K, .a_col = 1, .packed = w_packed, .bias = bias,
                         .M = M, .N = N, .K = K}, 1);
 }
 
 void linear_backward_input(real *dx, const real *dy, const real *w, size_t M, size_t N, size_t K, bool accumulate) {
+    PROFILE(linear_input, 2 * M * N * K, M * N + N * K + M * K * (1 + (size_t)accumulate));
     products(&(Product){.c = dx, .ldc = K, .a = dy, .a_row = N, .a_col = 1, .b = w, .b_row = K, .b_col = 1,
                         .M = M, .N = K, .K = N, .accumulate = accumulate}, 1);
 }
 
 void linear_backward_weight(real *dw, real *dbias, const real *dy, const real *x, size_t M, size_t N, size_t K) {
+    PROFILE(linear_weight, 2 * M * N * K + (dbias ? M * N : 0), M * N + M * K + 2 * N * K);
     products(&(Product){.c = dw, .ldc = K, .a = dy, .a_row = 1, .a_col = N, .b = x, .b_row = K, .b_col = 1,
                         .M = N, .N = K, .K = M, .accumulate = true}, 1);
     if (!dbias) return;
@@ -301,6 +305,7 @@ void linear_backward_weight(real *dw, real *dbias, const real *dy, const real *x
 }
 
 void linear_pack(real *packed, const real *w, size_t N, size_t K) {
+    PROFILE(pack, 0, 2 * N * K);
 #pragma omp parallel if (N * K > SMALL)
     {
         size_t from, to;

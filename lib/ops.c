@@ -3,6 +3,7 @@
 // order, with threads owning columns, so that cutting a batch into micro-batches continues the same sum.
 #include "ops.h"
 #include "numeric.h"
+#include "profile.h"
 #include "simd.h"
 #include <omp.h>
 
@@ -44,7 +45,10 @@ static void norm_row(real *y, real *mean, real *rstd, const real *x, const real 
     *rstd = r;
 }
 
+static size_t norm_numbers(NormShape s) { return s.M * s.groups * s.C; }
+
 void norm_forward(real *y, real *mean, real *rstd, const real *x, const real *w, const real *b, NormShape s) {
+    PROFILE(norm_forward, (6 + (mean != NULL) + (b != NULL)) * norm_numbers(s), 2 * norm_numbers(s));
     ROWS(s.M * s.groups, s.C)
     for (size_t i = 0; i < s.M * s.groups; i++) {
         size_t m = i / s.groups, g = i % s.groups;
@@ -73,6 +77,7 @@ static void norm_row_backward(real *dx, const real *dy, const real *x, const rea
 
 void norm_backward(real *dx, real *dw, real *db, const real *dy, const real *x, const real *w,
                    const real *mean, const real *rstd, NormShape s, bool accumulate) {
+    PROFILE(norm_backward, (17 + (db != NULL) + accumulate) * norm_numbers(s), (3 + accumulate) * norm_numbers(s));
     // Weights first: dx may stand in the memory of dy.
     ROWS(s.M * s.groups, s.C)
     for (size_t c = 0; c < s.C; c += LANES) {
@@ -98,6 +103,7 @@ void norm_backward(real *dx, real *dw, real *db, const real *dy, const real *x, 
 // ---- activations ---------------------------------------------------------------------------------
 
 void swiglu_forward(real *y, const real *x, size_t M, size_t F) {
+    PROFILE(activation_forward, (PROFILE_SIGMOID + 2) * M * F, 3 * M * F);
     ROWS(M, F)
     for (size_t m = 0; m < M; m++) {
         const real *gate = x + m * 2 * F, *up = gate + F;
@@ -110,6 +116,7 @@ void swiglu_forward(real *y, const real *x, size_t M, size_t F) {
 
 // silu'(g) = s + g s (1 - s) with s = sigmoid(g).
 void swiglu_backward(real *dx, const real *dy, const real *x, size_t M, size_t F) {
+    PROFILE(activation_backward, (PROFILE_SIGMOID + 7) * M * F, 5 * M * F);
     vec one = vec_set(1);
     ROWS(M, F)
     for (size_t m = 0; m < M; m++) {
@@ -129,6 +136,7 @@ void swiglu_backward(real *dx, const real *dy, const real *x, size_t M, size_t F
 #define GELU_B ((real)(1.5957691216057308 * 0.044715))
 
 void gelu_forward(real *y, const real *x, size_t n) {
+    PROFILE(activation_forward, (PROFILE_SIGMOID + 5) * n, 2 * n);
     ROWS(n, 1)
     for (size_t i = 0; i < n; i += LANES) {
         vec v = vec_load_at(x, i, n), square = vec_mul(v, v);
@@ -138,6 +146,7 @@ void gelu_forward(real *y, const real *x, size_t n) {
 }
 
 void gelu_backward(real *dx, const real *dy, const real *x, size_t n) {
+    PROFILE(activation_backward, (PROFILE_SIGMOID + 12) * n, 3 * n);
     ROWS(n, 1)
     for (size_t i = 0; i < n; i += LANES) {
         vec v = vec_load_at(x, i, n), square = vec_mul(v, v);
@@ -149,6 +158,7 @@ void gelu_backward(real *dx, const real *dy, const real *x, size_t n) {
 }
 
 void relu2_forward(real *y, const real *x, size_t n) {
+    PROFILE(activation_forward, n, 2 * n);
     ROWS(n, 1)
     for (size_t i = 0; i < n; i += LANES) {
         vec v = vec_max(vec_zero(), vec_load_at(x, i, n));     // in this order a NaN stays
@@ -157,6 +167,7 @@ void relu2_forward(real *y, const real *x, size_t n) {
 }
 
 void relu2_backward(real *dx, const real *dy, const real *x, size_t n) {
+    PROFILE(activation_backward, 2 * n, 3 * n);
     ROWS(n, 1)
     for (size_t i = 0; i < n; i += LANES) {
         vec v = vec_max(vec_zero(), vec_load_at(x, i, n));     // in this order a NaN stays
@@ -190,6 +201,7 @@ static void rope_head(real *x, const real *cosine, const real *sine, size_t half
 
 void rope(real *x, size_t stride, size_t heads, size_t head_stride, size_t P, const real *cosine, const real *sine,
           size_t M, size_t T, size_t start, bool inverse) {
+    PROFILE(rope, 3 * M * heads * P, 2 * M * heads * P + M * P);
     ROWS(M, heads * P)
     for (size_t m = 0; m < M; m++) {
         size_t at = (start + m % T) * (P / 2);
@@ -201,6 +213,7 @@ void rope(real *x, size_t stride, size_t heads, size_t head_stride, size_t P, co
 // ---- embeddings ----------------------------------------------------------------------------------
 
 void embed_forward(real *y, const real *table, const real *position, const int *token, size_t M, size_t T, size_t start, size_t C) {
+    PROFILE(embed_forward, position ? M * C : 0, (position ? 3 : 2) * M * C);
     ROWS(M, C)
     for (size_t m = 0; m < M; m++)
         for (size_t i = 0; i < C; i += LANES) {
@@ -212,6 +225,7 @@ void embed_forward(real *y, const real *table, const real *position, const int *
 
 // Two rows may hold the same token, so threads own columns and go through the rows in order.
 void embed_backward(real *dtable, real *dposition, const real *dy, const int *token, size_t M, size_t T, size_t C) {
+    PROFILE(embed_backward, (dposition ? 2 : 1) * M * C, (dposition ? 5 : 3) * M * C);
     ROWS(M, C)
     for (size_t i = 0; i < C; i += LANES)
         for (size_t m = 0; m < M; m++) {
@@ -225,6 +239,7 @@ void embed_backward(real *dtable, real *dposition, const real *dy, const int *to
 // ---- the residual stream -------------------------------------------------------------------------
 
 void add_scaled(real *y, const real *x, double scale, const real *f, size_t n) {
+    PROFILE(residual, 2 * n, 3 * n);
     vec a = vec_set((real)scale);
     ROWS(n, 1)
     for (size_t i = 0; i < n; i += LANES)
@@ -232,6 +247,7 @@ void add_scaled(real *y, const real *x, double scale, const real *f, size_t n) {
 }
 
 double sum_of_squares(const real *x, size_t n) {
+    PROFILE(squares, 2 * n, n);
     enum { BLOCK = 4096, BLOCKS = 64 };     // a block's sum is a tree over lanes; blocks add up in order, in double
     double total = 0, part[BLOCKS];
     for (size_t first = 0; first < n; first += BLOCK * BLOCKS) {
@@ -291,6 +307,7 @@ static void scale_row(real *x, real scale, size_t V) {
 static double log_of(real x) { return x > 0 ? num_log((double)x) : (double)NAN; }
 
 void cross_entropy_forward(double *loss, bool *hit, const real *logits, const int *target, size_t M, size_t V) {
+    PROFILE(loss_forward, (PROFILE_EXP + 2) * M * V, M * V);
     ROWS(M, V)
     for (size_t m = 0; m < M; m++) {
         const real *x = logits + m * V;
@@ -307,6 +324,7 @@ void cross_entropy_forward(double *loss, bool *hit, const real *logits, const in
 }
 
 void cross_entropy_backward(real *logits, const int *target, double scale, size_t M, size_t V) {
+    PROFILE(loss_backward, (PROFILE_EXP + 3) * M * V, 2 * M * V);
     ROWS(M, V)
     for (size_t m = 0; m < M; m++) {
         real *x = logits + m * V;
