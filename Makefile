@@ -3,7 +3,8 @@
 # make oracle       our models against PyTorch and transformers
 # make digest       the same bits from every compiler, instruction set and thread count at hand, and as recorded
 # make demo         train the default model, look at what it says
-# make oracle       against PyTorch and transformers    make versus   speed against eager PyTorch
+# make bench        speed, as a share of what this machine can do (ARGS=--quick: in a minute)
+# make versus       speed against PyTorch, eager and compiled
 # make SIMD=avx512|avx2|plain|neon, DOUBLE=1, CC=clang: another build, in a directory of its own under build/
 
 CC       = gcc
@@ -33,12 +34,17 @@ BIN     = $(if $(strip $(KIND)),$(B)/,)
 ROOMS   = $(filter-out train.c generate.c,$(wildcard *.c lib/*.c data/*.c))
 OBJECTS = $(ROOMS:%.c=$(B)/objects/%.o)
 TESTS   = $(patsubst %.c,$(B)/objects/%.o,$(filter-out tests/probe.c tests/digest.c,$(wildcard tests/*.c)))
+BENCH   = $(patsubst %.c,$(B)/objects/%.o,$(wildcard bench/*.c))
 MAINS   = $(patsubst %.c,$(BIN)%,$(wildcard train.c generate.c))
 
 all: $(MAINS)
 
 $(BIN)train $(BIN)generate: $(BIN)%: $(B)/objects/%.o $(OBJECTS)
 	$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
+
+$(BIN)bench/bench: $(BENCH) $(OBJECTS)
+	@mkdir -p $(@D)
+	$(CC) $(FLAGS) $^ $(LDLIBS) -ldl -o $@
 
 $(B)/tests: $(TESTS) $(OBJECTS)
 	$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
@@ -67,7 +73,7 @@ $(B)/objects/tests/program.o: CPPFLAGS += -DTRAIN='"$(or $(BIN),./)train"'
 # The tests, and in double precision the gradients. Idle threads sleep instead of spinning: the tests are
 # many short runs, often beside other work.
 test: ready
-	$(MAKE) $(B)/tests all
+	$(MAKE) $(B)/tests all $(BIN)bench/bench
 	$(MAKE) DOUBLE=1 $(DOUBLES)/tests
 	OMP_WAIT_POLICY=passive tests/all.sh $(B)/tests "$(DOUBLES)/tests gradients"
 
@@ -79,9 +85,13 @@ digest: ready all
 	tests/digest.sh
 	tests/digests.sh
 
-# Tokens per second against eager PyTorch, on the same cores, in turns.
-versus: ready all
-	python=$$(tests/venv.sh tests/oracle-requirements.txt) && $$python bench/versus_torch.py
+# Beside PyTorch where make oracle has installed it; TORCH=1 installs it. ARGS: sections and flags.
+bench: ready all $(BIN)bench/bench
+	python=$$(tests/venv.sh $(if $(TORCH),,--find) tests/oracle-requirements.txt) && \
+	$(BIN)bench/bench $(ARGS) --torch "$$python"
+
+versus:
+	$(MAKE) bench TORCH=1 ARGS="torch $(ARGS)"
 
 # Tests leave memory behind where they provoke an error on purpose, so leaks are not reported.
 asan:
@@ -96,7 +106,7 @@ ready:
 	@./setup --check $(CC) || { ./setup && ./setup --check $(CC); }
 
 clean:
-	rm -rf build train generate
+	rm -rf build train generate bench/bench
 
-.PHONY: all test oracle digest asan demo ready clean always
--include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(B)/objects/train.d $(B)/objects/generate.d
+.PHONY: all test oracle digest bench versus asan demo ready clean always
+-include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(B)/objects/train.d $(B)/objects/generate.d

@@ -8,7 +8,6 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 char *report_command(int argc, char **argv) {
     char *all = flags_quote(argv[0]);
@@ -180,16 +179,6 @@ void report_profile(const Facts *f, Run *run) {
 }
 
 // ---- the end -----------------------------------------------------------------------------------
-static double peak_memory(void) {  // of the whole process; ru_maxrss is in KiB on Linux, in bytes on macOS
-    struct rusage u;
-    getrusage(RUSAGE_SELF, &u);
-#ifdef __APPLE__
-    return (double)u.ru_maxrss;
-#else
-    return 1024 * (double)u.ru_maxrss;
-#endif
-}
-
 static json_t *describe_end(const Facts *f, const RunState *s) {
     json_t *final = json_object();
     double rate = s->train_seconds > 0 ? (double)s->tokens / s->train_seconds : 0;
@@ -204,21 +193,17 @@ static json_t *describe_end(const Facts *f, const RunState *s) {
     put(final, "train_seconds", s->train_seconds);
     put(final, "tokens_per_second", rate);
     put(final, "mfu", rate * f->size->flops_per_token / f->peak);
-    put(final, "peak_memory_bytes", peak_memory());
+    put(final, "peak_memory_bytes", machine_peak_memory());
     return final;
 }
 
-const char *report_receipt(const Facts *f, const RunTensors *t, const RunState *s, json_t *run_json, FILE *out) {
-    json_t *hashes = json_object(), *digest = run_hash(run_digest(t, s, hashes)), *hash;
-    const char *name;
-    json_object_foreach(hashes, name, hash)
-        if (f->config->digest) fprintf(out, "%s  %s\n", json_string_value(hash), name);
-    char *floor = isfinite(f->data->floor) ? xprintf("%.4f", f->data->floor) : xprintf("unknown");
-    char *receipt = xprintf("receipt: digest %s, loss %.4f, floor %s, tokens %zu, wall %.1f s, %s",
-                            json_string_value(digest), s->val_loss, floor, s->tokens, s->seconds, f->command);
+const char *report_receipt(const Facts *f, const RunState *s, uint64_t digest, json_t *run_json) {
+    char hash[17], *floor = isfinite(f->data->floor) ? xprintf("%.4f", f->data->floor) : xprintf("unknown");
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)digest);
+    char *receipt = xprintf("receipt: digest %s, loss %.4f, floor %s, tokens %zu, wall %.1f s, %s", hash, s->val_loss,
+                            floor, s->tokens, s->seconds, f->command);
     json_object_set_new(run_json, "final", describe_end(f, s));
-    json_object_set_new(run_json, "hashes", hashes);
-    json_object_set_new(run_json, "digest", digest);
+    json_object_set_new(run_json, "digest", json_string(hash));
     json_object_set_new(run_json, "receipt", json_string(receipt));
     free(receipt);
     free(floor);

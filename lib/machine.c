@@ -1,9 +1,10 @@
-// machine.c: reads the size of the caches from the system, and the speed of the memory off a clock.
+// machine.c: reads the size of the caches and the use of memory from the system, and the memory's speed off a clock.
 #include "machine.h"
 #include "simd.h"
 #include <omp.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #ifdef __APPLE__
 #include <sys/sysctl.h>
 #endif
@@ -42,6 +43,25 @@ size_t machine_cache_bytes(void) {
     for (int cpu = 0; read_fact(cpu, 0, "level", line); cpu++) all += last_cache_of(cpu);
 #endif
     return all;
+}
+
+// ---- use -----------------------------------------------------------------------------------------
+// ru_maxrss is in KiB on Linux, in bytes on macOS. On Linux it also remembers the process that this one was started
+// from, up to its exec; VmHWM does not.
+double machine_peak_memory(void) {
+    struct rusage usage;
+    char line[256];
+    double kib = 0;
+    FILE *f = fopen("/proc/self/status", "r");
+    while (f && fgets(line, sizeof line, f) && sscanf(line, "VmHWM: %lf kB", &kib) != 1) continue;
+    if (f) fclose(f);
+    if (kib > 0) return 1024 * kib;
+    getrusage(RUSAGE_SELF, &usage);
+#ifdef __APPLE__
+    return (double)usage.ru_maxrss;
+#else
+    return 1024 * (double)usage.ru_maxrss;
+#endif
 }
 
 // ---- reading -------------------------------------------------------------------------------------

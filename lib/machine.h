@@ -1,11 +1,14 @@
-// machine.h: what the memory of this machine can do, measured. The other roof, fused multiply-adds per second, is
-// simd_fma_peak() of simd.h.
+// machine.h: what the memory of this machine can do, measured, and how much of it this program has used. The other
+// roof, fused multiply-adds per second, is simd_fma_peak() of simd.h.
 #ifndef MACHINE_H
 #define MACHINE_H
 #include "util.h"
 
 // The last-level caches of all cores together, in bytes; 0 where the system does not say.
 size_t machine_cache_bytes(void);
+
+// The most resident memory that this process has had so far, in bytes.
+double machine_peak_memory(void);
 
 // Memory to read from, much larger than these caches, and written once, so that every page is really there.
 typedef struct { real *at; size_t count; } ReadProbe;

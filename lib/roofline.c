@@ -11,7 +11,14 @@ enum { MARKER = 9, BESIDE = MARKER + 8, LINE = 28 };   // radius of a marker, a 
 
 typedef struct { double left, top, right, bottom; } Box;
 // A point's label: where it stands, and the end of the line that leads to it.
-typedef struct { const RooflinePoint *point; Point at, touch; char *text; double wide, distance; Box box; bool placed; } Label;
+typedef struct {
+    const RooflinePoint *point;
+    Point at, touch;
+    char *text;
+    double wide, distance;
+    Box box;
+    bool placed;
+} Label;
 typedef struct { Canvas *canvas; const Roofline *r; Frame f; Box roof[2]; Label *label; size_t labels; } Drawing;
 
 static bool drawable(const RooflinePoint *p) {
@@ -51,8 +58,10 @@ static void draw_roofs(Drawing *d) {
     const Point line[3] = {{x_pixel(f, start), y_pixel(f, start * r->bandwidth)},
                            {x_pixel(f, ridge), y_pixel(f, r->peak)}, {f->right, y_pixel(f, r->peak)}};
     canvas_stroke(d->canvas, line, 3, 4, roof_colour, 1);
-    char *peak = xprintf("fused multiply-adds %.4g GFLOP/s", r->peak), *read = xprintf("memory read %.3g GB/s", r->bandwidth);
-    double x = (line[0].x + 2 * line[1].x) / 3, y = (line[0].y + 2 * line[1].y) / 3, wide = text_width(roof_style, read);
+    char *peak = xprintf("fused multiply-adds %.4g GFLOP/s", r->peak),
+         *read = xprintf("memory read %.3g GB/s", r->bandwidth);
+    double x = (line[0].x + 2 * line[1].x) / 3, y = (line[0].y + 2 * line[1].y) / 3,
+           wide = text_width(roof_style, read);
     canvas_text(d->canvas, aligned(roof_style, 1), f->right - 8, line[1].y - 26, peak);
     d->roof[0] = (Box){f->right - 8 - text_width(roof_style, peak), line[1].y - 42, f->right, line[1].y - 8};
     x = x - 24 - wide > f->left ? x - 24 - wide : x + 24;      // outside, or inside where there is no room
@@ -63,7 +72,9 @@ static void draw_roofs(Drawing *d) {
 }
 
 // ---- the labels ----------------------------------------------------------------------------------
-static bool overlap(Box a, Box b) { return a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom; }
+static bool overlap(Box a, Box b) {
+    return a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+}
 static Box around(Point p, double radius) { return (Box){p.x - radius, p.y - radius, p.x + radius, p.y + radius}; }
 static Box marker_box(const Label *l) { return around(l->at, MARKER + 2); }
 static bool has_line(const Label *l) { return l->placed && l->distance > BESIDE; }
@@ -82,11 +93,13 @@ static bool line_crosses(const Label *l, Box b) {
 
 // The roof falls from right to left, so over a box it lies between its values at the box's sides.
 static bool is_free(const Drawing *d, Box b) {
-    if (b.left < d->f.left + 4 || b.right > d->f.right - 4 || b.top < d->f.top || b.bottom > d->f.bottom - 4) return false;
+    if (b.left < d->f.left + 4 || b.right > d->f.right - 4 || b.top < d->f.top || b.bottom > d->f.bottom - 4)
+        return false;
     if (roof_pixel(d, b.right) < b.bottom + 3 && roof_pixel(d, b.left) > b.top - 3) return false;
     if (overlap(b, d->roof[0]) || overlap(b, d->roof[1])) return false;
     for (const Label *l = d->label; l < d->label + d->labels; l++)
-        if (overlap(b, marker_box(l)) || (l->placed && overlap(b, l->box)) || (has_line(l) && line_crosses(l, b))) return false;
+        if (overlap(b, marker_box(l)) || (l->placed && overlap(b, l->box)) || (has_line(l) && line_crosses(l, b)))
+            return false;
     return true;
 }
 
@@ -148,7 +161,7 @@ static void arrange_well(Drawing *d) {
     for (int tried = 0; tried < ORDERS; tried++) {
         double cost = arrange(d, order);
         if (cost < least) least = cost, memcpy(best, order, n * sizeof *best);
-        for (size_t i = n; i > 1; i--) {                           // a shuffle (Fisher and Yates), the same in every run
+        for (size_t i = n; i > 1; i--) { // a shuffle (Fisher and Yates), the same in every run
             random = random * 1664525u + 1013904223u;
             size_t j = (random >> 8) % i, other = order[i - 1];
             order[i - 1] = order[j], order[j] = other;

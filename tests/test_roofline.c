@@ -14,10 +14,12 @@ static void caches(void) {
 
 static void probe(void) {
     ReadProbe p = read_probe_new();
-    CHECK(p.count * sizeof(real) >= 8 * machine_cache_bytes(), "%zu numbers are not much larger than the caches", p.count);
+    CHECK(p.count * sizeof(real) >= 8 * machine_cache_bytes(), "%zu numbers are not much larger than the caches",
+          p.count);
     size_t other = 0;
     for (size_t i = 0; i < p.count; i += 1009) other += p.at[i] != (real)0.5;
-    CHECK(other == 0 && p.at[p.count - 1] == (real)0.5, "%zu numbers were never written: their pages may not exist", other);
+    CHECK(other == 0 && p.at[p.count - 1] == (real)0.5, "%zu numbers were never written: their pages may not exist",
+          other);
     double rate = read_probe_bandwidth(&p, 1, 1);
     CHECK(rate > 0 && isfinite(rate), "%g GB/s", rate);
     read_probe_free(&p);
@@ -71,15 +73,18 @@ static void points_stand_where_their_values_are(void) {
     Found at[4];
     for (int i = 0; i < 4; i++) at[i] = find(&p, series_colour[i]), CHECK(at[i].count > 50, "point %d is not there", i);
     // The three markers differ in shape: their centres are known to two pixels.
-    CHECK(fabs(at[1].x - (at[0].x + at[2].x) / 2) < 2, "1 is not midway between 0.1 and 10: %g %g %g", at[0].x, at[1].x, at[2].x);
-    CHECK(fabs(at[1].y - (at[0].y + at[2].y) / 2) < 2, "10 is not midway between 1 and 100: %g %g %g", at[0].y, at[1].y, at[2].y);
+    CHECK(fabs(at[1].x - (at[0].x + at[2].x) / 2) < 2, "1 is not midway between 0.1 and 10: %g %g %g", at[0].x, at[1].x,
+          at[2].x);
+    CHECK(fabs(at[1].y - (at[0].y + at[2].y) / 2) < 2, "10 is not midway between 1 and 100: %g %g %g", at[0].y, at[1].y,
+          at[2].y);
     CHECK(fabs(at[3].y - flat_row(&p)) < 2, "a point at the peak is at row %g, the roof at %g", at[3].y, flat_row(&p));
     free(p.pixel);
 }
 
 static void crowds_and_strangers(void) {
     RooflinePoint point[40];
-    for (int i = 0; i < 36; i++) point[i] = (RooflinePoint){"a rather long label", 20 * pow(1.04, i), 50 + 0.2 * i, i % 3};
+    for (int i = 0; i < 36; i++)
+        point[i] = (RooflinePoint){"a rather long label", 20 * pow(1.04, i), 50 + 0.2 * i, i % 3};
     point[36] = (RooflinePoint){"no number", NAN, 50, 3}, point[37] = (RooflinePoint){"nothing", 1, 0, 3};
     point[38] = (RooflinePoint){"negative", -1, 10, 3}, point[39] = (RooflinePoint){"endless", INFINITY, 10, 3};
     Picture p = draw(&(Roofline){.title = "crowd", .peak = 100, .bandwidth = 10, .point = point, .points = 40});
@@ -93,7 +98,8 @@ static void crowds_and_strangers(void) {
 
 static void roofs(void) {
     Roofline r = {.peak = 100, .bandwidth = 10};
-    CHECK(roofline_at(&r, 1) == 10 && roofline_at(&r, 10) == 100 && roofline_at(&r, 1000) == 100, "the roof has another shape");
+    CHECK(roofline_at(&r, 1) == 10 && roofline_at(&r, 10) == 100 && roofline_at(&r, 1000) == 100,
+          "the roof has another shape");
 }
 
 static const Test tests[] = {

@@ -1,15 +1,18 @@
 #!/bin/bash
-# venv.sh REQUIREMENTS: makes a Python environment with exactly these packages, once, in the cache folder,
-# and prints the path of its python. What it does is said on stderr. An interrupted installation leaves
+# venv.sh [--find] REQUIREMENTS: makes a Python environment with exactly these packages, once, in the cache folder,
+# and prints the path of its python; with --find, only if it is there already, else nothing. What it does is said on stderr. An interrupted installation leaves
 # nothing that looks complete: it happens under another name, which is changed at the end.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+find=
+[ "$1" != --find ] || { find=1; shift; }
 requirements=$1
 ingredients() { python3 --version; uname -sm; cat "$requirements" "$here/without_cuda.py"; }
 hash=$(ingredients | cksum | tr ' ' -)
 venv=${XDG_CACHE_HOME:-$HOME/.cache}/receipts/venv-$hash
 
 if [ ! -d "$venv" ]; then
+    [ -z "$find" ] || exit 0
     for left in "$venv".partial-*; do  # by a process that was killed
         kill -0 "${left##*-}" 2> /dev/null || rm -rf "$left"
     done

@@ -1,0 +1,143 @@
+// attention.c: softmax attention alone, naive and flash, over the context. Useful FLOPs: causal, at half; what flash
+// computes again in its backward does not count.
+#include "../attention.h"
+#include "../lib/rng.h"
+#include "bench.h"
+#include <math.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { HEADS = 2, WIDTH = 64, ROW = HEADS * WIDTH, CONTEXTS = 8 };
+enum { KINDS = 2, PASSES = 2 };                                    // naive, flash; forward, backward
+static const struct { size_t T; Effort from; } contexts[CONTEXTS] = {
+    {64, TINY}, {128, FULL}, {256, QUICK}, {512, FULL}, {1024, QUICK}, {2048, FULL}, {4096, QUICK}, {8192, FULL}};
+
+// One sequence, its keys and values, its gradients, and what its forward keeps.
+typedef struct {
+    size_t T;
+    AttnShape shape;
+    KvView view;
+    Arena arena;
+    real *q, *k, *v, *out, *dout, *dq, *dk, *dv, *lse, *probability;
+    size_t kept;               // bytes from the forward to the backward
+    bool backward;
+} Work;
+
+static void lay_out(Work *w) {
+    size_t n = w->T * ROW * sizeof(real);
+    real **each[] = {&w->q, &w->k, &w->v, &w->dout, &w->dq, &w->dk, &w->dv, &w->out};
+    for (size_t i = 0; i < sizeof each / sizeof each[0]; i++) *each[i] = arena_take(&w->arena, n);
+    size_t before = w->arena.used - n;                             // out is kept, too
+    w->lse = arena_take(&w->arena, HEADS * w->T * sizeof(real));
+    w->probability = w->shape.flash ? NULL : arena_take(&w->arena, size_mul(HEADS * w->T, w->T * sizeof(real)));
+    w->kept = w->arena.used - before;
+}
+
+static void work_new(Work *w, size_t T, bool flash) {
+    *w = (Work){.T = T, .arena = {.name = "attention"}};
+    w->shape = (AttnShape){HEADS, HEADS, WIDTH, WIDTH, 1 / sqrt(WIDTH), flash, 64};
+    lay_out(w);
+    arena_commit(&w->arena);
+    lay_out(w);
+    Rng random = rng_stream(1, RNG_TEST, T);
+    for (size_t i = 0; i < T * ROW; i++) {
+        w->q[i] = (real)(rng_uniform(&random) - 0.5), w->k[i] = (real)(rng_uniform(&random) - 0.5);
+        w->v[i] = (real)(rng_uniform(&random) - 0.5), w->dout[i] = (real)(rng_uniform(&random) - 0.5);
+    }
+    w->view = (KvView){w->k, w->v, T * ROW, ROW, WIDTH, T * ROW, ROW, WIDTH, T};
+}
+
+static double run_forward(void *work, size_t repeats) {
+    Work *w = work;
+    double start = seconds_now();
+    for (size_t i = 0; i < repeats; i++)
+        attention_forward(w->out, ROW, w->lse, w->probability, w->q, ROW, w->view, 1, w->T, w->shape);
+    return seconds_now() - start;
+}
+
+static double run_backward(void *work, size_t repeats) {
+    Work *w = work;
+    double start = seconds_now();
+    for (size_t i = 0; i < repeats; i++)
+        attention_backward(w->dq, ROW, w->dk, w->dv, w->dout, w->out, ROW, w->lse, w->probability, w->q, ROW, w->view,
+                           1, w->T, w->shape);
+    return seconds_now() - start;
+}
+
+static double flops_of(size_t T, int pass) { return (pass ? 4.0 : 2.0) * HEADS * (double)T * (double)T * WIDTH; }
+
+// The least that passes through memory: inputs and outputs; naive, the matrix of scores too: written and read in the
+// forward, read again in the backward, where that of its gradient is written and read.
+static double bytes_of(size_t T, int kind, int pass) {
+    double rows = (pass ? 8.0 : 4.0) * (double)(T * ROW),
+           matrix = kind ? 0 : (pass ? 3.0 : 2.0) * HEADS * (double)T * (double)T;
+    return (double)sizeof(real) * (rows + matrix);
+}
+
+// The naive matrices of the largest context must fit into half of the memory.
+static bool fits(size_t T) {
+    double need = 3.0 * HEADS * (double)T * (double)T * sizeof(real);
+    return need < 0.5 * (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+}
+
+static void report(Bench *b, size_t T, const Work *work,
+                   const Contestant *c) { // c: naive, flash; each forward, backward
+    double matrix = (double)T * (double)T * sizeof(real);
+    bool outside = b->caches && matrix > (double)b->caches;
+    json_t *o = json_pack("{s:I, s:b}", "context", (json_int_t)T, "matrix_leaves_cache", outside);
+    printf("%7zu%s", T, outside ? " *" : "  ");
+    for (int pass = 0; pass < PASSES; pass++) {
+        const Contestant *naive = &c[pass], *flash = &c[PASSES + pass];
+        double share = share_of(b, flash).median;
+        Summary times = naive->run ? ratio_of(b, flash, naive) : (Summary){NAN, NAN, NAN};
+        if (naive->run) printf(" %9.3f", 1e3 * seconds_of(b, naive).median);
+        else printf("         -");
+        printf(" %9.3f %5.0f%% %5.2fx ±%-3.0f", 1e3 * seconds_of(b, flash).median, 100 * share, times.median,
+               100 * spread_of(times));
+        json_t *p = json_pack("{s:o, s:o}", "flash", contestant_json(b, flash), "times_naive", summary_json(times));
+        if (naive->run) json_object_set_new(p, "naive", contestant_json(b, naive));
+        json_object_set_new(o, pass ? "backward" : "forward", p);
+    }
+    double naive_kept = (double)work[1].kept + HEADS * matrix;
+    printf(" %9.2f %9.2f\n", naive_kept / (1 << 20), (double)work[1].kept / (1 << 20));
+    json_object_set_new(o, "kept_bytes_naive", json_real(naive_kept));
+    json_object_set_new(o, "kept_bytes_flash", json_integer((json_int_t)work[1].kept));
+    add_result(b, "attention", o);
+}
+
+static void mark(Bench *b, size_t T, const Contestant *c) {
+    static const char *const name[KINDS][PASSES] = {{"naive", "naive backward"}, {"flash", "flash backward"}};
+    for (int kind = 0; kind < KINDS; kind++)
+        for (int pass = 0; pass < PASSES; pass++) {
+            const Contestant *x = &c[kind * PASSES + pass];
+            char *label = xprintf("%s %zu", name[kind][pass], T);
+            if (x->run)
+                add_point(b, GROUP_ATTENTION, label, x->flops, bytes_of(T, kind, pass), seconds_of(b, x).median);
+            free(label);
+        }
+}
+
+void bench_attention(Bench *b) {
+    static Work work[CONTEXTS][KINDS];
+    static Contestant c[CONTEXTS][KINDS][PASSES];
+    for (size_t i = 0; i < CONTEXTS; i++)
+        for (int kind = 0; kind < KINDS; kind++) {
+            if (contexts[i].from > b->effort || (!kind && !fits(contexts[i].T))) continue;
+            work_new(&work[i][kind], contexts[i].T, kind);
+            for (int pass = 0; pass < PASSES; pass++)
+                c[i][kind][pass] = (Contestant){.run = pass ? run_backward : run_forward, .work = &work[i][kind],
+                                                .flops = flops_of(contexts[i].T, pass)};
+        }
+    race(b, "attention", &c[0][0][0], CONTEXTS * KINDS * PASSES);
+    printf("context    forward: naive, flash ms, share, flash/naive   backward                     "
+           "    kept MiB: naive, flash\n");
+    for (size_t i = 0; i < CONTEXTS; i++)
+        if (c[i][1][0].run) report(b, contexts[i].T, work[i], &c[i][0][0]);
+    printf("%d heads of %d; share of the FMA peak; goal 0.95x, and 1.5x where one T x T matrix is larger than the "
+           "last-level cache (*)\n", HEADS, WIDTH);
+    size_t shown = b->effort == TINY ? 0 : 6;
+    mark(b, contexts[shown].T, &c[shown][0][0]);
+    race_free(&c[0][0][0], CONTEXTS * KINDS * PASSES);
+    for (size_t i = 0; i < CONTEXTS; i++)
+        for (int kind = 0; kind < KINDS; kind++) arena_free(&work[i][kind].arena);
+}

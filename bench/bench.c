@@ -1,0 +1,170 @@
+// bench.c: main(). How fast is it, as a share of what this machine can do?
+//
+//     make bench                                  everything, in about six minutes
+//     make bench ARGS=--quick                     in one minute
+//     bench/bench products decode                 two sections
+//     bench/bench --help
+//
+// The machine is measured first. Tables go to the terminal, all figures to a JSON file, and a roofline picture lies
+// beside it. What this is not: a test. Nothing here passes or fails; goals stand beside what was measured.
+#include "../lib/cpu.h"
+#include "../lib/run.h"
+#include "../lib/simd.h"
+#include "../lib/threads.h"
+#include "bench.h"
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct { const char *name, *what; void (*run)(Bench *b); } Section;
+static const Section sections[] = {
+    {"products", "matrix products at the shapes of real models, beside OpenBLAS", bench_products},
+    {"steps", "whole training steps", bench_steps},
+    {"attention", "attention alone, naive and flash", bench_attention},
+    {"decode", "reading a prompt, and writing token by token", bench_decode},
+    {"torch", "the training steps beside PyTorch", bench_torch},
+    {"threads", "scaling over threads", bench_threads},
+    {"memory", "peak memory against the prediction of --dry-run", bench_memory},
+};
+enum { SECTIONS = sizeof sections / sizeof sections[0] };
+
+// ---- flags ---------------------------------------------------------------------------------------
+typedef struct { bool quick, tiny; size_t rounds, threads; char out[FLAG_TEXT_SIZE], torch[FLAG_TEXT_SIZE]; } Options;
+
+#define AT(field) offsetof(Options, field)
+static const Flag flags[] = {
+    {FLAG_GROUP, "", 0, "", NULL, NULL, 0, 0, "", "", "How long, and where to", false},
+    {FLAG_BOOL, "quick", AT(quick), "0", NULL, "1", 0, 1, "", "", "fewer sizes and rounds: about a minute", false},
+    {FLAG_BOOL, "tiny", AT(tiny), "0", NULL, "1", 0, 1, "", "", "the smallest sizes, once: to see that it works",
+     false},
+    {FLAG_SIZE, "rounds", AT(rounds), "0", NULL, NULL, 0, 1000, "", "", "rounds of a median (0: 7, quick 3)", false},
+    {FLAG_SIZE, "threads", AT(threads), "0", NULL, NULL, 0, 4096, "", "", "threads (0: all cores)", false},
+    {FLAG_TEXT, "out", AT(out), "build/bench/bench.json", "FILE.json", NULL, 0, 0, "", "",
+     "all figures; roofline.png is written beside it", false},
+    {FLAG_TEXT, "torch", AT(torch), "", "PYTHON", NULL, 0, 0, "", "",
+     "a python that has PyTorch (make bench finds its own)", false},
+};
+static const FlagTable table = {
+    .flag = flags, .count = sizeof flags / sizeof flags[0],
+    .program = "bench/bench [section]... [--name value]...",
+    .about = "Measures this machine, then how much of it we use. Sections (default: all of them, in this order):\n"
+             "  products    matrix products at the shapes of real models, beside OpenBLAS where that is installed\n"
+             "  steps       whole training steps          attention   naive and flash, forward and backward\n"
+             "  decode      reading and writing           torch       the steps beside PyTorch, with --torch\n"
+             "  threads     scaling over threads          memory      peak memory against --dry-run",
+    .examples = "  bench/bench steps --rounds 15\n  bench/bench products attention --quick --out /tmp/mine.json\n",
+};
+
+// Words before the first flag are sections; returns how many there are. wanted[i] tells which.
+static int parse_sections(int argc, char **argv, bool wanted[SECTIONS]) {
+    int words = 0;
+    for (size_t i = 0; i < SECTIONS; i++) wanted[i] = false;
+    for (; words + 1 < argc && argv[words + 1][0] != '-'; words++) {
+        bool known = false;
+        for (size_t i = 0; i < SECTIONS; i++)
+            if (!strcmp(argv[words + 1], sections[i].name)) wanted[i] = known = true;
+        if (!known) usage_error("there is no section \"%s\"; bench/bench --help lists them", argv[words + 1]);
+    }
+    for (size_t i = 0; i < SECTIONS && !words; i++) wanted[i] = true;
+    return words;
+}
+
+// ---- the machine ---------------------------------------------------------------------------------
+typedef struct { double peak, peak_one, bandwidth, bandwidth_one; } Limits;
+
+static Limits measure_machine(Bench *b) {
+    Limits l = {peak_now(b, b->threads), peak_now(b, 1), bandwidth_now(b, b->threads), bandwidth_now(b, 1)};
+    return l;
+}
+
+static void print_machine(const Bench *b, const Limits *l, json_t *machine) {
+    printf("machine  %s, %d threads, %s, %zu MiB of last-level cache\n",
+           json_string_value(json_object_get(machine, "cpu")), b->threads, simd_name(), b->caches >> 20);
+    printf(
+        "limits   fused multiply-adds (%s) %.1f GFLOP/s, one thread %.1f; reading memory %.1f GB/s, one thread %.1f\n",
+        sizeof(real) == 4 ? "fp32" : "fp64", l->peak, l->peak_one, l->bandwidth, l->bandwidth_one);
+    if (b->rounds > 1)
+        printf("         medians of %zu rounds in which all take turns; ± %% is half the distance of the quartiles\n",
+               b->rounds);
+    fflush(stdout);
+}
+
+static json_t *limits_json(const Limits *l) {
+    return json_pack("{s:f, s:f, s:f, s:f}", "fma_gflops", l->peak, "fma_gflops_one_thread", l->peak_one,
+                     "read_gbytes_per_second", l->bandwidth, "read_gbytes_per_second_one_thread", l->bandwidth_one);
+}
+
+// ---- what is left --------------------------------------------------------------------------------
+static char *beside(const char *path, const char *name) {
+    const char *slash = strrchr(path, '/');
+    return xprintf("%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, name);
+}
+
+static void draw(const Bench *b, const Limits *l, const char *cpu, const char *path) {
+    static const char *const labels[GROUPS] = {"products", "training steps", "attention", "inference"};
+    char *subtitle =
+        xprintf("%s, %d threads, %s; percentages are shares of the roof above the point", cpu, b->threads, simd_name());
+    roofline_draw(path, &(Roofline){.title = "What this machine allows, and what is reached",
+                                    .subtitle = subtitle,
+                                    .peak = l->peak,
+                                    .bandwidth = l->bandwidth,
+                                    .point = b->point,
+                                    .points = b->points,
+                                    .group_label = labels,
+                                    .groups = GROUPS});
+    free(subtitle);
+}
+
+static void write_results(const Bench *b, const Limits *first, const Limits *last, json_t *machine, const char *path) {
+    char *directory = beside(path, ""), *picture = beside(path, "roofline.png");
+    json_object_set_new(machine, "cache_bytes", json_integer((json_int_t)b->caches));
+    json_t *all = json_pack("{s:s, s:s, s:I, s:O, s:o, s:o, s:O}", "commit", run_commit(), "effort",
+                            b->effort == FULL    ? "full"
+                            : b->effort == QUICK ? "quick"
+                                                 : "tiny",
+                            "rounds", (json_int_t)b->rounds, "machine", machine, "limits", limits_json(first),
+                            "limits_at_the_end", limits_json(last), "sections", b->sections);
+    if (*directory) make_directories(directory);
+    char *text = json_dumps(all, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
+    write_whole_file(path, text, strlen(text));
+    if (b->points) draw(b, first, json_string_value(json_object_get(machine, "cpu")), picture);
+    printf("\nat the end: fused multiply-adds %.1f GFLOP/s, reading memory %.1f GB/s\nresults  %s%s%s\n", last->peak,
+           last->bandwidth, path, b->points ? ", " : "", b->points ? picture : "");
+    free(text);
+    json_decref(all);
+    free(directory);
+    free(picture);
+}
+
+static Bench prepare(const Options *o) {
+    Bench b = {.effort = o->tiny ? TINY : o->quick ? QUICK : FULL, .python = o->torch};
+    b.rounds = o->rounds ? o->rounds : b.effort == FULL ? 7 : b.effort == QUICK ? 3 : 1;
+    b.least_seconds = b.effort == FULL ? 0.02 : 0.005;
+    b.threads = o->threads ? (int)o->threads : omp_get_max_threads();
+    b.caches = machine_cache_bytes();
+    b.sections = json_object();
+    omp_set_num_threads(b.threads);
+    return b;
+}
+
+int main(int argc, char **argv) {
+    cpu_check();
+    threads_wait_briefly(argv);
+    Options o;
+    bool wanted[SECTIONS];
+    int words = parse_sections(argc, argv, wanted);
+    flags_parse(&table, &o, argc - words, argv + words, NULL);
+    Bench b = prepare(&o);
+    json_t *machine = run_machine(b.threads);
+    Limits first = measure_machine(&b);
+    print_machine(&b, &first, machine);
+    for (size_t i = 0; i < SECTIONS; i++) {
+        if (!wanted[i]) continue;
+        printf("\n== %s: %s\n", sections[i].name, sections[i].what);
+        fflush(stdout);
+        sections[i].run(&b);
+    }
+    Limits last = measure_machine(&b);
+    write_results(&b, &first, &last, machine, o.out);
+    return 0;
+}

@@ -1,0 +1,87 @@
+// bench.h: how speed is measured here. Whatever is compared runs in turns, round by round, so that a noisy machine is
+// noisy for all alike; the machine's own limits are measured again beside it; what counts is the median of the rounds.
+// A figure is given as a share: the least time that the machine's limits allow, over the time it took.
+#ifndef BENCH_H
+#define BENCH_H
+#include "../lib/config.h"
+#include "../lib/machine.h"
+#include "../lib/optim.h"
+#include "../lib/roofline.h"
+#include "../model.h"
+#include <jansson.h>
+
+typedef enum { TINY, QUICK, FULL } Effort;      // tiny: once, at the smallest sizes, to see that it works
+enum { GROUP_PRODUCTS, GROUP_STEPS, GROUP_ATTENTION, GROUP_INFERENCE, GROUPS };    // of the roofline's points
+
+typedef struct {
+    Effort effort;
+    size_t rounds;
+    double least_seconds;      // that one sample takes: the work is repeated until then
+    int threads;
+    const char *python;        // with PyTorch in it, or ""
+    ReadProbe probe;
+    size_t caches;             // bytes of the last-level caches
+    json_t *sections;          // by name: an array of results
+    RooflinePoint *point; size_t points;
+} Bench;
+
+// ---- races ---------------------------------------------------------------------------------------
+// Does the work `repeats` times; returns the seconds that this took.
+typedef double Timed(void *work, size_t repeats);
+typedef struct {
+    Timed *run; void *work;
+    double flops, bytes;       // of one repeat, at least: what the limits are applied to (0: that one does not bind)
+    int threads;               // 0: all
+    size_t repeats;            // in a sample
+    double *seconds, *share;   // [rounds] of one repeat
+} Contestant;
+
+void race(Bench *b, const char *name, Contestant *c, size_t n);     // measures all of them; NULL runs are left out
+void race_free(Contestant *c, size_t n);
+
+typedef struct { double median, low, high; } Summary;               // and the quartiles
+Summary summary(const double *x, size_t n);
+Summary seconds_of(const Bench *b, const Contestant *c);
+Summary share_of(const Bench *b, const Contestant *c);
+Summary ratio_of(const Bench *b, const Contestant *fast, const Contestant *slow);   // how many times faster, by rounds
+double spread_of(Summary s);                                        // half the quartiles' distance, over the median
+// The limits as they are now, not measured again within a tenth of a second (reading: half a second).
+double peak_now(Bench *b, int threads);                             // GFLOP/s
+double bandwidth_now(Bench *b, int threads);                        // GB/s
+
+// ---- what is left --------------------------------------------------------------------------------
+json_t *summary_json(Summary s);
+json_t *contestant_json(const Bench *b, const Contestant *c);       // seconds, GFLOP/s, GB/s, share
+void add_result(Bench *b, const char *section, json_t *result);     // takes it over
+void add_point(Bench *b, int group, const char *label, double flops, double bytes, double seconds);
+
+// ---- the sections --------------------------------------------------------------------------------
+void bench_products(Bench *b);
+void bench_steps(Bench *b);
+void bench_attention(Bench *b);
+void bench_decode(Bench *b);
+void bench_torch(Bench *b);
+void bench_threads(Bench *b);
+void bench_memory(Bench *b);
+
+// ---- a training without data or directory --------------------------------------------------------
+typedef struct {
+    Config config;
+    ModelSize size;
+    Model *model;
+    OptimRow *row; size_t rows;
+    real *mean, *square;
+    int *tokens, *targets;
+    double *row_loss;
+    size_t step;
+} Trainer;
+Config config_of(const char *flags, size_t vocab);                  // resolved
+Trainer *trainer_new(const char *flags, size_t vocab);
+void trainer_free(Trainer *t);
+double trainer_run(void *trainer, size_t steps);                    // a Timed: whole steps on random tokens
+double trainer_flops(const Trainer *t);                             // useful, of one step
+double trainer_bytes(const Trainer *t);                             // that one step must move, at least
+
+// The settings that steps, torch and threads share.
+extern const char small_flags[], mid_flags[], baby_flags[];
+#endif

@@ -1,0 +1,81 @@
+// trainer.c: training steps as train.c does them, on random tokens and without a run directory: what is learned does
+// not change the speed.
+#include "../lib/rng.h"
+#include "bench.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define OLD "--pos learned --norm-kind layer --ffn gelu"           // as in GPT-2
+const char small_flags[] = "--layers 4 --width 128 --heads 4 --context 64 --batch 12 " OLD;
+const char mid_flags[] = "--layers 4 --width 256 --heads 4 --context 256 --batch 8 " OLD;
+const char baby_flags[] = "--layers 6 --width 384 --heads 6 --context 256 --batch 8 " OLD;
+
+Config config_of(const char *flags, size_t vocab) {
+    Config c;
+    char *text = xprintf("%s", flags), *word[128];
+    int words = 1;
+    for (char *w = strtok(text, " "); w && words < 128; w = strtok(NULL, " ")) word[words++] = w;
+    flags_parse(&config_table, &c, words, word, NULL);
+    c.vocab = vocab;
+    config_resolve(&c);
+    free(text);
+    return c;
+}
+
+Trainer *trainer_new(const char *flags, size_t vocab) {
+    Trainer *t = xmalloc(sizeof *t);
+    t->config = config_of(flags, vocab);
+    t->size = model_size(&t->config);
+    t->model = model_new(&t->config, true);
+    const Param *param;
+    size_t params = model_params(t->model, &param), end = 0, M = t->config.batch * t->config.context;
+    t->row = xmalloc(params * sizeof *t->row);
+    for (size_t i = 0; i < params; i++) {
+        if (param[i].trained) t->row[t->rows++] = (OptimRow){param[i].at, param[i].size, param[i].decay};
+        end = param[i].at + param[i].size > end ? param[i].at + param[i].size : end;
+    }
+    t->mean = xmalloc(size_mul(end, sizeof(real))), t->square = xmalloc(size_mul(end, sizeof(real)));
+    t->tokens = xmalloc(size_mul(M, sizeof(int))), t->targets = xmalloc(size_mul(M, sizeof(int)));
+    t->row_loss = xmalloc(t->config.batch * sizeof(double));
+    return t;
+}
+
+void trainer_free(Trainer *t) {
+    if (!t) return;
+    model_free(t->model);
+    free(t->row), free(t->mean), free(t->square), free(t->tokens), free(t->targets), free(t->row_loss), free(t);
+}
+
+// Forward, backward, clipping, AdamW.
+static void train_step(Trainer *t) {
+    size_t B = t->config.batch, T = t->config.context;
+    Rng random = rng_stream(1, RNG_TEST, t->step);
+    for (size_t i = 0; i < B * T; i++) t->tokens[i] = (int)rng_below(&random, (uint32_t)t->config.vocab);
+    for (size_t i = 0; i < B * T; i++) t->targets[i] = t->tokens[(i + 1) % (B * T)];
+    model_zero_gradients(t->model);
+    model_forward_backward(t->model, t->tokens, t->targets, B, T, 1 / (double)(B * T), 1 / (double)B, t->row_loss);
+    model_finish_gradients(t->model);
+    double norm = optim_norm(t->row, t->rows, model_gradients(t->model));
+    optim_adamw(t->row, t->rows, model_values(t->model), model_gradients(t->model), t->mean, t->square,
+                optim_clip_scale(norm, 1), (AdamW){1e-3, 0.9, 0.99, 1e-8, 0.1}, ++t->step);
+    model_update_routers(t->model);
+    model_changed(t->model);
+    if (!isfinite(t->row_loss[0]) || !isfinite(norm)) fail("a measured training diverged at step %zu", t->step);
+}
+
+double trainer_run(void *trainer, size_t steps) {
+    double start = seconds_now();
+    for (size_t i = 0; i < steps; i++) train_step(trainer);
+    return seconds_now() - start;
+}
+
+double trainer_flops(const Trainer *t) {
+    return t->size.flops_per_token * (double)(t->config.batch * t->config.context);
+}
+
+// Of each parameter: read and packed, read in both passes, its gradient zeroed, written and read, the moments read and
+// written, the value written: 13 numbers. Activations are written once and read once.
+double trainer_bytes(const Trainer *t) {
+    return 13.0 * (double)t->size.parameter_bytes + 2.0 * (double)t->size.activation_bytes;
+}

@@ -1,0 +1,56 @@
+// test_bench.c: bench/bench at its smallest sizes, for what it leaves behind. How fast anything is, is no test.
+#include "../lib/run.h"
+#include "program.h"
+#include <stdlib.h>
+
+static char *bench_binary(void) {
+    const char *train = train_binary();
+    return xprintf("%.*sbench/bench", (int)(strrchr(train, '/') + 1 - train), train);
+}
+
+static Result bench(const char *arguments) { return shell(xprintf("exec '%s' %s", bench_binary(), arguments)); }
+
+// Every number is finite (run_number makes null of others) and none is negative.
+static size_t check_numbers(const json_t *value, const char *name) {
+    size_t numbers = 0, i;
+    const char *key;
+    json_t *child;
+    CHECK(!json_is_null(value), "%s is not a number", name);
+    if (json_is_number(value))
+        CHECK(json_number_value(value) >= 0, "%s is %g", name, json_number_value(value)), numbers++;
+    json_object_foreach((json_t *)value, key, child) numbers += check_numbers(child, key);
+    json_array_foreach(value, i, child) numbers += check_numbers(child, name);
+    return numbers;
+}
+
+static void leaves_results(void) {
+    static const char *const sections[] = {"products", "steps", "attention", "decode", "threads", "memory"};
+    Result r = bench("--tiny --threads 1 --out new/results.json");
+    CHECK(r.status == 0, "status %d: %s", r.status, r.error);
+    json_t *root = json_load_file(test_path("new/results.json"), 0, NULL), *all = json_object_get(root, "sections");
+    CHECK(root, "the results are not JSON");
+    for (size_t i = 0; i < sizeof sections / sizeof sections[0]; i++) {
+        CHECK(json_array_size(json_object_get(all, sections[i])) > 0, "nothing about %s", sections[i]);
+        CHECK(strstr(r.out, xprintf("== %s", sections[i])), "no table of %s", sections[i]);
+    }
+    CHECK(check_numbers(json_object_get(root, "limits"), "limits") == 4, "the machine was not measured");
+    CHECK(check_numbers(all, "sections") > 50, "hardly any numbers");
+    CHECK(file_exists(test_path("new/roofline.png")), "no picture");
+    json_decref(root);
+}
+
+static void one_section(void) {
+    Result r = bench("attention --tiny --threads 1 --out results.json");
+    json_t *root = json_load_file(test_path("results.json"), 0, NULL), *all = json_object_get(root, "sections");
+    CHECK(r.status == 0 && json_object_size(all) == 1 && json_object_get(all, "attention"), "%d: %s", r.status,
+          r.error);
+    json_decref(root);
+    r = bench("walking --tiny");
+    CHECK(r.status == 2 && strstr(r.error, "walking") && count_lines(r.error) == 1, "%d: %s", r.status, r.error);
+}
+
+static const Test tests[] = {
+    {"bench/results", "every section leaves numbers, a table, and the picture", leaves_results},
+    {"bench/section", "a section runs alone; an unknown one is refused", one_section},
+};
+REGISTER_TESTS(tests)
