@@ -53,7 +53,7 @@ $(B)/probe: $(B)/objects/tests/probe.o $(OBJECTS)
 	$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
 
 # Model and optimizer alone: needs no library, so that it can be built for other machines.
-DIGEST = tests/digest model block attention moe $(addprefix lib/,config flags matmul numeric ops optim profile rng simd util)
+DIGEST = tests/digest model block block_attention attention moe $(addprefix lib/,config flags matmul numeric ops optim profile rng simd util)
 $(B)/digest: $(DIGEST:%=$(B)/objects/%.o)
 	$(CC) $(FLAGS) $^ -lm -o $@
 

@@ -1,6 +1,6 @@
 // block.h: the inside of a model: how its parameters, activations and layers are laid out, shared by
-// model.c (table, residual stream, loss) and block.c (what happens inside a residual branch). Users of
-// the model need model.h only.
+// model.c (table, residual stream, loss), block.c (what happens inside a residual branch) and the sequence
+// mixers (block_*.c). Users of the model need model.h only.
 #ifndef BLOCK_H
 #define BLOCK_H
 #include "model.h"
@@ -15,8 +15,10 @@ typedef struct { size_t w, b, C; double eps; bool on, center; } Norm;  // center
 // The norms around a residual branch; which are on decides the placement.
 typedef struct { Norm in, out; } BranchNorms;
 
+typedef struct Mixer Mixer;
 typedef struct {
     int attn; bool moe;
+    const Mixer *mixer;
     size_t H, KV, D, P, Dv;                // D: width of a query and key; P of them rotated; Dv: width of a value
     size_t F;                              // width of the dense feed-forward or of one expert
     BranchNorms attn_norm, ffn_norm;
@@ -89,13 +91,38 @@ struct Model {
 // A residual branch F: y [M,C] = F(x [M,C]); backward sets dx and adds to the gradients.
 typedef void BranchForward(Model *m, size_t l, real *y, const real *x, const Batch *b);
 typedef void BranchBackward(Model *m, size_t l, real *dx, const real *dy, const real *x, const Batch *b);
-BranchForward attention_block_forward, ffn_block_forward;
-BranchBackward attention_block_backward, ffn_block_backward;
+BranchForward ffn_block_forward;
+BranchBackward ffn_block_backward;
+
+// Standard deviations at init, of matrices in different places (model.c).
+typedef struct { double plain, value, residual, ffn; } Deviations;
+// Numbers that a cache holds of a sequence: in k and in v for each token.
+typedef struct { size_t k, v; } CacheNeed;
+
+// What a sequence mixer is. Its output matrix (o) is declared by model.c, after its own parameters.
+struct Mixer {
+    void (*parameters)(Model *m, int l, Layer *y, Deviations d);      // adds the rows, fills in the Layer
+    void (*layout_acts)(const Model *m, const Layer *y, LayerActs *a, Arena *arena, size_t B, size_t T, bool keep);
+    void (*layout_grads)(const Model *m, const Layer *y, LayerGrads *g, Arena *arena, size_t B, size_t T);
+    BranchForward *forward; BranchBackward *backward;                 // training, prefill and decoding (b->cache)
+    CacheNeed (*cache)(const Layer *y);
+    double (*flops)(const Layer *y, size_t T);                        // per token of a step, beyond 6 per weight
+};
+extern const Mixer mixer_mha, mixer_mla;
+const Mixer *mixer_of(int attn);
 
 // Lays out what the branches of layer l keep, and what their backward needs; measuring or taking (util.h).
 void block_layout_acts(const Model *m, size_t l, LayerActs *a, Arena *arena, size_t B, size_t T, bool keep);
 void block_layout_grads(const Model *m, size_t l, LayerGrads *g, Arena *arena, size_t B, size_t T);
 
+// Rows of the table of parameters. add_linear: one product of several weights that stand side by side.
+typedef struct { const char *name; size_t rows; double std; } Part;
+Linear add_linear(Model *m, int layer, const Part *part, size_t parts, size_t K, bool bias);
+Norm add_rms_norm(Model *m, int layer, const char *name, size_t C, double eps);   // RMSNorm whatever --norm-kind is
+
+// The pieces of a branch.
+void apply(const Model *m, real *y, const Linear *l, const real *x, size_t M);
+void apply_backward(Model *m, real *dx, const real *dy, const Linear *l, const real *x, size_t M, bool accumulate);
 void normalise(const Model *m, real *y, size_t y_stride, real *mean, real *rstd, const real *x, size_t x_stride, const Norm *n,
                size_t M, size_t groups);
 void normalise_backward(Model *m, real *dx, const real *dy, size_t y_stride, const real *mean, const real *rstd, const real *x,

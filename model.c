@@ -46,9 +46,7 @@ static Linear pack_later(Model *m, size_t at, size_t bias, size_t N, size_t K, s
     return m->packs[m->pack_count++] = l;
 }
 
-// One product of several weights that stand side by side: parts {name, rows}.
-typedef struct { const char *name; size_t rows; double std; } Part;
-static Linear add_linear(Model *m, int layer, const Part *part, size_t parts, size_t K, bool bias) {
+Linear add_linear(Model *m, int layer, const Part *part, size_t parts, size_t K, bool bias) {
     size_t at = m->total, bias_at = NOWHERE, N = 0;
     char name[64];
     for (size_t i = 0; i < parts; i++) {
@@ -69,7 +67,7 @@ static Linear add_experts(Model *m, int layer, const char *name, size_t N, size_
     return pack_later(m, at, NOWHERE, N, K, m->c.experts);
 }
 
-// A norm over C numbers; LayerNorm or RMSNorm as asked, or always RMSNorm with its own eps.
+// A norm over C numbers: LayerNorm or RMSNorm, as asked.
 static Norm add_norm(Model *m, int layer, const char *name, size_t C) {
     char full[64];
     bool center = m->c.norm_kind == NORM_KIND_layer;
@@ -79,7 +77,7 @@ static Norm add_norm(Model *m, int layer, const char *name, size_t C) {
     if (center && m->c.bias) n.b = add_vector(m, layer, full, C, INIT_ZERO);
     return n;
 }
-static Norm add_rms_norm(Model *m, int layer, const char *name, size_t C, double eps) {
+Norm add_rms_norm(Model *m, int layer, const char *name, size_t C, double eps) {
     char full[64];
     snprintf(full, sizeof full, "%s.weight", name);
     return (Norm){.w = add_vector(m, layer, full, C, INIT_ONE), .b = NOWHERE, .C = C, .eps = eps, .on = true};
@@ -100,41 +98,10 @@ static BranchNorms add_branch_norms(Model *m, int l, const char *in, const char 
 // Standard deviations at init: 0.02 everywhere; projections into the residual stream by 1/sqrt(2L)
 // (GPT-2, section 2.3); DeepNorm (Wang et al. 2022, section 2.3) instead scales v, o and the
 // feed-forward by (8L)^(-1/4).
-typedef struct { double plain, value, residual, ffn; } Deviations;
 static Deviations deviations(const Config *c) {
     double s = 0.02 * c->init_scale, L = (double)c->layers, root = 1 / sqrt(2 * L), beta = sqrt(sqrt(1 / (8 * L)));
     if (c->norm == NORM_deepnorm) return (Deviations){s, s * beta, s * beta, s * beta};
     return (Deviations){s, s, s * root, s};
-}
-
-static void add_mha(Model *m, int l, Layer *y, Deviations d) {
-    const Config *c = &m->c;
-    size_t q = y->H * y->D, kv = y->KV * y->D;
-    y->Dv = y->D;
-    y->qkv = add_linear(m, l, (Part[]){{"attn.q", q, d.plain}, {"attn.k", kv, d.plain}, {"attn.v", kv, d.value}}, 3, c->width, c->bias);
-    if (c->qk_norm == QK_none) return;
-    y->q_norm = add_rms_norm(m, l, "attn.q_norm", c->qk_norm == QK_head ? y->D : q, c->norm_eps);
-    y->k_norm = add_rms_norm(m, l, "attn.k_norm", c->qk_norm == QK_head ? y->D : kv, c->norm_eps);
-}
-
-static void add_mla(Model *m, int l, Layer *y, Deviations d) {
-    const Config *c = &m->c;
-    const double latent_eps = 1e-6;      // the reference implementation's default, whatever the other norms use
-    size_t R = c->kv_rank, q = y->H * y->D;
-    if (c->q_rank) {
-        y->q_a = add_linear(m, l, (Part[]){{"attn.q_a", c->q_rank, d.plain}}, 1, c->width, c->bias);
-        y->q_a_norm = add_rms_norm(m, l, "attn.q_a_norm", c->q_rank, latent_eps);
-        y->q_b = add_linear(m, l, (Part[]){{"attn.q_b", q, d.plain}}, 1, c->q_rank, false);
-    } else {
-        y->q = add_linear(m, l, (Part[]){{"attn.q", q, d.plain}}, 1, c->width, false);
-    }
-    y->kv_a = add_linear(m, l, (Part[]){{"attn.kv_a", R + y->P, d.plain}}, 1, c->width, c->bias);
-    y->kv_a_norm = add_rms_norm(m, l, "attn.kv_a_norm", R, latent_eps);
-    y->kv_b = add_linear(m, l, (Part[]){{"attn.kv_b", y->H * (c->nope_dim + y->Dv), d.value}}, 1, R, false);
-    y->absorbed_k = m->packed_total;
-    m->packed_total += y->H * packed_size(c->nope_dim, R);
-    y->absorbed_v = m->packed_total;
-    m->packed_total += y->H * packed_size(R, y->Dv);
 }
 
 static void add_dense(Model *m, int l, const char *prefix, size_t F, bool bias, Deviations d, Linear *up, Linear *down) {
@@ -171,8 +138,8 @@ static void add_layer(Model *m, int l) {
     y->Dv = y->attn == ATTN_mla ? c->v_dim : c->head_dim;
     y->F = y->moe ? c->expert_width : c->ffn_width;
     y->attn_norm = add_branch_norms(m, l, "attn_norm", "attn_norm_out");
-    if (y->attn == ATTN_mla) add_mla(m, l, y, d);
-    else add_mha(m, l, y, d);
+    y->mixer = mixer_of(y->attn);
+    y->mixer->parameters(m, l, y, d);
     y->o = add_linear(m, l, (Part[]){{"attn.o", c->width, d.residual}}, 1, y->H * y->Dv, c->bias);
     y->ffn_norm = add_branch_norms(m, l, "ffn_norm", "ffn_norm_out");
     if (y->moe) add_moe(m, l, y, d);
@@ -343,10 +310,6 @@ void model_free(Model *m) {
 // Numbers of a layer's weights that one token passes: experts not chosen are left out.
 static size_t active(const Model *m, const Param *p) { return p->rank == 3 ? p->size / m->c.experts * m->c.top_k : p->size; }
 
-// Per token, in each of a layer's two caches, or in the only one of mla.
-static size_t cache_width(const Layer *y) { return y->attn == ATTN_mla ? y->kv_b.K + y->P : y->KV * y->D; }
-static size_t cache_numbers(const Layer *y) { return cache_width(y) * (y->attn == ATTN_mla ? 1 : 2); }
-
 ModelSize model_size(const Config *config) {
     Model *m = model_sketch(config);
     const Config *c = &m->c;
@@ -361,10 +324,11 @@ ModelSize model_size(const Config *config) {
         if (p->rank > 1 && !lookup) matrices += active(m, p);
     }
     s.flops_per_token = 6.0 * (double)matrices;
-    for (size_t l = 0; l < c->layers; l++) {                  // scores and their sum, half of them masked
+    for (size_t l = 0; l < c->layers; l++) {
         const Layer *y = &m->layers[l];
-        s.flops_per_token += 3.0 * (double)(y->H * (y->D + y->Dv)) * (double)c->context;
-        s.cache_bytes_per_token += cache_numbers(y) * sizeof(real);
+        CacheNeed need = y->mixer->cache(y);
+        s.flops_per_token += y->mixer->flops(y, c->context);
+        s.cache_bytes_per_token += (need.k + need.v) * sizeof(real);
     }
     Arena measure = {.name = "activations"};
     layout(m, &measure, c->micro_batch, c->context, true);
@@ -456,7 +420,7 @@ static const real *forward(Model *m, const int *tokens, const Batch *b) {
     embed_forward(m->x[0], m->values + m->embed, m->pos == NOWHERE ? NULL : m->values + m->pos, tokens, b->M, b->T, b->past, C);
     for (size_t l = 0; l < L; l++) {
         LayerActs *a = &m->acts[l];
-        branch_forward(m, l, attention_block_forward, &m->layers[l].attn_norm, &a->attn, m->x[2 * l + 1], b);
+        branch_forward(m, l, m->layers[l].mixer->forward, &m->layers[l].attn_norm, &a->attn, m->x[2 * l + 1], b);
         branch_forward(m, l, ffn_block_forward, &m->layers[l].ffn_norm, &a->ffn, m->x[2 * l + 2], b);
     }
     if (!m->final_norm.on) return m->x[2 * L];
@@ -476,7 +440,7 @@ static void backward(Model *m, const int *tokens, const Batch *b) {
         LayerActs *a = &m->acts[l];
         m->grads = m->layer_grads[l];
         branch_backward(m, l, ffn_block_backward, &m->layers[l].ffn_norm, &a->ffn, dx, b);
-        branch_backward(m, l, attention_block_backward, &m->layers[l].attn_norm, &a->attn, dx, b);
+        branch_backward(m, l, m->layers[l].mixer->backward, &m->layers[l].attn_norm, &a->attn, dx, b);
     }
     embed_backward(m->tied_gradient ? m->tied_gradient : m->gradients + m->embed, m->pos == NOWHERE ? NULL : m->gradients + m->pos,
                    dx, tokens, b->M, b->T, C);
@@ -576,10 +540,10 @@ void model_update_routers(Model *m) {
 
 static void layout_cache(const Model *m, Cache *c) {
     for (size_t l = 0; l < c->layers; l++) {
-        const Layer *y = &m->layers[l];
-        size_t numbers = size_mul(size_mul(c->rows, c->capacity), cache_width(y));
-        c->k[l] = take(&c->arena, numbers);
-        c->v[l] = y->attn == ATTN_mla ? NULL : take(&c->arena, numbers);
+        CacheNeed need = m->layers[l].mixer->cache(&m->layers[l]);
+        size_t tokens = size_mul(c->rows, c->capacity);
+        c->k[l] = take(&c->arena, size_mul(tokens, need.k));
+        c->v[l] = need.v ? take(&c->arena, size_mul(tokens, need.v)) : NULL;
     }
 }
 
@@ -595,11 +559,13 @@ Cache *cache_new(const Model *m, size_t rows, size_t capacity) {
 Cache *cache_repeat(const Model *m, const Cache *c, size_t rows) {
     Cache *all = cache_new(m, rows, c->capacity);
     all->length = c->length;
-    for (size_t l = 0; l < c->layers; l++)
-        for (size_t b = 0, width = cache_width(&m->layers[l]); b < rows; b++) {
-            memcpy(all->k[l] + b * c->capacity * width, c->k[l], c->length * width * sizeof(real));
-            if (c->v[l]) memcpy(all->v[l] + b * c->capacity * width, c->v[l], c->length * width * sizeof(real));
+    for (size_t l = 0; l < c->layers; l++) {
+        CacheNeed need = m->layers[l].mixer->cache(&m->layers[l]);
+        for (size_t b = 0; b < rows; b++) {
+            memcpy(all->k[l] + b * c->capacity * need.k, c->k[l], c->length * need.k * sizeof(real));
+            if (need.v) memcpy(all->v[l] + b * c->capacity * need.v, c->v[l], c->length * need.v * sizeof(real));
         }
+    }
     return all;
 }
 void cache_free(Cache *c) {

@@ -14,7 +14,7 @@ static const struct { const char *files, *may[8]; } rooms[] = {
     {"attention.[ch]", {"attention.h", "quant.h", "lib/"}},
     {"linear.[ch]", {"linear.h", "quant.h", "lib/"}},
     {"moe.[ch]", {"moe.h", "quant.h", "lib/"}},
-    {"block.[ch]", {"block.h", "model.h", "attention.h", "linear.h", "moe.h", "quant.h", "lib/"}},
+    {"block*.[ch]", {"block.h", "model.h", "attention.h", "linear.h", "moe.h", "quant.h", "lib/"}},
     {"model.[ch]", {"block.h", "model.h", "attention.h", "linear.h", "moe.h", "quant.h", "lib/"}},
     {"hf*.[ch]", {"hf", "model.h", "lib/"}},
     {"sample.[ch]", {"sample.h", "model.h", "data/", "lib/"}},
@@ -132,7 +132,7 @@ static void compiler_flags(void) {
 // The C library's exp and its kin differ between libraries; sums that OpenMP reduces differ between runs.
 // Pictures may use them. attention.c has a reference that no training calls, and simd.h the double build's exp.
 static const char *const numeric_files[] = {
-    "block.c", "model.c", "moe.c", "sample.c", "train.c", "report.c", "lib/matmul.[ch]", "lib/ops.[ch]",
+    "block*.c", "model.c", "moe.c", "sample.c", "train.c", "report.c", "lib/matmul.[ch]", "lib/ops.[ch]",
     "lib/numeric.[ch]", "lib/optim.[ch]", "lib/rng.[ch]", "lib/config.c", "data/*.[ch]"};
 static const char *const machine_dependent[] = {
     "exp(", "expf(", "exp2(", "log(", "logf(", "log2(", "log10(", "pow(", "powf(", "sin(", "sinf(", "cos(", "cosf(",
