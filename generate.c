@@ -375,7 +375,7 @@ static void draw(const Source *s, const Sampler *t, const char *path, size_t n) 
 }
 
 int main(int argc, char **argv) {
-    cpu_check();
+    cpu_check(run_commit());
     threads_wait_briefly(argv);
     Options o;
     bool given[sizeof flags / sizeof flags[0]];

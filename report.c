@@ -197,13 +197,17 @@ static json_t *describe_end(const Facts *f, const RunState *s) {
     return final;
 }
 
-const char *report_receipt(const Facts *f, const RunState *s, uint64_t digest, json_t *run_json) {
-    char hash[17], *floor = isfinite(f->data->floor) ? xprintf("%.4f", f->data->floor) : xprintf("unknown");
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)digest);
-    char *receipt = xprintf("receipt: digest %s, loss %.4f, floor %s, tokens %zu, wall %.1f s, %s", hash, s->val_loss,
-                            floor, s->tokens, s->seconds, f->command);
+const char *report_receipt(const Facts *f, const RunTensors *t, const RunState *s, json_t *run_json, FILE *out) {
+    json_t *hashes = json_object(), *digest = run_hash(run_digest(t, s, hashes)), *hash;
+    const char *name;
+    json_object_foreach(hashes, name, hash)
+        if (f->config->digest) fprintf(out, "%s  %s\n", json_string_value(hash), name);
+    char *floor = isfinite(f->data->floor) ? xprintf("%.4f", f->data->floor) : xprintf("unknown");
+    char *receipt = xprintf("receipt: digest %s, loss %.4f, floor %s, tokens %zu, wall %.1f s, %s",
+                            json_string_value(digest), s->val_loss, floor, s->tokens, s->seconds, f->command);
     json_object_set_new(run_json, "final", describe_end(f, s));
-    json_object_set_new(run_json, "digest", json_string(hash));
+    json_object_set_new(run_json, "hashes", hashes);
+    json_object_set_new(run_json, "digest", digest);
     json_object_set_new(run_json, "receipt", json_string(receipt));
     free(receipt);
     free(floor);

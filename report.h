@@ -28,6 +28,7 @@ json_t *report_experts(Model *m);                        // load, entropy, ... o
 json_t *report_layers(Model *m, real *before, const double *squares, size_t numbers);
 // Prints what --profile recorded, draws roofline.png, adds "profile" to run.json.
 void report_profile(const Facts *f, Run *run);
-// Adds "final", "digest" and "receipt" to run.json; the text belongs to it.
-const char *report_receipt(const Facts *f, const RunState *s, uint64_t digest, json_t *run_json);
+// Adds "final", "hashes", "digest" and "receipt" to run.json; the text belongs to it. With --digest the hashes go to
+// `out`.
+const char *report_receipt(const Facts *f, const RunTensors *t, const RunState *s, json_t *run_json, FILE *out);
 #endif

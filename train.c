@@ -15,6 +15,7 @@
 #include "lib/progress.h"
 #include "lib/simd.h"
 #include "lib/threads.h"
+#include "lib/verify.h"
 #include "report.h"
 #include "sample.h"
 #include <omp.h>
@@ -41,6 +42,7 @@ typedef struct {
     bool *is_answer, *hit;          // [micro_batch, context]
     double *row_loss;               // [batch]
     Run *run;
+    Verify *verify;                 // with --verify: the recorded run that this one must be
     RunState state;
     Progress progress;
     double grad_norm, lr;           // of the last step
@@ -68,12 +70,14 @@ static void prepare(Training *t, int argc, char **argv) {
     bool *given = xmalloc(config_table.count * sizeof *given);
     flags_parse(&config_table, c, argc, argv, given);
     cpu_switch(c->simd, run_commit(), argv);
+    if (*c->verify) t->verify = verify_begin(&config_table, c, given, c->verify);
     t->asked = flags_summary(&config_table, c, true);
     if (*c->load) load_config(c, given);
     config_refuse_unused(c, given);
     free(given);
     size_t loaded_vocab = *c->load ? c->vocab : 0;
     t->data = data_open(c);
+    if (t->verify) verify_data(t->verify, t->data->hash);
     if (loaded_vocab && loaded_vocab < t->data->vocab)
         usage_error("the model in %s knows %zu tokens, but %s has %zu; give data made with the tokenizer of that model",
                     c->load, loaded_vocab, c->data, t->data->vocab);
@@ -286,7 +290,7 @@ static _Noreturn void stop_diverged(Training *t) {
 }
 
 static bool is_done(const Training *t) {
-    return t->state.step >= t->config.steps ||
+    return t->state.step >= (t->verify ? t->verify->steps : t->config.steps) ||
            (t->config.target_loss > 0 && t->state.val_loss <= t->config.target_loss);
 }
 
@@ -330,6 +334,7 @@ static void train(Training *t) {
 }
 
 static int stop_interrupted(Training *t) {
+    if (t->verify) fail("interrupted at step %zu of %zu: nothing is verified", t->state.step, t->verify->steps);
     run_write(t->run, "interrupted");
     printf("interrupted at step %zu of %zu and saved; the same command goes on from there:\n%s\n", t->state.step,
            t->config.steps, t->facts.command);
@@ -354,19 +359,20 @@ static void write_sample(Training *t) {
     free(text);
 }
 
-static void finish(Training *t) {
+static int finish(Training *t) {
+    const char *receipt = report_receipt(&t->facts, &t->tensors, &t->state, t->run->json, stdout);
+    if (t->verify) return verify_end(t->verify, t->run);
     if (t->config.sample_tokens) write_sample(t);
     char *title = report_label(t->config.data);
     curves_draw(t->run->dir, title, t->asked, t->data->floor);
     free(title);
-    uint64_t digest = run_digest(&t->tensors, &t->state, t->config.digest ? stdout : NULL);
-    const char *receipt = report_receipt(&t->facts, &t->state, digest, t->run->json);
     run_write(t->run, "finished");
     printf("curve    %s/loss.png\n%s\n", t->run->dir, receipt);
+    return 0;
 }
 
 int main(int argc, char **argv) {
-    cpu_check();
+    cpu_check(run_commit());
     threads_wait_briefly(argv);
     static Training t;
     prepare(&t, argc, argv);
@@ -379,8 +385,8 @@ int main(int argc, char **argv) {
     catch_signals();
     train(&t);
     if (!is_done(&t)) return stop_interrupted(&t);
-    finish(&t);
+    int status = finish(&t);
     run_close(t.run);
     if (fflush(stdout) || ferror(stdout)) fail("cannot write to standard output; the run itself is complete");
-    return 0;
+    return status;
 }

@@ -60,7 +60,8 @@ const FlagTable config_table = {
                 "  ./train --attn mla --kv-rank 32                  latent attention instead of full heads\n"
                 "  ./train --preset mixtral --steps 300             an architecture by name, one flag changed\n"
                 "  ./train --data input.txt --preset shakespeare    your own text\n"
-                "  ./train --layers 24 --norm post --dry-run        how large would that be?\n",
+                "  ./train --layers 24 --norm post --dry-run        how large would that be?\n"
+                "  ./train --verify runs/NAME                       does it give the same bits here and now?\n",
 };
 
 // ---- what 0 is derived to ----------------------------------------------------------------------

@@ -17,7 +17,7 @@
 
 // This much must run on any processor of its kind, whatever the rest is compiled for.
 #if defined(__x86_64__)
-#define ANYWHERE __attribute__((target("arch=x86-64,no-sse4.2,no-avx,no-bmi,no-bmi2")))
+#define ANYWHERE __attribute__((noinline, target("arch=x86-64,no-sse4.2,no-avx,no-bmi,no-bmi2")))
 ANYWHERE static const char *missing(void) {
     NEED_X86(__SSE4_2__, "sse4.2")
     NEED_X86(__POPCNT__, "popcnt")
@@ -42,7 +42,7 @@ ANYWHERE static const char *missing(void) {
     return NULL;
 }
 #elif defined(__aarch64__) && defined(__linux__)
-#define ANYWHERE __attribute__((target("arch=armv8-a")))
+#define ANYWHERE __attribute__((noinline, target("arch=armv8-a")))
 ANYWHERE static const char *missing(void) {
     NEED(__ARM_FEATURE_ATOMICS, getauxval(AT_HWCAP) & HWCAP_ATOMICS, "lse")
     NEED(__ARM_FEATURE_DOTPROD, getauxval(AT_HWCAP) & HWCAP_ASIMDDP, "dotprod")
@@ -56,12 +56,23 @@ ANYWHERE static const char *missing(void) {
 static const char *missing(void) { return NULL; }
 #endif
 
-ANYWHERE void cpu_check(void) {  // prints by itself: fail() may already be made of such instructions
+ANYWHERE static void check_processor(void) {  // prints by itself: fail() may already be made of such instructions
     const char *lacks = missing();
     if (!lacks) return;
-    fprintf(stderr, "error: this program was built for a processor with %s, which this one lacks; build it here, with: make\n",
-            lacks);
+    fprintf(stderr, "error: this program was built for a processor with %s, which this one lacks; build it here, with: "
+            "make\n", lacks);
     exit(1);
+}
+
+// The commit of the program that changed over to this one.
+#define COMES_FROM "RECEIPTS_COMES_FROM"
+
+void cpu_check(const char *commit) {
+    check_processor();
+    const char *from = getenv(COMES_FROM);
+    if (from && strcmp(from, commit) != 0)
+        fail("this build of the path %s is from commit %s, the program that --simd was given to from %s; "
+             "build it with: make SIMD=%s", SIMD_NAME, commit, from, SIMD_NAME);
 }
 
 // ---- --simd ------------------------------------------------------------------------------------
@@ -95,21 +106,7 @@ static char *sibling(const char *own, const char *path) {
     const char *name = strrchr(own, '/'), *build = NULL;
     for (const char *at = own; (at = strstr(at, "/build/")); at++)
         if (memchr(at + 7, '/', strlen(at + 7)) == name) build = at;
-    const char *root_end = build ? build : name;
-    return xprintf("%.*s/build/%s%s", (int)(root_end - own), own, path, name);
-}
-
-// The commit of the program that changed over to this one.
-#define COMES_FROM "RECEIPTS_COMES_FROM"
-
-static void check_arrival(const char *name, const char *own, const char *commit) {
-    const char *from = getenv(COMES_FROM);
-    if (!from) return;
-    if (strcmp(name, SIMD_NAME) != 0) fail("%s takes the path %s, not %s; build it with: make SIMD=%s", own, SIMD_NAME, name, name);
-    if (strcmp(from, commit) != 0)
-        fail("%s is built from commit %s, but --simd was given to a program from %s; build it with: make SIMD=%s", own,
-             commit, from, name);
-    unsetenv(COMES_FROM);
+    return xprintf("%.*s/build/%s%s", (int)((build ? build : name) - own), own, path, name);
 }
 
 static void check_name(const char *name) {
@@ -122,15 +119,13 @@ static void check_name(const char *name) {
 void cpu_switch(const char *name, const char *commit, char **argv) {
     if (strcmp(name, "auto") == 0) return;
     check_name(name);
-    char *own = own_path(argv[0]);
-    check_arrival(name, own, commit);
-    if (strcmp(name, SIMD_NAME) != 0) {
-        const char *lacks = lacking(name);
-        if (lacks) fail("--simd %s: this processor lacks %s; this program takes the path %s", name, lacks, SIMD_NAME);
-        char *other = sibling(own, name);
-        setenv(COMES_FROM, commit, 1);
-        execv(other, argv);
-        fail("--simd %s: cannot start %s: %s; build it with: make SIMD=%s", name, other, strerror(errno), name);
-    }
-    free(own);
+    if (strcmp(name, SIMD_NAME) == 0) return;
+    char *own = own_path(argv[0]), *other = sibling(own, name);
+    const char *lacks = lacking(name);
+    if (lacks) fail("--simd %s: this processor lacks %s; this program takes the path %s", name, lacks, SIMD_NAME);
+    if (getenv(COMES_FROM))
+        fail("%s takes the path %s, not %s; build it with: make SIMD=%s", own, SIMD_NAME, name, name);
+    setenv(COMES_FROM, commit, 1);
+    execv(other, argv);
+    fail("--simd %s: cannot start %s: %s; build it with: make SIMD=%s", name, other, strerror(errno), name);
 }

@@ -19,6 +19,7 @@
 #define PRECISION (sizeof(real) == 4 ? "float32" : "float64")
 
 const char *run_commit(void) { return COMMIT; }
+const char *run_precision(void) { return PRECISION; }
 char *run_path(const Run *r, const char *file) { return xprintf("%s/%s", r->dir, file); }
 json_t *run_number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
@@ -45,7 +46,7 @@ static json_t *flags_to_json(const FlagTable *t, const void *flags) {
     return all;
 }
 
-static char *json_to_text(const json_t *value) {
+char *run_flag_text(const json_t *value) {
     switch (json_typeof(value)) {
     case JSON_INTEGER: return xprintf("%lld", (long long)json_integer_value(value));
     case JSON_REAL: return flags_real_text(json_real_value(value));
@@ -158,7 +159,7 @@ static void refuse_other_run(const Run *r, const RunPlan *p, json_t *old) {
         const json_t *value = json_object_get(then, f->name), *wanted = json_object_get(now, f->name);
         if (f->kind == FLAG_GROUP || !f->is_identity || !value || json_equal(value, wanted)) continue;
         fail("%s holds a run with %s %s, not %s; choose another --out, or --fresh to replace it", r->dir, f->name,
-             json_to_text(value), json_to_text(wanted));
+             run_flag_text(value), run_flag_text(wanted));
     }
     const char *const keys[] = {"data_hash", "precision"};
     for (size_t i = 0; i < 2; i++)
@@ -378,13 +379,19 @@ void run_log(Run *r, json_t *line) {
     json_decref(line);
 }
 
-uint64_t run_digest(const RunTensors *t, const RunState *s, FILE *each) {
+json_t *run_hash(uint64_t hash) {
+    char text[17];
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)hash);
+    return json_string(text);
+}
+
+uint64_t run_digest(const RunTensors *t, const RunState *s, json_t *each) {
     uint64_t digest = s->loss_hash;
-    if (each) fprintf(each, "%016llx  the logged losses\n", (unsigned long long)s->loss_hash);
+    if (each) json_object_set_new(each, "the logged losses", run_hash(s->loss_hash));
     for (size_t i = 0; i < t->count; i++) {
         const RunTensor *row = &t->tensor[i];
         uint64_t h = hash_bytes(hash_text(HASH_START, row->name), t->value + row->at, row->size * sizeof(real));
-        if (each) fprintf(each, "%016llx  %s\n", (unsigned long long)h, row->name);
+        if (each) json_object_set_new(each, row->name, run_hash(h));
         digest = hash_bytes(digest, &h, sizeof h);
     }
     return digest;

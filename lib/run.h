@@ -37,6 +37,8 @@ char *run_path(const Run *r, const char *file);   // malloc'd
 // Writes run.json with this status: "running", "interrupted", "finished" or "diverged".
 void run_write(Run *r, const char *status);
 const char *run_commit(void);                     // that this program was built from
+const char *run_precision(void);                  // float32 or float64
+char *run_flag_text(const json_t *value);         // a flag in run.json, as flags_set takes it; malloc'd
 json_t *run_number(double x);                     // null where x is not finite
 json_t *run_machine(int threads);                 // cpu, cores, threads, simd, compiler, system
 
@@ -57,7 +59,8 @@ bool run_resume(Run *r, const RunTensors *t, RunState *s);
 
 // ---- log and receipt ---------------------------------------------------------------------------
 void run_log(Run *r, json_t *line);               // takes the object over; on disk as soon as it returns
-// The digest: a hash over names and values of all tensors and over the logged losses. With `each`,
-// one line per tensor goes there.
-uint64_t run_digest(const RunTensors *t, const RunState *s, FILE *each);
+// The digest: a hash over names and values of all tensors and over the logged losses. Their own hashes, from which
+// it is made, are added to the object `each`, unless that is NULL.
+uint64_t run_digest(const RunTensors *t, const RunState *s, json_t *each);
+json_t *run_hash(uint64_t hash);                  // as 16 hexadecimal digits
 #endif

@@ -46,10 +46,12 @@ else pass "a step less is seen in every hash"; fi
 for threads in 2 3 8; do same "$threads threads" "$scratch/long" env OMP_NUM_THREADS=$threads build/digest 20; done
 for rows in 1 2 4; do same "micro-batches of $rows rows" "$scratch/long" build/digest 20 $rows; done
 for schedule in static,1 dynamic,1 dynamic,7 guided auto; do
-    same "3 threads, OMP_SCHEDULE=$schedule" "$scratch/long" env OMP_NUM_THREADS=3 OMP_SCHEDULE=$schedule build/digest 20
+    same "3 threads, OMP_SCHEDULE=$schedule" "$scratch/long" \
+        env OMP_NUM_THREADS=3 OMP_SCHEDULE=$schedule build/digest 20
 done
 same "8 threads if OMP_DYNAMIC agrees" "$scratch/long" env OMP_NUM_THREADS=8 OMP_DYNAMIC=true build/digest 20
-same "8 threads, of which OMP_THREAD_LIMIT allows 3" "$scratch/long" env OMP_NUM_THREADS=8 OMP_THREAD_LIMIT=3 build/digest 20
+same "8 threads, of which OMP_THREAD_LIMIT allows 3" "$scratch/long" \
+    env OMP_NUM_THREADS=8 OMP_THREAD_LIMIT=3 build/digest 20
 step=$((1 + $(below 19)))
 same "died after $step steps and resumed" "$scratch/long" build/digest 20 6 $step
 step=$((1 + $(below 19)))
@@ -140,7 +142,8 @@ if build train; then
         done
         same "train, $kind, OMP_SCHEDULE=dynamic,1" "$scratch/$kind" receipt env OMP_SCHEDULE=dynamic,1 ./train $more
         steps=$((3 + $(below 20)))
-        same "train, $kind, killed three times, $steps steps apart, and resumed" "$scratch/$kind" killed $steps ./train $more
+        same "train, $kind, killed three times, $steps steps apart, and resumed" "$scratch/$kind" \
+            killed $steps ./train $more
     done
     other() {
         local name=$1
@@ -153,7 +156,8 @@ if build train; then
     if has avx2; then
         other avx2 SIMD=avx2
         same "train, experts, --simd avx2" "$scratch/experts" receipt ./train $experts --simd avx2
-        grep -q '"simd": "avx2",' "$scratch/run/run.json" && pass "run.json says avx2" || flunk "run.json does not say avx2"
+        if grep -q '"simd": "avx2",' "$scratch/run/run.json"; then pass "run.json says avx2"
+        else flunk "run.json does not say avx2"; fi
         if TRAIN=build/avx2/train tests/digests.sh > "$scratch/log"; then pass "the recorded digests, avx2"
         else flunk "the recorded digests, avx2"; fi
     fi

@@ -50,11 +50,13 @@ done 3< "$file"
 
 # A preset without a row would not be watched.
 for preset in $("$train" --help | sed -n '/^Presets:/,/^$/s/^  \([a-z0-9]\+\) .*/\1/p'); do
-    if grep -q -- "--preset $preset " "$file"; then pass "$preset has a row"; else flunk "$file has no row for --preset $preset"; fi
+    if grep -q -- "--preset $preset " "$file"; then pass "$preset has a row"
+    else flunk "$file has no row for --preset $preset"; fi
 done
 
 shown=$(awk '$1 == "full" {print $2}' "$file")
-if grep -q "$shown" README.md; then pass "README.md shows the digest of the default run"; else flunk "README.md does not show $shown"; fi
+if grep -q "$shown" README.md; then pass "README.md shows the digest of the default run"
+else flunk "README.md does not show $shown"; fi
 
 [ $failed = 0 ] || [ "$record" ] ||
     echo "where a change moves digests on purpose: say so in its commit, and run tests/digests.sh --record"
