@@ -148,7 +148,7 @@ static Bench prepare(const Options *o) {
 }
 
 int main(int argc, char **argv) {
-    cpu_check();
+    cpu_check(run_commit());
     threads_wait_briefly(argv);
     Options o;
     bool wanted[SECTIONS];
