@@ -83,6 +83,10 @@ static void print_machine(const Bench *b, const Limits *l, json_t *machine) {
     printf(
         "limits   fused multiply-adds (%s) %.1f GFLOP/s, one thread %.1f; reading memory %.1f GB/s, one thread %.1f\n",
         sizeof(real) == 4 ? "fp32" : "fp64", l->peak, l->peak_one, l->bandwidth, l->bandwidth_one);
+    // The limits are the best of short tries, which fit between other processes; what is measured must share the cores.
+    if (b->load > 0.5)
+        printf("busy     other processes wanted %.1f of %d cores in the last minute: shares will come out too low\n", b->load,
+               omp_get_num_procs());
     if (b->rounds > 1)
         printf("         medians of %zu rounds in which all take turns; ± %% is half the distance of the quartiles\n",
                b->rounds);
@@ -118,6 +122,7 @@ static void draw(const Bench *b, const Limits *l, const char *cpu, const char *p
 static void write_results(const Bench *b, const Limits *first, const Limits *last, json_t *machine, const char *path) {
     char *directory = beside(path, ""), *picture = beside(path, "roofline.png");
     json_object_set_new(machine, "cache_bytes", json_integer((json_int_t)b->caches));
+    json_object_set_new(machine, "load_before", json_real(b->load));
     json_t *all = json_pack("{s:s, s:s, s:I, s:O, s:o, s:o, s:O}", "commit", run_commit(), "effort",
                             b->effort == FULL    ? "full"
                             : b->effort == QUICK ? "quick"
@@ -142,6 +147,7 @@ static Bench prepare(const Options *o) {
     b.least_seconds = b.effort == FULL ? 0.02 : 0.005;
     b.threads = o->threads ? (int)o->threads : omp_get_max_threads();
     b.caches = machine_cache_bytes();
+    if (getloadavg(&b.load, 1) < 1) b.load = 0;
     b.sections = json_object();
     omp_set_num_threads(b.threads);
     return b;

@@ -21,6 +21,7 @@ typedef struct {
     const char *python;        // with PyTorch in it, or ""
     ReadProbe probe;
     size_t caches;             // bytes of the last-level caches
+    double load;               // processes that wanted a core in the minute before the start
     json_t *sections;          // by name: an array of results
     RooflinePoint *point; size_t points;
 } Bench;
