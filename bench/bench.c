@@ -85,8 +85,8 @@ static void print_machine(const Bench *b, const Limits *l, json_t *machine) {
         sizeof(real) == 4 ? "fp32" : "fp64", l->peak, l->peak_one, l->bandwidth, l->bandwidth_one);
     // The limits are the best of short tries, which fit between other processes; what is measured must share the cores.
     if (b->load > 0.5)
-        printf("busy     other processes wanted %.1f of %d cores in the last minute: shares will come out too low\n", b->load,
-               omp_get_num_procs());
+        printf("busy     other processes wanted %.1f of %d cores in the last minute: shares will come out too low\n",
+               b->load, omp_get_num_procs());
     if (b->rounds > 1)
         printf("         medians of %zu rounds in which all take turns; ± %% is half the distance of the quartiles\n",
                b->rounds);
