@@ -315,7 +315,7 @@ static void check_picture(const char *flag, const char *path) {
     const char *slash = strrchr(path, '/');
     char *dir = slash ? xprintf("%.*s", (int)(slash - path + 1), path) : xprintf(".");
     struct stat s;
-    if (length < 5 || strcmp(path + length - 4, ".png")) 
+    if (length < 5 || strcmp(path + length - 4, ".png") != 0)
         usage_error("--%s %s: a name that ends in .png was expected", flag, path);
     if (stat(path, &s) == 0 && S_ISDIR(s.st_mode)) fail("--%s %s is a directory; a file was expected", flag, path);
     if (access(dir, W_OK | X_OK) != 0) fail("--%s %s cannot be written: %s", flag, path, strerror(errno));
@@ -380,6 +380,8 @@ int main(int argc, char **argv) {
     Options o;
     bool given[sizeof flags / sizeof flags[0]];
     flags_parse(&generate_table, &o, argc, argv, given);
+    for (size_t i = 0; i < generate_table.count; i++)
+        if (given[i]) flags_refuse_unused(&generate_table, &o, i);
     cpu_switch(o.simd, run_commit(), argv);
     if (o.threads) omp_set_num_threads((int)o.threads);
     if (*o.picture) check_picture("picture", o.picture);

@@ -315,7 +315,7 @@ ModelSize model_size(const Config *config) {
     const Config *c = &m->c;
     ModelSize s = {.parameter_bytes = m->total * sizeof(real), .packed_bytes = m->packed_total * sizeof(real),
                    .gradient_bytes = (m->total + (c->tie ? c->vocab * c->width : 0)) * sizeof(real),
-                   .moment_bytes = 2 * m->total * sizeof(real)};
+                   .moment_bytes = size_mul(m->total, 2 * sizeof(real))};
     size_t matrices = c->tie ? c->vocab * c->width : 0;      // the head is a product, the embedding a look-up
     for (size_t i = 0; i < m->count; i++) {
         const Param *p = &m->rows[i];

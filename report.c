@@ -56,9 +56,9 @@ void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out) {
     if (*c->load && file_exists(path) && hf_flags(&theirs, c->load)) {
         Tokenizer *old = tokenizer_load(path);
         if (!tokenizer_equal(old, t))
-            fprintf(out, "note     %s was trained with another tokenizer (%s, %zu tokens) than --data %s has (%s, %zu): its "
-                    "tokens change their meaning\n", c->load, tokenizer_kind(old), tokenizer_vocab(old), c->data,
-                    tokenizer_kind(t), tokenizer_vocab(t));
+            fprintf(out, "note     %s was trained with another tokenizer (%s, %zu tokens) than --data %s has (%s, "
+                    "%zu): its tokens change their meaning\n", c->load, tokenizer_kind(old), tokenizer_vocab(old),
+                    c->data, tokenizer_kind(t), tokenizer_vocab(t));
         tokenizer_free(old);
     }
     free(path);

@@ -75,13 +75,9 @@ static void prepare(Training *t, int argc, char **argv) {
     if (*c->load) load_config(c, given);
     config_refuse_unused(c, given);
     free(given);
-    size_t loaded_vocab = *c->load ? c->vocab : 0;
     t->data = data_open(c);
     if (t->verify) verify_data(t->verify, t->data->hash);
-    if (loaded_vocab && loaded_vocab < t->data->vocab)
-        usage_error("the model in %s knows %zu tokens, but %s has %zu; give data made with the tokenizer of that model",
-                    c->load, loaded_vocab, c->data, t->data->vocab);
-    c->vocab = loaded_vocab ? loaded_vocab : t->data->vocab;
+    c->vocab = t->data->vocab;
     report_loaded_tokenizer(c, t->data->tokenizer, stderr);
     config_resolve(c);
     if (c->threads) omp_set_num_threads((int)c->threads);
@@ -276,6 +272,7 @@ static void open_run(Training *t) {
             fail("%s holds this run, finished, but its %s is missing; --fresh trains it again", t->run->dir, parts[i]);
     printf("%s holds this run, finished; --fresh trains it again\n%s\n", t->run->dir,
            json_string_value(json_object_get(t->run->json, "receipt")));
+    flush_output("; the run itself is complete");
     exit(0);
 }
 
@@ -336,8 +333,8 @@ static void train(Training *t) {
 static int stop_interrupted(Training *t) {
     if (t->verify) fail("interrupted at step %zu of %zu: nothing is verified", t->state.step, t->verify->steps);
     run_write(t->run, "interrupted");
-    printf("interrupted at step %zu of %zu and saved; the same command goes on from there:\n%s\n", t->state.step,
-           t->config.steps, t->facts.command);
+    printf("interrupted at step %zu of %zu and saved; the same command%s goes on from there:\n%s\n", t->state.step,
+           t->config.steps, t->config.fresh ? ", without --fresh," : "", t->facts.command);
     return 128 + stop_signal;
 }
 
@@ -377,16 +374,16 @@ int main(int argc, char **argv) {
     static Training t;
     prepare(&t, argc, argv);
     report_banner(&t.facts, stdout);
-    if (t.config.dry_run) return 0;
+    if (t.config.dry_run) flush_output(""), exit(0);
     open_run(&t);
     make_buffers(&t);
     make_model(&t);
-    begin(&t);
     catch_signals();
+    begin(&t);
     train(&t);
     if (!is_done(&t)) return stop_interrupted(&t);
     int status = finish(&t);
     run_close(t.run);
-    if (fflush(stdout) || ferror(stdout)) fail("cannot write to standard output; the run itself is complete");
+    flush_output(status == 0 ? "; the run itself is complete" : "");
     return status;
 }

@@ -18,9 +18,12 @@ size_t vocab_or(const Config *c, size_t standard, size_t low, size_t high) {
 }
 
 void set_vocab(Data *d, const Config *c, size_t vocab) {
+    if (*c->load && c->vocab < vocab)
+        usage_error("the model in %s knows %zu tokens, but --data %s has %zu; give data made with the tokenizer of that "
+                    "model", c->load, c->vocab, c->data, vocab);
     if (c->vocab && c->vocab < vocab)
-        usage_error("--vocab %zu is too small for --data %s, which has %zu tokens; leave --vocab out", c->vocab, c->data,
-                    vocab);
+        usage_error("--vocab %zu is too small for --data %s, which has %zu tokens; leave --vocab out", c->vocab,
+                    c->data, vocab);
     d->vocab = c->vocab ? c->vocab : vocab;
 }
 
@@ -106,7 +109,8 @@ static void open_source(Data *d, const Config *config) {
     if (stat(config->data, &s) != 0) fail_unknown(config->data);
     if (S_ISDIR(s.st_mode))
         fail("--data %s is a directory; a text or .bin file was expected, or one of %s", config->data, source_names);
-    if (!S_ISREG(s.st_mode)) fail("--data %s is not a regular file, which has an end and can be read again", config->data);
+    if (!S_ISREG(s.st_mode))
+        fail("--data %s is not a regular file, which has an end and can be read again", config->data);
     file_open(d, config);
 }
 

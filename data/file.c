@@ -189,8 +189,8 @@ static void refuse_text_flags(const Config *config, const char *validation) {
         usage_error("--tokenizer %s is for a text, but %s holds tokens already; leave it out, or beside a preset give "
                     "--tokenizer auto", config->tokenizer, config->data);
     if (validation && !flags_is_default(&config_table, config, flags_find(&config_table, "val_fraction")))
-        usage_error("--val-fraction has no effect with --data %s, because %s beside it is the validation split; leave it out",
-                    config->data, validation);
+        usage_error("--val-fraction has no effect with --data %s, because %s beside it is the validation split; "
+                    "leave it out", config->data, validation);
 }
 
 static void shard_open(Data *d, const Config *config) {

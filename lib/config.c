@@ -125,8 +125,8 @@ void config_refuse_unused(const Config *c, const bool *given) {
 // A pattern repeats over the layers; what is beyond them would never be built.
 static void refuse_long_pattern(const Config *c, const char *flag, const Pattern *p) {
     if (p->count > c->layers)
-        usage_error("--%s has %d entries, but there are only --layers %zu; shorten it, or give more layers", flag, p->count,
-                    c->layers);
+        usage_error("--%s has %d entries, but there are only --layers %zu; shorten it, or give more layers", flag,
+                    p->count, c->layers);
 }
 
 static void refuse_heads(const Config *c) {
@@ -156,11 +156,11 @@ static void refuse_experts(const Config *c) {
     if (c->top_k > c->experts)
         usage_error("--top-k %zu experts per token cannot be chosen from --experts %zu", c->top_k, c->experts);
     if (c->top_k == 1 && c->experts > 1 && c->norm_topk)
-        usage_error("--top-k 1 with --norm-topk 1 gives every chosen expert the weight 1, so the router learns nothing from the "
-                    "loss; add --norm-topk 0");
+        usage_error("--top-k 1 with --norm-topk 1 gives every chosen expert the weight 1, so the router learns nothing "
+                    "from the loss; add --norm-topk 0");
     if (c->micro_batch > INT32_MAX / c->context / c->top_k)
-        usage_error("--micro-batch %zu rows of --context %zu tokens with --top-k %zu copies are more than the 2^31 that a router "
-                    "can sort; give a smaller --micro-batch", c->micro_batch, c->context, c->top_k);
+        usage_error("--micro-batch %zu rows of --context %zu tokens with --top-k %zu copies are more than the 2^31 that "
+                    "a router can sort; give a smaller --micro-batch", c->micro_batch, c->context, c->top_k);
     if (c->aux_loss < 0) usage_error("--aux-loss %g is negative; give 0 or more, or -1 for the default", c->aux_loss);
     if (c->z_loss > 0 && c->gate == GATE_sigmoid)
         usage_error("--z-loss %g holds down the softmax's partition function; --gate sigmoid has none", c->z_loss);

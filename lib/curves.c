@@ -84,7 +84,7 @@ static void draw_experts(const Log *log, const char *path, const char *title, co
     if (!first) return;
     size_t layers = json_array_size(json_object_get(first, "experts")), experts = json_array_size(load_of(first, 0));
     double *value = xmalloc(size_mul(layers * experts, columns) * sizeof *value);
-    const char **label = xmalloc(layers * experts * sizeof *label);
+    const char **label = xmalloc(layers * experts * sizeof *label), **layer = xmalloc(layers * sizeof *layer);
     for (size_t i = 0; i < log->count; i++) {
         if (!load_of(log->line[i], 0)) continue;
         for (size_t r = 0; r < layers * experts; r++)
@@ -92,20 +92,23 @@ static void draw_experts(const Log *log, const char *path, const char *title, co
                 json_number_value(json_array_get(load_of(log->line[i], r / experts), r % experts));
         column++;
     }
-    for (size_t r = 0; r < layers * experts; r++) {
-        json_int_t layer = json_integer_value(
-            json_object_get(json_array_get(json_object_get(first, "experts"), r / experts), "layer"));
-        label[r] = xprintf("layer %d, expert %zu", (int)layer, r % experts);
+    for (size_t r = 0; r < layers * experts; r++) label[r] = xprintf("%zu", r % experts);
+    for (size_t l = 0; l < layers; l++) {
+        const json_t *described = json_array_get(json_object_get(first, "experts"), l);
+        layer[l] = xprintf("layer %d", (int)json_integer_value(json_object_get(described, "layer")));
     }
     HeatMap map = {
         .title = title, .subtitle = subtitle, .x_label = "step", .y_label = "expert", .value_label = "share of tokens",
         .value = value, .rows = layers * experts, .columns = columns, .row_label = label,
+        .group = experts, .group_label = layer,
         .x_low = (double)json_integer_value(json_object_get(first, "step")),
         .x_high = (double)json_integer_value(json_object_get(last, "step")),
     };
     plot_heat_map(path, &map);
     for (size_t r = 0; r < layers * experts; r++) free((void *)label[r]);
+    for (size_t l = 0; l < layers; l++) free((void *)layer[l]);
     free(label);
+    free(layer);
     free(value);
 }
 

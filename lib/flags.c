@@ -246,6 +246,7 @@ void flags_parse(const FlagTable *t, void *target, int argc, char **argv, bool *
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0) {
             flags_help(t, stdout);
+            flush_output("");
             exit(0);
         }
         int used = preset_at(t, argc, argv, i, &preset);
@@ -307,7 +308,7 @@ static bool has_word(const char *words, const char *word) {
     return false;
 }
 
-// Whether a flag's value, or one value of its pattern, is among the words. FILE is any text that the flag does not list.
+// Whether a flag's value, or one value of its pattern, is among the words. FILE: any text that the flag does not list.
 static bool has_value(const Flag *f, const void *field, const char *words) {
     char name[64];
     if (f->kind == FLAG_TEXT) return has_word(words, has_word(f->values, field) ? field : "FILE");
@@ -334,7 +335,7 @@ void flags_refuse_unused(const FlagTable *t, const void *target, size_t i) {
     if (!used) {
         char *with = *value ? xprintf("with --%s %s", shown(needed, needed), value) : xprintf("without it");
         if (*words == '!') usage_error("--%s has no effect %s; leave it out", shown(f->name, name), with);
-        usage_error("--%s belongs to --%s%s%s and has no effect %s; leave it out", shown(f->name, name),
+        usage_error("--%s belongs to --%s%s%s and has no effect %s; give that, or leave it out", shown(f->name, name),
                     shown(needed, needed), *words ? " " : "", words, with);
     }
     free(value);
@@ -418,14 +419,15 @@ static char *needs_text(const Flag *f) {
     const char *words = strchr(f->needs, ' ');
     bool not = words && words[1] == '!';
     snprintf(name, sizeof name, "%.*s", (int)strcspn(f->needs, " "), f->needs);
-    return xprintf("%swith --%s%s%s", not ? "not " : "", shown(name, name), words ? " " : "", words ? words + 1 + not : "");
+    return xprintf("%swith --%s%s%s", not ? "not " : "", shown(name, name), words ? " " : "",
+                   words ? words + 1 + not : "");
 }
 
 // "[64; 2 to 10^6; with --data recall|khop; posts 1,6]", in one piece.
 static void put_facts(Page *p, const Flag *f) {
     bool number = f->kind == FLAG_SIZE || f->kind == FLAG_REAL, alone = f->bare && f->kind != FLAG_BOOL;
     char *low = limit_text(f->low), *high = limit_text(f->high), *needs = *f->needs ? needs_text(f) : xprintf("%s", "");
-    char *range = number ? xprintf("%s to %s", low, high) : xprintf("%s%s", alone ? "alone: " : "", alone ? f->bare : "");
+    char *range = number ? xprintf("%s to %s", low, high) : alone ? xprintf("alone: %s", f->bare) : xprintf("%s", "");
     char *facts = xprintf("[%s%s%s%s%s%s%s]", *f->standard ? f->standard : "none", *range ? "; " : "", range,
                           *needs ? "; " : "", needs, !*f->post ? "" : strchr(f->post, ',') ? "; posts " : "; post ",
                           f->post);
@@ -435,7 +437,8 @@ static void put_facts(Page *p, const Flag *f) {
 
 static void help_flag(const Flag *f, Page *p, Colours c) {
     static const char *const kinds[] = {"N", "X", "0|1", "", "", "", ""};
-    char name[64], *left = xprintf("%s%s", f->values ? f->values : kinds[f->kind], f->kind == FLAG_PATTERN ? "[+...]" : "");
+    const char *value = f->values ? f->values : kinds[f->kind];
+    char name[64], *left = xprintf("%s%s", value, f->kind == FLAG_PATTERN ? "[+...]" : "");
     fprintf(p->out, "  %s--%s%s %s", c.flag, shown(f->name, name), c.plain, left);
     p->column = 5 + strlen(name) + strlen(left);
     if (p->column >= p->indent) fputc('\n', p->out), p->column = 0;

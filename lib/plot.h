@@ -28,6 +28,7 @@ typedef struct {
     double x_low, x_high;                        // what the first and last column stand for (ticks); equal: numbers
     double low, high;                            // colour range; low == high: from the data
     const char *const *row_label;                // NULL: numbers
+    size_t group; const char *const *group_label;// rows per group (0: all), with a gap and a name between groups
 } HeatMap;
 void plot_heat_map(const char *path, const HeatMap *map);
 

@@ -103,14 +103,58 @@ static double widest_row_name(const HeatMap *map) {
     return fmin(widest + 2, 360);
 }
 
-static void draw_row_names(Canvas *c, const Frame *f, const HeatMap *map) {
-    double pitch = (f->bottom - f->top) / (double)map->rows;
-    size_t every = (size_t)ceil(26 / pitch);
-    for (size_t r = 0; r < map->rows; r += every) {
+// Rows of `group` each (the last may have fewer), all of one height, with gaps between them.
+typedef struct { size_t rows, count; double pitch, gap; } Groups;
+
+static Groups make_groups(const HeatMap *map, double height) {
+    Groups g = {.rows = map->group ? map->group : fmax(1, (double)map->rows)};
+    g.count = (map->rows + g.rows - 1) / g.rows;
+    double gaps = g.count > 1 ? (double)(g.count - 1) : 0;
+    g.gap = floor(clamp(0.1 * height / (gaps + 1), 1, 14));
+    g.pitch = (height - gaps * g.gap) / fmax(1, (double)map->rows);
+    return g;
+}
+
+static double row_top(const Groups *g, const Frame *f, size_t row) {
+    return f->top + g->pitch * (double)row + g->gap * (double)(row / g->rows);
+}
+
+static const char *group_name(const HeatMap *map, size_t group) {
+    return map->group_label && map->group_label[group] ? map->group_label[group] : "";
+}
+
+static double widest_group_name(const HeatMap *map, size_t groups) {
+    double widest = 0;
+    for (size_t i = 0; i < groups; i++) widest = fmax(widest, text_width(label_style, group_name(map, i)));
+    return widest > 0 ? fmin(widest, 240) + 22 : 0;
+}
+
+static void draw_groups(Canvas *c, const Frame *f, const Cells *m, const Groups *g) {
+    for (size_t first = 0; first < m->rows; first += g->rows) {
+        Cells part = *m;
+        part.value += first * m->columns;
+        part.rows = m->rows - first < g->rows ? m->rows - first : g->rows;
+        double top = row_top(g, f, first);
+        draw_cells(c, &part, f->left, floor(top), f->right, floor(top + g->pitch * (double)part.rows));
+    }
+}
+
+// As many names as there is room for, the same round ones in each group.
+static void draw_row_names(Canvas *c, const Frame *f, const HeatMap *map, const Groups *g) {
+    size_t every = 1;
+    while ((double)every * g->pitch < 26) every *= 2;
+    double x = f->left - 14, width = widest_row_name(map);
+    for (size_t r = 0; r < map->rows; r++) {
+        if (r % g->rows % every) continue;
         char *name = row_name(map, r);
-        double x = f->left - 14, width = x - MARGIN;
-        draw_fitting(c, aligned(tick_style, 1), x, f->top + ((double)r + 0.5) * pitch, width, name);
+        draw_fitting(c, aligned(tick_style, 1), x, row_top(g, f, r) + 0.5 * g->pitch, width, name);
         free(name);
+    }
+    size_t step = (size_t)ceil(30 / (g->pitch * (double)g->rows + g->gap));
+    for (size_t i = 0; i < g->count; i += step) {
+        size_t last = (i + 1) * g->rows < map->rows ? (i + 1) * g->rows - 1 : map->rows - 1;
+        double middle = 0.5 * (row_top(g, f, i * g->rows) + row_top(g, f, last) + g->pitch);
+        draw_fitting(c, label_style, MARGIN, middle, 240, group_name(map, i));
     }
 }
 
@@ -137,13 +181,14 @@ void plot_heat_map(const char *path, const HeatMap *map) {
     double below = map->x_label ? 112 : 70, height = heat_height(map, PAGE_HEIGHT - f.top - below);
     f.bottom = f.top + height;
     size_t bars = bar_ticks(&m, height, bar);
-    f.left = ceil(MARGIN + 14 + widest_row_name(map));
+    Groups groups = make_groups(map, height);
+    f.left = ceil(MARGIN + widest_group_name(map, groups.count) + 14 + widest_row_name(map));
     f.right = floor(PAGE_WIDTH - MARGIN - bar_width(bar, bars));
     size_t nx = make_x_ticks(&f.x, f.right - f.left, x);
     Canvas c = canvas_new(PAGE_WIDTH, f.bottom + below);
     draw_heading(&c, PAGE_WIDTH, map->title, map->subtitle);
-    if (map->rows && map->columns) draw_cells(&c, &m, f.left, f.top, f.right, f.bottom);
-    draw_row_names(&c, &f, map);
+    if (map->columns) draw_groups(&c, &f, &m, &groups);
+    draw_row_names(&c, &f, map, &groups);
     draw_x_labels(&c, &f, x, nx, map->x_label);
     draw_y_labels(&c, &f, NULL, 0, map->y_label);
     draw_bar(&c, &m, f.right + BAR_GAP, f.top, f.bottom, bar, bars);

@@ -48,6 +48,10 @@ _Noreturn void usage_error(const char *format, ...) {
     stop(2, format, arguments);
 }
 
+void flush_output(const char *rest) {
+    if (fflush(stdout) != 0 || ferror(stdout)) fail("cannot write to standard output%s", rest);
+}
+
 // ---- memory ------------------------------------------------------------------------------------
 void *xmalloc(size_t bytes) {
     void *p = calloc(bytes ? bytes : 1, 1);

@@ -24,6 +24,7 @@ typedef float real;
 _Noreturn void fail(const char *format, ...) PRINTF_LIKE(1, 2);
 _Noreturn void usage_error(const char *format, ...) PRINTF_LIKE(1, 2);
 extern void (*fail_hook)(int status, const char *message);
+void flush_output(const char *rest);          // fails if standard output could not be written; rest: what is not lost
 
 // ---- memory ------------------------------------------------------------------------------------
 void *xmalloc(size_t bytes);                  // zeroed, never NULL, fails with the size it wanted

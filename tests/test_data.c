@@ -801,6 +801,9 @@ static void check_refused_file(const char *name, const void *content, size_t byt
 static void test_refused_files(void) {
     CHECK(test_fails(1, "neither a file nor one of the sources stories", open_these, "--data storys"), "%s",
           test_message);
+    CHECK(strstr(test_message, "the nearest is stories"), "%s", test_message);
+    CHECK(test_fails(1, "induction|copy|facts|khop", open_these, "--data corpus.txt"), "%s", test_message);
+    CHECK(!strstr(test_message, "nearest"), "the name of a file is no slip: %s", test_message);
     CHECK(test_fails(1, "is a directory", open_these, xprintf("--data %s", test_directory())), "%s", test_message);
     if (geteuid() != 0) {  // root may read anything
         write_whole_file(test_path("secret.txt"), "secret", 6);
@@ -851,6 +854,12 @@ static void test_refused_shards(void) {
     write_whole_file(path, shard, size);
     CHECK(test_fails(1, "tokens below 10000000 were expected", open_these, flags), "%s", test_message);
     write_shard(path, 20240520, 100, 100);
+    char *text_flag = xprintf("%s --tokenizer byte", flags);
+    CHECK(test_fails(2, "holds tokens already", open_these, text_flag), "%s", test_message);
+    write_shard(test_path("x_train.bin"), 20240520, 100, 100);
+    write_shard(test_path("x_val.bin"), 20240520, 100, 100);
+    text_flag = xprintf("--data %s --context 8 --val-fraction 0.2", test_path("x_train.bin"));
+    CHECK(test_fails(2, "x_val.bin beside it is the validation split", open_these, text_flag), "%s", test_message);
     Tokenizer *t = tokenizer_numbers(77);
     tokenizer_save(t, test_path("tokenizer.json"));
     CHECK(test_fails(1, "the tokenizer beside it has 77 tokens", open_these, flags), "%s", test_message);

@@ -142,6 +142,17 @@ static void test_summary(void) {
     free(identity);
 }
 
+// What is printed for a shell to read again stays on one line and commands no terminal.
+static void test_quote(void) {
+    static const char *const pairs[][2] = {{"plain-1", "plain-1"}, {"", "''"}, {"a b", "'a b'"}, {"it's", "'it'\\''s'"},
+                                           {"a\nb'\033\\", "$'a\\x0ab\\'\\x1b\\\\'"}};
+    for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
+        char *quoted = flags_quote(pairs[i][0]);
+        CHECK(strcmp(quoted, pairs[i][1]) == 0, "%s, but %s was expected", quoted, pairs[i][1]);
+        free(quoted);
+    }
+}
+
 static void test_bad_lines(void) {
     static const struct { const char *line, *says; } bad[] = {
         {"--layer 3", "nearest known one is --layers"},
@@ -373,6 +384,7 @@ static const Test tests[] = {
     {"flags/round-trip", "every flag is read back from its own text", test_round_trip},
     {"flags/reals", "numbers are printed as short as they read back equal", test_reals},
     {"flags/summary", "what differs from the defaults, ready for a shell", test_summary},
+    {"flags/quote", "values as a shell needs them", test_quote},
     {"flags/bad-lines", "every mistake gets one line that says what to do", test_bad_lines},
     {"flags/help", "the help names every flag, default and preset, without colour in a file", test_help},
     {"flags/derived", "0 is derived as the help says", test_derived},

@@ -781,6 +781,7 @@ static void test_errors(void) {
     static const char bytes_tokenizer[] = "{\"kind\":\"byte\",\"vocab\":256,\"start\":-1}";
     write_whole_file(tokenizer, bytes_tokenizer, strlen(bytes_tokenizer));
     write_whole_file(test_path("nul"), "a\0b", 3);
+    make_directories(test_path("dir.png"));
     const struct { const char *arguments; int status; const char *word; } cases[] = {
         {"", 2, "no run"}, {"--run nowhere", 1, "nowhere"}, {"--run empty", 1, "config.json"},
         {"--run out", 1, "is a file"}, {"--run torn", 1, "model.safetensors"}, {"--run odd", 1, "256 tokens"},
@@ -792,6 +793,11 @@ static void test_errors(void) {
         {"--run r --prompt-file nul", 1, "NUL"}, {"--run r --prompt-file missing", 1, "missing"},
         {"--run r --promt a", 2, "--prompt"}, {"--run r --tokens 5 a", 2, "'a'"},
         {"--run r --prompt a --picture no/where.png", 1, "no/where.png"},
+        {"--run r --prompt a --picture maps.jpg", 2, "ends in .png"},
+        {"--run r --prompt a --picture dir.png", 1, "is a directory"},
+        {"--run r --prompt a --picture-tokens 5", 2, "--picture-tokens belongs to --picture and has no effect without"},
+        {"--run r --prompt \"$(printf '\\033[31m')\"", 1, "\"\\x1b\" (U+001B"},
+        {"--run r --prompt \"$(printf 'a\\377')\"", 1, "byte 1 of the text (0xff)"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Answer a = run(cases[i].arguments);
@@ -799,6 +805,7 @@ static void test_errors(void) {
         CHECK(a.status == cases[i].status, "%s: status %d: %s", cases[i].arguments, a.status, a.err);
         bool one_line = error && strchr(error, '\n') && strchr(error, '\n')[1] == '\0';
         CHECK(one_line && strstr(error, cases[i].word), "%s: %s", cases[i].arguments, a.err);
+        CHECK(!*a.out && !strchr(a.err, '\033'), "%s: nothing was written before: %s", cases[i].arguments, a.out);
     }
     Answer full = run_into("/dev/full", "--run r --prompt a --tokens 5");
     CHECK(full.status == 1 && strstr(full.err, "cannot write the text: No space"), "status %d: %s", full.status,

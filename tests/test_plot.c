@@ -254,6 +254,29 @@ static void heat_map_cells(void) {
     free(p.pixel);
 }
 
+// Four rows in two groups: two blocks of one height, with white between them.
+static void heat_map_groups(void) {
+    double value[4] = {1, 1, 1, 1};
+    const char *const name[] = {"above", "below"};
+    HeatMap m = {.value = value, .rows = 4, .columns = 1, .low = 0, .high = 1, .group = 2, .group_label = name};
+    plot_heat_map(test_path("map.png"), &m);
+    Picture p = picture_read(test_path("map.png"));
+    int blocks = 0, height[3] = {0}, x = p.width / 2;
+    for (int y = 1; y < p.height; y++) {
+        bool here = find(&p, x, y, x + 1, y + 1, colour_ramp(1)).count;
+        bool before = find(&p, x, y - 1, x + 1, y, colour_ramp(1)).count;
+        blocks += here && !before && blocks < 2;
+        height[blocks] += here;
+    }
+    CHECK(blocks == 2 && height[1] > 50 && height[1] == height[2], "%d blocks, of %d and %d pixels", blocks, height[1],
+          height[2]);
+    m.group_label = NULL;
+    plot_heat_map(test_path("unnamed.png"), &m);
+    Picture q = picture_read(test_path("unnamed.png"));
+    CHECK(find_all(&q, colour_ramp(1)).count > find_all(&p, colour_ramp(1)).count, "names take room on the left");
+    free(p.pixel), free(q.pixel);
+}
+
 static void heat_map_mean(void) {
     enum { COLUMNS = 20000 };
     static double value[COLUMNS];
@@ -335,7 +358,8 @@ static void strange_maps(void) {
     static const size_t size[][2] = {{0, 0}, {0, 5}, {5, 0}, {1, 1}, {2, 1}, {1, 300}, {300, 1}, {3, 2}};
     static const char *const name[] = {"\xff", "a row with a very, very, very, very long name", NULL, "\n", "", "x"};
     for (size_t i = 0; i < sizeof size / sizeof *size; i++) {
-        HeatMap m = {"t", NULL, "x", "y", "v", value, size[i][0], size[i][1], 0, (double)(i % 3), 0, 0, NULL};
+        HeatMap m = {"t", NULL, "x", "y", "v", value, size[i][0], size[i][1], 0, (double)(i % 3), 0, 0, NULL, i % 4,
+                     NULL};
         if (m.rows <= 5) m.row_label = name;
         plot_heat_map(test_path("map.png"), &m);
         free(picture_read(test_path("map.png")).pixel);
@@ -444,6 +468,7 @@ static const Test tests[] = {
     {"plot/ticks", "ticks are 1, 2, 5 and short", ticks_read_well},
     {"plot/colours", "the colour map darkens evenly", colours_darken_evenly},
     {"plot/cells", "cells of a heat map have their colour and place", heat_map_cells},
+    {"plot/groups", "groups of rows are apart, and have names", heat_map_groups},
     {"plot/mean", "a pixel over many cells shows their mean", heat_map_mean},
     {"plot/causal", "causal maps are blank above the diagonal", causal_maps_are_blank_above},
     {"plot/many-maps", "200 layers of 16 heads fit a page", many_maps_stay_small},

@@ -18,8 +18,8 @@ static void test_plain(void) {
     progress_line(&p, &standing);
     fclose(f);
     char *text = read_whole_file(path, NULL);
-    CHECK(strcmp(text, "step 150/200  train 1.2346  val 1.5000 (floor +0.2500)  accuracy 25.0%  41.2k tok/s  MFU 63%  "
-                       "ETA 0:50\n") == 0, "%s", text);
+    CHECK(strcmp(text, "step 150/200  train 1.2346  val 1.5000 (floor +0.2500)  accuracy 25.0%  ETA 0:50  "
+                       "41.2k tok/s  MFU 63%\n") == 0, "%s", text);
     free(text);
 }
 
@@ -33,11 +33,12 @@ static int open_terminal(unsigned short columns, FILE **slave) {
     return master;
 }
 
-static size_t draw(unsigned short columns, char *text, size_t room) {
+static size_t draw(unsigned short columns, bool stays, char *text, size_t room) {
     FILE *terminal;
     int master = open_terminal(columns, &terminal);
     Progress p = progress_begin(terminal, 100, 200, 1.25);
     p.started -= 50;
+    if (stays) progress_line(&p, &standing);
     progress_draw(&p, &standing);
     progress_draw(&p, &standing);  // too soon to be drawn again
     fprintf(terminal, ".");        // so that there is something to read
@@ -49,33 +50,60 @@ static size_t draw(unsigned short columns, char *text, size_t room) {
     return strlen(text);
 }
 
+// Every word is one of these, so that no number was cut.
+#define SHORT_WORDS "150/200 train 1.23 val 1.50 (+0.25) acc 25% 41.2k tok/s MFU 63% ETA 0:50"
+#define LONG_WORDS "150/200 train 1.2346 val 1.5000 (floor +0.2500) accuracy 25.0% 41.2k tok/s MFU 63% ETA 0:50"
+static void check_words(const char *line, const char *words, int columns) {
+    char *padded = xprintf(" %s ", words), *copy = xprintf("%s", line);
+    for (char *word = strtok(copy, " "); word; word = strtok(NULL, " "))
+        CHECK(strstr(padded, xprintf(" %s ", word)), "'%s' in %d columns: %s", word, columns, line);
+    free(padded), free(copy);
+}
+
 static void test_terminal(void) {
     char text[1024];
-    draw(80, text, sizeof text);
+    draw(80, false, text, sizeof text);
     CHECK(
-        strstr(text, "\r\033[K\033[36m[====--]\033[0m 150/200 train 1.23 val 1.50 (+0.25) acc 25% 41.2k tok/s MFU 63%"),
+        strstr(text, "\r\033[K\033[36m[====--]\033[0m 150/200 train 1.23 val 1.50 (+0.25) acc 25% ETA 0:50 41.2k tok/s"),
         "%s", text);
     CHECK(strchr(text, '[') && strstr(text, "150/200") && !strstr(strstr(text, "150/200") + 1, "150/200"),
           "drawn once");
-    draw(140, text, sizeof text);
+    draw(140, false, text, sizeof text);
     CHECK(strstr(text, "train 1.2346") && strstr(text, "(floor +0.2500)"), "all decimals where there is room: %s",
           text);
     for (unsigned short columns = 20; columns < 200; columns += 9) {
-        size_t length = draw(columns, text, sizeof text), codes = strlen("\r\033[K\033[36m\033[0m.");
+        size_t length = draw(columns, false, text, sizeof text), codes = strlen("\r\033[K\033[36m\033[0m.");
         CHECK(length - codes < columns, "%d columns hold %zu characters", columns, length - codes);
+        text[length - 1] = '\0';
+        check_words(strstr(text, "\033[0m") + 4, columns < 110 ? SHORT_WORDS : LONG_WORDS, columns);
+    }
+}
+
+// A line that stays would be ugly if it were wrapped, and wrong if it were cut inside a number.
+static void test_terminal_stays(void) {
+    char text[1024];
+    draw(80, true, text, sizeof text);
+    CHECK(strstr(text, "step 150/200  train 1.2346  val 1.5000 (floor +0.2500)  accuracy 25.0%  ETA 0:50\r\n"), "%s",
+          text);
+    for (unsigned short columns = 20; columns < 140; columns += 3) {
+        draw(columns, true, text, sizeof text);
+        const char *line = strstr(text, "step "), *end = line ? strchr(line, '\r') : NULL;
+        CHECK(end && end - line <= columns, "%d columns: %s", columns, text);
+        if (end) check_words(xprintf("%.*s", (int)(end - line), line), "step " LONG_WORDS, columns);
     }
 }
 
 static void test_no_color(void) {
     char text[1024];
     setenv("NO_COLOR", "1", 1);
-    draw(80, text, sizeof text);
+    draw(80, false, text, sizeof text);
     CHECK(strcmp(text, ".") == 0, "no live line with NO_COLOR: %s", text);
 }
 
 static const Test tests[] = {
     {"progress/plain", "a line that stays has everything and no control character", test_plain},
     {"progress/terminal", "the live line fits the terminal, whatever its width", test_terminal},
+    {"progress/terminal-stays", "the lines that stay fit it too", test_terminal_stays},
     {"progress/no-color", "NO_COLOR switches the live line off", test_no_color},
 };
 REGISTER_TESTS(tests)

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -59,6 +60,9 @@ static void test_whole_run(void) {
     CHECK(loss > floor && loss < log(20) + 0.05, "the loss %g is between the floor %g and that of a guess", loss,
           floor);
     CHECK(strcmp(text_of("run", "status"), "finished") == 0, "status");
+    char *text = file_text("run/run.json");
+    CHECK(strstr(text, "\"lr\": 0.003,") && strstr(text, "\"min_lr\": 0.0003,") && strstr(text, "\"clip\": 1.0,"),
+          "numbers as short as they are exact: %s", text);
 }
 
 static void test_finished(void) {
@@ -117,6 +121,15 @@ static void test_signals(void) {
     }
 }
 
+// The hint after Ctrl-C must not send anybody back to the start.
+static void test_interrupted_fresh(void) {
+    pid_t child = train_start(TINY "--steps 4000 --fresh --out run");
+    wait_for_line("run/log.jsonl", "\"step\":7,");
+    kill(child, SIGINT);
+    Result r = shell_finish(child);
+    CHECK(r.status == 128 + SIGINT && strstr(r.out, "the same command, without --fresh, goes on"), "%s", r.out);
+}
+
 static void test_killed(void) {
     const char *digest = digest_of(TINY "--steps 200 --eval-every 50 --save-every 10", "whole");
     for (int round = 0; round < 6; round++) {
@@ -134,6 +147,7 @@ static void test_diverged(void) {
     Result r = train(TINY "--lr 1000 --init-scale 1000 --clip 0 --steps 400 --out run");
     CHECK(r.status == 1 && strstr(r.error, "diverged after step") && count_lines(r.error) == 1, "status %d: %s",
           r.status, r.error);
+    CHECK(!strstr(r.error, "-nan"), "a nan has no sign: %s", r.error);
     CHECK(strcmp(text_of("run", "status"), "diverged") == 0, "run.json says so");
     CHECK(file_exists(test_path("run/state.safetensors")), "the last state is there");
     r = train(TINY "--lr 1000 --init-scale 1000 --clip 0 --steps 400 --out run");
@@ -141,7 +155,6 @@ static void test_diverged(void) {
 }
 
 static void test_full_disk(void) {
-    signal(SIGXFSZ, SIG_IGN);  // inherited: the write then fails as on a full disk
     Result r = train(TINY "--steps 4 --out run");
     CHECK(r.status == 0, "%s", r.error);
     struct rlimit old, limit;
@@ -161,11 +174,70 @@ static void test_full_disk(void) {
     same_digest(text_of("run", "digest"), text_of("full", "digest"), "after the full disk");
 }
 
+// `ulimit -f` would end a program by SIGXFSZ; here it is an error of a write, and the run goes on where it was saved.
+static void test_file_size_limit(void) {
+#define LIMITED TINY "--steps 60 --save-every 20 --eval-every 20 --log-every 1 "
+    const char *digest = digest_of(LIMITED, "whole");
+    struct stat state, log;
+    CHECK(stat(test_path("whole/state.safetensors"), &state) == 0 && stat(test_path("whole/log.jsonl"), &log) == 0 &&
+              state.st_size > 3 * log.st_size, "the state is the largest file");
+    int blocks = (int)state.st_size / 1024;     // of 512 bytes: half of the state
+    Result r = shell(xprintf("ulimit -f %d && exec '%s' " LIMITED "--out cut", blocks, train_binary()));
+    CHECK(r.status == 1 && count_lines(r.error) == 1 && strstr(r.error, "File too large"), "at once: status %d: %s",
+          r.status, r.error);
+    CHECK(!file_exists(test_path("cut/state.safetensors")), "half a state is none");
+    pid_t child = train_start(LIMITED "--steps 4000 --out late");
+    wait_for_line("late/log.jsonl", "\"step\":25,");
+    kill(child, SIGINT);
+    shell_finish(child);
+    size_t bytes, bytes_now;
+    char *before = read_whole_file(test_path("late/state.safetensors"), &bytes);
+    r = shell(xprintf("ulimit -f %d && exec '%s' " LIMITED "--steps 4000 --out late", blocks, train_binary()));
+    char *now = read_whole_file(test_path("late/state.safetensors"), &bytes_now);
+    CHECK(r.status == 1 && count_lines(r.error) == 1, "later: status %d: %s", r.status, r.error);
+    CHECK(bytes == bytes_now && memcmp(before, now, bytes) == 0, "the last state is intact");
+    same_digest(digest, digest_of(LIMITED, "cut"), "without the limit");
+}
+
+static void test_full_output(void) {
+    static const char *const lines[] = {TINY "--out run", TINY "--out run", TINY "--dry-run", "--help"};
+    for (size_t i = 0; i < 4; i++) {
+        Result r = train(xprintf("%s > /dev/full", lines[i]));
+        CHECK(r.status == 1 && count_lines(r.error) == 1 && strstr(r.error, "cannot write to standard output"),
+              "%s: status %d: %s", lines[i], r.status, r.error);
+    }
+    CHECK(strcmp(text_of("run", "status"), "finished") == 0, "the run is complete all the same");
+}
+
+// What is finished is not said to be whole when it is not.
+static void test_finished_with_a_gap(void) {
+    static const char *const files[] = {"log.jsonl", "model.safetensors", "config.json", "state.safetensors",
+                                        "tokenizer.json"};
+    const char *digest = digest_of(TINY, "run");
+    for (size_t i = 0; i < 5; i++) {
+        char *path = xprintf("%s/%s", test_path("run"), files[i]), *aside = xprintf("%s/aside", test_path("run"));
+        rename(path, aside);
+        Result r = train(TINY "--out run");
+        CHECK(r.status == 1 && count_lines(r.error) == 1 && strstr(r.error, files[i]) && strstr(r.error, "--fresh"),
+              "without %s: status %d: %s", files[i], r.status, r.error);
+        rename(aside, path);
+    }
+    Result r = train(TINY "--out run");
+    CHECK(r.status == 0 && strstr(r.out, digest), "whole again: %s", r.error);
+}
+
 static void test_bad_lines(void) {
     static const struct { const char *line; int status; const char *says; } bad[] = {
         {"--layer 3", 2, "--layers"}, {TINY "--heads 3", 2, "--heads 3"}, {"--data none.txt", 1, "none.txt"},
         {TINY "--out out/run", 1, "out"}, {TINY "--load nowhere", 1, "nowhere"},
+        {"--data storeis", 1, "the nearest is stories"}, {"--data /dev/zero", 1, "not a regular file"},
+        {"--data .", 1, "is a directory"}, {"--data pipe", 1, "not a regular file"},
+        {"--tokenizer char", 2, "--tokenizer belongs to --data FILE and has no effect with --data stories"},
+        {"--pairs 8", 2, "--pairs belongs to --data recall|khop"},
+        {"--preset gpt2 --preset llama", 2, "only one"}, {"--layers 2 --attn gqa+mla+mha", 2, "3 entries"},
+        {"--data \"$(printf 'a\\nb\\033[1m')\"", 1, "--data a\\nb\\x1b[1m: neither"},
     };
+    CHECK(mkfifo(test_path("pipe"), 0600) == 0, "a pipe");
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         Result r = train(bad[i].line);
         CHECK(r.status == bad[i].status && strstr(r.error, bad[i].says), "%s: status %d: %s", bad[i].line, r.status,
@@ -196,6 +268,37 @@ static void test_load(void) {
     double a = json_number_value(json_object_get(json_object_get(run_json("first"), "final"), "val_loss"));
     double b = json_number_value(json_object_get(json_object_get(run_json("second"), "final"), "val_loss"));
     CHECK(a == b, "the loaded model has the loss %.17g of the saved one: %.17g", a, b);
+    CHECK(!*r.error, "the same tokenizer is nothing to note: %s", r.error);
+}
+
+static void test_load_refused(void) {
+    static const struct { const char *line, *says; } bad[] = {
+        {TINY "--load first --heads 4", "--heads 4 contradicts the model in first, which has 2; leave the flag out"},
+        {TINY "--load first --attn mla", "contradicts the model in first, which has mha"},
+        {TINY "--load first --vocab 30", "--vocab 30 contradicts"},
+        {"--context 32 --load first", "first knows 20 tokens, but --data stories has"},
+    };
+    digest_of(TINY, "first");
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        Result r = train(bad[i].line);
+        CHECK(r.status == 2 && count_lines(r.error) == 1 && strstr(r.error, bad[i].says), "%s: status %d: %s",
+              bad[i].line, r.status, r.error);
+    }
+}
+
+// A model of one text goes on with another of as many characters: possible, but worth a line.
+static void test_load_other_tokenizer(void) {
+#define TEXT "--context 8 --layers 1 --width 32 --heads 2 --batch 2 --steps 2 --eval-tokens 16 --sample-tokens 0 "
+    char text[600];
+    for (size_t i = 0; i < sizeof text; i++) text[i] = (char)('a' + i % 7);
+    write_whole_file(test_path("one.txt"), text, sizeof text);
+    for (size_t i = 0; i < sizeof text; i++) text[i]++;
+    write_whole_file(test_path("other.txt"), text, sizeof text);
+    digest_of(TEXT "--data one.txt", "first");
+    digest_of(TEXT "--data one.txt --load first", "same");     // and nothing on stderr
+    Result r = train(TEXT "--data other.txt --load first --out second");
+    CHECK(r.status == 0 && count_lines(r.error) == 1 && strstr(r.error, "first was trained with another tokenizer (char,"),
+          "status %d: %s", r.status, r.error);
 }
 
 static void test_help_and_digest(void) {
@@ -212,6 +315,7 @@ static const Test tests[] = {
     {"train/same-digest", "micro-batches, threads and looking change not one bit", test_same_digest},
     {"train/same-digest-moe", "nor do they with experts, grouped and latent attention", test_same_digest_moe},
     {"train/signals", "SIGINT and SIGTERM save; the resumed run is the uninterrupted one", test_signals},
+    {"train/interrupted-fresh", "what to type after Ctrl-C", test_interrupted_fresh},
     {"train/killed", "kill -9 at any instant; the resumed run is the uninterrupted one", test_killed},
     {"train/diverged", "a loss that is not finite ends in one line, and is remembered", test_diverged},
     {"train/full-disk", "a full disk ends in one line, and the run goes on later", test_full_disk},
@@ -219,6 +323,12 @@ static const Test tests[] = {
     {"train/dry-run", "a dry run prints sizes and leaves nothing", test_dry_run},
     {"train/target-loss", "training stops at the target loss", test_target_loss},
     {"train/load", "a saved model is loaded with the same loss", test_load},
+    {"train/file-size-limit", "a file that may not grow ends in one line, and what was saved stays",
+     test_file_size_limit},
+    {"train/full-output", "output that cannot be written is an error, and the run is complete", test_full_output},
+    {"train/finished-with-a-gap", "a finished run that lacks a file is not taken for whole", test_finished_with_a_gap},
+    {"train/load-refused", "a flag or data that contradicts a loaded model is refused", test_load_refused},
+    {"train/load-other-tokenizer", "another tokenizer than the loaded model's is noted", test_load_other_tokenizer},
     {"train/help-and-digest", "--help explains, --digest names every tensor", test_help_and_digest},
 };
 REGISTER_TESTS(tests)
