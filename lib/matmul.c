@@ -15,6 +15,8 @@ enum {
     K_BLOCK = 384,                       // rows of B per pass: a tile of A (12 x 384 floats) stays in L1
     GROUP_BYTES = 384 * 1024,            // of B per pass: stays in L2 while the tiles of A go by
     TILES = 4,                           // of A packed at a time, where its layout is bad
+    STREAMS = 2 * SIMD_VECS,             // panels read side by side where there is one row of A
+    AHEAD = 1024,                        // numbers: how far ahead of the reads they are asked for
     SUB = SIMD_VECS * LANES,             // columns of a register tile
     SMALL = 1 << 16,                     // multiply-adds below which waking the threads costs more than it gains
 };
@@ -196,6 +198,33 @@ static void block(const Product *p, size_t row_from, size_t row_to, size_t panel
     }
 }
 
+// One row, as decoding has it: the work is to read B, once. STREAMS panels go by side by side, because a single
+// stream of reads is slower than the memory; nothing is blocked, since the row of A stays in the cache anyway.
+static void row_streams(const Product *p, size_t panel) {
+    size_t stride = (p->packed_rows ? p->packed_rows : p->K) * PANEL, vecs = PANEL / LANES;
+    const real *b = p->packed + panel * stride, *bias = p->bias ? p->bias + panel * PANEL : NULL;
+    real *c = p->c + panel * PANEL;
+    vec sum[STREAMS * PANEL / LANES];
+    for (size_t j = 0; j < STREAMS * vecs; j++)
+        sum[j] = p->accumulate ? vec_load(c + j * LANES) : bias ? vec_load(bias + j * LANES) : vec_zero();
+    for (size_t k = 0; k < p->K; k++) {
+        vec x = vec_set(p->a[k * p->a_col]);
+        for (size_t s = 0; s < STREAMS; s++)
+            for (size_t j = 0; j < vecs; j++) {
+                const real *at = b + s * stride + k * PANEL + j * LANES;
+                __builtin_prefetch(at + AHEAD);
+                sum[s * vecs + j] = vec_fma(x, vec_load(at), sum[s * vecs + j]);
+            }
+    }
+    for (size_t j = 0; j < STREAMS * vecs; j++) vec_store(c + j * LANES, sum[j]);
+}
+
+static void row(const Product *p, size_t panel_from, size_t panel_to) {
+    size_t full = p->N / PANEL < panel_to ? p->N / PANEL : panel_to, j = panel_from;
+    for (; j + STREAMS <= full; j += STREAMS) row_streams(p, j);
+    if (j < panel_to) block(p, 0, 1, j, panel_to);
+}
+
 void product_serial(const Product *p) { block(p, 0, p->M, 0, (p->N + PANEL - 1) / PANEL); }
 
 // ---- threads -------------------------------------------------------------------------------------
@@ -217,6 +246,11 @@ static void share(size_t n, size_t threads, size_t thread, size_t *from, size_t 
 // divides more evenly. A thread owns whole outputs, never a part of a sum.
 static void block_of_thread(const Product *p, size_t threads, size_t thread) {
     size_t row_tiles = (p->M + SIMD_ROWS - 1) / SIMD_ROWS, panels = (p->N + PANEL - 1) / PANEL, from, to;
+    if (p->M == 1) {
+        share(panels, threads, thread, &from, &to);
+        row(p, from, to);
+        return;
+    }
     double rows_waste = (double)((row_tiles + threads - 1) / threads * threads) / (double)row_tiles;
     double panels_waste = (double)((panels + threads - 1) / threads * threads) / (double)panels;
     if (rows_waste <= panels_waste) {
