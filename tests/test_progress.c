@@ -33,6 +33,18 @@ static int open_terminal(unsigned short columns, FILE **slave) {
     return master;
 }
 
+// A terminal hands over what it has at the moment, which may be a part: reads until the mark that ends the text.
+#define END_OF_TEXT "#"
+static void read_to_end(int master, char *text, size_t room) {
+    size_t length = 0, mark = strlen(END_OF_TEXT);
+    while (length < mark || strcmp(text + length - mark, END_OF_TEXT) != 0) {
+        ssize_t got = read(master, text + length, room - 1 - length);
+        if (got <= 0) fail("the pseudo-terminal ended after '%s'", text);
+        length += (size_t)got;
+        text[length] = '\0';
+    }
+}
+
 static size_t draw(unsigned short columns, bool stays, char *text, size_t room) {
     FILE *terminal;
     int master = open_terminal(columns, &terminal);
@@ -41,10 +53,9 @@ static size_t draw(unsigned short columns, bool stays, char *text, size_t room) 
     if (stays) progress_line(&p, &standing);
     progress_draw(&p, &standing);
     progress_draw(&p, &standing);  // too soon to be drawn again
-    fprintf(terminal, ".");        // so that there is something to read
+    fprintf(terminal, END_OF_TEXT);
     fflush(terminal);
-    ssize_t got = read(master, text, room - 1);
-    text[got < 0 ? 0 : got] = '\0';
+    read_to_end(master, text, room);
     fclose(terminal);
     close(master);
     return strlen(text);
@@ -72,7 +83,7 @@ static void test_terminal(void) {
     CHECK(strstr(text, "train 1.2346") && strstr(text, "(floor +0.2500)"), "all decimals where there is room: %s",
           text);
     for (unsigned short columns = 20; columns < 200; columns += 9) {
-        size_t length = draw(columns, false, text, sizeof text), codes = strlen("\r\033[K\033[36m\033[0m.");
+        size_t length = draw(columns, false, text, sizeof text), codes = strlen("\r\033[K\033[36m\033[0m" END_OF_TEXT);
         CHECK(length - codes < columns, "%d columns hold %zu characters", columns, length - codes);
         text[length - 1] = '\0';
         check_words(strstr(text, "\033[0m") + 4, columns < 110 ? SHORT_WORDS : LONG_WORDS, columns);
@@ -97,7 +108,7 @@ static void test_no_color(void) {
     char text[1024];
     setenv("NO_COLOR", "1", 1);
     draw(80, false, text, sizeof text);
-    CHECK(strcmp(text, ".") == 0, "no live line with NO_COLOR: %s", text);
+    CHECK(strcmp(text, END_OF_TEXT) == 0, "no live line with NO_COLOR: %s", text);
 }
 
 static const Test tests[] = {
