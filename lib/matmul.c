@@ -11,6 +11,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
+#define COPY_COST 0.3                    // of copying a tile of A, where 1 is to multiply it by a panel
 enum {
     K_BLOCK = 384,                       // rows of B per pass: a tile of A (12 x 384 floats) stays in L1
     GROUP_BYTES = 384 * 1024,            // of B per pass: stays in L2 while the tiles of A go by
@@ -18,6 +19,7 @@ enum {
     STREAMS = 2 * SIMD_VECS,             // panels read side by side where there is one row of A
     AHEAD = 1024,                        // numbers: how far ahead of the reads they are asked for
     SUB = SIMD_VECS * LANES,             // columns of a register tile
+    ROWS_AHEAD = 12,                     // how far ahead of a copy that skips through memory rows are asked for
     SMALL = 1 << 16,                     // multiply-adds below which waking the threads costs more than it gains
 };
 
@@ -27,7 +29,10 @@ enum {
 static void pack_panel(real *panel, const real *b, size_t b_row, size_t b_col, size_t K, size_t n) {
     if (b_col == 1 && n == PANEL) {
         for (size_t k = 0; k < K; k++)
-            for (size_t j = 0; j < PANEL; j += LANES) vec_store(panel + k * PANEL + j, vec_load(b + k * b_row + j));
+            for (size_t j = 0; j < PANEL; j += LANES) {
+                __builtin_prefetch(b + (k + ROWS_AHEAD) * b_row + j);
+                vec_store(panel + k * PANEL + j, vec_load(b + k * b_row + j));
+            }
         return;
     }
     size_t k = 0;
@@ -144,8 +149,10 @@ static void pack_tiles(real *copy, const real *a, size_t a_row, size_t a_col, si
     size_t full = SIMD_ROWS < LANES ? rows / SIMD_ROWS : 0, k = 0;
     if (a_row == 1)
         for (; k < K; k++)
-            for (size_t t = 0; t < full; t++)
+            for (size_t t = 0; t < full; t++) {
+                __builtin_prefetch(a + (k + ROWS_AHEAD) * a_col + t * SIMD_ROWS);
                 vec_store_n(copy + (t * K + k) * SIMD_ROWS, vec_load_n(a + k * a_col + t * SIMD_ROWS, SIMD_ROWS), SIMD_ROWS);
+            }
     else
         for (; k + LANES <= K; k += LANES)
             for (size_t t = 0; t < full; t++) {
@@ -242,8 +249,8 @@ static void share(size_t n, size_t threads, size_t thread, size_t *from, size_t 
     *from = n * thread / threads, *to = n * (thread + 1) / threads;
 }
 
-// The part of a product that belongs to one thread: a range of tiles of rows or of panels, whichever
-// divides more evenly. A thread owns whole outputs, never a part of a sum.
+// The part of a product that belongs to one thread: a range of tiles of rows or of panels, whichever gives the
+// thread with the most to do less of it. A thread owns whole outputs, never a part of a sum.
 static void block_of_thread(const Product *p, size_t threads, size_t thread) {
     size_t row_tiles = (p->M + SIMD_ROWS - 1) / SIMD_ROWS, panels = (p->N + PANEL - 1) / PANEL, from, to;
     if (p->M == 1) {
@@ -251,9 +258,10 @@ static void block_of_thread(const Product *p, size_t threads, size_t thread) {
         row(p, from, to);
         return;
     }
-    double rows_waste = (double)((row_tiles + threads - 1) / threads * threads) / (double)row_tiles;
-    double panels_waste = (double)((panels + threads - 1) / threads * threads) / (double)panels;
-    if (rows_waste <= panels_waste) {
+    double copy = p->a_col == 1 ? 0 : COPY_COST;
+    double by_rows = (double)((row_tiles + threads - 1) / threads) * ((double)panels + copy);
+    double by_panels = (double)row_tiles * ((double)((panels + threads - 1) / threads) + copy);
+    if (by_rows <= by_panels) {
         share(row_tiles, threads, thread, &from, &to);
         block(p, from * SIMD_ROWS, to * SIMD_ROWS < p->M ? to * SIMD_ROWS : p->M, 0, panels);
     } else {
