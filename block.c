@@ -20,13 +20,20 @@ static NormShape norm_shape(const Norm *n, size_t M, size_t groups, size_t x_str
 }
 void normalise(const Model *m, real *y, size_t y_stride, real *mean, real *rstd, const real *x, size_t x_stride, const Norm *n,
                size_t M, size_t groups) {
-    norm_forward(y, n->center ? mean : NULL, rstd, x, m->values + n->w, n->b == NOWHERE ? NULL : m->values + n->b,
-                 norm_shape(n, M, groups, x_stride, y_stride));
+    const real *v = m->values;
+    if (n->dyt) dyt_forward(y, x, v + n->alpha, v + n->w, v + n->b, M, n->C);
+    else
+        norm_forward(y, n->center ? mean : NULL, rstd, x, v + n->w, n->b == NOWHERE ? NULL : v + n->b,
+                     norm_shape(n, M, groups, x_stride, y_stride));
 }
 void normalise_backward(Model *m, real *dx, const real *dy, size_t y_stride, const real *mean, const real *rstd, const real *x,
                         size_t x_stride, const Norm *n, size_t M, size_t groups, bool accumulate) {
-    norm_backward(dx, m->gradients + n->w, n->b == NOWHERE ? NULL : m->gradients + n->b, dy, x, m->values + n->w,
-                  n->center ? mean : NULL, rstd, norm_shape(n, M, groups, x_stride, y_stride), accumulate);
+    const real *v = m->values;
+    real *g = m->gradients, *db = n->b == NOWHERE ? NULL : g + n->b;
+    if (n->dyt) dyt_backward(dx, g + n->alpha, g + n->w, db, dy, x, v + n->alpha, v + n->w, M, n->C, accumulate);
+    else
+        norm_backward(dx, g + n->w, db, dy, x, v + n->w, n->center ? mean : NULL, rstd,
+                      norm_shape(n, M, groups, x_stride, y_stride), accumulate);
 }
 
 static void activation_forward(const Model *m, real *y, const real *x, size_t M, size_t F) {

@@ -10,10 +10,12 @@
 
 // Offsets into the arenas of parameters and gradients, and of packed weights.
 typedef struct { size_t at, bias, packed, N, K, count; } Linear;    // count matrices [N,K] (experts: E)
-typedef struct { size_t w, b, C; double eps; bool on, center; } Norm;  // center: LayerNorm, else RMSNorm
+// center: LayerNorm; dyt: dynamic tanh, whose one number stands at alpha; else RMSNorm
+typedef struct { size_t w, b, alpha, C; double eps; bool on, center, dyt; } Norm;
 
-// The norms around a residual branch; which are on decides the placement.
-typedef struct { Norm in, out; } BranchNorms;
+// The norms around a residual branch F of the stream x; those that are on decide the placement:
+//   x + out(F(in(x))), or with of_sum: out(skip x + F(in(x)))
+typedef struct { Norm in, out; bool of_sum; double skip; } BranchNorms;
 
 typedef struct Mixer Mixer;
 typedef struct {
@@ -75,7 +77,6 @@ struct Model {
     Arena parameter_arena, packed_arena, gradient_arena, activation_arena;
     real *values, *packed, *gradients, *tied_gradient;
     bool packed_fresh, absorbed_fresh;
-    double alpha;                          // deepnorm: weight of the identity path
     // activations for up to room_B rows of room_T tokens
     size_t room_B, room_T; bool room_keep;
     real **x;                              // 2L+1 states of the residual stream, [M,C]

@@ -67,14 +67,17 @@ static Linear add_experts(Model *m, int layer, const char *name, size_t N, size_
     return pack_later(m, at, NOWHERE, N, K, m->c.experts);
 }
 
-// A norm over C numbers: LayerNorm or RMSNorm, as asked.
+// A norm over C numbers: LayerNorm, RMSNorm or dynamic tanh, as asked.
 static Norm add_norm(Model *m, int layer, const char *name, size_t C) {
     char full[64];
-    bool center = m->c.norm_kind == NORM_KIND_layer;
+    bool center = m->c.norm_kind == NORM_KIND_layer, dyt = m->c.norm_kind == NORM_KIND_dyt;
     snprintf(full, sizeof full, "%s.weight", name);
-    Norm n = {.w = add_vector(m, layer, full, C, INIT_ONE), .b = NOWHERE, .C = C, .eps = m->c.norm_eps, .on = true, .center = center};
+    Norm n = {.w = add_vector(m, layer, full, C, INIT_ONE), .b = NOWHERE, .C = C, .eps = m->c.norm_eps, .on = true,
+              .center = center, .dyt = dyt};
     snprintf(full, sizeof full, "%s.bias", name);
-    if (center && m->c.bias) n.b = add_vector(m, layer, full, C, INIT_ZERO);
+    if (dyt || (center && m->c.bias)) n.b = add_vector(m, layer, full, C, INIT_ZERO);
+    snprintf(full, sizeof full, "%s.alpha", name);
+    if (dyt) n.alpha = add_vector(m, layer, full, 1, INIT_HALF);     // the value of Zhu et al. 2025, section 4
     return n;
 }
 Norm add_rms_norm(Model *m, int layer, const char *name, size_t C, double eps) {
@@ -85,13 +88,23 @@ Norm add_rms_norm(Model *m, int layer, const char *name, size_t C, double eps) {
 
 // ---- the layers ----------------------------------------------------------------------------------
 
-static bool normalises_sum(const Model *m) { return m->c.norm == NORM_post || m->c.norm == NORM_deepnorm; }
+static bool stream_is_normalised(int norm) { return norm == NORM_post || norm == NORM_deepnorm || norm == NORM_keel; }
 
-static BranchNorms add_branch_norms(Model *m, int l, const char *in, const char *out) {
-    BranchNorms n = {{0}, {0}};
+// Placements of the norms around a branch F (--norm):
+//   pre x + F(Nx)  Xiong et al. 2020      post N(x + F(x))  Vaswani et al. 2017     out x + N(F(x))  OLMo 2 2025
+//   peri x + N(F(Nx))  Kim et al. 2025    deepnorm N(a x + F(x)), a = (2L)^(1/4)  Wang et al. 2022
+//   keel N(a x + F(Nx)), a = 2L, the number of branches  Chen and Wei 2026 (arXiv 2601.19895); the first branch is
+//        pre and the second has a = 1, as in AI2's OLMo-core
+//   none x + F(x)
+// Where norms do not end a branch, final_norm ends the stream (but not of none).
+static BranchNorms add_branch_norms(Model *m, int l, size_t branch, const char *in, const char *out) {
     int norm = m->c.norm;
-    if (norm == NORM_pre || norm == NORM_peri) n.in = add_norm(m, l, in, m->c.width);
-    if (norm != NORM_pre) n.out = add_norm(m, l, out, m->c.width);
+    double branches = 2 * (double)m->c.layers;
+    BranchNorms n = {.skip = norm == NORM_deepnorm ? sqrt(sqrt(branches)) : norm == NORM_keel && branch > 1 ? branches : 1};
+    bool first_of_keel = norm == NORM_keel && branch == 0;
+    n.of_sum = stream_is_normalised(norm) && !first_of_keel;
+    if (norm == NORM_pre || norm == NORM_peri || norm == NORM_keel) n.in = add_norm(m, l, in, m->c.width);
+    if (n.of_sum || norm == NORM_out || norm == NORM_peri) n.out = add_norm(m, l, out, m->c.width);
     return n;
 }
 
@@ -137,11 +150,11 @@ static void add_layer(Model *m, int l) {
     y->D = y->attn == ATTN_mla ? c->nope_dim + y->P : c->head_dim;
     y->Dv = y->attn == ATTN_mla ? c->v_dim : c->head_dim;
     y->F = y->moe ? c->expert_width : c->ffn_width;
-    y->attn_norm = add_branch_norms(m, l, "attn_norm", "attn_norm_out");
+    y->attn_norm = add_branch_norms(m, l, 2 * (size_t)l, "attn_norm", "attn_norm_out");
     y->mixer = mixer_of(y->attn);
     y->mixer->parameters(m, l, y, d);
     y->o = add_linear(m, l, (Part[]){{"attn.o", c->width, d.residual}}, 1, y->H * y->Dv, c->bias);
-    y->ffn_norm = add_branch_norms(m, l, "ffn_norm", "ffn_norm_out");
+    y->ffn_norm = add_branch_norms(m, l, 2 * (size_t)l + 1, "ffn_norm", "ffn_norm_out");
     if (y->moe) add_moe(m, l, y, d);
     else add_dense(m, l, "ffn", y->F, c->bias, d, &y->up, &y->down);
 }
@@ -153,10 +166,9 @@ static void build_table(Model *m) {
     m->pos = c->pos == POS_learned ? add_matrix(m, -1, "pos.weight", c->context, c->width, std) : NOWHERE;
     m->layers = xmalloc(c->layers * sizeof *m->layers);
     for (size_t l = 0; l < c->layers; l++) add_layer(m, (int)l);
-    if (!normalises_sum(m)) m->final_norm = add_norm(m, -1, "final_norm", c->width);
+    if (!stream_is_normalised(c->norm) && c->norm != NORM_none) m->final_norm = add_norm(m, -1, "final_norm", c->width);
     m->head = c->tie ? m->embed : add_matrix(m, -1, "head.weight", c->vocab, c->width, std);
     m->head_linear = pack_later(m, m->head, NOWHERE, c->vocab, c->width, 1);
-    m->alpha = c->norm == NORM_deepnorm ? sqrt(sqrt(2 * (double)c->layers)) : 1;
 }
 
 // ---- initial values ------------------------------------------------------------------------------
@@ -182,7 +194,7 @@ static void init_values(Model *m) {
         const Param *p = &m->rows[i];
         real *x = m->values + p->at;
         if (p->init == INIT_NORMAL) init_normal(x, p->size, m->c.seed, hash_text(HASH_START ^ RNG_INIT, p->name), p->std);
-        else for (size_t j = 0; j < p->size; j++) x[j] = p->init == INIT_ONE;
+        else for (size_t j = 0; j < p->size; j++) x[j] = p->init == INIT_ONE ? 1 : p->init == INIT_HALF ? (real)0.5 : 0;
     }
 }
 
@@ -199,7 +211,7 @@ static void layout_branch(BranchActs *a, const Model *m, const BranchNorms *n, A
     if (n->in.on) a->h = take(arena, M * C), a->mean_in = take(arena, M), a->rstd_in = take(arena, M);
     if (n->out.on) a->mean_out = take(arena, M), a->rstd_out = take(arena, M);
     if (n->out.on && keep) {               // the input of the outer norm is needed again
-        if (normalises_sum(m)) a->sum = take(arena, M * C);
+        if (n->of_sum) a->sum = take(arena, M * C);
         else a->f = take(arena, M * C);
     }
 }
@@ -377,17 +389,14 @@ static void pack_latent_weights(Model *m) {
 }
 
 // ---- the residual stream -------------------------------------------------------------------------
-// Placements of the norm N around a branch F (--norm):
-//   pre x + F(Nx)  Xiong et al. 2020      post N(x + F(x))  Vaswani et al. 2017     out x + N(F(x))  OLMo 2 2025
-//   peri x + N(F(Nx))  Kim et al. 2025    deepnorm N(a x + F(x)), a = (2L)^(1/4)  Wang et al. 2022
 
 static void branch_forward(Model *m, size_t l, BranchForward *F, const BranchNorms *n, BranchActs *a, real *out, const Batch *b) {
     size_t C = m->c.width, M = b->M;
     real *h = a->x, *f = a->f ? a->f : m->branch, *sum = a->sum ? a->sum : m->branch;
     if (n->in.on) normalise(m, h = a->h, C, a->mean_in, a->rstd_in, a->x, C, &n->in, M, 1);
     F(m, l, f, h, b);
-    if (normalises_sum(m)) {
-        add_scaled(sum, a->x, m->alpha, f, M * C);
+    if (n->of_sum) {
+        add_scaled(sum, a->x, n->skip, f, M * C);
         normalise(m, out, C, a->mean_out, a->rstd_out, sum, C, &n->out, M, 1);
         return;
     }
@@ -400,10 +409,11 @@ static void branch_backward(Model *m, size_t l, BranchBackward *F, const BranchN
     size_t C = m->c.width, M = b->M;
     LayerGrads *g = &m->grads;
     const real *h = n->in.on ? a->h : a->x, *df = dx;
-    if (normalises_sum(m)) {
+    if (n->of_sum) {
         normalise_backward(m, g->dsum, dx, C, a->mean_out, a->rstd_out, a->sum, C, &n->out, M, 1, false);
         F(m, l, g->dh, g->dsum, h, b);
-        add_scaled(dx, g->dsum, m->alpha, g->dh, M * C);
+        if (n->in.on) normalise_backward(m, dx, g->dh, C, a->mean_in, a->rstd_in, a->x, C, &n->in, M, 1, false);
+        add_scaled(dx, g->dsum, n->skip, n->in.on ? dx : g->dh, M * C);
         return;
     }
     if (n->out.on) normalise_backward(m, g->df, dx, C, a->mean_out, a->rstd_out, a->f, C, &n->out, M, 1, false), df = g->df;

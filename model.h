@@ -9,7 +9,9 @@
 //   embed.weight [V,C]   pos.weight [T,C] (learned)   head.weight [V,C] (absent when tied)   final_norm.{weight,bias} [C]
 //   layers.i.attn_norm, attn_norm_out, ffn_norm, ffn_norm_out .{weight,bias} [C]: which exist depends on --norm:
 //       pre: attn_norm, ffn_norm, final_norm     peri: all four, final_norm     out: *_norm_out, final_norm
-//       post, deepnorm: *_norm_out only (applied after the sum; there is no final norm)
+//       post, deepnorm: *_norm_out only (applied after the sum; there is no final norm)     none: none
+//       keel: attn_norm, ffn_norm and, but for the first branch, *_norm_out (after the sum; no final norm)
+//       --norm-kind dyt: .alpha [1] besides, and .bias whatever --bias says
 //   layers.i.attn.q [H*D,C]  .k .v [KV*D,C]  .o [C,H*D] .{weight,bias};  q_norm, k_norm .weight ([D] or [H*D], [KV*D])
 //   mla: layers.i.attn.q [H*(N+P),C], or q_a [Rq,C] q_a_norm [Rq] q_b [H*(N+P),Rq];  kv_a [R+P,C]  kv_a_norm [R]
 //        kv_b [H*(N+Dv),R] (per head: N rows of keys, then Dv rows of values)  o [C,H*Dv]
@@ -21,7 +23,7 @@
 // RoPE rotates halves (the Hugging Face Llama layout): dimension d pairs with d + rope_dim/2.
 // For mha and gqa with rope_dim < head_dim the first rope_dim dimensions of a head rotate; for mla a
 // head is [nope; rope].
-typedef enum { INIT_NORMAL, INIT_ONE, INIT_ZERO } InitKind;
+typedef enum { INIT_NORMAL, INIT_ONE, INIT_HALF, INIT_ZERO } InitKind;
 typedef struct {
     char name[96];
     size_t rank, shape[3], size;

@@ -11,8 +11,9 @@
 #define ATTN_KERNEL_VALUES(X) X(KERNEL, naive) X(KERNEL, flash)
 #define QK_NORM_VALUES(X)     X(QK, none) X(QK, head) X(QK, full)
 #define POS_VALUES(X)         X(POS, rope) X(POS, learned) X(POS, none)
-#define NORM_VALUES(X)        X(NORM, pre) X(NORM, post) X(NORM, out) X(NORM, peri) X(NORM, deepnorm)
-#define NORM_KIND_VALUES(X)   X(NORM_KIND, rms) X(NORM_KIND, layer)
+#define NORM_VALUES(X)        X(NORM, pre) X(NORM, post) X(NORM, out) X(NORM, peri) X(NORM, deepnorm) \
+                              X(NORM, keel) X(NORM, none)
+#define NORM_KIND_VALUES(X)   X(NORM_KIND, rms) X(NORM_KIND, layer) X(NORM_KIND, dyt)
 #define FFN_VALUES(X)         X(FFN, swiglu) X(FFN, gelu) X(FFN, relu2)
 #define MOE_LAYER_VALUES(X)   X(MOE_LAYER, dense) X(MOE_LAYER, moe)
 #define GATE_VALUES(X)        X(GATE, softmax) X(GATE, sigmoid)

@@ -100,6 +100,62 @@ void norm_backward(real *dx, real *dw, real *db, const real *dy, const real *x, 
     }
 }
 
+// ---- dynamic tanh --------------------------------------------------------------------------------
+
+void dyt_forward(real *y, const real *x, const real *alpha, const real *w, const real *b, size_t M, size_t C) {
+    PROFILE(norm_forward, (PROFILE_TANH + 3) * M * C, 2 * M * C);
+    vec a = vec_set(*alpha);
+    ROWS(M, C)
+    for (size_t m = 0; m < M; m++)
+        for (size_t i = 0; i < C; i += LANES) {
+            vec t = vec_tanh(vec_mul(a, vec_load_at(x + m * C, i, C)));
+            vec_store_at(y + m * C, i, C, vec_fma(t, vec_load_at(w, i, C), vec_load_at(b, i, C)));
+        }
+}
+
+// With t = tanh(alpha x) and s = dy w (1 - t^2):  dx = alpha s. Returns the row's part of dalpha, sum(s x).
+static real dyt_row_backward(real *dx, const real *dy, const real *x, real alpha, const real *w, size_t C, bool accumulate) {
+    vec a = vec_set(alpha), one = vec_set(1), sum = vec_zero();
+    for (size_t i = 0; i < C; i += LANES) {
+        vec v = vec_load_at(x, i, C), t = vec_tanh(vec_mul(a, v));
+        vec s = vec_mul(vec_mul(vec_load_at(dy, i, C), vec_load_at(w, i, C)), vec_sub(one, vec_mul(t, t)));
+        sum = vec_fma(s, v, sum);
+        vec_store_at(dx, i, C, accumulate ? vec_fma(a, s, vec_load_at(dx, i, C)) : vec_mul(a, s));
+    }
+    return vec_sum(sum);
+}
+
+static void dyt_backward_weight(real *dw, real *db, const real *dy, const real *x, real alpha, size_t M, size_t C) {
+    vec a = vec_set(alpha);
+    ROWS(M, C)
+    for (size_t i = 0; i < C; i += LANES) {
+        vec sum_w = vec_load_at(dw, i, C), sum_b = vec_load_at(db, i, C);
+        for (size_t m = 0; m < M; m++) {
+            vec d = vec_load_at(dy + m * C, i, C);
+            sum_w = vec_fma(d, vec_tanh(vec_mul(a, vec_load_at(x + m * C, i, C))), sum_w);
+            sum_b = vec_add(sum_b, d);
+        }
+        vec_store_at(dw, i, C, sum_w), vec_store_at(db, i, C, sum_b);
+    }
+}
+
+void dyt_backward(real *dx, real *dalpha, real *dw, real *db, const real *dy, const real *x, const real *alpha,
+                  const real *w, size_t M, size_t C, bool accumulate) {
+    PROFILE(norm_backward, (2 * PROFILE_TANH + 12 + accumulate) * M * C, (3 + accumulate) * M * C);
+    enum { BLOCK = 256 };               // rows that the threads share out before their sums are added in order
+    dyt_backward_weight(dw, db, dy, x, *alpha, M, C);      // first: dx may stand in the memory of dy
+    for (size_t first = 0; first < M; first += BLOCK) {
+        size_t rows = M - first < BLOCK ? M - first : BLOCK;
+        real part[BLOCK];
+        ROWS(rows, C)
+        for (size_t m = 0; m < rows; m++) {
+            size_t at = (first + m) * C;
+            part[m] = dyt_row_backward(dx + at, dy + at, x + at, *alpha, w, C, accumulate);
+        }
+        for (size_t m = 0; m < rows; m++) *dalpha += part[m];
+    }
+}
+
 // ---- activations ---------------------------------------------------------------------------------
 
 void swiglu_forward(real *y, const real *x, size_t M, size_t F) {

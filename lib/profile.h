@@ -25,7 +25,7 @@
 #define PROFILE_KIND(name, label) PROFILE_##name,
 typedef enum { PROFILE_KINDS(PROFILE_KIND) PROFILE_COUNT } ProfileKind;
 
-enum { PROFILE_EXP = 22, PROFILE_SIGMOID = 25 };    // FLOPs of vec_exp() and vec_sigmoid(), per number
+enum { PROFILE_EXP = 22, PROFILE_SIGMOID = 25, PROFILE_TANH = 42 };   // FLOPs of vec_exp() and so on, per number
 
 // PROFILE(kind, flops, numbers); at the top of a function. Inside of another profiled function, or of a
 // parallel region, nothing is recorded: the outer one has it already.

@@ -20,11 +20,12 @@ static const struct { const char *name, *flags; } kinds[] = {
     {"qk-norm", "--attn gqa --kv-heads 2 --qk-norm head --norm out --ffn relu2 --tie 0 --rope-dim 4 --schedule wsd"},
     {"mla", "--attn mla --kv-rank 20 --rope-dim 4 --nope-dim 7 --v-dim 5 --norm peri --tile 32"},
     {"deepnorm", "--attn mla --q-rank 17 --attn-kernel naive --norm deepnorm --bias --norm-kind layer"},
-    {"mixed", "--attn mha+mla --qk-norm full --pos none --ffn gelu --schedule constant"},
+    {"mixed", "--attn mha+mla --qk-norm full --pos none --ffn gelu --norm none --schedule constant"},
     {"experts", "--attn mha --experts 5 --top-k 2 --expert-width 11 --aux-loss 0.1 --z-loss 0.01"},
     {"bias",
      "--attn mla --experts 6 --top-k 3 --expert-width 13 --gate sigmoid --router bias --bias-rate 0.01 "
      "--shared-experts 1 --first-dense 1 --tie 0"},
+    {"keel", "--attn mha --norm keel --norm-kind dyt --pos none"},
     {"switch", "--attn gqa --experts 4 --top-k 1 --norm-topk 0 --ffn relu2 --moe-layers dense+moe --norm peri"},
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };

@@ -20,7 +20,9 @@ static const char *const kinds[] = {
     "--attn gqa --kv-heads 2 --qk-norm head --norm out --ffn relu2 --tie 0 --rope-dim 4",
     "--attn mla --kv-rank 20 --rope-dim 4 --nope-dim 7 --v-dim 5 --norm peri --tile 32",
     "--attn mla --q-rank 17 --attn-kernel naive --norm deepnorm --bias --norm-kind layer",
-    "--attn mha+mla --qk-norm full --pos none --ffn gelu",
+    "--attn mha+mla --qk-norm full --pos none --ffn gelu --norm keel",
+    "--attn gqa --kv-heads 2 --norm peri --norm-kind dyt --bias",
+    "--attn mha --norm none --tie 0",
     "--attn mha --experts 5 --top-k 2 --expert-width 11 --aux-loss 0.1 --z-loss 0.01",
     ("--attn mla --experts 6 --top-k 3 --expert-width 13 --gate sigmoid --router bias --shared-experts 1 "
      "--first-dense 1 --tie 0"),
@@ -583,6 +585,61 @@ static void residual_rms(void) {
     free(s.gradient);
 }
 
+// ---- placements of the norms ---------------------------------------------------------------------
+
+enum { C = 36 };
+static void rms_norm(const Model *m, double *y, const double *x, const Norm *n) {
+    double square = 0;
+    for (size_t i = 0; i < C; i++) square += x[i] * x[i] / C;
+    for (size_t i = 0; i < C; i++) y[i] = x[i] / sqrt(square + n->eps) * (double)m->values[n->w + i];
+}
+
+// One branch of row t as its placement says, from the stream before it; F is asked for its output.
+static void placed(Model *m, size_t branch, size_t t, size_t T, double expected[C]) {
+    const Layer *y = &m->layers[branch / 2];
+    const BranchNorms *n = branch % 2 ? &y->ffn_norm : &y->attn_norm;
+    int norm = m->c.norm;
+    bool inside = norm == NORM_pre || norm == NORM_peri || norm == NORM_keel;
+    double x[C], h[C], f[C], sum[C], weight = norm == NORM_deepnorm ? pow(4, 0.25) : norm == NORM_keel && branch > 1 ? 4 : 1;
+    real *in = xmalloc(T * C * sizeof *in), *out = xmalloc(T * C * sizeof *out);
+    for (size_t r = 0; r < T; r++) {
+        for (size_t i = 0; i < C; i++) x[i] = h[i] = (double)m->x[branch][r * C + i];
+        if (inside) rms_norm(m, h, x, &n->in);
+        for (size_t i = 0; i < C; i++) in[r * C + i] = (real)h[i];
+    }
+    const Batch b = {.B = 1, .T = T, .M = T};
+    (branch % 2 ? ffn_block_forward : y->mixer->forward)(m, branch / 2, out, in, &b);
+    for (size_t i = 0; i < C; i++) x[i] = (double)m->x[branch][t * C + i], f[i] = (double)out[t * C + i];
+    if (norm == NORM_out || norm == NORM_peri) rms_norm(m, f, f, &n->out);
+    for (size_t i = 0; i < C; i++) expected[i] = sum[i] = weight * x[i] + f[i];
+    bool whole = norm == NORM_post || norm == NORM_deepnorm || (norm == NORM_keel && branch);
+    if (whole) rms_norm(m, expected, sum, &n->out);
+    free(in), free(out);
+}
+
+// Against the formulas written down here. Tolerance: sums of C numbers of order 1, 32 units.
+static void placements(void) {
+    enum { T = 9 };
+    static const char *const names[] = {"pre", "post", "out", "peri", "deepnorm", "keel", "none"};
+    Text text = make_text(T);
+    double loss, expected[C];
+    for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+        char flags[64];
+        snprintf(flags, sizeof flags, "--norm %s --init-scale 2", names[k]);
+        Model *m = make(flags, true);
+        model_forward_backward(m, text.token, text.target, 1, T, 1, 1, &loss);
+        for (size_t branch = 0; branch < 4; branch++) {
+            placed(m, branch, T - 2, T, expected);
+            for (size_t i = 0; i < C; i++) {
+                double found = (double)m->x[branch + 1][(T - 2) * C + i];
+                CHECK(fabs(found - expected[i]) < 32 * EPSILON * fmax(1, fabs(expected[i])),
+                      "--norm %s: number %zu after branch %zu is %g, expected %g", names[k], i, branch, found, expected[i]);
+            }
+        }
+        model_free(m);
+    }
+}
+
 static const Test tests[] = {
     {"model/micro-batches", "micro-batches of 1, 2 and all rows give the same losses and gradients, bit for bit",
      micro_batches},
@@ -604,6 +661,7 @@ static const Test tests[] = {
     {"model/init", "initial values are normal with the stated deviations", init_statistics},
     {"model/attention-maps", "recorded attention is causal and sums to 1, and recording changes nothing",
      recorded_attention},
+    {"model/placements", "the norms around a branch stand where --norm says", placements},
     {"model/residual", "the root mean square of the residual stream", residual_rms},
 };
 REGISTER_TESTS(tests)

@@ -123,6 +123,27 @@ static void exponential_special(void) {
               (double)exp_of(1e30));
 }
 
+// Measured: at most 1.4 units, just above 0.625.
+static void hyperbolic_tangent(void) {
+    double worst = 0;
+    real x[LANES], y[LANES];
+    for (int i = -500000; i < 500000; i += LANES) {
+        for (int j = 0; j < LANES; j++) x[j] = (real)((i + j) * (i / LANES % 2 ? 2e-5 : 2e-6));
+        vec_store(y, vec_tanh(vec_load(x)));
+        for (int j = 0; j < LANES; j++)
+            if (x[j] != 0) worst = fmax(worst, units_off(y[j], tanh((double)x[j])));
+    }
+    CHECK(worst <= 2, "tanh is off by %.3f units in the last place", worst);
+    const double special[] = {0, 1e-30, 30, 1e30, INFINITY};
+    for (size_t i = 0; i < sizeof special / sizeof *special; i++)
+        for (int sign = -1; sign <= 1; sign += 2) {
+            vec_store(y, vec_tanh(vec_set((real)(sign * special[i]))));
+            CHECK(y[0] == (real)tanh((double)(real)(sign * special[i])), "tanh(%g) is %g", sign * special[i], (double)y[0]);
+        }
+    vec_store(y, vec_tanh(vec_set((real)NAN)));
+    CHECK(isnan(y[0]), "tanh(NaN) is %g", (double)y[0]);
+}
+
 // ---- norms ---------------------------------------------------------------------------------------
 
 typedef struct { NormShape s; bool center, bias; real *x, *w, *b, *dy; } NormCase;
@@ -211,6 +232,38 @@ static void norms_cut(void) {
     }
     CHECK(same_bits(dw[0], dw[1], C) && same_bits(db[0], db[1], C), "a batch cut in two gives other gradients");
     arrays_free();
+}
+
+// y = w t + b with t = tanh(a x); the gradient of a sums over all of x. Rows come in two parts, as micro-batches
+// would bring them, so that a sum which did not go on where it was left would be seen.
+static void check_dyt(size_t M, size_t C, bool accumulate, Rng *r) {
+    real *x = array_random(M * C, r), *dy = array_random(M * C, r), *w = array_random(C, r), *b = array_random(C, r);
+    real *y = array(M * C), *dx = array_random(M * C, r), *dw = array_random(C, r), *db = array_random(C, r), a = (real)0.7, da = 3;
+    double *ey = exact(M * C), *edx = exact(M * C), *edw = exact(C), *edb = exact(C), eda = 3;
+    for (size_t i = 0; i < C; i++) edw[i] = (double)dw[i], edb[i] = (double)db[i];
+    for (size_t i = 0; i < M * C; i++) {
+        double t = tanh((double)a * (double)(x[i] *= 3)), d = (double)dy[i], s = d * (double)w[i % C] * (1 - t * t);
+        ey[i] = (double)w[i % C] * t + (double)b[i % C];
+        edx[i] = (accumulate ? (double)dx[i] : 0) + (double)a * s;
+        edw[i % C] += d * t, edb[i % C] += d, eda += s * (double)x[i];
+    }
+    real whole = da, *unused = array(M * C), *sums = array(2 * C);
+    dyt_forward(y, x, &a, w, b, M, C);
+    dyt_backward(unused, &whole, sums, sums + C, dy, x, &a, w, M, C, false);
+    dyt_backward(dx, &da, dw, db, dy, x, &a, w, M / 3, C, accumulate);
+    size_t at = M / 3 * C;
+    dyt_backward(dx + at, &da, dw, db, dy + at, x + at, &a, w, M - M / 3, C, accumulate);
+    CHECK(same_bits(&whole, &da, 1), "%zu rows of %zu: a batch cut in two gives another gradient of alpha", M, C);
+    close_to("dyt", y, ey, M * C, tolerance(C)), close_to("dyt, d input", dx, edx, M * C, tolerance(C));
+    close_to("dyt, d weight", dw, edw, C, (double)M * EPSILON + tolerance(C));
+    close_to("dyt, d bias", db, edb, C, (double)M * EPSILON + tolerance(C));
+    close_to("dyt, d alpha", &da, &eda, 1, (double)M * tolerance(C));
+    arrays_free();
+}
+
+static void dynamic_tanh(void) {
+    Rng r = rng_stream(2, RNG_TEST, 13);
+    for (size_t i = 0; i < WIDTHS; i++) check_dyt(7, widths[i], i % 2, &r), check_dyt(600, widths[i], !(i % 2), &r);
 }
 
 // ---- activations ---------------------------------------------------------------------------------
@@ -503,12 +556,15 @@ static void run_all(const Work *k, uint64_t h[8]) {
     memcpy(y, k->x, n * sizeof *y);
     cross_entropy_forward(loss, NULL, y, k->token, M, C), cross_entropy_backward(y, k->token, 0.1, M, C);
     h[6] = hash_bytes(digest(HASH_START, y, n), loss, M * sizeof *loss);
+    real a = (real)0.5, da = 0;
+    dyt_forward(y, k->x, &a, k->w, k->b, M, C), dyt_backward(dx, &da, dw, db, k->dy, k->x, &a, k->w, M, C, false);
+    h[7] = digest(digest(digest(digest(digest(HASH_START, y, n), dx, n), dw, C), db, C), &da, 1);
 }
 
 static void threads(void) {
     static const int counts[] = {1, 2, 3, 8};
     static const char *const names[] = {"norm", "swiglu", "gelu", "relu2", "embed", "rope, add_scaled, sum_of_squares",
-                                        "cross-entropy"};
+                                        "cross-entropy", "dyt"};
     Rng r = rng_stream(2, RNG_TEST, 12);
     Work k = {.M = 301, .C = 118};
     size_t n = k.M * k.C;
@@ -519,7 +575,7 @@ static void threads(void) {
     for (size_t t = 0; t < sizeof counts / sizeof *counts; t++) {
         omp_set_num_threads(counts[t]);
         run_all(&k, t ? h : one);
-        for (size_t i = 0; i < 7 && t; i++)
+        for (size_t i = 0; i < 8 && t; i++)
             CHECK(h[i] == one[i], "%s: %d threads give other bits than one", names[i], counts[t]);
     }
 }
@@ -531,8 +587,10 @@ static const Test tests[] = {
     {"ops/vectors-transpose", "16 rows become 16 columns", transposing},
     {"ops/exp", "the exponential is good to one unit in the last place over its range", exponential},
     {"ops/exp-special", "exponential and sigmoid of zeros, NaN, infinite and huge arguments", exponential_special},
+    {"ops/tanh", "tanh is good to two units in the last place, with zeros, NaN and infinities", hyperbolic_tangent},
     {"ops/norm", "LayerNorm and RMSNorm, forward and backward, groups, strides, accumulation", norms},
     {"ops/norm-cut", "gradients of a batch cut in two are those of the whole, bit for bit", norms_cut},
+    {"ops/dyt", "dynamic tanh, forward and backward, in pieces", dynamic_tanh},
     {"ops/activations", "SwiGLU, GELU and squared ReLU, forward and backward", activations},
     {"ops/activations-nan", "a NaN stays a NaN", activations_of_nan},
     {"ops/rope", "rotations are those of the formula, undone by the inverse, and touch nothing else", rotary},

@@ -110,6 +110,15 @@ static void everything_else(void) {
     expect(&p, PROFILE_adamw, 1, 14. * (double)weights + 2. * (double)(weights - vectors), 7. * (double)weights);
 }
 
+// Dynamic tanh in the place of the norms: no statistics, but the tanh again in both parts of the backward.
+static void dynamic_tanh(void) {
+    Config c;
+    Profile p = step_of(GQA "--norm-kind dyt", &c);
+    double n = (2 * L + 1.) * M * C, added = 2. * L * M * C;
+    expect(&p, PROFILE_norm_forward, 2 * L + 1, (PROFILE_TANH + 3) * n, 2 * n);
+    expect(&p, PROFILE_norm_backward, 2 * L + 1, (2 * PROFILE_TANH + 12) * n + added, 3 * n + added);
+}
+
 static void experts(void) {
     enum { E = 4, K = 2, W = 24 };
     Config c;
@@ -176,6 +185,7 @@ static const Test tests[] = {
     {"profile/linear", "FLOPs and bytes of linear layers, and 6 FLOPs per weight and token", linear_layers},
     {"profile/attention", "FLOPs and bytes of naive and flash attention, pair by pair", attention},
     {"profile/rest", "FLOPs and bytes of norms, activations, positions, loss and optimizer", everything_else},
+    {"profile/dyt", "FLOPs and bytes of dynamic tanh", dynamic_tanh},
     {"profile/experts", "FLOPs and bytes of a mixture of experts", experts},
     {"profile/decoding", "FLOPs and bytes of a token from the cache, also through the latent", decoding},
     {"profile/recording", "nothing is recorded twice, in parallel regions, or when off; times fit", recording},
