@@ -119,6 +119,17 @@ void report_describe(const Facts *f, json_t *run_json) {
     json_object_set_new(run_json, "machine", machine);
 }
 
+void report_json(const Facts *f, FILE *out) {
+    json_t *all = json_object();
+    json_object_set_new(all, "commit", json_string(run_commit()));
+    json_object_set_new(all, "flags", run_flags(&config_table, f->config));
+    report_describe(f, all);
+    char *text = run_json_text(all);
+    fprintf(out, "%s\n", text);
+    free(text);
+    json_decref(all);
+}
+
 // ---- what variants add to the log --------------------------------------------------------------
 static json_t *describe_router(size_t layer, const RouterStats *s, size_t experts) {
     json_t *line = json_object(), *load = json_array();

@@ -22,6 +22,7 @@ double report_source_loss(const Config *c, const Data *d);
 void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out);
 void report_banner(const Facts *f, FILE *out);
 void report_describe(const Facts *f, json_t *run_json);  // adds "data", "model" and "machine"
+void report_json(const Facts *f, FILE *out);             // all that a run.json knows beforehand: --dry-run json
 json_t *report_experts(Model *m);                        // load, entropy, ... of every layer that has experts
 // RMS of the residual stream, gradient norm and update-to-weight ratio of every layer. before: the
 // values before the last update (overwritten); squares [layers]: of the `numbers` numbers of the stream.

@@ -373,7 +373,8 @@ int main(int argc, char **argv) {
     threads_wait_briefly(argv);
     static Training t;
     prepare(&t, argc, argv);
-    report_banner(&t.facts, stdout);
+    if (t.config.dry_run == DRY_RUN_json) report_json(&t.facts, stdout);
+    else report_banner(&t.facts, stdout);
     if (t.config.dry_run) flush_output(""), exit(0);
     open_run(&t);
     make_buffers(&t);

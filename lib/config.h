@@ -19,6 +19,7 @@
 #define GATE_VALUES(X)        X(GATE, softmax) X(GATE, sigmoid)
 #define ROUTER_VALUES(X)      X(ROUTER, topk) X(ROUTER, bias)
 #define SCHEDULE_VALUES(X)    X(SCHEDULE, cosine) X(SCHEDULE, linear) X(SCHEDULE, wsd) X(SCHEDULE, constant)
+#define DRY_RUN_VALUES(X)     X(DRY_RUN, no) X(DRY_RUN, text) X(DRY_RUN, json)
 
 // ATTN_mha, ATTN_gqa, ..., NORM_pre, ...: prefix_word.
 #define CONFIG_CONSTANT(prefix, word) prefix##_##word,
@@ -33,6 +34,7 @@ enum { MOE_LAYER_VALUES(CONFIG_CONSTANT) };
 enum { GATE_VALUES(CONFIG_CONSTANT) };
 enum { ROUTER_VALUES(CONFIG_CONSTANT) };
 enum { SCHEDULE_VALUES(CONFIG_CONSTANT) };
+enum { DRY_RUN_VALUES(CONFIG_CONSTANT) };
 
 typedef struct {
 #define GROUP(...)

@@ -39,7 +39,7 @@ static json_t *flag_to_json(const FlagTable *t, const void *flags, size_t i) {
     return value;
 }
 
-static json_t *flags_to_json(const FlagTable *t, const void *flags) {
+json_t *run_flags(const FlagTable *t, const void *flags) {
     json_t *all = json_object();
     for (size_t i = 0; i < t->count; i++)
         if (t->flag[i].kind != FLAG_GROUP) json_object_set_new(all, t->flag[i].name, flag_to_json(t, flags, i));
@@ -93,10 +93,15 @@ static char *dump(const json_t *value, size_t layout) {
     return text;
 }
 
+char *run_json_text(const json_t *object) {
+    char *text = dump(object, JSON_INDENT(2));
+    if (!text) fail("run.json could not be composed: a text in it is not UTF-8");
+    return text;
+}
+
 void run_write(Run *r, const char *status) {
     json_object_set_new(r->json, "status", json_string(status));
-    char *text = dump(r->json, JSON_INDENT(2)), *path = run_path(r, "run.json");
-    if (!text) fail("run.json could not be composed: a text in it is not UTF-8");
+    char *text = run_json_text(r->json), *path = run_path(r, "run.json");
     AtomicFile a = atomic_open(path);
     atomic_write(&a, text, strlen(text));
     atomic_write(&a, "\n", 1);
@@ -201,7 +206,7 @@ Run *run_open(const RunPlan *p) {
     r->json = json_pack("{s:s, s:s, s:s, s:s, s:s}", "status", "running", "command", p->command, "commit", COMMIT,
                         "data_hash", hash, "precision", PRECISION);
     if (!r->json) usage_error("the command line is not UTF-8, which run.json must be");
-    json_object_set_new(r->json, "flags", flags_to_json(p->table, p->flags));
+    json_object_set_new(r->json, "flags", run_flags(p->table, p->flags));
     if (p->fresh) forget(r);
     if (file_exists(path)) enter(r, p, path);
     free(path);

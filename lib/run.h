@@ -39,6 +39,8 @@ void run_write(Run *r, const char *status);
 const char *run_commit(void);                     // that this program was built from
 const char *run_precision(void);                  // float32 or float64
 char *run_flag_text(const json_t *value);         // a flag in run.json, as flags_set takes it; malloc'd
+json_t *run_flags(const FlagTable *t, const void *flags);       // every flag, as in run.json
+char *run_json_text(const json_t *object);        // laid out as run.json is, malloc'd
 json_t *run_number(double x);                     // null where x is not finite
 json_t *run_machine(int threads);                 // cpu, cores, threads, simd, compiler, system
 

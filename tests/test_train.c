@@ -254,6 +254,16 @@ static void test_dry_run(void) {
     CHECK(!file_exists(test_path("runs")), "a dry run leaves nothing behind");
 }
 
+static void test_dry_run_json(void) {
+    Result r = train(TINY "--dry-run json");
+    json_t *dry = json_loads(r.out, 0, NULL), *model;
+    CHECK(r.status == 0 && dry, "JSON and nothing else: %s%s", r.out, r.error);
+    digest_of(TINY, "run");
+    model = json_object_get(run_json("run"), "model");
+    CHECK(model && json_equal(json_object_get(dry, "model"), model), "the sizes foretold are those recorded");
+    json_decref(dry);
+}
+
 static void test_target_loss(void) {
     const char *digest = digest_of(TINY "--steps 100000 --target-loss 2.9 --lr 0.01", "run");
     json_t *final = json_object_get(run_json("run"), "final");
@@ -321,6 +331,7 @@ static const Test tests[] = {
     {"train/full-disk", "a full disk ends in one line, and the run goes on later", test_full_disk},
     {"train/bad-lines", "bad command lines end in one line and leave nothing", test_bad_lines},
     {"train/dry-run", "a dry run prints sizes and leaves nothing", test_dry_run},
+    {"train/dry-run-json", "the same sizes for programs, as in run.json", test_dry_run_json},
     {"train/target-loss", "training stops at the target loss", test_target_loss},
     {"train/load", "a saved model is loaded with the same loss", test_load},
     {"train/file-size-limit", "a file that may not grow ends in one line, and what was saved stays",
