@@ -1,5 +1,6 @@
 # make              ./train and ./generate
 # make test         the tests            make asan     the tests under AddressSanitizer and UBSan
+# make tsan         data races, by ThreadSanitizer: needs clang, libomp and its tool Archer
 # make oracle       our models against PyTorch and transformers
 # make digest       the same bits from every compiler, instruction set and thread count at hand, and as recorded
 # make demo         train the default model, look at what it says
@@ -20,13 +21,13 @@ MACHINE_plain  = -march=native -DSIMD_PLAIN
 MACHINE_neon   = -march=armv8-a
 FLAGS = $(CPPFLAGS) $(CFLAGS) $(MACHINE_$(SIMD)) $(if $(DOUBLE),-DREAL_DOUBLE) \
         $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover -fno-omit-frame-pointer \
-        -Wno-format-truncation)
+        -Wno-format-truncation) $(if $(RACES),-fsanitize=thread -O1 -fno-vectorize -fno-slp-vectorize)
 
 # One directory per kind of build, so that objects never mix: build/, build/avx2/, build/clang-double/, ...
 comma   := ,
 empty   :=
 NAME    = $(filter-out gcc cc,$(notdir $(CC))) $(filter-out native,$(SIMD))
-KIND    = $(NAME) $(if $(DOUBLE),double) $(if $(SANITIZE),asan)
+KIND    = $(NAME) $(if $(DOUBLE),double) $(if $(SANITIZE),asan) $(if $(RACES),tsan)
 DOUBLES = build/$(subst $(empty) ,-,$(strip $(NAME) double $(if $(SANITIZE),asan)))
 B       = $(patsubst %/,%,build/$(subst $(empty) ,-,$(strip $(KIND))))
 BIN     = $(if $(strip $(KIND)),$(B)/,)
@@ -96,6 +97,12 @@ versus:
 # Tests leave memory behind where they provoke an error on purpose, so leaks are not reported.
 asan:
 	ASAN_OPTIONS=detect_leaks=0 $(MAKE) SANITIZE=1 test
+
+# tests/races.sh says why clang, why this path, and what keeps false reports away.
+TSAN = build/clang-plain-tsan
+tsan: ready
+	$(MAKE) CC=clang SIMD=plain RACES=1 all $(TSAN)/tests $(TSAN)/digest
+	tests/races.sh $(TSAN)
 
 demo: ready
 	$(MAKE) all
