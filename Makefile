@@ -6,6 +6,7 @@
 # make demo         train the default model, look at what it says
 # make bench        speed, as a share of what this machine can do (ARGS=--quick: in a minute)
 # make versus       speed against PyTorch, eager and compiled
+# make fuzz         libFuzzer on everything that reads a file or a flag    make replay   its corpus once more
 # make SIMD=avx512|avx2|plain|neon, DOUBLE=1, CC=clang: another build, in a directory of its own under build/
 
 CC       = gcc
@@ -21,14 +22,16 @@ MACHINE_plain  = -march=native -DSIMD_PLAIN
 MACHINE_neon   = -march=armv8-a
 FLAGS = $(CPPFLAGS) $(CFLAGS) $(MACHINE_$(SIMD)) $(if $(DOUBLE),-DREAL_DOUBLE) \
         $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover -fno-omit-frame-pointer \
-        -Wno-format-truncation) $(if $(RACES),-fsanitize=thread -O1 -fno-vectorize -fno-slp-vectorize)
+        $(if $(findstring clang,$(CC)),,-Wno-format-truncation)) $(if $(FUZZ),-fsanitize=fuzzer-no-link) \
+        $(if $(RACES),-fsanitize=thread -O1 -fno-vectorize -fno-slp-vectorize)
 
 # One directory per kind of build, so that objects never mix: build/, build/avx2/, build/clang-double/, ...
 comma   := ,
 empty   :=
 NAME    = $(filter-out gcc cc,$(notdir $(CC))) $(filter-out native,$(SIMD))
-KIND    = $(NAME) $(if $(DOUBLE),double) $(if $(SANITIZE),asan) $(if $(RACES),tsan)
+KIND    = $(NAME) $(if $(DOUBLE),double) $(if $(SANITIZE),asan) $(if $(FUZZ),fuzz) $(if $(RACES),tsan)
 DOUBLES = build/$(subst $(empty) ,-,$(strip $(NAME) double $(if $(SANITIZE),asan)))
+REPLAY  = build/$(subst $(empty) ,-,$(strip $(NAME) asan))/replay
 B       = $(patsubst %/,%,build/$(subst $(empty) ,-,$(strip $(KIND))))
 BIN     = $(if $(strip $(KIND)),$(B)/,)
 
@@ -52,6 +55,17 @@ $(B)/tests: $(TESTS) $(OBJECTS)
 
 $(B)/probe: $(B)/objects/tests/probe.o $(OBJECTS)
 	$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
+
+# The fuzzer's calls of exit() and of the allocator are ours, and it draws nothing (tests/fuzz/fuzz.c).
+HARNESS  = $(addprefix $(B)/objects/tests/fuzz/,fuzz.o readers.o commands.o)
+WATCHED  = $(addprefix -Wl$(comma)--wrap=,exit malloc calloc realloc aligned_alloc free plot_chart plot_heat_map)
+# Where sizes are multiplied, a product beyond size_t is a finding as well.
+$(if $(FUZZ),$(addprefix $(B)/objects/,model.o block.o block_attention.o lib/config.o)): CFLAGS += \
+    -fsanitize=unsigned-integer-overflow -fsanitize-ignorelist=tests/fuzz/ignore.txt
+$(B)/fuzz: $(HARNESS) $(OBJECTS)
+	$(CC) $(FLAGS) -fsanitize=fuzzer $(WATCHED) $^ $(LDLIBS) -o $@
+$(B)/replay: $(HARNESS) $(B)/objects/tests/fuzz/replay.o $(OBJECTS)
+	$(CC) $(FLAGS) $(WATCHED) $^ $(LDLIBS) -o $@
 
 # Model and optimizer alone: needs no library, so that it can be built for other machines.
 DIGEST = tests/digest model block block_attention attention moe $(addprefix lib/,config flags matmul numeric ops optim profile rng simd util)
@@ -104,6 +118,16 @@ tsan: ready
 	$(MAKE) CC=clang SIMD=plain RACES=1 all $(TSAN)/tests $(TSAN)/digest
 	tests/races.sh $(TSAN)
 
+# RUNS executions of each target; what crashes is left in build/clang-asan-fuzz/findings.
+RUNS = 1000000
+fuzz: ready
+	$(MAKE) CC=clang SANITIZE=1 FUZZ=1 build/clang-asan-fuzz/fuzz
+	tests/fuzz/run.sh build/clang-asan-fuzz $(RUNS)
+
+replay: ready
+	$(MAKE) SANITIZE=1 $(REPLAY)
+	$(REPLAY) tests/fuzz/corpus
+
 demo: ready
 	$(MAKE) all
 	./train
@@ -115,5 +139,5 @@ ready:
 clean:
 	rm -rf build train generate bench/bench
 
-.PHONY: all test oracle digest bench versus asan demo ready clean always
--include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(B)/objects/train.d $(B)/objects/generate.d
+.PHONY: all test oracle digest bench versus asan tsan fuzz replay demo ready clean always
+-include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(B)/objects/train.d $(B)/objects/generate.d $(HARNESS:.o=.d)

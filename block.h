@@ -119,6 +119,7 @@ void block_layout_grads(const Model *m, size_t l, LayerGrads *g, Arena *arena, s
 // Rows of the table of parameters. add_linear: one product of several weights that stand side by side.
 typedef struct { const char *name; size_t rows; double std; } Part;
 Linear add_linear(Model *m, int layer, const Part *part, size_t parts, size_t K, bool bias);
+size_t add_packed(Model *m, size_t numbers);   // room among the packed weights: where it begins
 Norm add_rms_norm(Model *m, int layer, const char *name, size_t C, double eps);   // RMSNorm whatever --norm-kind is
 
 // The pieces of a branch.

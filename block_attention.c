@@ -154,10 +154,8 @@ static void add_mla(Model *m, int l, Layer *y, Deviations d) {
     y->kv_a = add_linear(m, l, (Part[]){{"attn.kv_a", R + y->P, d.plain}}, 1, c->width, c->bias);
     y->kv_a_norm = add_rms_norm(m, l, "attn.kv_a_norm", R, latent_eps);
     y->kv_b = add_linear(m, l, (Part[]){{"attn.kv_b", y->H * (c->nope_dim + y->Dv), d.value}}, 1, R, false);
-    y->absorbed_k = m->packed_total;
-    m->packed_total += y->H * packed_size(c->nope_dim, R);
-    y->absorbed_v = m->packed_total;
-    m->packed_total += y->H * packed_size(R, y->Dv);
+    y->absorbed_k = add_packed(m, y->H * packed_size(c->nope_dim, R));
+    y->absorbed_v = add_packed(m, y->H * packed_size(R, y->Dv));
 }
 
 static KvView mla_view(const Layer *y, const real *k, const real *kv, size_t T) {

@@ -396,6 +396,11 @@ static bool read_flag(Config *c, const JsonFile *j, const json_t *flags, const c
     return true;
 }
 
+// Flags take 0 for "as many as the data has"; a model that exists has some.
+static void need_vocab(const Config *c, const JsonFile *j) {
+    if (c->vocab == 0) fail("%s: a vocabulary of 0 tokens; the model's own, 1 or more, was expected", j->path);
+}
+
 void hf_config(Config *c, const char *dir) {
     JsonFile j = hf_read_json(dir, "config.json");
     unsigned family = hf_family_in(&j)->bit;
@@ -412,6 +417,7 @@ void hf_config(Config *c, const char *dir) {
         if (family & DEEPSEEK) finish_deepseek(c, &j);
         else finish_heads(c, &j, family);
     }
+    need_vocab(c, &j);
     hf_close_json(&j);
 }
 
@@ -421,6 +427,7 @@ bool hf_flags(Config *c, const char *dir) {
     for (size_t i = 0; i < config_table.count; i++)
         if (config_table.flag[i].kind != FLAG_GROUP) read_flag(c, &j, flags, config_table.flag[i].name);
     bool ours = json_is_object(flags);
+    if (ours) need_vocab(c, &j);
     hf_close_json(&j);
     return ours;
 }

@@ -14,6 +14,16 @@
 
 // ---- the table of parameters ---------------------------------------------------------------------
 
+// Room for numbers behind `total` others: where it begins. From 2^58 on, bytes of gradients and moments could
+// not be counted any more.
+static size_t add_numbers(size_t *total, size_t numbers) {
+    size_t at = *total;
+    if (numbers > ((size_t)1 << 58) - at) fail("the parameters are larger than any memory; choose smaller sizes");
+    *total += numbers;
+    return at;
+}
+size_t add_packed(Model *m, size_t numbers) { return add_numbers(&m->packed_total, numbers); }
+
 static Param *add_row(Model *m, int layer, const char *name, size_t rank, const size_t *shape, InitKind init, double std) {
     if (m->count == m->room) {
         m->room = m->room ? 2 * m->room : 64;
@@ -24,7 +34,7 @@ static Param *add_row(Model *m, int layer, const char *name, size_t rank, const 
     if (layer < 0) snprintf(p->name, sizeof p->name, "%s", name);
     else snprintf(p->name, sizeof p->name, "layers.%d.%s", layer, name);
     for (size_t i = 0; i < rank; i++) p->shape[i] = shape[i], p->size = size_mul(p->size, shape[i]);
-    m->total += p->size;
+    add_numbers(&m->total, p->size);
     return p;
 }
 
@@ -37,8 +47,8 @@ static size_t add_vector(Model *m, int layer, const char *name, size_t N, InitKi
 
 // Registers matrices [N,K] that stand at `at` for packing, and makes them a Linear.
 static Linear pack_later(Model *m, size_t at, size_t bias, size_t N, size_t K, size_t count) {
-    Linear l = {.at = at, .bias = bias, .packed = m->packed_total, .N = N, .K = K, .count = count};
-    m->packed_total += size_mul(packed_size(K, N), count);
+    size_t packed = add_packed(m, size_mul(packed_size(K, N), count));
+    Linear l = {.at = at, .bias = bias, .packed = packed, .N = N, .K = K, .count = count};
     if (m->pack_count == m->pack_room) {
         m->pack_room = m->pack_room ? 2 * m->pack_room : 64;
         m->packs = xrealloc(m->packs, m->pack_room * sizeof *m->packs);
@@ -251,14 +261,23 @@ static void layout(Model *m, Arena *arena, size_t B, size_t T, bool keep) {
     arena->used = end;
 }
 
+// An arena that is as large as B rows of T tokens need. For one token no size is beyond size_t, so none is
+// for as many as these if the whole is not.
+static Arena measured(Model *m, size_t B, size_t T, bool keep) {
+    Arena one = {.name = "activations"}, all = one;
+    layout(m, &one, 1, 1, keep);
+    size_mul(size_mul(B, T), one.used);
+    layout(m, &all, B, T, keep);
+    return all;
+}
+
 // Room for B rows of T tokens; nothing happens when there is enough. Evaluation uses what training has;
 // decoding needs its own.
 static void make_room(Model *m, size_t B, size_t T, bool keep, bool decoding) {
     if (B <= m->room_B && T == m->room_T && (m->room_keep ? !decoding : !keep)) return;
     keep |= m->room_keep && !decoding;
     arena_free(&m->activation_arena);
-    m->activation_arena = (Arena){.name = "activations"};
-    layout(m, &m->activation_arena, B, T, keep);
+    m->activation_arena = measured(m, B, T, keep);
     arena_commit(&m->activation_arena);
     layout(m, &m->activation_arena, B, T, keep);
     m->room_B = B, m->room_T = T, m->room_keep = keep;
@@ -342,9 +361,7 @@ ModelSize model_size(const Config *config) {
         s.flops_per_token += y->mixer->flops(y, c->context);
         s.cache_bytes_per_token += (need.k + need.v) * sizeof(real);
     }
-    Arena measure = {.name = "activations"};
-    layout(m, &measure, c->micro_batch, c->context, true);
-    s.activation_bytes = measure.used;
+    s.activation_bytes = measured(m, c->micro_batch, c->context, true).used;
     model_free(m);
     return s;
 }

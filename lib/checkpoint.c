@@ -100,8 +100,6 @@ static _Noreturn void damaged(Reading *r, const char *format, ...) {
     vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
     snprintf(path, sizeof path, "%s", r->file->path);
-    for (char *c = message; *c; c++)  // a damaged name may hold anything; the message stays one line
-        if ((unsigned char)*c < ' ') *c = '?';
     json_decref(r->header);
     safetensors_close(r->file);
     fail("%s is not a sound safetensors file: %s; copy or download it again", path, message);

@@ -74,11 +74,21 @@ static json_t *load_of(const json_t *line, size_t layer) {
     return json_object_get(json_array_get(json_object_get(line, "experts"), layer), "load");
 }
 
+// Whether a line has as many layers and experts as another one, and all of their loads: so no picture has
+// more cells than its log has numbers.
+static bool has_loads(const json_t *line, const json_t *like) {
+    size_t layers = json_array_size(json_object_get(like, "experts")), experts = json_array_size(load_of(like, 0));
+    if (json_array_size(json_object_get(line, "experts")) != layers) return false;
+    for (size_t l = 0; l < layers; l++)
+        if (json_array_size(load_of(line, l)) != experts) return false;
+    return layers * experts > 0;
+}
+
 static void draw_experts(const Log *log, const char *path, const char *title, const char *subtitle) {
     const json_t *first = NULL, *last = NULL;
     size_t columns = 0, column = 0;
     for (size_t i = 0; i < log->count; i++) {
-        if (!load_of(log->line[i], 0)) continue;
+        if (!has_loads(log->line[i], first ? first : log->line[i])) continue;
         first = first ? first : log->line[i], last = log->line[i], columns++;
     }
     if (!first) return;
@@ -86,7 +96,7 @@ static void draw_experts(const Log *log, const char *path, const char *title, co
     double *value = xmalloc(size_mul(layers * experts, columns) * sizeof *value);
     const char **label = xmalloc(layers * experts * sizeof *label), **layer = xmalloc(layers * sizeof *layer);
     for (size_t i = 0; i < log->count; i++) {
-        if (!load_of(log->line[i], 0)) continue;
+        if (!has_loads(log->line[i], first)) continue;
         for (size_t r = 0; r < layers * experts; r++)
             value[r * columns + column] =
                 json_number_value(json_array_get(load_of(log->line[i], r / experts), r % experts));

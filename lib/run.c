@@ -179,6 +179,8 @@ static void enter(Run *r, const RunPlan *p, const char *path) {
     const char *status = json_string_value(json_object_get(old, "status"));
     r->status = !status ? RUN_NEW : strcmp(status, "finished") == 0 ? RUN_FINISHED
                 : strcmp(status, "diverged") == 0 ? RUN_DIVERGED : RUN_STARTED;
+    if (r->status == RUN_FINISHED && !json_is_string(json_object_get(old, "receipt")))
+        fail("%s is damaged: it says finished, but has no receipt; --fresh trains again", path);
     if (r->status == RUN_FINISHED || r->status == RUN_DIVERGED) {
         json_decref(r->json);
         r->json = old;

@@ -237,6 +237,7 @@ static void test_refused_configs(void) {
         {&gpt2, "activation_function", "'gelu'", "activation_function"},
         {&gpt2, "scale_attn_by_inverse_layer_idx", "true", "scale_attn_by_inverse_layer_idx"},
         {&gpt2, "n_head", "3", "n_head is 3"},
+        {&gpt2, "vocab_size", "0", "a vocabulary of 0"},
     };
     Config c;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {

@@ -450,6 +450,23 @@ static void active_parameters(void) {
           "two of eight experts cost as much as two of two, but for the router");
 }
 
+static void add_up(void *flags) {
+    Config c = configure(flags);
+    model_size(&c);
+}
+
+// Each flag is within its range; multiplied, they are beyond what a size_t can hold.
+static void impossible_sizes(void) {
+    static const char *const flags[] = {
+        "--width 1000000 --heads 100 --layers 2 --context 100000000 --batch 1000000",
+        "--width 1000000 --heads 65536 --head-dim 65536 --layers 1000",
+        "--width 1000000 --heads 64 --experts 65536 --expert-width 10000000 --context 8",
+        "--context 100000000 --batch 1000000 --attn-kernel naive --heads 65536 --head-dim 2",
+    };
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        CHECK(test_fails(1, "larger than any memory", add_up, (void *)flags[i]), "%s: %s", flags[i], test_message);
+}
+
 // ---- initial values ------------------------------------------------------------------------------
 
 // Tensors of one name and shape start alike, whatever else differs: arms of a sweep are paired.
@@ -657,6 +674,7 @@ static const Test tests[] = {
     {"model/table", "the table of parameters is gapless, its names unique, its sum the stated size", table},
     {"model/flops", "FLOPs per token of a dense model in closed form", flops},
     {"model/active", "active parameters and FLOPs of a mixture leave out experts not chosen", active_parameters},
+    {"model/impossible", "sizes that no memory can have are refused, not wrapped around", impossible_sizes},
     {"model/init-shared", "tensors that two models share start alike; another seed, another start", init_shared},
     {"model/init", "initial values are normal with the stated deviations", init_statistics},
     {"model/attention-maps", "recorded attention is causal and sums to 1, and recording changes nothing",

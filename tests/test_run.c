@@ -182,6 +182,11 @@ static void test_refusals(void) {
     p = started("damage");
     write_whole_file(test_path("damage/run.json"), "{\"status\": ", 11);
     CHECK(test_fails(1, "is damaged at line 1", open_run, &p), "%s", test_message);
+    p = started("receipt");
+    Run *ended = run_open(&p);
+    run_write(ended, "finished");
+    run_close(ended);
+    CHECK(test_fails(1, "has no receipt", open_run, &p), "%s", test_message);
     p.out = test_path("damage/run.json");
     CHECK(test_fails(1, "directory", open_run, &p), "%s", test_message);
 }
