@@ -3,6 +3,8 @@
 //   naive   the matrix of scores exists: T x T numbers per head, kept for the backward
 //   flash   tiles of 24 queries by `tile` keys, an online softmax, O(T) memory; the backward computes the
 //           scores again from the saved log-sum-exp (Dao et al. 2022, algorithms 1 and 4; Dao 2023)
+// A query may see a window of positions only (Child et al. 2019; Jiang et al. 2023, section 2); then flash leaves out
+// the tiles before it. Scores may fall with the distance between query and key (ALiBi: Press et al. 2022).
 // A task is one key/value head of one sequence with all the query heads that read it, so that no two
 // threads ever add to the same gradient. Tiles start at position 0 whatever is cached, so decoding goes
 // through the same additions as training and gives the same bits.
@@ -19,6 +21,15 @@ static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * u
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 static real log_sum(real most, real sum) { return sum > 0 ? most + (real)num_log((double)sum) : (real)NAN; }
 
+// The first position that the query at position p sees; the last is p.
+static size_t first_seen(const AttnShape *s, size_t p) { return s->window && p >= s->window ? p + 1 - s->window : 0; }
+
+// Pairs of a query and a key that it sees, of queries at positions 0 .. n-1.
+static size_t pairs_seen(const AttnShape *s, size_t n) {
+    size_t growing = s->window ? smaller(n, s->window) : n;
+    return growing * (growing + 1) / 2 + (n - growing) * s->window;
+}
+
 // C [M,N] = or += A [M,K] B, in this thread; B is the part of packed panels (of `rows` rows) from row `first`.
 static void multiply(real *c, size_t ldc, const real *a, size_t a_row, size_t a_col, const real *packed, size_t rows,
                      size_t first, size_t M, size_t N, size_t K, bool accumulate) {
@@ -27,6 +38,24 @@ static void multiply(real *c, size_t ldc, const real *a, size_t a_row, size_t a_
 }
 
 // ---- one row of scores ---------------------------------------------------------------------------
+
+// Of the `keys` positions from j on, those that the query at position p sees: from .. to-1, counted from j.
+typedef struct { size_t from, to; } Span;
+static Span span_seen(const AttnShape *s, size_t p, size_t j, size_t keys) {
+    size_t first = first_seen(s, p), from = first > j ? first - j : 0, to = p >= j ? smaller(keys, p + 1 - j) : 0;
+    return from < to ? (Span){from, to} : (Span){0, 0};
+}
+
+// ALiBi (Press et al. 2022, section 3): x[i] = x[i] * scale - slope * distance, where x[0] is the key `behind`
+// positions before the query. Returns by how much the scores are still to be scaled.
+static real row_alibi(real *x, size_t n, real scale, real slope, size_t behind) {
+    if (slope == 0) return scale;
+    static const real lane[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    vec by = vec_set(scale), lose = vec_set(slope), at = vec_sub(vec_load(lane), vec_set((real)behind));
+    for (size_t i = 0; i < n; i += LANES)
+        vec_store_at(x, i, n, vec_fma(lose, vec_add(at, vec_set((real)i)), vec_mul(vec_load_at(x, i, n), by)));
+    return 1;
+}
 
 // The largest of x[0..n-1] * scale and `most`. n > 0.
 static real row_max(const real *x, size_t n, real scale, real most) {
@@ -38,21 +67,24 @@ static real row_max(const real *x, size_t n, real scale, real most) {
     return most;
 }
 
-// x[i] = exp(x[i] * scale - most) for i < n, 0 for n <= i < width; returns the sum.
-static real row_exp(real *x, size_t n, size_t width, real scale, real most) {
+// x[i] = exp(x[i] * scale - most) for those in the span, 0 for the others of 0 <= i < width; returns the sum.
+static real row_exp(real *x, Span seen, size_t width, real scale, real most) {
     vec sum = vec_zero(), by = vec_set(scale), minus = vec_set(-most);
-    for (size_t i = 0; i < n; i += LANES) {
+    size_t start = seen.from / LANES * LANES;
+    for (size_t i = 0; i < start; i++) x[i] = 0;
+    for (size_t i = start; i < seen.to; i += LANES) {
         vec e = vec_exp(vec_fma(vec_load_at(x, i, width), by, minus));
-        if (i + LANES > n) {
+        if (i < seen.from || i + LANES > seen.to) {
             real kept[LANES] = {0}, all[LANES];
+            size_t from = seen.from > i ? seen.from - i : 0;
             vec_store(all, e);
-            memcpy(kept, all, (n - i) * sizeof *x);
+            memcpy(kept + from, all + from, (smaller(seen.to - i, LANES) - from) * sizeof *x);
             e = vec_load(kept);
         }
         sum = vec_add(sum, e);
         vec_store_at(x, i, width, e);
     }
-    for (size_t i = round_up(n, LANES); i < width; i++) x[i] = 0;
+    for (size_t i = round_up(seen.to, LANES); i < width; i++) x[i] = 0;
     return vec_sum(sum);
 }
 
@@ -75,6 +107,7 @@ typedef struct {
     const real *q; size_t q_stride;
     const real *keys, *values;          // packed [D,L], [L,Dv]
     size_t n, L;
+    real slope;                         // 0: no ALiBi
 } Head;
 
 // scores of one tile in scratch: flash [QUERY_TILE, tile]; naive [n, L] unless they are kept.
@@ -84,20 +117,22 @@ static void head_forward_flash(const Head *t, const AttnShape *s, real *score) {
         size_t rows = smaller(QUERY_TILE, t->n - i), end = past + i + rows;    // keys that the last query sees
         real most[QUERY_TILE], total[QUERY_TILE];
         for (size_t r = 0; r < rows; r++) most[r] = -(real)INFINITY, total[r] = 0;
-        for (size_t j = 0; j < end; j += width) {
+        size_t start = first_seen(s, past + i) / width * width;
+        for (size_t j = start; j < end; j += width) {
             size_t keys = smaller(width, end - j);
             multiply(score, width, t->q + i * t->q_stride, t->q_stride, 1, t->keys + j * s->D, s->D, 0, rows, keys, s->D, false);
             for (size_t r = 0; r < rows; r++) {
-                size_t seen = past + i + r + 1;                                // keys of this query, from 0
-                if (seen <= j) {                                               // nothing in this tile
-                    memset(score + r * width, 0, keys * sizeof *score);
+                size_t p = past + i + r;
+                Span seen = span_seen(s, p, j, keys);
+                real *x = score + r * width, *o = t->out + (i + r) * t->out_stride;
+                if (!seen.to) {                                                // nothing in this tile
+                    memset(x, 0, keys * sizeof *x);
                     continue;
                 }
-                size_t here = smaller(keys, seen - j);
-                real *x = score + r * width, *o = t->out + (i + r) * t->out_stride;
-                real new_most = row_max(x, here, (real)s->scale, most[r]);
-                real sum = row_exp(x, here, keys, (real)s->scale, new_most);
-                if (j && new_most > most[r]) {                                 // what came before weighs less now
+                real scale = row_alibi(x, seen.to, (real)s->scale, t->slope, p - j);
+                real new_most = row_max(x + seen.from, seen.to - seen.from, scale, most[r]);
+                real sum = row_exp(x, seen, keys, scale, new_most);
+                if (j > start && new_most > most[r]) {                         // what came before weighs less now
                     real fade[LANES];
                     vec_store(fade, vec_exp(vec_set(most[r] - new_most)));
                     total[r] *= fade[0];
@@ -105,7 +140,7 @@ static void head_forward_flash(const Head *t, const AttnShape *s, real *score) {
                 }
                 total[r] += sum, most[r] = new_most;
             }
-            multiply(t->out + i * t->out_stride, t->out_stride, score, width, 1, t->values, t->L, j, rows, s->Dv, keys, j > 0);
+            multiply(t->out + i * t->out_stride, t->out_stride, score, width, 1, t->values, t->L, j, rows, s->Dv, keys, j > start);
         }
         for (size_t r = 0; r < rows; r++) {
             row_scale(t->out + (i + r) * t->out_stride, s->Dv, 1 / total[r]);
@@ -122,10 +157,11 @@ static void head_forward_naive(const Head *t, const AttnShape *s, real *scratch)
         multiply(p + i * L, L, t->q + i * t->q_stride, t->q_stride, 1, t->keys, s->D, 0, rows, past + i + rows, s->D, false);
     }
     for (size_t i = 0; i < t->n; i++) {
-        size_t seen = past + i + 1;
-        real most = row_max(p + i * L, seen, (real)s->scale, -(real)INFINITY);
-        real sum = row_exp(p + i * L, seen, L, (real)s->scale, most);
-        row_scale(p + i * L, seen, 1 / sum);
+        Span seen = span_seen(s, past + i, 0, L);
+        real scale = row_alibi(p + i * L, seen.to, (real)s->scale, t->slope, past + i);
+        real most = row_max(p + i * L + seen.from, seen.to - seen.from, scale, -(real)INFINITY);
+        real sum = row_exp(p + i * L, seen, L, scale, most);
+        row_scale(p + i * L, seen.to, 1 / sum);
         if (t->lse) t->lse[i] = log_sum(most, sum);
     }
     for (size_t i = 0; i < t->n; i += QUERY_TILE) {
@@ -136,11 +172,13 @@ static void head_forward_naive(const Head *t, const AttnShape *s, real *scratch)
 
 void attention_forward(real *out, size_t out_stride, real *lse, real *probability, const real *q, size_t q_stride,
                        KvView view, size_t B, size_t n, AttnShape s) {
-    size_t pairs = B * s.H * (n * (view.length - n) + n * (n + 1) / 2);     // of a query and a key that it sees
-    size_t key_and_value = view.k == view.v ? s.D : s.D + s.Dv;                // a latent is both
-    PROFILE(attention_forward, pairs * (2 * (s.D + s.Dv) + PROFILE_EXP + 4),
-            B * (n * s.H * (s.D + s.Dv) + view.length * s.KV * key_and_value) + (probability ? pairs : 0));
+    size_t pairs = B * s.H * (pairs_seen(&s, view.length) - pairs_seen(&s, view.length - n));
+    size_t key_and_value = view.k == view.v ? s.D : s.D + s.Dv, first = first_seen(&s, view.length - n);  // a latent is both
+    PROFILE(attention_forward, pairs * (2 * (s.D + s.Dv) + PROFILE_EXP + (s.slope ? 8 : 4)),
+            B * (n * s.H * (s.D + s.Dv) + (view.length - first) * s.KV * key_and_value) + (probability ? pairs : 0));
     static Workspace workspace;
+    size_t skipped = probability && !s.flash ? 0 : first / s.tile * s.tile;    // whole tiles that nobody sees
+    view.k += skipped * view.k_stride, view.v += skipped * view.v_stride, view.length -= skipped;
     size_t L = view.length, group = s.H / s.KV, threads = (size_t)omp_get_max_threads();
     // With few key heads (decoding, or a latent shared by all heads) the queries of one are shared out too.
     size_t split = B * s.KV < threads ? smaller(group, (threads + B * s.KV - 1) / (B * s.KV)) : 1, tasks = B * s.KV * split;
@@ -158,7 +196,7 @@ void attention_forward(real *out, size_t out_stride, real *lse, real *probabilit
                       .lse = lse ? lse + (b * s.H + h) * n : NULL,
                       .probability = probability ? probability + (b * s.H + h) * n * L : NULL,
                       .q = q + b * n * q_stride + h * s.D, .q_stride = q_stride, .keys = keys, .values = values,
-                      .n = n, .L = L};
+                      .n = n, .L = L, .slope = s.slope ? s.slope[h] : 0};
             if (s.flash) head_forward_flash(&t, &s, score);
             else head_forward_naive(&t, &s, score);
         }
@@ -176,6 +214,7 @@ typedef struct {
     const real *keys_t, *keys, *values_t;     // packed [D,T], [T,D], [Dv,T]: the same for all heads of a group
     real *queries, *douts;                    // packed [T,D], [T,Dv] of this head
     size_t k_stride, v_stride, T;
+    real slope;
 } HeadGradient;
 
 // Turns rows of dP into dS in place: x = p (x - delta) scale.
@@ -185,12 +224,12 @@ static void score_gradient(real *x, const real *p, size_t n, real delta, real sc
         vec_store_at(x, i, n, vec_mul(vec_mul(vec_load_at(p, i, n), vec_sub(vec_load_at(x, i, n), d)), by));
 }
 
-// The tile of `rows` queries from i and `keys` keys from j, with its P and dS (row stride ld).
+// The tile of `rows` queries from i and `keys` keys from j, with its P and dS (row stride ld); the first of its queries?
 static void tile_backward(const HeadGradient *t, const AttnShape *s, const real *p, const real *ds, size_t ld, size_t i,
-                          size_t rows, size_t j, size_t keys) {
+                          size_t rows, size_t j, size_t keys, bool first) {
     multiply(t->dv + j * t->v_stride, t->v_stride, p, 1, ld, t->douts, t->T, i, keys, s->Dv, rows, true);
     multiply(t->dk + j * t->k_stride, t->k_stride, ds, 1, ld, t->queries, t->T, i, keys, s->D, rows, true);
-    multiply(t->dq + i * t->dq_stride, t->dq_stride, ds, ld, 1, t->keys, t->T, j, rows, s->D, keys, j > 0);
+    multiply(t->dq + i * t->dq_stride, t->dq_stride, ds, ld, 1, t->keys, t->T, j, rows, s->D, keys, !first);
 }
 
 // scratch: P and dS of one tile. Queries go by in order, so dV and dK add up over queries in order.
@@ -201,16 +240,18 @@ static void head_backward_flash(const HeadGradient *t, const AttnShape *s, real 
         const real *q = t->q + i * t->q_stride, *d = t->dout + i * t->out_stride, *o = t->out + i * t->out_stride;
         real delta[QUERY_TILE];
         for (size_t r = 0; r < rows; r++) delta[r] = row_dot(d + r * t->out_stride, o + r * t->out_stride, s->Dv);
-        for (size_t j = 0; j < i + rows; j += width) {
+        size_t start = first_seen(s, i) / width * width;
+        for (size_t j = start; j < i + rows; j += width) {
             size_t keys = smaller(width, i + rows - j);
             multiply(p, width, q, t->q_stride, 1, t->keys_t + j * s->D, s->D, 0, rows, keys, s->D, false);
             multiply(ds, width, d, t->out_stride, 1, t->values_t + j * s->Dv, s->Dv, 0, rows, keys, s->Dv, false);
             for (size_t r = 0; r < rows; r++) {
-                size_t here = i + r + 1 > j ? smaller(keys, i + r + 1 - j) : 0;
-                row_exp(p + r * width, here, keys, (real)s->scale, t->lse[i + r]);
+                Span seen = span_seen(s, i + r, j, keys);
+                real scale = seen.to ? row_alibi(p + r * width, seen.to, (real)s->scale, t->slope, i + r - j) : 0;
+                row_exp(p + r * width, seen, keys, scale, t->lse[i + r]);
                 score_gradient(ds + r * width, p + r * width, keys, delta[r], (real)s->scale);
             }
-            tile_backward(t, s, p, ds, width, i, rows, j, keys);
+            tile_backward(t, s, p, ds, width, i, rows, j, keys, j == start);
         }
     }
 }
@@ -227,15 +268,15 @@ static void head_backward_naive(const HeadGradient *t, const AttnShape *s, real 
     }
     for (size_t i = 0; i < T; i += QUERY_TILE) {
         size_t rows = smaller(QUERY_TILE, T - i);
-        tile_backward(t, s, t->probability + i * T, ds + i * T, T, i, rows, 0, i + rows);
+        tile_backward(t, s, t->probability + i * T, ds + i * T, T, i, rows, 0, i + rows, true);
     }
 }
 
 void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const real *dout, const real *out,
                         size_t out_stride, const real *lse, const real *probability, const real *q, size_t q_stride,
                         KvView view, size_t B, size_t n, AttnShape s) {
-    size_t pairs = B * s.H * n * (n + 1) / 2;
-    PROFILE(attention_backward, pairs * (4 * (s.D + s.Dv) + 3 + (s.flash ? 2 * s.D + PROFILE_EXP + 3 : 0)),
+    size_t pairs = B * s.H * pairs_seen(&s, n), again = 2 * s.D + PROFILE_EXP + (s.slope ? 7 : 3);  // the scores
+    PROFILE(attention_backward, pairs * (4 * (s.D + s.Dv) + 3 + (s.flash ? again : 0)),
             B * n * (2 * s.H * (s.D + s.Dv) + 2 * s.KV * (s.D + s.Dv)) + (s.flash ? 0 : pairs));
     static Workspace workspace;
     size_t threads = (size_t)omp_get_max_threads(), group = s.H / s.KV, T = n;
@@ -266,10 +307,24 @@ void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const re
                               .lse = lse ? lse + (b * s.H + h) * T : NULL,
                               .probability = probability ? probability + (b * s.H + h) * T * T : NULL,
                               .keys_t = keys_t, .keys = keys, .values_t = values_t, .queries = queries, .douts = douts,
-                              .T = T};
+                              .T = T, .slope = s.slope ? s.slope[h] : 0};
             if (s.flash) head_backward_flash(&t, &s, score, score + QUERY_TILE * s.tile);
             else head_backward_naive(&t, &s, score);
         }
+    }
+}
+
+// ---- ALiBi ---------------------------------------------------------------------------------------
+
+// For a power of two, 2^(-8/H), 2^(-16/H), ..., 2^-8; else those of the power below, then every other one of the power
+// above, from its first on (Press et al. 2022, section 3 and the authors' code).
+void alibi_slopes(real *slope, size_t H) {
+    size_t power = 1;
+    while (2 * power <= H) power *= 2;
+    for (size_t h = 0; h < H; h++) {
+        double eights = (double)(h + 1) / (double)power;
+        if (h >= power) eights = (double)(2 * (h - power) + 1) / (double)(2 * power);
+        slope[h] = (real)num_pow(2, -8 * eights);
     }
 }
 
@@ -280,18 +335,18 @@ void attention_forward_naive(real *out, size_t out_stride, const real *q, size_t
     for (size_t b = 0; b < B; b++)
         for (size_t h = 0; h < s.H; h++)
             for (size_t i = 0; i < n; i++) {
-                size_t g = h / (s.H / s.KV), seen = view.length - n + i + 1;
+                size_t g = h / (s.H / s.KV), p = view.length - n + i;
                 const real *k = view.k + b * view.k_step + g * view.k_head, *v = view.v + b * view.v_step + g * view.v_head;
                 const real *x = q + (b * n + i) * q_stride + h * s.D;
                 real *o = out + (b * n + i) * out_stride + h * s.Dv;
                 double total = 0;
                 for (size_t e = 0; e < s.Dv; e++) o[e] = 0;
-                for (size_t j = 0; j < seen; j++) {
+                for (size_t j = first_seen(&s, p); j <= p; j++) {
                     double score = 0;
                     for (size_t d = 0; d < s.D; d++) score += (double)x[d] * (double)k[j * view.k_stride + d];
-                    double p = exp(score * s.scale);
-                    total += p;
-                    for (size_t e = 0; e < s.Dv; e++) o[e] += (real)p * v[j * view.v_stride + e];
+                    double weight = exp(score * s.scale - (s.slope ? (double)s.slope[h] * (double)(p - j) : 0));
+                    total += weight;
+                    for (size_t e = 0; e < s.Dv; e++) o[e] += (real)weight * v[j * view.v_stride + e];
                 }
                 for (size_t e = 0; e < s.Dv; e++) o[e] /= (real)total;
             }

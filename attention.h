@@ -6,7 +6,8 @@
 #include "lib/util.h"
 
 // Keys and values: head g of position j of sequence b stands at k + b*k_step + j*k_stride + g*k_head.
-// The queries are the last n of `length` positions; query i sees positions 0 .. length - n + i.
+// The queries are the last n of `length` positions; query i sees positions 0 .. length - n + i, or the
+// last of them (window).
 typedef struct {
     const real *k, *v;
     size_t k_step, k_stride, k_head, v_step, v_stride, v_head, length;
@@ -18,6 +19,8 @@ typedef struct {
     double scale;              // of the scores, 1/sqrt(D)
     bool flash;                // tiles and an online softmax; else the whole matrix of scores
     size_t tile;               // flash: keys per tile, a multiple of 32
+    size_t window;             // a query sees itself and the window - 1 positions before it (0: all before it)
+    const real *slope;         // ALiBi: a score loses slope[h] for every position between query and key (NULL: nothing)
 } AttnShape;
 
 // out [B*n, out_stride] (head h at h*Dv), q [B*n, q_stride] (head h at h*D).
@@ -31,6 +34,9 @@ void attention_forward(real *out, size_t out_stride, real *lse, real *probabilit
 void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const real *dout, const real *out,
                         size_t out_stride, const real *lse, const real *probability, const real *q, size_t q_stride,
                         KvView view, size_t B, size_t n, AttnShape s);
+
+// The slopes of ALiBi for H heads.
+void alibi_slopes(real *slope, size_t H);
 
 // The readable reference: loops over queries, keys, dimensions, as the formula says. Same arguments.
 void attention_forward_naive(real *out, size_t out_stride, const real *q, size_t q_stride, KvView view, size_t B,

@@ -19,7 +19,7 @@ static void rotate(const Model *m, const Layer *y, real *x, size_t stride, size_
 
 static AttnShape attn_shape(const Model *m, const Layer *y) {
     return (AttnShape){.H = y->H, .KV = y->KV, .D = y->D, .Dv = y->Dv, .scale = 1 / sqrt((double)y->D),
-                       .flash = m->c.attn_kernel == KERNEL_flash, .tile = m->c.tile};
+                       .flash = m->c.attn_kernel == KERNEL_flash, .tile = m->c.tile, .slope = m->slopes};
 }
 
 // Attention over keys and values wherever they stand: in the batch, or in the cache.

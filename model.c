@@ -1,6 +1,7 @@
 // model.c: the GPT whose whole architecture is flags: the table of parameters, their initial values,
 // the residual stream with its norms, the output head and loss, forward and backward, and inference
 // with a cache. What happens inside a residual branch is in block.c.
+#include "attention.h"
 #include "block.h"
 #include "lib/matmul.h"
 #include "lib/numeric.h"
@@ -326,6 +327,7 @@ Model *model_new(const Config *config, bool training) {
         m->tied_gradient = tied ? m->gradients + m->total : NULL;
     }
     make_rope(m, m->c.context);
+    if (m->c.pos == POS_alibi) alibi_slopes(m->slopes = xmalloc(m->c.heads * sizeof *m->slopes), m->c.heads);
     init_values(m);
     return m;
 }
@@ -335,7 +337,7 @@ void model_free(Model *m) {
     arena_free(&m->parameter_arena), arena_free(&m->packed_arena), arena_free(&m->gradient_arena), arena_free(&m->activation_arena);
     for (int i = 0; i < 2; i++) free(m->cosine[i]), free(m->sine[i]);
     free(m->rows), free(m->layers), free(m->packs), free(m->x), free(m->acts), free(m->layer_grads), free(m->stats), free(m->load);
-    free(m);
+    free(m->slopes), free(m);
 }
 
 // Numbers of a layer's weights that one token passes: experts not chosen are left out.

@@ -35,7 +35,8 @@ static void lay_out(Work *w) {
 
 static void work_new(Work *w, size_t T, bool flash) {
     *w = (Work){.T = T, .arena = {.name = "attention"}};
-    w->shape = (AttnShape){HEADS, HEADS, WIDTH, WIDTH, 1 / sqrt(WIDTH), flash, 64};
+    w->shape = (AttnShape){.H = HEADS, .KV = HEADS, .D = WIDTH, .Dv = WIDTH, .scale = 1 / sqrt(WIDTH), .flash = flash,
+                           .tile = 64};
     lay_out(w);
     arena_commit(&w->arena);
     lay_out(w);

@@ -10,7 +10,7 @@
 #define ATTN_VALUES(X)        X(ATTN, mha) X(ATTN, gqa) X(ATTN, mla)
 #define ATTN_KERNEL_VALUES(X) X(KERNEL, naive) X(KERNEL, flash)
 #define QK_NORM_VALUES(X)     X(QK, none) X(QK, head) X(QK, full)
-#define POS_VALUES(X)         X(POS, rope) X(POS, learned) X(POS, none)
+#define POS_VALUES(X)         X(POS, rope) X(POS, learned) X(POS, none) X(POS, alibi)
 #define NORM_VALUES(X)        X(NORM, pre) X(NORM, post) X(NORM, out) X(NORM, peri) X(NORM, deepnorm) \
                               X(NORM, keel) X(NORM, none)
 #define NORM_KIND_VALUES(X)   X(NORM_KIND, rms) X(NORM_KIND, layer) X(NORM_KIND, dyt)

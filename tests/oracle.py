@@ -261,6 +261,38 @@ def ours_is_opened(name, directory):
     return agree(us, theirs(model, directory))
 
 
+def llama_name(name):
+    """What transformers calls a tensor of ours in a Llama."""
+    ends = {"embed.weight": "model.embed_tokens.weight", "head.weight": "lm_head.weight",
+            "final_norm.weight": "model.norm.weight"}
+    parts = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn": "self_attn", "ffn": "mlp"}
+    parts.update((p, p + "_proj") for p in ("q", "k", "v", "o", "gate", "up", "down"))
+    return ends.get(name) or "model." + ".".join(parts.get(part, part) for part in name.split("."))
+
+
+def alibi(heads):
+    """No architecture of theirs is ours with ALiBi, but the same weights are a Llama of theirs. It gets BLOOM's own
+    slopes through its attention mask (which is added to the scores), and no rotation."""
+    def check(directory):
+        flags = f"--heads {heads} --head-dim 10 --tie 0 "
+        save_ours(flags + "--pos alibi", directory)
+        save_ours(flags, directory + ".llama")  # initial values depend on the seed and a tensor's name alone
+        model = T.AutoModelForCausalLM.from_pretrained(directory + ".llama", attn_implementation="eager")
+        at = torch.arange(LENGTH)
+        bias = T.models.bloom.modeling_bloom.build_alibi_tensor(torch.ones(1, LENGTH), heads, torch.float64)
+        mask = bias.reshape(1, heads, 1, LENGTH).masked_fill(at[None, :] > at[:, None], float("-inf"))
+        plain, rotary = model.forward, model.model.rotary_emb
+
+        def no_rotation(x, *_, **__):
+            angles = torch.zeros(1, LENGTH, 10, dtype=x.dtype)
+            return angles + 1, angles
+        rotary.forward = no_rotation
+        model.forward = lambda tokens, **options: plain(tokens, attention_mask=mask, **options)
+        logits, gradients = ours(directory)
+        return agree((logits, {llama_name(n): g for n, g in gradients.items()}), theirs(model, directory))
+    return check
+
+
 def ours_alone(directory):
     """What transformers has no architecture for: still a sound safetensors file and a config that says so."""
     save_ours(LATENTS + EXPERTS + "--norm peri --ffn relu2 --attn gqa+mla", directory)
@@ -285,6 +317,8 @@ def all_checks():
         yield f"theirs/{name}", check
     for name in OURS:
         yield f"ours/{name}", lambda d, n=name: ours_is_opened(n, d)
+    for heads in (4, 6):
+        yield f"ours/alibi-{heads}-heads", alibi(heads)
     yield "ours/no-such-architecture", ours_alone
 
 

@@ -21,10 +21,12 @@ typedef struct {
     real *out, *lse, *probability, *dq, *dk, *dv;
 } Call;
 
-typedef struct { size_t H, KV, D, Dv; } Heads;
+typedef struct { size_t H, KV, D, Dv, window; bool alibi; } Heads;
+static const real slopes[] = {(real)0.5, (real)0.25, (real)0.0625, 1, (real)0.01, (real)0.125, (real)0.7};
 
 static Call make_call(size_t B, size_t n, size_t L, Heads h, bool flash, size_t tile, Rng *r) {
-    Call c = {.B = B, .n = n, .L = L, .s = {h.H, h.KV, h.D, h.Dv, 1 / sqrt((double)h.D), flash, tile}};
+    Call c = {.B = B, .n = n, .L = L, .s = {h.H, h.KV, h.D, h.Dv, 1 / sqrt((double)h.D), flash, tile, h.window,
+                                                    h.alibi ? slopes : NULL}};
     size_t k_row = h.KV * h.D + 2, v_row = h.KV * h.Dv + 1;
     c.q_stride = h.H * h.D + 3, c.out_stride = h.H * h.Dv + 4;
     c.q_size = (B * n - 1) * c.q_stride + h.H * h.D, c.out_size = (B * n - 1) * c.out_stride + h.H * h.Dv;
@@ -58,32 +60,33 @@ static double *exact_like(const real *x, size_t n) {            // what no row c
     return e;
 }
 
-// Query i of head h: p = softmax(scale q k), out = p v; dv_j = p_j dout, dp_j = dout v_j, ds = p (dp - p dp) scale.
+// Query i of head h: p = softmax(scale q k - slope distance) over what it sees, out = p v; dv_j = p_j dout, dp_j = dout v_j, ds = p (dp - p dp) scale.
 static void exact_query(const Call *c, Exact *e, size_t b, size_t h, size_t i) {
     const AttnShape *s = &c->s;
     size_t row = (b * s->H + h) * c->n + i, seen = c->L - c->n + i + 1, g = h / (s->H / s->KV);
+    size_t first = s->window && seen > s->window ? seen - s->window : 0;
     size_t q = (b * c->n + i) * c->q_stride + h * s->D, o = (b * c->n + i) * c->out_stride + h * s->Dv;
     size_t k = b * c->view.k_step + g * s->D, v = b * c->view.v_step + g * s->Dv;
     double *p = e->probability + row * c->L, *dp = e->dp, most = -INFINITY, sum = 0, mean = 0;
-    for (size_t j = 0; j < seen; j++) {
-        p[j] = dp[j] = 0;
+    for (size_t j = first; j < seen; j++) {
+        p[j] = s->slope ? -(double)s->slope[h] * (double)(seen - 1 - j) : 0, dp[j] = 0;
         for (size_t d = 0; d < s->D; d++)
             p[j] += s->scale * (double)c->q[q + d] * (double)c->k[k + j * c->view.k_stride + d];
         most = fmax(most, p[j]);
     }
-    for (size_t j = 0; j < seen; j++) sum += p[j] = exp(p[j] - most);
-    for (size_t j = 0; j < c->L; j++) p[j] = j < seen ? p[j] / sum : 0;
+    for (size_t j = first; j < seen; j++) sum += p[j] = exp(p[j] - most);
+    for (size_t j = 0; j < c->L; j++) p[j] = j >= first && j < seen ? p[j] / sum : 0;
     e->lse[row] = most + log(sum);
     for (size_t d = 0; d < s->Dv; d++) e->out[o + d] = 0;
-    for (size_t j = 0; j < seen; j++)
+    for (size_t j = first; j < seen; j++)
         for (size_t d = 0; d < s->Dv; d++) {
             e->out[o + d] += p[j] * (double)c->v[v + j * c->view.v_stride + d];
             dp[j] += (double)c->dout[o + d] * (double)c->v[v + j * c->view.v_stride + d];
             if (e->dv) e->dv[v + j * c->view.v_stride + d] += p[j] * (double)c->dout[o + d];
         }
-    for (size_t j = 0; j < seen; j++) mean += p[j] * dp[j];
+    for (size_t j = first; j < seen; j++) mean += p[j] * dp[j];
     for (size_t d = 0; d < s->D && e->dq; d++) e->dq[q + d] = 0;
-    for (size_t j = 0; j < seen && e->dq; j++)
+    for (size_t j = first; j < seen && e->dq; j++)
         for (size_t d = 0; d < s->D; d++) {
             double ds = p[j] * (dp[j] - mean) * s->scale;
             e->dq[q + d] += ds * (double)c->k[k + j * c->view.k_stride + d];
@@ -115,9 +118,9 @@ static void close_to(const Call *c, const char *what, const real *found, const d
         double error = fabs((double)found[i] - expected[i]) / scale;
         if (!(error <= worst)) worst = isnan(error) ? (double)INFINITY : error;
     }
-    CHECK(worst <= UNITS * EPSILON, "%s, %s: B %zu n %zu L %zu H %zu KV %zu D %zu Dv %zu tile %zu: off by %.1f units",
-          what, c->s.flash ? "flash" : "naive", c->B, c->n, c->L, c->s.H, c->s.KV, c->s.D, c->s.Dv, c->s.tile,
-          worst / EPSILON);
+    CHECK(worst <= UNITS * EPSILON, "%s, %s: B %zu n %zu L %zu H %zu KV %zu D %zu Dv %zu window %zu%s tile %zu: off by %.1f units",
+          what, c->s.flash ? "flash" : "naive", c->B, c->n, c->L, c->s.H, c->s.KV, c->s.D, c->s.Dv, c->s.window,
+          c->s.slope ? " alibi" : "", c->s.tile, worst / EPSILON);
 }
 
 // ---- against the formula -------------------------------------------------------------------------
@@ -141,8 +144,10 @@ static void check_call(size_t B, size_t n, size_t L, Heads h, bool flash, size_t
     arrays_free();
 }
 
-static const Heads heads[] = {{1, 1, 1, 1},   {4, 4, 8, 8},   {4, 2, 16, 16}, {6, 1, 7, 5},
-                              {3, 3, 24, 40}, {2, 1, 33, 17}, {2, 2, 64, 64}};
+static const Heads heads[] = {{1, 1, 1, 1, 0, false},    {4, 4, 8, 8, 0, false},    {4, 2, 16, 16, 0, false},
+                              {6, 1, 7, 5, 0, false},    {3, 3, 24, 40, 0, false},  {2, 1, 33, 17, 0, false},
+                              {2, 2, 64, 64, 0, false},  {2, 2, 8, 8, 1, false},    {4, 2, 16, 12, 33, false},
+                              {2, 1, 24, 24, 64, false}, {7, 7, 8, 8, 0, true},     {4, 1, 20, 9, 50, true}};
 enum { HEADS = sizeof heads / sizeof *heads };
 
 static void lengths(void) {
@@ -177,13 +182,13 @@ static void cached(void) {
 // n new queries after a past are the last n rows of the whole, in the same bits, whatever n.
 static void check_past(size_t L, size_t n, Heads h, bool flash, size_t tile, Rng *r) {
     Call all = make_call(1, L, L, h, flash, tile, r), part = make_call(1, n, L, h, flash, tile, r);
-    part.view = all.view;
+    part.view = all.view, part.probability = NULL;
     memcpy(part.q, all.q + (L - n) * all.q_stride, part.q_size * sizeof *part.q);
     forward(&all), forward(&part);
     for (size_t i = 0; i < n; i++)
         CHECK(same_bits(part.out + i * part.out_stride, all.out + (L - n + i) * all.out_stride, h.H * h.Dv),
-              "%s: H %zu KV %zu D %zu, tile %zu: query %zu of %zu after %zu differs from the whole",
-              flash ? "flash" : "naive", h.H, h.KV, h.D, tile, i, n, L - n);
+              "%s: H %zu KV %zu D %zu, window %zu, tile %zu: query %zu of %zu after %zu differs from the whole",
+              flash ? "flash" : "naive", h.H, h.KV, h.D, h.window, tile, i, n, L - n);
     arrays_free();
 }
 
@@ -236,12 +241,14 @@ static uint64_t digest(const Call *c, bool gradients) {
 
 // Enough work to wake all threads; with one key head, the threads share its queries' heads.
 static void threads(void) {
-    static const int counts[] = {1, 2, 3, 8};
+    static const int counts[] = {1, 2, 3, 8, 0, false};
     static const struct { size_t B, n, L; Heads h; } call[] = {
-                {3, 70, 70, {4, 2, 24, 24}},
-                {1, 90, 90, {7, 1, 20, 12}},
-                {1, 1, 700, {8, 1, 40, 32}},
-                {1, 1, 500, {6, 3, 32, 32}}};
+                {3, 70, 70, {4, 2, 24, 24, 0, false}},
+                {1, 90, 90, {7, 1, 20, 12, 0, false}},
+                {1, 1, 700, {8, 1, 40, 32, 0, false}},
+                {1, 1, 500, {6, 3, 32, 32, 0, false}},
+                {2, 120, 120, {4, 2, 24, 24, 50, true}},
+                {1, 1, 700, {8, 1, 40, 32, 100, false}}};
     Rng r = rng_stream(3, RNG_TEST, 5);
     for (size_t i = 0; i < sizeof call / sizeof *call; i++)
         for (int flash = 0; flash < 2; flash++) {
@@ -269,7 +276,7 @@ static void one_key_wins(void) {
     for (size_t winner = 0; winner < 100; winner += 9)
         for (int flash = 0; flash < 2; flash++)
             for (int sign = -1; sign <= 1; sign += 2) {
-                Call c = make_call(1, 100, 100, (Heads){1, 1, 16, 16}, flash, 32, &r);
+                Call c = make_call(1, 100, 100, (Heads){1, 1, 16, 16, 0, false}, flash, 32, &r);
                 for (size_t t = 0; t < 100; t++)
                     for (size_t d = 0; d < 16; d++) {
                         c.q[t * c.q_stride + d] = d ? 0 : 100;
@@ -292,7 +299,7 @@ static void not_a_number(void) {
     Rng r = rng_stream(3, RNG_TEST, 7);
     for (int where = 0; where < 3; where++)
         for (int flash = 0; flash < 2; flash++) {
-            Call c = make_call(1, 100, 100, (Heads){1, 1, 16, 16}, flash, 32, &r);
+            Call c = make_call(1, 100, 100, (Heads){1, 1, 16, 16, 0, false}, flash, 32, &r);
             size_t bad = where == 1 ? 0 : 70;
             if (where == 2) c.q[bad * c.q_stride + 3] = (real)NAN;
             else c.k[bad * c.view.k_stride + 3] = (real)NAN;
@@ -309,6 +316,25 @@ static void not_a_number(void) {
         }
 }
 
+// Those that the paper states: 8 heads halve from 1/2, 16 heads from 1/sqrt 2; 12 heads are 8 and every other of 16.
+static void slopes_of_alibi(void) {
+    real slope[16];
+    double expected[16];
+    for (size_t H = 1; H <= 16; H++) {
+        alibi_slopes(slope, H);
+        size_t base = H < 2 ? 1 : H < 4 ? 2 : H < 8 ? 4 : H < 16 ? 8 : 16;
+        for (size_t h = 0; h < H; h++)
+            expected[h] = h < base ? pow(2, -8.0 * (double)(h + 1) / (double)base)
+                                   : pow(2, -4.0 * (double)(2 * (h - base) + 1) / (double)base);
+        for (size_t h = 0; h < H; h++)
+            CHECK(fabs((double)slope[h] - expected[h]) <= EPSILON * expected[h],
+                  "head %zu of %zu has slope %g, expected %g", h, H, (double)slope[h], expected[h]);
+    }
+    alibi_slopes(slope, 8);
+    CHECK(slope[0] == (real)0.5 && slope[7] == (real)0.00390625, "8 heads: %g to %g", (double)slope[0],
+          (double)slope[7]);
+}
+
 static const Test tests[] = {
     {"attention/lengths", "both kernels, forward and backward, are the formula for rows of 1 to 257 tokens", lengths},
     {"attention/tiles", "tiles of 32 to 65536 keys", tiles},
@@ -316,6 +342,7 @@ static const Test tests[] = {
     {"attention/past", "new queries after a past are the rows of the whole forward, bit for bit", past},
     {"attention/batch", "a sequence does not depend on the others in its batch, bit for bit", batches},
     {"attention/threads", "1, 2, 3 and 8 threads give the same bits", threads},
+    {"attention/slopes", "the slopes of ALiBi for 1 to 16 heads", slopes_of_alibi},
     {"attention/one-key", "one key that takes all the weight, in any tile", one_key_wins},
     {"attention/nan", "a NaN spoils the rows that see it and no others", not_a_number},
 };

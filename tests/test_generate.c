@@ -94,7 +94,8 @@ static void test_cache(void) {
         "--attn gqa --kv-heads 1 --attn-kernel naive", "--pos learned", "--pos none", "--rope-dim 4 --attn gqa",
         "--pos learned --attn-kernel naive --attn gqa --kv-heads 1", "--qk-norm head", "--qk-norm full --norm out",
         "--norm post --norm-kind layer --bias", "--norm peri --ffn gelu", "--norm deepnorm --ffn relu2 --tie 0",
-        "--head-dim 20 --rope-dim 6", "--experts 5 --top-k 2 --shared-experts 1",
+        "--head-dim 20 --rope-dim 6", "--pos alibi --heads 6 --head-dim 8 --attn gqa+mha --tile 32",
+        "--pos alibi --attn-kernel naive", "--experts 5 --top-k 2 --shared-experts 1",
         "--experts 4 --gate sigmoid --router bias --first-dense 1 --pos none",
     };
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_cache(flags[i]);
@@ -124,7 +125,8 @@ static double mla_difference(const char *flags, int split) {
 static void test_mla(void) {
     static const char *const flags[] = {
         "--attn mla --kv-rank 12", "--attn mla --kv-rank 12 --attn-kernel naive", "--attn mla --pos learned",
-        "--attn mla --q-rank 9 --rope-dim 2 --v-dim 5", "--attn mla --pos none", "--attn gqa+mla --kv-heads 2",
+        "--attn mla --q-rank 9 --rope-dim 2 --v-dim 5", "--attn mla --pos none", "--attn mla --pos alibi",
+        "--attn gqa+mla --kv-heads 2",
         "--attn mla --kv-rank 20 --nope-dim 4 --bias --norm-kind layer", "--attn mla --tile 32 --experts 4",
     };
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {

@@ -155,7 +155,7 @@ static const char *const axes[][8] = {
     {"--attn mha", "--attn gqa --kv-heads 2", "--attn gqa --kv-heads 1", "--attn mla --kv-rank 5 --v-dim 3", "--attn mla --q-rank 7 --nope-dim 4 --kv-rank 6", "--attn gqa+mla"},
     {"--attn-kernel flash", "--attn-kernel naive"},
     {"--qk-norm none", "--qk-norm head", "--qk-norm full"},
-    {"--pos rope", "--pos rope --rope-dim 4 --rope-theta 100", "--pos learned", "--pos none"},
+    {"--pos rope", "--pos rope --rope-dim 4 --rope-theta 100", "--pos learned", "--pos none", "--pos alibi"},
     {"--norm pre", "--norm post", "--norm out", "--norm peri", "--norm deepnorm", "--norm keel", "--norm none"},
     {"--norm-kind rms", "--norm-kind layer", "--norm-kind dyt"},
     {"--ffn swiglu", "--ffn gelu", "--ffn relu2"},
@@ -227,6 +227,7 @@ static void tiles(void) {
     check_model("--layers 1 --attn gqa --kv-heads 2 --tile 32", LONGEST);
     check_model("--layers 1 --attn gqa --kv-heads 2 --attn-kernel naive", LONGEST);
     check_model("--layers 1 --attn mla --tile 32", LONGEST);
+    check_model("--layers 1 --attn gqa --kv-heads 2 --tile 32 --pos alibi", LONGEST);
 }
 
 static const Test tests[] = {

@@ -23,6 +23,7 @@ static const char *const kinds[] = {
     "--attn mha+mla --qk-norm full --pos none --ffn gelu --norm keel",
     "--attn gqa --kv-heads 2 --norm peri --norm-kind dyt --bias",
     "--attn mha --norm none --tie 0",
+    "--attn mha+gqa --kv-heads 2 --pos alibi",
     "--attn mha --experts 5 --top-k 2 --expert-width 11 --aux-loss 0.1 --z-loss 0.01",
     ("--attn mla --experts 6 --top-k 3 --expert-width 13 --gate sigmoid --router bias --shared-experts 1 "
      "--first-dense 1 --tie 0"),

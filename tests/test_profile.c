@@ -86,6 +86,10 @@ static void attention(void) {
     // Backward: dP, dV, dK, dQ and dS = scale P (dP - delta); flash computes the scores and P again.
     expect(&naive, PROFILE_attention_backward, L, pairs * (8 * D + 3), 2 * rows + pairs);
     expect(&p, PROFILE_attention_backward, L, pairs * (10 * D + 3 + PROFILE_EXP + 3), 2 * rows);
+    // ALiBi: the distance, the score scaled, and a multiplication and addition of the two.
+    p = step_of(GQA "--attn-kernel flash --pos alibi", &c);
+    expect(&p, PROFILE_attention_forward, L, pairs * (4 * D + PROFILE_EXP + 8), rows);
+    expect(&p, PROFILE_attention_backward, L, pairs * (10 * D + 3 + PROFILE_EXP + 7), 2 * rows);
 }
 
 static void everything_else(void) {
