@@ -16,6 +16,7 @@
 #include <omp.h>
 
 enum { QUERY_TILE = 24, SMALL = 1 << 14 };
+static Workspace workspace;        // of the one attention that runs at a time
 
 static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
@@ -170,25 +171,33 @@ static void head_forward_naive(const Head *t, const AttnShape *s, real *scratch)
     }
 }
 
+// What a thread needs, in numbers: packed keys and values, and scores. `kept`: the probabilities have a place.
+typedef struct { size_t keys, values, each; } ForwardSpace;
+static ForwardSpace forward_space(size_t n, size_t L, bool kept, AttnShape s) {
+    size_t scores = s.flash ? QUERY_TILE * s.tile : kept ? 0 : size_mul(n, L);
+    ForwardSpace f = {.keys = packed_size(s.D, L), .values = packed_size(L, s.Dv)};
+    f.each = f.keys + f.values + scores;
+    return f;
+}
+
 void attention_forward(real *out, size_t out_stride, real *lse, real *probability, const real *q, size_t q_stride,
                        KvView view, size_t B, size_t n, AttnShape s) {
     size_t pairs = B * s.H * (pairs_seen(&s, view.length) - pairs_seen(&s, view.length - n));
     size_t key_and_value = view.k == view.v ? s.D : s.D + s.Dv, first = first_seen(&s, view.length - n);  // a latent is both
     PROFILE(attention_forward, pairs * (2 * (s.D + s.Dv) + PROFILE_EXP + (s.slope ? 8 : 4)),
             B * (n * s.H * (s.D + s.Dv) + (view.length - first) * s.KV * key_and_value) + (probability ? pairs : 0));
-    static Workspace workspace;
     size_t skipped = probability && !s.flash ? 0 : first / s.tile * s.tile;    // whole tiles that nobody sees
     view.k += skipped * view.k_stride, view.v += skipped * view.v_stride, view.length -= skipped;
     size_t L = view.length, group = s.H / s.KV, threads = (size_t)omp_get_max_threads();
     // With few key heads (decoding, or a latent shared by all heads) the queries of one are shared out too.
     size_t split = B * s.KV < threads ? smaller(group, (threads + B * s.KV - 1) / (B * s.KV)) : 1, tasks = B * s.KV * split;
-    size_t scores = s.flash ? QUERY_TILE * s.tile : n * L;
-    size_t keys_size = packed_size(s.D, L), values_size = packed_size(L, s.Dv), each = keys_size + values_size + scores;
-    real *space = workspace_take(&workspace, each * threads);
+    ForwardSpace need = forward_space(n, L, probability != NULL, s);
+    real *space = workspace_take(&workspace, size_mul(need.each, threads));
 #pragma omp parallel for schedule(static) if (B * n * L * s.H * s.D > SMALL)
     for (size_t task = 0; task < tasks; task++) {
         size_t part = task % split, g = task / split % s.KV, b = task / split / s.KV;
-        real *keys = space + (size_t)omp_get_thread_num() * each, *values = keys + keys_size, *score = values + values_size;
+        real *keys = space + (size_t)omp_get_thread_num() * need.each, *values = keys + need.keys;
+        real *score = values + need.values;
         pack(keys, view.k + b * view.k_step + g * view.k_head, 1, view.k_stride, s.D, L);
         pack(values, view.v + b * view.v_step + g * view.v_head, view.v_stride, 1, L, s.Dv);
         for (size_t h = g * group + group * part / split; h < g * group + group * (part + 1) / split; h++) {
@@ -272,24 +281,37 @@ static void head_backward_naive(const HeadGradient *t, const AttnShape *s, real 
     }
 }
 
+// What a thread needs, in numbers: keys, values, queries and gradients of outputs, packed, and scores.
+typedef struct { size_t keys_t, keys, values_t, values, each; } BackwardSpace;
+static BackwardSpace backward_space(size_t T, AttnShape s) {
+    BackwardSpace b = {packed_size(s.D, T), packed_size(T, s.D), packed_size(s.Dv, T), packed_size(T, s.Dv), 0};
+    size_t scores = s.flash ? 2 * QUERY_TILE * s.tile : size_mul(T, T);
+    b.each = b.keys_t + 2 * b.keys + b.values_t + b.values + scores;
+    return b;
+}
+
+size_t attention_workspace(size_t T, AttnShape s) {
+    size_t forward = forward_space(T, T, false, s).each, backward = backward_space(T, s).each;
+    return size_mul(forward > backward ? forward : backward, (size_t)omp_get_max_threads());
+}
+
 void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const real *dout, const real *out,
                         size_t out_stride, const real *lse, const real *probability, const real *q, size_t q_stride,
                         KvView view, size_t B, size_t n, AttnShape s) {
     size_t pairs = B * s.H * pairs_seen(&s, n), again = 2 * s.D + PROFILE_EXP + (s.slope ? 7 : 3);  // the scores
     PROFILE(attention_backward, pairs * (4 * (s.D + s.Dv) + 3 + (s.flash ? again : 0)),
             B * n * (2 * s.H * (s.D + s.Dv) + 2 * s.KV * (s.D + s.Dv)) + (s.flash ? 0 : pairs));
-    static Workspace workspace;
     size_t threads = (size_t)omp_get_max_threads(), group = s.H / s.KV, T = n;
-    size_t kt = packed_size(s.D, T), k = packed_size(T, s.D), vt = packed_size(s.Dv, T), d = packed_size(T, s.Dv);
-    size_t scores = s.flash ? 2 * QUERY_TILE * s.tile : T * T, each = kt + k + vt + k + d + scores;
-    real *space = workspace_take(&workspace, each * threads);
+    BackwardSpace need = backward_space(T, s);
+    real *space = workspace_take(&workspace, size_mul(need.each, threads));
 #pragma omp parallel for schedule(static) if (B * T * T * s.H * s.D > SMALL)
     for (size_t task = 0; task < B * s.KV; task++) {
         size_t b = task / s.KV, g = task % s.KV;
         const real *k_head = view.k + b * view.k_step + g * view.k_head, *v_head = view.v + b * view.v_step + g * view.v_head;
         real *dk_head = dk + (k_head - view.k), *dv_head = dv + (v_head - view.v);
-        real *keys_t = space + (size_t)omp_get_thread_num() * each, *keys = keys_t + kt, *values_t = keys + k;
-        real *queries = values_t + vt, *douts = queries + k, *score = douts + d;
+        real *keys_t = space + (size_t)omp_get_thread_num() * need.each, *keys = keys_t + need.keys_t;
+        real *values_t = keys + need.keys, *queries = values_t + need.values_t, *douts = queries + need.keys;
+        real *score = douts + need.values;
         pack(keys_t, k_head, 1, view.k_stride, s.D, T);
         pack(keys, k_head, view.k_stride, 1, T, s.D);
         pack(values_t, v_head, 1, view.v_stride, s.Dv, T);

@@ -38,6 +38,9 @@ void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const re
 // The slopes of ALiBi for H heads.
 void alibi_slopes(real *slope, size_t H);
 
+// Numbers of scratch memory that both take for sequences of T tokens, with all threads.
+size_t attention_workspace(size_t T, AttnShape s);
+
 // The readable reference: loops over queries, keys, dimensions, as the formula says. Same arguments.
 void attention_forward_naive(real *out, size_t out_stride, const real *q, size_t q_stride, KvView view, size_t B,
                              size_t n, AttnShape s);

@@ -109,6 +109,7 @@ struct Mixer {
     BranchForward *forward; BranchBackward *backward;                 // training, prefill and decoding (b->cache)
     CacheNeed (*cache)(const Layer *y);
     double (*flops)(const Layer *y, size_t T);                        // per token of a step, beyond 6 per weight
+    size_t (*workspace)(const Model *m, const Layer *y, size_t T);    // numbers, beyond those of products; NULL: none
 };
 extern const Mixer mixer_mha, mixer_mla;
 const Mixer *mixer_of(int attn);

@@ -47,6 +47,10 @@ static void layout_attention(const Model *m, const Layer *y, LayerActs *a, Arena
 // Forward and backward of the scores and of their sum, half of them masked.
 static double attention_flops(const Layer *y, size_t T) { return 3.0 * (double)(y->H * (y->D + y->Dv)) * (double)T; }
 
+static size_t workspace_of_attention(const Model *m, const Layer *y, size_t T) {
+    return attention_workspace(T, attn_shape(m, y));
+}
+
 // ---- mha and gqa ---------------------------------------------------------------------------------
 // One product makes [q | k | v] rows; q and k are normalised (if asked), rotated, and attended in place.
 
@@ -130,7 +134,7 @@ static void layout_mha_grads(const Model *m, const Layer *y, LayerGrads *g, Aren
 
 static CacheNeed mha_cache(const Layer *y) { return (CacheNeed){.k = y->KV * y->D, .v = y->KV * y->D}; }
 
-const Mixer mixer_mha = {add_mha, layout_mha, layout_mha_grads, mha_forward, mha_backward, mha_cache, attention_flops};
+const Mixer mixer_mha = {add_mha, layout_mha, layout_mha_grads, mha_forward, mha_backward, mha_cache, attention_flops, workspace_of_attention};
 
 // ---- mla -----------------------------------------------------------------------------------------
 // Multi-head latent attention: DeepSeek-V2 2024, eq. 9-19, as in DeepSeek-V3. The latent c (width R) is
@@ -296,4 +300,4 @@ static void layout_mla_grads(const Model *m, const Layer *y, LayerGrads *g, Aren
 
 static CacheNeed mla_cache(const Layer *y) { return (CacheNeed){.k = y->kv_b.K + y->P}; }
 
-const Mixer mixer_mla = {add_mla, layout_mla, layout_mla_grads, mla_forward, mla_backward, mla_cache, attention_flops};
+const Mixer mixer_mla = {add_mla, layout_mla, layout_mla_grads, mla_forward, mla_backward, mla_cache, attention_flops, workspace_of_attention};

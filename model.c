@@ -343,6 +343,23 @@ void model_free(Model *m) {
 // Numbers of a layer's weights that one token passes: experts not chosen are left out.
 static size_t active(const Model *m, const Param *p) { return p->rank == 3 ? p->size / m->c.experts * m->c.top_k : p->size; }
 
+// What products and attention take of scratch memory in a step: the most of any, since they come one after the other.
+static size_t workspace(const Model *m, size_t M) {
+    size_t product = 0, mixer = 0;
+    for (size_t i = 0; i < m->pack_count; i++) {
+        const Linear *p = &m->packs[i];
+        size_t rows = p == m->packs + m->pack_count - 1 ? head_rows(m, M) : M, routed = size_mul(M, m->c.top_k);
+        size_t need = linear_workspace(p->count > 1 ? routed : rows, p->N, p->K, p->count);
+        product = need > product ? need : product;
+    }
+    for (size_t l = 0; l < m->c.layers; l++) {
+        const Layer *y = &m->layers[l];
+        size_t need = y->mixer->workspace ? y->mixer->workspace(m, y, m->c.context) : 0;
+        mixer = need > mixer ? need : mixer;
+    }
+    return product + mixer;
+}
+
 ModelSize model_size(const Config *config) {
     Model *m = model_sketch(config);
     const Config *c = &m->c;
@@ -363,6 +380,7 @@ ModelSize model_size(const Config *config) {
         s.flops_per_token += y->mixer->flops(y, c->context);
         s.cache_bytes_per_token += (need.k + need.v) * sizeof(real);
     }
+    s.workspace_bytes = workspace(m, size_mul(c->micro_batch, c->context)) * sizeof(real);
     s.activation_bytes = measured(m, c->micro_batch, c->context, true).used;
     model_free(m);
     return s;

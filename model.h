@@ -40,7 +40,9 @@ typedef struct Model Model;
 typedef struct {
     size_t parameters, active_parameters;       // active: per token (experts not chosen left out)
     double flops_per_token;                     // forward and backward: 6 per matrix parameter used, causal attention at half
-    size_t parameter_bytes, gradient_bytes, moment_bytes, packed_bytes, activation_bytes, cache_bytes_per_token;
+    size_t parameter_bytes, gradient_bytes, moment_bytes, packed_bytes, activation_bytes;
+    size_t workspace_bytes;                     // scratch memory of products and attention, with all threads
+    size_t cache_bytes_per_token;
 } ModelSize;
 
 Model *model_new(const Config *config, bool training);  // resolved config; parameters initialised from config->seed

@@ -69,6 +69,12 @@ static void print_bytes(FILE *out, const char *what, size_t bytes) {
     fprintf(out, "%s %.*f MiB", what, mib < 10 ? 2 : 0, mib);
 }
 
+// Program and data: what is resident before there is a model.
+static size_t memory_of_training(const ModelSize *s) {
+    return s->parameter_bytes + s->gradient_bytes + s->moment_bytes + s->packed_bytes + s->activation_bytes +
+           s->workspace_bytes + (size_t)machine_peak_memory();
+}
+
 void report_banner(const Facts *f, FILE *out) {
     const ModelSize *s = f->size;
     char *resolved = flags_summary(&config_table, f->config, false);
@@ -79,11 +85,14 @@ void report_banner(const Facts *f, FILE *out) {
     fprintf(out, "\nmodel    %zu parameters", s->parameters);
     if (s->active_parameters != s->parameters) fprintf(out, ", %zu of them active per token", s->active_parameters);
     fprintf(out, ", %.3g MFLOP per token to train\n", s->flops_per_token * 1e-6);
-    print_bytes(out, "memory   parameters", s->parameter_bytes);
+    print_bytes(out, "memory  ", memory_of_training(s));
+    print_bytes(out, ": parameters", s->parameter_bytes);
     print_bytes(out, ", gradients", s->gradient_bytes);
     print_bytes(out, ", moments", s->moment_bytes);
     print_bytes(out, ", packed weights", s->packed_bytes);
     print_bytes(out, ", activations", s->activation_bytes);
+    print_bytes(out, ", workspaces", s->workspace_bytes);
+    print_bytes(out, ", program and data", (size_t)machine_peak_memory());
     fprintf(out, "; a cache takes %zu bytes per token\n", s->cache_bytes_per_token);
     fprintf(out, "machine  %d threads, %s, FMA peak %.0f GFLOP/s\n", omp_get_max_threads(), simd_name(),
             f->peak * 1e-9);
@@ -112,7 +121,9 @@ void report_describe(const Facts *f, json_t *run_json) {
     put_size(model, "moment_bytes", s->moment_bytes);
     put_size(model, "packed_bytes", s->packed_bytes);
     put_size(model, "activation_bytes", s->activation_bytes);
+    put_size(model, "workspace_bytes", s->workspace_bytes);
     put_size(model, "cache_bytes_per_token", s->cache_bytes_per_token);
+    put_size(machine, "memory_bytes", memory_of_training(s));
     put(machine, "peak_flops", f->peak);
     json_object_set_new(run_json, "data", data);
     json_object_set_new(run_json, "model", model);

@@ -47,26 +47,18 @@ static double peak_of(const char *directory) {
     return bytes;
 }
 
-// The sum of all parts, "... 12 MiB, ...", of the line that begins with "memory".
 static double predicted(const char *output) {
-    char *text = read_whole_file(output, NULL), *line = strstr(text, "\nmemory "),
-         *end = line ? strchr(line + 1, '\n') : NULL;
-    double sum = 0;
-    if (end) *end = '\0';
-    for (char *unit = line; unit && (unit = strstr(unit, " MiB")); unit++) {
-        char *number = unit;
-        while (number > line && strchr("0123456789.", number[-1])) number--;
-        sum += strtod(number, NULL) * (1 << 20);
-    }
-    free(text);
-    return sum;
+    json_t *plan = json_load_file(output, 0, NULL);
+    double bytes = json_number_value(json_object_get(json_object_get(plan, "machine"), "memory_bytes"));
+    json_decref(plan);
+    return bytes;
 }
 
 static void measure(Bench *b, size_t i, const char *train, const char *directory) {
     char *output = xprintf("%s/output", directory);
     char *steps = xprintf("--threads %d --steps 3 --warmup 1 --eval-every 3 --eval-tokens 1 --sample-tokens 0 --fresh "
                           "--out '%s/run'", b->threads, directory);
-    char *dry = xprintf("--threads %d --dry-run", b->threads);
+    char *dry = xprintf("--threads %d --dry-run json", b->threads);
     double said = run_train(train, settings[i].flags, dry, output) ? predicted(output) : 0;
     double found = run_train(train, settings[i].flags, steps, output) ? peak_of(directory) : 0;
     if (said > 0 && found > 0)

@@ -346,6 +346,11 @@ void linear_backward_weight(real *dw, real *dbias, const real *dy, const real *x
     }
 }
 
+size_t linear_workspace(size_t M, size_t N, size_t K, size_t count) {
+    size_t weights = size_mul(packed_size(N, K), count), inputs = packed_size(M, K);
+    return weights > inputs ? weights : inputs;
+}
+
 void linear_pack(real *packed, const real *w, size_t N, size_t K) {
     PROFILE(pack, 0, 2 * N * K);
 #pragma omp parallel if (N * K > SMALL)

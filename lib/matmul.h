@@ -39,6 +39,10 @@ void linear_backward_weight(real *dw, real *dbias, const real *dy, const real *x
 // Packs w [N,K] (a linear layer's weight) for linear_forward, with all threads.
 void linear_pack(real *packed, const real *w, size_t N, size_t K);
 
+// Numbers of scratch memory that the backward of a linear layer takes, to pack w for one product and x for the other;
+// of `count` layers at once, among which M rows are shared out, for all of them.
+size_t linear_workspace(size_t M, size_t N, size_t K, size_t count);
+
 // Scratch memory that grows to the largest size asked for and is then reused: no allocation inside a step.
 typedef struct { real *at; size_t size; } Workspace;
 real *workspace_take(Workspace *w, size_t size);    // at least `size` numbers, contents undefined
