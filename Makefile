@@ -4,6 +4,7 @@
 # make oracle       our models against PyTorch and transformers
 # make digest       the same bits from every compiler, instruction set and thread count at hand, and as recorded
 # make demo         train the default model, look at what it says
+# make claims       the verdicts, recomputed from the records, and the tests of what computes them
 # make bench        speed, as a share of what this machine can do (ARGS=--quick: in a minute)
 # make versus       speed against PyTorch, eager and compiled
 # make fuzz         libFuzzer on everything that reads a file or a flag    make replay   its corpus once more
@@ -100,6 +101,11 @@ digest: ready all
 	tests/digest.sh
 	tests/digests.sh
 
+# Statistics, sweeps and pages in Python, its packages in a cache folder as for the oracle.
+claims: ready all
+	claims/check
+	python=$$(tests/venv.sh claims/requirements.txt) && OMP_WAIT_POLICY=passive $$python -B tests/claims.py
+
 # Beside PyTorch where make oracle has installed it; TORCH=1 installs it. ARGS: sections and flags.
 bench: ready all $(BIN)bench/bench
 	python=$$(tests/venv.sh $(if $(TORCH),,--find) tests/oracle-requirements.txt) && \
@@ -139,5 +145,5 @@ ready:
 clean:
 	rm -rf build train generate bench/bench
 
-.PHONY: all test oracle digest bench versus asan tsan fuzz replay demo ready clean always
+.PHONY: all test oracle claims digest bench versus asan tsan fuzz replay demo ready clean always
 -include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(B)/objects/train.d $(B)/objects/generate.d $(HARNESS:.o=.d)

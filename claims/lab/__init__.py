@@ -1,0 +1,13 @@
+"""The lab: sweeps of ./train, their statistics, and the verdicts on claims.
+
+    command.py    ./train's flags with lists and ranges, and their product
+    claim.py      a claim file: thesis, arms, comparisons with predictions
+    trainer.py    asks ./train what a run would be, starts it, reads what it left
+    records.py    the results: one CSV row per run
+    match.py      widths or steps that give arms an equal budget
+    stats.py      t-intervals, Holm's correction, the smallest detectable difference
+    verdict.py    from the records of a claim to HOLDS, FAILS or INCONCLUSIVE
+    sweep.py, check.py, table.py, figure.py    the commands, and the pictures
+
+Only trainer.py starts programs, and only of this repository; everything below verdict.py sees records alone.
+"""

@@ -1,0 +1,144 @@
+"""check.py: holds what the project says against what it recorded.
+
+    claims/check                recomputes every verdict from the records, in seconds, and compares README and notebooks
+    claims/check --rerun        also trains the quickest run of every claim again, and compares its digest
+    claims/check --notebooks    also executes the notebooks, and compares what their cells print
+
+Nothing but the records decides a verdict. A page fails that shows a number which they do not hold.
+"""
+import json
+import re
+import shlex
+import sys
+import tempfile
+
+from . import trainer
+from .command import UsageError, parse_flags
+from .match import recall_claim
+from .report import effect
+from .table import QUOTE, Lab, refreshed
+from .verdict import evaluate, wanted
+
+# A measured number in a text: one with a point, a per cent, or a multiple. Code and links may have any.
+MEASURED = re.compile(r"(?<![\w.])[-+\u2212]?\d+\.\d+(?![\w.]*\w)|\d+(?:\.\d+)? ?%|\d+(?:\.\d+)?x\b")
+NOT_PROSE = re.compile(r"```.*?```|`[^`]*`|\[[^\]]*\]\([^)]*\)|\$[^$]*\$|https?://\S+", re.S)
+
+
+def check_records(claim, records, root):
+    """Complaints about one claim's records."""
+    claim = recall_claim(claim, records)
+    asked = {run.key for run in wanted(claim, records)[0]}
+    extra = [key for key in records if key not in asked]
+    dirty = [r for r in records.values() if r["commit"].endswith("-dirty") or r["commit"] in ("", "unknown")]
+    finished = [r for r in records.values() if r["status"] == "finished"]
+    blank = [r for r in finished if not re.fullmatch(r"[0-9a-f]{16}", r["digest"])]
+    found = []
+    if extra:
+        found.append(f"{len(extra)} rows that the claim does not ask for, such as: {extra[0]}")
+    if dirty:
+        found.append(f"{len(dirty)} rows without a commit that others have, such as: {dirty[0]['flags']}")
+    if blank:
+        found.append(f"{len(blank)} finished rows without a digest, such as: {blank[0]['flags']}")
+    if records and not (root / f"claims/results/{claim.name}.png").exists():
+        found.append("its figure is missing")
+    return found
+
+
+def unbacked(text):
+    """Measured numbers in a text that are not quoted from the records."""
+    return MEASURED.findall(NOT_PROSE.sub(" ", QUOTE.sub(" ", text)))
+
+
+def as_built(text):
+    """Flags that were built since the table was written are no number."""
+    return re.sub(r"\*(--[a-z-]+)\*", r"`\1`", text)
+
+
+def check_page(path, lab):
+    try:
+        fresh = refreshed(path, lab)
+    except UsageError as error:
+        return [str(error)]
+    text = path.read_text()
+    differs = ["it differs from the records; claims/table writes what they say"]
+    if path.suffix != ".ipynb":
+        return [] if as_built(fresh) == as_built(text) else differs
+    book = json.loads(text)
+    found = [] if json.loads(fresh) == book else differs
+    for c in book["cells"]:
+        loose = unbacked("".join(c["source"])) if c["cell_type"] == "markdown" else []
+        if loose:
+            found.append(f"the number {loose[0]} is not quoted from the records: {''.join(c['source'])[:60]!r}")
+    return found
+
+
+def rerun(claim, records):
+    """The quickest recorded run again: a complaint, or none."""
+    rows = [r for r in records.values() if r["status"] == "finished"]
+    if not rows:
+        return []
+    row = min(rows, key=lambda r: r["seconds"])
+    flags = {name: values[0] for name, values in parse_flags(shlex.split(row["flags"])).items()}
+    with tempfile.TemporaryDirectory() as out:
+        training = trainer.Training(flags, out, trainer.cores())
+        status, error = training.result()
+        digest = trainer.read_json(f"{out}/run.json").get("digest", "")
+    same = digest == row["digest"]
+    print(f"rerun    {claim.name}: {digest or status} {'is' if same else 'is not'} the recorded digest")
+    return [] if same else [f"the digest of {row['flags']} was {row['digest']}, now {digest or status} {error}"]
+
+
+def outputs(c):
+    """What a cell printed, without pictures and addresses."""
+    parts = []
+    for output in c.get("outputs", []):
+        parts.append("".join(output.get("text", "")) or "".join(output.get("data", {}).get("text/plain", "")))
+    return [re.sub(r"0x[0-9a-f]+", "0x", part) for part in parts]
+
+
+def execute(path):
+    """A notebook again: complaints about cells that print something else than what is stored. Cells tagged `live`
+    measure this machine, and may."""
+    import nbclient
+    import nbformat
+    book = nbformat.read(path, as_version=4)
+    stored = [outputs(c) for c in book.cells]
+    place = {"metadata": {"path": path.parent}}
+    try:
+        nbclient.NotebookClient(book, timeout=60, kernel_name="python3", resources=place).execute()
+    except nbclient.exceptions.CellExecutionError as error:
+        return [f"a cell fails: {str(error).strip().splitlines()[-1]}"]
+    return [f"a cell prints something else than is stored: {c.source[:60]!r}" for c, before in zip(book.cells, stored)
+            if c.cell_type == "code" and "live" not in c.metadata.get("tags", []) and outputs(c) != before]
+
+
+def main(words, lab=None):
+    lab, complaints, checks = lab or Lab(), [], 0
+    for claim in lab.claims:
+        records = lab.records[claim.name]
+        outcome = evaluate(recall_claim(claim, records), records)
+        missing = f", {outcome.missing} runs are missing" if outcome.missing else ""
+        print(f"{outcome.verdict:<12} {claim.name}: {claim.title}{missing}")
+        for f in outcome.findings if records else []:
+            print(f"  {f.verdict:<12} {f.comparison.name}: {effect(f)}, predicted {f.comparison.predict}, p {f.p:.2g}")
+        found = check_records(claim, records, lab.root) + (rerun(claim, records) if "--rerun" in words else [])
+        complaints += [f"{claim.name}: {text}" for text in found]
+        checks += 1
+    for path in lab.pages():
+        found = check_page(path, lab)
+        if path.suffix == ".ipynb" and "--notebooks" in words:
+            found += execute(path)
+        complaints += [f"{path.relative_to(lab.root)}: {text}" for text in found]
+        checks += 1
+    for complaint in complaints:
+        print(f"error: {complaint}", file=sys.stderr)
+    print(f"{max(0, checks - len(complaints))} passed, {len(complaints)} failed")
+    return 1 if complaints else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

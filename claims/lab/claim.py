@@ -1,0 +1,185 @@
+"""claim.py: a claim file, read and checked. What its keys mean is in claims/README.md.
+
+A run belongs to an arm: a name, its own flags, and one value of each list of the command, as in `post layers=24`.
+Beside the arm, a run has a value of each tuned flag (the learning rate) and a seed.
+"""
+import re
+import tomllib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from .command import UsageError, parse_command, parse_flags, product, text_of, values_of
+from .records import METRICS
+from .stats import Prediction
+
+KEYS = {"post", "title", "thesis", "command", "metric", "better", "unit", "tune", "tune_seeds", "usable", "worst",
+        "match", "budget_minutes", "controls", "arms", "comparison", "figure"}
+COMPARISON_KEYS = {"a", "b", "predict", "role", "metric"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    name: str     # of the claim's [arms], or "" where there are none
+    flags: tuple  # (flag, value) pairs: all but the tuned flags and the seed
+    facet: tuple  # those of them that the command lists
+
+    @property
+    def label(self):
+        return " ".join([self.name] * bool(self.name) + [f"{k}={v}" for k, v in self.facet]) or "all"
+
+
+@dataclass(frozen=True)
+class Run:
+    arm: Arm
+    tuned: tuple
+    seed: int
+
+    @property
+    def flags(self):
+        return {**dict(self.arm.flags), **dict(self.tuned), "seed": str(self.seed)}
+
+    @property
+    def key(self):
+        return text_of(self.flags)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    a: str        # label of an arm
+    b: str        # or "": then a's metric itself is predicted
+    predict: Prediction
+    metric: str
+    role: str     # thesis, or control: without which the claim shows nothing
+
+    @property
+    def name(self):
+        return f"{self.a} vs {self.b}" if self.b else self.a
+
+
+@dataclass
+class Claim:
+    name: str
+    command: str
+    arms: list
+    tuned: dict          # {flag: [values]}
+    seeds: list          # reported
+    tune_seeds: list     # on which each arm's learning rate is chosen; none: each seed's on the others
+    metric: str = "val_loss"
+    better: str = "lower"
+    unit: str = ""
+    usable: Prediction = None   # then the metric is the width of the window of learning rates, in factors of ten
+    worst: float = None         # what a diverged run counts as; no run counts as worse
+    post: int = 0
+    title: str = ""
+    thesis: str = ""
+    budget: float = None
+    controls: str = ""
+    match: str = ""
+    comparisons: list = field(default_factory=list)
+    figure: dict = field(default_factory=dict)
+    path: Path = None
+
+    def runs(self, seeds):
+        choices = [tuple(choice.items()) for choice in product(self.tuned)]
+        return [Run(arm, tuned, seed) for seed in seeds for arm in self.arms for tuned in choices]
+
+    def arm(self, label):
+        return next(arm for arm in self.arms if arm.label == label)
+
+
+def parse_prediction(text):
+    match = re.fullmatch(r"(>|<|within)\s*([-+]?[\d.]+(?:e[-+]?\d+)?)", str(text).strip())
+    if not match:
+        raise UsageError(f"'{text}' is no prediction: write '> 0.05', '< 0' or 'within 0.02'")
+    return Prediction({">": "above", "<": "below"}.get(match[1], match[1]), float(match[2]))
+
+
+def split_command(flags, tune):
+    """The seeds, the tuned lists, the other lists and the single values of a command's flags."""
+    flags = dict(flags)
+    try:
+        seeds = [int(s) for s in flags.pop("seed", ["1"])]
+    except ValueError as error:
+        raise UsageError(f"--seed takes whole numbers: {error}") from None
+    tuned = {name: flags.pop(name) for name in tune if name in flags}
+    facets = {name: values for name, values in flags.items() if len(values) > 1}
+    fixed = {name: values[0] for name, values in flags.items() if len(values) == 1}
+    return seeds, tuned, facets, fixed
+
+
+def make_arms(named, facets, fixed):
+    """Each named arm's own flags on top of the command's; an arm may set a listed flag to one value of its own."""
+    arms = []
+    for name, own in named.items():
+        if any(len(values) > 1 for values in own.values()):
+            raise UsageError(f"arm '{name}' has a list: lists belong into the command, or write one arm for each value")
+        own = {flag: values[0] for flag, values in own.items()}
+        free = {flag: values for flag, values in facets.items() if flag not in own}
+        for choice in product(free):
+            arms.append(Arm(name, tuple({**fixed, **choice, **own}.items()), tuple(choice.items())))
+    return arms
+
+
+def expand_comparison(row, arms, default_metric):
+    """One comparison for each choice of the lists, where a and b are names of arms rather than labels."""
+    unknown = set(row) - COMPARISON_KEYS
+    if unknown or "a" not in row or "predict" not in row:
+        raise UsageError(f"a [[comparison]] has a, predict, and perhaps b, role, metric; found {', '.join(row)}")
+    a, b = row["a"], row.get("b", "")
+    labels = {arm.label for arm in arms}
+    rest = (parse_prediction(row["predict"]), row.get("metric", default_metric), row.get("role", "thesis"))
+    if rest[2] not in ("thesis", "control") or rest[1] not in METRICS:
+        raise UsageError(f"comparison {a}: unknown role or metric ({rest[2]}, {rest[1]})")
+    if a in labels and (not b or b in labels):
+        return [Comparison(a, b, *rest)]
+    facets = [arm.facet for arm in arms if arm.name == a]
+    pairs = [(Arm(a, (), f).label, Arm(b, (), f).label if b else "") for f in facets]
+    missing = {x for pair in pairs for x in pair if x and x not in labels} or ({a} if not pairs else set())
+    if missing:
+        raise UsageError(f"comparison of unknown arm '{missing.pop()}'; the arms are {', '.join(sorted(labels))}")
+    return [Comparison(*pair, *rest) for pair in pairs]
+
+
+def read_claim(path):
+    path = Path(path)
+    try:
+        row = tomllib.loads(path.read_text())
+        claim = claim_of(row, path.stem)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UsageError) as error:
+        raise UsageError(f"{path}: {error}") from None
+    return replace(claim, path=path)
+
+
+def claim_of(row, name):
+    unknown, missing = set(row) - KEYS, {"thesis", "command", "metric", "comparison"} - set(row)
+    if unknown or missing:
+        raise UsageError(f"unknown key '{unknown.pop()}'" if unknown else f"the key '{missing.pop()}' is missing")
+    seeds, tuned, facets, fixed = split_command(parse_command(row["command"]), row.get("tune", ["lr"]))
+    named = {arm: parse_flags(flags.split()) for arm, flags in row.get("arms", {"": ""}).items()}
+    arms = make_arms(named, facets, fixed)
+    if row["metric"] not in METRICS:
+        raise UsageError(f"unknown metric '{row['metric']}'; there are {', '.join(METRICS)}")
+    if row.get("better", "lower") not in ("lower", "higher"):
+        raise UsageError(f"better is lower or higher, not '{row['better']}'")
+    tune_seeds = [int(s) for s in values_of(row["tune_seeds"])] if "tune_seeds" in row else []
+    if set(tune_seeds) & set(seeds):
+        raise UsageError("tune_seeds and --seed share a seed: rates are chosen on other seeds than those reported")
+    comparisons = [c for r in row["comparison"] for c in expand_comparison(r, arms, row["metric"])]
+    return Claim(name, row["command"], arms, tuned, seeds, tune_seeds, row["metric"], row.get("better", "lower"),
+                 row.get("unit", ""), parse_prediction(row["usable"]) if "usable" in row else None,
+                 row.get("worst"), row.get("post", 0), row.get("title", name), row["thesis"].strip(),
+                 row.get("budget_minutes"), row.get("controls", "").strip(), row.get("match", ""), comparisons,
+                 row.get("figure", {}))
+
+
+def ad_hoc(words, metric="val_loss", better="lower", match=""):
+    """A sweep without a claim: every list but the learning rate and the seed makes arms; the first is the baseline."""
+    seeds, tuned, facets, fixed = split_command(parse_command(words), ["lr"])
+    if metric not in METRICS:
+        raise UsageError(f"unknown metric '{metric}'; there are {', '.join(METRICS)}")
+    arms = make_arms({"": {}}, facets, fixed)
+    zero = Prediction("above", 0.0)
+    comparisons = [Comparison(arm.label, arms[0].label, zero, metric, "thesis") for arm in arms[1:]]
+    return Claim("", " ".join(words), arms, tuned, seeds, [], metric, better, comparisons=comparisons, match=match)

@@ -1,0 +1,57 @@
+"""command.py: commands of ./train whose flags hold lists, `--lr 1e-3,3e-3`, or ranges, `--seed 1..5`."""
+import itertools
+import re
+import shlex
+
+
+class UsageError(Exception):
+    """What a user can cause; shown as one line."""
+
+
+def values_of(text):
+    """Every value of a list or a range: '1..3' is 1 2 3, 'pre,post' is two words."""
+    values = []
+    for part in text.split(","):
+        ends = re.fullmatch(r"(\d+)\.\.(\d+)", part)
+        if ends and int(ends[2]) < int(ends[1]):
+            raise UsageError(f"the range {part} is empty: write the smaller number first")
+        values += [str(i) for i in range(int(ends[1]), int(ends[2]) + 1)] if ends else [part]
+    if "" in values:
+        raise UsageError(f"'{text}' is a list with an empty place")
+    if len(set(values)) < len(values):
+        raise UsageError(f"'{text}' has a value twice")
+    return values
+
+
+def parse_flags(words):
+    """{flag: [values]} of --flag value, --flag=value and --flag alone, which is 1; a later one wins."""
+    flags, i = {}, 0
+    while i < len(words):
+        if not words[i].startswith("--") or len(words[i]) < 3:
+            raise UsageError(f"expected a flag of ./train, found '{words[i]}'")
+        name, equals, value = words[i][2:].partition("=")
+        if not equals:
+            alone = i + 1 == len(words) or words[i + 1].startswith("--")
+            value = "1" if alone else words[i + 1]
+            i += not alone
+        flags[name.replace("_", "-")] = values_of(value)
+        i += 1
+    return flags
+
+
+def parse_command(text):
+    """The flags of './train --flag values ...'."""
+    words = shlex.split(text) if isinstance(text, str) else list(text)
+    if not words or words[0] not in ("./train", "train"):
+        raise UsageError(f"a command begins with ./train, this one with '{words[0] if words else ''}'")
+    return parse_flags(words[1:])
+
+
+def product(lists):
+    """Every choice of one value per flag, as dicts; the last flag turns fastest."""
+    return [dict(zip(lists, choice)) for choice in itertools.product(*lists.values())]
+
+
+def text_of(flags):
+    """The flags of one run, as they are typed. This text is the name of the run in the records."""
+    return " ".join(f"--{name} {shlex.quote(value)}" for name, value in flags.items())

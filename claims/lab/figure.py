@@ -1,0 +1,150 @@
+"""figure.py: the picture of a claim, from its records: left what was measured, right the comparisons with their
+intervals and the predicted regions. One style for all; markers and dashes tell the arms apart without colour.
+
+[figure] of a claim file: x = the metric or flag along the bottom (without it, the arms side by side), x_label, y_label.
+With `usable`, each arm's metric over the learning rates, one panel per value of the command's lists.
+"""
+import math
+import re
+
+import matplotlib
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+from .match import recall_claim
+from .records import METRICS
+from .stats import estimate
+from .verdict import Results, evaluate
+
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+         "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
+         "savefig.dpi": 150, "lines.linewidth": 1.4, "lines.markersize": 5}
+# Colours of different lightness, so that a grey print keeps the order; with each its own marker and dashes.
+LOOKS = [("#000000", "o", "-"), ("#b2182b", "s", "--"), ("#2c7fb8", "^", "-."), ("#e6a117", "D", ":"),
+         ("#5e3c99", "v", (0, (5, 1))), ("#7fbf7b", "P", (0, (1, 1))), ("#888888", "X", (0, (3, 1, 1, 1)))]
+
+
+def look(i):
+    colour, marker, dashes = LOOKS[i % len(LOOKS)]
+    return {"color": colour, "marker": marker, "linestyle": dashes}
+
+
+def family(arm):
+    """'mla 32' and 'mla 64' are points of one line, mla."""
+    return re.sub(r"\s*\d+$", "", arm.name) if arm.name else arm.label
+
+
+def metric_label(claim):
+    return claim.figure.get("y_label") or METRICS[claim.metric]
+
+
+def place_of(claim, results, arm, x):
+    """Where an arm stands along x: a flag's value, or a number that its runs recorded."""
+    flags = dict(arm.flags)
+    if x in flags:
+        return float(flags[x])
+    rows = [r for r in results.records.values() if r["arm"] == arm.label and r.get(x) is not None]
+    return rows[0][x] if rows else math.nan
+
+
+def error_bars(axes, x, samples, **style):
+    estimates = [estimate(s) for s in samples]
+    reach = [e.high - e.mean if math.isfinite(e.high) else 0 for e in estimates]
+    axes.errorbar(x, [e.mean for e in estimates], yerr=reach, capsize=2.5, **style)
+    for place, sample in zip(x, samples):
+        axes.plot([place] * len(sample), sample, ".", markersize=3, alpha=0.5, color=style["color"])
+
+
+def sample_of(claim, results, arm):
+    values = [results.measure(arm.label, seed, claim.metric) for seed in claim.seeds]
+    return [v for v in values if v is not None and not math.isnan(v)]
+
+
+def draw_lines(axes, claim, results):
+    x = claim.figure["x"]
+    for i, name in enumerate(dict.fromkeys(family(arm) for arm in claim.arms)):
+        arms = sorted((a for a in claim.arms if family(a) == name), key=lambda a: place_of(claim, results, a, x))
+        samples = [sample_of(claim, results, a) for a in arms]
+        places = [place_of(claim, results, a, x) for a in arms]
+        error_bars(axes, places, samples, label=name, **look(i))
+        if claim.figure.get("log_x") and all(p > 0 for p in places):
+            axes.set_xscale("log", base=2)
+    axes.set_xlabel(claim.figure.get("x_label") or METRICS.get(x) or x)
+    axes.set_ylabel(metric_label(claim))
+    axes.legend()
+
+
+def draw_arms(axes, claim, results):
+    for i, arm in enumerate(claim.arms):
+        error_bars(axes, [i], [sample_of(claim, results, arm)], **{**look(i), "linestyle": "none"})
+    axes.set_xticks(range(len(claim.arms)), [arm.label for arm in claim.arms], rotation=30, ha="right")
+    axes.set_ylabel("window of learning rates (factors of ten)" if claim.usable else metric_label(claim))
+
+
+def draw_rates(axes, claim, results, facet, top):
+    """The metric over the learning rates for one value of the lists; what diverged or is higher stands at the top."""
+    for i, arm in enumerate(a for a in claim.arms if a.facet == facet):
+        rates = [float(dict(t)["lr"]) for t in results.choices]
+        means, shown = [], []
+        for tuned in results.choices:
+            values = [results.value(arm, tuned, seed, claim.metric) for seed in claim.seeds]
+            values = [top if math.isnan(v) else min(v, top) for v in values if v is not None]
+            shown.append(values)
+            means.append(sum(values) / len(values) if values else math.nan)
+        axes.plot(rates, means, label=arm.name or arm.label, **look(i))
+    axes.axhline(claim.usable.bound, color="#888888", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xlabel("peak learning rate")
+    axes.set_title(", ".join(f"{v} {k}" for k, v in facet) or "all", fontsize=9)
+
+
+def draw_comparisons(axes, findings):
+    """One row per comparison of two arms: the predicted region grey, the estimate and its 95% interval."""
+    findings = [f for f in findings if f.comparison.b]
+    shade = {"HOLDS": "o", "FAILS": "X", "INCONCLUSIVE": "D"}
+    ends = [x for f in findings for x in (f.estimate.low, f.estimate.high, f.comparison.predict.bound, 0)]
+    ends = [x for x in ends if math.isfinite(x)] or [-1, 1]
+    room = 0.1 * ((max(ends) - min(ends)) or 1)
+    left, right = min(ends) - room, max(ends) + room
+    for row, f in enumerate(findings):
+        b, kind = f.comparison.predict.bound, f.comparison.predict.kind
+        region = {"above": (b, right), "below": (left, b), "within": (-b, b)}[kind]
+        axes.fill_betweenx([row - 0.4, row + 0.4], *region, color="#e0e0e0", linewidth=0)
+        reach = f.estimate.high - f.estimate.mean
+        axes.errorbar(f.estimate.mean, row, xerr=reach if math.isfinite(reach) else 0, color="black", capsize=2.5,
+                      marker=shade[f.verdict], markerfacecolor="white" if f.verdict == "INCONCLUSIVE" else "black")
+        axes.annotate(f.verdict, (right, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7,
+                      annotation_clip=False)
+    axes.axvline(0, color="#888888", linewidth=0.8)
+    axes.set_xlim(left, right)
+    axes.set_yticks(range(len(findings)), [f.comparison.name.replace(" vs ", "\nvs ") for f in findings], fontsize=7)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+
+
+def draw(claim, records, path):
+    claim = recall_claim(claim, records)
+    results, outcome = Results(claim, records), evaluate(claim, records)
+    facets = list(dict.fromkeys(arm.facet for arm in claim.arms)) if claim.usable else [()]
+    with plt.rc_context(STYLE):
+        height = max(3.4, 0.42 * sum(bool(f.comparison.b) for f in outcome.findings) + 1.2)
+        figure, axes = plt.subplots(1, len(facets) + 1, figsize=(3.4 * len(facets) + 4.6, height), layout="constrained",
+                                    width_ratios=[1] * len(facets) + [0.9])
+        if claim.usable:
+            top = claim.figure.get("top", 1.5 * claim.usable.bound)
+            for panel, facet in zip(axes, facets):
+                draw_rates(panel, claim, results, facet, top)
+                panel.set_ylim(top=1.03 * top)
+                panel.sharey(axes[0])
+            axes[0].set_ylabel(f"{metric_label(claim)};\nat the top: {top:g} or more, or diverged")
+            axes[0].legend()
+        elif "x" in claim.figure:
+            draw_lines(axes[0], claim, results)
+        else:
+            draw_arms(axes[0], claim, results)
+        draw_comparisons(axes[-1], outcome.findings)
+        unit = "factors of ten in learning rate" if claim.usable else metric_label(claim)
+        axes[-1].set_xlabel(f"difference ({unit}),\n95% interval; grey: predicted")
+        figure.suptitle(f"{claim.title}: {outcome.verdict}", fontsize=10, fontweight="bold")
+        figure.savefig(path, metadata={"Software": None})
+        plt.close(figure)

@@ -1,0 +1,67 @@
+"""records.py: the results of a claim, one CSV row per run, small enough for git. Verdicts, tables and figures
+are computed from these rows alone.
+
+A row says which run it is (arm, flags), how it ended (finished, diverged, failed), its numbers, its receipt (digest,
+commit, data_hash), and where and how long it ran. Numbers are written so that they read back equal.
+"""
+import csv
+import io
+import os
+from pathlib import Path
+
+# The numbers of a run that a claim can be about: those of run.json, and what trainer.py takes from log.jsonl.
+METRICS = {
+    "val_loss": "validation loss (nats per token)",
+    "best_val_loss": "lowest validation loss (nats per token)",
+    "excess_loss": "validation loss above the source's own (nats per token)",
+    "train_loss": "training loss (nats per token)",
+    "accuracy": "accuracy of the answers (share)",
+    "tokens": "tokens trained on",
+    "tokens_per_second": "speed (tokens per second)",
+    "peak_memory_bytes": "peak memory (bytes)",
+    "parameters": "parameters",
+    "active_parameters": "parameters active per token",
+    "flops_per_token": "FLOPs per token, training",
+    "cache_bytes_per_token": "cache (bytes per token)",
+    "max_grad_norm": "largest gradient norm before clipping",
+    "rms_first": "RMS of the residual stream after the first layer",
+    "rms_last": "RMS of the residual stream after the last layer",
+    "grad_first": "gradient norm of the first layer",
+    "grad_last": "gradient norm of the last layer",
+}
+COLUMNS = ["arm", "flags", "status", *METRICS, "diverged_at", "digest", "commit", "data_hash", "seconds", "threads",
+           "cpu", "simd", "matched", "error"]
+NUMBERS = {*METRICS, "seconds", "threads", "diverged_at"}
+
+
+def read_records(path):
+    """{flags: row}; numbers are floats, None where a run has none."""
+    if not Path(path).exists():
+        return {}
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        for name in NUMBERS:
+            row[name] = float(row[name]) if row.get(name) else None
+    return {row["flags"]: row for row in rows}
+
+
+def text_of_number(x):
+    """Shortest text that reads back equal; whole numbers without a point."""
+    return "" if x is None else repr(int(x)) if float(x).is_integer() and abs(x) < 2 ** 53 else repr(float(x))
+
+
+def write_records(path, records):
+    """All rows in the order of the records, replaced at once: a reader sees the old file or the new one."""
+    path, text = Path(path), io.StringIO()
+    out = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    out.writeheader()
+    for row in records.values():
+        out.writerow({c: text_of_number(row.get(c)) if c in NUMBERS else row.get(c, "") for c in COLUMNS})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.tmp")
+    with open(partial, "w") as file:
+        file.write(text.getvalue())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

@@ -1,0 +1,114 @@
+"""report.py: what the records of a claim say, as lines for a terminal and as the facts that texts may quote."""
+import math
+from dataclasses import replace
+
+import numpy
+
+from .match import recall_claim
+from .stats import detectable, estimate
+from .verdict import Results, evaluate
+
+
+def number(x):
+    """Four digits where they mean something: 0.1234, 12.35, 1235."""
+    if x is None or math.isnan(x):
+        return "-"
+    return f"{x:.{max(0, 4 - max(1, math.floor(math.log10(abs(x))) + 1))}f}" if 1 <= abs(x) < 1e6 else f"{x:.4g}" \
+        if abs(x) >= 1e6 else f"{x:.4f}"
+
+
+def signed(x):
+    return "-" if math.isnan(x) else ("+" if x >= 0 else "\u2212") + number(abs(x))
+
+
+def interval(e):
+    return f"[{signed(e.low)}, {signed(e.high)}]" if math.isfinite(e.low) else "[one seed]"
+
+
+def effect(finding):
+    """'+0.1234 [+0.1001, +0.1467]'; a value that is compared with nothing has no sign."""
+    e = finding.estimate
+    if finding.comparison.b:
+        return f"{signed(e.mean)} {interval(e)}"
+    return f"{number(e.mean)} [{number(e.low)}, {number(e.high)}]" if math.isfinite(e.low) else number(e.mean)
+
+
+# ---- before the reported seeds ----------------------------------------------------------------------
+def pilot_spread(claim, records, seeds):
+    """The standard deviation of a paired difference, pooled over the comparisons, on the pilot's seeds: each arm at the
+    learning rate that these seeds choose. nan where there are too few."""
+    results, squares, freedom = Results(replace(claim, seeds=list(seeds), tune_seeds=[]), records), 0.0, 0
+    for comparison in claim.comparisons:
+        sample = [d for d in results.sample(comparison, seeds) if d is not None and not math.isnan(d)]
+        if len(sample) > 1:
+            squares, freedom = squares + float(numpy.var(sample) * len(sample)), freedom + len(sample) - 1
+    return math.sqrt(squares / freedom) if freedom else math.nan
+
+
+def print_power(claim, records, pilot):
+    spread = pilot_spread(claim, records, pilot)
+    if not claim.comparisons or len(claim.seeds) < 2:
+        return
+    if math.isnan(spread):
+        print("power    unknown: the pilot has fewer than two seeds of a comparison")
+        return
+    least = detectable(spread, len(claim.seeds), len(claim.comparisons))
+    print(f"power    pilot of {len(pilot)} seeds: differences vary by {number(spread)}; {len(claim.seeds)} seeds find "
+          f"one of {number(least)} in 4 cases of 5 ({len(claim.comparisons)} comparisons, Holm)")
+
+
+# ---- after ---------------------------------------------------------------------------------------
+def arm_values(claim, results, arm):
+    """The metric by seed at the arm's best, or its window."""
+    values = [results.measure(arm.label, seed, claim.metric) for seed in claim.seeds]
+    return [v for v in values if v is not None and not math.isnan(v)]
+
+
+def chosen_text(results, claim, arm):
+    """The learning rate that the arm is reported at: one, or all that different seeds chose."""
+    chosen = [results.chosen(arm, seed) for seed in claim.seeds]
+    rates = sorted({dict(t).get("lr", "") for t in chosen if t}, key=lambda r: float(r or 0))
+    return "/".join(rates) or "-"
+
+
+def diverged_count(claim, records, arm):
+    return sum(r["arm"] == arm.label and r["status"] == "diverged" for r in records.values())
+
+
+def print_outcome(claim, records):
+    outcome, results = evaluate(claim, records), Results(claim, records)
+    width = max(len(arm.label) for arm in claim.arms)
+    what = "window of learning rates (factors of ten)" if claim.usable else claim.metric
+    print(f"\n{'arm':<{width}}  {'lr':>10}  {what}: mean and 95% t-interval")
+    for arm in claim.arms:
+        e = estimate(arm_values(claim, results, arm))
+        gone = diverged_count(claim, records, arm)
+        print(f"{arm.label:<{width}}  {chosen_text(results, claim, arm) if not claim.usable else '':>10}  "
+              f"{number(e.mean)} [{number(e.low)}, {number(e.high)}]" + (f"  {gone} diverged" if gone else ""))
+    for f in outcome.findings:
+        detail = f"p {f.p:.3g}, can detect {number(f.detectable)}" + (f"; {f.note}" if f.note else "")
+        judged = f"predicted {f.comparison.predict}: {f.verdict}; " if claim.thesis else ""
+        print(f"{f.comparison.name}: {effect(f)}, {judged}{detail}")
+    for note in outcome.notes:
+        print(f"note     {note}")
+    if claim.thesis:
+        print(f"verdict  {outcome.verdict}" + (f": {outcome.missing} runs are missing" if outcome.missing else ""))
+
+
+def facts(claim, records):
+    """{name: text}: everything that a page may quote about a claim."""
+    claim = recall_claim(claim, records)
+    outcome, results = evaluate(claim, records), Results(claim, records)
+    seconds = sum(r["seconds"] or 0 for r in records.values())
+    found = {"verdict": outcome.verdict, "runs": str(len(records)), "minutes": f"{seconds / 60:.1f}",
+             "seeds": str(len(claim.seeds)), "diverged": str(sum(r["status"] == "diverged" for r in records.values()))}
+    for f in outcome.findings:
+        e, name = f.estimate, f.comparison.name
+        told = {"effect": effect(f), "mean": signed(e.mean), "low": signed(e.low), "high": signed(e.high),
+                "p": f"{f.p:.2g}", "detectable": number(f.detectable)}
+        found |= {name: f.verdict, **{f"{name}: {what}": text for what, text in told.items()}}
+    for arm in claim.arms:
+        e = estimate(arm_values(claim, results, arm))
+        found |= {f"{arm.label}: mean": number(e.mean), f"{arm.label}: lr": chosen_text(results, claim, arm),
+                  f"{arm.label}: diverged": str(diverged_count(claim, records, arm))}
+    return found

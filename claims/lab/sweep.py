@@ -1,0 +1,290 @@
+"""sweep.py: runs what a claim asks for and is not recorded yet, then says what the records say.
+
+    claims/sweep CLAIM.toml [options]
+    claims/sweep ./train --norm pre,post --lr 3e-4,1e-3 --seed 1..5 [options]
+
+    --jobs N       N runs at once with fewer threads each; the digests are the same either way
+    --dry-run      show what would run, and for how long, then stop
+    --fresh        forget the records of this sweep, and train all of it again
+    --retry        train again what failed (a full disk, no memory); a divergence is a result and stays
+    --keep         keep the weights; without it only run.json, log.jsonl and the curve of each run stay
+    --yes          start even if the prediction is over the budget
+    --match params|flops|cache|time    give the arms an equal budget, by the flag whose value is ? in the claim file
+    --solve FLAG   without a claim file: the flag that gives every arm the budget of the first one
+    --into DIR     keep the runs and the records there, not in runs/sweeps/ and claims/results/
+    --metric NAME --higher             without a claim file: what is compared (val_loss; lower is better)
+
+Ctrl-C lets the runs save and stops; the same command goes on. A sweep begins with a pilot: a few steps of every arm
+for the prediction of its minutes. Where learning rates are chosen on seeds of their own, their runs come first, and
+the smallest difference that the reported seeds will be able to show is printed before those start.
+"""
+import argparse
+import hashlib
+import os
+import shutil
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from . import trainer
+from .claim import ad_hoc, read_claim
+from .command import UsageError
+from .match import MATCHES, mark_unknown, solve_claim
+from .records import read_records, write_records
+from .report import print_outcome, print_power
+from .verdict import evaluate, wanted
+
+RESULTS = trainer.ROOT / "claims" / "results"
+WORK = trainer.ROOT / "runs" / "sweeps"
+PILOT_STEPS = 6
+START_SECONDS = 0.1   # of a run beside its steps
+
+
+# ---- how long ------------------------------------------------------------------------------------
+class Clock:
+    """Seconds of a run: those of recorded runs of the same arm with as many threads, else by a pilot."""
+
+    def __init__(self, base, threads):
+        self.base, self.threads, self.plans, self.speeds = base, threads, {}, {}
+
+    def plan(self, flags):
+        """What ./train makes of the flags; asked once for all seeds."""
+        key = tuple(word for word in trainer.words(flags) if not word.startswith("--seed="))
+        if key not in self.plans:
+            self.plans[key] = trainer.dry_run(flags)
+        return self.plans[key]
+
+    def tokens_per_second(self, flags):
+        """The median over a few steps; the first ones touch memory for the first time."""
+        other = ("seed", "lr", "steps", "warmup")
+        key = tuple(word for name, word in zip(flags, trainer.words(flags)) if name not in other)
+        if key not in self.speeds:
+            out = self.base / "pilot"
+            trainer.forget(out)
+            short = {**flags, "steps": PILOT_STEPS, "eval-every": PILOT_STEPS, "eval-tokens": 1, "log-every": 1}
+            pilot = trainer.Training(short, out, self.threads)
+            status, error = pilot.result()
+            lines = trainer.last_lines(out / "log.jsonl", PILOT_STEPS - 2)
+            speeds = sorted(line["tokens_per_second"] for line in lines if line.get("tokens_per_second"))
+            if not speeds:
+                raise UsageError(f"the pilot {status}: {error}")
+            self.speeds[key] = speeds[len(speeds) // 2]
+            trainer.forget(out)
+        return self.speeds[key]
+
+    def seconds(self, run, records):
+        known = [r["seconds"] for r in records.values() if r["arm"] == run.arm.label and r["status"] == "finished"
+                 and r["threads"] == self.threads and r["seconds"]]
+        if known:
+            return sum(known) / len(known)
+        c = self.plan(run.flags)["flags"]
+        train, evaluations = c["steps"] * c["batch"] * c["context"], 1 + c["steps"] // c["eval_every"]
+        return (train + evaluations * c["eval_tokens"] / 3) / self.tokens_per_second(run.flags) + START_SECONDS
+
+
+# ---- running -------------------------------------------------------------------------------------
+class Sweep:
+    def __init__(self, claim, results, base, options):
+        self.claim, self.results, self.base, self.options = claim, results, base, options
+        self.threads = max(1, trainer.cores() // options.jobs)
+        self.clock = Clock(base, self.threads)
+        self.records = {} if options.fresh else read_records(results)
+        self.matched = {}
+        self.stop = False
+        self.done_seconds = 0.0   # predicted seconds of what this process has finished
+
+    def is_done(self, run):
+        row = self.records.get(run.key)
+        return row is not None and not (self.options.retry and row["status"] == "failed")
+
+    def todo(self):
+        return [run for run in wanted(self.claim, self.records)[0] if not self.is_done(run)]
+
+    def keep_record(self, run, out, status, error):
+        """A new row, in the order of the claim rather than of the clock."""
+        self.records[run.key] = trainer.record(run, out, status, error, self.matched.get(run.arm.label, ""))
+        order = {r.key: i for i, r in enumerate(wanted(self.claim, self.records)[0])}
+        self.records = dict(sorted(self.records.items(), key=lambda item: order.get(item[0], len(order))))
+        write_records(self.results, self.records)
+        if not self.options.keep:
+            trainer.forget_weights(out)
+
+    def run_all(self, queue):
+        """Trains every run of the queue; True if none was interrupted."""
+        queue, running, interrupted = list(queue), [], False
+        expected = {run: self.clock.seconds(run, self.records) for run in queue}
+        total, begun = self.done_seconds + sum(expected.values()), time.monotonic()
+        while running or (queue and not self.stop):
+            while queue and len(running) < self.options.jobs and not self.stop:
+                run = queue.pop(0)
+                out = trainer.directory(self.base, run)
+                if self.options.fresh or self.options.retry:
+                    trainer.forget(out)
+                running.append((run, trainer.Training(run.flags, out, self.threads)))
+            for run, training in [r for r in running if r[1].ended()]:
+                running.remove((run, training))
+                status, error = training.result()
+                self.clear_bar()
+                if status == "interrupted":
+                    interrupted = True
+                    continue
+                self.keep_record(run, training.out, status, error)
+                self.done_seconds += expected[run]
+                self.say(run, status, error)
+            if self.stop:
+                for _, training in running:
+                    training.interrupt()
+            self.draw_bar(running, expected, total, begun)
+            time.sleep(0.02 if len(running) == 0 else 0.1)
+        self.clear_bar()
+        return not (interrupted or self.stop)
+
+    # ---- what is seen ----
+    def say(self, run, status, error):
+        row = self.records[run.key]
+        value = row.get(self.claim.metric)
+        number = f"{self.claim.metric} {value:.4f}" if value is not None else ""
+        tuned = " ".join(f"{n}={v}" for n, v in run.tuned)
+        seconds = f"{row['seconds']:.1f} s" if row.get("seconds") else ""
+        parts = [status, run.arm.label, tuned, f"seed={run.seed}", number, seconds, row["digest"], error]
+        print("  ".join(part for part in parts if part), flush=True)
+
+    def draw_bar(self, running, expected, total, begun):
+        if not sys.stdout.isatty() or not total:
+            return
+        steps = {run: max(1, self.clock.plan(run.flags)["flags"]["steps"]) for run, _ in running}
+        part = sum(expected[run] * min(1, training.step() / steps[run]) for run, training in running)
+        share = min(1.0, (self.done_seconds + part) / total)
+        now, here = time.monotonic() - begun, max(part + self.done_seconds, 1e-9)
+        left = (total - here) * (now / here if now > 5 else 1 / self.options.jobs)
+        width = max(10, min(40, shutil.get_terminal_size().columns - 50))
+        filled = round(width * share)
+        print(f"\r\033[K[{'#' * filled}{'.' * (width - filled)}] {100 * share:3.0f}%  {len(running)} running, "
+              f"{clock_text(left)} left", end="", flush=True)
+
+    def clear_bar(self):
+        if sys.stdout.isatty():
+            print("\r\033[K", end="", flush=True)
+
+
+def clock_text(seconds):
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+# ---- the command ---------------------------------------------------------------------------------
+def check_possible(claim):
+    """Every arm at every tuned value; a refusal is ./train's own reason."""
+    refused = []
+    for run in claim.runs(claim.seeds[:1]):
+        try:
+            plan = trainer.dry_run(run.flags)
+        except UsageError as error:
+            refused.append(f"{run.arm.label}: {error}")
+    if refused:
+        more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+        hint = "" if claim.path else "; a flag of some arms alone goes into [arms] of a claim file"
+        raise UsageError(f"impossible: {refused[0]}{more}{hint}")
+    return plan
+
+
+def announce(sweep):
+    """How many runs, how long."""
+    claim, records = sweep.claim, sweep.records
+    named, unnamed = wanted(claim, records)
+    todo = sweep.todo()
+    seconds = [sweep.clock.seconds(run, records) for run in todo]
+    mean = {arm: sweep.clock.seconds(replace_run(claim, arm), records) for arm in claim.arms} if unnamed else {}
+    later = unnamed / len(claim.arms) * sum(mean.values()) if unnamed else 0
+    minutes = (sum(seconds) + later) / sweep.options.jobs / 60
+    print(f"sweep    {len(named) + unnamed} runs: {len(claim.arms)} arms, {len(named) - len(todo)} recorded, "
+          f"{len(todo) + unnamed} to do")
+    print(f"time     {minutes:.1f} minutes predicted, {sweep.options.jobs} at once with {sweep.threads} threads each")
+    if claim.budget and minutes > claim.budget and not (sweep.options.yes or sweep.options.dry_run):
+        raise UsageError(f"that is over the claim's budget of {claim.budget:g} minutes; --yes starts anyway")
+
+
+def replace_run(claim, arm):
+    return next(run for run in claim.runs(claim.seeds[:1]) if run.arm == arm)
+
+
+def sweep_all(sweep):
+    """The pilot's phase, then what it decides; 130 after Ctrl-C."""
+    claim = sweep.claim
+    pilot = claim.tune_seeds or claim.seeds[:2]
+    first = [run for run in sweep.todo() if run.seed in pilot]
+    if not sweep.run_all(first):
+        return 130
+    print_power(claim, sweep.records, pilot)
+    if not sweep.run_all(sweep.todo()):
+        return 130
+    print_outcome(claim, sweep.records)
+    print(f"records  {os.path.relpath(sweep.results)}")
+    if claim.path:
+        from . import figure  # matplotlib takes a second to load
+        figure.draw(claim, sweep.records, sweep.results.with_suffix(".png"))
+        print(f"figure   {os.path.relpath(sweep.results.with_suffix('.png'))}")
+    return 0
+
+
+def parse(words):
+    """The options, and what is left: a claim file, or a command."""
+    parser = argparse.ArgumentParser(prog="claims/sweep", description=__doc__, add_help=True, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS)
+    for flag in ("--dry-run", "--fresh", "--retry", "--keep", "--yes", "--higher"):
+        parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--jobs", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--match", choices=MATCHES, default="", help=argparse.SUPPRESS)
+    parser.add_argument("--metric", default="val_loss", help=argparse.SUPPRESS)
+    parser.add_argument("--solve", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
+    options, rest = parser.parse_known_args(words)
+    if not rest:
+        raise UsageError("expected a claim file, or ./train with flags; --help says more")
+    if options.jobs < 1:
+        raise UsageError("--jobs takes a number of runs, 1 or more")
+    return options, rest
+
+
+def open_sweep(options, rest):
+    if rest[0].endswith(".toml"):
+        if len(rest) > 1:
+            raise UsageError(f"unknown option '{rest[1]}'; --help lists them")
+        claim = read_claim(rest[0])
+        claim = replace(claim, match=options.match or claim.match)
+        results = (options.into or RESULTS) / f"{claim.name}.csv"
+        return Sweep(claim, results, (options.into or WORK) / claim.name, options)
+    claim = ad_hoc(rest, options.metric, "higher" if options.higher else "lower", options.match)
+    if options.match:
+        claim = mark_unknown(claim, options.solve.lstrip("-"))
+    key = f"{claim.command} {options.match} {options.solve}"
+    base = options.into or WORK / hashlib.sha256(key.encode()).hexdigest()[:12]
+    return Sweep(claim, base / "results.csv", base, options)
+
+
+def main(words):
+    options, rest = parse(words)
+    sweep = open_sweep(options, rest)
+
+    def on_signal(*_):
+        sweep.stop = True
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+
+    sweep.claim, sweep.matched = solve_claim(sweep.claim, sweep.clock.tokens_per_second)
+    for label, note in sweep.matched.items():
+        print(f"matched  {label}: {note}")
+    commit = check_possible(sweep.claim)["commit"]
+    if commit.endswith("-dirty") or commit == "unknown":
+        print(f"note     ./train is of commit {commit}: these results name no commit that others have")
+    announce(sweep)
+    return 0 if options.dry_run else sweep_all(sweep)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,138 @@
+"""table.py: the README's table of posts, between its two markers, from the records and claims/posts.toml.
+
+    claims/table            writes it, and refreshes every number that README or a notebook quotes from the records
+    claims/table --print    only shows it
+
+A quoted number stands between two comments, <!-- claim NAME: FACT --> and <!-- / -->; claims/table --facts lists them.
+"""
+import json
+import re
+import sys
+import tomllib
+
+from .claim import read_claim
+from .command import UsageError
+from .records import read_records
+from .report import effect, facts
+from .match import recall_claim
+from .trainer import ROOT
+from .verdict import evaluate
+
+BEGIN, END = "<!-- claims: written by claims/table -->", "<!-- /claims -->"
+QUOTE = re.compile(r"(<!-- claim (\S+): (.+?) -->)(.*?)(<!-- / -->)", re.S)
+ROW = re.compile(r"^(?:SIZE|REAL|BOOL|ENUM|PATTERN|TEXT)\((\w+)", re.M)
+
+
+class Lab:
+    """Everything that is recorded: claims, their records, the posts. root is that of the repository."""
+
+    def __init__(self, root=ROOT):
+        self.root = root
+        files = sorted(path for path in (root / "claims").glob("*.toml") if path.name != "posts.toml")
+        self.claims = sorted(map(read_claim, files), key=lambda claim: (claim.post, claim.name))
+        self.records = {c.name: read_records(root / f"claims/results/{c.name}.csv") for c in self.claims}
+        self.posts = tomllib.loads((root / "claims/posts.toml").read_text())["post"]
+        self._facts = {}
+
+    def facts(self, name):
+        if name not in self.records:
+            raise UsageError(f"a page quotes the claim '{name}', which is no file in claims/")
+        if name not in self._facts:
+            claim = next(c for c in self.claims if c.name == name)
+            self._facts[name] = facts(claim, self.records[name])
+        return self._facts[name]
+
+    def flags(self):
+        """Those that are built, as they are typed."""
+        names = [ROW.findall((self.root / path).read_text()) for path in ("lib/config.def", "generate.def")]
+        return {"--" + name.replace("_", "-") for group in names for name in group}
+
+    def pages(self):
+        return [self.root / "README.md", *sorted((self.root / "notebooks").glob("*.ipynb"))]
+
+
+def cell(text):
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def claim_row(lab, claim):
+    records = lab.records[claim.name]
+    command = f"`claims/sweep claims/{claim.name}.toml`"
+    outcome = evaluate(recall_claim(claim, records), records)
+    if outcome.verdict == "OPEN":
+        budget = f"at most {claim.budget:g}" if claim.budget else ""
+        return [claim.post, f"**{claim.title}.** {claim.thesis}", "open", "", "", command, budget]
+    told = [f"{f.comparison.name}: {effect(f)}" for f in outcome.findings if f.comparison.role == "thesis"]
+    image = f"claims/results/{claim.name}.png"
+    picture = f'<a href="{image}"><img src="{image}" width="200" alt="{claim.title}"></a>'
+    more = f"<br>and {len(told) - 3} more" if len(told) > 3 else ""
+    return [claim.post, f"**{claim.title}.** {claim.thesis}", f"**{outcome.verdict}**", "<br>".join(told[:3]) + more,
+            picture, command, lab.facts(claim.name)["minutes"]]
+
+
+def open_row(post, built):
+    words = [f"`{flag}`" if flag in built else f"*{flag}*" for flag in post["flags"]]
+    return [post["number"], f"**{post['title']}.** {post['thesis']}", "open", "", "", " ".join(words), ""]
+
+
+def table(lab):
+    lines = ["| post | thesis | verdict | effect, 95% interval | figure | run it | minutes |", "|---" * 7 + "|"]
+    rows = [(claim.post, claim_row(lab, claim)) for claim in lab.claims]
+    settled, built = {claim.post for claim in lab.claims}, lab.flags()
+    rows += [(post["number"], open_row(post, built)) for post in lab.posts if post["number"] not in settled]
+    lines += ["| " + " | ".join(cell(c) for c in row) + " |" for _, row in sorted(rows, key=lambda r: r[0])]
+    return "\n".join(lines)
+
+
+def with_table(text, lab):
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise UsageError(f"README.md has no place for the table: {BEGIN} and {END} stand in it once each")
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + "\n" + table(lab) + "\n" + END + rest.split(END)[1]
+
+
+def quoted(text, lab):
+    """The text with every quoted number as the records have it."""
+    def fill(match):
+        known = lab.facts(match[2])
+        if match[3] not in known:
+            raise UsageError(f"a page quotes '{match[3]}' of the claim {match[2]}, which has no such fact; "
+                             "claims/table --facts lists them")
+        return match[1] + known[match[3]] + match[5]
+    return QUOTE.sub(fill, text)
+
+
+def refreshed(path, lab):
+    """What a page should say."""
+    text = path.read_text()
+    if path.suffix == ".ipynb":
+        book = json.loads(text)
+        for c in book["cells"]:
+            if c["cell_type"] == "markdown":
+                c["source"] = quoted("".join(c["source"]), lab).splitlines(keepends=True)
+        return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
+    return quoted(with_table(text, lab) if path.name == "README.md" else text, lab)
+
+
+def main(words):
+    lab = Lab()
+    if "--print" in words:
+        print(table(lab))
+    elif "--facts" in words:
+        for claim in lab.claims:
+            for name, text in lab.facts(claim.name).items():
+                print(f"{claim.name}: {name} = {text}")
+    else:
+        for path in lab.pages():
+            text = refreshed(path, lab)
+            if text != path.read_text():
+                path.write_text(text)
+                print(f"written {path.relative_to(lab.root)}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,145 @@
+"""trainer.py: asks ./train what a run would be, starts it, and reads what it left behind."""
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from .command import UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ROOT / "train"
+WEIGHTS = ("state.safetensors", "model.safetensors", "config.json", "tokenizer.json")
+
+
+def words(flags):
+    return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def cores():
+    """Those that this process may use; OMP_NUM_THREADS says fewer."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(allowed, int(asked)) if asked.isdigit() and int(asked) else allowed
+
+
+def error_line(text):
+    lines = [line for line in text.strip().splitlines() if line.startswith("error: ")]
+    return lines[-1].removeprefix("error: ") if lines else " ".join(text.split())[-200:]
+
+
+def dry_run(flags):
+    """What ./train --dry-run json knows: resolved flags, sizes, machine. UsageError with its reason if it refuses."""
+    if not TRAIN.exists():
+        raise UsageError(f"{TRAIN} is not built: make")
+    done = subprocess.run([TRAIN, *words(flags), "--dry-run=json"], capture_output=True, text=True, cwd=ROOT)
+    if done.returncode != 0:
+        raise UsageError(error_line(done.stderr))
+    return json.loads(done.stdout)
+
+
+def directory(base, run):
+    return Path(base) / hashlib.sha256(run.key.encode()).hexdigest()[:12]
+
+
+class Training:
+    """One ./train in the background. It has a session of its own, so that Ctrl-C in the terminal reaches the sweep
+    alone, which passes it on once: a second one would keep ./train from saving."""
+
+    def __init__(self, flags, out, threads):
+        self.out, self.interrupted = Path(out), False
+        self.out.mkdir(parents=True, exist_ok=True)
+        extra = [f"--out={self.out}", f"--threads={threads}"] + ["--sample-tokens=0"] * ("sample-tokens" not in flags)
+        # The run's own variables count: threads are given by flag.
+        environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+        self.process = subprocess.Popen([TRAIN, *words(flags), *extra], stdout=subprocess.DEVNULL, cwd=ROOT,
+                                        stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment)
+
+    def ended(self):
+        return self.process.poll() is not None
+
+    def interrupt(self):
+        """Once, however often it is called."""
+        if not self.interrupted and not self.ended():
+            self.process.send_signal(signal.SIGINT)
+        self.interrupted = True
+
+    def step(self):
+        """The last step in the log; 0 before there is one."""
+        last = last_lines(self.out / "log.jsonl", 1)
+        return last[-1].get("step", 0) if last else 0
+
+    def result(self):
+        """(status, error): finished, diverged, failed or interrupted."""
+        error = self.process.communicate()[1]
+        code = self.process.returncode
+        status = read_json(self.out / "run.json").get("status")
+        if code == 0 and status == "finished":
+            return "finished", ""
+        if code == 1 and status == "diverged":
+            return "diverged", ""
+        if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
+            return "interrupted", ""
+        return "failed", error_line(error) or f"./train ended with status {code}"
+
+
+def read_json(path):
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def last_lines(path, count):
+    """The last objects of a log; what is being written at the moment is left out."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 65536 * count))
+            lines = file.read().split(b"\n")[:-1][-count:]
+        return [json.loads(line) for line in lines]
+    except (OSError, ValueError):
+        return []
+
+
+def log_numbers(path):
+    """What a log says beyond run.json: the largest gradient norm, and with --log-layers the first and last layer."""
+    try:
+        lines = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    except (OSError, ValueError):
+        return {}
+    norms = [line["grad_norm"] for line in lines if line.get("grad_norm") is not None]
+    layers = [line["layers"] for line in lines if line.get("layers")]
+    found = {"max_grad_norm": max(norms)} if norms else {}
+    if layers:
+        first, last = layers[-1][0], layers[-1][-1]
+        found |= {"rms_first": first["rms"], "rms_last": last["rms"], "grad_first": first["grad_norm"],
+                  "grad_last": last["grad_norm"]}
+    return found
+
+
+def record(run, out, status, error="", matched=""):
+    """The row of a run that has ended."""
+    told = read_json(Path(out) / "run.json")
+    final, machine = told.get("final", {}), told.get("machine", {})
+    row = {"arm": run.arm.label, "flags": run.key, "status": status, "error": error, "matched": matched,
+           **told.get("model", {}), **final, **log_numbers(Path(out) / "log.jsonl"),
+           "digest": told.get("digest", ""), "commit": told.get("commit", ""), "data_hash": told.get("data_hash", ""),
+           "threads": machine.get("threads"), "cpu": machine.get("cpu", ""), "simd": machine.get("simd", ""),
+           "diverged_at": told.get("diverged_at")}
+    source = told.get("data", {}).get("source_loss")
+    if source is not None and row.get("val_loss") is not None:
+        row["excess_loss"] = row["val_loss"] - source
+    if status != "finished":  # what the last log line says; there is no receipt
+        row["seconds"] = (last_lines(Path(out) / "log.jsonl", 1) or [{}])[-1].get("seconds")
+    return row
+
+
+def forget_weights(out):
+    for name in WEIGHTS:
+        (Path(out) / name).unlink(missing_ok=True)
+
+
+def forget(out):
+    shutil.rmtree(out, ignore_errors=True)

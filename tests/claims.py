@@ -1,0 +1,462 @@
+"""claims.py: tests of the lab in claims/: statistics against scipy and by simulation, verdicts on synthetic records,
+and sweeps of tiny real runs, interrupted and continued. Run by `make claims`, in the venv of claims/requirements.txt.
+"""
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+from scipy import stats as scipy_stats
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "claims"))
+from lab import check, figure, match, stats, table, verdict  # noqa: E402
+from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
+from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
+from lab.records import COLUMNS, read_records, write_records  # noqa: E402
+from lab.stats import Prediction  # noqa: E402
+
+TINY = ("./train --data recall --layers 1 --width 32 --heads 2 --context 32 --batch 8 --pairs 4 --keys 8 --warmup 2 "
+        "--eval-tokens 256")
+
+
+def toy(**changes):
+    """A claim about arms that differ in --norm; nothing is trained for it."""
+    row = {"thesis": "b is above a", "metric": "val_loss", "command": "./train --lr 0.001,0.01,0.1 --seed 1..5",
+           "tune_seeds": "11..12", "arms": {"a": "--norm pre", "b": "--norm post"},
+           "comparison": [{"a": "b", "b": "a", "predict": "> 0.1"}]}
+    return claim_of({**row, **changes}, "toy")
+
+
+def records_of(claim, value, runs=None):
+    """Records where value(run) is the metric; 'diverged' and None are what they say."""
+    records = {}
+    for run in runs or claim.runs([*claim.tune_seeds, *claim.seeds]):
+        x = value(run)
+        if x is not None:
+            row = {**dict.fromkeys(COLUMNS), "arm": run.arm.label, "flags": run.key, "seconds": 1.0, "commit": "abc",
+                   "digest": "0" * 16, "status": "diverged" if x == "diverged" else "finished"}
+            records[run.key] = {**row, claim.metric: None if x == "diverged" else x}
+    return records
+
+
+def noise(seed, scale=0.01):
+    return float(numpy.random.default_rng(seed).normal(0, scale))
+
+
+def own_noise(run):
+    """Of this run alone: not shared by the arms of a seed."""
+    return noise(zlib.crc32(run.key.encode()))
+
+
+def quiet(function, *arguments):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        result = function(*arguments)
+    return result, out.getvalue()
+
+
+class Commands(unittest.TestCase):
+    def test_lists_and_ranges(self):
+        self.assertEqual(values_of("1..3,7"), ["1", "2", "3", "7"])
+        self.assertEqual(values_of("gqa+mla"), ["gqa+mla"])
+        flags = parse_command("./train --norm pre,post --kv_heads=2 --tie --lr 1e-3")
+        self.assertEqual(flags, {"norm": ["pre", "post"], "kv-heads": ["2"], "tie": ["1"], "lr": ["1e-3"]})
+        for bad in ("./train pre", "train2 --lr 1", "./train --seed 5..1", "./train --lr 1,,2", "./train --lr 1,1"):
+            with self.assertRaises(UsageError, msg=bad):
+                parse_command(bad)
+
+    def test_arms(self):
+        claim = toy(command="./train --layers 2,4 --lr 0.001 --seed 1..2", arms={"dense": "--experts 0",
+                    "sparse": "--experts 4 --top-k 2", "deep": "--layers 8"}, tune_seeds="9",
+                    comparison=[{"a": "sparse", "b": "dense", "predict": "< 0"}])
+        self.assertEqual([arm.label for arm in claim.arms],
+                         ["dense layers=2", "dense layers=4", "sparse layers=2", "sparse layers=4", "deep"])
+        self.assertNotIn("top-k", dict(claim.arms[0].flags))
+        self.assertEqual([c.name for c in claim.comparisons],
+                         ["sparse layers=2 vs dense layers=2", "sparse layers=4 vs dense layers=4"])
+        self.assertEqual(len({run.key for run in claim.runs(claim.seeds)}), 5 * 2)
+
+    def test_bad_claims(self):
+        for changes in ({"tune_seeds": "5..6"}, {"metric": "beauty"}, {"surprise": 1},
+                        {"comparison": [{"a": "b", "b": "c", "predict": "> 0"}]},
+                        {"comparison": [{"a": "b", "b": "a", "predict": "bigger"}]},
+                        {"arms": {"a": "--norm pre,post"}}):
+            with self.assertRaises(UsageError, msg=changes):
+                toy(**changes)
+
+
+class Statistics(unittest.TestCase):
+    def test_interval_against_scipy(self):
+        for n in (2, 3, 5, 12):
+            x = numpy.random.default_rng(n).normal(1, 2, n)
+            e = stats.estimate(x)
+            low, high = scipy_stats.t.interval(0.95, n - 1, loc=x.mean(), scale=scipy_stats.sem(x))
+            self.assertAlmostEqual(e.low, low, 12)
+            self.assertAlmostEqual(e.high, high, 12)
+
+    def test_p_values_against_scipy(self):
+        x = numpy.random.default_rng(1).normal(0.3, 1, 9)
+        for bound in (-0.5, 0.0, 0.4):
+            for alternative, p in (("less", stats.p_below(x, bound)), ("greater", stats.p_above(x, bound))):
+                self.assertAlmostEqual(p, scipy_stats.ttest_1samp(x, bound, alternative=alternative).pvalue, 12)
+
+    def test_coverage(self):
+        """4000 samples: the share of intervals that hold the truth is 0.95 to within 4 standard errors, 0.014."""
+        rng = numpy.random.default_rng(7)
+        hits = sum(e.low < 3 < e.high for e in (stats.estimate(rng.normal(3, 1, 5)) for _ in range(4000)))
+        self.assertAlmostEqual(hits / 4000, 0.95, delta=0.014)
+
+    def test_holm(self):
+        # Worked by hand from Holm's definition: 4 x 0.01, 3 x 0.02, then max(0.06, 2 x 0.03), max(0.06, 0.04).
+        numpy.testing.assert_allclose(stats.holm([0.04, 0.01, 0.03, 0.02]), [0.06, 0.04, 0.06, 0.06])
+        self.assertEqual(stats.holm([]), [])
+        self.assertEqual(stats.holm([0.9, 0.8]), [1.0, 1.0])
+
+    def test_holm_keeps_the_level(self):
+        """Four comparisons of nothing: a false discovery in at most 5% of 2000 claims, to within 4 standard errors."""
+        rng, false = numpy.random.default_rng(3), 0
+        for _ in range(2000):
+            p = [min(stats.p_values(rng.normal(0, 1, 5), Prediction("above", 0.0))) for _ in range(4)]
+            false += min(stats.holm(p)) < 0.05
+        self.assertLess(false / 2000, 0.05 + 4 * (0.05 * 0.95 / 2000) ** 0.5)
+
+    def test_power(self):
+        """The smallest detectable difference is found in 80% of 3000 simulated claims, to within 4 standard errors."""
+        rng, level = numpy.random.default_rng(5), 0.05 / 3
+        d = stats.detectable(2.0, 6, comparisons=3)
+        found = sum(scipy_stats.ttest_1samp(rng.normal(d, 2, 6), 0).pvalue < level for _ in range(3000))
+        self.assertAlmostEqual(found / 3000, 0.8, delta=4 * (0.8 * 0.2 / 3000) ** 0.5)
+        for n in (2, 3, 30):
+            self.assertTrue(0 < stats.detectable(1.0, n, 8) < 1e3, n)
+
+    def test_equal_differences(self):
+        """No spread is not certainty: five equal differences prove what five equal signs prove."""
+        self.assertEqual(min(stats.p_values([1.0] * 5, Prediction("above", 0.0))), 2 * 0.5 ** 5)
+        self.assertLess(min(stats.p_values([1.0] * 8, Prediction("above", 0.0))), 0.01)
+
+    def test_within(self):
+        near, far = [0.01, -0.01, 0.02, 0.0, -0.02], [1.0, 1.1, 0.9, 1.05, 0.95]
+        region = Prediction("within", 0.2)
+        self.assertLess(stats.p_values(near, region)[0], 0.05)
+        self.assertGreater(stats.p_values(near, region)[1], 0.5)
+        self.assertLess(stats.p_values(far, region)[1], 0.05)
+
+
+class Verdicts(unittest.TestCase):
+    def outcome(self, claim, value, runs=None):
+        return verdict.evaluate(claim, records_of(claim, value, runs))
+
+    def test_three_verdicts(self):
+        claim = toy()
+        for step, expected in ((0.5, "HOLDS"), (0.0, "FAILS"), (0.1, "INCONCLUSIVE")):
+            outcome = self.outcome(claim, lambda run: 1 + step * (run.arm.name == "b") +
+                                   own_noise(run))
+            self.assertEqual(outcome.verdict, expected, step)
+
+    def test_paired(self):
+        """What a seed does to both arms alike takes no part: it is ten times the effect here."""
+        claim = toy(comparison=[{"a": "b", "b": "a", "predict": "> 0"}])
+        outcome = self.outcome(claim, lambda run: noise(run.seed, 5) + 0.5 * (run.arm.name == "b") + own_noise(run))
+        self.assertEqual(outcome.verdict, "HOLDS")
+
+    def test_rate_is_chosen_on_other_seeds(self):
+        """On seed 3 another rate is far better by luck: it is not the one that is reported."""
+        claim = toy()
+
+        def value(run):
+            lucky = run.seed == 3 and dict(run.tuned)["lr"] == "0.1"
+            return -9.0 if lucky else {"0.001": 2.0, "0.01": 1.0, "0.1": 3.0}[dict(run.tuned)["lr"]]
+        results = verdict.Results(claim, records_of(claim, value))
+        self.assertEqual([results.measure("a", s, "val_loss") for s in claim.seeds], [1.0] * 5)
+        crossed = replace(claim, tune_seeds=[], seeds=[1, 2, 3, 4, 5, 6])
+        results = verdict.Results(crossed, records_of(crossed, value))
+        self.assertEqual(dict(results.chosen(claim.arms[0], 3))["lr"], "0.01")
+
+    def test_missing_is_open(self):
+        claim = toy()
+        outcome = self.outcome(claim, lambda run: None if run.seed == 5 and run.arm.name == "a" else 1.0)
+        self.assertEqual((outcome.verdict, outcome.missing), ("OPEN", 1))
+        self.assertEqual(verdict.evaluate(claim, {}).verdict, "OPEN")
+
+    def test_divergence(self):
+        """A rate that diverged is not chosen; where all do, the run counts as the claim said, or decides nothing."""
+        claim = toy()
+
+        def value(run):
+            gone = run.arm.name == "b" or dict(run.tuned)["lr"] == "0.1"
+            return "diverged" if gone else 1.0 + noise(run.seed)
+        self.assertEqual(self.outcome(claim, value).verdict, "INCONCLUSIVE")
+        self.assertIn("pairs have a run without this number", self.outcome(claim, value).findings[0].note)
+        self.assertEqual(self.outcome(replace(claim, worst=5.0), value).verdict, "HOLDS")
+        results = verdict.Results(replace(claim, worst=5.0), records_of(claim, lambda run: 7.0))
+        self.assertEqual(results.measure("b", 1, "val_loss"), 5.0)
+
+    def test_control(self):
+        control = {"a": "a", "predict": "< 0.5", "role": "control"}
+        claim = toy(comparison=[{"a": "b", "b": "a", "predict": "> 0.1"}, control])
+
+        def value(run):
+            return 1 + 0.5 * (run.arm.name == "b") + own_noise(run)
+        outcome = self.outcome(claim, value)
+        self.assertEqual([f.verdict for f in outcome.findings], ["HOLDS", "FAILS"])
+        self.assertEqual(outcome.verdict, "INCONCLUSIVE")
+
+    def test_window(self):
+        """Three rates a factor of ten apart, of which b can use one less: its window is one factor of ten smaller."""
+        claim = toy(usable="< 2", command="./train --lr 0.001,0.01,0.1 --seed 1..8",
+                    comparison=[{"a": "b", "b": "a", "predict": "< 0"}])
+
+        def value(run):
+            return "diverged" if run.arm.name == "b" and dict(run.tuned)["lr"] == "0.1" else 1.5
+        outcome = self.outcome(claim, value, claim.runs(claim.seeds))
+        self.assertAlmostEqual(outcome.findings[0].estimate.mean, -1.0, 12)
+        self.assertEqual(outcome.verdict, "HOLDS")
+
+    def test_edge_of_the_list(self):
+        outcome = self.outcome(toy(), lambda run: float(dict(run.tuned)["lr"]) + noise(run.seed))
+        self.assertTrue(any("edge" in note for note in outcome.notes))
+
+    def test_failed_runs_are_missing(self):
+        claim = toy()
+        records = records_of(claim, lambda run: 1.0)
+        next(iter(records.values()))["status"] = "failed"
+        self.assertEqual(verdict.evaluate(claim, records).verdict, "OPEN")
+
+
+class Records(unittest.TestCase):
+    def test_round_trip(self):
+        claim = toy()
+        records = records_of(claim, lambda run: 0.1 + 1 / 3)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "toy.csv"
+            write_records(path, records)
+            back, text = read_records(path), path.read_bytes()
+            write_records(path, back)
+            self.assertEqual(path.read_bytes(), text)
+        key = claim.runs([1])[0].key
+        self.assertEqual(back[key]["val_loss"], 0.1 + 1 / 3)
+        self.assertEqual(verdict.evaluate(claim, back), verdict.evaluate(claim, records))
+
+    def test_figure(self):
+        """Every kind of figure is drawn, with a diverged run and a missing one."""
+        def value(run):
+            if run.seed == 4:
+                return None
+            return "diverged" if run.arm.name == "b" and run.seed == 2 else 1.0 + noise(run.seed)
+        with tempfile.TemporaryDirectory() as folder:
+            for changes in ({}, {"usable": "< 2"}, {"figure": {"x": "parameters"}}):
+                claim = toy(**changes)
+                figure.draw(claim, records_of(claim, value), Path(folder) / "a.png")
+                self.assertGreater((Path(folder) / "a.png").stat().st_size, 5000)
+
+
+class Pages(unittest.TestCase):
+    """A repository of its own: a README with the table, one claim about `toy`, its records, a notebook."""
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.root = Path(self.folder.name)
+        for room in ("claims/results", "notebooks", "lib"):
+            (self.root / room).mkdir(parents=True)
+        for path in ("claims/posts.toml", "lib/config.def", "generate.def"):
+            (self.root / path).write_text((ROOT / path).read_text())
+        (self.root / "claims/toy.toml").write_text('''
+            post = 4
+            thesis = "b is above a"
+            metric = "val_loss"
+            command = "./train --lr 0.001,0.01 --seed 1..5"
+            tune_seeds = "11..12"
+            arms = { a = "--norm pre", b = "--norm post" }
+            comparison = [{ a = "b", b = "a", predict = "> 0.1" }]''')
+        self.claim = read_claim(self.root / "claims/toy.toml")
+        self.record(lambda run: 1.0 + 0.5 * (run.arm.name == "b") + own_noise(run))
+        self.quote = "b is higher by <!-- claim toy: b vs a: mean -->?<!-- / -->."
+        (self.root / "README.md").write_text(f"{table.BEGIN}{table.END}\n{self.quote}\n")
+        self.notebook([self.quote])
+        self.refresh()
+
+    def tearDown(self):
+        self.folder.cleanup()
+
+    def record(self, value):
+        records = records_of(self.claim, value)
+        wanted = {run.key for run in verdict.wanted(self.claim, records)[0]}
+        write_records(self.root / "claims/results/toy.csv", {k: r for k, r in records.items() if k in wanted})
+        (self.root / "claims/results/toy.png").touch()
+
+    def notebook(self, texts):
+        cells = [{"cell_type": "markdown", "metadata": {}, "source": [text]} for text in texts]
+        book = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+        (self.root / "notebooks/a.ipynb").write_text(json.dumps(book, indent=1) + "\n")
+
+    def refresh(self):
+        lab = table.Lab(self.root)
+        for path in lab.pages():
+            path.write_text(table.refreshed(path, lab))
+
+    def check(self):
+        with contextlib.redirect_stderr(io.StringIO()) as error:
+            status, _ = quiet(check.main, [], table.Lab(self.root))
+        return status, error.getvalue()
+
+    def test_agreement(self):
+        text = (self.root / "README.md").read_text()
+        self.assertIn("**HOLDS**", text)
+        self.assertRegex(text, r"b is higher by .*-->\+0\.\d{4}<")
+        self.assertEqual(self.check(), (0, ""))
+
+    def test_changed_number(self):
+        for path in ("README.md", "notebooks/a.ipynb"):
+            text = (self.root / path).read_text()
+            (self.root / path).write_text(text.replace("-->+0.", "-->+1."))
+            status, error = self.check()
+            self.assertEqual((status, error.count("\n")), (1, 1), error)
+            self.assertIn(path, error)
+            (self.root / path).write_text(text)
+
+    def test_changed_records(self):
+        """The table says HOLDS; the records no longer do."""
+        self.record(lambda run: 1.0 + own_noise(run))
+        status, error = self.check()
+        self.assertEqual(status, 1)
+        self.assertIn("README.md", error)
+
+    def test_loose_number(self):
+        self.notebook([self.quote, "It is 0.25 higher, in 40% of cases, `--lr 0.5` and [3.4](http://a.b/1.2) aside."])
+        self.refresh()
+        status, error = self.check()
+        self.assertEqual(status, 1)
+        self.assertIn("0.25", error)
+        self.assertEqual(check.unbacked("2 arms, `0.5`, 2017, arXiv:[2312.04927](https://a.b)"), [])
+        self.assertEqual(check.unbacked("1.5 and 40% and 3x"), ["1.5", "40%", "3x"])
+
+    def test_row_that_nobody_asked_for(self):
+        path = self.root / "claims/results/toy.csv"
+        path.write_text(path.read_text().replace("--norm pre --lr 0.01 --seed 1,", "--norm pre --lr 0.02 --seed 1,")
+                        .replace("--norm pre --lr 0.001 --seed 1,", "--norm pre --lr 0.02 --seed 1,"))
+        status, error = self.check()
+        self.assertEqual(status, 1)
+        self.assertIn("does not ask for", error)
+
+    def test_commit_of_nobody(self):
+        path = self.root / "claims/results/toy.csv"
+        path.write_text(path.read_text().replace(",abc,", ",abc-dirty,"))
+        self.assertIn("without a commit", self.check()[1])
+
+
+class Matching(unittest.TestCase):
+    def test_solver(self):
+        self.assertEqual(match.solve_integer(lambda n: n * n, 1000), 32)
+        self.assertEqual(match.solve_integer(lambda n: n * n if n % 4 == 0 else None, 900), 28)
+        self.assertIsNone(match.solve_integer(lambda n: None, 900))
+
+    def test_params(self):
+        """MLA's latent is solved so that both arms have as many parameters; the records know how exactly."""
+        words = f"{TINY} --attn mha,mla --steps 4 --seed 1..2".split()
+        claim = match.mark_unknown(ad_hoc(words, match="params"), "ffn-width")
+        solved, notes = match.solve_claim(claim)
+        sizes = [match.quantity("params", {**dict(arm.flags), "seed": "1"}) for arm in solved.arms]
+        self.assertLess(abs(sizes[1] / sizes[0] - 1), 0.01)
+        self.assertIn("params", notes["attn=mla"])
+
+    def test_cache_and_steps(self):
+        claim = toy(command=f"{TINY} --seed 1..2", match="cache", tune_seeds="9",
+                    arms={"a": "--attn gqa --kv-heads 1 --head-dim 16", "b": "--attn mla --kv-rank ? --rope-dim 8"})
+        solved, _ = match.solve_claim(claim)
+        self.assertEqual(dict(solved.arms[1].flags)["kv-rank"], str(2 * 16 - 8))
+        claim = toy(command=f"{TINY} --seed 1..2", match="flops", tune_seeds="9",
+                    arms={"a": "--steps 100", "b": "--layers 2 --steps ?"})
+        solved, _ = match.solve_claim(claim)
+        self.assertTrue(50 < int(dict(solved.arms[1].flags)["steps"]) < 100)
+
+    def test_impossible(self):
+        claim = toy(command=f"{TINY} --seed 1..2", match="cache", tune_seeds="9",
+                    arms={"a": "--attn gqa --kv-heads 1", "b": "--attn gqa --kv-rank ?"})
+        with self.assertRaises(UsageError):
+            match.solve_claim(claim)
+
+
+def sweep(*words, **options):
+    return subprocess.run([ROOT / "claims/sweep", *words], capture_output=True, text=True, cwd=ROOT, **options)
+
+
+class Sweeps(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.into = Path(self.folder.name)
+
+    def tearDown(self):
+        self.folder.cleanup()
+
+    def sweep(self, command, *options):
+        return sweep(*command.split(), "--into", str(self.into), *options)
+
+    def records(self):
+        return read_records(self.into / "results.csv")
+
+    def test_runs_once_whatever_jobs(self):
+        command = f"{TINY} --steps 8 --norm pre,post --seed 1..2"
+        first = self.sweep(command)
+        self.assertEqual(first.returncode, 0, first.stderr)
+        digests = {key: row["digest"] for key, row in self.records().items()}
+        self.assertEqual(len(digests), 4)
+        again = self.sweep(command)
+        self.assertIn("0 to do", again.stdout)
+        self.assertNotIn("finished", again.stdout)
+        self.assertEqual(self.sweep(command, "--fresh", "--jobs", "2").returncode, 0)
+        self.assertEqual({key: row["digest"] for key, row in self.records().items()}, digests)
+
+    def test_interrupted(self):
+        """Ctrl-C in the middle of a run: what is finished stays, the run goes on from its step, the digests are those
+        of an undisturbed sweep."""
+        command = f"{TINY} --steps 600 --seed 1..3 --save-every 50"
+        words = [ROOT / "claims/sweep", *command.split(), "--into", str(self.into)]
+        process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                   start_new_session=True)
+        deadline = time.monotonic() + 60
+        while len(self.records()) < 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate()
+        self.assertEqual(process.returncode, 130)
+        begun = self.records()
+        self.assertTrue(1 <= len(begun) < 3, begun.keys())
+        self.assertTrue(all(row["status"] == "finished" for row in begun.values()))
+        self.assertEqual(self.sweep(command).returncode, 0)
+        digests = {key: row["digest"] for key, row in self.records().items()}
+        self.assertEqual(self.sweep(command, "--fresh").returncode, 0)
+        self.assertEqual({key: row["digest"] for key, row in self.records().items()}, digests)
+        self.assertEqual(len(digests), 3)
+
+    def test_divergence_and_failure_are_results(self):
+        command = f"{TINY} --steps 40 --clip 0 --lr 1e-3,999 --init-scale 900 --norm-kind layer --seed 1..2"
+        self.assertEqual(self.sweep(command).returncode, 0)
+        self.assertEqual(len(self.records()), 4)
+        self.assertIn("diverged", {row["status"] for row in self.records().values()})
+        again = self.sweep(command)
+        self.assertIn("0 to do", again.stdout)
+
+    def test_impossible_is_refused_before_anything_runs(self):
+        refused = self.sweep(f"{TINY} --steps 8 --heads 2,5")
+        self.assertEqual(refused.returncode, 2)
+        self.assertIn("heads=5", refused.stderr)
+        self.assertEqual(refused.stderr.count("\n"), 1)
+        self.assertEqual(self.records(), {})
+
+
+if __name__ == "__main__":
+    result = unittest.main(exit=False, verbosity=1 + ("-v" in sys.argv)).result
+    bad = len(result.failures) + len(result.errors)
+    print(f"{result.testsRun - bad} passed, {bad} failed")
+    sys.exit(bad > 0)
