@@ -22,9 +22,10 @@ typedef struct {
     int attn; bool moe;
     const Mixer *mixer;
     size_t H, KV, D, P, Dv;                // D: width of a query and key; P of them rotated; Dv: width of a value
+    size_t window, room;                   // swa: positions a query sees; slots of a cache
     size_t F;                              // width of the dense feed-forward or of one expert
     BranchNorms attn_norm, ffn_norm;
-    Linear qkv, o;                         // mha, gqa: rows of q, then k, then v
+    Linear qkv, o;                         // mha, gqa, swa: rows of q, then k, then v
     Norm q_norm, k_norm;
     Linear q, q_a, q_b, kv_a, kv_b;        // mla
     Norm q_a_norm, kv_a_norm;
@@ -56,8 +57,9 @@ typedef struct {
     real *dup, *dhidden, *dlogits, *dweight, *dsorted_out, *dhidden_e, *dup_e, *dsorted;
 } LayerGrads;
 
-// k and v of a layer: [rows, capacity, width of a token]; mla: k holds [latent | rotated key], v is NULL.
-struct Cache { size_t rows, length, capacity, layers; real **k, **v; Arena arena; };
+// k and v of layer l: [rows, room[l], width of a token] from position first[l] on; mla: k holds [latent | rotated key],
+// v is NULL. The room is the capacity, but for swa, which drops what its window has left behind.
+struct Cache { size_t rows, length, capacity, layers, *room, *first, *window; real **k, **v; Arena arena; };
 
 typedef struct {
     size_t B, T, M, past;                  // M = B*T rows; past: tokens before them in the cache
@@ -84,7 +86,7 @@ struct Model {
     real *hidden, *final_mean, *final_rstd, *dx, *dhidden, *logits, *branch;  // branch: F(h) where it need not be kept
     double *token_loss; bool *token_hit;
     size_t head_rows;                      // rows of logits at a time
-    real *cosine[2], *sine[2]; size_t rope_dims[2], rope_positions;   // [0]: mha and gqa, [1]: mla
+    real *cosine[2], *sine[2]; size_t rope_dims[2], rope_positions;   // [0]: mha, gqa, swa, [1]: mla
     real *slopes;                          // of ALiBi [H], or NULL
     RouterStats *stats; double *load;
     real *record;

@@ -1,4 +1,4 @@
-// block_attention.c: the mixers with softmax attention: mha and gqa, and mla. Their parameters, forward
+// block_attention.c: the mixers with softmax attention: mha, gqa and swa, and mla. Their parameters, forward
 // directly above backward, memory, and what they keep in a cache.
 #include "block.h"
 #include "attention.h"
@@ -19,10 +19,11 @@ static void rotate(const Model *m, const Layer *y, real *x, size_t stride, size_
 
 static AttnShape attn_shape(const Model *m, const Layer *y) {
     return (AttnShape){.H = y->H, .KV = y->KV, .D = y->D, .Dv = y->Dv, .scale = 1 / sqrt((double)y->D),
-                       .flash = m->c.attn_kernel == KERNEL_flash, .tile = m->c.tile, .slope = m->slopes};
+                       .flash = m->c.attn_kernel == KERNEL_flash, .tile = m->c.tile, .window = y->window,
+                       .slope = m->slopes};
 }
 
-// Attention over keys and values wherever they stand: in the batch, or in the cache.
+// Attention over the keys and values of the batch.
 static void attend(Model *m, size_t l, const real *q, size_t q_stride, KvView view, const Batch *b) {
     const Layer *y = &m->layers[l];
     LayerActs *a = &m->acts[l];
@@ -44,14 +45,18 @@ static void layout_attention(const Model *m, const Layer *y, LayerActs *a, Arena
     if (keep && m->c.attn_kernel == KERNEL_naive) a->probability = take(arena, size_mul(B * y->H, T * T));
 }
 
-// Forward and backward of the scores and of their sum, half of them masked.
-static double attention_flops(const Layer *y, size_t T) { return 3.0 * (double)(y->H * (y->D + y->Dv)) * (double)T; }
+// Forward and backward of the scores and of their sum, half of them masked; of a window, all but its first half window.
+static double attention_flops(const Layer *y, size_t T) {
+    double width = (double)(y->H * (y->D + y->Dv)), all = (double)T, window = (double)y->window;
+    if (y->window && y->window < T) return 6 * width * (window - window * window / (2 * all));
+    return 3.0 * width * all;
+}
 
 static size_t workspace_of_attention(const Model *m, const Layer *y, size_t T) {
     return attention_workspace(T, attn_shape(m, y));
 }
 
-// ---- mha and gqa ---------------------------------------------------------------------------------
+// ---- mha, gqa and swa ---------------------------------------------------------------------------
 // One product makes [q | k | v] rows; q and k are normalised (if asked), rotated, and attended in place.
 
 static size_t qkv_width(const Layer *y) { return (y->H + 2 * y->KV) * y->D; }
@@ -72,19 +77,61 @@ static KvView qkv_view(const Layer *y, const real *qkv, size_t T) {
                     .k_stride = row, .v_stride = row, .k_head = y->D, .v_head = y->D, .length = T};
 }
 
-// Where row i of the batch goes in a cache.
-static size_t cache_slot(const Batch *b, size_t i) { return i / b->T * b->cache->capacity + b->past + i % b->T; }
+// Where a position of a row stands in the cache of layer l.
+static size_t cache_slot(const Cache *c, size_t l, size_t row, size_t position) {
+    return row * c->room[l] + position - c->first[l];
+}
 
-// Appends the rows of [q | k | v] to the cache and shows all of it.
-static KvView cache_append_kv(Cache *c, size_t l, const Layer *y, const real *qkv, const Batch *b) {
-    size_t row = qkv_width(y), width = y->KV * y->D, step = c->capacity * width;
-    PROFILE(cache, 0, 4 * b->M * width);
-    for (size_t i = 0; i < b->M; i++) {
-        memcpy(c->k[l] + cache_slot(b, i) * width, qkv + i * row + y->H * y->D, width * sizeof *qkv);
-        memcpy(c->v[l] + cache_slot(b, i) * width, qkv + i * row + (y->H + y->KV) * y->D, width * sizeof *qkv);
+// Makes room behind `length` positions, where it is used up, by dropping tiles that no query will see again, but for
+// one more that cache_rewind may want back. Returns how many of n new positions there is room for.
+static size_t cache_make_room(Cache *c, size_t l, const Layer *y, size_t length, size_t n, size_t tile) {
+    size_t end = c->first[l] + c->room[l], width = y->KV * y->D;
+    if (length + n <= end) return n;
+    if (length + 1 > y->window + tile) {
+        size_t first = (length + 1 - y->window - tile) / tile * tile, kept = (length - first) * width * sizeof(real);
+        PROFILE(cache, 0, 4 * c->rows * (length - first) * width);
+        for (size_t r = 0; r < c->rows; r++) {
+            size_t to = r * c->room[l] * width, from = cache_slot(c, l, r, first) * width;
+            memmove(c->k[l] + to, c->k[l] + from, kept);
+            memmove(c->v[l] + to, c->v[l] + from, kept);
+        }
+        c->first[l] = first, end = first + c->room[l];
     }
+    return length + n <= end ? n : end - length;
+}
+
+// Appends keys and values of the new tokens at .. at+n-1 of each row to the cache and shows all of it.
+static KvView cache_append_kv(Cache *c, size_t l, const Layer *y, const real *qkv, const Batch *b, size_t at,
+                              size_t n) {
+    size_t row = qkv_width(y), width = y->KV * y->D, step = c->room[l] * width;
+    PROFILE(cache, 0, 4 * b->B * n * width);
+    for (size_t r = 0; r < b->B; r++)
+        for (size_t i = at; i < at + n; i++) {
+            const real *key = qkv + (r * b->T + i) * row + y->H * y->D;
+            size_t slot = cache_slot(c, l, r, b->past + i) * width;
+            memcpy(c->k[l] + slot, key, width * sizeof *key);
+            memcpy(c->v[l] + slot, key + width, width * sizeof *key);
+        }
     return (KvView){.k = c->k[l], .v = c->v[l], .k_step = step, .v_step = step, .k_stride = width, .v_stride = width,
-                    .k_head = y->D, .v_head = y->D, .length = b->past + b->T};
+                    .k_head = y->D, .v_head = y->D, .length = b->past + at + n - c->first[l]};
+}
+
+// Attention over the cache, to which the batch is added: at once, or, where a window's cache is too small for that, in
+// pieces. The bits are the same: tiles start at multiples of their width, and what is dropped is a number of tiles.
+static void attend_cached(Model *m, size_t l, const Batch *b) {
+    const Layer *y = &m->layers[l];
+    LayerActs *a = &m->acts[l];
+    size_t row = qkv_width(y), wide = y->H * y->Dv;
+    for (size_t at = 0, n; at < b->T; at += n) {
+        n = cache_make_room(b->cache, l, y, b->past + at, b->T - at, m->c.tile);
+        KvView view = cache_append_kv(b->cache, l, y, a->qkv, b, at, n);
+        size_t together = n == b->T ? b->B : 1;                  // the rows of a piece do not stand side by side
+        for (size_t r = 0; r < b->B; r += together, view.k += view.k_step, view.v += view.v_step) {
+            size_t i = r * b->T + at;
+            attention_forward(a->out + i * wide, wide, NULL, NULL, a->qkv + i * row, row, view, together, n,
+                              attn_shape(m, y));
+        }
+    }
 }
 
 static void mha_forward(Model *m, size_t l, real *out, const real *x, const Batch *b) {
@@ -98,7 +145,8 @@ static void mha_forward(Model *m, size_t l, real *out, const real *x, const Batc
         normalise(m, a->qkv + k_at, row, a->k_mean, a->k_rstd, a->qkv_raw + k_at, row, &y->k_norm, b->M, y->KV * y->D / y->k_norm.C);
     }
     rotate(m, y, a->qkv, row, y->H + y->KV, y->D, b, false);
-    attend(m, l, a->qkv, row, b->cache ? cache_append_kv(b->cache, l, y, a->qkv, b) : qkv_view(y, a->qkv, b->T), b);
+    if (b->cache) attend_cached(m, l, b);
+    else attend(m, l, a->qkv, row, qkv_view(y, a->qkv, b->T), b);
     apply(m, out, &y->o, a->out, b->M);
 }
 
@@ -216,7 +264,7 @@ static void mla_absorbed(Model *m, size_t l, const Batch *b) {
     AttnShape s = attn_shape(m, y);      // the scale stays that of the full head
     s.KV = 1, s.D = wide, s.Dv = R;
     const real *rows = b->cache->k[l];
-    size_t step = b->cache->capacity * wide;
+    size_t step = b->cache->room[l] * wide;
     KvView view = {.k = rows, .v = rows, .k_step = step, .v_step = step, .k_stride = wide, .v_stride = wide, .length = b->past + b->T};
     attention_forward(a->latent_out, H * R, NULL, NULL, a->latent_q, H * wide, view, b->B, b->T, s);
     for (size_t h = 0; h < H; h++)
@@ -230,8 +278,9 @@ static void cache_append_latent(Cache *c, size_t l, const Layer *y, const LayerA
     size_t R = y->kv_b.K, wide = R + y->P;
     PROFILE(cache, 0, 2 * b->M * wide);
     for (size_t i = 0; i < b->M; i++) {
-        memcpy(c->k[l] + cache_slot(b, i) * wide, a->c + i * R, R * sizeof *a->c);
-        memcpy(c->k[l] + cache_slot(b, i) * wide + R, a->kv_a + i * wide + R, y->P * sizeof *a->c);
+        real *slot = c->k[l] + cache_slot(c, l, i / b->T, b->past + i % b->T) * wide;
+        memcpy(slot, a->c + i * R, R * sizeof *a->c);
+        memcpy(slot + R, a->kv_a + i * wide + R, y->P * sizeof *a->c);
     }
 }
 

@@ -1,5 +1,5 @@
 // hf.h: Hugging Face's names and configurations for our models, so that transformers opens what we
-// train and we open what transformers saved. Llama, Qwen3, OLMo-2, Mixtral, DeepSeek-V3 and GPT-2 are
+// train and we open what transformers saved. Llama, Mistral, Qwen3, OLMo-2, Mixtral, DeepSeek-V3 and GPT-2 are
 // known; any other combination of flags is saved as model_type "receipts" under our own names (model.h).
 // The tensors themselves are not touched here: lib/checkpoint.h reads and writes the files.
 #ifndef HF_H

@@ -9,6 +9,7 @@
 // ---- architectures -----------------------------------------------------------------------------
 static const Family families[] = {
     {LLAMA, "llama", "LlamaForCausalLM", "model.layers."},
+    {MISTRAL, "mistral", "MistralForCausalLM", "model.layers."},
     {QWEN3, "qwen3", "Qwen3ForCausalLM", "model.layers."},
     {OLMO2, "olmo2", "Olmo2ForCausalLM", "model.layers."},
     {MIXTRAL, "mixtral", "MixtralForCausalLM", "model.layers."},
@@ -49,6 +50,7 @@ static unsigned nearest_family(const Config *c) {
     if (c->pos == POS_learned) return GPT2;
     if (c->experts) return MIXTRAL;
     if (c->norm == NORM_out || c->qk_norm == QK_full) return OLMO2;
+    if (attention_is(c, ATTN_swa)) return MISTRAL;
     return c->qk_norm == QK_head ? QWEN3 : LLAMA;
 }
 
@@ -64,18 +66,18 @@ static const char *missing_in(unsigned family, const Config *c) {
         {ROTARY, c->ffn == FFN_swiglu, "--ffn swiglu"},
         {GPT2, c->ffn == FFN_gelu, "--ffn gelu"},
         {ROTARY, c->pos == POS_rope, "--pos rope"},
-        {ROTARY & ~DEEPSEEK, mha || gqa, "--attn mha or gqa on all layers"},
+        {ROTARY & ~(DEEPSEEK | MISTRAL), mha || gqa, "--attn mha or gqa on all layers"},
         {GPT2, mha, "--attn mha"},
-        {LLAMA | MIXTRAL | GPT2, c->qk_norm == QK_none, "--qk-norm none"},
+        {LLAMA | MISTRAL | MIXTRAL | GPT2, c->qk_norm == QK_none, "--qk-norm none"},
         {QWEN3, c->qk_norm == QK_head, "--qk-norm head"},
         {OLMO2, c->qk_norm == QK_full, "--qk-norm full"},
         {ROTARY & ~DEEPSEEK, config_rope_dim(c, ATTN_mha) == c->head_dim, "--rope-dim as wide as --head-dim"},
         {GPT2, c->heads * c->head_dim == c->width, "--head-dim of width/heads"},
         {LLAMA, c->width % c->heads == 0, "--width to be a multiple of --heads"},
         {GPT2, c->bias, "--bias 1"},
-        {QWEN3 | OLMO2 | MIXTRAL, !c->bias, "--bias 0"},
+        {MISTRAL | QWEN3 | OLMO2 | MIXTRAL, !c->bias, "--bias 0"},
         {DEEPSEEK, !c->bias || dense_layers(c) == 0, "--bias 0, or experts in all layers"},
-        {LLAMA | QWEN3 | OLMO2 | GPT2, !moe, "--experts 0"},
+        {LLAMA | MISTRAL | QWEN3 | OLMO2 | GPT2, !moe, "--experts 0"},
         {MIXTRAL, experts_from(c, 0), "experts in all layers"},
         {MIXTRAL, c->gate == GATE_softmax, "--gate softmax"},
         {MIXTRAL, c->router == ROUTER_topk, "--router topk"},
@@ -120,9 +122,10 @@ static const struct { unsigned families; const char *key, *flag, *standard; } ke
     {QWEN3, "head_dim", "head_dim", "128"},
     {ROTARY & ~MIXTRAL, "intermediate_size", "ffn_width", NULL},
     {MIXTRAL, "intermediate_size", "expert_width", NULL},
-    {LLAMA | QWEN3 | DEEPSEEK, "rms_norm_eps", "norm_eps", "1e-6"},
+    {LLAMA | MISTRAL | QWEN3 | DEEPSEEK, "rms_norm_eps", "norm_eps", "1e-6"},
     {MIXTRAL | OLMO2, "rms_norm_eps", "norm_eps", "1e-5"},
     {ROTARY, "tie_word_embeddings", "tie", "0"},
+    {MISTRAL, "sliding_window", "window", "4096"},
     {MIXTRAL, "num_local_experts", "experts", "8"},
     {MIXTRAL, "num_experts_per_tok", "top_k", "2"},
     {DEEPSEEK, "q_lora_rank", "q_rank", "1536"},
@@ -167,7 +170,7 @@ enum { FIXED = sizeof fixed / sizeof *fixed };
 static const char *const architecture_flags[] = {
     "vocab", "layers", "width", "attn", "heads", "kv_heads", "head_dim", "kv_rank", "q_rank", "rope_dim",
     "nope_dim", "v_dim", "qk_norm", "pos", "rope_theta", "norm", "norm_kind", "norm_eps", "ffn", "ffn_width", "bias",
-    "tie", "experts", "top_k", "expert_width", "shared_experts", "first_dense", "moe_layers", "gate", "router",
+    "window", "tie", "experts", "top_k", "expert_width", "shared_experts", "first_dense", "moe_layers", "gate", "router",
     "norm_topk", "route_scale",
 };
 enum { ARCHITECTURE_FLAGS = sizeof architecture_flags / sizeof *architecture_flags };
@@ -268,7 +271,7 @@ const Family *hf_family_in(const JsonFile *j) {
     const char *type = json_string_value(json_object_get(j->json, "model_type"));
     for (size_t i = 0; type && i < FAMILIES; i++)
         if (strcmp(families[i].model_type, type) == 0) return &families[i];
-    fail("%s: model_type %.60s is none of llama, qwen3, olmo2, mixtral, deepseek_v3, gpt2, receipts", j->path,
+    fail("%s: model_type %.60s is none of llama, mistral, qwen3, olmo2, mixtral, deepseek_v3, gpt2, receipts", j->path,
          type ? type : "(none)");
 }
 
@@ -324,6 +327,7 @@ static void read_keys(Config *c, const JsonFile *j, unsigned family) {
         const json_t *value = json_object_get(j->json, keys[i].key);
         if (value && !json_is_null(value)) set_from_json(c, j, keys[i].key, keys[i].flag, value);
         else if (value && strcmp(keys[i].flag, "q_rank") == 0) c->q_rank = 0;  // null: not compressed
+        else if (value && strcmp(keys[i].flag, "window") == 0) c->window = 0;  // null: all that came before
         else if (keys[i].standard) set_flag(c, j, keys[i].key, keys[i].flag, keys[i].standard);
         else fail("%s: the key %s is missing", j->path, keys[i].key);
     }
@@ -381,7 +385,7 @@ static void finish_heads(Config *c, const JsonFile *j, unsigned family) {
     if (c->kv_heads && c->heads % c->kv_heads != 0)
         refuse(j, "num_key_value_heads", "a divisor of num_attention_heads");
     bool grouped = c->kv_heads && c->kv_heads != c->heads;
-    flags_set(&config_table, c, "attn", grouped ? "gqa" : "mha");
+    flags_set(&config_table, c, "attn", c->window ? "swa" : grouped ? "gqa" : "mha");
     if (!grouped) c->kv_heads = 0;
     if (!c->head_dim && c->width % c->heads != 0)
         refuse(j, family & GPT2 ? "n_head" : "num_attention_heads", "a divisor of the width");

@@ -160,6 +160,8 @@ static void add_layer(Model *m, int l) {
     y->H = c->heads, y->KV = config_kv_heads(c, y->attn), y->P = config_rope_dim(c, y->attn);
     y->D = y->attn == ATTN_mla ? c->nope_dim + y->P : c->head_dim;
     y->Dv = y->attn == ATTN_mla ? c->v_dim : c->head_dim;
+    y->window = y->attn == ATTN_swa ? c->window : 0;
+    y->room = y->window ? (y->window + 7 * c->tile - 1) / c->tile * c->tile : 0;      // see cache_make_room
     y->F = y->moe ? c->expert_width : c->ffn_width;
     y->attn_norm = add_branch_norms(m, l, 2 * (size_t)l, "attn_norm", "attn_norm_out");
     y->mixer = mixer_of(y->attn);
@@ -378,7 +380,8 @@ ModelSize model_size(const Config *config) {
         const Layer *y = &m->layers[l];
         CacheNeed need = y->mixer->cache(y);
         s.flops_per_token += y->mixer->flops(y, c->context);
-        s.cache_bytes_per_token += (need.k + need.v) * sizeof(real);
+        if (y->room) s.state_bytes += y->room * (need.k + need.v) * sizeof(real);
+        else s.cache_bytes_per_token += (need.k + need.v) * sizeof(real);
     }
     s.workspace_bytes = workspace(m, size_mul(c->micro_batch, c->context)) * sizeof(real);
     s.activation_bytes = measured(m, c->micro_batch, c->context, true).used;
@@ -588,7 +591,9 @@ void model_update_routers(Model *m) {
 static void layout_cache(const Model *m, Cache *c) {
     for (size_t l = 0; l < c->layers; l++) {
         CacheNeed need = m->layers[l].mixer->cache(&m->layers[l]);
-        size_t tokens = size_mul(c->rows, c->capacity);
+        const Layer *y = &m->layers[l];
+        c->room[l] = y->room && y->room < c->capacity ? y->room : c->capacity, c->window[l] = y->window;
+        size_t tokens = size_mul(c->rows, c->room[l]);
         c->k[l] = take(&c->arena, size_mul(tokens, need.k));
         c->v[l] = need.v ? take(&c->arena, size_mul(tokens, need.v)) : NULL;
     }
@@ -598,6 +603,8 @@ Cache *cache_new(const Model *m, size_t rows, size_t capacity) {
     Cache *c = xmalloc(sizeof *c);
     *c = (Cache){.rows = rows, .capacity = capacity, .layers = m->c.layers, .arena = {.name = "cache"}};
     c->k = xmalloc(c->layers * sizeof *c->k), c->v = xmalloc(c->layers * sizeof *c->v);
+    c->room = xmalloc(c->layers * sizeof *c->room), c->first = xmalloc(c->layers * sizeof *c->first);
+    c->window = xmalloc(c->layers * sizeof *c->window);
     layout_cache(m, c);
     arena_commit(&c->arena);
     layout_cache(m, c);
@@ -608,9 +615,11 @@ Cache *cache_repeat(const Model *m, const Cache *c, size_t rows) {
     all->length = c->length;
     for (size_t l = 0; l < c->layers; l++) {
         CacheNeed need = m->layers[l].mixer->cache(&m->layers[l]);
+        size_t room = c->room[l], held = (c->length - c->first[l]) * sizeof(real);
+        all->first[l] = c->first[l];
         for (size_t b = 0; b < rows; b++) {
-            memcpy(all->k[l] + b * c->capacity * need.k, c->k[l], c->length * need.k * sizeof(real));
-            if (need.v) memcpy(all->v[l] + b * c->capacity * need.v, c->v[l], c->length * need.v * sizeof(real));
+            memcpy(all->k[l] + b * room * need.k, c->k[l], held * need.k);
+            if (need.v) memcpy(all->v[l] + b * room * need.v, c->v[l], held * need.v);
         }
     }
     return all;
@@ -618,10 +627,19 @@ Cache *cache_repeat(const Model *m, const Cache *c, size_t rows) {
 void cache_free(Cache *c) {
     if (!c) return;
     arena_free(&c->arena);
-    free(c->k), free(c->v), free(c);
+    free(c->k), free(c->v), free(c->room), free(c->first), free(c->window), free(c);
 }
 size_t cache_length(const Cache *c) { return c->length; }
-void cache_rewind(Cache *c, size_t length) { if (length < c->length) c->length = length; }
+void cache_rewind(Cache *c, size_t length) {
+    if (length >= c->length) return;
+    for (size_t l = 0; l < c->layers; l++) {
+        if (length && c->first[l] && c->first[l] + c->window[l] > length + 1)
+            fail("a window of %zu tokens has moved on: a cache of %zu cannot go back to %zu", c->window[l], c->length,
+                 length);
+        if (!length) c->first[l] = 0;
+    }
+    c->length = length;
+}
 
 void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_logits, real *logits) {
     size_t B = cache ? cache->rows : 1, past = cache ? cache->length : 0, V = m->c.vocab, C = m->c.width;

@@ -21,7 +21,7 @@
 //   layers.i.moe.gate, up [E,F,C]  moe.down [E,C,F] .weight;  moe.shared.gate, up [S*F,C], moe.shared.down [C,S*F] .weight
 // q, k, v (and gate, up) are adjacent in memory, so that each group is one matrix product.
 // RoPE rotates halves (the Hugging Face Llama layout): dimension d pairs with d + rope_dim/2.
-// For mha and gqa with rope_dim < head_dim the first rope_dim dimensions of a head rotate; for mla a
+// For mha, gqa and swa with rope_dim < head_dim the first rope_dim dimensions of a head rotate; for mla a
 // head is [nope; rope].
 typedef enum { INIT_NORMAL, INIT_ONE, INIT_HALF, INIT_ZERO } InitKind;
 typedef struct {
@@ -42,7 +42,7 @@ typedef struct {
     double flops_per_token;                     // forward and backward: 6 per matrix parameter used, causal attention at half
     size_t parameter_bytes, gradient_bytes, moment_bytes, packed_bytes, activation_bytes;
     size_t workspace_bytes;                     // scratch memory of products and attention, with all threads
-    size_t cache_bytes_per_token;
+    size_t cache_bytes_per_token, state_bytes;  // of a sequence: what grows with it, and what does not (swa)
 } ModelSize;
 
 Model *model_new(const Config *config, bool training);  // resolved config; parameters initialised from config->seed
@@ -85,7 +85,7 @@ void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, s
 
 // ---- inference ---------------------------------------------------------------------------------
 // A cache for `rows` sequences of the same length, of up to `capacity` tokens each: keys and values after RoPE
-// for mha and gqa, latent and rotated key for mla (decoded with absorbed matrices).
+// for mha, gqa and swa (of its window), latent and rotated key for mla (decoded with absorbed matrices).
 typedef struct Cache Cache;
 Cache *cache_new(const Model *m, size_t rows, size_t capacity);
 // A cache of `rows` sequences that all go on from the first one in c. No number of a row depends on another row
@@ -93,7 +93,8 @@ Cache *cache_new(const Model *m, size_t rows, size_t capacity);
 Cache *cache_repeat(const Model *m, const Cache *c, size_t rows);
 void cache_free(Cache *c);
 size_t cache_length(const Cache *c);
-void cache_rewind(Cache *c, size_t length);                  // forget all but the first `length` tokens
+// Forgets all but the first `length` tokens; fails where a window has moved on by more than a tile since then.
+void cache_rewind(Cache *c, size_t length);
 // n new tokens, [rows, n], after what the cache holds. logits, for each row's last token only: [rows, V]; or, with
 // all_logits, for every new token: [rows, n, V]. cache == NULL: one row, no past, nothing kept.
 void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_logits, real *logits);

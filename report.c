@@ -93,7 +93,9 @@ void report_banner(const Facts *f, FILE *out) {
     print_bytes(out, ", activations", s->activation_bytes);
     print_bytes(out, ", workspaces", s->workspace_bytes);
     print_bytes(out, ", program and data", (size_t)machine_peak_memory());
-    fprintf(out, "; a cache takes %zu bytes per token\n", s->cache_bytes_per_token);
+    fprintf(out, "; a cache takes %zu bytes per token", s->cache_bytes_per_token);
+    if (s->state_bytes) fprintf(out, " and %zu bytes of state per sequence, however long", s->state_bytes);
+    fprintf(out, "\n");
     fprintf(out, "machine  %d threads, %s, FMA peak %.0f GFLOP/s\n", omp_get_max_threads(), simd_name(),
             f->peak * 1e-9);
     fflush(out);
@@ -123,6 +125,7 @@ void report_describe(const Facts *f, json_t *run_json) {
     put_size(model, "activation_bytes", s->activation_bytes);
     put_size(model, "workspace_bytes", s->workspace_bytes);
     put_size(model, "cache_bytes_per_token", s->cache_bytes_per_token);
+    put_size(model, "state_bytes", s->state_bytes);
     put_size(machine, "memory_bytes", memory_of_training(s));
     put(machine, "peak_flops", f->peak);
     json_object_set_new(run_json, "data", data);

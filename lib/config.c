@@ -73,6 +73,7 @@ bool config_layer_has_experts(const Config *c, size_t l) {
 }
 
 size_t config_kv_heads(const Config *c, int attn) {
+    if (attn == ATTN_swa && c->kv_heads) return c->kv_heads;
     if (attn != ATTN_gqa) return c->heads;
     return c->kv_heads ? c->kv_heads : c->heads > 1 ? c->heads / 2 : 1;
 }
@@ -84,9 +85,11 @@ size_t config_rope_dim(const Config *c, int attn) {
 }
 
 static void derive_attention(Config *c) {
-    bool plain = has_attn(c, ATTN_mha) || has_attn(c, ATTN_gqa), latent = has_attn(c, ATTN_mla);
+    bool latent = has_attn(c, ATTN_mla);
+    bool plain = has_attn(c, ATTN_mha) || has_attn(c, ATTN_gqa) || has_attn(c, ATTN_swa);
     if (!c->head_dim) c->head_dim = c->width / c->heads;
     if (has_attn(c, ATTN_gqa)) c->kv_heads = config_kv_heads(c, ATTN_gqa);
+    if (has_attn(c, ATTN_swa) && !c->window) c->window = (c->context + 1) / 2;
     if (plain != latent) c->rope_dim = config_rope_dim(c, latent ? ATTN_mla : ATTN_mha);  // mixed: differs by layer
     if (!latent) return;
     if (!c->kv_rank) c->kv_rank = 2 * c->head_dim;
@@ -133,14 +136,14 @@ static void refuse_heads(const Config *c) {
     if (!c->head_dim && c->width % c->heads != 0)
         usage_error("--width %zu cannot be divided among --heads %zu; choose a multiple, or give --head-dim", c->width,
                     c->heads);
-    if (has_attn(c, ATTN_gqa) && c->heads % config_kv_heads(c, ATTN_gqa) != 0)
-        usage_error("--heads %zu cannot share --kv-heads %zu evenly; kv-heads must divide heads", c->heads,
-                    config_kv_heads(c, ATTN_gqa));
+    size_t shared = config_kv_heads(c, has_attn(c, ATTN_gqa) ? ATTN_gqa : has_attn(c, ATTN_swa) ? ATTN_swa : ATTN_mha);
+    if (c->heads % shared != 0)
+        usage_error("--heads %zu cannot share --kv-heads %zu evenly; kv-heads must divide heads", c->heads, shared);
     if (c->tile % 32 != 0) usage_error("--tile %zu is not a multiple of 32", c->tile);
 }
 
 static void refuse_rotation(const Config *c) {
-    for (int attn = ATTN_mha; attn <= ATTN_mla; attn++) {
+    for (int attn = ATTN_mha; attn <= ATTN_swa; attn++) {
         size_t rotated = config_rope_dim(c, attn);
         if (!has_attn(c, attn) || c->pos != POS_rope) continue;
         if (rotated % 2 != 0)

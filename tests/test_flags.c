@@ -283,7 +283,7 @@ static void test_refused(void) {
         {"--width 100 --heads 3", "--width 100 cannot be divided among --heads 3"},
         {"--attn gqa --heads 4 --kv-heads 3", "divide heads"},
         {"--attn gqa --heads 4 --kv-heads 8", "divide heads"},
-        {"--kv-heads 2", "--kv-heads belongs to --attn gqa and has no effect with --attn mha"},
+        {"--kv-heads 2", "--kv-heads belongs to --attn gqa|swa and has no effect with --attn mha"},
         {"--rope-dim 3", "even"},
         {"--head-dim 15", "even"},
         {"--rope-dim 64", "more than the 32"},
@@ -325,6 +325,8 @@ static void test_refused(void) {
         {"--data markov --hops 3", "--hops belongs to --data khop"},
         {"--tokenizer byte", "--tokenizer belongs to --data FILE"},
         {"--data x.txt --data-seed 2", "--data-seed has no effect with --data x.txt"},
+        {"--window 8", "--window belongs to --attn swa"},
+        {"--attn swa --heads 6 --width 36 --kv-heads 4", "cannot share --kv-heads 4"},
         {"--data stories --val-fraction 0.2", "--data FILE"},
         {"--preset shakespeare", "--tokenizer belongs to --data FILE"},
     };

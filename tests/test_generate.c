@@ -95,10 +95,73 @@ static void test_cache(void) {
         "--pos learned --attn-kernel naive --attn gqa --kv-heads 1", "--qk-norm head", "--qk-norm full --norm out",
         "--norm post --norm-kind layer --bias", "--norm peri --ffn gelu", "--norm deepnorm --ffn relu2 --tie 0",
         "--head-dim 20 --rope-dim 6", "--pos alibi --heads 6 --head-dim 8 --attn gqa+mha --tile 32",
-        "--pos alibi --attn-kernel naive", "--experts 5 --top-k 2 --shared-experts 1",
+        "--pos alibi --attn-kernel naive", "--attn swa --window 50 --kv-heads 2",
+        "--experts 5 --top-k 2 --shared-experts 1",
         "--experts 4 --gate sigmoid --router bias --first-dense 1 --pos none",
     };
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_cache(flags[i]);
+}
+
+// Texts several times as long as the room that a window's cache has, alone and side by side.
+static void test_sliding(void) {
+    enum { MANY = 520, TEXTS = 3 };
+    static const char *const flags[] = {
+        "--attn swa --window 20 --tile 32", "--attn swa+gqa --window 33 --kv-heads 2 --attn-kernel naive",
+        "--attn swa --window 1 --tile 32 --pos alibi", "--attn mha+swa --window 100 --tile 32 --qk-norm head --pos none",
+    };
+    int token[TEXTS * MANY], side[TEXTS * MANY];
+    Rng r = rng_stream(3, RNG_TEST, 1);
+    for (size_t i = 0; i < TEXTS * MANY; i++) token[i] = (int)rng_below(&r, VOCAB);
+    real *expected = xmalloc(MANY * VOCAB * sizeof *expected), *here = xmalloc(TEXTS * MANY * VOCAB * sizeof *here);
+    for (size_t f = 0; f < sizeof flags / sizeof *flags; f++) {
+        Model *m = open_model(flags[f], VOCAB);
+        for (size_t b = 0; b < TEXTS; b++) {
+            model_infer(m, NULL, token + b * MANY, MANY, true, expected);
+            for (int split = 0; split < SPLITS && !b; split++) {
+                real *found = through_cache(m, token, MANY, split);
+                CHECK(!memcmp(found, expected, MANY * VOCAB * sizeof *found), "%s: split %d: other logits", flags[f],
+                      split);
+                free(found);
+            }
+            Cache *cache = cache_new(m, TEXTS, MANY);
+            for (size_t done = 0, now; done < MANY; done += now) {
+                now = piece(3, done, MANY - done, &r) * (done % 2 ? 1 : 5);
+                now = now < MANY - done ? now : MANY - done;
+                for (size_t t = 0; t < TEXTS; t++) memcpy(side + t * now, token + t * MANY + done, now * sizeof *token);
+                model_infer(m, cache, side, now, true, here);
+                CHECK(!memcmp(here + b * now * VOCAB, expected + done * VOCAB, now * VOCAB * sizeof *here),
+                      "%s: text %zu of several: other logits for tokens %zu to %zu", flags[f], b, done, done + now);
+            }
+            cache_free(cache);
+        }
+        model_free(m);
+    }
+    free(expected), free(here);
+}
+
+typedef struct { Cache *cache; size_t length; } Rewind;
+static void rewind_to(void *argument) { cache_rewind(((Rewind *)argument)->cache, ((Rewind *)argument)->length); }
+
+// A window's cache goes back by a tile whatever has been dropped; by more only while nothing has been.
+static void test_window_rewind(void) {
+    enum { MANY = 400 };
+    int token[MANY];
+    real first[VOCAB], second[VOCAB];
+    for (size_t i = 0; i < MANY; i++) token[i] = (int)(i * i % VOCAB);
+    Model *m = open_model("--attn swa --window 20 --tile 32", VOCAB);
+    Cache *cache = cache_new(m, 1, MANY);
+    for (size_t n = 40; n < MANY - 1; n += 7) {
+        cache_rewind(cache, 0);
+        for (size_t i = 0; i < n; i += 5) model_infer(m, cache, token + i, n - i < 5 ? n - i : 5, false, first);
+        cache_rewind(cache, n - 32);
+        model_infer(m, cache, token + n - 32, 33, false, first);
+        model_infer(m, NULL, token, n + 1, false, second);
+        CHECK(!memcmp(first, second, sizeof first), "back from %zu by 32: other logits", n);
+    }
+    Rewind back = {cache, 30};
+    CHECK(test_fails(1, "a window of 20 tokens has moved on", rewind_to, &back), "%s", test_message);
+    cache_free(cache);
+    model_free(m);
 }
 
 // The largest difference from the forward without a cache, as a share of the largest logit.
@@ -194,7 +257,7 @@ static void test_rows(void) {
         "", "--attn-kernel naive", "--attn gqa --kv-heads 1 --pos learned", "--attn gqa+mla --kv-heads 2", "--attn mla",
         "--attn mla --attn-kernel naive --pos none --q-rank 9", "--attn mha+gqa+mla --layers 3 --qk-norm head",
         "--norm post --norm-kind layer --bias", "--norm deepnorm --ffn gelu --tie 0", "--norm out --ffn relu2",
-        "--experts 5 --top-k 2 --shared-experts 1 --norm peri",
+        "--experts 5 --top-k 2 --shared-experts 1 --norm peri", "--attn swa+mha --window 9",
         "--experts 4 --gate sigmoid --router bias --attn mla+mha",
     };
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_rows(flags[i]);
@@ -204,8 +267,9 @@ static void test_rows(void) {
 
 // Rows that were copied from a cache go on as those that read its tokens themselves.
 static void test_repeat(void) {
-    static const char *const flags[] = {"", "--attn gqa+mla --kv-heads 2", "--attn mla --pos learned"};
-    for (size_t i = 0; i < 3; i++) {
+    static const char *const flags[] = {"", "--attn gqa+mla --kv-heads 2", "--attn mla --pos learned",
+                                        "--attn swa+mha --window 7"};
+    for (size_t i = 0; i < 4; i++) {
         Model *m = open_model(flags[i], VOCAB);
         int token[ROWS * EACH];
         real copied[ROWS * VOCAB], read[ROWS * VOCAB];
@@ -845,6 +909,8 @@ static void test_interrupt(void) {
 
 static const Test tests[] = {
     {"generate/cache", "with a cache, in any pieces, the logits are those without, bit for bit", test_cache},
+    {"generate/sliding", "a cache that keeps a window only: the logits are those without, bit for bit", test_sliding},
+    {"generate/sliding-rewind", "and it goes back by a tile", test_window_rewind},
     {"generate/mla", "decoding from the latent, absorbed, is the naive path to 1e-4", test_mla},
     {"generate/rows", "a text has the same bits alone and at any place of a batch", test_rows},
     {"generate/repeat", "a cache repeated is what its rows would have read", test_repeat},

@@ -151,8 +151,9 @@ static void check_model(const char *flags, size_t T) {
 // ---- the flags -----------------------------------------------------------------------------------
 
 // One axis a row, each value as the flags that choose it. A value that needs another says so below.
-static const char *const axes[][8] = {
-    {"--attn mha", "--attn gqa --kv-heads 2", "--attn gqa --kv-heads 1", "--attn mla --kv-rank 5 --v-dim 3", "--attn mla --q-rank 7 --nope-dim 4 --kv-rank 6", "--attn gqa+mla"},
+static const char *const axes[][12] = {
+    {"--attn mha", "--attn gqa --kv-heads 2", "--attn gqa --kv-heads 1", "--attn mla --kv-rank 5 --v-dim 3", "--attn mla --q-rank 7 --nope-dim 4 --kv-rank 6", "--attn gqa+mla",
+     "--attn swa --window 3", "--attn swa+mla --window 2 --kv-heads 2"},
     {"--attn-kernel flash", "--attn-kernel naive"},
     {"--qk-norm none", "--qk-norm head", "--qk-norm full"},
     {"--pos rope", "--pos rope --rope-dim 4 --rope-theta 100", "--pos learned", "--pos none", "--pos alibi"},
@@ -165,7 +166,7 @@ static const char *const axes[][8] = {
      "--experts 4 --top-k 2 --gate sigmoid --router bias --shared-experts 1 --first-dense 1", "--experts 4 --top-k 4 --norm-topk 0 --aux-loss 0 --moe-layers moe+dense"},
     {"", "--aux-loss 0.3", "--z-loss 0.2"},
 };
-enum { AXES = sizeof axes / sizeof axes[0], VALUES = 8 };
+enum { AXES = sizeof axes / sizeof axes[0], VALUES = 12 };
 
 static size_t values(size_t axis) {
     size_t n = 0;
@@ -176,7 +177,7 @@ static size_t values(size_t axis) {
 // Combinations that the trainer refuses, with its own reasons (tests/test_flags.c sees them refused).
 static bool allowed(const int *pick) {
     const char *attn = axes[0][pick[0]], *moe = axes[9][pick[9]], *loss = axes[10][pick[10]];
-    bool only_mla = strstr(attn, "mla") && !strstr(attn, "gqa");
+    bool only_mla = strstr(attn, "mla") && !strstr(attn, "gqa") && !strstr(attn, "swa");
     if (only_mla && pick[2]) return false;
     if (strstr(axes[4][pick[4]], "none") && pick[5]) return false;
     if (*loss && !*moe) return false;
@@ -228,6 +229,8 @@ static void tiles(void) {
     check_model("--layers 1 --attn gqa --kv-heads 2 --attn-kernel naive", LONGEST);
     check_model("--layers 1 --attn mla --tile 32", LONGEST);
     check_model("--layers 1 --attn gqa --kv-heads 2 --tile 32 --pos alibi", LONGEST);
+    check_model("--layers 1 --attn swa --window 40 --tile 32", LONGEST);
+    check_model("--layers 1 --attn swa --window 9 --attn-kernel naive --pos alibi", LONGEST);
 }
 
 static const Test tests[] = {

@@ -24,6 +24,8 @@ static const char *const kinds[] = {
     "--attn gqa --kv-heads 2 --norm peri --norm-kind dyt --bias",
     "--attn mha --norm none --tie 0",
     "--attn mha+gqa --kv-heads 2 --pos alibi",
+    "--attn swa --window 11 --tile 32 --kv-heads 2",
+    "--attn swa+mla --window 17 --attn-kernel naive --norm peri",
     "--attn mha --experts 5 --top-k 2 --expert-width 11 --aux-loss 0.1 --z-loss 0.01",
     ("--attn mla --experts 6 --top-k 3 --expert-width 13 --gate sigmoid --router bias --shared-experts 1 "
      "--first-dense 1 --tie 0"),
@@ -176,6 +178,13 @@ static void evaluation(void) {
     }
 }
 
+// A token reaches the queries of a layer that see it, and from there those of the next layer.
+static size_t reach_of(const Model *m) {
+    size_t reach = 0;
+    for (size_t l = 0; l < m->c.layers; l++) reach += m->layers[l].window ? m->layers[l].window - 1 : CONTEXT;
+    return reach;
+}
+
 // Only a token's own past reaches its logits, and the text may go on or stop.
 static void causality(void) {
     omp_set_num_threads(1);
@@ -192,9 +201,11 @@ static void causality(void) {
             x.token[t] = kept;
             CHECK(!memcmp(before, after, t * VOCAB * sizeof *before), "%s: token %zu changes an earlier logit",
                   kinds[k], t);
-            for (size_t later = t; later < T; later++)
-                CHECK(memcmp(before + later * VOCAB, after + later * VOCAB, VOCAB * sizeof *before),
-                      "%s: token %zu does not reach the logits of %zu", kinds[k], t, later);
+            for (size_t later = t; later < T; later++) {
+                bool differs = memcmp(before + later * VOCAB, after + later * VOCAB, VOCAB * sizeof *before) != 0;
+                CHECK(differs == (later - t <= reach_of(m)), "%s: token %zu %s the logits of %zu", kinds[k], t,
+                      differs ? "reaches" : "does not reach", later);
+            }
             model_infer(m, NULL, x.token, t + 1, true, after);
             CHECK(!memcmp(before, after, (t + 1) * VOCAB * sizeof *before),
                   "%s: a text that ends after token %zu has other logits", kinds[k], t);
@@ -568,9 +579,10 @@ static void recorded_attention(void) {
         model_record_attention(m, NULL);
         for (size_t i = 0; i < L * H * T; i++) {
             double sum = 0;
+            size_t window = m->layers[i / (H * T)].window ? m->layers[i / (H * T)].window : T;
             for (size_t j = 0; j < T; j++) {
                 sum += (double)map[i * T + j];
-                CHECK(j <= i % T ? map[i * T + j] > 0 : map[i * T + j] == 0,
+                CHECK(j <= i % T && i % T < j + window ? map[i * T + j] > 0 : map[i * T + j] == 0,
                       "%s: query %zu looks at key %zu with weight %g", kinds[k], i % T, j, (double)map[i * T + j]);
             }
             CHECK(fabs(sum - 1) <= 16 * EPSILON, "%s: the weights of a query sum to %.9g", kinds[k], sum);

@@ -86,6 +86,15 @@ static void attention(void) {
     // Backward: dP, dV, dK, dQ and dS = scale P (dP - delta); flash computes the scores and P again.
     expect(&naive, PROFILE_attention_backward, L, pairs * (8 * D + 3), 2 * rows + pairs);
     expect(&p, PROFILE_attention_backward, L, pairs * (10 * D + 3 + PROFILE_EXP + 3), 2 * rows);
+    // A window of 5: query q sees min(q + 1, 5) keys.
+    p = step_of("--attn swa --window 5 --kv-heads 2 --head-dim 8", &c);
+    double seen = L * B * H * (5 * 6 / 2 + (T - 5) * 5.);
+    expect(&p, PROFILE_attention_forward, L, seen * (4 * D + PROFILE_EXP + 4), rows);
+    expect(&p, PROFILE_attention_backward, L, seen * (10 * D + 3 + PROFILE_EXP + 3), 2 * rows);
+    // MFU counts T w - w^2/2 of them, as it counts T^2/2 without a window.
+    double all = model_size(&c).flops_per_token, pairs_of_row = T * 5 - 5 * 5 / 2.;
+    c = config_of(sizes, GQA, V);
+    CHECK(model_size(&c).flops_per_token - all == 6. * L * H * 2 * D * (T * T / 2. - pairs_of_row) / T, "%.1f", all);
     // ALiBi: the distance, the score scaled, and a multiplication and addition of the two.
     p = step_of(GQA "--attn-kernel flash --pos alibi", &c);
     expect(&p, PROFILE_attention_forward, L, pairs * (4 * D + PROFILE_EXP + 8), rows);
@@ -160,6 +169,8 @@ static void decoding(void) {
     expect(&p, PROFILE_linear_forward, 4 * L + 1, 2 * weights, weights + ends);
     expect(&p, PROFILE_attention_forward, L, L * H * 6. * (4 * D + PROFILE_EXP + 4), L * (2. * H * D + 6 * 2 * KV * D));
     expect(&p, PROFILE_cache, L, 0, L * 2 * 2. * KV * D);
+    p = decode_of("--attn swa --window 3 --kv-heads 2 --head-dim 8");
+    expect(&p, PROFILE_attention_forward, L, L * H * 3. * (4 * D + PROFILE_EXP + 4), L * (2. * H * D + 3 * 2 * KV * D));
     enum { R = 10, P = 4, N = 6, DV = 5 };
     Profile latent = decode_of("--attn mla --kv-rank 10 --rope-dim 4 --nope-dim 6 --v-dim 5");
     expect(&latent, PROFILE_latent, 2 * L, L * 2. * H * (N * R + R * DV), L * H * (N + R + N * R + R + DV + R * DV + 0.));
