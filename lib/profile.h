@@ -16,6 +16,9 @@
     X(experts_forward, "experts, forward") X(experts_input, "experts, input gradient") \
     X(experts_weight, "experts, weight gradient") X(latent, "latent, absorbed matrices") \
     X(attention_forward, "attention, forward") X(attention_backward, "attention, backward") \
+    X(recurrence_forward, "recurrence, forward") X(recurrence_backward, "recurrence, backward") \
+    X(conv_forward, "short convolution, forward") X(conv_backward, "short convolution, backward") \
+    X(gate_forward, "gates and features, forward") X(gate_backward, "gates and features, backward") \
     X(norm_forward, "norm, forward") X(norm_backward, "norm, backward") \
     X(activation_forward, "activation, forward") X(activation_backward, "activation, backward") \
     X(rope, "rotary positions") X(embed_forward, "embedding, forward") X(embed_backward, "embedding, backward") \
