@@ -69,7 +69,8 @@ $(B)/replay: $(HARNESS) $(B)/objects/tests/fuzz/replay.o $(OBJECTS)
 	$(CC) $(FLAGS) $(WATCHED) $^ $(LDLIBS) -o $@
 
 # Model and optimizer alone: needs no library, so that it can be built for other machines.
-DIGEST = tests/digest model block block_attention attention moe $(addprefix lib/,config flags matmul numeric ops optim profile rng simd util)
+DIGEST = tests/digest model block block_attention block_linear attention linear moe \
+         $(addprefix lib/,config flags gates matmul numeric ops optim profile rng simd util)
 $(B)/digest: $(DIGEST:%=$(B)/objects/%.o)
 	$(CC) $(FLAGS) $^ -lm -o $@
 

@@ -48,7 +48,9 @@ static void activation_backward(const Model *m, real *dx, const real *dy, const 
 }
 static size_t up_width(const Model *m, size_t F) { return m->c.ffn == FFN_swiglu ? 2 * F : F; }
 
-const Mixer *mixer_of(int attn) { return attn == ATTN_mla ? &mixer_mla : &mixer_mha; }
+const Mixer *mixer_of(int attn) {
+    return config_is_linear(attn) ? &mixer_linear : attn == ATTN_mla ? &mixer_mla : &mixer_mha;
+}
 
 // ---- dense feed-forward --------------------------------------------------------------------------
 

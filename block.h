@@ -25,13 +25,15 @@ typedef struct {
     size_t window, room;                   // swa: positions a query sees; slots of a cache
     size_t F;                              // width of the dense feed-forward or of one expert
     BranchNorms attn_norm, ffn_norm;
-    Linear qkv, o;                         // mha, gqa, swa: rows of q, then k, then v
+    Linear qkv, o;                         // mha, gqa, swa: rows of q, then k, then v; linear mixers: and gates
     Norm q_norm, k_norm;
     Linear q, q_a, q_b, kv_a, kv_b;        // mla
     Norm q_a_norm, kv_a_norm;
     Linear up, down;                       // dense: up holds gate, then up (swiglu)
     Linear router, gate_e, up_e, down_e, shared_up, shared_down;
     size_t router_bias;
+    Linear decay_b; Norm o_norm;           // linear mixers; taps: of the convolution, whose weight is conv
+    size_t taps, conv, decay_rate, decay_shift;
     size_t absorbed_k, absorbed_v;         // mla decoding: packed W_UK and W_UV of each head, in the packed arena
 } Layer;
 
@@ -45,6 +47,9 @@ typedef struct {
     real *q_a, *q_c, *q_c_rstd;            // mla: [M,Rq] before and after its norm
     real *q, *kv_a, *c, *c_rstd, *kv, *k;  // [M,H*D], [M,R+P], [M,R], [M], [M,H*(N+Dv)], [M,H*D]
     real *latent_q, *latent_out;           // mla decoding: [M,H*(R+P)], [M,H*R]
+    real *before, *mixed, *features;       // linear mixers: convolved, then silu [M,H*(2D+Dv)]; q, k mapped [M,2*H*D]
+    real *beta, *decay, *decay_a, *decay_b;// [M,H], [M,H] or [M,H*D], [M,16], [M,H*D]
+    real *states, *sum, *normed, *out_rstd, *gated;    // of each chunk; [M,H], [M,H*Dv], [M,H], [M,H*Dv]
     real *up, *hidden;                     // [M,2F or F], [M,F]
     Routing routing;
     real *logits, *sorted, *up_e, *hidden_e, *out_e, *shared_up, *shared_hidden, *shared_out;
@@ -54,12 +59,18 @@ typedef struct {
 typedef struct {
     real *dsum, *df, *dh;                  // [M,C]
     real *dqkv, *dout, *dq, *dk, *dkv, *dc, *dkv_a, *dq_c, *dq_a;
+    real *dgated, *dfeatures, *dmixed, *dbeta, *dlog, *ddecay_a, *ddecay_b;
     real *dup, *dhidden, *dlogits, *dweight, *dsorted_out, *dhidden_e, *dup_e, *dsorted;
 } LayerGrads;
 
 // k and v of layer l: [rows, room[l], width of a token] from position first[l] on; mla: k holds [latent | rotated key],
-// v is NULL. The room is the capacity, but for swa, which drops what its window has left behind.
-struct Cache { size_t rows, length, capacity, layers, *room, *first, *window; real **k, **v; Arena arena; };
+// v is NULL. The room is the capacity, but for swa, which drops what its window has left behind. Linear mixers have
+// neither, but a state [rows, numbers] that stays as large as it is.
+struct Cache {
+    size_t rows, length, capacity, layers, *room, *first, *window, *state_size;
+    real **k, **v, **state;
+    Arena arena;
+};
 
 typedef struct {
     size_t B, T, M, past;                  // M = B*T rows; past: tokens before them in the cache
@@ -100,8 +111,8 @@ BranchBackward ffn_block_backward;
 
 // Standard deviations at init, of matrices in different places (model.c).
 typedef struct { double plain, value, residual, ffn; } Deviations;
-// Numbers that a cache holds of a sequence: in k and in v for each token.
-typedef struct { size_t k, v; } CacheNeed;
+// Numbers that a cache holds of a sequence: in k and in v for each token, in state however long it is.
+typedef struct { size_t k, v, state; } CacheNeed;
 
 // What a sequence mixer is. Its output matrix (o) is declared by model.c, after its own parameters.
 struct Mixer {
@@ -113,7 +124,7 @@ struct Mixer {
     double (*flops)(const Layer *y, size_t T);                        // per token of a step, beyond 6 per weight
     size_t (*workspace)(const Model *m, const Layer *y, size_t T);    // numbers, beyond those of products; NULL: none
 };
-extern const Mixer mixer_mha, mixer_mla;
+extern const Mixer mixer_mha, mixer_mla, mixer_linear;
 const Mixer *mixer_of(int attn);
 
 // Lays out what the branches of layer l keep, and what their backward needs; measuring or taking (util.h).
@@ -122,6 +133,8 @@ void block_layout_grads(const Model *m, size_t l, LayerGrads *g, Arena *arena, s
 
 // Rows of the table of parameters. add_linear: one product of several weights that stand side by side.
 typedef struct { const char *name; size_t rows; double std; } Part;
+size_t add_matrix(Model *m, int layer, const char *name, size_t N, size_t K, double std);
+size_t add_vector(Model *m, int layer, const char *name, size_t N, InitKind init);
 Linear add_linear(Model *m, int layer, const Part *part, size_t parts, size_t K, bool bias);
 size_t add_packed(Model *m, size_t numbers);   // room among the packed weights: where it begins
 Norm add_rms_norm(Model *m, int layer, const char *name, size_t C, double eps);   // RMSNorm whatever --norm-kind is

@@ -39,10 +39,10 @@ static Param *add_row(Model *m, int layer, const char *name, size_t rank, const 
     return p;
 }
 
-static size_t add_matrix(Model *m, int layer, const char *name, size_t N, size_t K, double std) {
+size_t add_matrix(Model *m, int layer, const char *name, size_t N, size_t K, double std) {
     return add_row(m, layer, name, 2, (size_t[]){N, K}, INIT_NORMAL, std)->at;
 }
-static size_t add_vector(Model *m, int layer, const char *name, size_t N, InitKind init) {
+size_t add_vector(Model *m, int layer, const char *name, size_t N, InitKind init) {
     return add_row(m, layer, name, 1, (size_t[]){N}, init, 0)->at;
 }
 
@@ -158,7 +158,7 @@ static void add_layer(Model *m, int l) {
     Layer *y = &m->layers[l];
     y->attn = pattern_at(&c->attn, (size_t)l), y->moe = config_layer_has_experts(c, (size_t)l);
     y->H = c->heads, y->KV = config_kv_heads(c, y->attn), y->P = config_rope_dim(c, y->attn);
-    y->D = y->attn == ATTN_mla ? c->nope_dim + y->P : c->head_dim;
+    y->D = y->attn == ATTN_mla ? c->nope_dim + y->P : config_is_linear(y->attn) ? c->state_dim : c->head_dim;
     y->Dv = y->attn == ATTN_mla ? c->v_dim : c->head_dim;
     y->window = y->attn == ATTN_swa ? c->window : 0;
     y->room = y->window ? (y->window + 7 * c->tile - 1) / c->tile * c->tile : 0;      // see cache_make_room
@@ -202,12 +202,24 @@ static void init_normal(real *x, size_t n, uint64_t seed, uint64_t name, double 
     }
 }
 
+// Decays as Mamba-2 starts them (Dao and Gu 2024, its reference code): exp(rate) is uniform in [1, 16], and
+// softplus(shift), the size of a step, is log-uniform in [0.001, 0.1].
+static void init_decay(real *x, const Param *p, uint64_t seed) {
+    for (size_t i = 0; i < p->size; i++) {
+        uint32_t r[4];
+        philox(r, seed, hash_text(HASH_START ^ RNG_INIT, p->name), i);
+        double u = ((double)r[0] + 0.5) * 0x1p-32, step = 0.001 * num_pow(100, u);
+        x[i] = (real)(p->init == INIT_DECAY_RATE ? num_log(1 + 15 * u) : num_log(num_exp(step) - 1));
+    }
+}
+
 static void init_values(Model *m) {
     for (size_t i = 0; i < m->count; i++) {
         const Param *p = &m->rows[i];
         real *x = m->values + p->at;
         if (p->init == INIT_NORMAL) init_normal(x, p->size, m->c.seed, hash_text(HASH_START ^ RNG_INIT, p->name), p->std);
         else for (size_t j = 0; j < p->size; j++) x[j] = p->init == INIT_ONE ? 1 : p->init == INIT_HALF ? (real)0.5 : 0;
+        if (p->init == INIT_DECAY_RATE || p->init == INIT_DECAY_SHIFT) init_decay(x, p, m->c.seed);
     }
 }
 
@@ -292,7 +304,7 @@ static void make_rope(Model *m, size_t positions) {
     for (int mla = 0; mla < 2; mla++) {
         size_t P = 0;
         for (size_t l = 0; l < m->c.layers; l++)
-            if ((m->layers[l].attn == ATTN_mla) == mla) P = m->layers[l].P;
+            if (m->layers[l].P && (m->layers[l].attn == ATTN_mla) == mla) P = m->layers[l].P;
         if (!P) continue;
         m->cosine[mla] = xrealloc(m->cosine[mla], size_mul(positions, P / 2 * sizeof(real)));
         m->sine[mla] = xrealloc(m->sine[mla], size_mul(positions, P / 2 * sizeof(real)));
@@ -382,6 +394,7 @@ ModelSize model_size(const Config *config) {
         s.flops_per_token += y->mixer->flops(y, c->context);
         if (y->room) s.state_bytes += y->room * (need.k + need.v) * sizeof(real);
         else s.cache_bytes_per_token += (need.k + need.v) * sizeof(real);
+        s.state_bytes += need.state * sizeof(real);
     }
     s.workspace_bytes = workspace(m, size_mul(c->micro_batch, c->context)) * sizeof(real);
     s.activation_bytes = measured(m, c->micro_batch, c->context, true).used;
@@ -594,8 +607,9 @@ static void layout_cache(const Model *m, Cache *c) {
         const Layer *y = &m->layers[l];
         c->room[l] = y->room && y->room < c->capacity ? y->room : c->capacity, c->window[l] = y->window;
         size_t tokens = size_mul(c->rows, c->room[l]);
-        c->k[l] = take(&c->arena, size_mul(tokens, need.k));
+        c->k[l] = need.k ? take(&c->arena, size_mul(tokens, need.k)) : NULL;
         c->v[l] = need.v ? take(&c->arena, size_mul(tokens, need.v)) : NULL;
+        c->state[l] = need.state ? take(&c->arena, size_mul(c->rows, need.state)) : NULL, c->state_size[l] = need.state;
     }
 }
 
@@ -605,6 +619,7 @@ Cache *cache_new(const Model *m, size_t rows, size_t capacity) {
     c->k = xmalloc(c->layers * sizeof *c->k), c->v = xmalloc(c->layers * sizeof *c->v);
     c->room = xmalloc(c->layers * sizeof *c->room), c->first = xmalloc(c->layers * sizeof *c->first);
     c->window = xmalloc(c->layers * sizeof *c->window);
+    c->state = xmalloc(c->layers * sizeof *c->state), c->state_size = xmalloc(c->layers * sizeof *c->state_size);
     layout_cache(m, c);
     arena_commit(&c->arena);
     layout_cache(m, c);
@@ -618,7 +633,8 @@ Cache *cache_repeat(const Model *m, const Cache *c, size_t rows) {
         size_t room = c->room[l], held = (c->length - c->first[l]) * sizeof(real);
         all->first[l] = c->first[l];
         for (size_t b = 0; b < rows; b++) {
-            memcpy(all->k[l] + b * room * need.k, c->k[l], held * need.k);
+            if (need.state) memcpy(all->state[l] + b * need.state, c->state[l], need.state * sizeof(real));
+            if (need.k) memcpy(all->k[l] + b * room * need.k, c->k[l], held * need.k);
             if (need.v) memcpy(all->v[l] + b * room * need.v, c->v[l], held * need.v);
         }
     }
@@ -627,7 +643,8 @@ Cache *cache_repeat(const Model *m, const Cache *c, size_t rows) {
 void cache_free(Cache *c) {
     if (!c) return;
     arena_free(&c->arena);
-    free(c->k), free(c->v), free(c->room), free(c->first), free(c->window), free(c);
+    free(c->k), free(c->v), free(c->room), free(c->first), free(c->window), free(c->state), free(c->state_size);
+    free(c);
 }
 size_t cache_length(const Cache *c) { return c->length; }
 void cache_rewind(Cache *c, size_t length) {
@@ -637,6 +654,9 @@ void cache_rewind(Cache *c, size_t length) {
             fail("a window of %zu tokens has moved on: a cache of %zu cannot go back to %zu", c->window[l], c->length,
                  length);
         if (!length) c->first[l] = 0;
+        if (c->state[l] && length)
+            fail("a recurrent state of %zu tokens cannot go back to %zu, only to 0", c->length, length);
+        if (c->state[l]) memset(c->state[l], 0, c->rows * c->state_size[l] * sizeof(real));
     }
     c->length = length;
 }

@@ -16,6 +16,9 @@
 //   mla: layers.i.attn.q [H*(N+P),C], or q_a [Rq,C] q_a_norm [Rq] q_b [H*(N+P),Rq];  kv_a [R+P,C]  kv_a_norm [R]
 //        kv_b [H*(N+Dv),R] (per head: N rows of keys, then Dv rows of values)  o [C,H*Dv]
 //        (N = nope_dim, P = rope_dim; biases, as in DeepSeek-V3, on q_a, kv_a and o only)
+//   linear mixers: layers.i.attn.q, k [H*K,C] v, gate [H*Dv,C] beta, decay [H,C] decay_a [16,C] decay_b [H*K,16] (which
+//        exist, see block_linear.c; K = state_dim)  conv.weight [taps, H*(2K+Dv)]  decay_rate, decay_shift [H]
+//        o_norm [Dv]
 //   layers.i.ffn.gate, up [F,C], down [C,F] .{weight,bias} (gate: swiglu only)
 //   layers.i.moe.router.weight [E,C]  moe.router.bias [E] (router bias: no gradient)
 //   layers.i.moe.gate, up [E,F,C]  moe.down [E,C,F] .weight;  moe.shared.gate, up [S*F,C], moe.shared.down [C,S*F] .weight
@@ -23,7 +26,7 @@
 // RoPE rotates halves (the Hugging Face Llama layout): dimension d pairs with d + rope_dim/2.
 // For mha, gqa and swa with rope_dim < head_dim the first rope_dim dimensions of a head rotate; for mla a
 // head is [nope; rope].
-typedef enum { INIT_NORMAL, INIT_ONE, INIT_HALF, INIT_ZERO } InitKind;
+typedef enum { INIT_NORMAL, INIT_ONE, INIT_HALF, INIT_ZERO, INIT_DECAY_RATE, INIT_DECAY_SHIFT } InitKind;
 typedef struct {
     char name[96];
     size_t rank, shape[3], size;
@@ -42,7 +45,7 @@ typedef struct {
     double flops_per_token;                     // forward and backward: 6 per matrix parameter used, causal attention at half
     size_t parameter_bytes, gradient_bytes, moment_bytes, packed_bytes, activation_bytes;
     size_t workspace_bytes;                     // scratch memory of products and attention, with all threads
-    size_t cache_bytes_per_token, state_bytes;  // of a sequence: what grows with it, and what does not (swa)
+    size_t cache_bytes_per_token, state_bytes;  // of a sequence: what grows with it, and what does not (swa, linear)
 } ModelSize;
 
 Model *model_new(const Config *config, bool training);  // resolved config; parameters initialised from config->seed
@@ -85,7 +88,8 @@ void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, s
 
 // ---- inference ---------------------------------------------------------------------------------
 // A cache for `rows` sequences of the same length, of up to `capacity` tokens each: keys and values after RoPE
-// for mha, gqa and swa (of its window), latent and rotated key for mla (decoded with absorbed matrices).
+// for mha, gqa and swa (of its window), latent and rotated key for mla (decoded with absorbed matrices), a state for
+// linear mixers.
 typedef struct Cache Cache;
 Cache *cache_new(const Model *m, size_t rows, size_t capacity);
 // A cache of `rows` sequences that all go on from the first one in c. No number of a row depends on another row
@@ -93,7 +97,8 @@ Cache *cache_new(const Model *m, size_t rows, size_t capacity);
 Cache *cache_repeat(const Model *m, const Cache *c, size_t rows);
 void cache_free(Cache *c);
 size_t cache_length(const Cache *c);
-// Forgets all but the first `length` tokens; fails where a window has moved on by more than a tile since then.
+// Forgets all but the first `length` tokens; fails where a window has moved on by more than a tile since then, or
+// where there is a recurrent state, which can only forget everything.
 void cache_rewind(Cache *c, size_t length);
 // n new tokens, [rows, n], after what the cache holds. logits, for each row's last token only: [rows, V]; or, with
 // all_logits, for every new token: [rows, n, V]. cache == NULL: one row, no past, nothing kept.

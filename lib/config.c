@@ -72,6 +72,8 @@ bool config_layer_has_experts(const Config *c, size_t l) {
     return c->experts > 0 && l >= c->first_dense && pattern_at(&c->moe_layers, l) == MOE_LAYER_moe;
 }
 
+bool config_is_linear(int attn) { return attn >= ATTN_linear && attn <= ATTN_gated_delta; }
+
 size_t config_kv_heads(const Config *c, int attn) {
     if (attn == ATTN_swa && c->kv_heads) return c->kv_heads;
     if (attn != ATTN_gqa) return c->heads;
@@ -79,18 +81,20 @@ size_t config_kv_heads(const Config *c, int attn) {
 }
 
 size_t config_rope_dim(const Config *c, int attn) {
-    if (c->pos != POS_rope) return 0;
+    if (c->pos != POS_rope || config_is_linear(attn)) return 0;
     if (c->rope_dim) return c->rope_dim;
     return attn == ATTN_mla ? (c->head_dim / 2 + 1) / 2 * 2 : c->head_dim;
 }
 
 static void derive_attention(Config *c) {
-    bool latent = has_attn(c, ATTN_mla);
+    bool latent = has_attn(c, ATTN_mla), linear = false;
     bool plain = has_attn(c, ATTN_mha) || has_attn(c, ATTN_gqa) || has_attn(c, ATTN_swa);
+    for (int attn = ATTN_linear; attn <= ATTN_gated_delta; attn++) linear |= has_attn(c, attn);
     if (!c->head_dim) c->head_dim = c->width / c->heads;
     if (has_attn(c, ATTN_gqa)) c->kv_heads = config_kv_heads(c, ATTN_gqa);
     if (has_attn(c, ATTN_swa) && !c->window) c->window = (c->context + 1) / 2;
     if (plain != latent) c->rope_dim = config_rope_dim(c, latent ? ATTN_mla : ATTN_mha);  // mixed: differs by layer
+    if (linear && !c->state_dim) c->state_dim = c->head_dim;
     if (!latent) return;
     if (!c->kv_rank) c->kv_rank = 2 * c->head_dim;
     if (!c->nope_dim) c->nope_dim = c->head_dim;
@@ -180,7 +184,17 @@ static void refuse_training(const Config *c) {
     if (c->min_lr > c->lr) usage_error("--min-lr %g is above --lr %g; the schedule only goes down", c->min_lr, c->lr);
 }
 
+// Linear mixers see the order of the tokens through their state. Where all layers are such, nothing is left to rotate.
+static void drop_unused_rotation(Config *c) {
+    for (size_t i = 0; i < c->attn.count; i++)
+        if (!config_is_linear(c->attn.at[i])) return;
+    if (c->pos == POS_rope) c->pos = POS_none;
+    if (c->pos == POS_alibi)
+        usage_error("--pos alibi is added to the scores of softmax attention, and no layer has such; give --pos none");
+}
+
 void config_resolve(Config *c) {
+    drop_unused_rotation(c);
     config_refuse_unused(c, NULL);
     refuse_long_pattern(c, "attn", &c->attn);
     refuse_long_pattern(c, "moe-layers", &c->moe_layers);

@@ -7,7 +7,8 @@
 #define DATA_SOURCES(X) X(stories) X(markov) X(iid) X(recall) X(induction) X(copy) X(facts) X(khop)
 
 // Each list is declared once: the constants below and the words on the command line come from it.
-#define ATTN_VALUES(X)        X(ATTN, mha) X(ATTN, gqa) X(ATTN, mla) X(ATTN, swa)
+#define ATTN_VALUES(X)        X(ATTN, mha) X(ATTN, gqa) X(ATTN, mla) X(ATTN, swa) X(ATTN, linear) X(ATTN, gla) \
+                              X(ATTN, delta) X(ATTN, gated_delta)
 #define ATTN_KERNEL_VALUES(X) X(KERNEL, naive) X(KERNEL, flash)
 #define QK_NORM_VALUES(X)     X(QK, none) X(QK, head) X(QK, full)
 #define POS_VALUES(X)         X(POS, rope) X(POS, learned) X(POS, none) X(POS, alibi)
@@ -64,7 +65,9 @@ void config_refuse_unused(const Config *c, const bool *given);
 void config_resolve(Config *c);
 // True where layer l has experts.
 bool config_layer_has_experts(const Config *c, size_t l);
+// True for the mixers with a recurrent state: linear, gla, delta, gated-delta.
+bool config_is_linear(int attn);
 // What depends on the kind of attention (ATTN_mha, ...), because layers need not be alike:
 size_t config_kv_heads(const Config *c, int attn);  // heads with keys and values
-size_t config_rope_dim(const Config *c, int attn);  // rotated dimensions of a head; 0 unless --pos rope
+size_t config_rope_dim(const Config *c, int attn);  // rotated dimensions of a head; linear mixers, or not rope: 0
 #endif

@@ -109,13 +109,20 @@ const char *flags_value_name(const Flag *f, int value, char out[64]) {
     return shown(out, out);
 }
 
+// All of them, as a user types them.
+static char *value_names(const Flag *f) {
+    char *names = xprintf("%s", f->values);
+    for (char *c = names; *c; c++) if (*c == '_') *c = '-';
+    return names;
+}
+
 static int value_of(const Flag *f, const char *typed) {
     char name[64], nearest[64];
     int value = 0;
     for (const char *word = f->values; *word; word = next_word(word), value++)
         if (same_name(flags_value_name(f, value, name), typed)) return value;
     flags_nearest(f->values, typed, nearest);
-    usage_error("--%s is one of %s%s, but '%s' was given; the nearest is %s", shown(f->name, name), f->values,
+    usage_error("--%s is one of %s%s, but '%s' was given; the nearest is %s", shown(f->name, name), value_names(f),
                 f->kind == FLAG_PATTERN ? ", or several joined by +" : "", typed, nearest);
 }
 
@@ -319,9 +326,9 @@ static bool has_value(const Flag *f, const void *field, const char *words) {
     return false;
 }
 
-void flags_refuse_unused(const FlagTable *t, const void *target, size_t i) {
-    char needed[64], name[64];
-    const Flag *f = &t->flag[i];
+// Refuses flag `name` where flag f, which is that or what it needs, has no effect.
+static void refuse_unused(const FlagTable *t, const void *target, const Flag *f, const char *name) {
+    char needed[64];
     if (!*f->needs) return;
     size_t length = strcspn(f->needs, " ");
     snprintf(needed, sizeof needed, "%.*s", (int)length, f->needs);
@@ -334,11 +341,17 @@ void flags_refuse_unused(const FlagTable *t, const void *target, size_t i) {
                                 : has_value(&t->flag[at], field, words);
     if (!used) {
         char *with = *value ? xprintf("with --%s %s", shown(needed, needed), value) : xprintf("without it");
-        if (*words == '!') usage_error("--%s has no effect %s; leave it out", shown(f->name, name), with);
-        usage_error("--%s belongs to --%s%s%s and has no effect %s; give that, or leave it out", shown(f->name, name),
+        if (*words == '!') usage_error("--%s has no effect %s; leave it out", name, with);
+        usage_error("--%s belongs to --%s%s%s and has no effect %s; give that, or leave it out", name,
                     shown(needed, needed), *words ? " " : "", words, with);
     }
     free(value);
+    refuse_unused(t, target, &t->flag[at], name);
+}
+
+void flags_refuse_unused(const FlagTable *t, const void *target, size_t i) {
+    char name[64];
+    refuse_unused(t, target, &t->flag[i], shown(t->flag[i].name, name));
 }
 
 // $'...', which bash and zsh read: a control character could end the line, or be obeyed by a terminal.
@@ -437,7 +450,7 @@ static void put_facts(Page *p, const Flag *f) {
 
 static void help_flag(const Flag *f, Page *p, Colours c) {
     static const char *const kinds[] = {"N", "X", "0|1", "", "", "", ""};
-    const char *value = f->values ? f->values : kinds[f->kind];
+    char *value = f->values ? value_names(f) : xprintf("%s", kinds[f->kind]);
     char name[64], *left = xprintf("%s%s", value, f->kind == FLAG_PATTERN ? "[+...]" : "");
     fprintf(p->out, "  %s--%s%s %s", c.flag, shown(f->name, name), c.plain, left);
     p->column = 5 + strlen(name) + strlen(left);
@@ -447,7 +460,7 @@ static void help_flag(const Flag *f, Page *p, Colours c) {
     fputs(c.dim, p->out);
     put_facts(p, f);
     fprintf(p->out, "%s\n", c.plain);
-    free(left);
+    free(value), free(left);
 }
 
 static void help_preset(const Preset *preset, Page *p, Colours c) {

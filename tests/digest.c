@@ -29,6 +29,10 @@ static const struct { const char *name, *flags; } kinds[] = {
     {"swa", "--attn swa+gqa --window 13 --tile 32 --kv-heads 2"},
     {"keel", "--attn mha --norm keel --norm-kind dyt --pos none"},
     {"switch", "--attn gqa --experts 4 --top-k 1 --norm-topk 0 --ffn relu2 --moe-layers dense+moe --norm peri"},
+    {"linear", "--attn linear --state-dim 7 --short-conv 0"},
+    {"gla", "--attn gla --bias --norm peri --experts 4 --expert-width 11"},
+    {"delta", "--attn delta+mha --state-dim 24 --norm out --rope-dim 4"},
+    {"gated-delta", "--attn gated-delta+gqa --kv-heads 2 --tie 0 --pos none"},
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 

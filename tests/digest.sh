@@ -1,6 +1,6 @@
 #!/bin/bash
 # digest.sh: the promise that the same commit, flags and seed give the same bits, put to the test.
-# Builds tests/digest.c, which trains twelve kinds of model in one process, for every compiler and
+# Builds tests/digest.c, which trains models of every kind in one process, for every compiler and
 # instruction set at hand, ARM64 under qemu among them, and ./train for three of them; runs them with other
 # numbers of threads, other schedules, other micro-batches, and interrupted at random steps; compares every
 # hash with the first.

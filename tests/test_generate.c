@@ -87,7 +87,8 @@ static void check_cache(const char *flags) {
     model_free(m);
 }
 
-// 150 tokens are three tiles of 64 keys and four of 48 queries, so that pieces begin inside tiles.
+// 150 tokens are three tiles of 64 keys and four of 48 queries, and five chunks of a linear mixer, so that pieces begin
+// inside tiles and chunks.
 static void test_cache(void) {
     static const char *const flags[] = {
         "", "--attn-kernel naive", "--tile 32", "--attn gqa --kv-heads 2", "--attn gqa+mha+gqa --layers 3",
@@ -98,6 +99,9 @@ static void test_cache(void) {
         "--pos alibi --attn-kernel naive", "--attn swa --window 50 --kv-heads 2",
         "--experts 5 --top-k 2 --shared-experts 1",
         "--experts 4 --gate sigmoid --router bias --first-dense 1 --pos none",
+        "--attn linear", "--attn linear --short-conv 0 --state-dim 5", "--attn gla --bias",
+        "--attn delta --short-conv 2", "--attn gated-delta --state-dim 40",
+        "--attn gla+gqa+delta --layers 3 --rope-dim 4 --experts 4",
     };
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_cache(flags[i]);
 }
@@ -220,6 +224,7 @@ static void read_rows(Model *m, real *logits, int (*text)[EACH], size_t rows, in
         model_infer(m, cache, token, now, true, here);
         for (size_t b = 0; b < rows; b++)
             memcpy(logits + (b * EACH + done) * VOCAB, here + b * now * VOCAB, now * VOCAB * sizeof *here);
+        if (config_is_linear(model_config(m)->attn.at[0])) continue;            // a recurrent state cannot go back
         cache_rewind(cache, done);
         model_infer(m, cache, token, now, false, last);
         for (size_t b = 0; b < rows; b++)
@@ -258,7 +263,8 @@ static void test_rows(void) {
         "--attn mla --attn-kernel naive --pos none --q-rank 9", "--attn mha+gqa+mla --layers 3 --qk-norm head",
         "--norm post --norm-kind layer --bias", "--norm deepnorm --ffn gelu --tie 0", "--norm out --ffn relu2",
         "--experts 5 --top-k 2 --shared-experts 1 --norm peri", "--attn swa+mha --window 9",
-        "--experts 4 --gate sigmoid --router bias --attn mla+mha",
+        "--experts 4 --gate sigmoid --router bias --attn mla+mha", "--attn linear+gla",
+        "--attn delta+gated-delta --experts 4",
     };
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_rows(flags[i]);
     omp_set_num_threads(3);
@@ -268,8 +274,9 @@ static void test_rows(void) {
 // Rows that were copied from a cache go on as those that read its tokens themselves.
 static void test_repeat(void) {
     static const char *const flags[] = {"", "--attn gqa+mla --kv-heads 2", "--attn mla --pos learned",
-                                        "--attn swa+mha --window 7"};
-    for (size_t i = 0; i < 4; i++) {
+                                        "--attn swa+mha --window 7", "--attn linear+gla",
+                                        "--attn delta+gated-delta+gqa --layers 3"};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
         Model *m = open_model(flags[i], VOCAB);
         int token[ROWS * EACH];
         real copied[ROWS * VOCAB], read[ROWS * VOCAB];
@@ -311,6 +318,24 @@ static void test_rewind(void) {
     cache_rewind(cache, 0);
     model_infer(m, cache, token, 60, false, first);
     CHECK(memcmp(first, second, sizeof first) == 0, "a cache rewound to its beginning is not as new");
+    cache_free(cache);
+    model_free(m);
+}
+
+static void rewind_to_ten(void *cache) { cache_rewind(cache, 10); }
+static void test_rewind_state(void) {
+    int token[60];
+    real first[VOCAB], second[VOCAB];
+    random_tokens(token, 60);
+    Model *m = open_model("--attn gated-delta+gqa", VOCAB);
+    Cache *cache = cache_new(m, 1, 60);
+    model_infer(m, cache, token, 47, false, first);
+    CHECK(test_fails(1, "a recurrent state of 47 tokens cannot go back to 10", rewind_to_ten, cache), "%s",
+          test_message);
+    cache_rewind(cache, 0);
+    model_infer(m, cache, token, 60, false, first);
+    model_infer(m, NULL, token, 60, false, second);
+    CHECK(memcmp(first, second, sizeof first) == 0, "a state rewound to its beginning is not as new");
     cache_free(cache);
     model_free(m);
 }
@@ -741,9 +766,10 @@ static Model *make_run(const char *name, const char *flags, const Tokenizer *t) 
 
 static void test_program(void) {
     static const char *const flags[] = {"--data x.txt --attn gqa", "--data x.txt --attn mla --norm peri",
-                                        "--data x.txt --preset gpt2 --context 16"};
+                                        "--data x.txt --preset gpt2 --context 16",
+                                        "--data x.txt --attn gla+gated-delta+mha --layers 3"};
     Tokenizer *t = letters();
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 4; i++) {
         char *name = xprintf("runs/number%zu", i);
         char *arguments = xprintf("--run %s --prompt 'a cab.' --tokens 40 --seed 3", name);
         Model *m = make_run(name, flags[i], t);
@@ -759,8 +785,8 @@ static void test_program(void) {
         CHECK((strstr(a.err, "the 16 learned positions") != NULL) == (i == 2), "%s", a.err);
         model_free(m);
     }
-    Answer newest = run("--prompt ab --tokens 5"), named = run("--run runs/number2 --prompt ab --tokens 5");
-    CHECK(newest.status == 0 && !strcmp(newest.out, named.out) && strstr(newest.err, "runs/number2"), "%s", newest.err);
+    Answer newest = run("--prompt ab --tokens 5"), named = run("--run runs/number3 --prompt ab --tokens 5");
+    CHECK(newest.status == 0 && !strcmp(newest.out, named.out) && strstr(newest.err, "runs/number3"), "%s", newest.err);
     tokenizer_free(t);
 }
 
@@ -915,6 +941,7 @@ static const Test tests[] = {
     {"generate/rows", "a text has the same bits alone and at any place of a batch", test_rows},
     {"generate/repeat", "a cache repeated is what its rows would have read", test_repeat},
     {"generate/rewind", "what a cache forgets does not show", test_rewind},
+    {"generate/rewind-state", "a recurrent state goes back to its beginning, and nowhere else", test_rewind_state},
     {"generate/attention", "recorded attention is a distribution over the past, and changes no bit", test_attention},
     {"generate/limits", "too long for the cache or the positions, or no token: one line", test_limits},
     {"generate/temperature", "draws follow p^(1/T): chi-square", test_temperature},

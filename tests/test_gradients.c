@@ -97,18 +97,20 @@ static double quotient(Problem *p, const Param *row, const double *direction, do
 // Softmax does not see what is added to all scores of a query, so without a rotation or a norm after it
 // the bias of the keys has no effect, and its gradient must be zero.
 static bool has_no_effect(const Config *c, const Param *row) {
-    return strstr(row->name, "attn.k.bias") && c->pos != POS_rope && c->qk_norm == QK_none;
+    bool softmax = row->layer >= 0 && !config_is_linear(pattern_at(&c->attn, (size_t)row->layer));
+    return softmax && strstr(row->name, "attn.k.bias") && c->pos != POS_rope && c->qk_norm == QK_none;
 }
 
 // Along `direction`: the analytic derivative is its dot product with the gradient. An element whose
 // gradient is far below the tensor's typical one is compared on the scale of the typical one.
 // Squared ReLU has a second derivative that jumps, which costs an error of order h; small gradients
-// suffer from rounding, of order 1/h: so the best of three steps counts. A wrong gradient fails at all of them.
+// suffer from rounding, of order 1/h: so the best of five steps counts. A wrong gradient fails at all of them.
 static void compare(Problem *p, const Param *row, const double *gradient, const double *direction, double typical) {
+    static const double step[] = {1e-4, 1e-5, 1e-6, 1e-3, 1e-2};
     double analytic = 0, numeric = 0, error = 1;
     for (size_t j = 0; j < row->size; j++) analytic += gradient[j] * direction[j];
-    for (double h = 1e-4; h > 5e-7 && error > 1e-6; h /= 10) {
-        numeric = quotient(p, row, direction, h);
+    for (int i = 0; i < 5 && error > 1e-6; i++) {
+        numeric = quotient(p, row, direction, step[i]);
         error = fabs(analytic - numeric) / fmax(fmax(fabs(analytic), fabs(numeric)), typical);
     }
     CHECK(error <= 1e-6, "%s: %s: gradient %.12g, difference quotient %.12g, relative error %.2g", p->flags, row->name, analytic, numeric, error);
@@ -151,9 +153,11 @@ static void check_model(const char *flags, size_t T) {
 // ---- the flags -----------------------------------------------------------------------------------
 
 // One axis a row, each value as the flags that choose it. A value that needs another says so below.
-static const char *const axes[][12] = {
+static const char *const axes[][16] = {
     {"--attn mha", "--attn gqa --kv-heads 2", "--attn gqa --kv-heads 1", "--attn mla --kv-rank 5 --v-dim 3", "--attn mla --q-rank 7 --nope-dim 4 --kv-rank 6", "--attn gqa+mla",
-     "--attn swa --window 3", "--attn swa+mla --window 2 --kv-heads 2"},
+     "--attn swa --window 3", "--attn swa+mla --window 2 --kv-heads 2",
+     "--attn linear", "--attn gla --state-dim 5", "--attn delta --short-conv 0", "--attn gated-delta --short-conv 3",
+     "--attn gated-delta+mha --state-dim 8"},
     {"--attn-kernel flash", "--attn-kernel naive"},
     {"--qk-norm none", "--qk-norm head", "--qk-norm full"},
     {"--pos rope", "--pos rope --rope-dim 4 --rope-theta 100", "--pos learned", "--pos none", "--pos alibi"},
@@ -166,7 +170,7 @@ static const char *const axes[][12] = {
      "--experts 4 --top-k 2 --gate sigmoid --router bias --shared-experts 1 --first-dense 1", "--experts 4 --top-k 4 --norm-topk 0 --aux-loss 0 --moe-layers moe+dense"},
     {"", "--aux-loss 0.3", "--z-loss 0.2"},
 };
-enum { AXES = sizeof axes / sizeof axes[0], VALUES = 12 };
+enum { AXES = sizeof axes / sizeof axes[0], VALUES = 16 };
 
 static size_t values(size_t axis) {
     size_t n = 0;
@@ -178,8 +182,12 @@ static size_t values(size_t axis) {
 static bool allowed(const int *pick) {
     const char *attn = axes[0][pick[0]], *moe = axes[9][pick[9]], *loss = axes[10][pick[10]];
     bool only_mla = strstr(attn, "mla") && !strstr(attn, "gqa") && !strstr(attn, "swa");
+    bool only_linear = strstr(attn, "linear") || strstr(attn, "gla") || strstr(attn, "delta");
+    only_linear &= !strstr(attn, "mha");
     if (only_mla && pick[2]) return false;
     if (strstr(axes[4][pick[4]], "none") && pick[5]) return false;
+    bool softmax_pos = strstr(axes[3][pick[3]], "rope-dim") || strstr(axes[3][pick[3]], "alibi");
+    if (only_linear && (pick[1] || pick[2] || softmax_pos)) return false;
     if (*loss && !*moe) return false;
     if (strstr(loss, "z-loss") && strstr(moe, "sigmoid")) return false;
     return !(strstr(loss, "aux-loss") && strstr(moe, "aux-loss"));
@@ -233,7 +241,19 @@ static void tiles(void) {
     check_model("--layers 1 --attn swa --window 9 --attn-kernel naive --pos alibi", LONGEST);
 }
 
+// Several chunks of a linear mixer and a part of one: gradients go back through the states at their borders.
+static void chunks(void) {
+    static const char *const mixers[] = {"linear", "gla", "delta", "gated-delta"};
+    char flags[128];
+    for (int i = 0; i < 4; i++)
+        for (int conv = 0; conv <= 4; conv += 4) {
+            snprintf(flags, sizeof flags, "--layers 1 --attn %s --short-conv %d --state-dim 5", mixers[i], conv);
+            check_model(flags, LONGEST);
+        }
+}
+
 static const Test tests[] = {
+    {"gradients/chunks", "linear mixers over several chunks", chunks},
     {"gradients/values", "every value of every architectural flag: gradients are the difference quotients to 1e-6", every_value},
     {"gradients/tiles", "attention over several tiles", tiles},
     {"gradients/pairs", "a set of combinations that covers every allowed pair of values", every_pair},

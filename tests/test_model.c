@@ -30,6 +30,10 @@ static const char *const kinds[] = {
     ("--attn mla --experts 6 --top-k 3 --expert-width 13 --gate sigmoid --router bias --shared-experts 1 "
      "--first-dense 1 --tie 0"),
     "--attn gqa --experts 4 --top-k 1 --norm-topk 0 --ffn relu2 --moe-layers dense+moe --aux-loss 0.02 --norm peri",
+    "--attn linear --short-conv 0 --norm peri --norm-kind layer --ffn gelu --pos learned",
+    "--attn gla --state-dim 7 --bias --experts 4 --top-k 2 --expert-width 11",
+    "--attn delta+gated-delta --state-dim 12 --short-conv 3 --norm out --tie 0",
+    "--attn gated-delta+mha --rope-dim 4 --qk-norm head",
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
@@ -578,6 +582,7 @@ static void recorded_attention(void) {
         model_infer(m, NULL, x.token, T, true, logits);
         model_record_attention(m, NULL);
         for (size_t i = 0; i < L * H * T; i++) {
+            if (config_is_linear(m->layers[i / (H * T)].attn)) continue;
             double sum = 0;
             size_t window = m->layers[i / (H * T)].window ? m->layers[i / (H * T)].window : T;
             for (size_t j = 0; j < T; j++) {

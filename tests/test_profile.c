@@ -132,6 +132,38 @@ static void dynamic_tanh(void) {
     expect(&p, PROFILE_norm_backward, 2 * L + 1, (2 * PROFILE_TANH + 12) * n + added, 3 * n + added);
 }
 
+// One chunk of 16 tokens of every head: the state is read by queries (and by a delta rule's keys) and written, and each
+// token meets those before it. Backward: each product has two. Decays and what is computed again are not counted.
+static void recurrence(void) {
+    enum { K = 6, TAPS = 3, CHANNELS = H * (2 * K + D), GATES = H * D + 2 * H };
+    Config c;
+    Profile p = step_of("--attn gated-delta --state-dim 6 --short-conv 3", &c);
+    double tokens = 0, scores = 0, heads = L * B * H;
+    for (size_t i = 0; i < T; i++) {
+        tokens += 3 * 2 * K * D;
+        for (size_t j = 0; j <= i; j++) scores += 2 * (K + D) * (j < i ? 2 : 1);     // queries, and keys that came later
+    }
+    double seen = 2 * K + 2 * D + 2, states = K * D;
+    expect(&p, PROFILE_recurrence_forward, L, heads * (tokens + scores), heads * (T * seen + states));
+    double gradients = seen + 2 * K + D + 2;                       // and those of q and k, v, beta, decay
+    expect(&p, PROFILE_recurrence_backward, L, heads * 2 * (tokens + scores), heads * (T * gradients + states));
+    expect(&p, PROFILE_conv_forward, L, L * (2. * TAPS + PROFILE_SIGMOID + 1) * M * CHANNELS,
+           L * CHANNELS * (3. * M + TAPS));
+    expect(&p, PROFILE_conv_backward, L, L * (4. * TAPS + PROFILE_SIGMOID + 5) * M * CHANNELS,
+           L * CHANNELS * (4. * M + 3. * TAPS));
+    // Lengths of q and k, the strength of writing, the decay (exp and log are about 100 together) and the output's gate.
+    expect(&p, PROFILE_gate_forward, 5 * L, L * M * H * (3. * 2 * K + PROFILE_SIGMOID + 100 + (PROFILE_SIGMOID + 2) * D),
+           L * M * H * (2. * 2 * K + 2 + 2 + 3 * D) + L * 2 * H);
+    expect(&p, PROFILE_gate_backward, 5 * L, L * M * H * (9. * 2 * K + 3 + 100 + (PROFILE_SIGMOID + 7) * D),
+           L * M * H * (3. * 2 * K + 3 + 3 + 5 * D) + L * 6 * H);
+    const size_t widths[4][2] = {{C, CHANNELS + GATES}, {H * D, C}, {C, 2 * F}, {F, C}};
+    double flops = products_of(widths, 4, L) + products_of(head, 1, 1);
+    expect(&p, PROFILE_linear_forward, 4 * L + 1, flops, numbers_of(widths, 4, L, false) + numbers_of(head, 1, 1, false));
+    double counted = model_size(&c).flops_per_token - 6 * flops / (2 * M);
+    CHECK(counted == 3 * L * H * 3 * 2. * K * D + 6. * L * TAPS * CHANNELS,
+          "beyond the large matrices %.0f per token: the state, read twice and written, and the convolution", counted);
+}
+
 static void experts(void) {
     enum { E = 4, K = 2, W = 24 };
     Config c;
@@ -201,6 +233,7 @@ static const Test tests[] = {
     {"profile/attention", "FLOPs and bytes of naive and flash attention, pair by pair", attention},
     {"profile/rest", "FLOPs and bytes of norms, activations, positions, loss and optimizer", everything_else},
     {"profile/dyt", "FLOPs and bytes of dynamic tanh", dynamic_tanh},
+    {"profile/recurrence", "FLOPs and bytes of a gated delta rule, its convolution and gates", recurrence},
     {"profile/experts", "FLOPs and bytes of a mixture of experts", experts},
     {"profile/decoding", "FLOPs and bytes of a token from the cache, also through the latent", decoding},
     {"profile/recording", "nothing is recorded twice, in parallel regions, or when off; times fit", recording},
