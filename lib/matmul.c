@@ -16,7 +16,6 @@ enum {
     K_BLOCK = 384,                       // rows of B per pass: a tile of A (12 x 384 floats) stays in L1
     GROUP_BYTES = 384 * 1024,            // of B per pass: stays in L2 while the tiles of A go by
     TILES = 4,                           // of A packed at a time, where its layout is bad
-    STREAMS = 2 * SIMD_VECS,             // panels read side by side where there is one row of A
     AHEAD = 1024,                        // numbers: how far ahead of the reads they are asked for
     SUB = SIMD_VECS * LANES,             // columns of a register tile
     ROWS_AHEAD = 12,                     // how far ahead of a copy that skips through memory rows are asked for
@@ -205,30 +204,28 @@ static void block(const Product *p, size_t row_from, size_t row_to, size_t panel
     }
 }
 
-// One row, as decoding has it: the work is to read B, once. STREAMS panels go by side by side, because a single
-// stream of reads is slower than the memory; nothing is blocked, since the row of A stays in the cache anyway.
-static void row_streams(const Product *p, size_t panel) {
+// One row, as decoding has it: the work is to read B, once, from one end to the other. Nothing is blocked, since
+// the row of A stays in the cache anyway; what comes next is asked for across the borders of pages.
+static void row_panel(const Product *p, size_t panel) {
     size_t stride = (p->packed_rows ? p->packed_rows : p->K) * PANEL, vecs = PANEL / LANES;
     const real *b = p->packed + panel * stride, *bias = p->bias ? p->bias + panel * PANEL : NULL;
     real *c = p->c + panel * PANEL;
-    vec sum[STREAMS * PANEL / LANES];
-    for (size_t j = 0; j < STREAMS * vecs; j++)
+    vec sum[PANEL / LANES];
+    for (size_t j = 0; j < vecs; j++)
         sum[j] = p->accumulate ? vec_load(c + j * LANES) : bias ? vec_load(bias + j * LANES) : vec_zero();
-    for (size_t k = 0; k < p->K; k++) {
+    for (size_t k = 0; k < p->K; k++, b += PANEL) {
         vec x = vec_set(p->a[k * p->a_col]);
-        for (size_t s = 0; s < STREAMS; s++)
-            for (size_t j = 0; j < vecs; j++) {
-                const real *at = b + s * stride + k * PANEL + j * LANES;
-                __builtin_prefetch(at + AHEAD);
-                sum[s * vecs + j] = vec_fma(x, vec_load(at), sum[s * vecs + j]);
-            }
+        for (size_t j = 0; j < vecs; j++) {
+            __builtin_prefetch(b + AHEAD + j * LANES, 0, 2);
+            sum[j] = vec_fma(x, vec_load(b + j * LANES), sum[j]);
+        }
     }
-    for (size_t j = 0; j < STREAMS * vecs; j++) vec_store(c + j * LANES, sum[j]);
+    for (size_t j = 0; j < vecs; j++) vec_store(c + j * LANES, sum[j]);
 }
 
 static void row(const Product *p, size_t panel_from, size_t panel_to) {
     size_t full = p->N / PANEL < panel_to ? p->N / PANEL : panel_to, j = panel_from;
-    for (; j + STREAMS <= full; j += STREAMS) row_streams(p, j);
+    for (; j < full; j++) row_panel(p, j);
     if (j < panel_to) block(p, 0, 1, j, panel_to);
 }
 
