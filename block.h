@@ -98,6 +98,7 @@ struct Model {
     double *token_loss; bool *token_hit;
     size_t head_rows;                      // rows of logits at a time
     real *cosine[2], *sine[2]; size_t rope_dims[2], rope_positions;   // [0]: mha, gqa, swa, [1]: mla
+    RopeScaling rope_scaling;
     real *slopes;                          // of ALiBi [H], or NULL
     RouterStats *stats; double *load;
     real *record;

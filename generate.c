@@ -33,11 +33,13 @@ typedef struct {
 #define SIZE(name, ...) size_t name;
 #define REAL(name, ...) double name;
 #define TEXT(name, ...) char name[FLAG_TEXT_SIZE];
+#define ENUM(name, ...) int name;
 #include "generate.def"
 #undef GROUP
 #undef SIZE
 #undef REAL
 #undef TEXT
+#undef ENUM
 } Options;
 
 #define ROW(kind, name, standard, what, low, high, post, needs, help) \
@@ -47,6 +49,9 @@ typedef struct {
     ROW(FLAG_SIZE, name, #standard, NULL, low, high, post, needs, help)
 #define REAL(name, standard, low, high, post, needs, help) \
     ROW(FLAG_REAL, name, #standard, NULL, low, high, post, needs, help)
+#define BAR_WORD(prefix, word) "|" #word
+#define ENUM(name, VALUES, standard, post, needs, help) \
+    ROW(FLAG_ENUM, name, standard, &(VALUES(BAR_WORD))[1], 0, 0, post, needs, help)
 #define TEXT(name, standard, what, post, needs, help) ROW(FLAG_TEXT, name, standard, what, 0, 0, post, needs, help)
 static const Flag flags[] = {
 #include "generate.def"
@@ -63,6 +68,7 @@ static const FlagTable generate_table = {
                 "  ./generate --temperature 0 --tokens 50              no chance: the most probable token each time\n"
                 "  ./generate --prompt \"The cat\" --samples 4           four texts, side by side\n"
                 "  ./generate --top-k 40 --top-p 0.9 --seed 7          leave the tail of the distribution out\n"
+                "  ./generate --tokens 500 --rope-scaling yarn          beyond the trained context\n"
                 "  ./generate --prompt \"The cat\" --picture maps.png    which token looks at which\n",
 };
 
@@ -134,6 +140,16 @@ static void warm_up(Model *m) {
     free(logits);
 }
 
+// Stretches the rotations as asked. A checkpoint of others does not tell us what it was trained on.
+static void scale_rope(const Options *o, const Source *s) {
+    if (o->rope_scaling == ROPE_none) return;
+    if (s->config.pos != POS_rope)
+        usage_error("--rope-scaling stretches the rotations of --pos rope, but %s has none", s->dir);
+    if (o->rope_scaling == ROPE_yarn && !s->ours)
+        usage_error("--rope-scaling yarn needs the trained context, which %s does not say; use ntk or linear", s->dir);
+    model_scale_rope(s->model, (RopeScaling){o->rope_scaling, o->rope_factor, (double)s->config.context});
+}
+
 static Source open_source(const Options *o) {
     Source s = {.dir = find_run(o)};
     flags_defaults(&config_table, &s.config);
@@ -143,6 +159,7 @@ static Source open_source(const Options *o) {
     s.tokenizer = open_tokenizer(&s);
     s.model = model_new(&s.config, false);
     hf_load(s.model, s.dir);
+    scale_rope(o, &s);
     warm_up(s.model);
     return s;
 }

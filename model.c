@@ -308,8 +308,13 @@ static void make_rope(Model *m, size_t positions) {
         if (!P) continue;
         m->cosine[mla] = xrealloc(m->cosine[mla], size_mul(positions, P / 2 * sizeof(real)));
         m->sine[mla] = xrealloc(m->sine[mla], size_mul(positions, P / 2 * sizeof(real)));
-        rope_table(m->cosine[mla], m->sine[mla], positions, P, m->c.rope_theta);
+        rope_table(m->cosine[mla], m->sine[mla], positions, P, m->c.rope_theta, m->rope_scaling);
     }
+}
+
+void model_scale_rope(Model *m, RopeScaling s) {
+    m->rope_scaling = s, m->rope_positions = 0;
+    make_rope(m, m->c.context);
 }
 
 static real *take_all(Arena *a, const char *name, size_t numbers) {

@@ -2,6 +2,7 @@
 #ifndef MODEL_H
 #define MODEL_H
 #include "lib/config.h"
+#include "lib/ops.h"
 
 // ---- parameters --------------------------------------------------------------------------------
 // One row per tensor. The rows drive sizing, init, checkpoints, the optimizer's groups, the gradient
@@ -103,6 +104,8 @@ void cache_rewind(Cache *c, size_t length);
 // n new tokens, [rows, n], after what the cache holds. logits, for each row's last token only: [rows, V]; or, with
 // all_logits, for every new token: [rows, n, V]. cache == NULL: one row, no past, nothing kept.
 void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_logits, real *logits);
+// Stretches the rotations of --pos rope (ops.h). A cache that was filled before is of no use any more.
+void model_scale_rope(Model *m, RopeScaling s);
 // Attention weights of the last model_infer when asked for: probability[layer][head][query][key] of an
 // n x n map, filled during a model_infer with cache == NULL. NULL switches it off.
 void model_record_attention(Model *m, real *probability);

@@ -233,13 +233,37 @@ void relu2_backward(real *dx, const real *dy, const real *x, size_t n) {
 
 // ---- rotary positions ----------------------------------------------------------------------------
 
-void rope_table(real *cosine, real *sine, size_t positions, size_t P, double theta) {
+// The pair of dimensions, as a number that need not be whole, that turns `turns` times over the trained tokens.
+static double pair_that_turns(double turns, double P, double theta, double trained) {
+    return P * num_log(trained / (turns * 6.283185307179586)) / (2 * num_log(theta));
+}
+
+// Where the ramp of YaRN is at pair i, from 0 (stays) to 1 (is divided): from 32 turns to one, as whole pairs, as in
+// the authors' code. Peng et al. 2023, section 3.2, have it over turns, with the same ends.
+static double yarn_ramp(double i, double P, double theta, double trained) {
+    double first = floor(pair_that_turns(32, P, theta, trained)), last = ceil(pair_that_turns(1, P, theta, trained));
+    first = first > 0 ? first : 0, last = last < P - 1 ? last : P - 1;
+    double at = (i - first) / (last > first ? last - first : 0.001);
+    return at < 0 ? 0 : at > 1 ? 1 : at;
+}
+
+static double rope_frequency(size_t i, size_t P, double theta, const RopeScaling *s) {
+    double exponent = -2.0 * (double)i / (double)P, ramp = 1;
+    if (s->kind == ROPE_ntk && P > 2) theta *= num_pow(s->factor, (double)P / (double)(P - 2));
+    double frequency = num_pow(theta, exponent);
+    if (s->kind == ROPE_none || s->kind == ROPE_ntk) return frequency;
+    if (s->kind == ROPE_yarn) ramp = yarn_ramp((double)i, (double)P, theta, s->trained);
+    return frequency / s->factor * ramp + frequency * (1 - ramp);
+}
+
+void rope_table(real *cosine, real *sine, size_t positions, size_t P, double theta, RopeScaling scaling) {
+    double size = scaling.kind == ROPE_yarn ? 0.1 * num_log(scaling.factor) + 1 : 1;   // Peng et al. 2023, eq. 22
     for (size_t i = 0; i < P / 2; i++) {
-        double frequency = num_pow(theta, -2.0 * (double)i / (double)P);
+        double frequency = rope_frequency(i, P, theta, &scaling);
         for (size_t t = 0; t < positions; t++) {
             double s, c;
             num_sincos((double)t * frequency, &s, &c);
-            cosine[t * (P / 2) + i] = (real)c, sine[t * (P / 2) + i] = (real)s;
+            cosine[t * (P / 2) + i] = (real)(size * c), sine[t * (P / 2) + i] = (real)(size * s);
         }
     }
 }

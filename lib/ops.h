@@ -32,8 +32,18 @@ void relu2_forward(real *y, const real *x, size_t n);
 void relu2_backward(real *dx, const real *dy, const real *x, size_t n);
 
 // ---- rotary positions ----------------------------------------------------------------------------
+// How rotations are slowed down for texts longer than those that a model was trained on, by a factor:
+//   linear  every frequency is divided by it (positional interpolation: Chen et al. 2023)
+//   ntk     theta grows, so that the slowest frequency is divided by it and the fastest stays
+//           ("NTK-aware": Peng et al. 2023, definition 1)
+//   yarn    frequencies that turn often over `trained` tokens stay, those that turn less than once are divided by it,
+//           and in between there is a ramp; queries and keys grow a little (Peng et al. 2023, section 3.2 to 3.4)
+#define ROPE_SCALING_VALUES(X) X(ROPE, none) X(ROPE, linear) X(ROPE, ntk) X(ROPE, yarn)
+enum { ROPE_none, ROPE_linear, ROPE_ntk, ROPE_yarn };
+typedef struct { int kind; double factor, trained; } RopeScaling;
+
 // cosine, sine [positions, P/2] of position * theta^(-2i/P): Su et al. 2021, eq. 15.
-void rope_table(real *cosine, real *sine, size_t positions, size_t P, double theta);
+void rope_table(real *cosine, real *sine, size_t positions, size_t P, double theta, RopeScaling s);
 // Rotates, in place, the first P numbers of each of `heads` heads (head_stride apart) of M rows. Row m
 // has position start + m % T. Dimension d pairs with d + P/2. inverse: the transposed rotation, which
 // is the backward.

@@ -37,12 +37,12 @@ def batch():
     return torch.randint(0, VOCAB, (ROWS, LENGTH + 1), generator=torch.Generator().manual_seed(7))
 
 
-def ours(directory):
+def ours(directory, *scaling):
     """Logits and {name: gradient} of our program for the checkpoint in a directory."""
     tokens, out = directory + ".tokens.json", directory + ".probe"
     with open(tokens, "w") as f:
         json.dump(batch().tolist(), f)
-    done = subprocess.run([PROBE, directory, tokens, out], capture_output=True, text=True)
+    done = subprocess.run([PROBE, directory, tokens, out, *scaling], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip() or f"{PROBE} ended with status {done.returncode}")
     return load_file(out + "/logits.safetensors")["logits"], load_file(out + "/gradients.safetensors")
@@ -210,6 +210,28 @@ def without_prefix(directory):
     return agree(ours(directory), theirs(model, directory))
 
 
+# Ours, the scaling of theirs, and the tokens that the model is said to have been trained on. Theirs has no ntk, but
+# "dynamic" is that with the factor by which a text is too long, here 13 / 5.
+STRETCHED = {
+    "linear": ("linear", 3.0, {"rope_type": "linear"}, 32),
+    "ntk": ("ntk", LENGTH / 5, {"rope_type": "dynamic"}, 5),
+    "yarn": ("yarn", 4.0, {"rope_type": "yarn"}, 8),
+    "yarn-long": ("yarn", 16.0, {"rope_type": "yarn"}, 4096),
+}
+
+
+def stretched(kind, factor, theirs_is, trained):
+    def check(directory):
+        model = random_model(T.LlamaConfig, dict(SMALL, head_dim=24, max_position_embeddings=trained))
+        model.save_pretrained(directory)
+        scaling = dict(theirs_is, rope_theta=10000.0, original_max_position_embeddings=trained,
+                       factor=1.0 if kind == "ntk" else factor)
+        config = T.LlamaConfig(**dict(SMALL, head_dim=24, max_position_embeddings=trained, rope_parameters=scaling))
+        again = T.AutoModelForCausalLM.from_pretrained(directory, config=config)
+        return agree(ours(directory, kind, repr(factor), str(trained)), theirs(again, directory))
+    return check
+
+
 OTHER_WAYS = {
     "sharded": shards,
     "rope-theta-of-old": old_spelling,
@@ -320,6 +342,8 @@ def all_checks():
         yield f"theirs/{name}", lambda d, n=name: theirs_is_read(n, d)
     for name, check in OTHER_WAYS.items():
         yield f"theirs/{name}", check
+    for name, options in STRETCHED.items():
+        yield f"theirs/rope-{name}", stretched(*options)
     for name in OURS:
         yield f"ours/{name}", lambda d, n=name: ours_is_opened(n, d)
     for heads in (4, 6):

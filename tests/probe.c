@@ -1,5 +1,6 @@
 // probe.c: our side of tests/oracle.py, which compares it with transformers.
 //     build/probe DIR tokens.json OUT        logits and gradients of the model in DIR, as safetensors in OUT
+//     build/probe DIR tokens.json OUT KIND FACTOR TRAINED      the same with rotations stretched (lib/ops.h)
 //     build/probe --random "FLAGS" DIR       saves a random model of ours, with no norm or bias at 1 or 0
 #include "../hf.h"
 #include "../lib/rng.h"
@@ -67,7 +68,14 @@ static void write_gradients(Model *m, const Batch *b, const char *path) {
     free(row_loss);
 }
 
-static void probe(const char *dir, const char *tokens, const char *out) {
+static RopeScaling scaling_of(char **words) {
+#define IS(prefix, word) if (strcmp(words[0], #word) == 0) s.kind = prefix##_##word;
+    RopeScaling s = {ROPE_none, strtod(words[1], NULL), strtod(words[2], NULL)};
+    ROPE_SCALING_VALUES(IS)
+    return s;
+}
+
+static void probe(const char *dir, const char *tokens, const char *out, char **scaling) {
     Config c;
     Batch b = read_batch(tokens);
     flags_defaults(&config_table, &c);
@@ -77,6 +85,7 @@ static void probe(const char *dir, const char *tokens, const char *out) {
     c.aux_loss = 0;  // the loss that is differentiated is the cross-entropy alone
     Model *m = model_new(&c, true);
     hf_load(m, dir);
+    if (scaling) model_scale_rope(m, scaling_of(scaling));
     make_directories(out);
     write_logits(m, &b, xprintf("%s/logits.safetensors", out));
     write_gradients(m, &b, xprintf("%s/gradients.safetensors", out));
@@ -84,8 +93,9 @@ static void probe(const char *dir, const char *tokens, const char *out) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4) usage_error("probe DIR tokens.json OUT, or probe --random FLAGS DIR");
+    if (argc != 4 && argc != 7)
+        usage_error("probe DIR tokens.json OUT [KIND FACTOR TRAINED], or probe --random FLAGS DIR");
     if (strcmp(argv[1], "--random") == 0) save_random(argv[2], argv[3]);
-    else probe(argv[1], argv[2], argv[3]);
+    else probe(argv[1], argv[2], argv[3], argc > 4 ? argv + 4 : NULL);
     return 0;
 }

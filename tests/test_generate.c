@@ -828,6 +828,29 @@ static void test_prompts(void) {
     tokenizer_free(t);
 }
 
+// Stretched rotations change the text, except by a factor of 1; only yarn depends on the trained context.
+static void test_stretched(void) {
+    Tokenizer *t = letters();
+    model_free(make_run("r", "--data x.txt --attn gqa+mla --kv-heads 2", t));
+    model_free(make_run("learned", "--data x.txt --pos learned", t));
+    Answer plain = run("--run r --prompt abc --tokens 60"),
+           same = run("--run r --prompt abc --tokens 60 --rope-scaling linear --rope-factor 1");
+    CHECK(plain.status == 0 && same.status == 0 && !strcmp(plain.out, same.out), "%s%s", plain.err, same.err);
+    static const char *const kinds[] = {"linear", "ntk", "yarn"};
+    for (int i = 0; i < 3; i++) {
+        char *flags = xprintf("--run r --prompt abc --tokens 60 --rope-scaling %s --rope-factor 4", kinds[i]);
+        Answer a = run(flags);
+        CHECK(a.status == 0 && strlen(a.out) == strlen(plain.out) && strcmp(plain.out, a.out), "%s: %s", kinds[i], a.err);
+        free(flags);
+    }
+    Answer none = run("--run learned --prompt abc --rope-scaling ntk"),
+           alone = run("--run r --prompt abc --rope-factor 2.5"), other = run("--run r --rope-scaling half");
+    CHECK(none.status == 2 && strstr(none.err, "learned has none"), "%s", none.err);
+    CHECK(alone.status == 2 && strstr(alone.err, "--rope-factor belongs to --rope-scaling"), "%s", alone.err);
+    CHECK(other.status == 2 && strstr(other.err, "linear"), "%s", other.err);
+    tokenizer_free(t);
+}
+
 // A checkpoint that is not of ours has another tokenizer.json: tokens are numbers.
 static void test_foreign(void) {
     Tokenizer *t = letters();
@@ -847,6 +870,8 @@ static void test_foreign(void) {
     CHECK(a.status == 0 && strncmp(a.out, "3 7 ", 4) == 0 && words == 7 && numbers, "%s%s", a.err, a.out);
     CHECK(strstr(a.err, "tokens are numbers"), "%s", a.err);
     CHECK(b.status == 2 && strstr(b.err, "--prompt"), "%s", b.err);
+    Answer c = run("--run foreign --prompt '3 7' --rope-scaling yarn");
+    CHECK(c.status == 2 && strstr(c.err, "use ntk or linear"), "%s", c.err);
     tokenizer_free(t);
 }
 
@@ -959,6 +984,7 @@ static const Test tests[] = {
     {"generate/side-by-side", "--samples: the first texts of many are those of few", test_side_by_side},
     {"generate/prompts", "text, file, numbers or nothing as a prompt", test_prompts},
     {"generate/foreign", "a checkpoint without a tokenizer of ours: tokens are numbers", test_foreign},
+    {"generate/rope-scaling", "--rope-scaling stretches rotations, and says when there are none", test_stretched},
     {"generate/picture", "attention maps of all layers and heads", test_picture},
     {"generate/errors", "every mistake gets one line and the right status", test_errors},
     {"generate/interrupt", "Ctrl-C ends the text, and the report follows", test_interrupt},

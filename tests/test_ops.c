@@ -322,11 +322,12 @@ static void activations_of_nan(void) {
 
 enum { POSITIONS = 40 };
 typedef struct { real *cosine, *sine; } Table;
-static Table make_table(size_t P) {
+static Table make_scaled_table(size_t P, RopeScaling s) {
     Table t = {array(POSITIONS * (P / 2)), array(POSITIONS * (P / 2))};
-    rope_table(t.cosine, t.sine, POSITIONS, P, 10000);
+    rope_table(t.cosine, t.sine, POSITIONS, P, 10000, s);
     return t;
 }
+static Table make_table(size_t P) { return make_scaled_table(P, (RopeScaling){0}); }
 
 static void rotary(void) {
     Rng r = rng_stream(2, RNG_TEST, 5);
@@ -383,6 +384,39 @@ static void rotary_properties(void) {
             CHECK(fabs(dot(at[0], at[1], P) - dot(at[2], at[3], P)) < 8 * tolerance(P),
                   "positions %zu and %zu, then ten further", i, j);
         }
+    arrays_free();
+}
+
+// Whether pair i of s turns as that of plain does, `slower` times slower, and is `size` long.
+static bool turns_as(Table s, Table plain, size_t pairs, size_t i, size_t slower, double size) {
+    bool same = true;
+    for (size_t t = 0; t * slower < POSITIONS; t++) {
+        size_t at = t * slower * pairs + i, as = t * pairs + i;
+        same &= fabs((double)s.cosine[at] - size * (double)plain.cosine[as]) < 8 * EPSILON &&
+                fabs((double)s.sine[at] - size * (double)plain.sine[as]) < 8 * EPSILON;
+    }
+    return same;
+}
+
+// A factor of 4. Over 2048 trained tokens, pair i of 32 turns 2048 / (2 pi 10000^(i/32)) times: 32 of them at i = 8.05,
+// one at i = 20.1, so YaRN leaves 0 to 8 as they are, divides 21 and above, and does something between to the others.
+static void rotary_scaling(void) {
+    enum { P = 64, PAIRS = P / 2, FACTOR = 4 };
+    Table plain = make_table(P), linear = make_scaled_table(P, (RopeScaling){ROPE_linear, FACTOR, 0}),
+          ntk = make_scaled_table(P, (RopeScaling){ROPE_ntk, FACTOR, 0}),
+          yarn = make_scaled_table(P, (RopeScaling){ROPE_yarn, FACTOR, 2048});
+    double size = 0.1 * log(FACTOR) + 1;
+    for (size_t i = 0; i < PAIRS; i++) {
+        CHECK(turns_as(linear, plain, PAIRS, i, FACTOR, 1), "linear: pair %zu", i);
+        CHECK(turns_as(ntk, plain, PAIRS, i, 1, 1) == (i == 0), "ntk: pair %zu is %sas it was", i, i ? "" : "not ");
+        CHECK(turns_as(ntk, plain, PAIRS, i, FACTOR, 1) == (i == PAIRS - 1), "ntk: pair %zu and the factor", i);
+        CHECK(turns_as(yarn, plain, PAIRS, i, 1, size) == (i <= 8), "yarn: pair %zu of the fast ones", i);
+        CHECK(turns_as(yarn, plain, PAIRS, i, FACTOR, size) == (i >= 21), "yarn: pair %zu of the slow ones", i);
+    }
+    const RopeScaling narrow[] = {{ROPE_linear, 1, 0}, {ROPE_ntk, 8, 0}, {ROPE_yarn, 1, 40}};
+    plain = make_table(2);
+    for (size_t k = 0; k < 3; k++)
+        CHECK(turns_as(make_scaled_table(2, narrow[k]), plain, 1, 0, 1, 1), "one pair alone, or a factor of 1");
     arrays_free();
 }
 
@@ -594,6 +628,7 @@ static const Test tests[] = {
     {"ops/activations", "SwiGLU, GELU and squared ReLU, forward and backward", activations},
     {"ops/activations-nan", "a NaN stays a NaN", activations_of_nan},
     {"ops/rope", "rotations are those of the formula, undone by the inverse, and touch nothing else", rotary},
+    {"ops/rope-scaling", "linear, ntk and yarn slow down the pairs that they should", rotary_scaling},
     {"ops/rope-relative", "the inverse is the transpose; scores depend on distances only", rotary_properties},
     {"ops/embed", "embeddings and their gradients, summed over rows in order, bit for bit", embeddings},
     {"ops/residual", "y = scale x + f, also in place", residual},
