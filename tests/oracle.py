@@ -5,6 +5,10 @@ save_pretrained; our loader and our forward and backward give the same logits an
 Ours, read by them: what hf_save writes is opened by AutoModelForCausalLM, nothing missing or left over,
 with the same logits and gradients; saved again by transformers, it is read back by us bit for bit.
 
+Linear attention: models of every recurrent mixer against their recurrences, written out below token by token in
+float64 for autograd; and one with gated delta nets throughout against Qwen3-Next of transformers, whose other layers
+gate their attention, so that no flags of ours spell the whole of it.
+
 No norm weight is 1, no bias is 0, no selection bias is 0: a formula that ignored one would be found out.
 
 Tolerance. Ours is float32; theirs is computed in float64 (transformers still rounds its RMSNorm and the
@@ -33,25 +37,25 @@ ROWS, LENGTH, VOCAB = 3, 13, 67
 
 
 # ---- the two sides -------------------------------------------------------------------------------
-def batch():
-    return torch.randint(0, VOCAB, (ROWS, LENGTH + 1), generator=torch.Generator().manual_seed(7))
+def batch(length=LENGTH):
+    return torch.randint(0, VOCAB, (ROWS, length + 1), generator=torch.Generator().manual_seed(7))
 
 
-def ours(directory, *scaling):
+def ours(directory, *scaling, length=LENGTH):
     """Logits and {name: gradient} of our program for the checkpoint in a directory."""
     tokens, out = directory + ".tokens.json", directory + ".probe"
     with open(tokens, "w") as f:
-        json.dump(batch().tolist(), f)
+        json.dump(batch(length).tolist(), f)
     done = subprocess.run([PROBE, directory, tokens, out, *scaling], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip() or f"{PROBE} ended with status {done.returncode}")
     return load_file(out + "/logits.safetensors")["logits"], load_file(out + "/gradients.safetensors")
 
 
-def theirs(model, directory):
+def theirs(model, directory, length=LENGTH):
     """The same of a transformers model. Its gradients get the names of a checkpoint by being saved as one."""
     model = model.double().eval()
-    tokens = batch()
+    tokens = batch(length)
     logits = model(tokens[:, :-1], use_cache=False).logits
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
     with torch.no_grad():
@@ -336,6 +340,157 @@ def ours_alone(directory):
     return f"{len(names)} tensors"
 
 
+# ---- linear attention, written out ---------------------------------------------------------------
+LONG = 70  # several chunks of 16 or 32 tokens, and a part of one
+RECURRENT = {
+    "linear": "--attn linear --short-conv 0",
+    "linear-convolved": "--attn linear --state-dim 20",
+    "gla": "--attn gla --state-dim 9",
+    "delta": "--attn delta --tie 0",
+    "delta-not-convolved": "--attn delta --short-conv 0 --state-dim 7",
+    "gated-delta": "--attn gated-delta --state-dim 16 --short-conv 3",
+    "all-of-them": "--attn linear+gla+delta+gated-delta --layers 4",
+}
+
+
+def rms(x, weight, eps):
+    return weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def short_convolution(x, weight):
+    """weight [taps, channels], its last row for the token itself."""
+    taps = len(weight)
+    before = torch.nn.functional.pad(x, (0, 0, taps - 1, 0))
+    return sum(weight[j] * before[:, j:j + x.shape[1]] for j in range(taps))
+
+
+def unit(x):
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+
+
+def recurrence(q, k, v, beta, decay):
+    """[rows, tokens, heads, width]; S [rows, heads, key, value]. beta None: what is written is v."""
+    state, out = 0.0, []
+    for t in range(q.shape[1]):
+        key = k[:, t, :, :, None]
+        state = state * decay[:, t, :, :, None]
+        write = v[:, t]
+        if beta is not None:
+            write = beta[:, t] * (write - (state * key).sum(-2))
+        state = state + key * write[:, :, None, :]
+        out.append((state * q[:, t, :, :, None]).sum(-2))
+    return torch.stack(out, 1)
+
+
+def linear_mixer(p, kind, x, heads, eps):
+    def project(name, at=x):
+        y = at @ p(name + ".weight").T
+        return y + p(name + ".bias") if name == "attn.decay_b" else y
+
+    def by_head(y):
+        return y.unflatten(-1, (heads, -1))
+
+    silu = torch.nn.functional.silu
+    q, k, v = (project("attn." + c) for c in "qkv")
+    mixed = torch.cat([q, k, v], -1)
+    if p("attn.conv.weight") is not None:
+        mixed = silu(short_convolution(mixed, p("attn.conv.weight")))
+    elif "delta" in kind:
+        mixed = silu(mixed)
+    q, k, v = (by_head(y) for y in mixed.split([q.shape[-1], k.shape[-1], v.shape[-1]], -1))
+    beta, decay, width = None, torch.ones_like(q), q.shape[-1]
+    if kind == "linear":
+        q, k = (torch.nn.functional.elu(y) + 1 for y in (q, k))
+    else:
+        q = (unit(q) if "delta" in kind else q) * width ** -0.5
+    if "delta" in kind:
+        k, beta = unit(k), by_head(torch.sigmoid(project("attn.beta")))
+    if kind == "gla":
+        decay = by_head(torch.sigmoid(project("attn.decay_b", project("attn.decay_a")))) ** (1 / 16)
+    if kind == "gated-delta":
+        step = torch.nn.functional.softplus(project("attn.decay") + p("attn.decay_shift"))
+        decay = by_head(torch.exp(-torch.exp(p("attn.decay_rate")) * step))
+    out = recurrence(q, k, v, beta, decay)
+    if kind == "linear":
+        out = out / ((q * k.cumsum(1)).sum(-1, keepdim=True) + 1e-6)
+    else:
+        out = rms(out, p("attn.o_norm.weight"), eps)
+    out = out.flatten(-2)
+    if kind in ("gla", "gated-delta"):
+        out = out * silu(project("attn.gate"))
+    return project("attn.o", out)
+
+
+def written_out(directory, length):
+    with open(directory + "/config.json") as f:
+        flags = json.load(f)["receipts"]
+    values = {n: torch.tensor(t, dtype=torch.float64, requires_grad=True) for n, t in read_all(directory).items()}
+    eps, kinds, tokens = float(flags["norm_eps"]), flags["attn"].split("+"), batch(length)
+    x = values["embed.weight"][tokens[:, :-1]]
+    for layer in range(int(flags["layers"])):
+        def p(name):
+            return values.get(f"layers.{layer}.{name}")
+
+        kind = kinds[layer % len(kinds)]
+        x = x + linear_mixer(p, kind, rms(x, p("attn_norm.weight"), eps), int(flags["heads"]), eps)
+        h = rms(x, p("ffn_norm.weight"), eps)
+        hidden = torch.nn.functional.silu(h @ p("ffn.gate.weight").T) * (h @ p("ffn.up.weight").T)
+        x = x + hidden @ p("ffn.down.weight").T
+    head = values.get("head.weight", values["embed.weight"])
+    logits = rms(x, values["final_norm.weight"], eps) @ head.T
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    return logits.detach().numpy(), {n: t.grad.numpy() for n, t in values.items()}
+
+
+def recurrence_is_written_out(name, directory):
+    save_ours(RECURRENT[name], directory)
+    return agree(ours(directory, length=LONG), written_out(directory, LONG))
+
+
+# Qwen3-Next interleaves the rows of its projections by head, and its norms, but for the one of the output, store their
+# distance from 1. Gradients of theirs come back under our names by the same road.
+def qwen3_next_tensors(ours_by_name, heads, gradient):
+    offset = 0.0 if gradient else 1.0
+
+    def together(names):
+        rows = [ours_by_name[n].reshape(heads, -1, ours_by_name[n].shape[-1]) for n in names]
+        return np.concatenate(rows, 1).reshape(-1, rows[0].shape[-1])
+
+    plain = {"decay_rate": "A_log", "decay_shift": "dt_bias", "o_norm.weight": "norm.weight",
+             "o.weight": "out_proj.weight"}
+    out = {"model.embed_tokens.weight": ours_by_name["embed.weight"], "lm_head.weight": ours_by_name["head.weight"],
+           "model.norm.weight": ours_by_name["final_norm.weight"] - offset}
+    for layer in range(sum(n.endswith("attn_norm.weight") for n in ours_by_name)):
+        us, them = f"layers.{layer}.", f"model.layers.{layer}."
+        attn = us + "attn."
+        out[them + "input_layernorm.weight"] = ours_by_name[us + "attn_norm.weight"] - offset
+        out[them + "post_attention_layernorm.weight"] = ours_by_name[us + "ffn_norm.weight"] - offset
+        for part in ("gate", "up", "down"):
+            out[them + f"mlp.{part}_proj.weight"] = ours_by_name[us + f"ffn.{part}.weight"]
+        qkvz = [attn + n + ".weight" for n in ("q", "k", "v", "gate")]
+        out[them + "linear_attn.in_proj_qkvz.weight"] = together(qkvz)
+        out[them + "linear_attn.in_proj_ba.weight"] = together([attn + n + ".weight" for n in ("beta", "decay")])
+        out[them + "linear_attn.conv1d.weight"] = ours_by_name[attn + "conv.weight"].T[:, None]
+        for name, theirs_name in plain.items():
+            out[them + "linear_attn." + theirs_name] = ours_by_name[attn + name]
+    return out
+
+
+def qwen3_next(directory):
+    save_ours("--attn gated-delta --tie 0 --state-dim 10 --norm-eps 1e-6", directory)
+    config = T.Qwen3NextConfig(**dict(
+        SMALL, layer_types=["linear_attention"] * 3, mlp_only_layers=[0, 1, 2], num_experts=0,
+        tie_word_embeddings=False, linear_num_key_heads=4, linear_num_value_heads=4, linear_key_head_dim=10, linear_value_head_dim=12,
+        linear_conv_kernel_dim=4, rms_norm_eps=1e-6))
+    model = T.AutoModelForCausalLM.from_config(config).double()
+    values = qwen3_next_tensors(read_all(directory), 4, False)
+    missing = model.load_state_dict({n: torch.tensor(v) for n, v in values.items()}, strict=True)
+    if missing.missing_keys or missing.unexpected_keys:
+        raise AssertionError(f"loading was not clean: {missing}")
+    logits, gradients = ours(directory, length=LONG)
+    return agree((logits, qwen3_next_tensors(gradients, 4, True)), theirs(model, directory, LONG))
+
+
 # ---- running ---------------------------------------------------------------------------------------
 def all_checks():
     for name in THEIRS:
@@ -349,6 +504,9 @@ def all_checks():
     for heads in (4, 6):
         yield f"ours/alibi-{heads}-heads", alibi(heads)
     yield "ours/no-such-architecture", ours_alone
+    for name in RECURRENT:
+        yield f"written-out/{name}", lambda d, n=name: recurrence_is_written_out(n, d)
+    yield "theirs/qwen3-next", qwen3_next
 
 
 def main():
