@@ -76,13 +76,15 @@ static char *after_string(char *quote) {
 }
 
 // Jansson writes 17 digits of a number where fewer are often as exact: 0.003, not 0.0030000000000000001. They are
-// shortened in place; a whole number keeps a .0, which tells it from an integer.
+// shortened in place; a whole number keeps a .0, which tells it from an integer. Where ours is the longer text (e-05 for
+// e-5, after as many digits) it would run over what is still to be read, and Jansson's stays.
 static char *dump(const json_t *value, size_t layout) {
     char *text = json_dumps(value, layout | JSON_REAL_PRECISION(17)), *out = text;
     for (char *in = text, *end; in && *in; in = end) {
         bool number = *in == '-' || isdigit((unsigned char)*in);
         end = *in == '"' ? after_string(in) : number ? in + strspn(in, "+-.0123456789e") : in + 1;
         char *shorter = number && memchr(in, '.', (size_t)(end - in)) ? flags_real_text(strtod(in, NULL)) : NULL;
+        if (shorter && strlen(shorter) > (size_t)(end - in)) free(shorter), shorter = NULL;
         size_t n = shorter ? strlen(shorter) : (size_t)(end - in);
         memmove(out, shorter ? shorter : in, n);
         out += n;

@@ -308,6 +308,23 @@ static void test_digest(void) {
     CHECK(losses && !strcmp(losses, "fedcba9876543210") && json_object_get(each, "x.weight"), "%s", losses);
 }
 
+// Each in a text of its own, because room that an earlier number leaves would hide one that becomes longer.
+static void test_numbers(void) {
+    static const double some[] = {0.003, 1, -2.5, 1e-4, 9.554359905560886e-05, 2.6942958916356998e-05, 1e300, 5e-324};
+    enum { SOME = sizeof some / sizeof some[0], ALL = 2000 };
+    for (int i = 0; i < ALL; i++) {
+        double x = i < SOME ? some[i] : ldexp(1 + i * 0x1p-40 * i, i % 90 - 60);
+        json_t *one = json_pack("[f, i]", x, 7), *back;
+        char *text = run_json_text(one);
+        back = json_loads(text, 0, NULL);
+        CHECK(json_real_value(json_array_get(back, 0)) == x && json_integer_value(json_array_get(back, 1)) == 7,
+              "%.17g and 7 became %s", x, text);
+        json_decref(one);
+        json_decref(back);
+        free(text);
+    }
+}
+
 static const Test tests[] = {
     {"run/changed-log", "a digit that changed in the log is noticed", test_changed_log},
     {"run/changed-state", "a byte that changed in the state is noticed", test_changed_state},
@@ -317,6 +334,8 @@ static const Test tests[] = {
     {"run/damaged-state", "a state that lacks something is refused with the reason", test_damaged_state},
     {"run/kill", "killed at any instant, a run resumes from a complete state with a matching log", test_kill},
     {"run/flags-recorded", "run.json records every flag with its type", test_flags_recorded},
+    {"run/numbers", "every number in a JSON text reads back equal, however many digits and whatever exponent it has",
+     test_numbers},
     {"run/names", "the directory's name depends on the flags that change numbers", test_names},
     {"run/digest", "the digest sees every value, name and loss, and nothing else", test_digest},
 };
