@@ -455,6 +455,49 @@ class Sweeps(unittest.TestCase):
         self.assertEqual(self.records(), {})
 
 
+    def test_claim(self):
+        """A whole claim: arms with flags of their own, rates chosen on other seeds, a matched arm, a verdict, a figure;
+        the records alone give the same verdict, and a run of them again the same digest, which a changed one is not."""
+        path = self.into / "tiny.toml"
+        path.write_text(f'''
+            thesis = "Guessing is not beaten in so few steps."
+            metric = "val_loss"
+            command = "{TINY} --steps 10 --lr 1e-4,1e-3 --seed 1..3"
+            tune_seeds = "11..12"
+            match = "params"
+            arms = {{ dense = "--experts 0", sparse = "--experts 2 --expert-width ?" }}
+            comparison = [{{ a = "sparse", b = "dense", predict = "within 1" }}]''')
+        swept = sweep(str(path), "--into", str(self.into), "--jobs", "2")
+        self.assertEqual(swept.returncode, 0, swept.stderr)
+        for line in ("matched  sparse: params", "power    pilot of 2 seeds", "verdict  HOLDS"):
+            self.assertIn(line, swept.stdout)
+        self.assertTrue((self.into / "tiny.png").exists())
+        claim, records = read_claim(path), read_records(self.into / "tiny.csv")
+        self.assertEqual(len(records), 2 * (2 * 2 + 3))
+        self.assertEqual(verdict.evaluate(match.recall_claim(claim, records), records).verdict, "HOLDS")
+        self.assertEqual(quiet(check.rerun, claim, records)[0], [])
+        for row in records.values():
+            row["digest"] = "0123456789abcdef"
+        self.assertIn("0123456789abcdef", quiet(check.rerun, claim, records)[0][0])
+
+    def test_equal_time(self):
+        matched = self.sweep(f"{TINY} --steps 200 --layers 1,2 --seed 1..2", "--match", "time", "--dry-run")
+        self.assertEqual(matched.returncode, 0, matched.stderr)
+        self.assertIn("matched  layers=2: time", matched.stdout)
+
+    def test_over_budget(self):
+        path = self.into / "long.toml"
+        path.write_text(f'''
+            thesis = "x"
+            metric = "val_loss"
+            budget_minutes = 1
+            command = "{TINY} --steps 1000000 --seed 1..3"
+            comparison = [{{ a = "all", predict = "> 1" }}]''')
+        refused = sweep(str(path), "--into", str(self.into))
+        self.assertEqual((refused.returncode, refused.stderr.count("\n")), (2, 1), refused.stderr)
+        self.assertIn("budget", refused.stderr)
+
+
 if __name__ == "__main__":
     result = unittest.main(exit=False, verbosity=1 + ("-v" in sys.argv)).result
     bad = len(result.failures) + len(result.errors)

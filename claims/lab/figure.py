@@ -61,14 +61,17 @@ def sample_of(claim, results, arm):
 
 
 def draw_lines(axes, claim, results):
-    x = claim.figure["x"]
+    x, every = claim.figure["x"], set()
     for i, name in enumerate(dict.fromkeys(family(arm) for arm in claim.arms)):
         arms = sorted((a for a in claim.arms if family(a) == name), key=lambda a: place_of(claim, results, a, x))
         samples = [sample_of(claim, results, a) for a in arms]
         places = [place_of(claim, results, a, x) for a in arms]
         error_bars(axes, places, samples, label=name, **look(i))
-        if claim.figure.get("log_x") and all(p > 0 for p in places):
-            axes.set_xscale("log", base=2)
+        every |= {place for place in places if not math.isnan(place)}
+    if claim.figure.get("log_x") and every and min(every) > 0:
+        axes.set_xscale("log")
+        axes.set_xticks(sorted(every), [f"{place:g}" for place in sorted(every)])
+        axes.minorticks_off()
     axes.set_xlabel(claim.figure.get("x_label") or METRICS.get(x) or x)
     axes.set_ylabel(metric_label(claim))
     axes.legend()
@@ -143,8 +146,8 @@ def draw(claim, records, path):
         else:
             draw_arms(axes[0], claim, results)
         draw_comparisons(axes[-1], outcome.findings)
-        unit = "factors of ten in learning rate" if claim.usable else metric_label(claim)
-        axes[-1].set_xlabel(f"difference ({unit}),\n95% interval; grey: predicted")
+        unit = "windows (factors of ten)" if claim.usable else metric_label(claim)
+        axes[-1].set_xlabel(f"difference of {unit},\n95% interval; grey: predicted")
         figure.suptitle(f"{claim.title}: {outcome.verdict}", fontsize=10, fontweight="bold")
         figure.savefig(path, metadata={"Software": None})
         plt.close(figure)

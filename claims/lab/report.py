@@ -86,7 +86,8 @@ def print_outcome(claim, records):
         print(f"{arm.label:<{width}}  {chosen_text(results, claim, arm) if not claim.usable else '':>10}  "
               f"{number(e.mean)} [{number(e.low)}, {number(e.high)}]" + (f"  {gone} diverged" if gone else ""))
     for f in outcome.findings:
-        detail = f"p {f.p:.3g}, can detect {number(f.detectable)}" + (f"; {f.note}" if f.note else "")
+        detail = f"p {f.p:.3g}" + ("" if math.isnan(f.detectable) else f", can detect {number(f.detectable)}")
+        detail += f"; {f.note}" if f.note else ""
         judged = f"predicted {f.comparison.predict}: {f.verdict}; " if claim.thesis else ""
         print(f"{f.comparison.name}: {effect(f)}, {judged}{detail}")
     for note in outcome.notes:

@@ -90,8 +90,8 @@ def power(difference, spread, n, level):
 
 def detectable(spread, n, comparisons=1, chance=0.8):
     """The smallest true difference that n pairs find with this chance, at Holm's strictest step."""
-    if n < 2 or not spread > 0:
-        return math.nan if n < 2 or spread != 0 else 0.0
+    if n < 2 or not spread > 0:  # equal differences say nothing about how they would vary
+        return math.nan
     level = LEVEL / comparisons
     high = 1.0
     while power(high, 1.0, n, level) < chance:

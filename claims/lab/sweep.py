@@ -93,7 +93,9 @@ class Sweep:
         self.records = {} if options.fresh else read_records(results)
         self.matched = {}
         self.stop = False
-        self.done_seconds = 0.0   # predicted seconds of what this process has finished
+        self.expected = {}        # {run: predicted seconds}
+        self.total_seconds, self.total, self.begun = 0.0, 0, time.monotonic()   # of all that this process has to do
+        self.done_seconds, self.done = 0.0, 0                                   # of what it has finished
 
     def is_done(self, run):
         row = self.records.get(run.key)
@@ -113,33 +115,38 @@ class Sweep:
 
     def run_all(self, queue):
         """Trains every run of the queue; True if none was interrupted."""
-        queue, running, interrupted = list(queue), [], False
-        expected = {run: self.clock.seconds(run, self.records) for run in queue}
-        total, begun = self.done_seconds + sum(expected.values()), time.monotonic()
+        queue, running, whole = list(queue), [], True
+        self.expected |= {run: self.clock.seconds(run, self.records) for run in queue}
         while running or (queue and not self.stop):
             while queue and len(running) < self.options.jobs and not self.stop:
-                run = queue.pop(0)
-                out = trainer.directory(self.base, run)
-                if self.options.fresh or self.options.retry:
-                    trainer.forget(out)
-                running.append((run, trainer.Training(run.flags, out, self.threads)))
+                running.append(self.start(queue.pop(0)))
             for run, training in [r for r in running if r[1].ended()]:
                 running.remove((run, training))
-                status, error = training.result()
-                self.clear_bar()
-                if status == "interrupted":
-                    interrupted = True
-                    continue
-                self.keep_record(run, training.out, status, error)
-                self.done_seconds += expected[run]
-                self.say(run, status, error)
+                whole &= self.collect(run, training)
             if self.stop:
                 for _, training in running:
                     training.interrupt()
-            self.draw_bar(running, expected, total, begun)
-            time.sleep(0.02 if len(running) == 0 else 0.1)
+            self.draw_bar(running)
+            time.sleep(0.1 if running else 0)
         self.clear_bar()
-        return not (interrupted or self.stop)
+        return whole and not self.stop
+
+    def start(self, run):
+        out = trainer.directory(self.base, run)
+        if self.options.fresh or self.options.retry:
+            trainer.forget(out)
+        return run, trainer.Training(run.flags, out, self.threads)
+
+    def collect(self, run, training):
+        """Records a run that has ended; False if it was interrupted, and will go on."""
+        status, error = training.result()
+        if status == "interrupted":
+            return False
+        self.keep_record(run, training.out, status, error)
+        self.done_seconds, self.done = self.done_seconds + self.expected[run], self.done + 1
+        self.clear_bar()
+        self.say(run, status, error)
+        return True
 
     # ---- what is seen ----
     def say(self, run, status, error):
@@ -151,17 +158,20 @@ class Sweep:
         parts = [status, run.arm.label, tuned, f"seed={run.seed}", number, seconds, row["digest"], error]
         print("  ".join(part for part in parts if part), flush=True)
 
-    def draw_bar(self, running, expected, total, begun):
-        if not sys.stdout.isatty() or not total:
+    def draw_bar(self, running):
+        """How much of the whole sweep is done, by predicted seconds; what is left goes by the speed so far."""
+        if not sys.stdout.isatty() or not self.total_seconds:
             return
         steps = {run: max(1, self.clock.plan(run.flags)["flags"]["steps"]) for run, _ in running}
-        part = sum(expected[run] * min(1, training.step() / steps[run]) for run, training in running)
-        share = min(1.0, (self.done_seconds + part) / total)
-        now, here = time.monotonic() - begun, max(part + self.done_seconds, 1e-9)
-        left = (total - here) * (now / here if now > 5 else 1 / self.options.jobs)
+        part = sum(self.expected[run] * min(1, training.step() / steps[run]) for run, training in running)
+        share = min(1.0, (self.done_seconds + part) / self.total_seconds)
+        passed = time.monotonic() - self.begun
+        predicted = self.total_seconds * (1 - share) / self.options.jobs
+        left = passed / share - passed if passed > 5 and share > 0 else predicted
         width = max(10, min(40, shutil.get_terminal_size().columns - 50))
         filled = round(width * share)
-        print(f"\r\033[K[{'#' * filled}{'.' * (width - filled)}] {100 * share:3.0f}%  {len(running)} running, "
+        bar = "#" * filled + "." * (width - filled)
+        print(f"\r\033[K[{bar}] {100 * share:3.0f}%  {self.done} of {self.total} runs, {len(running)} running, "
               f"{clock_text(left)} left", end="", flush=True)
 
     def clear_bar(self):
@@ -197,7 +207,8 @@ def announce(sweep):
     seconds = [sweep.clock.seconds(run, records) for run in todo]
     mean = {arm: sweep.clock.seconds(replace_run(claim, arm), records) for arm in claim.arms} if unnamed else {}
     later = unnamed / len(claim.arms) * sum(mean.values()) if unnamed else 0
-    minutes = (sum(seconds) + later) / sweep.options.jobs / 60
+    sweep.total_seconds, sweep.total, sweep.begun = sum(seconds) + later, len(todo) + unnamed, time.monotonic()
+    minutes = sweep.total_seconds / sweep.options.jobs / 60
     print(f"sweep    {len(named) + unnamed} runs: {len(claim.arms)} arms, {len(named) - len(todo)} recorded, "
           f"{len(todo) + unnamed} to do")
     print(f"time     {minutes:.1f} minutes predicted, {sweep.options.jobs} at once with {sweep.threads} threads each")
