@@ -102,6 +102,7 @@ struct Model {
     real *slopes;                          // of ALiBi [H], or NULL
     RouterStats *stats; double *load;
     real *record;
+    size_t dropped;                        // a layer that forward passes by; L: none
 };
 
 // A residual branch F: y [M,C] = F(x [M,C]); backward sets dx and adds to the gradients.

@@ -329,6 +329,7 @@ static Model *model_sketch(const Config *config) {          // everything but th
     m->c = *config;
     build_table(m);
     size_t L = m->c.layers;
+    m->dropped = L;
     m->x = xmalloc((2 * L + 1) * sizeof *m->x);
     m->acts = xmalloc(L * sizeof *m->acts), m->layer_grads = xmalloc(L * sizeof *m->layer_grads);
     m->stats = xmalloc(L * sizeof *m->stats), m->load = xmalloc((L * m->c.experts + 1) * sizeof *m->load);
@@ -488,6 +489,10 @@ static const real *forward(Model *m, const int *tokens, const Batch *b) {
     embed_forward(m->x[0], m->values + m->embed, m->pos == NOWHERE ? NULL : m->values + m->pos, tokens, b->M, b->T, b->past, C);
     for (size_t l = 0; l < L; l++) {
         LayerActs *a = &m->acts[l];
+        if (l == m->dropped) {
+            memmove(m->x[2 * l + 2], m->x[2 * l], b->M * C * sizeof(real));
+            continue;
+        }
         branch_forward(m, l, m->layers[l].mixer->forward, &m->layers[l].attn_norm, &a->attn, m->x[2 * l + 1], b);
         branch_forward(m, l, ffn_block_forward, &m->layers[l].ffn_norm, &a->ffn, m->x[2 * l + 2], b);
     }
@@ -570,6 +575,8 @@ void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, s
     }
     sum_rows(row_loss, m->token_loss, B, T);
 }
+
+void model_drop_layer(Model *m, size_t layer) { m->dropped = layer; }
 
 double model_residual_squares(const Model *m, size_t l, size_t rows) {
     return sum_of_squares(m->x[2 * l + 2], rows * m->room_T * m->c.width);

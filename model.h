@@ -83,6 +83,8 @@ void model_forward_backward(Model *m, const int *tokens, const int *targets, siz
 void model_finish_gradients(Model *m);
 // Sum of squares of the residual stream after a layer, over the `rows` rows of the last model_forward_backward.
 double model_residual_squares(const Model *m, size_t layer, size_t rows);
+// From now on forwards pass this layer by, as if it were not there, to see what it is good for; layers: none.
+void model_drop_layer(Model *m, size_t layer);
 // Forward only. row_loss as above; if hit is not NULL, hit[b*T+t] tells whether the most probable
 // token is the target.
 void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, size_t T, double *row_loss, bool *hit);

@@ -117,12 +117,6 @@ static void make_model(Training *t) {
 }
 
 // ---- one step ----------------------------------------------------------------------------------
-static double sum(const double *x, size_t n) {
-    double total = 0;
-    for (size_t i = 0; i < n; i++) total += x[i];
-    return total;
-}
-
 // Loads `rows` rows of a split from number `first` on; returns how many of their tokens are scored. A row
 // is a function of its number: there is no reading position to shuffle, save or lose.
 static size_t load_rows(Training *t, Split split, size_t first, size_t rows) {
@@ -140,7 +134,7 @@ static size_t load_rows(Training *t, Split split, size_t first, size_t rows) {
 static void forward_backward(Training *t) {
     size_t B = t->config.batch, T = t->config.context, micro = t->config.micro_batch;
     size_t scored = load_rows(t, SPLIT_TRAIN, t->state.step * B, B);
-    double token_scale = 1 / (double)(scored ? scored : 1);
+    double token_scale = 1 / (double)(scored ? scored : 1), loss = 0;
     model_zero_gradients(t->model);
     for (size_t l = 0; t->squares && l < t->config.layers; l++) t->squares[l] = 0;
     for (size_t first = 0; first < B; first += micro) {
@@ -150,7 +144,8 @@ static void forward_backward(Training *t) {
         for (size_t l = 0; t->squares && l < t->config.layers; l++) t->squares[l] += model_residual_squares(t->model, l, rows);
     }
     model_finish_gradients(t->model);
-    t->state.train_loss = token_scale * sum(t->row_loss, B);
+    for (size_t i = 0; i < B; i++) loss += t->row_loss[i];
+    t->state.train_loss = token_scale * loss;
 }
 
 static void update(Training *t) {
@@ -179,8 +174,8 @@ static bool train_step(Training *t) {
 }
 
 // Loss and accuracy over the validation rows, the same ones each time. Row losses are added one by one, so
-// that the micro-batch cannot be seen in the sum. False when the loss is not finite.
-static bool evaluate(Training *t) {
+// that the micro-batch cannot be seen in the sum.
+static double validation_loss(Training *t, double *accuracy) {
     size_t rows = t->data->validation_rows, micro = t->config.micro_batch, T = t->config.context;
     size_t scored = 0, answers = 0, right = 0;
     double loss = 0;
@@ -194,10 +189,24 @@ static bool evaluate(Training *t) {
             right += t->is_answer[i] && t->hit[i];
         }
     }
-    t->state.val_loss = loss / (double)(scored ? scored : 1);
+    if (t->data->has_accuracy && answers) *accuracy = (double)right / (double)answers;
+    return loss / (double)(scored ? scored : 1);
+}
+
+static bool evaluate(Training *t) {     // false when the loss is not finite
+    t->state.val_loss = validation_loss(t, &t->state.accuracy);
     if (!(t->state.best_val_loss <= t->state.val_loss)) t->state.best_val_loss = t->state.val_loss;
-    if (t->data->has_accuracy && answers) t->state.accuracy = (double)right / (double)answers;
     return isfinite(t->state.val_loss);
+}
+
+static json_t *losses_without_layers(Training *t) {
+    json_t *all = json_array();
+    for (size_t l = 0; l < t->config.layers; l++) {
+        model_drop_layer(t->model, l);
+        json_array_append_new(all, run_number(validation_loss(t, &(double){0})));
+    }
+    model_drop_layer(t->model, t->config.layers);
+    return all;
 }
 
 // ---- logging -----------------------------------------------------------------------------------
@@ -222,6 +231,7 @@ static void log_train(Training *t, json_t *line, const Standing *s) {
 static void log_validation(Training *t, json_t *line, const Standing *s) {
     json_object_set_new(line, "val_loss", json_real(s->val_loss));
     if (isfinite(s->accuracy)) json_object_set_new(line, "accuracy", json_real(s->accuracy));
+    if (t->config.drop_layers) json_object_set_new(line, "val_loss_without", losses_without_layers(t));
     t->state.loss_hash = hash_bytes(t->state.loss_hash, &t->state.val_loss, sizeof(double));
     progress_line(&t->progress, s);
 }

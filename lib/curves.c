@@ -122,16 +122,55 @@ static void draw_experts(const Log *log, const char *path, const char *title, co
     free(value);
 }
 
+// ---- growth by depth ---------------------------------------------------------------------------
+enum { MOMENTS = 5 };       // of the run: more lines than these would hide one another
+
+static size_t layers_of(const json_t *line) { return json_array_size(json_object_get(line, "layers")); }
+
+// The RMS of the residual stream after each layer, as one line of the log has it.
+static Series growth_of(const json_t *line) {
+    size_t n = layers_of(line);
+    double *x = xmalloc(n * sizeof *x), *y = xmalloc(n * sizeof *y);
+    for (size_t l = 0; l < n; l++) {
+        const json_t *rms = json_object_get(json_array_get(json_object_get(line, "layers"), l), "rms");
+        x[l] = (double)(l + 1), y[l] = json_is_number(rms) ? json_number_value(rms) : (double)NAN;
+    }
+    return (Series){xprintf("step %d", (int)json_integer_value(json_object_get(line, "step"))), x, y, n};
+}
+
+static void draw_depth(const Log *log, const char *path, const char *title, const char *subtitle) {
+    size_t lines = 0, moments;
+    const json_t **line = xmalloc((log->count + 1) * sizeof *line);
+    for (size_t i = 0; i < log->count; i++)
+        if (layers_of(log->line[i])) line[lines++] = log->line[i];
+    Series series[MOMENTS];
+    moments = lines < MOMENTS ? lines : MOMENTS;
+    for (size_t k = 0; k < moments; k++)       // the first and the last, and evenly in between
+        series[k] = growth_of(line[moments > 1 ? k * (lines - 1) / (moments - 1) : 0]);
+    Chart chart = {.title = title, .subtitle = *subtitle ? subtitle : "every flag at its default",
+                   .x_label = "layers passed", .y_label = "RMS of the residual stream", .log_y = true,
+                   .series = series, .count = moments};
+    if (moments) plot_chart(path, &chart);
+    for (size_t k = 0; k < moments; k++) {
+        free((void *)series[k].label);
+        free((void *)series[k].x);
+        free((void *)series[k].y);
+    }
+    free(line);
+}
+
 void curves_draw(const char *dir, const char *title, const char *subtitle, double floor) {
     char *log_path = xprintf("%s/log.jsonl", dir), *loss = xprintf("%s/loss.png", dir),
-         *experts = xprintf("%s/experts.png", dir);
+         *experts = xprintf("%s/experts.png", dir), *depth = xprintf("%s/depth.png", dir);
     Log log = read_log(log_path);
     char *experts_title = xprintf("%s: who gets the tokens", title);
+    char *depth_title = xprintf("%s: how the stream grows with depth", title);
     draw_loss(&log, loss, title, subtitle, floor);
     draw_experts(&log, experts, experts_title, subtitle);
-    free(experts_title);
+    draw_depth(&log, depth, depth_title, subtitle);
+    free(experts_title), free(depth_title);
     free_log(&log);
     free(log_path);
     free(loss);
-    free(experts);
+    free(experts), free(depth);
 }

@@ -620,6 +620,46 @@ static void residual_rms(void) {
     free(s.gradient);
 }
 
+// The parameters of a model with one layer more, without those of that layer.
+static void copy_without(Model *to, Model *from, int layer) {
+    const Param *row;
+    for (size_t i = 0, n = model_params(to, &row); i < n; i++) {
+        char *name = xprintf("%s", row[i].name);
+        if (row[i].layer >= 0) {
+            free(name);
+            const char *rest = strchr(row[i].name + strlen("layers."), '.');
+            name = xprintf("layers.%d%s", row[i].layer + (row[i].layer >= layer), rest);
+        }
+        const real *value = model_values(from) + model_find(from, name)->at;
+        memcpy(model_values(to) + row[i].at, value, row[i].size * sizeof(real));
+        free(name);
+    }
+    model_changed(to);
+}
+
+// A model that passes a layer by is the model that never had it, for a reader and for one that was training.
+static void dropped_layer(void) {
+    static const char *const flags[] = {"--norm pre", "--norm post", "--attn mha --experts 3 --expert-width 8"};
+    double loss[ROWS], expected[ROWS];
+    Text x = make_text(CONTEXT);
+    for (int k = 0; k < 6; k++)
+        for (int layer = 0; layer < 3; layer++) {
+            char *three = xprintf("%s --layers 3", flags[k / 2]);
+            Model *whole = make(three, k % 2), *rest = make(flags[k / 2], false);
+            if (k % 2) model_forward_backward(whole, x.token, x.target, ROWS, CONTEXT, 1, 1, loss);
+            copy_without(rest, whole, layer);
+            model_drop_layer(whole, (size_t)layer);
+            model_evaluate(whole, x.token, x.target, ROWS, CONTEXT, loss, NULL);
+            model_evaluate(rest, x.token, x.target, ROWS, CONTEXT, expected, NULL);
+            CHECK(!memcmp(loss, expected, sizeof loss), "%s: without layer %d the loss is %.9g, expected %.9g", three,
+                  layer, loss[0], expected[0]);
+            model_drop_layer(whole, 3);
+            model_evaluate(whole, x.token, x.target, ROWS, CONTEXT, loss, NULL);
+            CHECK(memcmp(loss, expected, sizeof loss), "%s: with layer %d again, nothing changes", three, layer);
+            free(three), model_free(whole), model_free(rest);
+        }
+}
+
 // ---- placements of the norms ---------------------------------------------------------------------
 
 enum { C = 36 };
@@ -698,6 +738,7 @@ static const Test tests[] = {
     {"model/attention-maps", "recorded attention is causal and sums to 1, and recording changes nothing",
      recorded_attention},
     {"model/placements", "the norms around a branch stand where --norm says", placements},
+    {"model/dropped", "a model that passes a layer by is the one without it, bit for bit", dropped_layer},
     {"model/residual", "the root mean square of the residual stream", residual_rms},
 };
 REGISTER_TESTS(tests)

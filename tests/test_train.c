@@ -80,8 +80,10 @@ static void test_same_digest(void) {
     const char *digest = digest_of(TINY, "whole");
     same_digest(digest, digest_of(TINY "--micro-batch 2", "micro"), "micro-batches");
     same_digest(digest, digest_of(TINY "--threads 3", "threads"), "threads");
-    same_digest(digest, digest_of(TINY "--save-every 1 --log-layers --sample-tokens 0", "looking"),
+    same_digest(digest, digest_of(TINY "--save-every 1 --log-layers --drop-layers --sample-tokens 0", "looking"),
                 "looking changes nothing");
+    CHECK(strstr(file_text("looking/log.jsonl"), "\"val_loss_without\":["), "the loss without each layer is logged");
+    CHECK(file_exists(test_path("looking/depth.png")), "a picture of the growth");
     CHECK(strcmp(digest, digest_of(TINY "--seed 2", "seed")) != 0, "another seed gives another digest");
 }
 
