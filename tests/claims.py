@@ -20,6 +20,7 @@ from scipy import stats as scipy_stats
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
+os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
 from lab import check, figure, match, stats, table, verdict  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
@@ -339,6 +340,22 @@ class Pages(unittest.TestCase):
         self.assertIn("0.25", error)
         self.assertEqual(check.unbacked("2 arms, `0.5`, 2017, arXiv:[2312.04927](https://a.b)"), [])
         self.assertEqual(check.unbacked("1.5 and 40% and 3x"), ["1.5", "40%", "3x"])
+
+    def test_notebook_is_executed(self):
+        """What a cell prints is compared with what is stored, but for cells that are tagged live."""
+        import nbformat
+        def book(stored, tags=()):
+            code = nbformat.v4.new_code_cell(f"from lab.notebook import Receipt\n"
+                                             f"Receipt('toy', {str(self.root / 'claims')!r}).findings()")
+            code.outputs = [nbformat.v4.new_output("stream", name="stdout", text=stored)]
+            code.metadata["tags"] = list(tags)
+            nbformat.write(nbformat.v4.new_notebook(cells=[code]), self.root / "notebooks/a.ipynb")
+            return check.execute(self.root / "notebooks/a.ipynb")
+        facts = table.Lab(self.root).facts("toy")
+        printed = f"HOLDS        b vs a: {facts['b vs a: effect']}, predicted > 0.1\nHOLDS, from {facts['runs']} runs\n"
+        self.assertEqual(book(printed), [])
+        self.assertIn("something else", book(printed.replace("HOLDS", "FAILS"))[0])
+        self.assertEqual(book("whatever", ["live"]), [])
 
     def test_row_that_nobody_asked_for(self):
         path = self.root / "claims/results/toy.csv"

@@ -7,7 +7,8 @@
     match.py      widths or steps that give arms an equal budget
     stats.py      t-intervals, Holm's correction, the smallest detectable difference
     verdict.py    from the records of a claim to HOLDS, FAILS or INCONCLUSIVE
-    sweep.py, check.py, table.py, figure.py    the commands, and the pictures
+    report.py     the same in words, and the facts that pages may quote
+    sweep.py, check.py, table.py, figure.py, notebook.py    the commands, the pictures, what notebooks show
 
 Only trainer.py starts programs, and only of this repository; everything below verdict.py sees records alone.
 """

@@ -8,12 +8,10 @@ Nothing but the records decides a verdict. A page fails that shows a number whic
 """
 import json
 import re
-import shlex
 import sys
-import tempfile
 
 from . import trainer
-from .command import UsageError, parse_flags
+from .command import UsageError
 from .match import recall_claim
 from .report import effect
 from .table import QUOTE, Lab, refreshed
@@ -78,11 +76,11 @@ def rerun(claim, records):
     if not rows:
         return []
     row = min(rows, key=lambda r: r["seconds"])
-    flags = {name: values[0] for name, values in parse_flags(shlex.split(row["flags"])).items()}
-    with tempfile.TemporaryDirectory() as out:
-        training = trainer.Training(flags, out, trainer.cores())
-        status, error = training.result()
-        digest = trainer.read_json(f"{out}/run.json").get("digest", "")
+    data = re.search(r"--data (\S*/\S+)", row["flags"])
+    if data and not (trainer.ROOT / data[1]).exists():
+        print(f"rerun    {claim.name}: not without {data[1]}; data/get.sh downloads it")
+        return []
+    status, digest, error = trainer.again(row)
     same = digest == row["digest"]
     print(f"rerun    {claim.name}: {digest or status} {'is' if same else 'is not'} the recorded digest")
     return [] if same else [f"the digest of {row['flags']} was {row['digest']}, now {digest or status} {error}"]
@@ -121,6 +119,8 @@ def main(words, lab=None):
         print(f"{outcome.verdict:<12} {claim.name}: {claim.title}{missing}")
         for f in outcome.findings if records else []:
             print(f"  {f.verdict:<12} {f.comparison.name}: {effect(f)}, predicted {f.comparison.predict}, p {f.p:.2g}")
+        if len(commits := {r["commit"] for r in records.values()}) > 1:
+            print(f"  rows of {len(commits)} commits: {', '.join(sorted(commits))}")
         found = check_records(claim, records, lab.root) + (rerun(claim, records) if "--rerun" in words else [])
         complaints += [f"{claim.name}: {text}" for text in found]
         checks += 1

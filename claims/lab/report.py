@@ -10,11 +10,11 @@ from .verdict import Results, evaluate
 
 
 def number(x):
-    """Four digits where they mean something: 0.1234, 12.35, 1235."""
+    """Four digits: 0.1234, 12.35, 1235, 1.235e+06."""
     if x is None or math.isnan(x):
         return "-"
-    return f"{x:.{max(0, 4 - max(1, math.floor(math.log10(abs(x))) + 1))}f}" if 1 <= abs(x) < 1e6 else f"{x:.4g}" \
-        if abs(x) >= 1e6 else f"{x:.4f}"
+    whole = len(str(int(abs(x))))
+    return f"{x:.4f}" if abs(x) < 1 else f"{x:.{max(0, 4 - whole)}f}" if whole <= 6 else f"{x:.4g}"
 
 
 def signed(x):
@@ -25,12 +25,15 @@ def interval(e):
     return f"[{signed(e.low)}, {signed(e.high)}]" if math.isfinite(e.low) else "[one seed]"
 
 
-def effect(finding):
-    """'+0.1234 [+0.1001, +0.1467]'; a value that is compared with nothing has no sign."""
-    e = finding.estimate
-    if finding.comparison.b:
-        return f"{signed(e.mean)} {interval(e)}"
+def level(e):
+    """'0.1234 [0.1001, 0.1467]': a value, which has no sign."""
     return f"{number(e.mean)} [{number(e.low)}, {number(e.high)}]" if math.isfinite(e.low) else number(e.mean)
+
+
+def effect(finding):
+    """'+0.1234 [+0.1001, +0.1467]': a difference, or the value of an arm that is compared with nothing."""
+    e = finding.estimate
+    return f"{signed(e.mean)} {interval(e)}" if finding.comparison.b else level(e)
 
 
 # ---- before the reported seeds ----------------------------------------------------------------------
@@ -84,7 +87,7 @@ def print_outcome(claim, records):
         e = estimate(arm_values(claim, results, arm))
         gone = diverged_count(claim, records, arm)
         print(f"{arm.label:<{width}}  {chosen_text(results, claim, arm) if not claim.usable else '':>10}  "
-              f"{number(e.mean)} [{number(e.low)}, {number(e.high)}]" + (f"  {gone} diverged" if gone else ""))
+              f"{level(e)}" + (f"  {gone} diverged" if gone else ""))
     for f in outcome.findings:
         detail = f"p {f.p:.3g}" + ("" if math.isnan(f.detectable) else f", can detect {number(f.detectable)}")
         detail += f"; {f.note}" if f.note else ""

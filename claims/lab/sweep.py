@@ -225,10 +225,12 @@ def sweep_all(sweep):
     claim = sweep.claim
     pilot = claim.tune_seeds or claim.seeds[:2]
     first = [run for run in sweep.todo() if run.seed in pilot]
-    if not sweep.run_all(first):
-        return 130
-    print_power(claim, sweep.records, pilot)
-    if not sweep.run_all(sweep.todo()):
+    done = sweep.run_all(first)
+    if done:
+        print_power(claim, sweep.records, pilot)
+        done = sweep.run_all(sweep.todo())
+    if not done:
+        print("interrupted; what was done is kept, and the same command, without --fresh, goes on")
         return 130
     print_outcome(claim, sweep.records)
     print(f"records  {os.path.relpath(sweep.results)}")
@@ -251,6 +253,7 @@ def parse(words):
     parser.add_argument("--solve", default="", help=argparse.SUPPRESS)
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args(words)
+    options.into = options.into and options.into.resolve()
     if not rest:
         raise UsageError("expected a claim file, or ./train with flags; --help says more")
     if options.jobs < 1:

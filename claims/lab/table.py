@@ -61,7 +61,9 @@ def claim_row(lab, claim):
     outcome = evaluate(recall_claim(claim, records), records)
     if outcome.verdict == "OPEN":
         budget = f"at most {claim.budget:g}" if claim.budget else ""
-        return [claim.post, f"**{claim.title}.** {claim.thesis}", "open", "", "", command, budget]
+        post = next((p for p in lab.posts if p["number"] == claim.post), {"flags": []})
+        flags = flag_words(post, lab.flags())
+        return [claim.post, f"**{claim.title}.** {claim.thesis}", "open", "", "", f"{command} {flags}", budget]
     told = [f"{f.comparison.name}: {effect(f)}" for f in outcome.findings if f.comparison.role == "thesis"]
     image = f"claims/results/{claim.name}.png"
     picture = f'<a href="{image}"><img src="{image}" width="200" alt="{claim.title}"></a>'
@@ -70,9 +72,12 @@ def claim_row(lab, claim):
             picture, command, lab.facts(claim.name)["minutes"]]
 
 
+def flag_words(post, built):
+    return " ".join(f"`{flag}`" if flag in built else f"*{flag}*" for flag in post["flags"])
+
+
 def open_row(post, built):
-    words = [f"`{flag}`" if flag in built else f"*{flag}*" for flag in post["flags"]]
-    return [post["number"], f"**{post['title']}.** {post['thesis']}", "open", "", "", " ".join(words), ""]
+    return [post["number"], f"**{post['title']}.** {post['thesis']}", "open", "", "", flag_words(post, built), ""]
 
 
 def table(lab):

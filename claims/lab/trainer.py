@@ -2,12 +2,14 @@
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
-from .command import UsageError
+from .command import UsageError, parse_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "train"
@@ -134,6 +136,14 @@ def record(run, out, status, error="", matched=""):
     if status != "finished":  # what the last log line says; there is no receipt
         row["seconds"] = (last_lines(Path(out) / "log.jsonl", 1) or [{}])[-1].get("seconds")
     return row
+
+
+def again(row):
+    """A recorded run, trained once more: (status, digest, error)."""
+    flags = {name: values[0] for name, values in parse_flags(shlex.split(row["flags"])).items()}
+    with tempfile.TemporaryDirectory() as out:
+        status, error = Training(flags, out, cores()).result()
+        return status, read_json(f"{out}/run.json").get("digest", ""), error
 
 
 def forget_weights(out):
