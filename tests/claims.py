@@ -396,6 +396,14 @@ class Matching(unittest.TestCase):
         solved, _ = match.solve_claim(claim)
         self.assertTrue(50 < int(dict(solved.arms[1].flags)["steps"]) < 100)
 
+    def test_match_to(self):
+        arms = {"a": "--layers 1", "b": "--layers 2", "c": "--layers 1 --ffn-width ?"}
+        claim = toy(command=f"{TINY} --seed 1..2", match="params", match_to="b", tune_seeds="9", arms=arms)
+        solved, notes = match.solve_claim(claim)
+        self.assertIn("of b", notes["c"])
+        with self.assertRaises(UsageError):
+            match.solve_claim(replace(claim, match_to="c"))
+
     def test_impossible(self):
         claim = toy(command=f"{TINY} --seed 1..2", match="cache", tune_seeds="9",
                     arms={"a": "--attn gqa --kv-heads 1", "b": "--attn gqa --kv-rank ?"})

@@ -13,7 +13,7 @@ from .records import METRICS
 from .stats import Prediction
 
 KEYS = {"post", "title", "thesis", "command", "metric", "better", "unit", "tune", "tune_seeds", "usable", "worst",
-        "match", "budget_minutes", "controls", "arms", "comparison", "figure"}
+        "match", "match_to", "budget_minutes", "controls", "arms", "comparison", "figure"}
 COMPARISON_KEYS = {"a", "b", "predict", "role", "metric"}
 
 
@@ -75,6 +75,7 @@ class Claim:
     budget: float = None
     controls: str = ""
     match: str = ""
+    match_to: str = ""
     comparisons: list = field(default_factory=list)
     figure: dict = field(default_factory=dict)
     path: Path = None
@@ -170,8 +171,8 @@ def claim_of(row, name):
     return Claim(name, row["command"], arms, tuned, seeds, tune_seeds, row["metric"], row.get("better", "lower"),
                  row.get("unit", ""), parse_prediction(row["usable"]) if "usable" in row else None,
                  row.get("worst"), row.get("post", 0), row.get("title", name), row["thesis"].strip(),
-                 row.get("budget_minutes"), row.get("controls", "").strip(), row.get("match", ""), comparisons,
-                 row.get("figure", {}))
+                 row.get("budget_minutes"), row.get("controls", "").strip(), row.get("match", ""),
+                 row.get("match_to", ""), comparisons, row.get("figure", {}))
 
 
 def ad_hoc(words, metric="val_loss", better="lower", match=""):

@@ -82,8 +82,11 @@ def solve(arm, name, what, target, complete, speed):
 
 
 def reference_of(claim, arm):
-    """The first arm without a ?, if possible one with the same values of the command's lists."""
-    given = [a for a in claim.arms if not unknown_of(a)]
+    """The arm that the claim's match_to names, or else the first without a ?; if possible one with the same values of
+    the command's lists."""
+    given = [a for a in claim.arms if not unknown_of(a) and claim.match_to in ("", a.name, a.label)]
+    if not given and claim.match_to:
+        raise UsageError(f"match_to = '{claim.match_to}' is no arm whose flags are all given")
     if not given:
         raise UsageError(f"arm '{arm.label}' has nothing to be matched with: every arm has a ?")
     return next((a for a in given if a.facet == arm.facet), given[0])
