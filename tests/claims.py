@@ -21,7 +21,7 @@ from scipy import stats as scipy_stats
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
-from lab import check, figure, match, stats, table, verdict  # noqa: E402
+from lab import check, figure, match, report, stats, table, verdict  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -182,6 +182,11 @@ class Verdicts(unittest.TestCase):
         crossed = replace(claim, tune_seeds=[], seeds=[1, 2, 3, 4, 5, 6])
         results = verdict.Results(crossed, records_of(crossed, value))
         self.assertEqual(dict(results.chosen(claim.arms[0], 3))["lr"], "0.01")
+
+    def test_facts_of_nothing(self):
+        """A claim without records has facts, and they say so."""
+        found = report.facts(toy(), {})
+        self.assertEqual((found["verdict"], found["b vs a: mean"], found["b vs a: low"]), ("OPEN", "-", "-"))
 
     def test_missing_is_open(self):
         claim = toy()
@@ -430,11 +435,13 @@ class Sweeps(unittest.TestCase):
         return read_records(self.into / "results.csv")
 
     def test_runs_once_whatever_jobs(self):
-        command = f"{TINY} --steps 8 --norm pre,post --seed 1..2"
+        command = f"{TINY} --steps 10 --norm pre,post --seed 1..2 --log-layers"
         first = self.sweep(command)
         self.assertEqual(first.returncode, 0, first.stderr)
         digests = {key: row["digest"] for key, row in self.records().items()}
         self.assertEqual(len(digests), 4)
+        for row in self.records().values():
+            self.assertTrue(all(row[name] > 0 for name in ("rms_first", "rms_last", "grad_first", "max_grad_norm")))
         again = self.sweep(command)
         self.assertIn("0 to do", again.stdout)
         self.assertNotIn("finished", again.stdout)

@@ -11,14 +11,14 @@ from .verdict import Results, evaluate
 
 def number(x):
     """Four digits: 0.1234, 12.35, 1235, 1.235e+06."""
-    if x is None or math.isnan(x):
+    if x is None or not math.isfinite(x):
         return "-"
     whole = len(str(int(abs(x))))
     return f"{x:.4f}" if abs(x) < 1 else f"{x:.{max(0, 4 - whole)}f}" if whole <= 6 else f"{x:.4g}"
 
 
 def signed(x):
-    return "-" if math.isnan(x) else ("+" if x >= 0 else "\u2212") + number(abs(x))
+    return "-" if not math.isfinite(x) else ("+" if x >= 0 else "\u2212") + number(abs(x))
 
 
 def interval(e):
