@@ -128,7 +128,8 @@ Tokenizer *tokenizer_bpe(const char *text, size_t bytes, size_t vocab) {
     if (vocab < 256 || vocab > MOST)
         usage_error("bpe:%zu: from 256 (the bytes) to %d tokens were expected", vocab, MOST);
     Tokenizer *t = make("bpe", vocab);
-    t->merge = xmalloc(size_mul(vocab - 256, sizeof *t->merge));
+    size_t merges = vocab - 256 < bytes ? vocab - 256 : bytes;     // each makes the text shorter
+    t->merge = xmalloc(size_mul(merges, sizeof *t->merge));
     bpe_train(t, text, bytes);
     bpe_prepare(t);
     return t;
