@@ -101,7 +101,7 @@ struct Model {
     RopeScaling rope_scaling;
     real *slopes;                          // of ALiBi [H], or NULL
     RouterStats *stats; double *load;
-    real *record;
+    real *record; double *record_rank;
     size_t dropped;                        // a layer that forward passes by; L: none
 };
 

@@ -151,6 +151,14 @@ static const real *output_of(const Layer *y, const LayerActs *a) {
     return has_gate(y) ? a->gated : a->normed ? a->normed : a->out;
 }
 
+// What a picture shows (model.h): this layer's shares of the past, and the rank of its states.
+static void record(const Model *m, const Layer *y, size_t l, const LayerActs *a, const Batch *b) {
+    const RecurrenceInput in = recurrence_input(y, a);
+    if (m->record) recurrence_weights(m->record + l * y->H * b->T * b->T, &in, b->T, recurrence_shape(y));
+    if (m->record_rank)
+        recurrence_ranks(m->record_rank + l * y->H * b->T, &in, b->T, (b->T + 63) / 64, recurrence_shape(y));
+}
+
 static void linear_mixer_forward(Model *m, size_t l, real *out, const real *x, const Batch *b) {
     const Layer *y = &m->layers[l];
     LayerActs *a = &m->acts[l];
@@ -170,6 +178,7 @@ static void linear_mixer_forward(Model *m, size_t l, real *out, const real *x, c
     else normalise(m, a->normed, v, NULL, a->out_rstd, a->out, v, &y->o_norm, b->M, y->H);
     if (has_gate(y)) silu_gate_forward(a->gated, a->normed, a->qkv + gate_at(y), y->qkv.N, b->M, v);
     apply(m, out, &y->o, output_of(y, a), b->M);
+    if (!b->cache && b->B == 1) record(m, y, l, a, b);
 }
 
 static void linear_mixer_backward(Model *m, size_t l, real *dx, const real *dout, const real *x, const Batch *b) {

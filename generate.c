@@ -372,18 +372,77 @@ static double *attention_of(Model *m, const int *token, size_t n, size_t maps) {
     return value;
 }
 
+static const char *mixer_name(const Config *c, size_t layer, char name[64]) {
+    return flags_value_name(&config_table.flag[flags_find(&config_table, "attn")], pattern_at(&c->attn, layer), name);
+}
+
+static bool has_states(const Config *c) {
+    bool any = false;
+    for (size_t l = 0; l < c->layers; l++) any |= config_is_linear(pattern_at(&c->attn, l));
+    return any;
+}
+
+// A line for every layer with a state: its effective rank as the text goes on, the mean over the heads.
+static size_t rank_series(Model *m, const int *token, size_t n, Series *series, double *x, double *y) {
+    const Config *c = model_config(m);
+    double *rank = xmalloc(size_mul(c->layers * c->heads, n * sizeof *rank));
+    real *logits = xmalloc(size_mul(c->vocab, sizeof *logits));
+    char name[64];
+    size_t count = 0;
+    model_record_rank(m, rank);
+    model_infer(m, NULL, token, n, false, logits);
+    model_record_rank(m, NULL);
+    for (size_t l = 0; l < c->layers; l++) {
+        if (!config_is_linear(pattern_at(&c->attn, l))) continue;
+        Series *now = &series[count];
+        *now = (Series){xprintf("layer %zu, %s", l, mixer_name(c, l, name)), x + count * n, y + count * n, 0};
+        count++;
+        for (size_t t = 0; t < n; t++) {
+            double sum = 0;
+            for (size_t h = 0; h < c->heads; h++) sum += rank[(l * c->heads + h) * n + t] / (double)c->heads;
+            size_t at = (size_t)(now->x - x) + now->n;
+            if (sum == sum) x[at] = (double)t + 1, y[at] = sum, now->n++;
+        }
+    }
+    free(rank), free(logits);
+    return count;
+}
+
+static void draw_ranks(const Source *s, const Sampler *t, const char *picture) {
+    const Config *c = &s->config;
+    size_t n = t->count < t->window ? t->count : t->window, L = c->layers;
+    double *x = xmalloc(size_mul(L, 2 * n * sizeof *x));
+    double most = (double)(c->state_dim < c->head_dim ? c->state_dim : c->head_dim);
+    Series *series = xmalloc(L * sizeof *series);
+    size_t count = rank_series(s->model, t->text[0].token, n, series, x, x + L * n);
+    char *path = xprintf("%.*s-rank.png", (int)(strlen(picture) - 4), picture);
+    char *level = xprintf("the most that a state can have: %.0f", most);
+    char *title = xprintf("What the states hold in %s", s->dir);
+    const char *const levels[] = {level};
+    static const char about[] = "Effective rank of a head's state: how many directions it uses, mean over the heads.";
+    plot_chart(path, &(Chart){title, about, "tokens read", "effective rank", false, false, series, count, &most, levels, 1});
+    fprintf(stderr, "picture  %s, %zu layers with a state over %zu tokens\n", path, count, n);
+    for (size_t i = 0; i < count; i++) free((char *)series[i].label);
+    free(x), free(series), free(path), free(level), free(title);
+}
+
 // The first n tokens of the (first) text, or as many as there are.
 static void draw(const Source *s, const Sampler *t, const char *path, size_t n) {
-    static const char about[] = "A row is a token: its colours show where it looks, among itself and those before it.";
+    static const char softmax[] = "A row is a token: its colours show where it looks, among itself and those before it.";
+    static const char both[] = "A row is a token: its colours show where it looks, among itself and those before it; "
+                               "where a layer keeps a state, the share of each token's value in what is read from it.";
+    const char *about = has_states(&s->config) ? both : softmax;
     if (n > t->count) n = t->count;
     if (n > t->window) n = t->window;
+    char name[64];
     size_t heads = s->config.heads, maps = s->config.layers * heads;
     double *value = attention_of(s->model, t->text[0].token, n, maps);
     const double **map = xmalloc(maps * sizeof *map);
     char **label = xmalloc(maps * sizeof *label), **tick = xmalloc(n * sizeof *tick);
     char *title = xprintf("Attention in %s", s->dir);
     for (size_t i = 0; i < maps; i++) map[i] = value + i * n * n;
-    for (size_t i = 0; i < maps; i++) label[i] = xprintf("layer %zu, head %zu", i / heads, i % heads);
+    for (size_t i = 0; i < maps; i++)
+        label[i] = xprintf("layer %zu (%s), head %zu", i / heads, mixer_name(&s->config, i / heads, name), i % heads);
     for (size_t i = 0; i < n; i++) tick[i] = tick_of(s->tokenizer, t->text[0].token[i]);
     const char *const *labels = (const char *const *)label, *const *ticks = (const char *const *)tick;
     plot_map_grid(path, &(MapGrid){title, about, map, labels, maps, heads, n, ticks});
@@ -415,6 +474,7 @@ int main(int argc, char **argv) {
     report(&s, sampler, &clock);
     if (*o.profile) draw_profile(&clock, o.profile);
     if (*o.picture) draw(&s, sampler, o.picture, o.picture_tokens);
+    if (*o.picture && has_states(&s.config)) draw_ranks(&s, sampler, o.picture);
     sampler_free(sampler);
     model_free(s.model);
     tokenizer_free(s.tokenizer);

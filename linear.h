@@ -53,6 +53,12 @@ size_t recurrence_workspace(RecurrenceShape s);
 // The readable reference: token by token, as the formula says, from nothing.
 void recurrence_forward_naive(real *out, const RecurrenceInput *in, size_t B, size_t T, RecurrenceShape s);
 
+// For pictures, of one sequence. weight [H,T,T]: row t is what each value v_j, j <= t, does to out_t, which is linear
+// in them: magnitudes, as shares of their sum (out_t is normalised afterwards). rank [H,T]: the effective rank of S_t,
+// exp of the entropy of its singular values (Roy and Vetterli 2007), at every step-th token and the last; else NAN.
+void recurrence_weights(real *weight, const RecurrenceInput *in, size_t T, RecurrenceShape s);
+void recurrence_ranks(double *rank, const RecurrenceInput *in, size_t T, size_t step, RecurrenceShape s);
+
 // FLOPs of the chunked form, without masked scores, decays, and what the backward computes again.
 double recurrence_flops(size_t B, size_t T, RecurrenceShape s, bool backward);
 

@@ -691,3 +691,4 @@ void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_l
 }
 
 void model_record_attention(Model *m, real *probability) { m->record = probability; }
+void model_record_rank(Model *m, double *rank) { m->record_rank = rank; }

@@ -109,6 +109,9 @@ void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_l
 // Stretches the rotations of --pos rope (ops.h). A cache that was filled before is of no use any more.
 void model_scale_rope(Model *m, RopeScaling s);
 // Attention weights of the last model_infer when asked for: probability[layer][head][query][key] of an
-// n x n map, filled during a model_infer with cache == NULL. NULL switches it off.
+// n x n map, filled during a model_infer with cache == NULL. NULL switches it off. Of a linear mixer: the shares that
+// the values have in the output. rank[layer][head][n] likewise: the effective rank of its states (linear.h); of other
+// layers it is left alone.
 void model_record_attention(Model *m, real *probability);
+void model_record_rank(Model *m, double *rank);
 #endif

@@ -882,6 +882,11 @@ static void test_picture(void) {
     struct stat s;
     CHECK(a.status == 0 && strstr(a.err, "8 maps of 16 tokens") && stat(test_path("maps.png"), &s) == 0
           && s.st_size > 1000, "%s", a.err);
+    CHECK(stat(test_path("maps-rank.png"), &s) != 0, "a picture of states that are not there");
+    model_free(make_run("h", "--data x.txt --attn swa+gla+mha --layers 3 --window 4", t));
+    Answer b = run("--run h --prompt 'a b' --tokens 30 --picture both.png");
+    CHECK(b.status == 0 && strstr(b.err, "1 layers with a state over 33 tokens") &&
+              stat(test_path("both-rank.png"), &s) == 0 && s.st_size > 1000, "%s", b.err);
     tokenizer_free(t);
 }
 

@@ -300,6 +300,46 @@ static void overwriting(void) {
     arrays_free();
 }
 
+// The same table, looked at: each row is all its last value, and the rank is the number of keys written so far, where
+// all that was written are unit vectors along different axes.
+static void looked_at(void) {
+    enum { T = 37, K = 8, V = 11 };
+    Rng r = rng_stream(20, RNG_TEST, 9);
+    Call c = make_call(1, T, (RecurrenceShape){1, K, V, true, false, false}, 1, &r);
+    real *weight = array(T * T);
+    double *rank = array_bytes(T * sizeof *rank), written = 0;
+    int key[T], last[K];
+    for (size_t t = 0; t < T; t++) {
+        key[t] = (int)rng_below(&r, K), c.beta[t] = 1;
+        for (size_t d = 0; d < K; d++) c.k[t * c.in.k_stride + d] = c.q[t * c.in.q_stride + d] = (int)d == key[t];
+        for (size_t e = 0; e < V; e++) c.v[t * c.in.v_stride + e] = (int)e == key[t];
+    }
+    for (size_t t = 0; t + 1 < T; t++)
+        for (size_t d = 0; d < K; d++) c.q[t * c.in.q_stride + d] = (int)d == key[t + 1];
+    for (size_t d = 0; d < K; d++) last[d] = -1;
+    recurrence_weights(weight, &c.in, T, c.s);
+    recurrence_ranks(rank, &c.in, T, 3, c.s);
+    for (size_t t = 0; t < T; t++) {
+        written += last[key[t]] < 0, last[key[t]] = (int)t;
+        int read = t + 1 < T ? last[key[t + 1]] : (int)t;
+        for (size_t j = 0; j < T; j++)
+            CHECK(weight[t * T + j] == (read == (int)j), "token %zu reads %g of %zu", t, (double)weight[t * T + j], j);
+        bool look = t % 3 == 0 || t + 1 == T;
+        CHECK(look ? fabs(rank[t] - written) < 1e-9 : isnan(rank[t]), "rank %g after %g keys", rank[t], written);
+    }
+    arrays_free();
+}
+
+// Singular values 3 and 1: their entropy is that of shares 3/4 and 1/4, whatever the directions.
+static void rank_of_two(void) {
+    const double turn = 0.6, c = cos(turn), s = sin(turn);
+    const real q[4] = {1, 1, 1, 1}, k[4] = {(real)c, (real)s, (real)-s, (real)c}, v[4] = {0, 3, 1, 0};
+    const RecurrenceInput in = {.q = q, .k = k, .v = v, .q_stride = 2, .k_stride = 2, .v_stride = 2};
+    double rank[2], expected = exp(-0.75 * log(0.75) - 0.25 * log(0.25));
+    recurrence_ranks(rank, &in, 2, 1, (RecurrenceShape){1, 2, 2, false, false, false});
+    CHECK(fabs(rank[0] - 1) < 1e-6 && fabs(rank[1] - expected) < 1e-6, "%g, then %g", rank[0], rank[1]);
+}
+
 // ---- the normaliser ------------------------------------------------------------------------------
 
 static void normaliser(void) {
@@ -428,6 +468,8 @@ static const Test tests[] = {
     {"linear/memory", "in pieces with a memory: the same bits as in one go", memory},
     {"linear/threads", "1, 2, 3 and 8 threads give the same bits", threads},
     {"linear/overwriting", "a delta rule with beta 1 and orthogonal keys is a table", overwriting},
+    {"linear/looked-at", "shares of the values and ranks of the states of a table", looked_at},
+    {"linear/rank", "the effective rank of singular values 3 and 1", rank_of_two},
     {"linear/normaliser", "the sum of weights that divides the output of linear attention", normaliser},
     {"linear/convolution", "the short convolution and its tail", convolution},
     {"linear/features", "elu + 1, and vectors of length 1", features},

@@ -582,7 +582,6 @@ static void recorded_attention(void) {
         model_infer(m, NULL, x.token, T, true, logits);
         model_record_attention(m, NULL);
         for (size_t i = 0; i < L * H * T; i++) {
-            if (config_is_linear(m->layers[i / (H * T)].attn)) continue;
             double sum = 0;
             size_t window = m->layers[i / (H * T)].window ? m->layers[i / (H * T)].window : T;
             for (size_t j = 0; j < T; j++) {
