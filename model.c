@@ -535,6 +535,7 @@ static void sum_rows(double *row_loss, const double *token_loss, size_t B, size_
 // Logits exist for head_rows tokens at a time: loss, gradient and both products before the next ones.
 void model_forward_backward(Model *m, const int *tokens, const int *targets, size_t B, size_t T, double token_scale,
                             double row_scale, double *row_loss) {
+    make_rope(m, T);
     make_room(m, B, T, true, false);
     Batch b = {.B = B, .T = T, .M = B * T, .row_scale = row_scale, .keep = true};
     const real *hidden = forward(m, tokens, &b);
@@ -565,6 +566,7 @@ void model_finish_gradients(Model *m) {
 }
 
 void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, size_t T, double *row_loss, bool *hit) {
+    make_rope(m, T);
     make_room(m, B, T, false, false);
     Batch b = {.B = B, .T = T, .M = B * T};
     const real *hidden = forward(m, tokens, &b);
