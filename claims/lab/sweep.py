@@ -285,6 +285,7 @@ def main(words):
         sweep.stop = True
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGHUP, on_signal)
 
     sweep.claim, sweep.matched = solve_claim(sweep.claim, sweep.clock.tokens_per_second)
     for label, note in sweep.matched.items():
