@@ -61,14 +61,16 @@ def sample_of(claim, results, arm):
 
 
 def draw_lines(axes, claim, results):
-    x, every = claim.figure["x"], set()
-    for i, name in enumerate(dict.fromkeys(family(arm) for arm in claim.arms)):
+    x, every, log = claim.figure["x"], set(), claim.figure.get("log_x")
+    names = list(dict.fromkeys(family(arm) for arm in claim.arms))
+    for i, name in enumerate(names):
         arms = sorted((a for a in claim.arms if family(a) == name), key=lambda a: place_of(claim, results, a, x))
         samples = [sample_of(claim, results, a) for a in arms]
         places = [place_of(claim, results, a, x) for a in arms]
-        error_bars(axes, places, samples, label=name, **look(i))
+        beside = 1.025 ** (i - (len(names) - 1) / 2) if log else 1   # arms at one place would hide each other
+        error_bars(axes, [place * beside for place in places], samples, label=name, **look(i))
         every |= {place for place in places if not math.isnan(place)}
-    if claim.figure.get("log_x") and every and min(every) > 0:
+    if log and every and min(every) > 0:
         axes.set_xscale("log")
         axes.set_xticks(sorted(every), [f"{place:g}" for place in sorted(every)])
         axes.minorticks_off()
