@@ -21,7 +21,7 @@ from scipy import stats as scipy_stats
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
-from lab import check, figure, match, report, stats, table, verdict  # noqa: E402
+from lab import check, figure, match, report, stats, table, trainer, verdict  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -236,7 +236,25 @@ class Verdicts(unittest.TestCase):
         claim = toy()
         records = records_of(claim, lambda run: 1.0)
         next(iter(records.values()))["status"] = "failed"
-        self.assertEqual(verdict.evaluate(claim, records).verdict, "OPEN")
+        outcome = verdict.evaluate(claim, records)
+        self.assertEqual(outcome.verdict, "OPEN")
+        self.assertIn("1 runs failed; claims/sweep --retry trains them again", outcome.notes)
+
+    def test_failed_run_is_recorded_and_retried(self):
+        """A damaged directory makes ./train fail: the row says why, until --retry."""
+        claim = ad_hoc(f"{TINY} --steps 8 --seed 1..2".split())
+        with tempfile.TemporaryDirectory() as folder:
+            blocked = trainer.directory(folder, claim.runs([2])[0])
+            blocked.mkdir()
+            (blocked / "run.json").write_text("{")
+            words = [*claim.command.split(), "--into", folder]
+            first = sweep(*words)
+            rows = read_records(Path(folder) / "results.csv").values()
+            self.assertEqual([row["status"] for row in rows], ["finished", "failed"], first.stderr)
+            self.assertIn("damaged", list(rows)[1]["error"])
+            self.assertEqual(sweep(*words, "--retry").returncode, 0)
+            rows = read_records(Path(folder) / "results.csv").values()
+            self.assertEqual([row["status"] for row in rows], ["finished", "finished"])
 
 
 class Records(unittest.TestCase):

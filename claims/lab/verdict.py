@@ -158,6 +158,8 @@ def evaluate(claim, records):
     missing = sum(row is None or row["status"] == "failed" for row in rows) + unnamed
     findings = find(claim, results)
     notes = [f"{sum(r is not None and r['status'] == 'diverged' for r in rows)} of {len(rows)} runs diverged"]
+    failed = sum(row is not None and row["status"] == "failed" for row in rows)
+    notes += [f"{failed} runs failed; claims/sweep --retry trains them again"] if failed else []
     notes += edges(claim, results)
     return Outcome("OPEN" if missing else verdict_of(findings), findings, missing, notes)
 
