@@ -69,7 +69,7 @@ $(B)/replay: $(HARNESS) $(B)/objects/tests/fuzz/replay.o $(OBJECTS)
 	$(CC) $(FLAGS) $(WATCHED) $^ $(LDLIBS) -o $@
 
 # Model and optimizer alone: needs no library, so that it can be built for other machines.
-DIGEST = tests/digest model block block_attention block_linear attention linear moe \
+DIGEST = tests/digest model block block_attention block_linear block_moe attention linear moe moe_router moe_soft \
          $(addprefix lib/,config flags gates matmul numeric ops optim profile rng simd util)
 $(B)/digest: $(DIGEST:%=$(B)/objects/%.o)
 	$(CC) $(FLAGS) $^ -lm -o $@

@@ -1,6 +1,6 @@
 // block.h: the inside of a model: how its parameters, activations and layers are laid out, shared by
-// model.c (table, residual stream, loss), block.c (what happens inside a residual branch) and the sequence
-// mixers (block_*.c). Users of the model need model.h only.
+// model.c (table, residual stream, loss), block.c (what happens inside a residual branch), the sequence mixers
+// and the mixture of experts (block_*.c). Users of the model need model.h only.
 #ifndef BLOCK_H
 #define BLOCK_H
 #include "model.h"
@@ -31,7 +31,7 @@ typedef struct {
     Norm q_a_norm, kv_a_norm;
     Linear up, down;                       // dense: up holds gate, then up (swiglu)
     Linear router, gate_e, up_e, down_e, shared_up, shared_down;
-    size_t router_bias;
+    size_t router_state;                   // the biases or thresholds of a router
     Linear decay_b; Norm o_norm;           // linear mixers; taps: of the convolution, whose weight is conv
     size_t taps, conv, decay_rate, decay_shift;
     size_t absorbed_k, absorbed_v;         // mla decoding: packed W_UK and W_UV of each head, in the packed arena
@@ -51,7 +51,7 @@ typedef struct {
     real *beta, *decay, *decay_a, *decay_b;// [M,H], [M,H] or [M,H*D], [M,16], [M,H*D]
     real *states, *sum, *normed, *out_rstd, *gated;    // of each chunk; [M,H], [M,H*Dv], [M,H], [M,H*Dv]
     real *up, *hidden;                     // [M,2F or F], [M,F]
-    Routing routing;
+    Routing routing; Mixing mixing;
     real *logits, *sorted, *up_e, *hidden_e, *out_e, *shared_up, *shared_hidden, *shared_out;
 } LayerActs;
 
@@ -61,6 +61,7 @@ typedef struct {
     real *dqkv, *dout, *dq, *dk, *dkv, *dc, *dkv_a, *dq_c, *dq_a;
     real *dgated, *dfeatures, *dmixed, *dbeta, *dlog, *ddecay_a, *ddecay_b;
     real *dup, *dhidden, *dlogits, *dweight, *dsorted_out, *dhidden_e, *dup_e, *dsorted;
+    Mixing dmixing;
 } LayerGrads;
 
 // k and v of layer l: [rows, room[l], width of a token] from position first[l] on; mla: k holds [latent | rotated key],
@@ -74,9 +75,11 @@ struct Cache {
 
 typedef struct {
     size_t B, T, M, past;                  // M = B*T rows; past: tokens before them in the cache
+    const int *tokens;                     // [M]
     Cache *cache;                          // or NULL
     double row_scale;                      // 1 / rows of the whole step, for the routers' losses
     bool keep;                             // a backward will follow
+    bool writing;                          // a text is being written: no router may look at other tokens
 } Batch;
 
 struct Model {
@@ -101,15 +104,17 @@ struct Model {
     RopeScaling rope_scaling;
     real *slopes;                          // of ALiBi [H], or NULL
     RouterStats *stats; double *load;
-    real *record; double *record_rank;
+    size_t router_l1;                      // --router relu: the weight of its L1 norm
+    real **seen;                           // --router threshold: [layers][tokens of the step, E] scores
+    real *record; double *record_rank; int *record_experts;
     size_t dropped;                        // a layer that forward passes by; L: none
 };
 
 // A residual branch F: y [M,C] = F(x [M,C]); backward sets dx and adds to the gradients.
 typedef void BranchForward(Model *m, size_t l, real *y, const real *x, const Batch *b);
 typedef void BranchBackward(Model *m, size_t l, real *dx, const real *dy, const real *x, const Batch *b);
-BranchForward ffn_block_forward;
-BranchBackward ffn_block_backward;
+BranchForward ffn_block_forward, moe_forward;
+BranchBackward ffn_block_backward, moe_backward;
 
 // Standard deviations at init, of matrices in different places (model.c).
 typedef struct { double plain, value, residual, ffn; } Deviations;
@@ -133,6 +138,13 @@ const Mixer *mixer_of(int attn);
 void block_layout_acts(const Model *m, size_t l, LayerActs *a, Arena *arena, size_t B, size_t T, bool keep);
 void block_layout_grads(const Model *m, size_t l, LayerGrads *g, Arena *arena, size_t B, size_t T);
 
+// The mixture of experts (block_moe.c).
+void moe_layout_acts(const Model *m, const Layer *y, LayerActs *a, Arena *arena, size_t B, size_t T, bool keep);
+void moe_layout_grads(const Model *m, const Layer *y, LayerGrads *g, Arena *arena, size_t B, size_t T);
+// Rows that the experts can get: with a backward to follow those of a batch, else also those of tokens on their own.
+size_t moe_rows(const Model *m, size_t B, size_t T, bool keep);
+double moe_mixing_flops(const Model *m, const Layer *y);   // of a step, per token, beyond 6 per weight
+
 // Rows of the table of parameters. add_linear: one product of several weights that stand side by side.
 typedef struct { const char *name; size_t rows; double std; } Part;
 size_t add_matrix(Model *m, int layer, const char *name, size_t N, size_t K, double std);
@@ -144,6 +156,13 @@ Norm add_rms_norm(Model *m, int layer, const char *name, size_t C, double eps); 
 // The pieces of a branch.
 void apply(const Model *m, real *y, const Linear *l, const real *x, size_t M);
 void apply_backward(Model *m, real *dx, const real *dy, const Linear *l, const real *x, size_t M, bool accumulate);
+void activation_forward(const Model *m, real *y, const real *x, size_t M, size_t F);
+void activation_backward(const Model *m, real *dx, const real *dy, const real *x, size_t M, size_t F);
+size_t up_width(const Model *m, size_t F);         // of what an activation of width F reads: swiglu has a gate
+void dense_forward(Model *m, const Linear *up, const Linear *down, real *out, real *up_out, real *hidden, const real *x,
+                   size_t M);
+void dense_backward(Model *m, const Linear *up, const Linear *down, real *dx, const real *dy, const real *up_out,
+                    const real *hidden, const real *x, size_t M, bool accumulate);
 void normalise(const Model *m, real *y, size_t y_stride, real *mean, real *rstd, const real *x, size_t x_stride, const Norm *n,
                size_t M, size_t groups);
 void normalise_backward(Model *m, real *dx, const real *dy, size_t y_stride, const real *mean, const real *rstd, const real *x,

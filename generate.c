@@ -17,6 +17,7 @@
 #include "lib/run.h"
 #include "lib/simd.h"
 #include "lib/threads.h"
+#include "report.h"
 #include "sample.h"
 #include <dirent.h>
 #include <errno.h>
@@ -465,6 +466,7 @@ int main(int argc, char **argv) {
     if (*o.picture) check_picture("picture", o.picture);
     if (*o.profile) check_picture("profile", o.profile);
     Source s = open_source(&o);
+    report_writing(&s.config, stderr);
     int *prompt;
     size_t n = read_prompt(&o, given, &s, &prompt);
     Clock clock = {.profiled = *o.profile};

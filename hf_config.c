@@ -81,6 +81,7 @@ static const char *missing_in(unsigned family, const Config *c) {
         {MIXTRAL, experts_from(c, 0), "experts in all layers"},
         {MIXTRAL, c->gate == GATE_softmax, "--gate softmax"},
         {MIXTRAL, c->router == ROUTER_topk, "--router topk"},
+        {MIXTRAL | DEEPSEEK, c->capacity == 0, "--capacity 0"},
         {MIXTRAL, c->norm_topk, "--norm-topk 1"},
         {MIXTRAL, c->route_scale == 1, "--route-scale 1"},
         {MIXTRAL, c->shared_experts == 0, "--shared-experts 0"},
@@ -171,7 +172,7 @@ static const char *const architecture_flags[] = {
     "vocab", "layers", "width", "attn", "heads", "kv_heads", "head_dim", "kv_rank", "q_rank", "rope_dim",
     "nope_dim", "v_dim", "qk_norm", "pos", "rope_theta", "norm", "norm_kind", "norm_eps", "ffn", "ffn_width", "bias",
     "window", "state_dim", "short_conv", "tie", "experts", "top_k", "expert_width", "shared_experts", "first_dense",
-    "moe_layers", "gate", "router", "norm_topk", "route_scale",
+    "moe_layers", "gate", "router", "norm_topk", "route_scale", "capacity", "pool",
 };
 enum { ARCHITECTURE_FLAGS = sizeof architecture_flags / sizeof *architecture_flags };
 

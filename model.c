@@ -138,14 +138,24 @@ static void add_dense(Model *m, int l, const char *prefix, size_t F, bool bias, 
     *down = add_linear(m, l, (Part[]){{down_name, m->c.width, d.residual}}, 1, F, bias);
 }
 
+static void add_router(Model *m, int l, Layer *y, double std) {
+    const Config *c = &m->c;
+    size_t slots = c->router == ROUTER_soft ? config_pool_share(c) : 1;
+    y->router_state = NOWHERE;
+    if (c->router == ROUTER_hash) return;
+    y->router = add_linear(m, l, (Part[]){{"moe.router", c->experts * slots, std}}, 1, c->width, false);
+    if (c->router != ROUTER_bias && c->router != ROUTER_threshold) return;
+    bool bias = c->router == ROUTER_bias;
+    y->router_state = add_vector(m, l, bias ? "moe.router.bias" : "moe.router.threshold", c->experts,
+                                 bias ? INIT_ZERO : INIT_VALUE);
+    Param *p = &m->rows[m->count - 1];
+    p->trained = false;
+    if (!bias) p->std = c->gate == GATE_sigmoid ? 0.5 : 1 / (double)c->experts;     // the score of equal logits
+}
+
 static void add_moe(Model *m, int l, Layer *y, Deviations d) {
     const Config *c = &m->c;
-    y->router = add_linear(m, l, (Part[]){{"moe.router", c->experts, d.plain}}, 1, c->width, false);
-    y->router_bias = NOWHERE;
-    if (c->router == ROUTER_bias) {
-        y->router_bias = add_vector(m, l, "moe.router.bias", c->experts, INIT_ZERO);
-        m->rows[m->count - 1].trained = false;
-    }
+    add_router(m, l, y, d.plain);
     if (c->ffn == FFN_swiglu) y->gate_e = add_experts(m, l, "moe.gate.weight", y->F, c->width, d.ffn);
     y->up_e = add_experts(m, l, "moe.up.weight", y->F, c->width, d.ffn);
     y->down_e = add_experts(m, l, "moe.down.weight", c->width, y->F, d.residual);
@@ -179,6 +189,10 @@ static void build_table(Model *m) {
     m->pos = c->pos == POS_learned ? add_matrix(m, -1, "pos.weight", c->context, c->width, std) : NOWHERE;
     m->layers = xmalloc(c->layers * sizeof *m->layers);
     for (size_t l = 0; l < c->layers; l++) add_layer(m, (int)l);
+    if (c->experts && c->router == ROUTER_relu) {
+        m->router_l1 = add_vector(m, -1, "router.l1", 1, INIT_VALUE);
+        m->rows[m->count - 1].std = 1e-8, m->rows[m->count - 1].trained = false;     // as ReMoE starts
+    }
     if (!stream_is_normalised(c->norm) && c->norm != NORM_none) m->final_norm = add_norm(m, -1, "final_norm", c->width);
     m->head = c->tie ? m->embed : add_matrix(m, -1, "head.weight", c->vocab, c->width, std);
     m->head_linear = pack_later(m, m->head, NOWHERE, c->vocab, c->width, 1);
@@ -213,12 +227,21 @@ static void init_decay(real *x, const Param *p, uint64_t seed) {
     }
 }
 
+static real value_of(const Param *p) {
+    switch (p->init) {
+    case INIT_ONE: return 1;
+    case INIT_HALF: return (real)0.5;
+    case INIT_VALUE: return (real)p->std;
+    default: return 0;
+    }
+}
+
 static void init_values(Model *m) {
     for (size_t i = 0; i < m->count; i++) {
         const Param *p = &m->rows[i];
         real *x = m->values + p->at;
         if (p->init == INIT_NORMAL) init_normal(x, p->size, m->c.seed, hash_text(HASH_START ^ RNG_INIT, p->name), p->std);
-        else for (size_t j = 0; j < p->size; j++) x[j] = p->init == INIT_ONE ? 1 : p->init == INIT_HALF ? (real)0.5 : 0;
+        else for (size_t j = 0; j < p->size; j++) x[j] = value_of(p);
         if (p->init == INIT_DECAY_RATE || p->init == INIT_DECAY_SHIFT) init_decay(x, p, m->c.seed);
     }
 }
@@ -333,6 +356,7 @@ static Model *model_sketch(const Config *config) {          // everything but th
     m->x = xmalloc((2 * L + 1) * sizeof *m->x);
     m->acts = xmalloc(L * sizeof *m->acts), m->layer_grads = xmalloc(L * sizeof *m->layer_grads);
     m->stats = xmalloc(L * sizeof *m->stats), m->load = xmalloc((L * m->c.experts + 1) * sizeof *m->load);
+    m->seen = xmalloc(L * sizeof *m->seen);
     return m;
 }
 
@@ -356,19 +380,23 @@ void model_free(Model *m) {
     if (!m) return;
     arena_free(&m->parameter_arena), arena_free(&m->packed_arena), arena_free(&m->gradient_arena), arena_free(&m->activation_arena);
     for (int i = 0; i < 2; i++) free(m->cosine[i]), free(m->sine[i]);
-    free(m->rows), free(m->layers), free(m->packs), free(m->x), free(m->acts), free(m->layer_grads), free(m->stats), free(m->load);
-    free(m->slopes), free(m);
+    for (size_t l = 0; l < m->c.layers; l++) free(m->seen[l]);
+    free(m->seen), free(m->rows), free(m->layers), free(m->packs), free(m->x), free(m->acts), free(m->layer_grads);
+    free(m->stats), free(m->load), free(m->slopes), free(m);
 }
 
 // Numbers of a layer's weights that one token passes: experts not chosen are left out.
-static size_t active(const Model *m, const Param *p) { return p->rank == 3 ? p->size / m->c.experts * m->c.top_k : p->size; }
+static double active(const Model *m, const Param *p) {
+    return p->rank == 3 ? (double)p->size / (double)m->c.experts * config_experts_per_token(&m->c) : (double)p->size;
+}
 
 // What products and attention take of scratch memory in a step: the most of any, since they come one after the other.
 static size_t workspace(const Model *m, size_t M) {
     size_t product = 0, mixer = 0;
     for (size_t i = 0; i < m->pack_count; i++) {
         const Linear *p = &m->packs[i];
-        size_t rows = p == m->packs + m->pack_count - 1 ? head_rows(m, M) : M, routed = size_mul(M, m->c.top_k);
+        size_t rows = p == m->packs + m->pack_count - 1 ? head_rows(m, M) : M;
+        size_t routed = m->c.experts ? moe_rows(m, m->c.micro_batch, m->c.context, true) : 0;
         size_t need = linear_workspace(p->count > 1 ? routed : rows, p->N, p->K, p->count);
         product = need > product ? need : product;
     }
@@ -386,18 +414,21 @@ ModelSize model_size(const Config *config) {
     ModelSize s = {.parameter_bytes = m->total * sizeof(real), .packed_bytes = m->packed_total * sizeof(real),
                    .gradient_bytes = (m->total + (c->tie ? c->vocab * c->width : 0)) * sizeof(real),
                    .moment_bytes = size_mul(m->total, 2 * sizeof(real))};
-    size_t matrices = c->tie ? c->vocab * c->width : 0;      // the head is a product, the embedding a look-up
+    double matrices = c->tie ? (double)(c->vocab * c->width) : 0;      // the head is a product, the embedding a look-up
+    double passed = 0;
     for (size_t i = 0; i < m->count; i++) {
         const Param *p = &m->rows[i];
         bool lookup = p->layer < 0 && strcmp(p->name, "head.weight");
-        s.parameters += p->size, s.active_parameters += active(m, p);
+        s.parameters += p->size, passed += active(m, p);
         if (p->rank > 1 && !lookup) matrices += active(m, p);
     }
-    s.flops_per_token = 6.0 * (double)matrices;
+    s.active_parameters = (size_t)passed;
+    s.flops_per_token = 6.0 * matrices;
     for (size_t l = 0; l < c->layers; l++) {
         const Layer *y = &m->layers[l];
         CacheNeed need = y->mixer->cache(y);
         s.flops_per_token += y->mixer->flops(y, c->context);
+        if (y->moe) s.flops_per_token += moe_mixing_flops(m, y);
         if (y->room) s.state_bytes += y->room * (need.k + need.v) * sizeof(real);
         else s.cache_bytes_per_token += (need.k + need.v) * sizeof(real);
         s.state_bytes += need.state * sizeof(real);
@@ -537,7 +568,7 @@ void model_forward_backward(Model *m, const int *tokens, const int *targets, siz
                             double row_scale, double *row_loss) {
     make_rope(m, T);
     make_room(m, B, T, true, false);
-    Batch b = {.B = B, .T = T, .M = B * T, .row_scale = row_scale, .keep = true};
+    Batch b = {.B = B, .T = T, .M = B * T, .tokens = tokens, .row_scale = row_scale, .keep = true};
     const real *hidden = forward(m, tokens, &b);
     size_t C = m->c.width, V = m->c.vocab;
     for (size_t i = 0; i < b.M; i += m->head_rows) {
@@ -568,7 +599,7 @@ void model_finish_gradients(Model *m) {
 void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, size_t T, double *row_loss, bool *hit) {
     make_rope(m, T);
     make_room(m, B, T, false, false);
-    Batch b = {.B = B, .T = T, .M = B * T};
+    Batch b = {.B = B, .T = T, .M = B * T, .tokens = tokens};
     const real *hidden = forward(m, tokens, &b);
     for (size_t i = 0; i < b.M; i += m->head_rows) {
         size_t rows = b.M - i < m->head_rows ? b.M - i : m->head_rows;
@@ -582,35 +613,6 @@ void model_drop_layer(Model *m, size_t layer) { m->dropped = layer; }
 
 double model_residual_squares(const Model *m, size_t l, size_t rows) {
     return sum_of_squares(m->x[2 * l + 2], rows * m->room_T * m->c.width);
-}
-
-// ---- routers -------------------------------------------------------------------------------------
-
-const RouterStats *model_router_stats(Model *m, size_t l) {
-    RouterStats *s = &m->stats[l];
-    size_t E = m->c.experts;
-    const double *load = m->load + l * E;
-    double total = 0, most = 0;
-    s->load = load, s->dead = 0, s->entropy = 0;
-    for (size_t e = 0; e < E; e++) total += load[e], most = load[e] > most ? load[e] : most, s->dead += load[e] == 0;
-    for (size_t e = 0; e < E; e++)
-        if (load[e] > 0) s->entropy -= load[e] / total * num_log(load[e] / total);
-    s->max_violation = total > 0 ? most * (double)E / total - 1 : 0;
-    return s;
-}
-
-// Loss-free balancing (Wang et al. 2024, algorithm 1): experts that got less than the mean load of the
-// step become easier to choose, the others harder.
-void model_update_routers(Model *m) {
-    size_t E = m->c.experts;
-    for (size_t l = 0; l < m->c.layers && m->c.router == ROUTER_bias; l++) {
-        if (!m->layers[l].moe) continue;
-        real *bias = m->values + m->layers[l].router_bias;
-        const double *load = m->load + l * E;
-        double mean = 0;
-        for (size_t e = 0; e < E; e++) mean += load[e] / (double)E;
-        for (size_t e = 0; e < E; e++) bias[e] += (real)(m->c.bias_rate * (double)((mean > load[e]) - (mean < load[e])));
-    }
 }
 
 // ---- inference -----------------------------------------------------------------------------------
@@ -684,8 +686,8 @@ void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_l
     for (size_t i = 0; i < B * n; i++)
         if (tokens[i] < 0 || (size_t)tokens[i] >= V) fail("token %d is outside the vocabulary of %zu", tokens[i], V);
     make_rope(m, past + n);
-    make_room(m, B, n, false, cache != NULL);
-    Batch b = {.B = B, .T = n, .M = B * n, .past = past, .cache = cache};
+    make_room(m, B, n, false, cache || m->c.experts);   // alone, tokens may need more room for experts than in a batch
+    Batch b = {.B = B, .T = n, .M = B * n, .past = past, .cache = cache, .tokens = tokens, .writing = true};
     const real *hidden = forward(m, tokens, &b);
     for (size_t i = 0; i < B && !all_logits; i++) memcpy(m->branch + i * C, hidden + (i * n + n - 1) * C, C * sizeof *hidden);
     head_forward(m, logits, all_logits ? hidden : m->branch, all_logits ? b.M : B);
@@ -694,3 +696,4 @@ void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_l
 
 void model_record_attention(Model *m, real *probability) { m->record = probability; }
 void model_record_rank(Model *m, double *rank) { m->record_rank = rank; }
+void model_record_experts(Model *m, int *expert) { m->record_experts = expert; }

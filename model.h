@@ -21,19 +21,23 @@
 //        exist, see block_linear.c; K = state_dim)  conv.weight [taps, H*(2K+Dv)]  decay_rate, decay_shift [H]
 //        o_norm [Dv]
 //   layers.i.ffn.gate, up [F,C], down [C,F] .{weight,bias} (gate: swiglu only)
-//   layers.i.moe.router.weight [E,C]  moe.router.bias [E] (router bias: no gradient)
+//   layers.i.moe.router.weight [E,C] (soft: a row per slot; hash: none)
+//   moe.router.bias [E] (router bias), moe.router.threshold [E] (threshold), and for all layers router.l1 [1] (relu):
+//   without gradients, moved by model_update_routers
 //   layers.i.moe.gate, up [E,F,C]  moe.down [E,C,F] .weight;  moe.shared.gate, up [S*F,C], moe.shared.down [C,S*F] .weight
 // q, k, v (and gate, up) are adjacent in memory, so that each group is one matrix product.
 // RoPE rotates halves (the Hugging Face Llama layout): dimension d pairs with d + rope_dim/2.
 // For mha, gqa and swa with rope_dim < head_dim the first rope_dim dimensions of a head rotate; for mla a
 // head is [nope; rope].
-typedef enum { INIT_NORMAL, INIT_ONE, INIT_HALF, INIT_ZERO, INIT_DECAY_RATE, INIT_DECAY_SHIFT } InitKind;
+typedef enum {
+    INIT_NORMAL, INIT_ONE, INIT_HALF, INIT_ZERO, INIT_VALUE, INIT_DECAY_RATE, INIT_DECAY_SHIFT
+} InitKind;
 typedef struct {
     char name[96];
     size_t rank, shape[3], size;
-    InitKind init; double std;
+    InitKind init; double std; // std: of INIT_NORMAL; the value of INIT_VALUE
     bool decay;                // weight decay: matrices only
-    bool trained;              // false: a buffer (the selection bias of a router)
+    bool trained;              // false: a buffer (the state of a router)
     int layer;                 // -1: not of a block
     size_t at;                 // first element in the arenas of parameters, gradients and moments
 } Param;
@@ -63,13 +67,19 @@ void model_changed(Model *m);                                // call after writi
 // Statistics of the routers, summed over the forwards since model_zero_gradients.
 typedef struct {
     double aux_loss, z_loss;       // as they enter the loss, weighted
-    const double *load;            // [E] tokens of each expert
+    const double *load;            // [E] tokens that passed each expert (soft: the weight of its slots in the outputs)
     double entropy;                // of the load, in nats; log E when balanced
     double max_violation;          // largest load over mean load, minus 1 (MaxVio)
     size_t dead;                   // experts without a token
+    double tokens, copies;         // tokens, and how often one passed an expert (soft: slots)
+    double dropped, skipped;       // choices that an expert had no capacity for; tokens that passed no expert
+    double flops;                  // of router and experts, measured: per token, forward and backward
 } RouterStats;
 const RouterStats *model_router_stats(Model *m, size_t layer);   // zeros for a dense layer
-// Moves the selection biases of --router bias by the loads of the step; call once per step.
+// Moves what a router goes by, by what the step has shown; call once per step.
+//   bias: the selection biases, by the sign of the load error (L. Wang et al. 2024, algorithm 1)
+//   threshold: each expert's threshold, towards the score that K/E of the step's tokens were above
+//   relu: the weight of the L1 norm, by the sign of the error of the sparsity (ReMoE, Z. Wang et al. 2024)
 void model_update_routers(Model *m);
 
 void model_zero_gradients(Model *m);
@@ -114,4 +124,6 @@ void model_scale_rope(Model *m, RopeScaling s);
 // layers it is left alone.
 void model_record_attention(Model *m, real *probability);
 void model_record_rank(Model *m, double *rank);
+// Likewise expert[layer][token]: the expert with the largest weight in the token's output, -1 where there is none.
+void model_record_experts(Model *m, int *expert);
 #endif

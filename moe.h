@@ -1,49 +1,111 @@
-// moe.h: mixture of experts: a router picks K of E feed-forward networks for each token. Dropless
-// (Gale et al. 2022): tokens are sorted by expert and every expert does one dense product over its
-// tokens, so that sparsity saves real time and no token is lost.
+// moe.h: mixture of experts. A router decides which of E feed-forward networks a token passes, and with what
+// weights their outputs are summed (moe_router.c). Tokens are then sorted by expert and every expert does one
+// dense product over its tokens (moe.c; dropless, Gale et al. 2022), however many each has, so that sparsity
+// saves real time. Soft routing mixes tokens instead of choosing (moe_soft.c).
 #ifndef MOE_H
 #define MOE_H
 #include "lib/util.h"
 
-// What a layer remembers of the routing of M tokens.
+// ---- routing -------------------------------------------------------------------------------------
+// What a layer remembers of the routing of M tokens. A choice is a pair of token and expert; those of token m are
+// first[m] .. first[m+1]-1. There is room for route_room() of them.
 typedef struct {
-    real *score;               // [M,E] softmax or sigmoid of the router's logits
+    real *score;               // [M,E] what the logits become: see Score
     real *log_sum;             // [M] log sum exp of the logits (for the z-loss)
-    int *expert;               // [M,K] chosen experts, best first
-    real *weight;              // [M,K] with which their outputs are summed
-    size_t *count, *start;     // [E], [E+1]: tokens of each expert; its slots are start[e] .. start[e+1]-1
-    int *slot;                 // [M,K]: where token m's k-th copy stands among the tokens sorted by expert
-    int *token;                // [M*K]: the token in each slot; within an expert tokens keep their order
+    uint8_t *taken;            // [M,E] where the number of choices varies: whether the expert takes the token
+    size_t *first;             // [M+1]
+    int *expert;               // [choices] of a token: best first (CHOOSE_BEST), else by number
+    real *weight;              // [choices] with which their outputs are summed
+    int *slot;                 // [choices] where the token's copy stands among those sorted by expert; -1: dropped
+    size_t *count, *start;     // [E], [E+1]: copies of each expert; its slots are start[e] .. start[e+1]-1
+    int *token;                // [slots] the token in each slot; within an expert tokens keep their order
+    size_t copies;             // slots in use: start[E]
 } Routing;
 
+typedef enum { SCORE_SOFTMAX, SCORE_SIGMOID, SCORE_RELU } Score;
+typedef enum {
+    CHOOSE_BEST,     // a token takes the K experts with the best score, plus bias: Shazeer et al. 2017
+    CHOOSE_ALL,      // a token takes all experts
+    CHOOSE_ABOVE,    // a token takes the experts whose score is above a threshold of theirs
+    CHOOSE_TOKENS,   // an expert takes the best tokens of each pool, K/E of them: Zhou et al. 2022
+} Choice;
+typedef enum { POOL_TIME, POOL_BATCH, POOL_ALL } PoolKind;
+
 typedef struct {
-    size_t E, K, T;            // T: tokens per sequence; balance is measured within a sequence
-    bool sigmoid, normalise;   // the score; whether the K weights are scaled to sum to 1
+    size_t E, K, T;            // K: experts per token, exactly or on average; T: tokens per sequence
+    Score score; Choice choice;
+    bool normalise;            // whether the weights of a token's choices are scaled to sum to 1
     double scale;              // multiplies the weights
     double aux, z;             // weights of the load-balancing and z losses, times 1/rows of the whole step
+    size_t capacity;           // most tokens of a sequence that an expert takes, in their order; 0: all
+    PoolKind pool;             // CHOOSE_TOKENS, soft: tokens that are routed together, see Pool
+    size_t pool_tokens;        // POOL_TIME: how many
+    size_t slots;              // soft: per expert and pool
 } RouterShape;
 
-// logits [M,E] (kept unchanged); bias [E] moves the selection only, never the weights (Wang et al. 2024,
-// "Auxiliary-loss-free load balancing"), may be NULL. Ties go to the lower expert.
-void route_forward(Routing *r, const real *logits, const real *bias, size_t M, RouterShape s);
-// dweight [M,K] -> dlogits [M,E], with the gradients of the auxiliary losses.
+// Tokens that are routed together: `tokens` of them, first, first + step, ... POOL_TIME: neighbours in a sequence (the
+// last pool of a sequence may be shorter); POOL_BATCH: those at one place of all sequences; POOL_ALL: all M.
+typedef struct { size_t first, step, tokens; } Pool;
+size_t pool_count(size_t M, RouterShape s);
+Pool pool_at(size_t i, size_t M, RouterShape s);
+// How many of a pool's tokens an expert takes: tokens K/E, rounded, at least 1.
+size_t pool_share(size_t tokens, size_t E, size_t K);
+
+size_t route_room(size_t M, RouterShape s);   // the most choices that M tokens can have
+// logits [M,E] (kept unchanged). state [E]: for CHOOSE_BEST a bias that moves the selection only, never the weights
+// (may be NULL); for CHOOSE_ABOVE the thresholds (NULL: zeros). Ties go to the lower expert; in a pool, to the earlier
+// token.
+void route_forward(Routing *r, const real *logits, const real *state, size_t M, RouterShape s);
+// dweight [choices] -> dlogits [M,E], with the gradients of the auxiliary losses.
 void route_backward(real *dlogits, const real *dweight, const Routing *r, size_t M, RouterShape s);
+// K experts for each token by its number id[m] alone, with equal weights. The random hash of Roller et al. 2021;
+// seed: layers should differ.
+void route_by_hash(Routing *r, const int *id, uint64_t seed, size_t M, RouterShape s);
+// All experts for each token, with the weights that r->score [M,E] holds.
+void route_by_weight(Routing *r, size_t M, size_t E);
+// The k-th largest of x [n], k from 1; reorders x.
+real kth_largest(real *x, size_t n, size_t k);
 
 // The auxiliary losses themselves, unweighted, summed over sequences (M/T of them).
-// Balance: E sum_e f_e P_e, f_e the share of choices that expert e got and P_e its mean score (scores
-// that sum to 1), both within one sequence: Fedus et al. 2021, eq. 4, and DeepSeek-V3 2024, eq. 17-20.
+// Balance: E sum_e f_e P_e, f_e = (choices of expert e) / (K T) and P_e its mean score (scores that sum to 1),
+// both within one sequence: Fedus et al. 2021, eq. 4, and DeepSeek-V3 2024, eq. 17-20. With SCORE_RELU the scores
+// are taken as they are: the L1 norm of ReMoE (Z. Wang et al. 2024), in its form that balances.
 // z: mean over tokens of (log sum exp logits)^2: Zoph et al. 2022, eq. 5.
 double route_balance_loss(const Routing *r, size_t M, RouterShape s);
 double route_z_loss(const Routing *r, size_t M, RouterShape s);
 
-// x [M,C] -> copies sorted by expert [M*K,C], and back.
-void dispatch_forward(real *sorted, const real *x, const Routing *r, size_t M, size_t K, size_t C);
-void dispatch_backward(real *dx, const real *dsorted, const Routing *r, size_t M, size_t K, size_t C);          // dx is added to
-void combine_forward(real *y, const real *sorted, const Routing *r, size_t M, size_t K, size_t C);              // y is set
-void combine_backward(real *dsorted, real *dweight, const real *dy, const real *sorted, const Routing *r, size_t M, size_t K, size_t C);
+// ---- dispatch ------------------------------------------------------------------------------------
+// x [M,C] -> copies sorted by expert [copies,C], and back.
+void dispatch_forward(real *sorted, const real *x, const Routing *r, size_t C);
+void dispatch_backward(real *dx, const real *dsorted, const Routing *r, size_t M, size_t C);       // dx is added to
+void combine_forward(real *y, const real *sorted, const Routing *r, size_t M, size_t C);           // y is set
+void combine_backward(real *dsorted, real *dweight, const real *dy, const real *sorted, const Routing *r, size_t M,
+                      size_t C);
 
-// A stack of E linear layers w [E][N,K] over tokens sorted by expert: y [*,ldy] = x [*,ldx] w_e^T.
-void experts_forward(real *y, size_t ldy, const real *x, size_t ldx, const real *w_packed, const Routing *r, size_t E, size_t N, size_t K);
-void experts_backward_input(real *dx, size_t ldx, const real *dy, size_t ldy, const real *w, const Routing *r, size_t E, size_t N, size_t K, bool accumulate);
-void experts_backward_weight(real *dw, const real *dy, size_t ldy, const real *x, size_t ldx, const Routing *r, size_t E, size_t N, size_t K);
+// ---- experts -------------------------------------------------------------------------------------
+// A stack of E linear layers w [E][N,K] over rows sorted by expert: y [*,ldy] = x [*,ldx] w_e^T.
+void experts_forward(real *y, size_t ldy, const real *x, size_t ldx, const real *w_packed, const Routing *r, size_t E,
+                     size_t N, size_t K);
+void experts_backward_input(real *dx, size_t ldx, const real *dy, size_t ldy, const real *w, const Routing *r, size_t E,
+                            size_t N, size_t K, bool accumulate);
+void experts_backward_weight(real *dw, const real *dy, size_t ldy, const real *x, size_t ldx, const Routing *r,
+                             size_t E, size_t N, size_t K);
+
+// ---- soft routing --------------------------------------------------------------------------------
+// Soft MoE (Puigcerver et al. 2023, section 2.1). Each expert has S = s.slots slots per pool. A slot's input is a
+// mean of all tokens of the pool, with weights D = softmax over tokens of the logits [M,E*S]; a token's output is a
+// mean of all slots' outputs, with weights Y = softmax over slots. Slots [E][pools][S] of width C are sorted by expert.
+typedef struct { real *in, *out; } Mixing;    // [M,E*S] each: D and Y, and in the backward their gradients
+size_t soft_rows(size_t M, RouterShape s);    // slots in all: E * pools * S
+void soft_route_forward(Routing *r, Mixing w, const real *logits, size_t M, RouterShape s);     // sets r->start
+void soft_route_backward(real *dlogits, Mixing dw, Mixing w, size_t M, RouterShape s);
+void soft_dispatch_forward(real *sorted, const real *x, Mixing w, size_t M, size_t C, RouterShape s);
+void soft_dispatch_backward(real *dx, Mixing dw, const real *dsorted, const real *x, Mixing w, size_t M, size_t C,
+                            RouterShape s);
+void soft_combine_forward(real *y, const real *sorted, Mixing w, size_t M, size_t C, RouterShape s);
+void soft_combine_backward(real *dsorted, Mixing dw, const real *dy, const real *sorted, Mixing w, size_t M, size_t C,
+                           RouterShape s);
+// Every token alone, as a pool of its own: all slots of an expert hold it, so it passes each expert once, with the sum
+// of their weights. out [M,E*S] is overwritten.
+void soft_route_alone(Routing *r, real *out, const real *logits, size_t M, RouterShape s);
 #endif

@@ -75,6 +75,35 @@ static size_t memory_of_training(const ModelSize *s) {
            s->workspace_bytes + (size_t)machine_peak_memory();
 }
 
+// What a router sees that a language model must not, and what a batch must not change.
+static void print_router(const Config *c, FILE *out) {
+    if (!config_router_pools(c)) return;
+    char *router = flags_get(&config_table, c, flags_find(&config_table, "router"));
+    fprintf(out, "router   %s pools tokens (--pool %s), ", router, c->pool);
+    if (config_router_looks_ahead(c))
+        fprintf(out, "later ones too: it is not causal, and the loss is not that of a language model\n");
+    else if (config_pool(c).batch)
+        fprintf(out, "of different rows: it is causal, but the loss of a row depends on the others\n");
+    else fprintf(out, "each alone: it is causal\n");
+    free(router);
+}
+
+void report_writing(const Config *c, FILE *out) {
+    if (!c->experts) return;
+    if (config_router_pools(c))
+        fprintf(out, "warning  this model was trained with a router that pools tokens (--pool %s), and a text that is "
+                "being written has no such pools.\n         ", c->pool);
+    if (config_router_pools(c) && c->router == ROUTER_expert_choice)
+        fprintf(out, "Each token takes its own %zu best experts instead: loads are no longer equal, and the loss on "
+                "such texts is not the one that was measured\n", c->top_k);
+    if (config_router_pools(c) && c->router == ROUTER_soft)
+        fprintf(out, "Each token is mixed with itself alone and passes all %zu experts: the work is more, and the loss "
+                "on such texts is not the one that was measured\n", c->experts);
+    if (c->capacity > 0)
+        fprintf(out, "warning  this model was trained with --capacity %g, where full experts drop tokens; here nothing "
+                "is dropped\n", c->capacity);
+}
+
 void report_banner(const Facts *f, FILE *out) {
     const ModelSize *s = f->size;
     char *resolved = flags_summary(&config_table, f->config, false);
@@ -85,6 +114,7 @@ void report_banner(const Facts *f, FILE *out) {
     fprintf(out, "\nmodel    %zu parameters", s->parameters);
     if (s->active_parameters != s->parameters) fprintf(out, ", %zu of them active per token", s->active_parameters);
     fprintf(out, ", %.3g MFLOP per token to train\n", s->flops_per_token * 1e-6);
+    print_router(f->config, out);
     print_bytes(out, "memory  ", memory_of_training(s));
     print_bytes(out, ": parameters", s->parameter_bytes);
     print_bytes(out, ", gradients", s->gradient_bytes);
@@ -118,6 +148,8 @@ void report_describe(const Facts *f, json_t *run_json) {
     put_size(model, "parameters", s->parameters);
     put_size(model, "active_parameters", s->active_parameters);
     put(model, "flops_per_token", s->flops_per_token);
+    if (f->config->experts)
+        json_object_set_new(model, "router_is_causal", json_boolean(!config_router_looks_ahead(f->config)));
     put_size(model, "parameter_bytes", s->parameter_bytes);
     put_size(model, "gradient_bytes", s->gradient_bytes);
     put_size(model, "moment_bytes", s->moment_bytes);
@@ -157,6 +189,10 @@ static json_t *describe_router(size_t layer, const RouterStats *s, size_t expert
     put_size(line, "dead", s->dead);
     put(line, "aux_loss", s->aux_loss);
     put(line, "z_loss", s->z_loss);
+    put(line, "experts_per_token", s->copies / s->tokens);
+    put(line, "dropped", s->dropped);
+    put(line, "skipped", s->skipped);
+    put(line, "flops_per_token", s->flops);
     return line;
 }
 

@@ -21,6 +21,8 @@ double report_source_loss(const Config *c, const Data *d);
 // One line where the run of ours that --load names had another tokenizer.
 void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out);
 void report_banner(const Facts *f, FILE *out);
+// One line where a router cannot do in generation what it did in training: what it does instead, what that loses.
+void report_writing(const Config *c, FILE *out);
 void report_describe(const Facts *f, json_t *run_json);  // adds "data", "model" and "machine"
 void report_json(const Facts *f, FILE *out);             // all that a run.json knows beforehand: --dry-run json
 json_t *report_experts(Model *m);                        // load, entropy, ... of every layer that has experts

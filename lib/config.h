@@ -18,7 +18,8 @@
 #define FFN_VALUES(X)         X(FFN, swiglu) X(FFN, gelu) X(FFN, relu2)
 #define MOE_LAYER_VALUES(X)   X(MOE_LAYER, dense) X(MOE_LAYER, moe)
 #define GATE_VALUES(X)        X(GATE, softmax) X(GATE, sigmoid)
-#define ROUTER_VALUES(X)      X(ROUTER, topk) X(ROUTER, bias)
+#define ROUTER_VALUES(X)      X(ROUTER, topk) X(ROUTER, bias) X(ROUTER, expert_choice) X(ROUTER, threshold) \
+                              X(ROUTER, relu) X(ROUTER, hash) X(ROUTER, soft) X(ROUTER, dense)
 #define SCHEDULE_VALUES(X)    X(SCHEDULE, cosine) X(SCHEDULE, linear) X(SCHEDULE, wsd) X(SCHEDULE, constant)
 #define DRY_RUN_VALUES(X)     X(DRY_RUN, no) X(DRY_RUN, text) X(DRY_RUN, json)
 
@@ -67,6 +68,16 @@ void config_resolve(Config *c);
 bool config_layer_has_experts(const Config *c, size_t l);
 // True for the mixers with a recurrent state: linear, gla, delta, gated-delta.
 bool config_is_linear(int attn);
+// --pool: which tokens a router sees together.
+typedef struct { bool time, batch; size_t tokens; } ConfigPool;  // of one sequence, of several; tokens in a full one
+ConfigPool config_pool(const Config *c);
+// Tokens of a pool that one expert takes, or slots that it has for them: --top-k / --experts of them.
+size_t config_pool_share(const Config *c);
+double config_experts_per_token(const Config *c);   // expected: --top-k, but for the rounding of the pool's share
+size_t config_capacity(const Config *c, size_t T);  // most of a sequence's T tokens that an expert takes; 0: all
+// True where the experts of a token depend on later tokens, so that its loss is not that of a language model.
+bool config_router_looks_ahead(const Config *c);
+bool config_router_pools(const Config *c);          // True where they depend on other tokens at all, beyond attention
 // What depends on the kind of attention (ATTN_mha, ...), because layers need not be alike:
 size_t config_kv_heads(const Config *c, int attn);  // heads with keys and values
 size_t config_rope_dim(const Config *c, int attn);  // rotated dimensions of a head; linear mixers, or not rope: 0

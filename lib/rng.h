@@ -7,8 +7,8 @@
 #include "util.h"
 
 typedef enum {
-    RNG_INIT = 1, RNG_DATA, RNG_VALIDATION, RNG_SAMPLE, RNG_WORLD, RNG_TEST,
-} RngPurpose;  // RNG_WORLD: the fixed facts of a synthetic source (its transition matrix, its table)
+    RNG_INIT = 1, RNG_DATA, RNG_VALIDATION, RNG_SAMPLE, RNG_WORLD, RNG_TEST, RNG_HASH,
+} RngPurpose;  // RNG_WORLD: the fixed facts of a synthetic source (its transition matrix, its table); RNG_HASH: experts
 
 void philox(uint32_t out[4], uint64_t seed, uint64_t purpose, uint64_t index);
 

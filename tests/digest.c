@@ -11,7 +11,8 @@
 
 enum { BATCH = 6, CONTEXT = 50, VOCAB = 61, DECODED = 5 };
 
-// Every mixer, kernel, position, norm, placement, activation, router, gate and balance.
+// Every mixer, kernel, position, norm, placement, activation, router, gate and balance. Pools over the batch are left
+// out: they are refused with micro-batches (tests/test_moe.c has them, over threads).
 static const struct { const char *name, *flags; } kinds[] = {
     {"mha", "--attn mha"},
     {"gqa",
@@ -33,6 +34,13 @@ static const struct { const char *name, *flags; } kinds[] = {
     {"gla", "--attn gla --bias --norm peri --experts 4 --expert-width 11"},
     {"delta", "--attn delta+mha --state-dim 24 --norm out --rope-dim 4"},
     {"gated-delta", "--attn gated-delta+gqa --kv-heads 2 --tie 0 --pos none"},
+    {"capacity", "--attn mha --experts 5 --capacity 0.7"},
+    {"choice", "--attn mha --experts 4 --router expert-choice --pool time:12 --shared-experts 1"},
+    {"threshold", "--attn gqa --experts 5 --router threshold --gate sigmoid --aux-loss 0.1 --capacity 1.2"},
+    {"relu", "--attn mha --experts 6 --top-k 2 --router relu --ffn relu2"},
+    {"hash", "--attn mla --experts 6 --top-k 3 --router hash --first-dense 1"},
+    {"soft", "--attn mha --experts 4 --router soft --pool time:8"},
+    {"dense-moe", "--attn mha --experts 3 --expert-width 11 --router dense --z-loss 0.01"},
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 

@@ -256,6 +256,15 @@ static void test_derived(void) {
     CHECK(c.kv_rank == 36 && c.nope_dim == 18 && c.v_dim == 18 && c.rope_dim == 10, "rope %zu", c.rope_dim);
     CHECK(c.expert_width == c.ffn_width, "an expert is as wide as the feed-forward");
     CHECK(c.aux_loss == 0.01 && resolved("--experts 4 --router bias").aux_loss == 0, "bias balances without a loss");
+    CHECK(resolved("--experts 4 --router dense").top_k == 4, "dense: all experts");
+    c = resolved("--experts 4 --router soft --context 50");
+    CHECK(!strcmp(c.pool, "time:50") && config_pool_share(&c) == 25, "a whole row is a pool, and its slots do the work "
+          "of --top-k 2: --pool %s, %zu slots", c.pool, config_pool_share(&c));
+    c = resolved("--experts 8 --router expert-choice --pool time:50 --context 50");
+    CHECK(config_experts_per_token(&c) == 13 * 8 / 50.0, "12.5 of 50 tokens are 13: %g experts per token",
+          config_experts_per_token(&c));
+    c = resolved("--experts 8 --capacity 1.25 --context 50");
+    CHECK(config_capacity(&c, 50) == 16 && !config_router_looks_ahead(&c), "15.6 are 16: %zu", config_capacity(&c, 50));
     c = resolved("--attn mla --pos none");
     CHECK(c.rope_dim == 0 && config_rope_dim(&c, ATTN_mla) == 0, "no rotation without RoPE");
     CHECK(resolved("--steps 0").eval_every == 1, "something to divide by");
@@ -315,6 +324,23 @@ static void test_refused(void) {
         {"--experts 4 --aux-loss -0.5", "negative"},
         {"--experts 4 --gate sigmoid --z-loss 1", "--gate sigmoid has none"},
         {"--experts 4 --first-dense 4", "no layer has experts"},
+        {"--experts 4 --router relu --gate sigmoid", "--gate sigmoid has no effect with --router relu"},
+        {"--experts 4 --router expert-choice --aux-loss 0.1",
+         "--aux-loss 0.1 has no effect with --router expert-choice"},
+        {"--experts 4 --router hash --z-loss 1", "--router hash has none"},
+        {"--experts 4 --router soft --capacity 1", "--capacity 1 limits what tokens choose"},
+        {"--experts 4 --router soft --route-scale 2", "--route-scale 2 has no effect"},
+        {"--experts 4 --router dense --top-k 3", "--top-k 3 contradicts --router dense"},
+        {"--experts 4 --pool time:4", "--router expert-choice"},
+        {"--experts 4 --router threshold --sparsity-rate 0.1", "--router relu"},
+        {"--experts 4 --router soft --pool time", "--pool is time:N"},
+        {"--experts 4 --router soft --pool time:0", "--pool is time:N"},
+        {"--experts 4 --router soft --pool time:-1", "--pool is time:N"},
+        {"--experts 4 --router soft --pool time:8x", "--pool is time:N"},
+        {"--experts 4 --router soft --pool time:65 --context 64", "longer than the --context 64"},
+        {"--experts 4 --router expert-choice --pool batch --micro-batch 2", "which --micro-batch 2 cuts apart"},
+        {"--experts 4 --router expert-choice --pool all --batch 12 --context 64 --eval-tokens 640", "10 rows"},
+        {"--experts 8 --router expert-choice --pool time:3", "which --experts 8 cannot share"},
         {"--experts 4 --moe-layers dense", "no layer has experts"},
         {"--batch 4 --micro-batch 5", "--micro-batch 5"},
         {"--lr 0.1 --min-lr 0.2", "--min-lr 0.2"},

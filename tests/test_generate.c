@@ -100,10 +100,12 @@ static void test_cache(void) {
         "--head-dim 20 --rope-dim 6", "--pos alibi --heads 6 --head-dim 8 --attn gqa+mha --tile 32",
         "--pos alibi --attn-kernel naive", "--attn swa --window 50 --kv-heads 2",
         "--experts 5 --top-k 2 --shared-experts 1",
-        "--experts 4 --gate sigmoid --router bias --first-dense 1 --pos none",
         "--attn linear", "--attn linear --short-conv 0 --state-dim 5", "--attn gla --bias",
         "--attn delta --short-conv 2", "--attn gated-delta --state-dim 40",
         "--attn gla+gqa+delta --layers 3 --rope-dim 4 --experts 4",
+        "--experts 4 --gate sigmoid --router bias --first-dense 1 --pos none", "--experts 4 --router threshold",
+        "--experts 6 --router relu", "--experts 4 --router hash", "--experts 3 --router dense",
+        "--experts 4 --capacity 1", "--experts 4 --router expert-choice", "--experts 4 --router soft --pool time:8",
     };
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_cache(flags[i]);
 }
@@ -265,8 +267,10 @@ static void test_rows(void) {
         "--attn mla --attn-kernel naive --pos none --q-rank 9", "--attn mha+gqa+mla --layers 3 --qk-norm head",
         "--norm post --norm-kind layer --bias", "--norm deepnorm --ffn gelu --tie 0", "--norm out --ffn relu2",
         "--experts 5 --top-k 2 --shared-experts 1 --norm peri", "--attn swa+mha --window 9",
-        "--experts 4 --gate sigmoid --router bias --attn mla+mha", "--attn linear+gla",
+        "--attn linear+gla",
         "--attn delta+gated-delta --experts 4",
+        "--experts 4 --gate sigmoid --router bias --attn mla+mha", "--experts 4 --router relu",
+        "--experts 4 --router expert-choice", "--experts 4 --router soft --pool time:8",
     };
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_rows(flags[i]);
     omp_set_num_threads(3);

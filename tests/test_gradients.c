@@ -7,13 +7,18 @@
 // Tolerance 1e-6 relative, as the project promises; a sign, a factor or a forgotten term is off by far more.
 #include "test.h"
 #ifdef REAL_DOUBLE
+#include "../block.h"
 #include "../lib/rng.h"
-#include "../model.h"
 #include <stdlib.h>
 
 enum { ROWS = 2, LONGEST = 70, SHORT = 7, VOCAB = 11, ELEMENTS = 3 };
 
-typedef struct { Model *m; size_t T; int tokens[ROWS * LONGEST], targets[ROWS * LONGEST]; const char *flags; } Problem;
+typedef struct {
+    Model *m;
+    size_t T; int tokens[ROWS * LONGEST], targets[ROWS * LONGEST];
+    uint64_t routing;
+    const char *flags;
+} Problem;
 
 static Config parse(const char *text) {
     Config c;
@@ -30,6 +35,8 @@ static Config parse(const char *text) {
 
 // Weights away from the symmetric values of a fresh model: norms not 1, biases not 0. Dynamic tanh starts with small
 // outputs, and scores of queries and keys would be too small to be compared: its alpha is about 2 instead of 1/2.
+// Where experts choose tokens, no token comes twice in a row and no pair of neighbours in both: a window of attention
+// would give such places equal outputs, and a choice between them would jump at any step.
 static void open_problem(Problem *p, const char *flags, size_t T) {
     const Param *row;
     Config c = parse(flags);
@@ -43,32 +50,39 @@ static void open_problem(Problem *p, const char *flags, size_t T) {
     for (size_t i = 0; i < ROWS * p->T; i++) {
         p->tokens[i] = (int)rng_below(&r, VOCAB);
         p->targets[i] = i % 5 == 3 ? -1 : (int)rng_below(&r, VOCAB);
+        if (c.router == ROUTER_expert_choice) p->tokens[i] = (int)((i / T * 3 + 2) * (i % T + 1) % VOCAB);
     }
+}
+
+// Which experts took which tokens in the last forward. Soft routing chooses none.
+static uint64_t hash_of_routing(uint64_t h, const Model *m, size_t M) {
+    for (size_t l = 0; l < m->c.layers && m->c.router != ROUTER_soft; l++) {
+        const Routing *r = &m->acts[l].routing;
+        if (!m->layers[l].moe) continue;
+        h = hash_bytes(hash_bytes(h, r->first, (M + 1) * sizeof *r->first), r->expert, r->first[M] * sizeof *r->expert);
+        h = hash_bytes(h, r->slot, r->first[M] * sizeof *r->slot);
+    }
+    return h;
 }
 
 // The objective that the gradients belong to: mean loss and the routers' losses. Two micro-batches of one row.
 static double objective(Problem *p) {
-    double loss = 0, row_loss;
-    size_t scored = 0, L = model_config(p->m)->layers;
+    double loss = 0, row_loss[ROWS];
+    const char *pool = model_config(p->m)->pool;
+    size_t scored = 0, L = model_config(p->m)->layers, rows = strcmp(pool, "batch") && strcmp(pool, "all") ? 1 : ROWS;
     for (size_t i = 0; i < ROWS * p->T; i++) scored += p->targets[i] >= 0;
+    p->routing = HASH_START;
     model_changed(p->m);
     model_zero_gradients(p->m);
-    for (size_t b = 0; b < ROWS; b++) {
-        model_forward_backward(p->m, p->tokens + b * p->T, p->targets + b * p->T, 1, p->T, 1.0 / (double)scored, 1.0 / ROWS, &row_loss);
-        loss += row_loss / (double)scored;
+    for (size_t b = 0; b < ROWS; b += rows) {
+        model_forward_backward(p->m, p->tokens + b * p->T, p->targets + b * p->T, rows, p->T, 1.0 / (double)scored,
+                               1.0 / ROWS, row_loss);
+        p->routing = hash_of_routing(p->routing, p->m, rows * p->T);
+        for (size_t i = 0; i < rows; i++) loss += row_loss[i] / (double)scored;
     }
     model_finish_gradients(p->m);
     for (size_t l = 0; l < L; l++) loss += model_router_stats(p->m, l)->aux_loss + model_router_stats(p->m, l)->z_loss;
     return loss;
-}
-
-// Which experts were chosen, as far as their loads tell.
-static uint64_t routing(const Problem *p) {
-    uint64_t h = HASH_START;
-    const Config *c = model_config(p->m);
-    for (size_t l = 0; l < c->layers && c->experts; l++)
-        h = hash_bytes(h, model_router_stats(p->m, l)->load, c->experts * sizeof(double));
-    return h;
 }
 
 // The loss jumps where a token changes its expert, and has no derivative there: a step that crosses such
@@ -85,7 +99,7 @@ static double quotient(Problem *p, const Param *row, const double *direction, do
         for (int i = 0; i < 4; i++) {
             for (size_t j = 0; j < row->size; j++) x[j] = kept[j] + h * step[i] * direction[j];
             sum += weight[i] * objective(p);
-            routes[i] = routing(p);
+            routes[i] = p->routing;
         }
         smooth = routes[0] == routes[1] && routes[0] == routes[2] && routes[0] == routes[3];
     }
@@ -166,8 +180,14 @@ static const char *const axes[][16] = {
     {"--ffn swiglu", "--ffn gelu", "--ffn relu2"},
     {"--bias 0", "--bias 1"},
     {"--tie 0", "--tie 1"},
-    {"", "--experts 4 --top-k 2", "--experts 3 --top-k 1 --norm-topk 0 --shared-experts 2", "--experts 5 --top-k 3 --gate sigmoid --expert-width 6 --route-scale 1.5",
-     "--experts 4 --top-k 2 --gate sigmoid --router bias --shared-experts 1 --first-dense 1", "--experts 4 --top-k 4 --norm-topk 0 --aux-loss 0 --moe-layers moe+dense"},
+    {"", "--experts 4 --top-k 2", "--experts 3 --top-k 1 --norm-topk 0 --shared-experts 2",
+     "--experts 5 --top-k 3 --gate sigmoid --expert-width 6 --route-scale 1.5",
+     "--experts 4 --top-k 2 --gate sigmoid --router bias --shared-experts 1 --first-dense 1",
+     "--experts 4 --top-k 4 --norm-topk 0 --aux-loss 0 --moe-layers moe+dense",
+     "--experts 4 --top-k 2 --capacity 0.75 --shared-experts 1",
+     "--experts 4 --router expert-choice --pool time:3 --gate sigmoid", "--experts 4 --router expert-choice",
+     "--experts 4 --router threshold", "--experts 4 --router relu", "--experts 4 --router hash --top-k 3",
+     "--experts 4 --router soft --pool time:5", "--experts 3 --router dense --gate sigmoid"},
     {"", "--aux-loss 0.3", "--z-loss 0.2"},
 };
 enum { AXES = sizeof axes / sizeof axes[0], VALUES = 16 };
@@ -189,7 +209,10 @@ static bool allowed(const int *pick) {
     bool softmax_pos = strstr(axes[3][pick[3]], "rope-dim") || strstr(axes[3][pick[3]], "alibi");
     if (only_linear && (pick[1] || pick[2] || softmax_pos)) return false;
     if (*loss && !*moe) return false;
-    if (strstr(loss, "z-loss") && strstr(moe, "sigmoid")) return false;
+    bool balanced = !strstr(moe, "--router") || strstr(moe, "--router bias") || strstr(moe, "--router threshold");
+    if (strstr(loss, "aux-loss") && !balanced) return false;
+    bool softmax = !strstr(moe, "sigmoid") && !strstr(moe, "relu") && !strstr(moe, "hash") && !strstr(moe, "soft");
+    if (strstr(loss, "z-loss") && !softmax) return false;
     return !(strstr(loss, "aux-loss") && strstr(moe, "aux-loss"));
 }
 
@@ -252,9 +275,20 @@ static void chunks(void) {
         }
 }
 
+// Pools over the batch, with two rows in it; and a row that no pool divides.
+static void pools(void) {
+    check_model("--batch 2 --layers 1 --experts 4 --router expert-choice --pool batch --eval-tokens 140", SHORT);
+    check_model("--batch 2 --layers 1 --experts 4 --router expert-choice --pool all --eval-tokens 140", SHORT);
+    check_model("--batch 2 --layers 1 --experts 2 --router soft --pool batch --eval-tokens 140", SHORT);
+    check_model("--batch 2 --layers 1 --experts 2 --router soft --pool all --eval-tokens 140", SHORT);
+    check_model("--layers 1 --experts 3 --router expert-choice --pool time:4", SHORT);
+    check_model("--layers 1 --experts 3 --router soft --pool time:4", SHORT);
+}
+
 static const Test tests[] = {
     {"gradients/chunks", "linear mixers over several chunks", chunks},
     {"gradients/values", "every value of every architectural flag: gradients are the difference quotients to 1e-6", every_value},
+    {"gradients/pools", "routers that pool over the batch, or over pieces that do not divide the row", pools},
     {"gradients/tiles", "attention over several tiles", tiles},
     {"gradients/pairs", "a set of combinations that covers every allowed pair of values", every_pair},
 };

@@ -13,7 +13,7 @@ static const struct { const char *files, *may[8]; } rooms[] = {
     {"quant.[ch]", {"quant.h", "lib/"}},
     {"attention.[ch]", {"attention.h", "quant.h", "lib/"}},
     {"linear.[ch]", {"linear.h", "quant.h", "lib/"}},
-    {"moe.[ch]", {"moe.h", "quant.h", "lib/"}},
+    {"moe*.[ch]", {"moe.h", "quant.h", "lib/"}},
     {"block*.[ch]", {"block.h", "model.h", "attention.h", "linear.h", "moe.h", "quant.h", "lib/"}},
     {"model.[ch]", {"block.h", "model.h", "attention.h", "linear.h", "moe.h", "quant.h", "lib/"}},
     {"hf*.[ch]", {"hf", "model.h", "lib/"}},
@@ -28,8 +28,8 @@ static const struct { const char *files, *may[8]; } rooms[] = {
 enum { ROOMS = sizeof rooms / sizeof rooms[0] };
 
 // Kernels take integers and pointers: the Config does not reach them, not even through another header.
-static const char *const kernels[] = {"attention.c", "moe.c",      "lib/matmul.c",
-                                      "lib/ops.c",   "lib/simd.c", "lib/numeric.c"};
+static const char *const kernels[] = {"attention.c",  "moe.c",     "moe_router.c", "moe_soft.c",
+                                      "lib/matmul.c", "lib/ops.c", "lib/simd.c",   "lib/numeric.c"};
 
 // ---- reading -------------------------------------------------------------------------------------
 

@@ -34,6 +34,13 @@ static const char *const kinds[] = {
     "--attn gla --state-dim 7 --bias --experts 4 --top-k 2 --expert-width 11",
     "--attn delta+gated-delta --state-dim 12 --short-conv 3 --norm out --tie 0",
     "--attn gated-delta+mha --rope-dim 4 --qk-norm head",
+    "--attn mha --experts 5 --capacity 0.7",
+    "--attn mha --experts 5 --router threshold --gate sigmoid --aux-loss 0.1 --capacity 0.8",
+    "--attn gqa --kv-heads 2 --experts 6 --top-k 3 --router relu",
+    "--attn mla --experts 6 --top-k 3 --router hash --shared-experts 1 --capacity 1",
+    "--attn mha --experts 3 --router dense --z-loss 0.01",
+    "--attn mha --experts 4 --router expert-choice --pool time:7",
+    "--attn mha --experts 4 --router soft --pool time:7 --shared-experts 1",
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
@@ -420,8 +427,9 @@ static void table(void) {
                   kinds[k], row[i].name, row[i].size, row[i].at, product, end);
             CHECK(row[i].decay == (row[i].rank > 1), "%s: %s: weight decay is for matrices only", kinds[k],
                   row[i].name);
-            CHECK(row[i].trained == !strstr(row[i].name, "router.bias"), "%s: %s: trained or not", kinds[k],
-                  row[i].name);
+            bool moved = strstr(row[i].name, "router.bias") || strstr(row[i].name, "router.threshold") ||
+                         strstr(row[i].name, "router.l1");
+            CHECK(row[i].trained == !moved, "%s: %s: trained or not", kinds[k], row[i].name);
             CHECK(model_find(m, row[i].name) == &row[i], "%s: the name %s stands twice", kinds[k], row[i].name);
             end += row[i].size;
         }

@@ -1,5 +1,6 @@
 // test_moe.c: routing and its invariants, balancing losses by hand, dispatch, and the experts' products
-// against the dense layer. Gradients of the routers are in test_gradients.c.
+// against the dense layer; all against loops that are too simple to be wrong. Gradients of the routers are in
+// test_gradients.c, models with routers in test_router.c.
 #include "arrays.h"
 #include "../lib/matmul.h"
 #include "../moe.h"
@@ -7,7 +8,8 @@
 #include <stdlib.h>
 
 static Routing make_routing(size_t M, size_t E, size_t K) {
-    return (Routing){.score = array(M * E), .log_sum = array(M), .expert = array_bytes(M * K * sizeof(int)),
+    return (Routing){.score = array(M * E), .log_sum = array(M), .taken = array_bytes(M * E),
+                     .first = array_bytes((M + 1) * sizeof(size_t)), .expert = array_bytes(M * K * sizeof(int)),
                      .weight = array(M * K), .count = array_bytes(E * sizeof(size_t)),
                      .start = array_bytes((E + 1) * sizeof(size_t)), .slot = array_bytes(M * K * sizeof(int)),
                      .token = array_bytes(M * K * sizeof(int))};
@@ -30,7 +32,7 @@ static double score_by_formula(const real *logits, size_t e, RouterShape s, doub
     for (size_t i = 0; i < s.E; i++) most = fmax(most, (double)logits[i]);
     for (size_t i = 0; i < s.E; i++) sum += exp((double)logits[i] - most);
     *log_sum = log(sum) + most;
-    return s.sigmoid ? 1 / (1 + exp(-(double)logits[e])) : exp((double)logits[e] - *log_sum);
+    return s.score == SCORE_SIGMOID ? 1 / (1 + exp(-(double)logits[e])) : exp((double)logits[e] - *log_sum);
 }
 
 // A score is good to a few roundings; a weight is a quotient of scores. Logits are of order 1.
@@ -99,7 +101,7 @@ static void invariants(void) {
         size_t E = 1 + rng_below(&rng, draw % 4 ? 9 : 100), K = 1 + rng_below(&rng, (uint32_t)(E < 8 ? E : 8)),
                T = 1 + rng_below(&rng, 12), M = T * 3;
         RouterShape s = shape(E, K, T);
-        s.sigmoid = draw & 1, s.normalise = draw & 2, s.scale = draw & 4 ? 2.5 : 1;
+        s.score = draw & 1 ? SCORE_SIGMOID : SCORE_SOFTMAX, s.normalise = draw & 2, s.scale = draw & 4 ? 2.5 : 1;
         real *logits = array_random(M * E, &rng), *bias = draw & 8 ? array_random(E, &rng) : NULL;
         for (size_t i = 0; i < M * E; i++)
             logits[i] = draw & 16 ? (real)floor(3 * (double)logits[i]) : 3 * logits[i];    // many ties
@@ -124,7 +126,7 @@ static void bias_moves_the_selection(void) {
     for (int sigmoid = 0; sigmoid < 2; sigmoid++) {
         real *logits = array_random(M * E, &rng), *bias = array(E);
         RouterShape s = shape(E, K, M);
-        s.sigmoid = sigmoid;
+        s.score = sigmoid ? SCORE_SIGMOID : SCORE_SOFTMAX;
         Routing plain = route(logits, NULL, M, s), even = route(logits, bias, M, s);
         CHECK(!memcmp(plain.expert, even.expert, M * K * sizeof(int)) && same_bits(plain.weight, even.weight, M * K),
               "a bias of zeros changes something");
@@ -164,6 +166,205 @@ static void scores_of_zero(void) {
     for (int e = 0; e < E; e++) CHECK(isfinite(dlogits[e]), "the gradient of logit %d is %g", e, (double)dlogits[e]);
 }
 
+// ---- routers that do not choose K experts ----------------------------------------------------------
+
+static bool same_pool(size_t a, size_t b, RouterShape s) {
+    if (s.pool == POOL_ALL) return true;
+    if (s.pool == POOL_BATCH) return a % s.T == b % s.T;
+    return a / s.T == b / s.T && a % s.T / s.pool_tokens == b % s.T / s.pool_tokens;
+}
+
+// Fewer tokens of m's pool than the expert's share come before it.
+static bool expert_takes(const real *score, size_t m, size_t e, size_t M, RouterShape s) {
+    size_t before = 0, tokens = 0;
+    for (size_t i = 0; i < M; i++) {
+        real mine = score[m * s.E + e], other = score[i * s.E + e];
+        if (!same_pool(m, i, s)) continue;
+        tokens++, before += other > mine || (other == mine && i < m);
+    }
+    double share = fmax(1, floor((double)tokens * (double)s.K / (double)s.E + 0.5));
+    return (double)before < share;
+}
+
+static bool is_chosen(const real *score, const real *threshold, size_t m, size_t e, size_t M, RouterShape s) {
+    if (s.choice == CHOOSE_TOKENS) return expert_takes(score, m, e, M, s);
+    return s.choice == CHOOSE_ALL || score[m * s.E + e] > (threshold ? threshold[e] : 0);
+}
+
+// Choices stand in order of experts, their weights are scores, and what is above the capacity is dropped.
+static void check_choices(const Routing *r, const real *threshold, size_t M, RouterShape s) {
+    size_t *used = array_bytes(s.E * sizeof *used), i = 0, copies = 0;
+    for (size_t m = 0; m < M; m++) {
+        if (m % s.T == 0) memset(used, 0, s.E * sizeof *used);
+        CHECK(r->first[m] == i, "the choices of token %zu begin at %zu, expected %zu", m, r->first[m], i);
+        for (size_t e = 0; e < s.E; e++) {
+            if (!is_chosen(r->score, threshold, m, e, M, s)) continue;
+            bool kept = !s.capacity || used[e]++ < s.capacity;
+            CHECK(r->expert[i] == (int)e, "token %zu: expert %d, expected %zu", m, r->expert[i], e);
+            CHECK(same_bits(&r->weight[i], &(real){r->score[m * s.E + e] * (real)s.scale}, 1), "weight %g of score %g",
+                  (double)r->weight[i], (double)r->score[m * s.E + e]);
+            CHECK((r->slot[i] >= 0) == kept && (!kept || r->token[r->slot[i]] == (int)m),
+                  "token %zu, expert %zu: slot %d", m, e, r->slot[i]);
+            i++, copies += kept;
+        }
+    }
+    CHECK(r->first[M] == i && i <= route_room(M, s), "%zu choices, expected %zu, room for %zu", r->first[M], i,
+          route_room(M, s));
+    CHECK(r->copies == copies && r->start[s.E] == copies, "%zu copies, expected %zu", r->copies, copies);
+}
+
+static void choices(void) {
+    Rng rng = rng_stream(4, RNG_TEST, 7);
+    for (int draw = 0; draw < 600; draw++) {
+        size_t E = 1 + rng_below(&rng, 9), T = 1 + rng_below(&rng, 12), M = T * 3;
+        RouterShape s = shape(E, 1 + rng_below(&rng, (uint32_t)E), T);
+        s.choice = CHOOSE_ALL + (Choice)rng_below(&rng, 3), s.score = (Score)rng_below(&rng, 3), s.normalise = false;
+        s.scale = draw & 1 ? 2.5 : 1;
+        s.pool = (PoolKind)rng_below(&rng, 3), s.pool_tokens = 1 + rng_below(&rng, (uint32_t)T);
+        s.capacity = s.choice != CHOOSE_TOKENS && draw & 2 ? 1 + rng_below(&rng, (uint32_t)T) : 0;
+        real *logits = array_random(M * E, &rng), *threshold = draw & 4 ? array_random(E, &rng) : NULL;
+        for (size_t i = 0; i < M * E && draw & 8; i++) logits[i] = (real)floor(3 * (double)logits[i]);    // many ties
+        Routing r = make_routing(M, E, E);
+        route_forward(&r, logits, threshold, M, s);
+        for (size_t i = 0; i < M * E && s.score == SCORE_RELU; i++)
+            CHECK(r.score[i] == (logits[i] > 0 ? logits[i] : 0), "score %g of logit %g", (double)r.score[i],
+                  (double)logits[i]);
+        check_choices(&r, threshold, M, s);
+        arrays_free();
+    }
+}
+
+// By hand: capacity 2 of three tokens that all want expert 0 first. The first two get it, the third only its second.
+static void capacity(void) {
+    enum { M = 6, E = 3, K = 2 };
+    real logits[M * E];
+    for (size_t m = 0; m < M; m++) logits[m * E] = 2, logits[m * E + 1] = m % 3 == 2, logits[m * E + 2] = m % 3 != 2;
+    RouterShape s = shape(E, K, 3);
+    s.capacity = 2;
+    Routing r = route(logits, NULL, M, s);
+    static const bool kept[M * K] = {1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1};
+    for (size_t i = 0; i < M * K; i++)
+        CHECK((r.slot[i] >= 0) == kept[i], "choice %zu of token %zu: slot %d", i % K, i / K, r.slot[i]);
+    CHECK(r.count[0] == 4 && r.count[1] == 2 && r.count[2] == 4 && r.copies == 10, "%zu, %zu and %zu copies",
+          r.count[0], r.count[1], r.count[2]);
+    real x[M] = {1, 2, 3, 4, 5, 6}, sorted[M * K], y[M], dx[M] = {0}, dsorted[M * K], dweight[M * K];
+    dispatch_forward(sorted, x, &r, 1);
+    combine_forward(y, sorted, &r, M, 1);
+    combine_backward(dsorted, dweight, x, sorted, &r, M, 1);
+    dispatch_backward(dx, dsorted, &r, M, 1);
+    real lost = 3 * r.weight[5];
+    CHECK(fabs((double)(y[2] - lost)) <= 4 * EPSILON && fabs((double)y[0] - 1) <= 4 * EPSILON,
+          "token 2 keeps %g of itself, expected %g", (double)y[2], (double)lost);
+    CHECK(same_bits(dx, y, M), "the gradient of a sum of copies is that sum");
+    CHECK(dweight[4] == 0 && dweight[5] == 9, "a dropped choice has gradient %g", (double)dweight[4]);
+}
+
+static int descending(const void *a, const void *b) {
+    real x = *(const real *)a, y = *(const real *)b;
+    return (x < y) - (x > y);
+}
+
+static void selection(void) {
+    Rng rng = rng_stream(4, RNG_TEST, 8);
+    for (int draw = 0; draw < 500; draw++) {
+        size_t n = 1 + rng_below(&rng, 40), k = 1 + rng_below(&rng, (uint32_t)n);
+        real *x = array_random(n, &rng);
+        for (size_t i = 0; i < n && draw & 1; i++) x[i] = (real)floor(3 * (double)x[i]);
+        real *y = array_copy(x, n), found = kth_largest(x, n, k);
+        qsort(y, n, sizeof *y, descending);
+        CHECK(found == y[k - 1], "the %zu-th largest of %zu is %g, expected %g", k, n, (double)found, (double)y[k - 1]);
+        arrays_free();
+    }
+}
+
+// Every token has K different experts with equal weights, by its number and the layer's seed alone; over many numbers
+// the experts get their share: 4000 draws of 3 from 8 are 1500 each, with a deviation of 31; six of them are allowed.
+static void hashing(void) {
+    enum { M = 4000, E = 8, K = 3 };
+    int *id = array_bytes(M * sizeof *id);
+    for (int i = 0; i < M; i++) id[i] = i % (M - 1);        // the last is the first again
+    Routing r = make_routing(M, E, K), other = make_routing(M, E, K);
+    RouterShape s = shape(E, K, M);
+    route_by_hash(&r, id, 0, M, s), route_by_hash(&other, id, 1, M, s);
+    check_slots(&r, M, s);
+    for (size_t m = 0; m < M; m++)
+        for (size_t k = 0; k < K; k++) {
+            const int *e = r.expert + m * K;
+            CHECK(e[k] != e[(k + 1) % K], "token %zu has expert %d twice", m, e[k]);
+            CHECK(r.weight[m * K + k] == (real)(1.0 / K), "weight %g", (double)r.weight[m * K + k]);
+        }
+    CHECK(!memcmp(r.expert, r.expert + (M - 1) * K, K * sizeof(int)), "the same token has other experts");
+    CHECK(memcmp(r.expert, other.expert, M * K * sizeof(int)), "layers are alike");
+    for (size_t e = 0; e < E; e++) CHECK(fabs((double)r.count[e] - 1500) < 6 * 31, "expert %zu: %zu", e, r.count[e]);
+}
+
+// ---- soft routing --------------------------------------------------------------------------------
+
+// exp(logits[at]) over its sum along a column of the pool, or along its row.
+static double soft_weight(const real *logits, size_t m, size_t j, size_t M, bool over_tokens, RouterShape s) {
+    size_t columns = s.E * s.slots;
+    double sum = 0, mine = exp((double)logits[m * columns + j]);
+    for (size_t i = 0; i < M && over_tokens; i++)
+        if (same_pool(m, i, s)) sum += exp((double)logits[i * columns + j]);
+    for (size_t i = 0; i < columns && !over_tokens; i++) sum += exp((double)logits[m * columns + i]);
+    return mine / sum;
+}
+
+// Experts that double their slots, so that y = 2 sum_j Y_mj sum_i D_ij x_i over the tokens i of m's pool.
+static double soft_output(const real *logits, const real *x, size_t m, size_t c, size_t M, size_t C, RouterShape s) {
+    double y = 0;
+    for (size_t j = 0; j < s.E * s.slots; j++) {
+        double slot = 0;
+        for (size_t i = 0; i < M; i++)
+            if (same_pool(m, i, s)) slot += soft_weight(logits, i, j, M, true, s) * (double)x[i * C + c];
+        y += 2 * soft_weight(logits, m, j, M, false, s) * slot;
+    }
+    return y;
+}
+
+static void soft(void) {
+    Rng rng = rng_stream(4, RNG_TEST, 9);
+    for (int draw = 0; draw < 40; draw++) {
+        size_t E = 1 + rng_below(&rng, 5), T = 1 + rng_below(&rng, 7), M = T * 2, C = 1 + rng_below(&rng, 20);
+        RouterShape s = shape(E, 1, T);
+        s.slots = 1 + rng_below(&rng, 4);
+        s.pool = (PoolKind)(draw % 3), s.pool_tokens = 1 + rng_below(&rng, (uint32_t)T);
+        size_t columns = E * s.slots, rows = soft_rows(M, s);
+        real *logits = array_random(M * columns, &rng), *x = array_random(M * C, &rng), *sorted = array(rows * C),
+             *y = array(M * C);
+        double *expected = array_bytes(M * C * sizeof *expected);
+        Mixing w = {array(M * columns), array(M * columns)};
+        Routing r = make_routing(M, E, 1);
+        soft_route_forward(&r, w, logits, M, s);
+        soft_dispatch_forward(sorted, x, w, M, C, s);
+        for (size_t i = 0; i < rows * C; i++) sorted[i] *= 2;
+        soft_combine_forward(y, sorted, w, M, C, s);
+        for (size_t i = 0; i < M * C; i++) expected[i] = soft_output(logits, x, i / C, i % C, M, C, s);
+        CHECK(largest_error(y, expected, M * C) <= 32 * EPSILON,
+              "pool %d of %zu, %zu experts with %zu slots: off by %g", s.pool, s.pool_tokens, E, s.slots,
+              largest_error(y, expected, M * C));
+        CHECK(r.copies == rows && r.start[E] == rows && r.start[1] == rows / E, "%zu slots of %zu", r.copies, rows);
+        arrays_free();
+    }
+}
+
+// Alone, all slots of an expert hold the token itself: y = sum over experts of (sum of their Y) f(x).
+static void soft_alone(void) {
+    enum { M = 5, E = 3, S = 4 };
+    Rng rng = rng_stream(4, RNG_TEST, 10);
+    real *logits = array_random(M * E * S, &rng), *out = array(M * E * S);
+    RouterShape s = shape(E, 1, M);
+    s.slots = S;
+    Routing r = make_routing(M, E, E);
+    soft_route_alone(&r, out, logits, M, s);
+    for (size_t i = 0; i < M * E; i++) {
+        double weight = 0;
+        for (size_t j = 0; j < S; j++) weight += soft_weight(logits, i / E, i % E * S + j, M, false, s);
+        CHECK(r.expert[i] == (int)(i % E) && fabs((double)r.weight[i] - weight) <= 8 * EPSILON,
+              "weight %g, expected %g", (double)r.weight[i], weight);
+    }
+}
+
 // ---- balancing losses ----------------------------------------------------------------------------
 
 // Two sequences of two tokens, two experts, one choice each; scores are 3/4 and 1/4.
@@ -179,7 +380,7 @@ static void losses_by_hand(void) {
     CHECK(fabs(balance - 2.5) <= 8 * EPSILON, "balance loss %.9g, expected 2.5", balance);
     CHECK(fabs(z - 2 * log4 * log4) <= 16 * EPSILON, "z-loss %.9g, expected %.9g", z, 2 * log4 * log4);
     // Sigmoid scores of log 3 and 0 are 3/4 and 1/2; they count in proportion: 3/5 and 2/5, so 2 * 3/5 + 1.
-    s.sigmoid = true;
+    s.score = SCORE_SIGMOID;
     Routing g = route(logits, NULL, 4, s);
     balance = route_balance_loss(&g, 4, s);
     CHECK(fabs(balance - 2.2) <= 8 * EPSILON, "balance loss of sigmoid scores %.9g, expected 2.2", balance);
@@ -228,12 +429,12 @@ static void dispatch(void) {
                 edx[at] += (double)back[to], ey[at] += (double)r.weight[i] * (double)back[to];
                 edsorted[to] = (double)r.weight[i] * (double)x[at], edweight[i] += (double)x[at] * (double)back[to];
             }
-        dispatch_forward(sorted, x, &r, TOKENS, CHOICES, C);
+        dispatch_forward(sorted, x, &r, C);
         for (size_t i = 0; i < copies; i++)
             CHECK(same_bits(sorted + i * C, x + (size_t)r.token[i] * C, C), "slot %zu is not its token", i);
-        dispatch_backward(dx, back, &r, TOKENS, CHOICES, C);
-        combine_forward(y, back, &r, TOKENS, CHOICES, C);
-        combine_backward(dsorted, dweight, x, back, &r, TOKENS, CHOICES, C);
+        dispatch_backward(dx, back, &r, TOKENS, C);
+        combine_forward(y, back, &r, TOKENS, C);
+        combine_backward(dsorted, dweight, x, back, &r, TOKENS, C);
         CHECK(largest_error(dx, edx, TOKENS * C) <= 4 * EPSILON, "dispatch_backward, C %zu", C);
         CHECK(largest_error(y, ey, TOKENS * C) <= 4 * EPSILON, "combine_forward, C %zu", C);
         CHECK(largest_error(dsorted, edsorted, copies * C) <= EPSILON, "combine_backward, C %zu", C);
@@ -248,7 +449,7 @@ static void mean_of_experts(void) {
     Rng rng = rng_stream(4, RNG_TEST, 3);
     real *logits = array(M * E), *sorted = array_random(M * E * C, &rng), *y = array(M * C);
     Routing r = route(logits, NULL, M, shape(E, E, M));
-    combine_forward(y, sorted, &r, M, E, C);
+    combine_forward(y, sorted, &r, M, C);
     for (size_t m = 0; m < M; m++)
         for (size_t c = 0; c < C; c++) {
             double mean = 0;
@@ -338,15 +539,46 @@ static void threads(void) {
         omp_set_num_threads(counts[t]);
         memset(dx, 0, M * C * sizeof *dx);
         route_forward(&r, logits, NULL, M, s);
-        dispatch_forward(sorted, x, &r, M, K, C);
-        combine_forward(y, sorted, &r, M, K, C);
-        combine_backward(dsorted, dweight, x, sorted, &r, M, K, C);
-        dispatch_backward(dx, dsorted, &r, M, K, C);
+        dispatch_forward(sorted, x, &r, C);
+        combine_forward(y, sorted, &r, M, C);
+        combine_backward(dsorted, dweight, x, sorted, &r, M, C);
+        dispatch_backward(dx, dsorted, &r, M, C);
         route_backward(dlogits, dweight, &r, M, s);
         uint64_t h = hash_bytes(hash_bytes(HASH_START, y, M * C * sizeof *y), dlogits, M * E * sizeof *dlogits);
         h = hash_bytes(hash_bytes(h, dx, M * C * sizeof *dx), r.slot, M * K * sizeof *r.slot);
         if (!t) one = h;
         CHECK(h == one, "%d threads give other bits than one", counts[t]);
+    }
+}
+
+// Pools over time, batch and both; soft weights, forward and backward.
+static void threads_of_pools(void) {
+    enum { M = 600, E = 12, K = 3, C = 20, T = 100, S = 25 };
+    Rng rng = rng_stream(4, RNG_TEST, 11);
+    real *logits = array_random(M * E * S, &rng), *x = array_random(M * C, &rng), *y = array(M * C), *dx = array(M * C);
+    for (int pool = 0; pool < 3; pool++) {
+        RouterShape s = shape(E, K, T);
+        s.choice = CHOOSE_TOKENS, s.pool = (PoolKind)pool, s.pool_tokens = 30, s.slots = S, s.normalise = false;
+        size_t rows = soft_rows(M, s);
+        Routing r = make_routing(M, E, E);
+        real *sorted = array(rows * C), *dsorted = array(rows * C), *dlogits = array(M * E * S);
+        Mixing w = {array(M * E * S), array(M * E * S)}, dw = {array(M * E * S), array(M * E * S)};
+        uint64_t one = 0;
+        for (int t = 1; t <= 8; t += t < 3 ? 1 : 5) {
+            omp_set_num_threads(t);
+            route_forward(&r, logits, NULL, M, s);
+            uint64_t h = hash_bytes(HASH_START, r.slot, r.first[M] * sizeof *r.slot);
+            soft_route_forward(&r, w, logits, M, s);
+            soft_dispatch_forward(sorted, x, w, M, C, s);
+            soft_combine_forward(y, sorted, w, M, C, s);
+            soft_combine_backward(dsorted, dw, x, sorted, w, M, C, s);
+            soft_dispatch_backward(dx, dw, dsorted, x, w, M, C, s);
+            soft_route_backward(dlogits, dw, w, M, s);
+            h = hash_bytes(hash_bytes(h, y, M * C * sizeof *y), dx, M * C * sizeof *dx);
+            h = hash_bytes(h, dlogits, M * E * S * sizeof *dlogits);
+            if (t == 1) one = h;
+            CHECK(h == one, "pool %d: %d threads give other bits than one", pool, t);
+        }
     }
 }
 
@@ -356,6 +588,13 @@ static const Test tests[] = {
     {"moe/bias", "a selection bias moves the selection and nothing else", bias_moves_the_selection},
     {"moe/nan", "logits of NaN stay in bounds and stay NaN", routing_nan},
     {"moe/zero-scores", "experts chosen by their bias with a score of 0", scores_of_zero},
+    {"moe/choices", "all experts, those above a threshold, those that choose tokens of a pool: against plain loops",
+     choices},
+    {"moe/capacity", "full experts drop the later tokens of a sequence, whose copies then count as zero", capacity},
+    {"moe/selection", "the k-th largest of numbers with and without ties", selection},
+    {"moe/hash", "K experts by a token's number: different, fixed, and evenly spread", hashing},
+    {"moe/soft", "soft routing over every kind of pool, against the sums that define it", soft},
+    {"moe/soft-alone", "a token without a pool passes every expert once", soft_alone},
     {"moe/losses", "balance loss and z-loss of a small example, by hand", losses_by_hand},
     {"moe/losses-ends", "balance loss of equal scores, and of one expert that gets everything", losses_at_the_ends},
     {"moe/dispatch", "copies to experts, weighted sums back, and their gradients", dispatch},
@@ -363,5 +602,6 @@ static const Test tests[] = {
     {"moe/experts", "every expert is a dense layer over its tokens, bit for bit; dead ones stay untouched", experts},
     {"moe/many-experts", "300 experts, most of them without a token", many_experts},
     {"moe/threads", "1, 2, 3 and 8 threads give the same bits", threads},
+    {"moe/threads-pools", "also where tokens are pooled", threads_of_pools},
 };
 REGISTER_TESTS(tests)
