@@ -7,7 +7,8 @@ with the same logits and gradients; saved again by transformers, it is read back
 
 Linear attention: models of every recurrent mixer against their recurrences, written out below token by token in
 float64 for autograd; and one with gated delta nets throughout against Qwen3-Next of transformers, whose other layers
-gate their attention, so that no flags of ours spell the whole of it.
+gate their attention, so that no flags of ours spell the whole of it. Routers that no architecture of theirs has are
+written out in the same way; hash has nothing but its random numbers, which tests/test_moe.c looks at.
 
 No norm weight is 1, no bias is 0, no selection bias is 0: a formula that ignored one would be found out.
 
@@ -18,6 +19,7 @@ router of DeepSeek-V3 to float32 inside). The largest logit is between 1 and 10,
 MLA's latent norms 1e-5 for 1e-6, a gradient of GELU off by a part in a thousand.
 """
 import json
+import math
 import os
 import subprocess
 import sys
@@ -421,30 +423,149 @@ def linear_mixer(p, kind, x, heads, eps):
     return project("attn.o", out)
 
 
-def written_out(directory, length):
+# ---- routers, written out --------------------------------------------------------------------------
+# Each under linear attention, whose forward is above. What a token of a running text passes (the logits of our program)
+# is another model than what it passes in training (the gradients) where tokens are pooled: both are written out.
+ROUTED = "--attn linear --short-conv 0 --experts 6 --expert-width 24 --top-k 2 --router "
+ROUTERS = {
+    "topk": "topk --shared-experts 1 --route-scale 1.5",
+    "topk-capacity": "topk --capacity 0.75 --norm-topk 0",
+    "bias-sigmoid": "bias --gate sigmoid --norm-topk 0",
+    "threshold": "threshold --gate sigmoid",
+    "relu": "relu",
+    "dense": "dense --top-k 6",
+    "expert-choice": "expert-choice --pool time:13",
+    "expert-choice-pieces": "expert-choice --pool time:5 --gate sigmoid",
+    "expert-choice-batch": "expert-choice --pool batch --top-k 4 --batch 3 --eval-tokens 96",
+    "expert-choice-all": "expert-choice --pool all --batch 3 --eval-tokens 96",
+    "soft": "soft --pool time:13",
+    "soft-pieces": "soft --pool time:4",
+    "soft-batch": "soft --pool batch --batch 3 --eval-tokens 96",
+}
+
+
+def pools_of(flags, rows, length):
+    """Lists of places, row * length + position, that are routed together."""
+    places = torch.arange(rows * length).reshape(rows, length)
+    if flags["pool"] == "all":
+        return [places.flatten()]
+    if flags["pool"] == "batch":
+        return list(places.T)
+    return [piece for row in places for piece in row.split(int(flags["pool"].split(":")[1]))]
+
+
+def best(score, k):
+    return torch.zeros_like(score).scatter(-1, score.topk(k, -1).indices, 1.0)
+
+
+def choose(p, flags, score, writing):
+    """Which experts take which tokens, [tokens, experts] of zeros and ones."""
+    router, k = flags["router"], int(flags["top_k"])
+    if router == "dense":
+        return torch.ones_like(score)
+    if router == "relu":
+        return (score > 0).double()
+    if router == "threshold":
+        return (score > p("moe.router.threshold")).double()
+    if router == "expert-choice" and not writing:
+        chosen = torch.zeros_like(score)
+        for pool in pools_of(flags, ROWS, LENGTH):
+            share = max(1, int(len(pool) * k / score.shape[1] + 0.5))
+            chosen[pool] = best(score[pool].T, share).T
+        return chosen
+    return best(score + (p("moe.router.bias") if router == "bias" else 0.0), k)
+
+
+def admitted(flags, chosen, writing):
+    """Without the choices that come after an expert's capacity is used up, in each row."""
+    if float(flags["capacity"]) == 0 or writing:
+        return chosen
+    most = math.ceil(float(flags["capacity"]) * LENGTH * int(flags["top_k"]) / chosen.shape[1])
+    by_row = chosen.reshape(ROWS, LENGTH, -1)
+    return (by_row * (by_row.cumsum(1) <= most)).flatten(0, 1)
+
+
+def expert(p, e, x):
+    up, gate, down = (p(f"moe.{n}.weight")[e] for n in ("up", "gate", "down"))
+    return (torch.nn.functional.silu(x @ gate.T) * (x @ up.T)) @ down.T
+
+
+def soft_experts(p, flags, x, logits, writing):
+    experts = len(p("moe.up.weight"))
+    if writing:
+        weights = logits.softmax(-1).unflatten(-1, (experts, -1)).sum(-1)
+        return sum(weights[:, e, None] * expert(p, e, x) for e in range(experts))
+    y = torch.zeros_like(x)
+    for pool in pools_of(flags, ROWS, LENGTH):
+        slots = logits[pool].softmax(0).T @ x[pool]
+        out = torch.cat([expert(p, e, part) for e, part in enumerate(slots.chunk(experts))])
+        y = y.index_add(0, pool, logits[pool].softmax(-1) @ out)
+    return y
+
+
+def mixture(p, flags, x, writing):
+    """The layer's output for x [tokens, width], and what it adds to the loss."""
+    logits = x @ p("moe.router.weight").T
+    if flags["router"] == "soft":
+        return soft_experts(p, flags, x, logits, writing), 0.0
+    if flags["router"] == "relu":
+        score = torch.relu(logits)
+    else:
+        score = torch.sigmoid(logits) if flags["gate"] == "sigmoid" else logits.softmax(-1)
+    chosen = choose(p, flags, score, writing).detach()
+    weight = score * chosen
+    if flags["norm_topk"] == "1":
+        weight = weight / weight.sum(-1, keepdim=True)
+    weight = weight * admitted(flags, chosen, writing) * float(flags["route_scale"])
+    y = sum(weight[:, e, None] * expert(p, e, x) for e in range(weight.shape[1]))
+    if p("moe.shared.up.weight") is not None:
+        up, gate, down = (p(f"moe.shared.{n}.weight") for n in ("up", "gate", "down"))
+        y = y + (torch.nn.functional.silu(x @ gate.T) * (x @ up.T)) @ down.T
+    loss = 0.0
+    if flags["router"] == "relu":  # mean over rows of E sum_e f_e P_e, f_e = choices / (K T), P_e the mean gate
+        f = chosen.reshape(ROWS, LENGTH, -1).mean(1) / int(flags["top_k"])
+        means = score.reshape(ROWS, LENGTH, -1).mean(1)
+        loss = loss + p("router.l1").detach() * chosen.shape[1] * (f * means).sum(-1).mean()
+    return y, loss
+
+
+def written_out(directory, length, writing=False):
     with open(directory + "/config.json") as f:
         flags = json.load(f)["receipts"]
+    routers_loss = 0.0
     values = {n: torch.tensor(t, dtype=torch.float64, requires_grad=True) for n, t in read_all(directory).items()}
     eps, kinds, tokens = float(flags["norm_eps"]), flags["attn"].split("+"), batch(length)
     x = values["embed.weight"][tokens[:, :-1]]
     for layer in range(int(flags["layers"])):
         def p(name):
-            return values.get(f"layers.{layer}.{name}")
+            return values.get(f"layers.{layer}.{name}", values.get(name))
 
         kind = kinds[layer % len(kinds)]
         x = x + linear_mixer(p, kind, rms(x, p("attn_norm.weight"), eps), int(flags["heads"]), eps)
         h = rms(x, p("ffn_norm.weight"), eps)
+        if flags["experts"] != "0":
+            y, loss = mixture(p, flags, h.flatten(0, 1), writing)
+            x, routers_loss = x + y.reshape(x.shape), routers_loss + loss
+            continue
         hidden = torch.nn.functional.silu(h @ p("ffn.gate.weight").T) * (h @ p("ffn.up.weight").T)
         x = x + hidden @ p("ffn.down.weight").T
     head = values.get("head.weight", values["embed.weight"])
     logits = rms(x, values["final_norm.weight"], eps) @ head.T
-    torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
-    return logits.detach().numpy(), {n: t.grad.numpy() for n, t in values.items()}
+    (torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()) + routers_loss).backward()
+    return logits.detach().numpy(), {n: t.grad.numpy() for n, t in values.items() if t.grad is not None}
 
 
 def recurrence_is_written_out(name, directory):
     save_ours(RECURRENT[name], directory)
     return agree(ours(directory, length=LONG), written_out(directory, LONG))
+
+
+def router_is_written_out(name, directory):
+    save_ours(ROUTED + ROUTERS[name], directory)
+    logits, gradients = ours(directory)
+    state = ("router.bias", "router.threshold", "router.l1")  # moved by rules of their own
+    gradients = {n: g for n, g in gradients.items() if not n.endswith(state)}
+    return agree((logits, gradients), (written_out(directory, LENGTH, True)[0], written_out(directory, LENGTH)[1]))
 
 
 # Qwen3-Next interleaves the rows of its projections by head, and its norms, but for the one of the output, store their
@@ -506,6 +627,8 @@ def all_checks():
     yield "ours/no-such-architecture", ours_alone
     for name in RECURRENT:
         yield f"written-out/{name}", lambda d, n=name: recurrence_is_written_out(n, d)
+    for name in ROUTERS:
+        yield f"written-out/{name}", lambda d, n=name: router_is_written_out(n, d)
     yield "theirs/qwen3-next", qwen3_next
 
 

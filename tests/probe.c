@@ -80,7 +80,7 @@ static void probe(const char *dir, const char *tokens, const char *out, char **s
     Batch b = read_batch(tokens);
     flags_defaults(&config_table, &c);
     hf_config(&c, dir);
-    c.batch = b.B;
+    c.batch = b.B, c.eval_tokens = b.B * c.context;     // full batches, as a router that pools over them wants
     config_resolve(&c);
     c.aux_loss = 0;  // the loss that is differentiated is the cross-entropy alone
     Model *m = model_new(&c, true);
