@@ -453,6 +453,46 @@ static void draw(const Source *s, const Sampler *t, const char *path, size_t n) 
     free(value), free(map), free(label), free(tick), free(title);
 }
 
+// One layer's line in a terminal: the tokens on the colours of their experts.
+static void print_experts(char *const *word, const int *expert, size_t n, size_t experts) {
+    for (size_t i = 0; i < n; i++) {
+        int rgb[3] = {238, 238, 238};
+        if (expert[i] >= 0) plot_group_colour((size_t)expert[i], experts, rgb);
+        fprintf(stderr, "\033[30;48;2;%d;%d;%dm%s\033[0m ", rgb[0], rgb[1], rgb[2], word[i]);
+    }
+    fputc('\n', stderr);
+}
+
+// FILE-experts.png: which expert weighs most in each token's output, in every layer that has experts.
+static void draw_experts(const Sampler *t, const Config *c, const char *picture, size_t n) {
+    if (n > t->count) n = t->count;
+    if (n > t->window) n = t->window;
+    int *expert = xmalloc(size_mul(c->layers, n * sizeof *expert)), *shown = xmalloc(c->layers * n * sizeof *shown);
+    bool coloured = isatty(STDERR_FILENO) && !getenv("NO_COLOR");
+    real *logits = xmalloc(c->vocab * sizeof *logits);
+    char **word = xmalloc(n * sizeof *word), **label = xmalloc(c->layers * sizeof *label);
+    size_t layers = 0;
+    model_record_experts(t->model, expert);
+    model_infer(t->model, NULL, t->text[0].token, n, false, logits);
+    model_record_experts(t->model, NULL);
+    for (size_t i = 0; i < n; i++) word[i] = tick_of(t->tokenizer, t->text[0].token[i]);
+    for (size_t l = 0; l < c->layers; l++) {
+        if (!config_layer_has_experts(c, l)) continue;
+        memcpy(shown + layers * n, expert + l * n, n * sizeof *shown);
+        label[layers] = xprintf("layer %zu", l);
+        if (coloured) fprintf(stderr, "%s  ", label[layers]), print_experts(word, shown + layers * n, n, c->experts);
+        layers++;
+    }
+    char *path = xprintf("%.*s-experts.png", (int)(strlen(picture) - 4), picture);
+    plot_grouped_text(path, &(GroupedText){
+        "Which expert takes which token",
+        "The colour is the expert with the largest weight in the token's output; grey: none.", (const char *const *)word, (const char *const *)label, shown, n, layers, c->experts});
+    fprintf(stderr, "picture  %s, %zu layers of experts over %zu tokens\n", path, layers, n);
+    for (size_t i = 0; i < n; i++) free(word[i]);
+    for (size_t l = 0; l < layers; l++) free(label[l]);
+    free(word), free(label), free(expert), free(shown), free(logits), free(path);
+}
+
 int main(int argc, char **argv) {
     cpu_check(run_commit());
     threads_wait_briefly(argv);
@@ -477,6 +517,7 @@ int main(int argc, char **argv) {
     if (*o.profile) draw_profile(&clock, o.profile);
     if (*o.picture) draw(&s, sampler, o.picture, o.picture_tokens);
     if (*o.picture && has_states(&s.config)) draw_ranks(&s, sampler, o.picture);
+    if (*o.picture && s.config.experts) draw_experts(sampler, &s.config, o.picture, o.picture_tokens);
     sampler_free(sampler);
     model_free(s.model);
     tokenizer_free(s.tokenizer);

@@ -42,4 +42,13 @@ typedef struct {
     const char *const *tick;
 } MapGrid;
 void plot_map_grid(const char *path, const MapGrid *grid);
+
+// A text of n tokens, once for each layer, each token on the colour of its group: group[layer * n + token], -1: of none.
+typedef struct {
+    const char *title, *subtitle;
+    const char *const *token, *const *layer_label; const int *group;
+    size_t n, layers, groups;
+} GroupedText;
+void plot_grouped_text(const char *path, const GroupedText *text);
+void plot_group_colour(size_t group, size_t groups, int rgb[3]);
 #endif

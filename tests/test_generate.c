@@ -951,6 +951,20 @@ static void test_foreign(void) {
     tokenizer_free(t);
 }
 
+// The text is the same with and without looking; what is not a terminal gets no colours.
+static void test_picture_experts(void) {
+    Tokenizer *t = letters();
+    model_free(make_run("r", "--data x.txt --experts 3 --layers 3 --moe-layers moe+dense+moe", t));
+    Answer plain = run("--run r --prompt 'a b' --tokens 30"),
+           a = run("--run r --prompt 'a b' --tokens 30 --picture p.png --picture-tokens 20");
+    struct stat s;
+    CHECK(a.status == 0 && strstr(a.err, "p-experts.png, 2 layers of experts over 20 tokens"), "%s", a.err);
+    CHECK(!strchr(a.err, '\033'), "colours: %s", a.err);
+    CHECK(stat(test_path("p-experts.png"), &s) == 0 && s.st_size > 1000, "a picture");
+    CHECK(!strcmp(plain.out, a.out), "%s, with a picture %s", plain.out, a.out);
+    tokenizer_free(t);
+}
+
 static void test_picture(void) {
     Tokenizer *t = letters();
     model_free(make_run("r", "--data x.txt --attn gqa+mla --pos learned --context 16", t));
@@ -1067,6 +1081,7 @@ static const Test tests[] = {
     {"generate/prompts", "text, file, numbers or nothing as a prompt", test_prompts},
     {"generate/foreign", "a checkpoint without a tokenizer of ours: tokens are numbers", test_foreign},
     {"generate/rope-scaling", "--rope-scaling stretches rotations, and says when there are none", test_stretched},
+    {"generate/picture-experts", "the text coloured by expert, of every layer that has experts", test_picture_experts},
     {"generate/picture", "attention maps of all layers and heads", test_picture},
     {"generate/errors", "every mistake gets one line and the right status", test_errors},
     {"generate/interrupt", "Ctrl-C ends the text, and the report follows", test_interrupt},
