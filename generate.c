@@ -486,7 +486,8 @@ static void draw_experts(const Sampler *t, const Config *c, const char *picture,
     char *path = xprintf("%.*s-experts.png", (int)(strlen(picture) - 4), picture);
     plot_grouped_text(path, &(GroupedText){
         "Which expert takes which token",
-        "The colour is the expert with the largest weight in the token's output; grey: none.", (const char *const *)word, (const char *const *)label, shown, n, layers, c->experts});
+        "The colour is the expert with the largest weight in the token's output; grey: none.",
+        (const char *const *)word, (const char *const *)label, shown, n, layers, c->experts});
     fprintf(stderr, "picture  %s, %zu layers of experts over %zu tokens\n", path, layers, n);
     for (size_t i = 0; i < n; i++) free(word[i]);
     for (size_t l = 0; l < layers; l++) free(label[l]);
