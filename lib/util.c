@@ -106,7 +106,8 @@ void arena_commit(Arena *a) {
     a->size = a->used;
     a->used = 0;
     size_t alignment = a->size < HUGE_PAGE ? ARENA_ALIGNMENT : HUGE_PAGE;
-    a->base = aligned_alloc(alignment, a->size ? a->size : ARENA_ALIGNMENT);
+    size_t some = a->size ? a->size : 1, whole = (some + alignment - 1) / alignment * alignment;  // C wants a multiple
+    a->base = whole < a->size ? NULL : aligned_alloc(alignment, whole);
     if (!a->base)
         fail("out of memory: %s need %zu bytes; choose smaller sizes (--dry-run shows them)", a->name, a->size);
 #ifdef MADV_HUGEPAGE

@@ -70,24 +70,53 @@ static int remove_entry(const char *path, const struct stat *s, int kind, struct
     return remove(path);
 }
 
-static bool run_test(const Test *t) {
-    double start = seconds_now();
+// As many tests at a time as there are cores: most need one. Each has a process, a directory and a place for its
+// output, which is shown when it ends.
+typedef struct { const Test *test; pid_t process; FILE *output; char directory[200]; double start; } Running;
+static Running running[16];
+static size_t slots;
+
+static void start_test(Running *r, const Test *t) {
+    const char *temporary = getenv("TMPDIR");
+    *r = (Running){.test = t, .output = tmpfile(), .start = seconds_now()};
+    snprintf(r->directory, sizeof r->directory, "%.150s/receipts-test-%ld-%zu", temporary ? temporary : "/tmp",
+             (long)getpid(), (size_t)(r - running));
     fflush(stdout);
-    pid_t child = fork();
-    if (child < 0) fail("cannot start a process for the test %s", t->name);
-    if (child == 0) {
-        alarm(SECONDS_PER_TEST);
-        t->run();
-        exit(failures ? 1 : 0);
-    }
-    int status;
-    waitpid(child, &status, 0);
-    nftw(directory, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    r->process = fork();
+    if (r->process < 0 || !r->output) fail("cannot start a process for the test %s", t->name);
+    if (r->process) return;
+    alarm(SECONDS_PER_TEST);
+    dup2(fileno(r->output), 1);
+    snprintf(directory, sizeof directory, "%s", r->directory);
+    t->run();
+    exit(failures ? 1 : 0);
+}
+
+static bool end_test(Running *r, int status) {
+    char line[4096];
+    nftw(r->directory, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
     bool passed = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    rewind(r->output);
+    while (fgets(line, sizeof line, r->output)) fputs(line, stdout);
+    fclose(r->output);
     if (WIFSIGNALED(status))
         printf("    %s\n", WTERMSIG(status) == SIGALRM ? "it hung" : strsignal(WTERMSIG(status)));
-    printf("%s %-32s %s (%.2f s)\n", passed ? "ok    " : "FAILED", t->name, t->what, seconds_now() - start);
+    printf("%s %-32s %s (%.2f s)\n", passed ? "ok    " : "FAILED", r->test->name, r->test->what,
+           seconds_now() - r->start);
+    r->test = NULL;
     return passed;
+}
+
+// Waits until one test has ended, and says which place is free now.
+static Running *wait_for_one(size_t *passed, size_t *failed) {
+    int status;
+    pid_t process = wait(&status);
+    for (size_t i = 0; i < slots; i++)
+        if (running[i].test && running[i].process == process) {
+            *(end_test(&running[i], status) ? passed : failed) += 1;
+            return &running[i];
+        }
+    fail("a process that was not started has ended");
 }
 
 static bool is_wanted(const Test *t, int argc, char **argv) {
@@ -108,12 +137,18 @@ int main(int argc, char **argv) {
         for (size_t j = 0; j < table[i].count && count < 4096; j++) all[count++] = &table[i].tests[j];
     qsort(all, count, sizeof all[0], by_name);
     bool list = argc == 2 && strcmp(argv[1], "--list") == 0;
-    const char *temporary = getenv("TMPDIR");
-    snprintf(directory, sizeof directory, "%s/receipts-test-%ld", temporary ? temporary : "/tmp", (long)getpid());
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    slots = cores < 1 ? 1 : cores > 16 ? 16 : (size_t)cores;
+    size_t started = 0;
     for (size_t i = 0; i < count; i++) {
         if (list) printf("%-34s %s\n", all[i]->name, all[i]->what);
-        else if (is_wanted(all[i], argc, argv)) *(run_test(all[i]) ? &passed : &failed) += 1;
+        else if (is_wanted(all[i], argc, argv)) {
+            Running *free_slot = started < slots ? &running[started] : wait_for_one(&passed, &failed);
+            start_test(free_slot, all[i]);
+            started++;
+        }
     }
+    while (passed + failed < started) wait_for_one(&passed, &failed);
     if (list) return 0;
     if (passed + failed == 0) {
         fprintf(stderr, "error: no test has such a name; build/tests --list shows them\n");

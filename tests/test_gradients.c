@@ -222,9 +222,14 @@ static void check_pick(const int *pick) {
     check_model(text, SHORT);
 }
 
-static void every_value(void) {
+// Each of the two long tests is cut into PARTS, so that they can run side by side.
+enum { PARTS = 4 };
+
+static void every_value(size_t part) {
+    size_t n = 0;
     for (size_t a = 0; a < AXES; a++)
         for (size_t v = a > 0; v < values(a); v++) {
+            if (n++ % PARTS != part) continue;
             int pick[AXES] = {0};
             pick[a] = (int)v;
             if (a == 10 && v) pick[9] = 1;
@@ -233,7 +238,7 @@ static void every_value(void) {
 }
 
 // Greedy: each new combination is the one of 200 random ones that covers most pairs not yet covered.
-static void every_pair(void) {
+static void every_pair(size_t part) {
     static bool covered[AXES][VALUES][AXES][VALUES];
     Rng r = rng_stream(9, RNG_TEST, 0);
     for (int barren = 0, checked = 0; barren < 3 && checked < 200;) {
@@ -250,9 +255,18 @@ static void every_pair(void) {
         barren = 0, checked++;
         for (size_t a = 0; a < AXES; a++)
             for (size_t b = a + 1; b < AXES; b++) covered[a][best[a]][b][best[b]] = true;
-        check_pick(best);
+        if ((size_t)checked % PARTS == part) check_pick(best);
     }
 }
+
+static void values_1(void) { every_value(0); }
+static void values_2(void) { every_value(1); }
+static void values_3(void) { every_value(2); }
+static void values_4(void) { every_value(3); }
+static void pairs_1(void) { every_pair(0); }
+static void pairs_2(void) { every_pair(1); }
+static void pairs_3(void) { every_pair(2); }
+static void pairs_4(void) { every_pair(3); }
 
 // Rows longer than a tile of queries and two tiles of keys: the online softmax has to rescale.
 static void tiles(void) {
@@ -287,10 +301,16 @@ static void pools(void) {
 
 static const Test tests[] = {
     {"gradients/chunks", "linear mixers over several chunks", chunks},
-    {"gradients/values", "every value of every architectural flag: gradients are the difference quotients to 1e-6", every_value},
+    {"gradients/values-1", "every value of every architectural flag: gradients are difference quotients to 1e-6", values_1},
+    {"gradients/values-2", "every value of every architectural flag: gradients are difference quotients to 1e-6", values_2},
+    {"gradients/values-3", "every value of every architectural flag: gradients are difference quotients to 1e-6", values_3},
+    {"gradients/values-4", "every value of every architectural flag: gradients are difference quotients to 1e-6", values_4},
     {"gradients/pools", "routers that pool over the batch, or over pieces that do not divide the row", pools},
     {"gradients/tiles", "attention over several tiles", tiles},
-    {"gradients/pairs", "a set of combinations that covers every allowed pair of values", every_pair},
+    {"gradients/pairs-1", "a set of combinations that covers every allowed pair of values", pairs_1},
+    {"gradients/pairs-2", "a set of combinations that covers every allowed pair of values", pairs_2},
+    {"gradients/pairs-3", "a set of combinations that covers every allowed pair of values", pairs_3},
+    {"gradients/pairs-4", "a set of combinations that covers every allowed pair of values", pairs_4},
 };
 REGISTER_TESTS(tests)
 #endif
