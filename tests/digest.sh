@@ -91,7 +91,7 @@ elif [ "$(uname -m)" != aarch64 ]; then
 fi
 
 # ---- the program, end to end ---------------------------------------------------------------------
-flags="--data stories --layers 2 --width 32 --context 32 --batch 4 --steps 100 --warmup 3"
+flags="--layers 2 --width 32 --context 32 --batch 4 --steps 100 --warmup 3"
 flags="$flags --eval-tokens 256 --log-every 1 --sample-tokens 5"
 experts="--attn gqa+mla --experts 4 --router bias --gate sigmoid --norm peri --ffn gelu"
 experts="$experts --data recall --pairs 4 --keys 8"
