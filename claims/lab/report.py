@@ -8,6 +8,8 @@ from .match import recall_claim
 from .stats import detectable, estimate
 from .verdict import Results, evaluate
 
+CORES = 2   # minutes are told as those of two cores, however many runs went at once
+
 
 def number(x):
     """Four digits: 0.1234, 12.35, 1235, 1.235e+06."""
@@ -103,8 +105,8 @@ def facts(claim, records):
     """{name: text}: everything that a page may quote about a claim."""
     claim = recall_claim(claim, records)
     outcome, results = evaluate(claim, records), Results(claim, records)
-    seconds = sum(r["seconds"] or 0 for r in records.values())
-    found = {"verdict": outcome.verdict, "runs": str(len(records)), "minutes": f"{seconds / 60:.1f}",
+    seconds = sum((r["seconds"] or 0) * (r["threads"] or 1) for r in records.values())
+    found = {"verdict": outcome.verdict, "runs": str(len(records)), "minutes": f"{seconds / 60 / CORES:.1f}",
              "seeds": str(len(claim.seeds)), "diverged": str(sum(r["status"] == "diverged" for r in records.values()))}
     for f in outcome.findings:
         e, name = f.estimate, f.comparison.name
