@@ -22,6 +22,7 @@ static const Section sections[] = {
     {"steps", "whole training steps", bench_steps},
     {"attention", "attention alone, naive and flash", bench_attention},
     {"decode", "reading a prompt, and writing token by token", bench_decode},
+    {"context", "writing, by the length of the text before", bench_context},
     {"torch", "the training steps beside PyTorch", bench_torch},
     {"threads", "scaling over threads", bench_threads},
     {"memory", "peak memory against the prediction of --dry-run", bench_memory},
@@ -50,7 +51,8 @@ static const FlagTable table = {
     .about = "Measures this machine, then how much of it we use. Sections (default: all of them, in this order):\n"
              "  products    matrix products at the shapes of real models, beside OpenBLAS where that is installed\n"
              "  steps       whole training steps          attention   naive and flash, forward and backward\n"
-             "  decode      reading and writing           torch       the steps beside PyTorch, with --torch\n"
+             "  decode      reading and writing           context     writing, by the length of the text before\n"
+             "  torch       the steps beside PyTorch, with --torch\n"
              "  threads     scaling over threads          memory      peak memory against --dry-run",
     .examples = "  bench/bench steps --rounds 15\n  bench/bench products attention --quick --out /tmp/mine.json\n",
 };

@@ -1,5 +1,6 @@
 // decode.c: a model with random weights reads a prompt (prefill: many tokens at once, bound by arithmetic) and writes
-// (decode: one token at a time, bound by the weights and the cache that each one must read).
+// (decode: one token at a time, bound by the weights and the cache that each one must read). Then, for kinds of
+// attention whose caches differ, how writing slows down as the text that it looks back at grows.
 #include "bench.h"
 #include <stdlib.h>
 
@@ -58,19 +59,23 @@ static double prefill_bytes(const Reader *r) {
 
 static double decode_flops(const Reader *r) { return r->size.flops_per_token / 3; }
 
-static Reader *reader_new(const char *flags, size_t vocab, size_t prompt) {
-    Reader *r = xmalloc(sizeof *r);
+static Model *model_of(const char *flags, size_t vocab) {
     Config c = config_of(flags, vocab);
-    r->model = model_new(&c, false), r->size = model_size(&c), r->prompt = prompt;
-    r->cache = cache_new(r->model, 1, prompt + AFTER);
-    r->tokens = xmalloc(prompt * sizeof(int)), r->logits = xmalloc(size_mul(vocab, sizeof(real)));
+    return model_new(&c, false);
+}
+
+static Reader *reader_new(Model *model, size_t prompt) {
+    Reader *r = xmalloc(sizeof *r);
+    size_t vocab = model_config(model)->vocab;
+    *r = (Reader){.model = model, .size = model_size(model_config(model)), .prompt = prompt,
+                  .cache = cache_new(model, 1, prompt + AFTER), .tokens = xmalloc(prompt * sizeof(int)),
+                  .logits = xmalloc(size_mul(vocab, sizeof(real)))};
     for (size_t i = 0; i < prompt; i++) r->tokens[i] = (int)(i * 7919 % vocab);
     return r;
 }
 
 static void reader_free(Reader *r) {
     cache_free(r->cache);
-    model_free(r->model);
     free(r->tokens), free(r->logits), free(r);
 }
 
@@ -99,7 +104,7 @@ void bench_decode(Bench *b) {
     for (size_t i = 0; i < SETTINGS; i++) {
         bool tiny = settings[i].from == TINY;
         if (settings[i].from > b->effort || tiny != (b->effort == TINY)) continue;
-        r[i] = reader_new(settings[i].flags, settings[i].vocab, settings[i].prompt);
+        r[i] = reader_new(model_of(settings[i].flags, settings[i].vocab), settings[i].prompt);
         c[i][0] = (Contestant){
             .run = run_prefill, .work = r[i], .flops = prefill_flops(r[i], settings[i].flags, settings[i].vocab)};
         c[i][1] = (Contestant){.run = run_decode, .work = r[i], .bytes = decode_bytes(r[i])};
@@ -115,5 +120,64 @@ void bench_decode(Bench *b) {
         if (r[i]) report(b, settings[i].name, r[i], &c[i][0], &c[i][1]);
     race_free(&c[0][0], 2 * SETTINGS);
     for (size_t i = 0; i < SETTINGS; i++)
-        if (r[i]) reader_free(r[i]);
+        if (r[i]) model_free(r[i]->model), reader_free(r[i]);
+}
+
+// ---- writing, by the length of the text ------------------------------------------------------------
+// One model, but for its attention. Those after mha have caches of equal size: an ordinary one with a quarter of the key
+// and value heads, a single head that spends it on width, and a latent.
+static const struct { const char *name, *flags; } kinds[] = {
+    {"mha", "--attn mha"},
+    {"gqa", "--attn gqa --kv-heads 2"},
+    {"wide", "--attn gqa --kv-heads 1 --head-dim 128 --rope-dim 64"},
+    {"mla", "--attn mla --kv-rank 192 --rope-dim 64 --nope-dim 64 --v-dim 64"},
+};
+static const size_t lengths[] = {256, 1024, 4096, 8192};
+enum { KINDS = sizeof kinds / sizeof kinds[0], LENGTHS = sizeof lengths / sizeof lengths[0] };
+
+static Model *model_of_kind(const Bench *b, size_t kind) {
+    char *flags = xprintf("--layers %d --width 512 --heads 8 --context 8192 %s", b->effort == TINY ? 1 : 12,
+                          kinds[kind].flags);
+    Model *model = model_of(flags, 32000);
+    free(flags);
+    return model;
+}
+
+static void report_length(Bench *b, const char *name, const Reader *r, const Contestant *decode) {
+    Summary write = seconds_of(b, decode), share = share_of(b, decode);
+    printf("%-5s %8zu %14zu %12.1f MB %10.1f tok/s %7.1f GB/s %4.0f%% ±%.0f\n", name, r->prompt,
+           r->size.cache_bytes_per_token, 1e-6 * decode->bytes, 1 / write.median, 1e-9 * decode->bytes / write.median,
+           100 * share.median, 100 * spread_of(share));
+    add_result(b, "context",
+               json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:o}", "attention", name, "context", (json_int_t)r->prompt,
+                         "parameters", (json_int_t)r->size.parameters, "cache_bytes_per_token",
+                         (json_int_t)r->size.cache_bytes_per_token, "bytes_per_token", decode->bytes,
+                         "tokens_per_second", 1 / write.median, "decode", contestant_json(b, decode)));
+}
+
+void bench_context(Bench *b) {
+    Model *model[KINDS];
+    Reader *r[KINDS][LENGTHS] = {{NULL}};
+    Contestant c[KINDS][LENGTHS] = {{{0}}};
+    size_t longest = b->effort == FULL ? LENGTHS : b->effort == QUICK ? LENGTHS - 1 : 1;
+    for (size_t i = 0; i < KINDS; i++) {
+        model[i] = model_of_kind(b, i);
+        for (size_t j = 0; j < longest; j++) {
+            r[i][j] = reader_new(model[i], lengths[j]);
+            run_prefill(r[i][j], 1);
+            c[i][j] = (Contestant){.run = run_decode, .work = r[i][j], .bytes = decode_bytes(r[i][j])};
+        }
+    }
+    double least = b->least_seconds;
+    b->least_seconds = 10 * least;
+    race(b, "writing after a text", &c[0][0], KINDS * LENGTHS);
+    b->least_seconds = least;
+    printf("kind   context  cache bytes/token  read per token      decode, share of the read bandwidth\n");
+    for (size_t i = 0; i < KINDS; i++)
+        for (size_t j = 0; j < longest; j++) report_length(b, kinds[i].name, r[i][j], &c[i][j]);
+    race_free(&c[0][0], KINDS * LENGTHS);
+    for (size_t i = 0; i < KINDS; i++) {
+        for (size_t j = 0; j < longest; j++) reader_free(r[i][j]);
+        model_free(model[i]);
+    }
 }
