@@ -27,6 +27,7 @@ typedef struct {
     BranchNorms attn_norm, ffn_norm;
     Linear qkv, o;                         // mha, gqa, swa: rows of q, then k, then v; linear mixers: and gates
     Norm q_norm, k_norm;
+    Linear gate;                           // of softmax attention's output (--attn-gate)
     Linear q, q_a, q_b, kv_a, kv_b;        // mla
     Norm q_a_norm, kv_a_norm;
     Linear up, down;                       // dense: up holds gate, then up (swiglu)
@@ -44,12 +45,13 @@ typedef struct {
     real *qkv, *qkv_raw;                   // [M,(H+2KV)D], before qk-norm
     real *q_mean, *k_mean, *q_rstd, *k_rstd;
     real *out, *lse, *probability;         // [M,H*Dv], [B,H,T], naive: [B,H,T,T]
+    real *gate, *gated;                    // --attn-gate: its logits, and the output times their sigmoid [M,H*Dv]
     real *q_a, *q_c, *q_c_rstd;            // mla: [M,Rq] before and after its norm
     real *q, *kv_a, *c, *c_rstd, *kv, *k;  // [M,H*D], [M,R+P], [M,R], [M], [M,H*(N+Dv)], [M,H*D]
     real *latent_q, *latent_out;           // mla decoding: [M,H*(R+P)], [M,H*R]
     real *before, *mixed, *features;       // linear mixers: convolved, then silu [M,H*(2D+Dv)]; q, k mapped [M,2*H*D]
     real *beta, *decay, *decay_a, *decay_b;// [M,H], [M,H] or [M,H*D], [M,16], [M,H*D]
-    real *states, *sum, *normed, *out_rstd, *gated;    // of each chunk; [M,H], [M,H*Dv], [M,H], [M,H*Dv]
+    real *states, *sum, *normed, *out_rstd;            // of each chunk; [M,H], [M,H*Dv], [M,H]; gated as above
     real *up, *hidden;                     // [M,2F or F], [M,F]
     Routing routing; Mixing mixing;
     real *logits, *sorted, *up_e, *hidden_e, *out_e, *shared_up, *shared_hidden, *shared_out;

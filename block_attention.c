@@ -2,6 +2,7 @@
 // directly above backward, memory, and what they keep in a cache.
 #include "block.h"
 #include "attention.h"
+#include "lib/gates.h"
 #include "lib/matmul.h"
 #include "lib/ops.h"
 #include "lib/profile.h"
@@ -40,9 +41,42 @@ static void attend_backward(Model *m, size_t l, real *dq, real *dk, real *dv, co
                        b->B, b->T, attn_shape(m, y));
 }
 
+// What the output matrix reads: what attention gives, or with --attn-gate that times sigmoid(W x), number by number
+// (Qiu et al. 2025, "Gated Attention for Large Language Models", eq. 5 at the place G1; Qwen3-Next).
+static void add_gate(Model *m, int l, Layer *y, Deviations d) {
+    if (m->c.attn_gate)
+        y->gate = add_linear(m, l, (Part[]){{"attn.gate", y->H * y->Dv, d.plain}}, 1, m->c.width, m->c.bias);
+}
+static void output_forward(Model *m, size_t l, real *out, const real *x, const Batch *b) {
+    const Layer *y = &m->layers[l];
+    LayerActs *a = &m->acts[l];
+    if (y->gate.N) {
+        apply(m, a->gate, &y->gate, x, b->M);
+        sigmoid_gate_forward(a->gated, a->out, a->gate, b->M * y->gate.N);
+    }
+    apply(m, out, &y->o, y->gate.N ? a->gated : a->out, b->M);
+}
+// Sets the gradient of what attention gives. Through the gate it also reaches x: true where dx has been set.
+static bool output_backward(Model *m, size_t l, real *dx, const real *dout, const real *x, const Batch *b) {
+    const Layer *y = &m->layers[l];
+    LayerActs *a = &m->acts[l];
+    LayerGrads *g = &m->grads;
+    bool gated = y->gate.N > 0;
+    apply_backward(m, gated ? g->dgated : g->dout, dout, &y->o, gated ? a->gated : a->out, b->M, false);
+    if (!gated) return false;
+    sigmoid_gate_backward(g->dout, g->dgated, g->dgated, a->out, a->gate, b->M * y->gate.N);
+    apply_backward(m, dx, g->dgated, &y->gate, x, b->M, false);
+    return true;
+}
+
 static void layout_attention(const Model *m, const Layer *y, LayerActs *a, Arena *arena, size_t B, size_t T, bool keep) {
+    if (y->gate.N) a->gate = take(arena, B * T * y->gate.N), a->gated = take(arena, B * T * y->gate.N);
     a->out = take(arena, B * T * y->H * y->Dv), a->lse = take(arena, B * T * y->H);
     if (keep && m->c.attn_kernel == KERNEL_naive) a->probability = take(arena, size_mul(B * y->H, T * T));
+}
+
+static void layout_output_grads(const Layer *y, LayerGrads *g, Arena *arena, size_t M) {
+    g->dout = take(arena, M * y->H * y->Dv), g->dgated = take(arena, M * y->gate.N);
 }
 
 // Forward and backward of the scores and of their sum, half of them masked; of a window, all but its first half window.
@@ -66,6 +100,7 @@ static void add_mha(Model *m, int l, Layer *y, Deviations d) {
     size_t q = y->H * y->D, kv = y->KV * y->D;
     y->Dv = y->D;
     y->qkv = add_linear(m, l, (Part[]){{"attn.q", q, d.plain}, {"attn.k", kv, d.plain}, {"attn.v", kv, d.value}}, 3, c->width, c->bias);
+    add_gate(m, l, y, d);
     if (c->qk_norm == QK_none) return;
     y->q_norm = add_rms_norm(m, l, "attn.q_norm", c->qk_norm == QK_head ? y->D : q, c->norm_eps);
     y->k_norm = add_rms_norm(m, l, "attn.k_norm", c->qk_norm == QK_head ? y->D : kv, c->norm_eps);
@@ -147,7 +182,7 @@ static void mha_forward(Model *m, size_t l, real *out, const real *x, const Batc
     rotate(m, y, a->qkv, row, y->H + y->KV, y->D, b, false);
     if (b->cache) attend_cached(m, l, b);
     else attend(m, l, a->qkv, row, qkv_view(y, a->qkv, b->T), b);
-    apply(m, out, &y->o, a->out, b->M);
+    output_forward(m, l, out, x, b);
 }
 
 static void mha_backward(Model *m, size_t l, real *dx, const real *dout, const real *x, const Batch *b) {
@@ -155,7 +190,7 @@ static void mha_backward(Model *m, size_t l, real *dx, const real *dout, const r
     LayerActs *a = &m->acts[l];
     LayerGrads *g = &m->grads;
     size_t row = qkv_width(y), k_at = y->H * y->D;
-    apply_backward(m, g->dout, dout, &y->o, a->out, b->M, false);
+    bool gated = output_backward(m, l, dx, dout, x, b);
     attend_backward(m, l, g->dqkv, g->dqkv + k_at, g->dqkv + k_at + y->KV * y->D, a->qkv, row, qkv_view(y, a->qkv, b->T), b);
     rotate(m, y, g->dqkv, row, y->H + y->KV, y->D, b, true);
     if (y->q_norm.on) {
@@ -163,7 +198,7 @@ static void mha_backward(Model *m, size_t l, real *dx, const real *dout, const r
         normalise_backward(m, g->dqkv + k_at, g->dqkv + k_at, row, a->k_mean, a->k_rstd, a->qkv_raw + k_at, row, &y->k_norm, b->M,
                            y->KV * y->D / y->k_norm.C, false);
     }
-    apply_backward(m, dx, g->dqkv, &y->qkv, x, b->M, false);
+    apply_backward(m, dx, g->dqkv, &y->qkv, x, b->M, gated);
 }
 
 static void layout_mha(const Model *m, const Layer *y, LayerActs *a, Arena *arena, size_t B, size_t T, bool keep) {
@@ -177,7 +212,8 @@ static void layout_mha(const Model *m, const Layer *y, LayerActs *a, Arena *aren
 }
 static void layout_mha_grads(const Model *m, const Layer *y, LayerGrads *g, Arena *arena, size_t B, size_t T) {
     (void)m;
-    g->dout = take(arena, B * T * y->H * y->Dv), g->dqkv = take(arena, B * T * qkv_width(y));
+    layout_output_grads(y, g, arena, B * T);
+    g->dqkv = take(arena, B * T * qkv_width(y));
 }
 
 static CacheNeed mha_cache(const Layer *y) { return (CacheNeed){.k = y->KV * y->D, .v = y->KV * y->D}; }
@@ -203,6 +239,7 @@ static void add_mla(Model *m, int l, Layer *y, Deviations d) {
     } else {
         y->q = add_linear(m, l, (Part[]){{"attn.q", q, d.plain}}, 1, c->width, false);
     }
+    add_gate(m, l, y, d);
     y->kv_a = add_linear(m, l, (Part[]){{"attn.kv_a", R + y->P, d.plain}}, 1, c->width, c->bias);
     y->kv_a_norm = add_rms_norm(m, l, "attn.kv_a_norm", R, latent_eps);
     y->kv_b = add_linear(m, l, (Part[]){{"attn.kv_b", y->H * (c->nope_dim + y->Dv), d.value}}, 1, R, false);
@@ -305,7 +342,7 @@ static void mla_forward(Model *m, size_t l, real *out, const real *x, const Batc
         keys_forward(a->k, a->kv, a->kv_a, y, b->M, R);
         attend(m, l, a->q, q_row, mla_view(y, a->k, a->kv, b->T), b);
     }
-    apply(m, out, &y->o, a->out, b->M);
+    output_forward(m, l, out, x, b);
 }
 
 static void mla_backward(Model *m, size_t l, real *dx, const real *dout, const real *x, const Batch *b) {
@@ -313,14 +350,14 @@ static void mla_backward(Model *m, size_t l, real *dx, const real *dout, const r
     LayerActs *a = &m->acts[l];
     LayerGrads *g = &m->grads;
     size_t R = y->kv_b.K, wide = R + y->P, q_row = y->H * y->D;
-    apply_backward(m, g->dout, dout, &y->o, a->out, b->M, false);
+    bool gated = output_backward(m, l, dx, dout, x, b);
     attend_backward(m, l, g->dq, g->dqkv, g->dkv + nope(y), a->q, q_row, mla_view(y, a->k, a->kv, b->T), b);
     keys_backward(g->dkv, g->dkv_a, g->dqkv, y, b->M, R);
     rotate(m, y, g->dq + nope(y), q_row, y->H, y->D, b, true);
     rotate(m, y, g->dkv_a + R, wide, 1, y->P, b, true);
     apply_backward(m, g->dc, g->dkv, &y->kv_b, a->c, b->M, false);
     normalise_backward(m, g->dkv_a, g->dc, R, NULL, a->c_rstd, a->kv_a, wide, &y->kv_a_norm, b->M, 1, false);
-    apply_backward(m, dx, g->dkv_a, &y->kv_a, x, b->M, false);
+    apply_backward(m, dx, g->dkv_a, &y->kv_a, x, b->M, gated);
     if (!y->q_a.N) {
         apply_backward(m, dx, g->dq, &y->q, x, b->M, true);
         return;
@@ -341,7 +378,7 @@ static void layout_mla(const Model *m, const Layer *y, LayerActs *a, Arena *aren
 static void layout_mla_grads(const Model *m, const Layer *y, LayerGrads *g, Arena *arena, size_t B, size_t T) {
     size_t M = B * T, R = y->kv_b.K;
     (void)m;
-    g->dout = take(arena, M * y->H * y->Dv);
+    layout_output_grads(y, g, arena, M);
     g->dq = take(arena, M * y->H * y->D), g->dqkv = take(arena, M * y->H * y->D), g->dkv = take(arena, M * kv_width(y));
     g->dc = take(arena, M * R), g->dkv_a = take(arena, M * (R + y->P));
     g->dq_c = take(arena, M * y->q_a.N), g->dq_a = take(arena, M * y->q_a.N);

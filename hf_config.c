@@ -72,6 +72,7 @@ static const char *missing_in(unsigned family, const Config *c) {
         {QWEN3, c->qk_norm == QK_head, "--qk-norm head"},
         {OLMO2, c->qk_norm == QK_full, "--qk-norm full"},
         {ROTARY & ~DEEPSEEK, config_rope_dim(c, ATTN_mha) == c->head_dim, "--rope-dim as wide as --head-dim"},
+        {ROTARY | GPT2, !c->attn_gate, "--attn-gate 0"},
         {GPT2, c->heads * c->head_dim == c->width, "--head-dim of width/heads"},
         {LLAMA, c->width % c->heads == 0, "--width to be a multiple of --heads"},
         {GPT2, c->bias, "--bias 1"},
@@ -171,7 +172,7 @@ enum { FIXED = sizeof fixed / sizeof *fixed };
 static const char *const architecture_flags[] = {
     "vocab", "layers", "width", "attn", "heads", "kv_heads", "head_dim", "kv_rank", "q_rank", "rope_dim",
     "nope_dim", "v_dim", "qk_norm", "pos", "rope_theta", "norm", "norm_kind", "norm_eps", "ffn", "ffn_width", "bias",
-    "window", "state_dim", "short_conv", "tie", "experts", "top_k", "expert_width", "shared_experts", "first_dense",
+    "window", "attn_gate", "state_dim", "short_conv", "tie", "experts", "top_k", "expert_width", "shared_experts", "first_dense",
     "moe_layers", "gate", "router", "norm_topk", "route_scale", "capacity", "pool",
 };
 enum { ARCHITECTURE_FLAGS = sizeof architecture_flags / sizeof *architecture_flags };

@@ -14,6 +14,7 @@
 //       keel: attn_norm, ffn_norm and, but for the first branch, *_norm_out (after the sum; no final norm)
 //       --norm-kind dyt: .alpha [1] besides, and .bias whatever --bias says
 //   layers.i.attn.q [H*D,C]  .k .v [KV*D,C]  .o [C,H*D] .{weight,bias};  q_norm, k_norm .weight ([D] or [H*D], [KV*D])
+//        attn.gate [H*Dv,C] (--attn-gate, mla too)
 //   mla: layers.i.attn.q [H*(N+P),C], or q_a [Rq,C] q_a_norm [Rq] q_b [H*(N+P),Rq];  kv_a [R+P,C]  kv_a_norm [R]
 //        kv_b [H*(N+Dv),R] (per head: N rows of keys, then Dv rows of values)  o [C,H*Dv]
 //        (N = nope_dim, P = rope_dim; biases, as in DeepSeek-V3, on q_a, kv_a and o only)

@@ -251,3 +251,21 @@ void silu_gate_backward(real *dx, real *dgate, const real *dy, const real *x, co
             vec_store_at(dgate + m * gate_stride, i, N, slope);
         }
 }
+
+void sigmoid_gate_forward(real *y, const real *x, const real *gate, size_t n) {
+    PROFILE(gate_forward, (PROFILE_SIGMOID + 1) * n, 3 * n);
+#pragma omp parallel for if (n > SMALL)
+    for (size_t i = 0; i < n; i += LANES)
+        vec_store_at(y, i, n, vec_mul(vec_load_at(x, i, n), vec_sigmoid(vec_load_at(gate, i, n))));
+}
+
+void sigmoid_gate_backward(real *dx, real *dgate, const real *dy, const real *x, const real *gate, size_t n) {
+    PROFILE(gate_backward, (PROFILE_SIGMOID + 5) * n, 5 * n);
+#pragma omp parallel for if (n > SMALL)
+    for (size_t i = 0; i < n; i += LANES) {
+        vec s = vec_sigmoid(vec_load_at(gate, i, n)), d = vec_load_at(dy, i, n), open = vec_mul(d, s);
+        vec slope = vec_mul(open, vec_sub(vec_set(1), s));
+        vec_store_at(dx, i, n, open);
+        vec_store_at(dgate, i, n, vec_mul(slope, vec_load_at(x, i, n)));
+    }
+}

@@ -1,5 +1,5 @@
 // gates.h: what stands around the recurrence of a linear attention layer: a short convolution, feature
-// maps of queries and keys, gates and decays. Rows are tokens; x_forward stands directly above its x_backward.
+// maps of queries and keys, gates and decays; and the gate of softmax attention. Rows are tokens; x_forward stands directly above its x_backward.
 #ifndef GATES_H
 #define GATES_H
 #include "util.h"
@@ -35,4 +35,7 @@ void head_decay_backward(real *dx, size_t x_stride, real *drate, real *dshift, c
 void silu_gate_forward(real *y, const real *x, const real *gate, size_t gate_stride, size_t M, size_t N);
 void silu_gate_backward(real *dx, real *dgate, const real *dy, const real *x, const real *gate, size_t gate_stride,
                         size_t M, size_t N);
+// y [n] = x sigmoid(gate). dgate may be dy.
+void sigmoid_gate_forward(real *y, const real *x, const real *gate, size_t n);
+void sigmoid_gate_backward(real *dx, real *dgate, const real *dy, const real *x, const real *gate, size_t n);
 #endif

@@ -27,6 +27,7 @@ static const struct { const char *name, *flags; } kinds[] = {
      "--attn mla --experts 6 --top-k 3 --expert-width 13 --gate sigmoid --router bias --bias-rate 0.01 "
      "--shared-experts 1 --first-dense 1 --tie 0"},
     {"alibi", "--attn gqa+mla --heads 6 --head-dim 8 --kv-heads 3 --pos alibi"},
+    {"attn-gate", "--attn gqa+mla --kv-heads 2 --v-dim 5 --attn-gate"},
     {"swa", "--attn swa+gqa --window 13 --tile 32 --kv-heads 2"},
     {"keel", "--attn mha --norm keel --norm-kind dyt --pos none"},
     {"switch", "--attn gqa --experts 4 --top-k 1 --norm-topk 0 --ffn relu2 --moe-layers dense+moe --norm peri"},

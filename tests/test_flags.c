@@ -352,6 +352,7 @@ static void test_refused(void) {
         {"--attn gated-delta --tile 32", "--tile belongs to --attn mha|gqa|mla|swa and has no effect with --attn gated-"},
         {"--attn delta --rope-dim 4", "--rope-dim belongs to --pos rope and has no effect with --pos none"},
         {"--attn delta+gla --pos alibi", "--pos alibi is added to the scores of softmax attention"},
+        {"--attn delta --attn-gate", "--attn-gate belongs to --attn mha|gqa|mla|swa"},
         {"--short-conv 2", "--short-conv belongs to --attn linear|gla|delta|gated-delta"},
         {"--attn gated-deltas", "linear|gla|delta|gated-delta, or several joined by +, but 'gated-deltas'"},
         {"--pairs 9", "--pairs belongs to --data recall|khop and has no effect with --data stories"},

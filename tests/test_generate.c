@@ -98,7 +98,7 @@ static void test_cache(void) {
         "--pos learned --attn-kernel naive --attn gqa --kv-heads 1", "--qk-norm head", "--qk-norm full --norm out",
         "--norm post --norm-kind layer --bias", "--norm peri --ffn gelu", "--norm deepnorm --ffn relu2 --tie 0",
         "--head-dim 20 --rope-dim 6", "--pos alibi --heads 6 --head-dim 8 --attn gqa+mha --tile 32",
-        "--pos alibi --attn-kernel naive", "--attn swa --window 50 --kv-heads 2",
+        "--pos alibi --attn-kernel naive", "--attn-gate --attn gqa --kv-heads 2", "--attn swa --window 50 --kv-heads 2",
         "--experts 5 --top-k 2 --shared-experts 1",
         "--attn linear", "--attn linear --short-conv 0 --state-dim 5", "--attn gla --bias",
         "--attn delta --short-conv 2", "--attn gated-delta --state-dim 40",
@@ -264,7 +264,8 @@ static void check_rows(const char *flags) {
 static void test_rows(void) {
     static const char *const flags[] = {
         "", "--attn-kernel naive", "--attn gqa --kv-heads 1 --pos learned", "--attn gqa+mla --kv-heads 2", "--attn mla",
-        "--attn mla --attn-kernel naive --pos none --q-rank 9", "--attn mha+gqa+mla --layers 3 --qk-norm head",
+        "--attn mla --attn-kernel naive --pos none --q-rank 9", "--attn-gate --attn mla+swa --v-dim 5 --bias",
+        "--attn mha+gqa+mla --layers 3 --qk-norm head",
         "--norm post --norm-kind layer --bias", "--norm deepnorm --ffn gelu --tie 0", "--norm out --ffn relu2",
         "--experts 5 --top-k 2 --shared-experts 1 --norm peri", "--attn swa+mha --window 9",
         "--attn linear+gla",

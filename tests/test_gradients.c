@@ -189,6 +189,7 @@ static const char *const axes[][16] = {
      "--experts 4 --router threshold", "--experts 4 --router relu", "--experts 4 --router hash --top-k 3",
      "--experts 4 --router soft --pool time:5", "--experts 3 --router dense --gate sigmoid"},
     {"", "--aux-loss 0.3", "--z-loss 0.2"},
+    {"--attn-gate 0", "--attn-gate 1"},
 };
 enum { AXES = sizeof axes / sizeof axes[0], VALUES = 16 };
 
@@ -207,7 +208,7 @@ static bool allowed(const int *pick) {
     if (only_mla && pick[2]) return false;
     if (strstr(axes[4][pick[4]], "none") && pick[5]) return false;
     bool softmax_pos = strstr(axes[3][pick[3]], "rope-dim") || strstr(axes[3][pick[3]], "alibi");
-    if (only_linear && (pick[1] || pick[2] || softmax_pos)) return false;
+    if (only_linear && (pick[1] || pick[2] || pick[11] || softmax_pos)) return false;
     if (*loss && !*moe) return false;
     bool balanced = !strstr(moe, "--router") || strstr(moe, "--router bias") || strstr(moe, "--router threshold");
     if (strstr(loss, "aux-loss") && !balanced) return false;

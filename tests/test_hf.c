@@ -48,6 +48,7 @@ static void test_architectures(void) {
         {"--attn mla+gqa", NULL, "--attn mha or gqa"},
         {"--qk-norm head --bias", NULL, "Qwen3ForCausalLM needs --bias 0"},
         {"--norm out", NULL, "Olmo2ForCausalLM needs --qk-norm full"},
+        {"--attn-gate", NULL, "LlamaForCausalLM needs --attn-gate 0"},
         {"--qk-norm full", NULL, "Olmo2ForCausalLM needs --norm out"},
         {MOE "--first-dense 1", NULL, "MixtralForCausalLM needs experts in all layers"},
         {MOE "--gate sigmoid", NULL, "--gate softmax"},
@@ -131,6 +132,7 @@ static void test_round_trip(void) {
         GPT2,
         GPT2 "--tie 0",
         MLA MOE "--norm peri --ffn relu2 --attn mla+gqa --moe-layers dense+moe --bias",
+        "--attn gqa+mla --attn-gate",
         "--attn gated-delta+gla --state-dim 5 --short-conv 2 --bias",
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

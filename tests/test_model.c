@@ -22,6 +22,7 @@ static const char *const kinds[] = {
     "--attn mla --q-rank 17 --attn-kernel naive --norm deepnorm --bias --norm-kind layer",
     "--attn mha+mla --qk-norm full --pos none --ffn gelu --norm keel",
     "--attn gqa --kv-heads 2 --norm peri --norm-kind dyt --bias",
+    "--attn gqa+mla --kv-heads 2 --v-dim 5 --attn-gate --bias",
     "--attn mha --norm none --tie 0",
     "--attn mha+gqa --kv-heads 2 --pos alibi",
     "--attn swa --window 11 --tile 32 --kv-heads 2",

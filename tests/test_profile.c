@@ -164,6 +164,20 @@ static void recurrence(void) {
           "beyond the large matrices %.0f per token: the state, read twice and written, and the convolution", counted);
 }
 
+// A product of width H*D more, then the gate once per number.
+static void attention_gate(void) {
+    Config c;
+    Profile p = step_of(GQA "--attn-gate --tie 0", &c);
+    const size_t gate[1][2] = {{C, H * D}};
+    double n = L * (double)M * H * D;
+    double flops = products_of(layer, 4, L) + products_of(head, 1, 1) + products_of(gate, 1, L);
+    expect(&p, PROFILE_gate_forward, L, (PROFILE_SIGMOID + 1) * n, 3 * n);
+    expect(&p, PROFILE_gate_backward, L, (PROFILE_SIGMOID + 5) * n, 5 * n);
+    CHECK(p.row[PROFILE_linear_forward].flops == flops, "%.0f, not %.0f", p.row[PROFILE_linear_forward].flops, flops);
+    double counted = (model_size(&c).flops_per_token - 3. * L * H * 2 * D * T) * M;
+    CHECK(3 * flops == counted, "6 FLOPs per weight and token: %.0f against %.0f", 3 * flops, counted);
+}
+
 static void experts(void) {
     enum { E = 4, K = 2, W = 24 };
     Config c;
@@ -231,6 +245,7 @@ static void recording(void) {
 static const Test tests[] = {
     {"profile/linear", "FLOPs and bytes of linear layers, and 6 FLOPs per weight and token", linear_layers},
     {"profile/attention", "FLOPs and bytes of naive and flash attention, pair by pair", attention},
+    {"profile/attention-gate", "FLOPs and bytes of the gate on the output of attention", attention_gate},
     {"profile/rest", "FLOPs and bytes of norms, activations, positions, loss and optimizer", everything_else},
     {"profile/dyt", "FLOPs and bytes of dynamic tanh", dynamic_tanh},
     {"profile/recurrence", "FLOPs and bytes of a gated delta rule, its convolution and gates", recurrence},
