@@ -25,6 +25,7 @@ from lab import check, figure, match, report, stats, table, trainer, verdict  # 
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
+from lab.speed import KINDS as speed_kinds  # noqa: E402
 from lab.stats import Prediction  # noqa: E402
 
 TINY = ("./train --data recall --layers 1 --width 32 --heads 2 --context 32 --batch 8 --pairs 4 --keys 8 --warmup 2 "
@@ -379,6 +380,33 @@ class Pages(unittest.TestCase):
         self.assertEqual(book(printed), [])
         self.assertIn("something else", book(printed.replace("HOLDS", "FAILS"))[0])
         self.assertEqual(book("whatever", ["live"]), [])
+
+    def test_links_follow_the_code(self):
+        (self.root / "a.c").write_text("// f\nint g(void);\nint f(int x) {\n    return f(x - 1);\n}\n")
+        self.notebook(["[`f`](../a.c#L1)"])
+        self.assertIn("a.ipynb", self.check()[1])
+        self.refresh()
+        self.assertIn("a.c#L3)", (self.root / "notebooks/a.ipynb").read_text())
+        self.assertEqual(self.check(), (0, ""))
+        self.notebook(["[`g`](../a.c#L2)"])
+        self.assertIn("defines no such thing", self.check()[1])
+
+    def test_measured_speeds(self):
+        """What bench recorded of a machine: 10 GB/s over 100 MB a token predicts 100 tokens a second."""
+        rows = [{"attention": kind, "context": 256, "cache_bytes_per_token": 2048, "bytes_per_token": 1e8,
+                 "tokens_per_second": speed} for kind, speed in zip(speed_kinds, (40.0, 80.0, 50.0, 60.0))]
+        path = self.root / "claims/results/decode.json"
+        bench = {"commit": "abc", "machine": {"cpu": "Z80"}, "limits": {"read_gbytes_per_second": 10.0},
+                 "sections": {"context": rows}}
+        path.write_text(json.dumps(bench))
+        self.notebook(["<!-- claim decode: gqa 256: share -->?<!-- / --> <!-- claim decode: gqa 256: over mha --><!-- / -->"])
+        self.refresh()
+        text = (self.root / "notebooks/a.ipynb").read_text()
+        self.assertIn("-->80%<", text)
+        self.assertIn("-->2.00x<", text)
+        self.assertEqual(self.check(), (0, ""))
+        path.write_text(json.dumps({**bench, "commit": "abc-dirty"}))
+        self.assertIn("decode: it was measured on a commit", self.check()[1])
 
     def test_row_that_nobody_asked_for(self):
         path = self.root / "claims/results/toy.csv"

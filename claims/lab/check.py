@@ -124,6 +124,10 @@ def main(words, lab=None):
         found = check_records(claim, records, lab.root) + (rerun(claim, records) if "--rerun" in words else [])
         complaints += [f"{claim.name}: {text}" for text in found]
         checks += 1
+    for name, speeds in lab.speeds.items():
+        print(f"{'measured':<12} {name}: on {speeds.all['machine']['cpu']}, commit {speeds.all['commit']}")
+        complaints += [f"{name}: {text}" for text in speeds.complaints()]
+        checks += 1
     for path in lab.pages():
         found = check_page(path, lab)
         if path.suffix == ".ipynb" and "--notebooks" in words:

@@ -19,6 +19,7 @@ from .claim import read_claim
 from .match import recall_claim
 from .records import read_records
 from .report import effect, facts
+from .speed import Speeds
 from .verdict import Results, evaluate
 
 CLAIMS = trainer.ROOT / "claims"

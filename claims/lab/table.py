@@ -4,6 +4,7 @@
     claims/table --print    only shows it
 
 A quoted number stands between two comments, <!-- claim NAME: FACT --> and <!-- / -->; claims/table --facts lists them.
+A notebook's links to C, [`FUNCTION`](../FILE.c#L1), are moved to the line on which the function begins.
 """
 import json
 import re
@@ -14,12 +15,14 @@ from .claim import read_claim
 from .command import UsageError
 from .records import read_records
 from .report import effect, facts
+from .speed import Speeds
 from .match import recall_claim
 from .trainer import ROOT
 from .verdict import evaluate
 
 BEGIN, END = "<!-- claims: written by claims/table -->", "<!-- /claims -->"
 QUOTE = re.compile(r"(<!-- claim (\S+): (.+?) -->)(.*?)(<!-- / -->)", re.S)
+LINK = re.compile(r"(\[`(\w+)`\]\(\.\./([\w/]+\.[ch])#L)(\d+)\)")   # [`mla_forward`](../block_attention.c#L260)
 ROW = re.compile(r"^(?:SIZE|REAL|BOOL|ENUM|PATTERN|TEXT)\((\w+)", re.M)
 
 
@@ -31,10 +34,13 @@ class Lab:
         files = sorted(path for path in (root / "claims").glob("*.toml") if path.name != "posts.toml")
         self.claims = sorted(map(read_claim, files), key=lambda claim: (claim.post, claim.name))
         self.records = {c.name: read_records(root / f"claims/results/{c.name}.csv") for c in self.claims}
+        self.speeds = {path.stem: Speeds(path) for path in sorted((root / "claims/results").glob("*.json"))}
         self.posts = tomllib.loads((root / "claims/posts.toml").read_text())["post"]
         self._facts = {}
 
     def facts(self, name):
+        if name in self.speeds:
+            return self.speeds[name].facts()
         if name not in self.records:
             raise UsageError(f"a page quotes the claim '{name}', which is no file in claims/")
         if name not in self._facts:
@@ -81,7 +87,7 @@ def open_row(post, built):
 
 
 def table(lab):
-    lines = ["| post | thesis | verdict | effect, 95% interval | figure | run it | minutes |", "|---" * 7 + "|"]
+    lines = ["| post | thesis | verdict | effect, 95% interval | figure | run it | minutes, two cores |", "|---" * 7 + "|"]
     rows = [(claim.post, claim_row(lab, claim)) for claim in lab.claims]
     settled, built = {claim.post for claim in lab.claims}, lab.flags()
     rows += [(post["number"], open_row(post, built)) for post in lab.posts if post["number"] not in settled]
@@ -107,6 +113,18 @@ def quoted(text, lab):
     return QUOTE.sub(fill, text)
 
 
+def linked(text, root):
+    """Links to lines of C, moved to where the function of that name is defined now."""
+    def fill(match):
+        name, path = match[2], root / match[3]
+        lines = path.read_text().splitlines() if path.exists() else []
+        starts = [i for i, line in enumerate(lines, 1) if re.match(rf"\w[^;=]*\b{name}\b[^;]*$", line)]
+        if not starts:
+            raise UsageError(f"a page links to {name} in {match[3]}, which defines no such thing")
+        return f"{match[1]}{starts[0]})"
+    return LINK.sub(fill, text)
+
+
 def refreshed(path, lab):
     """What a page should say."""
     text = path.read_text()
@@ -114,7 +132,7 @@ def refreshed(path, lab):
         book = json.loads(text)
         for c in book["cells"]:
             if c["cell_type"] == "markdown":
-                c["source"] = quoted("".join(c["source"]), lab).splitlines(keepends=True)
+                c["source"] = linked(quoted("".join(c["source"]), lab), lab.root).splitlines(keepends=True)
         return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
     return quoted(with_table(text, lab) if path.name == "README.md" else text, lab)
 
@@ -124,9 +142,9 @@ def main(words):
     if "--print" in words:
         print(table(lab))
     elif "--facts" in words:
-        for claim in lab.claims:
-            for name, text in lab.facts(claim.name).items():
-                print(f"{claim.name}: {name} = {text}")
+        for source in [claim.name for claim in lab.claims] + list(lab.speeds):
+            for name, text in lab.facts(source).items():
+                print(f"{source}: {name} = {text}")
     else:
         for path in lab.pages():
             text = refreshed(path, lab)
