@@ -14,7 +14,7 @@ from . import trainer
 from .command import UsageError
 from .match import recall_claim
 from .report import effect
-from .table import QUOTE, Lab, refreshed
+from .table import QUOTE, Lab, refreshed, run_cells
 from .verdict import evaluate, wanted
 
 # A measured number in a text: one with a point, a per cent, or a multiple. Code and links may have any.
@@ -97,15 +97,13 @@ def outputs(c):
 def execute(path):
     """A notebook again: complaints about cells that print something else than what is stored. Cells tagged `live`
     measure this machine, and may."""
-    import nbclient
     import nbformat
     book = nbformat.read(path, as_version=4)
     stored = [outputs(c) for c in book.cells]
-    place = {"metadata": {"path": path.parent}}
     try:
-        nbclient.NotebookClient(book, timeout=60, kernel_name="python3", resources=place).execute()
-    except nbclient.exceptions.CellExecutionError as error:
-        return [f"a cell fails: {str(error).strip().splitlines()[-1]}"]
+        run_cells(book, path)
+    except UsageError as error:
+        return [str(error)]
     return [f"a cell prints something else than is stored: {c.source[:60]!r}" for c, before in zip(book.cells, stored)
             if c.cell_type == "code" and "live" not in c.metadata.get("tags", []) and outputs(c) != before]
 

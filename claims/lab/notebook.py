@@ -3,23 +3,32 @@
     import sys; sys.path.insert(0, "../claims")
     from lab.notebook import Receipt
     mla = Receipt("mla")
+    mla.arms()              each arm: what it reached, at which learning rate
     mla.findings()          the comparisons, their intervals and verdicts
     mla.figure()            the figure, drawn from the records
     mla.live("gqa 32")      one recorded run of this arm, the quickest, trained here and now: the same digest?
 
+    Measured("decode")      what bench/bench measured of one machine: rows() and figure()
+
 A cell that calls live() has the tag `live`: what it prints depends on the machine's speed. Numbers in the text are
 quoted (claims/table --facts), and claims/check --notebooks executes the notebook and compares what its cells print.
 """
+import io
 import tempfile
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy
+from IPython.display import Image
+
 from . import figure, trainer
 from .claim import read_claim
 from .match import recall_claim
-from .records import read_records
-from .report import effect, facts
-from .speed import Speeds
+from .records import METRICS, read_records
+from .report import arm_values, chosen_text, effect, facts, level, number
+from .speed import KINDS, Speeds
+from .stats import estimate
 from .verdict import Results, evaluate
 
 CLAIMS = trainer.ROOT / "claims"
@@ -38,18 +47,36 @@ class Receipt:
         """What reproduces all of it."""
         print(f"claims/sweep claims/{self.path.name}")
 
+    def arms(self):
+        width = max(len(arm.label) for arm in self.claim.arms)
+        what = "window of learning rates, factors of ten" if self.claim.usable else METRICS[self.claim.metric]
+        print(f"{'':<{width}}  {what}: mean and 95% interval over {len(self.claim.seeds)} seeds")
+        for arm in self.claim.arms:
+            rate = "" if self.claim.usable else f"  at --lr {chosen_text(self.results, self.claim, arm)}"
+            reached = level(estimate(arm_values(self.claim, self.results, arm)))
+            print(f"{arm.label:<{width}}  {reached}{rate}")
+
     def findings(self):
         for f in self.outcome.findings:
             role = "" if f.comparison.role == "thesis" else " (control)"
             print(f"{f.verdict:<12} {f.comparison.name}{role}: {effect(f)}, predicted {f.comparison.predict}")
         print(f"{self.outcome.verdict}, from {self.facts['runs']} runs")
 
+    def depth(self, **facet):
+        """How stream and gradient change from the first layer to the last: medians of the finished runs."""
+        print(f"{'':<10}  RMS of the stream, last/first layer   gradient norm, first/last layer   runs")
+        for arm in self.claim.arms:
+            if dict(arm.facet) == {name: str(value) for name, value in facet.items()}:
+                rows = [r for r in self.rows(arm.label) if r["rms_first"] and r["grad_last"]]
+                stream = numpy.median([r["rms_last"] / r["rms_first"] for r in rows])
+                gradient = numpy.median([r["grad_first"] / r["grad_last"] for r in rows])
+                print(f"{arm.name:<10}  {number(stream):>36}  {number(gradient):>32}  {len(rows):>5}")
+
     def figure(self):
-        from IPython.display import Image
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "figure.png"
             figure.draw(self.claim, self.records, path)
-            return Image(path.read_bytes(), width=760)
+            return Image(path.read_bytes(), width=920)
 
     def rows(self, arm):
         return [row for row in self.records.values() if row["arm"] == arm and row["status"] == "finished"]
@@ -63,3 +90,34 @@ class Receipt:
         print(f"./train {row['flags']}")
         print(f"recorded {row['digest']}, here {digest or status + error}: {same}, {time.monotonic() - begun:.1f} s")
         assert digest == row["digest"], "the digest differs from the recorded one"
+
+
+class Measured:
+    """Speeds that bench/bench measured."""
+
+    def __init__(self, name, folder=CLAIMS):
+        self.speeds = Speeds(Path(folder) / f"results/{name}.json")
+
+    def rows(self):
+        speeds = self.speeds
+        print(f"{speeds.all['machine']['cpu']}, reading memory at {speeds.bandwidth / 1e9:.1f} GB/s; tokens per second")
+        print("context " + "".join(f"{label:>20}" for label in KINDS.values()))
+        for context in speeds.contexts():
+            rows = [speeds.row(kind, context) for kind in KINDS]
+            told = [f"{r['tokens_per_second']:.1f} ({100 * r['tokens_per_second'] / speeds.predicted(r):.0f}%)" for r in rows]
+            print(f"{context:<8}" + "".join(f"{text:>20}" for text in told))
+        print("in brackets: of what reading the weights and the cache alone would allow")
+
+    def figure(self):
+        with plt.rc_context(figure.STYLE):
+            picture, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+            self.speeds.draw(axes, figure.look)
+            return show(picture)
+
+
+def show(picture):
+    """A matplotlib figure as the PNG of a cell, and closed."""
+    data = io.BytesIO()
+    picture.savefig(data, format="png", metadata={"Software": None})
+    plt.close(picture)
+    return Image(data.getvalue(), width=92 * picture.get_figwidth())

@@ -2,6 +2,7 @@
 
     claims/table            writes it, and refreshes every number that README or a notebook quotes from the records
     claims/table --print    only shows it
+    claims/table --execute  also runs the cells of every notebook, and keeps what they show
 
 A quoted number stands between two comments, <!-- claim NAME: FACT --> and <!-- / -->; claims/table --facts lists them.
 A notebook's links to C, [`FUNCTION`](../FILE.c#L1), are moved to the line on which the function begins.
@@ -137,6 +138,26 @@ def refreshed(path, lab):
     return quoted(with_table(text, lab) if path.name == "README.md" else text, lab)
 
 
+def run_cells(book, path):
+    """Runs the cells of a notebook that lies at this path; each may take a minute."""
+    import nbclient
+    place = {"metadata": {"path": path.parent}}
+    try:
+        nbclient.NotebookClient(book, timeout=60, kernel_name="python3", resources=place).execute()
+    except nbclient.exceptions.CellExecutionError as error:
+        raise UsageError(f"a cell fails: {str(error).strip().splitlines()[-1]}") from None
+
+
+def keep_outputs(path):
+    """Outputs as they come, without what a front end adds: a run with the same records leaves the same file."""
+    import nbformat
+    book = nbformat.read(path, as_version=4)
+    run_cells(book, path)
+    for c in book.cells:
+        c.metadata.pop("execution", None)
+    path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n")
+
+
 def main(words):
     lab = Lab()
     if "--print" in words:
@@ -151,6 +172,9 @@ def main(words):
             if text != path.read_text():
                 path.write_text(text)
                 print(f"written {path.relative_to(lab.root)}")
+            if path.suffix == ".ipynb" and "--execute" in words:
+                keep_outputs(path)
+                print(f"executed {path.relative_to(lab.root)}")
 
 
 if __name__ == "__main__":

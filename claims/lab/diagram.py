@@ -1,0 +1,108 @@
+"""diagram.py: the pictures that explain an idea, in the style of figure.py. Nothing in them is measured.
+
+    caches()        what four kinds of attention keep of a token, and which head reads what
+    placements()    where each --norm normalises: on the stream or on a branch, before it or after
+"""
+import matplotlib.pyplot as plt
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+from .figure import STYLE
+
+HEADS, WIDTH = 4, 16          # of the models of claims/mla.toml
+INK, LIGHT, DARK, WARM = "#000000", "#e4e4e4", "#9a9a9a", "#f0c9a0"
+
+# Cells of a cache: (label, how many numbers, rotated by RoPE?, the heads that read it).
+EVERY = range(HEADS)
+CACHES = {
+    "MHA": [(f"K{h}", WIDTH, True, [h]) for h in EVERY] + [(f"V{h}", WIDTH, False, [h]) for h in EVERY],
+    "GQA": [(f"K{g}", WIDTH, True, [2 * g, 2 * g + 1]) for g in range(2)]
+    + [(f"V{g}", WIDTH, False, [2 * g, 2 * g + 1]) for g in range(2)],
+    "one wide head": [("K", 16, False, EVERY), ("K rot.", 16, True, EVERY), ("V", 32, False, EVERY)],
+    "MLA": [("latent", 48, False, EVERY), ("K rot.", 16, True, EVERY)],
+}
+
+
+def draw_cache(axes, title, cells):
+    """Above: the query heads. Below: the numbers kept of a token, to scale."""
+    total = sum(numbers for _, numbers, _, _ in cells)
+    left = -total / 2
+    heads = {h: (h - (HEADS - 1) / 2) * 22 for h in EVERY}
+    for label, numbers, rotated, readers in cells:
+        axes.add_patch(Rectangle((left, 0), numbers, 9, facecolor=WARM if rotated else LIGHT, edgecolor=INK,
+                                 linewidth=0.8, hatch="///" if rotated else None))
+        axes.text(left + numbers / 2, 4.5, label, ha="center", va="center", fontsize=7,
+                  bbox={"facecolor": WARM if rotated else LIGHT, "edgecolor": "none", "pad": 0.6})
+        for h in readers:
+            axes.plot([heads[h], left + numbers / 2], [24, 9.4], color=DARK, linewidth=0.8, zorder=0)
+        left += numbers
+    for h, x in heads.items():
+        axes.add_patch(FancyBboxPatch((x - 7, 24), 14, 7, boxstyle="round,pad=0.6", facecolor="white", edgecolor=INK,
+                                      linewidth=0.8))
+        axes.text(x, 27.5, f"head {h}", ha="center", va="center", fontsize=7)
+    axes.set_title(f"{title}: {total} numbers per token and layer", fontsize=9)
+    axes.set_xlim(-70, 70)
+    axes.set_ylim(-3, 34)
+    axes.set_aspect("equal")
+    axes.axis("off")
+
+
+def caches():
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(2, 2, figsize=(9, 3.7), layout="constrained")
+        for place, (title, cells) in zip(axes.flat, CACHES.items()):
+            draw_cache(place, title, cells)
+        figure.supxlabel("Hatched: rotated by RoPE. Of the latent every head makes a key and a value of its own.",
+                         fontsize=8)
+        return figure
+
+
+# What happens to the stream, from below: on the branch (before F, after F) and on the stream after the sum; the factor
+# of the stream.
+PLACEMENTS = {
+    "pre": ("N", "", "", "", "x + F(N x)"),
+    "post": ("", "", "N", "", "N(x + F(x))"),
+    "out": ("", "N", "", "", "x + N(F(x))"),
+    "peri": ("N", "N", "", "", "x + N(F(N x))"),
+    "deepnorm": ("", "", "N", "a", "N(a x + F(x))"),
+    "keel": ("N", "", "N", "a", "N(a x + F(N x))"),
+}
+
+
+def box(axes, x, y, text, colour):
+    axes.add_patch(FancyBboxPatch((x - 0.32, y - 0.3), 0.64, 0.6, boxstyle="round,pad=0.05", facecolor=colour,
+                                  edgecolor=INK, linewidth=0.8, zorder=3))
+    axes.text(x, y, text, ha="center", va="center", fontsize=9, zorder=4)
+
+
+def arrow(axes, start, end):
+    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": INK, "linewidth": 1.0, "shrinkA": 0,
+                                              "shrinkB": 0, "mutation_scale": 8})
+
+
+def draw_placement(axes, name, before, after, stream, factor, formula):
+    """The stream rises on the left; the branch leaves it, passes F and comes back to the sum."""
+    arrow(axes, (0, 0), (0, 7.6))
+    axes.plot([0, 2, 2], [1, 1, 5.2], color=INK, linewidth=1.0)
+    arrow(axes, (2, 5.2), (0.3, 5.2))
+    for y, text, colour in ((2.0, before, WARM), (3.1, "F", LIGHT), (4.2, after, WARM)):
+        if text:
+            box(axes, 2, y, text, colour)
+    axes.plot(0, 5.2, "o", markersize=13, color="white", markeredgecolor=INK, zorder=3)
+    axes.text(0, 5.17, "+", ha="center", va="center", fontsize=11, zorder=4)
+    if stream:
+        box(axes, 0, 6.4, stream, WARM)
+    if factor:
+        axes.text(-0.25, 3.1, "\u00d7 a", ha="right", va="center", fontsize=9)
+    axes.set_title(f"--norm {name}", fontsize=9, fontweight="bold", family="monospace")
+    axes.text(1, -0.7, formula, ha="center", va="center", fontsize=8.5)
+    axes.set_xlim(-1.3, 3.1)
+    axes.set_ylim(-1.2, 7.8)
+    axes.axis("off")
+
+
+def placements():
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(PLACEMENTS), figsize=(9.6, 2.9), layout="constrained")
+        for place, (name, row) in zip(axes, PLACEMENTS.items()):
+            draw_placement(place, name, *row)
+        return figure
