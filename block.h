@@ -34,7 +34,7 @@ typedef struct {
     Linear router, gate_e, up_e, down_e, shared_up, shared_down;
     size_t router_state;                   // the biases or thresholds of a router
     Linear decay_b; Norm o_norm;           // linear mixers; taps: of the convolution, whose weight is conv
-    size_t taps, conv, decay_rate, decay_shift;
+    size_t taps, conv, decay_rate, decay_shift, skip;
     size_t absorbed_k, absorbed_v;         // mla decoding: packed W_UK and W_UV of each head, in the packed arena
 } Layer;
 

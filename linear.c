@@ -1,6 +1,6 @@
 // linear.c: linear attention and the delta rules, in the chunked form (Hua et al. 2022; Yang et al. 2023 and
 // 2024) beside the recurrence that it equals. A chunk of C tokens that starts from the state S:
-//     out = (Q * from) S + mask(Q K^T) U,      U = V
+//     out = (Q * from) S + mask(Q K^T) U,      U = V, or row by row b_i v_i
 //     delta rule: U solves a triangular system, row by row: u_i = b_i x_i with
 //                 x_i = v_i - (from_i k_i)^T S - sum_{j<i} m_ij (k_i.k_j) u_j
 //                 (the UT transform of Yang et al. 2024, without forming the inverse)
@@ -25,6 +25,7 @@ static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 size_t recurrence_chunk(RecurrenceShape s) { return s.fades_per_key ? LANES : CHUNK; }
 static size_t decays(RecurrenceShape s) { return s.fades_per_key ? s.K : s.fades ? 1 : 0; }  // per token and head
+static bool has_beta(RecurrenceShape s) { return s.delta || s.steps; }
 static size_t chunks(size_t T, RecurrenceShape s) { return (T + recurrence_chunk(s) - 1) / recurrence_chunk(s); }
 
 // A head's memory: the state in panels of 32 columns (matmul.h), then of each token since the border: k, u, decay.
@@ -48,7 +49,7 @@ typedef struct {
     real *state;                 // [K,V] in panels, at the chunk's start
     real *read, *from_read;      // [2C,Kp]; from_read: times the decay from the start
     real *write;                 // [C,Kp] keys times the decay until the end
-    real *x, *u;                 // [C,Vp] delta rule: u = beta x; else only u = v
+    real *x, *u;                 // [C,Vp] with beta u = beta x, else only u = v
     real *beta, *decay, *from;   // [C]; [C] or [C,Kp]
     real *mask, *score;          // [C,C]; [2C,C]
     real *lane;                  // [2,Kp,16] keys on their way to a query, and where they start
@@ -114,8 +115,8 @@ static void load_tokens(Chunk *t, const RecurrenceInput *in, size_t row, size_t 
     for (size_t i = t->first; i < t->n; i++, row++) {
         copy_padded(t->read + i * t->Kp, in->q + row * in->q_stride + h * s->K, s->K, t->Kp);
         copy_padded(t->read + (t->C + i) * t->Kp, in->k + row * in->k_stride + h * s->K, s->K, t->Kp);
-        copy_padded((s->delta ? t->x : t->u) + i * t->Vp, in->v + row * in->v_stride + h * s->V, s->V, t->Vp);
-        if (s->delta) t->beta[i] = in->beta[row * s->H + h];
+        copy_padded((has_beta(*s) ? t->x : t->u) + i * t->Vp, in->v + row * in->v_stride + h * s->V, s->V, t->Vp);
+        if (has_beta(*s)) t->beta[i] = in->beta[row * s->H + h];
         if (s->fades_per_key) copy_padded(t->decay + i * t->Kp, in->decay + (row * s->H + h) * s->K, s->K, t->Kp);
         else t->decay[i] = s->fades ? in->decay[row * s->H + h] : 1;
     }
@@ -241,12 +242,12 @@ static void scores_per_key(Chunk *t) {
 
 // ---- forward -------------------------------------------------------------------------------------
 
-// The triangular system of the delta rule, column by column, so that each row is one chain over j.
+// u = beta x; in a delta rule the triangular system, column by column, so that each row is one chain over j.
 static void solve(Chunk *t) {
     for (size_t j = 0; j < t->n; j++) {
         real *u = t->u + j * t->Vp;
         if (j >= t->first) scale_row(u, t->x + j * t->Vp, t->beta[j], t->Vp);
-        for (size_t i = j + 1 > t->first ? j + 1 : t->first; i < t->n; i++) {
+        for (size_t i = j + 1 > t->first ? j + 1 : t->first; t->s.delta && i < t->n; i++) {
             real *x = t->x + i * t->Vp;
             vec score = vec_set(-t->score[(t->C + i) * t->C + j]);
             for (size_t d = 0; d < t->Vp; d += LANES)
@@ -263,11 +264,11 @@ static void chunk_prepare(Chunk *t) {
     else scores_of_products(t);
     for (size_t r = 0; r < t->readers; r++)
         fade_from_start(t, t->from_read + r * t->C * t->Kp, t->read + r * t->C * t->Kp, t->first);
-    if (!t->s.delta) return;
-    for (size_t i = at; i < at + rows * t->Kp; i += LANES)         // x = v - from_read S, by adding the negative
+    for (size_t i = at; t->s.delta && i < at + rows * t->Kp; i += LANES)
         vec_store(t->from_read + i, vec_sub(vec_zero(), vec_load(t->from_read + i)));
-    multiply(t->x + t->first * t->Vp, t->Vp, t->from_read + at, t->Kp, 1, t->state, rows, t->s.V, t->s.K, true);
-    solve(t);
+    if (t->s.delta)                                                // x = v - from_read S, by adding the negative
+        multiply(t->x + t->first * t->Vp, t->Vp, t->from_read + at, t->Kp, 1, t->state, rows, t->s.V, t->s.K, true);
+    if (has_beta(t->s)) solve(t);
 }
 
 static void chunk_forward(Chunk *t, real *out, size_t out_stride) {
@@ -320,7 +321,7 @@ double recurrence_flops(size_t B, size_t T, RecurrenceShape s, bool backward) {
 
 void recurrence_forward(real *out, real *states, const RecurrenceInput *in, size_t B, size_t T, RecurrenceState memory,
                         RecurrenceShape s) {
-    size_t token = 2 * s.K + 2 * s.V + s.delta + decays(s);
+    size_t token = 2 * s.K + 2 * s.V + has_beta(s) + decays(s);
     size_t kept = (states ? chunks(T, s) : memory.at ? 1 : 0) * s.K * s.V;
     PROFILE(recurrence_forward, recurrence_flops(B, T, s, false), B * s.H * (T * token + kept));
     static Workspace workspace;
@@ -398,13 +399,13 @@ static void solve_backward(Chunk *t, real *dbeta, size_t stride) {
         real *d = t->du + j * t->Vp;
         dbeta[j * stride] = row_dot(d, t->x + j * t->Vp, t->Vp);
         scale_row(d, d, t->beta[j], t->Vp);
-        for (size_t i = 0; i < j; i++) {
+        for (size_t i = 0; t->s.delta && i < j; i++) {
             real *other = t->du + i * t->Vp;
             vec score = vec_set(-t->score[(t->C + j) * t->C + i]);
             for (size_t c = 0; c < t->Vp; c += LANES)
                 vec_store(other + c, vec_fma(score, vec_load(d + c), vec_load(other + c)));
         }
-        scale_row(t->dout + (t->C + j) * t->Vp, d, -1, t->Vp);
+        if (t->s.delta) scale_row(t->dout + (t->C + j) * t->Vp, d, -1, t->Vp);
     }
 }
 
@@ -441,7 +442,7 @@ static void chunk_backward(Chunk *t, real *dbeta, size_t stride, const real *aft
     memset(t->du, 0, C * t->Vp * sizeof *t->du);
     multiply(t->du, t->Vp, t->score, 1, C, t->packed, n, V, n, false);
     multiply(t->du, t->Vp, t->write, t->Kp, 1, t->dstate, n, V, K, true);
-    if (t->s.delta) solve_backward(t, dbeta, stride);
+    if (has_beta(t->s)) solve_backward(t, dbeta, stride);
     for (size_t r = 0; r < t->readers; r++) {
         real *d = t->dread + r * C * t->Kp;
         memset(d, 0, C * t->Kp * sizeof *d);
@@ -492,7 +493,7 @@ static void head_backward(Chunk *t, const RecurrenceGradient *g, const real *dou
         memcpy(t->state, states + c * size, size * sizeof *t->state);
         for (size_t i = 0; i < t->n; i++)
             copy_padded(t->dout + i * t->Vp, dout + ((row + i) * s->H + h) * s->V, s->V, t->Vp);
-        chunk_backward(t, s->delta ? g->beta + row * s->H + h : NULL, s->H,
+        chunk_backward(t, has_beta(*s) ? g->beta + row * s->H + h : NULL, s->H,
                        c + 1 < count ? states + (c + 1) * size : NULL);
         store_gradients(t, g, row, h);
     }
@@ -500,7 +501,7 @@ static void head_backward(Chunk *t, const RecurrenceGradient *g, const real *dou
 
 void recurrence_backward(const RecurrenceGradient *g, const real *dout, const real *states, const RecurrenceInput *in,
                          size_t B, size_t T, RecurrenceShape s) {
-    size_t token = 4 * s.K + 3 * s.V + 2 * (s.delta + decays(s));
+    size_t token = 4 * s.K + 3 * s.V + 2 * (has_beta(s) + decays(s));
     PROFILE(recurrence_backward, recurrence_flops(B, T, s, true), B * s.H * (T * token + chunks(T, s) * s.K * s.V));
     static Workspace workspace;
     Chunk any;
@@ -524,7 +525,7 @@ static void token_naive(real *out, real *S, real *u, const real *q, const real *
     for (size_t e = 0; e < s.V; e++) {
         u[e] = v[e];
         for (size_t d = 0; d < s.K && s.delta; d++) u[e] -= S[d * s.V + e] * k[d];
-        if (s.delta) u[e] *= beta;
+        if (has_beta(s)) u[e] *= beta;
         out[e] = 0;
     }
     for (size_t d = 0; d < s.K; d++)
@@ -543,7 +544,7 @@ void recurrence_forward_naive(real *out, const RecurrenceInput *in, size_t B, si
                 token_naive(out + (row * s.H + h) * s.V, S, S + s.K * s.V, in->q + row * in->q_stride + h * s.K,
                             in->k + row * in->k_stride + h * s.K, in->v + row * in->v_stride + h * s.V,
                             s.fades ? in->decay + (row * s.H + h) * decays(s) : NULL,
-                            s.delta ? in->beta[row * s.H + h] : 0, s);
+                            has_beta(s) ? in->beta[row * s.H + h] : 0, s);
         }
     free(S);
 }
@@ -605,7 +606,7 @@ void recurrence_ranks(double *rank, const RecurrenceInput *in, size_t T, size_t 
         for (size_t t = 0; t < T; t++) {
             token_naive(u + s.V, S, u, in->q + t * in->q_stride + h * s.K, in->k + t * in->k_stride + h * s.K,
                         in->v + t * in->v_stride + h * s.V, s.fades ? in->decay + (t * s.H + h) * decays(s) : NULL,
-                        s.delta ? in->beta[t * s.H + h] : 0, s);
+                        has_beta(s) ? in->beta[t * s.H + h] : 0, s);
             bool look = t % step == 0 || t + 1 == T;
             rank[h * T + t] = look ? effective_rank(S, a, s.K, s.V) : (double)NAN;
         }

@@ -5,6 +5,7 @@
 //     S_t = Diag(a_t) S_{t-1} + k_t u_t^T,      out_t = S_t^T q_t
 //     u_t = v_t                                          linear (Katharopoulos et al. 2020, eq. 18-20): a = 1
 //                                                        gla (Yang et al. 2023): a decay for every key dimension
+//     u_t = b_t v_t                                      mamba2 (Dao and Gu 2024, eq. 2): b the step, one decay
 //     u_t = b_t (v_t - (Diag(a_t) S_{t-1})^T k_t)        delta (Schlag et al. 2021, Yang et al. 2024): a = 1
 //                                                        gated delta (Yang, Kautz, Hatamizadeh 2024): one decay
 #ifndef LINEAR_H
@@ -17,9 +18,10 @@ typedef struct {
     size_t H, K, V;            // heads, width of a query and key, of a value
     bool delta;                // u is what the state does not yet know of v
     bool fades, fades_per_key; // a decay per head, or with both per head and key dimension
+    bool steps;                // u is v times the size of a step
 } RecurrenceShape;
 
-// Rows are tokens. beta (delta only) [B*T,H], in (0,1); decay (fades only) [B*T,H] or [B*T,H*K], in [0,1].
+// Rows are tokens. beta (b above: delta or steps) [B*T,H]; decay (fades only) [B*T,H] or [B*T,H*K], in [0,1].
 typedef struct {
     const real *q, *k, *v;     // head h at h*K, h*K, h*V
     size_t q_stride, k_stride, v_stride;

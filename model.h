@@ -19,7 +19,7 @@
 //        kv_b [H*(N+Dv),R] (per head: N rows of keys, then Dv rows of values)  o [C,H*Dv]
 //        (N = nope_dim, P = rope_dim; biases, as in DeepSeek-V3, on q_a, kv_a and o only)
 //   linear mixers: layers.i.attn.q, k [H*K,C] v, gate [H*Dv,C] beta, decay [H,C] decay_a [16,C] decay_b [H*K,16] (which
-//        exist, see block_linear.c; K = state_dim)  conv.weight [taps, H*(2K+Dv)]  decay_rate, decay_shift [H]
+//        exist, see block_linear.c; K = state_dim)  conv.weight [taps, H*(2K+Dv)]  decay_rate, decay_shift, skip [H]
 //        o_norm [Dv]
 //   layers.i.ffn.gate, up [F,C], down [C,F] .{weight,bias} (gate: swiglu only)
 //   layers.i.moe.router.weight [E,C] (soft: a row per slot; hash: none)

@@ -72,7 +72,7 @@ bool config_layer_has_experts(const Config *c, size_t l) {
     return c->experts > 0 && l >= c->first_dense && pattern_at(&c->moe_layers, l) == MOE_LAYER_moe;
 }
 
-bool config_is_linear(int attn) { return attn >= ATTN_linear && attn <= ATTN_gated_delta; }
+bool config_is_linear(int attn) { return attn >= ATTN_linear && attn <= ATTN_mamba2; }
 
 size_t config_kv_heads(const Config *c, int attn) {
     if (attn == ATTN_swa && c->kv_heads) return c->kv_heads;
@@ -126,7 +126,7 @@ bool config_router_looks_ahead(const Config *c) { return router_is(c, POOLED) &&
 static void derive_attention(Config *c) {
     bool latent = has_attn(c, ATTN_mla), linear = false;
     bool plain = has_attn(c, ATTN_mha) || has_attn(c, ATTN_gqa) || has_attn(c, ATTN_swa);
-    for (int attn = ATTN_linear; attn <= ATTN_gated_delta; attn++) linear |= has_attn(c, attn);
+    for (int attn = ATTN_linear; attn <= ATTN_mamba2; attn++) linear |= has_attn(c, attn);
     if (!c->head_dim) c->head_dim = c->width / c->heads;
     if (has_attn(c, ATTN_gqa)) c->kv_heads = config_kv_heads(c, ATTN_gqa);
     if (has_attn(c, ATTN_swa) && !c->window) c->window = (c->context + 1) / 2;

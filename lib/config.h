@@ -8,7 +8,7 @@
 
 // Each list is declared once: the constants below and the words on the command line come from it.
 #define ATTN_VALUES(X)        X(ATTN, mha) X(ATTN, gqa) X(ATTN, mla) X(ATTN, swa) X(ATTN, linear) X(ATTN, gla) \
-                              X(ATTN, delta) X(ATTN, gated_delta)
+                              X(ATTN, delta) X(ATTN, gated_delta) X(ATTN, mamba2)
 #define ATTN_KERNEL_VALUES(X) X(KERNEL, naive) X(KERNEL, flash)
 #define QK_NORM_VALUES(X)     X(QK, none) X(QK, head) X(QK, full)
 #define POS_VALUES(X)         X(POS, rope) X(POS, learned) X(POS, none) X(POS, alibi)
@@ -66,7 +66,7 @@ void config_refuse_unused(const Config *c, const bool *given);
 void config_resolve(Config *c);
 // True where layer l has experts.
 bool config_layer_has_experts(const Config *c, size_t l);
-// True for the mixers with a recurrent state: linear, gla, delta, gated-delta.
+// True for the mixers with a recurrent state: linear, gla, delta, gated-delta, mamba2.
 bool config_is_linear(int attn);
 // --pool: which tokens a router sees together.
 typedef struct { bool time, batch; size_t tokens; } ConfigPool;  // of one sequence, of several; tokens in a full one

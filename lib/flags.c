@@ -436,7 +436,7 @@ static char *needs_text(const Flag *f) {
                    words ? words + 1 + not : "");
 }
 
-// "[64; 2 to 10^6; with --data recall|khop; posts 1,6]", in one piece.
+// "[64; 2 to 10^6; with --data recall|khop; posts 1,6]", in one piece where a line has room for it.
 static void put_facts(Page *p, const Flag *f) {
     bool number = f->kind == FLAG_SIZE || f->kind == FLAG_REAL, alone = f->bare && f->kind != FLAG_BOOL;
     char *low = limit_text(f->low), *high = limit_text(f->high), *needs = *f->needs ? needs_text(f) : xprintf("%s", "");
@@ -444,7 +444,8 @@ static void put_facts(Page *p, const Flag *f) {
     char *facts = xprintf("[%s%s%s%s%s%s%s]", *f->standard ? f->standard : "none", *range ? "; " : "", range,
                           *needs ? "; " : "", needs, !*f->post ? "" : strchr(f->post, ',') ? "; posts " : "; post ",
                           f->post);
-    put_word(p, facts, strlen(facts));
+    if (p->indent + strlen(facts) <= p->width) put_word(p, facts, strlen(facts));
+    else put_words(p, facts);
     free(low), free(high), free(range), free(needs), free(facts);
 }
 

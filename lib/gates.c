@@ -204,29 +204,62 @@ enum { HEAD_DECAY_FLOPS = 100 };     // of num_exp and num_log, twice
 
 static double softplus(double x) { return x > 30 ? x : num_log(1 + num_exp(x)); }
 
-void head_decay_forward(real *decay, const real *x, size_t x_stride, const real *rate, const real *shift, size_t M,
-                        size_t H) {
-    PROFILE(gate_forward, HEAD_DECAY_FLOPS * M * H, 2 * M * H + 2 * H);
+void head_decay_forward(real *decay, real *step, const real *x, size_t x_stride, const real *rate, const real *shift,
+                        size_t M, size_t H) {
+    PROFILE(gate_forward, HEAD_DECAY_FLOPS * M * H, (2 + !!step) * M * H + 2 * H);
     ROWS(M, H * HEAD_DECAY_FLOPS)
     for (size_t m = 0; m < M; m++)
-        for (size_t h = 0; h < H; h++)
-            decay[m * H + h] = (real)num_exp(-num_exp((double)rate[h]) *
-                                             softplus((double)x[m * x_stride + h] + (double)shift[h]));
+        for (size_t h = 0; h < H; h++) {
+            double size = softplus((double)x[m * x_stride + h] + (double)shift[h]);
+            decay[m * H + h] = (real)num_exp(-num_exp((double)rate[h]) * size);
+            if (step) step[m * H + h] = (real)size;
+        }
 }
 
-// With log decay = - exp(rate) softplus(x + shift): its derivatives are - exp(rate) sigmoid(x + shift), and itself.
-void head_decay_backward(real *dx, size_t x_stride, real *drate, real *dshift, const real *dlog, const real *x,
-                         const real *rate, const real *shift, size_t M, size_t H) {
-    PROFILE(gate_backward, HEAD_DECAY_FLOPS * M * H, 3 * M * H + 6 * H);
+// With log decay = - exp(rate) step: its derivatives are - exp(rate), and itself; that of a step is sigmoid(x + shift).
+void head_decay_backward(real *dx, size_t x_stride, real *drate, real *dshift, const real *dlog, const real *dstep,
+                         const real *x, const real *rate, const real *shift, size_t M, size_t H) {
+    PROFILE(gate_backward, HEAD_DECAY_FLOPS * M * H, (3 + !!dstep) * M * H + 6 * H);
     ROWS(H, M * HEAD_DECAY_FLOPS)
     for (size_t h = 0; h < H; h++)
         for (size_t m = 0; m < M; m++) {
-            double z = (double)x[m * x_stride + h] + (double)shift[h], by = -num_exp((double)rate[h]),
-                   d = (double)dlog[m * H + h];
-            real slope = (real)(d * by / (1 + num_exp(-z)));
+            double z = (double)x[m * x_stride + h] + (double)shift[h],
+                   d = (double)dlog[m * H + h] * -num_exp((double)rate[h]), size = d;
+            if (dstep) size += (double)dstep[m * H + h];
+            real slope = (real)(size / (1 + num_exp(-z)));
             dx[m * x_stride + h] = slope;
             dshift[h] += slope;
-            drate[h] += (real)(d * by * softplus(z));
+            drate[h] += (real)(d * softplus(z));
+        }
+}
+
+void skip_forward(real *y, const real *x, size_t x_stride, const real *by, size_t M, size_t H, size_t V) {
+    PROFILE(gate_forward, 2 * M * H * V, 3 * M * H * V + H);
+    ROWS(M, H * V)
+    for (size_t m = 0; m < M; m++)
+        for (size_t h = 0; h < H; h++)
+            for (size_t i = 0; i < V; i += LANES) {
+                real *to = y + (m * H + h) * V;
+                vec_store_at(to, i, V, vec_fma(vec_set(by[h]), vec_load_at(x + m * x_stride + h * V, i, V),
+                                               vec_load_at(to, i, V)));
+            }
+}
+
+void skip_backward(real *dx, real *dby, const real *dy, const real *x, size_t x_stride, const real *by, size_t M,
+                   size_t H, size_t V) {
+    PROFILE(gate_backward, 4 * M * H * V, 4 * M * H * V + 3 * H);
+    ROWS(H, M * V)
+    for (size_t h = 0; h < H; h++)
+        for (size_t m = 0; m < M; m++) {
+            const real *d = dy + (m * H + h) * V;
+            size_t at = m * x_stride + h * V;
+            vec dot = vec_zero();
+            for (size_t i = 0; i < V; i += LANES) {
+                vec slope = vec_load_at(d, i, V);
+                dot = vec_fma(slope, vec_load_at(x + at, i, V), dot);
+                vec_store_at(dx + at, i, V, vec_fma(vec_set(by[h]), slope, vec_load_at(dx + at, i, V)));
+            }
+            dby[h] += vec_sum(dot);
         }
 }
 

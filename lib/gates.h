@@ -25,12 +25,17 @@ void sigmoid_backward(real *dx, size_t x_stride, const real *dy, const real *y, 
 // Decays of gla: sigmoid(x)^(1/16) (Yang et al. 2023). From the gradient of their logarithm: dx.
 void key_decay_forward(real *decay, const real *x, size_t n);
 void key_decay_backward(real *dx, const real *dlog, const real *x, size_t n);
-// Decays of the gated delta rule: exp(-exp(rate_h) softplus(x + shift_h)), as Mamba-2 discretises (Dao and Gu 2024).
+// Decays of the gated delta rule: exp(-exp(rate_h) step), step = softplus(x + shift_h), as Mamba-2 discretises (Dao and
+// Gu 2024), which also writes with the step; step and dstep are NULL where nothing else reads it.
 // dx is set, drate and dshift are added to, tokens in order.
-void head_decay_forward(real *decay, const real *x, size_t x_stride, const real *rate, const real *shift, size_t M,
-                        size_t H);
-void head_decay_backward(real *dx, size_t x_stride, real *drate, real *dshift, const real *dlog, const real *x,
-                         const real *rate, const real *shift, size_t M, size_t H);
+void head_decay_forward(real *decay, real *step, const real *x, size_t x_stride, const real *rate, const real *shift,
+                        size_t M, size_t H);
+void head_decay_backward(real *dx, size_t x_stride, real *drate, real *dshift, const real *dlog, const real *dstep,
+                         const real *x, const real *rate, const real *shift, size_t M, size_t H);
+// y [M,H*V] += by_h x, for each head. dx is added to, and dby, tokens in order; both have rows x_stride apart.
+void skip_forward(real *y, const real *x, size_t x_stride, const real *by, size_t M, size_t H, size_t V);
+void skip_backward(real *dx, real *dby, const real *dy, const real *x, size_t x_stride, const real *by, size_t M,
+                   size_t H, size_t V);
 // y [M,N] = x silu(gate); gate and dgate have rows gate_stride apart.
 void silu_gate_forward(real *y, const real *x, const real *gate, size_t gate_stride, size_t M, size_t N);
 void silu_gate_backward(real *dx, real *dgate, const real *dy, const real *x, const real *gate, size_t gate_stride,

@@ -35,6 +35,7 @@ static const struct { const char *name, *flags; } kinds[] = {
     {"gla", "--attn gla --bias --norm peri --experts 4 --expert-width 11"},
     {"delta", "--attn delta+mha --state-dim 24 --norm out --rope-dim 4"},
     {"gated-delta", "--attn gated-delta+gqa --kv-heads 2 --tie 0 --pos none"},
+    {"mamba2", "--attn mamba2+mla --state-dim 9 --norm peri --bias"},
     {"capacity", "--attn mha --experts 5 --capacity 0.7"},
     {"choice", "--attn mha --experts 4 --router expert-choice --pool time:12 --shared-experts 1"},
     {"threshold", "--attn gqa --experts 5 --router threshold --gate sigmoid --aux-loss 0.1 --capacity 1.2"},

@@ -6,9 +6,10 @@ Ours, read by them: what hf_save writes is opened by AutoModelForCausalLM, nothi
 with the same logits and gradients; saved again by transformers, it is read back by us bit for bit.
 
 Linear attention: models of every recurrent mixer against their recurrences, written out below token by token in
-float64 for autograd; and one with gated delta nets throughout against Qwen3-Next of transformers, whose other layers
-gate their attention, so that no flags of ours spell the whole of it. Routers that no architecture of theirs has are
-written out in the same way; hash has nothing but its random numbers, which tests/test_moe.c looks at.
+float64 for autograd; one with gated delta nets throughout against Qwen3-Next of transformers, whose other layers
+gate their attention, so that no flags of ours spell the whole of it; and one with the module Mamba2Mixer. Routers that
+no architecture of theirs has are written out in the same way; hash has nothing but its random numbers, which
+tests/test_moe.c looks at.
 
 No norm weight is 1, no bias is 0, no selection bias is 0: a formula that ignored one would be found out.
 
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import unittest.mock
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", CUDA_VISIBLE_DEVICES="", TQDM_DISABLE="1")
 import numpy as np  # noqa: E402
@@ -351,7 +353,9 @@ RECURRENT = {
     "delta": "--attn delta --tie 0",
     "delta-not-convolved": "--attn delta --short-conv 0 --state-dim 7",
     "gated-delta": "--attn gated-delta --state-dim 16 --short-conv 3",
-    "all-of-them": "--attn linear+gla+delta+gated-delta --layers 4",
+    "mamba2": "--attn mamba2 --state-dim 16 --tie 0",
+    "mamba2-not-convolved": "--attn mamba2 --short-conv 0 --state-dim 9",
+    "all-of-them": "--attn linear+gla+mamba2+delta+gated-delta --layers 5",
 }
 
 
@@ -397,22 +401,26 @@ def linear_mixer(p, kind, x, heads, eps):
     mixed = torch.cat([q, k, v], -1)
     if p("attn.conv.weight") is not None:
         mixed = silu(short_convolution(mixed, p("attn.conv.weight")))
-    elif "delta" in kind:
+    elif "delta" in kind or kind == "mamba2":
         mixed = silu(mixed)
     q, k, v = (by_head(y) for y in mixed.split([q.shape[-1], k.shape[-1], v.shape[-1]], -1))
-    beta, decay, width = None, torch.ones_like(q), q.shape[-1]
+    beta, decay, width, passed = None, torch.ones_like(q), q.shape[-1], v
     if kind == "linear":
         q, k = (torch.nn.functional.elu(y) + 1 for y in (q, k))
-    else:
+    elif kind != "mamba2":
         q = (unit(q) if "delta" in kind else q) * width ** -0.5
     if "delta" in kind:
         k, beta = unit(k), by_head(torch.sigmoid(project("attn.beta")))
     if kind == "gla":
         decay = by_head(torch.sigmoid(project("attn.decay_b", project("attn.decay_a")))) ** (1 / 16)
-    if kind == "gated-delta":
+    if kind in ("gated-delta", "mamba2"):
         step = torch.nn.functional.softplus(project("attn.decay") + p("attn.decay_shift"))
         decay = by_head(torch.exp(-torch.exp(p("attn.decay_rate")) * step))
+    if kind == "mamba2":
+        v = v * by_head(step)
     out = recurrence(q, k, v, beta, decay)
+    if kind == "mamba2":
+        out = (out + p("attn.skip")[:, None] * passed) * by_head(silu(project("attn.gate")))
     if kind == "linear":
         out = out / ((q * k.cumsum(1)).sum(-1, keepdim=True) + 1e-6)
     else:
@@ -529,7 +537,7 @@ def mixture(p, flags, x, writing):
     return y, loss
 
 
-def written_out(directory, length, writing=False):
+def written_out(directory, length, writing=False, mixer=linear_mixer):
     with open(directory + "/config.json") as f:
         flags = json.load(f)["receipts"]
     routers_loss = 0.0
@@ -541,7 +549,7 @@ def written_out(directory, length, writing=False):
             return values.get(f"layers.{layer}.{name}", values.get(name))
 
         kind = kinds[layer % len(kinds)]
-        x = x + linear_mixer(p, kind, rms(x, p("attn_norm.weight"), eps), int(flags["heads"]), eps)
+        x = x + mixer(p, kind, rms(x, p("attn_norm.weight"), eps), int(flags["heads"]), eps)
         h = rms(x, p("ffn_norm.weight"), eps)
         if flags["experts"] != "0":
             y, loss = mixture(p, flags, h.flatten(0, 1), writing)
@@ -612,6 +620,35 @@ def qwen3_next(directory):
     return agree((logits, qwen3_next_tensors(gradients, 4, True)), theirs(model, directory, LONG))
 
 
+# Mamba2Mixer of transformers in the place of our formula, its tensors made of ours, so that autograd goes through both.
+# Its models have no feed-forward layers, so the module alone is theirs.
+def mamba2_mixer(p, kind, x, heads, eps):
+    def of(name):
+        return p("attn." + name)
+
+    order = ("v.weight", "k.weight", "q.weight")  # x, B and C in their words
+    widths = [of(n).shape[0] for n in ("q.weight", "k.weight", "v.weight")]
+    convolution = torch.cat(of("conv.weight").split(widths, 1)[::-1], 1).T[:, None]
+    tensors = {"in_proj.weight": torch.cat([of(n) for n in ("gate.weight", *order, "decay.weight")]),
+               "conv1d.weight": convolution, "A_log": of("decay_rate"), "dt_bias": of("decay_shift"),
+               "D": of("skip"), "norm.weight": of("o_norm.weight").repeat(heads), "out_proj.weight": of("o.weight")}
+    config = T.Mamba2Config(hidden_size=x.shape[-1], num_hidden_layers=1, num_heads=heads, n_groups=heads,
+                            head_dim=widths[2] // heads, state_size=widths[0] // heads,
+                            expand=widths[2] // x.shape[-1], conv_kernel=convolution.shape[-1], use_conv_bias=False,
+                            layer_norm_epsilon=eps, chunk_size=16)
+    theirs = T.models.mamba2.modeling_mamba2.Mamba2Mixer(config, 0).double()
+    expected = {n: t.shape for n, t in theirs.named_parameters()}
+    if expected != {n: t.shape for n, t in tensors.items()}:
+        raise AssertionError(f"other tensors: {expected}")
+    with unittest.mock.patch.object(torch.Tensor, "float", torch.Tensor.double):  # or its scan would be in float32
+        return torch.func.functional_call(theirs, tensors, (x,))
+
+
+def mamba2(directory):
+    save_ours("--attn mamba2 --tie 0 --state-dim 10", directory)
+    return agree(ours(directory, length=LONG), written_out(directory, LONG, mixer=mamba2_mixer))
+
+
 # ---- running ---------------------------------------------------------------------------------------
 def all_checks():
     for name in THEIRS:
@@ -630,6 +667,7 @@ def all_checks():
     for name in ROUTERS:
         yield f"written-out/{name}", lambda d, n=name: router_is_written_out(n, d)
     yield "theirs/qwen3-next", qwen3_next
+    yield "theirs/mamba2", mamba2
 
 
 def main():

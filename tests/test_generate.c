@@ -102,6 +102,7 @@ static void test_cache(void) {
         "--experts 5 --top-k 2 --shared-experts 1",
         "--attn linear", "--attn linear --short-conv 0 --state-dim 5", "--attn gla --bias",
         "--attn delta --short-conv 2", "--attn gated-delta --state-dim 40",
+        "--attn mamba2 --state-dim 20", "--attn mamba2+gqa --short-conv 0 --bias",
         "--attn gla+gqa+delta --layers 3 --rope-dim 4 --experts 4",
         "--experts 4 --gate sigmoid --router bias --first-dense 1 --pos none", "--experts 4 --router threshold",
         "--experts 6 --router relu", "--experts 4 --router hash", "--experts 3 --router dense",
@@ -268,7 +269,7 @@ static void test_rows(void) {
         "--attn mha+gqa+mla --layers 3 --qk-norm head",
         "--norm post --norm-kind layer --bias", "--norm deepnorm --ffn gelu --tie 0", "--norm out --ffn relu2",
         "--experts 5 --top-k 2 --shared-experts 1 --norm peri", "--attn swa+mha --window 9",
-        "--attn linear+gla",
+        "--attn linear+gla", "--attn mamba2+mha",
         "--attn delta+gated-delta --experts 4",
         "--experts 4 --gate sigmoid --router bias --attn mla+mha", "--experts 4 --router relu",
         "--experts 4 --router expert-choice", "--experts 4 --router soft --pool time:8",
@@ -282,7 +283,7 @@ static void test_rows(void) {
 static void test_repeat(void) {
     static const char *const flags[] = {"", "--attn gqa+mla --kv-heads 2", "--attn mla --pos learned",
                                         "--attn swa+mha --window 7", "--attn linear+gla",
-                                        "--attn delta+gated-delta+gqa --layers 3"};
+                                        "--attn delta+gated-delta+gqa --layers 3", "--attn mamba2"};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
         Model *m = open_model(flags[i], VOCAB);
         int token[ROWS * EACH];
@@ -844,7 +845,7 @@ static Model *make_run(const char *name, const char *flags, const Tokenizer *t) 
 static void test_program(void) {
     static const char *const flags[] = {"--data x.txt --attn gqa", "--data x.txt --attn mla --norm peri",
                                         "--data x.txt --preset gpt2 --context 16",
-                                        "--data x.txt --attn gla+gated-delta+mha --layers 3"};
+                                        "--data x.txt --attn gla+gated-delta+mamba2+mha --layers 4"};
     Tokenizer *t = letters();
     for (size_t i = 0; i < 4; i++) {
         char *name = xprintf("runs/number%zu", i);

@@ -34,7 +34,9 @@ static Config parse(const char *text) {
 }
 
 // Weights away from the symmetric values of a fresh model: norms not 1, biases not 0. Dynamic tanh starts with small
-// outputs, and scores of queries and keys would be too small to be compared: its alpha is about 2 instead of 1/2.
+// outputs, and scores of queries and keys would be too small to be compared: its alpha is about 2 instead of 1/2. The
+// steps of Mamba-2 start so small that decays hardly matter to a few tokens: here they are 20 times as long. A router's
+// thresholds move less than other numbers, lest no expert takes a token.
 // Where experts choose tokens, no token comes twice in a row and no pair of neighbours in both: a window of attention
 // would give such places equal outputs, and a choice between them would jump at any step.
 static void open_problem(Problem *p, const char *flags, size_t T) {
@@ -45,7 +47,9 @@ static void open_problem(Problem *p, const char *flags, size_t T) {
     for (size_t i = 0; i < model_params(p->m, &row); i++)
         for (size_t j = 0; j < row[i].size; j++)
             if (row[i].init != INIT_NORMAL)
-                model_values(p->m)[row[i].at + j] += 0.2 * rng_normal(&r) + (row[i].init == INIT_HALF ? 1.5 : 0);
+                model_values(p->m)[row[i].at + j] += (row[i].init == INIT_VALUE ? 0.02 : 0.2) * rng_normal(&r) +
+                                                     (row[i].init == INIT_HALF ? 1.5 : 0) +
+                                                     (row[i].init == INIT_DECAY_SHIFT ? 3 : 0);
     model_changed(p->m);
     for (size_t i = 0; i < ROWS * p->T; i++) {
         p->tokens[i] = (int)rng_below(&r, VOCAB);
@@ -171,7 +175,7 @@ static const char *const axes[][16] = {
     {"--attn mha", "--attn gqa --kv-heads 2", "--attn gqa --kv-heads 1", "--attn mla --kv-rank 5 --v-dim 3", "--attn mla --q-rank 7 --nope-dim 4 --kv-rank 6", "--attn gqa+mla",
      "--attn swa --window 3", "--attn swa+mla --window 2 --kv-heads 2",
      "--attn linear", "--attn gla --state-dim 5", "--attn delta --short-conv 0", "--attn gated-delta --short-conv 3",
-     "--attn gated-delta+mha --state-dim 8"},
+     "--attn gated-delta+mha --state-dim 8", "--attn mamba2 --state-dim 5", "--attn mamba2+gqa --short-conv 0"},
     {"--attn-kernel flash", "--attn-kernel naive"},
     {"--qk-norm none", "--qk-norm head", "--qk-norm full"},
     {"--pos rope", "--pos rope --rope-dim 4 --rope-theta 100", "--pos learned", "--pos none", "--pos alibi"},
@@ -203,8 +207,8 @@ static size_t values(size_t axis) {
 static bool allowed(const int *pick) {
     const char *attn = axes[0][pick[0]], *moe = axes[9][pick[9]], *loss = axes[10][pick[10]];
     bool only_mla = strstr(attn, "mla") && !strstr(attn, "gqa") && !strstr(attn, "swa");
-    bool only_linear = strstr(attn, "linear") || strstr(attn, "gla") || strstr(attn, "delta");
-    only_linear &= !strstr(attn, "mha");
+    bool only_linear = strstr(attn, "linear") || strstr(attn, "gla") || strstr(attn, "delta") || strstr(attn, "mamba2");
+    only_linear &= !strstr(attn, "mha") && !strstr(attn, "gqa");
     if (only_mla && pick[2]) return false;
     if (strstr(axes[4][pick[4]], "none") && pick[5]) return false;
     bool softmax_pos = strstr(axes[3][pick[3]], "rope-dim") || strstr(axes[3][pick[3]], "alibi");
@@ -281,9 +285,9 @@ static void tiles(void) {
 
 // Several chunks of a linear mixer and a part of one: gradients go back through the states at their borders.
 static void chunks(void) {
-    static const char *const mixers[] = {"linear", "gla", "delta", "gated-delta"};
+    static const char *const mixers[] = {"linear", "gla", "delta", "gated-delta", "mamba2"};
     char flags[128];
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         for (int conv = 0; conv <= 4; conv += 4) {
             snprintf(flags, sizeof flags, "--layers 1 --attn %s --short-conv %d --state-dim 5", mixers[i], conv);
             check_model(flags, LONGEST);

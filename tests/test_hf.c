@@ -133,7 +133,7 @@ static void test_round_trip(void) {
         GPT2 "--tie 0",
         MLA MOE "--norm peri --ffn relu2 --attn mla+gqa --moe-layers dense+moe --bias",
         "--attn gqa+mla --attn-gate",
-        "--attn gated-delta+gla --state-dim 5 --short-conv 2 --bias",
+        "--attn gated-delta+gla --state-dim 5 --short-conv 2 --bias", "--attn mamba2",
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Config c = resolved(cases[i]), again;

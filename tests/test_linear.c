@@ -20,6 +20,8 @@ typedef struct {
     real *q, *k, *v, *beta, *decay, *dout, *out, *states, *dq, *dk, *dv, *dbeta, *dlog;
 } Call;
 
+static bool has_beta(RecurrenceShape s) { return s.delta || s.steps; }
+
 // Rows lie a few numbers apart. Keys of a delta rule are unit vectors, as in the layer: with longer ones the recurrence
 // itself grows without bound. Decays are between `least` and 1.
 static Call make_call(size_t B, size_t T, RecurrenceShape s, double least, Rng *r) {
@@ -37,7 +39,7 @@ static Call make_call(size_t B, size_t T, RecurrenceShape s, double least, Rng *
         for (size_t d = 0; d < s.K; d++) sum += k[d] * k[d];
         for (size_t d = 0; d < s.K; d++) k[d] /= (real)sqrt((double)sum);
     }
-    c.in = (RecurrenceInput){c.q, c.k, c.v, q_row, q_row, v_row, s.delta ? c.beta : NULL, s.fades ? c.decay : NULL};
+    c.in = (RecurrenceInput){c.q, c.k, c.v, q_row, q_row, v_row, has_beta(s) ? c.beta : NULL, s.fades ? c.decay : NULL};
     c.out = array_random(B * T * s.H * s.V, r), c.states = array(recurrence_states_size(B, T, s));
     c.dq = array_random(c.q_size, r), c.dk = array_random(c.q_size, r), c.dv = array_random(c.v_size, r);
     c.dbeta = array_random(c.beta_size, r), c.dlog = array_random(c.decay_size, r);
@@ -78,7 +80,7 @@ static void exact_states(const Call *c, double *S, double *u, double *error, Exa
         for (size_t j = 0; j < V; j++) {
             double x = (double)c->v[row * c->in.v_stride + h * V + j];
             for (size_t d = 0; d < K && c->s.delta; d++) x -= now[d * V + j] * (double)k[d];
-            error[t * V + j] = x, u[t * V + j] = c->s.delta ? (double)c->beta[row * c->s.H + h] * x : x, o[j] = 0;
+            error[t * V + j] = x, u[t * V + j] = has_beta(c->s) ? (double)c->beta[row * c->s.H + h] * x : x, o[j] = 0;
         }
         for (size_t i = 0; i < K * V; i++) {
             now[i] += (double)k[i / V] * u[t * V + i % V];
@@ -96,9 +98,9 @@ static void exact_gradients(const Call *c, const double *S, const double *u, con
         size_t row = b * c->T + t, q = row * c->in.q_stride + h * K, v = row * c->in.v_stride + h * V,
                one = row * c->s.H + h;
         const double *now = S + (t + 1) * K * V, *before = S + t * K * V;
-        double beta = c->s.delta ? (double)c->beta[one] : 1;
+        double beta = has_beta(c->s) ? (double)c->beta[one] : 1;
         for (size_t d = 0; d < K; d++) e->dq[q + d] = e->dk[q + d] = 0;
-        e->dbeta[one] = c->s.delta ? 0 : e->dbeta[one];
+        e->dbeta[one] = has_beta(c->s) ? 0 : e->dbeta[one];
         for (size_t i = 0; i < K * V; i++) {
             double g = (double)c->dout[one * V + i % V];
             e->dq[q + i / V] += now[i] * g, dS[i] += (double)c->q[q + i / V] * g;
@@ -108,8 +110,8 @@ static void exact_gradients(const Call *c, const double *S, const double *u, con
             for (size_t d = 0; d < K; d++)
                 du += dS[d * V + j] * (double)c->k[q + d], e->dk[q + d] += dS[d * V + j] * u[t * V + j];
             e->dv[v + j] = beta * du;
+            if (has_beta(c->s)) e->dbeta[one] += du * error[t * V + j];
             if (!c->s.delta) continue;
-            e->dbeta[one] += du * error[t * V + j];
             for (size_t d = 0; d < K; d++) {
                 e->dk[q + d] -= decay_at(c, row, h, d) * before[d * V + j] * beta * du;
                 dS[d * V + j] -= (double)c->k[q + d] * beta * du;
@@ -151,15 +153,17 @@ static void close_to(const Call *c, const char *what, const real *found, const d
         if (!(error <= worst)) worst = isnan(error) ? (double)INFINITY : error;
     }
     double allowed = sizeof(real) == sizeof(double) ? 1e-12 : PROMISED;
-    CHECK(worst <= allowed, "%s: B %zu T %zu H %zu K %zu V %zu delta %d fades %d per key %d: off by %.2g of %.2g", what,
-          c->B, c->T, c->s.H, c->s.K, c->s.V, c->s.delta, c->s.fades, c->s.fades_per_key, worst, scale);
+    CHECK(worst <= allowed,
+          "%s: B %zu T %zu H %zu K %zu V %zu delta %d fades %d per key %d steps %d: off by %.2g of %.2g", what, c->B,
+          c->T, c->s.H, c->s.K, c->s.V, c->s.delta, c->s.fades, c->s.fades_per_key, c->s.steps, worst, scale);
 }
 
 // ---- against the formula -------------------------------------------------------------------------
 
-// Every mixer that a layer can ask for, and a delta rule without its decay's or a decay without its delta rule's help.
-static const struct { bool delta, fades, per_key; } kinds[] = {
-    {false, false, false}, {false, true, true}, {true, false, false}, {true, true, false}, {false, true, false}};
+// Every mixer that a layer can ask for, a decay without its delta rule's help, and steps without a decay.
+static const struct { bool delta, fades, per_key, steps; } kinds[] = {
+    {.delta = false}, {.fades = true, .per_key = true}, {.delta = true}, {.delta = true, .fades = true},
+    {.fades = true}, {.fades = true, .steps = true}, {.steps = true}};
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
 static const struct { size_t H, K, V; } widths[] =
@@ -168,7 +172,7 @@ enum { WIDTHS = sizeof widths / sizeof *widths };
 
 static RecurrenceShape shape(int kind, int width) {
     return (RecurrenceShape){widths[width].H, widths[width].K, widths[width].V,
-                             kinds[kind].delta, kinds[kind].fades, kinds[kind].per_key};
+                             kinds[kind].delta, kinds[kind].fades, kinds[kind].per_key, kinds[kind].steps};
 }
 
 static void check_call(size_t B, size_t T, RecurrenceShape s, double least, Rng *r) {
@@ -238,7 +242,7 @@ static void memory(void) {
                                                 c.in.q_stride,
                                                 c.in.k_stride,
                                                 c.in.v_stride,
-                                                s.delta ? c.beta + at * s.H : NULL,
+                                                has_beta(s) ? c.beta + at * s.H : NULL,
                                                 s.fades ? c.decay + at * s.H * decays : NULL};
                     recurrence_forward(piece + done * row, NULL, &in, 1, n, (RecurrenceState){state, size, done}, s);
                 }
@@ -279,7 +283,7 @@ static void threads(void) {
 static void overwriting(void) {
     enum { T = 50, K = 8, V = 5 };
     Rng r = rng_stream(20, RNG_TEST, 4);
-    Call c = make_call(1, T, (RecurrenceShape){1, K, V, true, false, false}, 1, &r);
+    Call c = make_call(1, T, (RecurrenceShape){.H = 1, .K = K, .V = V, .delta = true}, 1, &r);
     int key[T], last[K];
     for (size_t d = 0; d < K; d++) last[d] = -1;
     for (size_t t = 0; t < T; t++) {
@@ -305,7 +309,7 @@ static void overwriting(void) {
 static void looked_at(void) {
     enum { T = 37, K = 8, V = 11 };
     Rng r = rng_stream(20, RNG_TEST, 9);
-    Call c = make_call(1, T, (RecurrenceShape){1, K, V, true, false, false}, 1, &r);
+    Call c = make_call(1, T, (RecurrenceShape){.H = 1, .K = K, .V = V, .delta = true}, 1, &r);
     real *weight = array(T * T);
     double *rank = array_bytes(T * sizeof *rank), written = 0;
     int key[T], last[K];
@@ -336,7 +340,7 @@ static void rank_of_two(void) {
     const real q[4] = {1, 1, 1, 1}, k[4] = {(real)c, (real)s, (real)-s, (real)c}, v[4] = {0, 3, 1, 0};
     const RecurrenceInput in = {.q = q, .k = k, .v = v, .q_stride = 2, .k_stride = 2, .v_stride = 2};
     double rank[2], expected = exp(-0.75 * log(0.75) - 0.25 * log(0.25));
-    recurrence_ranks(rank, &in, 2, 1, (RecurrenceShape){1, 2, 2, false, false, false});
+    recurrence_ranks(rank, &in, 2, 1, (RecurrenceShape){.H = 1, .K = 2, .V = 2});
     CHECK(fabs(rank[0] - 1) < 1e-6 && fabs(rank[1] - expected) < 1e-6, "%g, then %g", rank[0], rank[1]);
 }
 
@@ -442,16 +446,20 @@ static void gates(void) {
     enum { M = 50, H = 3 };
     Rng r = rng_stream(20, RNG_TEST, 8);
     real *x = array_random(M * H, &r), *y = array(M * H), *gate = array_random(M * H, &r), *rate = array_random(H, &r),
-         *shift = array_random(H, &r);
+         *shift = array_random(H, &r), *step = array(M * H), *alone = array(M * H);
     for (size_t i = 0; i < M * H; i++) x[i] *= 20, gate[i] *= 9;
     key_decay_forward(y, x, M * H);
     for (size_t i = 0; i < M * H; i++)
         CHECK(fabs((double)y[i] - pow(sigmoid((double)x[i]), 1. / 16)) < 4 * EPSILON, "decay of %g is %g", (double)x[i],
               (double)y[i]);
-    head_decay_forward(y, x, H, rate, shift, M, H);
+    head_decay_forward(y, step, x, H, rate, shift, M, H);
+    head_decay_forward(alone, NULL, x, H, rate, shift, M, H);
+    CHECK(!memcmp(y, alone, M * H * sizeof *y), "decays are others where the step is wanted as well");
     for (size_t i = 0; i < M * H; i++) {
-        double e = exp(-exp((double)rate[i % H]) * log1p(exp((double)x[i] + (double)shift[i % H])));
+        double size = log1p(exp((double)x[i] + (double)shift[i % H])), e = exp(-exp((double)rate[i % H]) * size);
         CHECK(fabs((double)y[i] - e) < 2 * EPSILON, "decay of %g is %g instead of %g", (double)x[i], (double)y[i], e);
+        CHECK(fabs((double)step[i] - size) <= EPSILON * fmax(1, size), "step of %g is %g", (double)x[i],
+              (double)step[i]);
     }
     silu_gate_forward(y, x, gate, H, M, H);
     for (size_t i = 0; i < M * H; i++) {
@@ -459,6 +467,29 @@ static void gates(void) {
         CHECK(fabs((double)y[i] - e) <= 8 * EPSILON * fmax(1, fabs(e)), "%g gated by %g is %g", (double)x[i],
               (double)gate[i], (double)y[i]);
     }
+    arrays_free();
+}
+
+// Widths that are no multiple of a vector, rows of x further apart; the gradients go on from what is there.
+static void skip(void) {
+    enum { M = 5, H = 3, V = 19, STRIDE = H * V + 4 };
+    Rng r = rng_stream(20, RNG_TEST, 10);
+    real *x = array_random(M * STRIDE, &r), *by = array_random(H, &r), *dby = array_random(H, &r),
+         *y = array_random(M * H * V, &r), *dy = array_random(M * H * V, &r), *dx = array_random(M * STRIDE, &r);
+    double *ey = exact_like(y, M * H * V), *edx = exact_like(dx, M * STRIDE), *edby = exact_like(dby, H);
+    for (size_t i = 0; i < M * H * V; i++) {
+        size_t at = i / (H * V) * STRIDE + i % (H * V), h = i % (H * V) / V;
+        ey[i] += (double)by[h] * (double)x[at];
+        edx[at] += (double)by[h] * (double)dy[i], edby[h] += (double)dy[i] * (double)x[at];
+    }
+    skip_forward(y, x, STRIDE, by, M, H, V);
+    skip_backward(dx, dby, dy, x, STRIDE, by, M, H, V);
+    for (size_t i = 0; i < M * H * V; i++)
+        CHECK(fabs((double)y[i] - ey[i]) < 2 * EPSILON, "y is off by %g", (double)y[i] - ey[i]);
+    for (size_t i = 0; i < M * STRIDE; i++)
+        CHECK(fabs((double)dx[i] - edx[i]) < 2 * EPSILON, "dx is off by %g", (double)dx[i] - edx[i]);
+    for (size_t h = 0; h < H; h++)                               // sums of 95 products
+        CHECK(fabs((double)dby[h] - edby[h]) < 64 * EPSILON, "dby is off by %g", (double)dby[h] - edby[h]);
     arrays_free();
 }
 
@@ -473,6 +504,7 @@ static const Test tests[] = {
     {"linear/normaliser", "the sum of weights that divides the output of linear attention", normaliser},
     {"linear/convolution", "the short convolution and its tail", convolution},
     {"linear/features", "elu + 1, and vectors of length 1", features},
-    {"linear/gates", "decays and the silu gate", gates},
+    {"linear/gates", "decays, steps and the silu gate", gates},
+    {"linear/skip", "a share of the values added to the output, forward and backward", skip},
 };
 REGISTER_TESTS(tests)

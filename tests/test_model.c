@@ -35,6 +35,8 @@ static const char *const kinds[] = {
     "--attn gla --state-dim 7 --bias --experts 4 --top-k 2 --expert-width 11",
     "--attn delta+gated-delta --state-dim 12 --short-conv 3 --norm out --tie 0",
     "--attn gated-delta+mha --rope-dim 4 --qk-norm head",
+    "--attn mamba2 --state-dim 7 --short-conv 0 --norm-kind layer --bias",
+    "--attn mamba2+swa --window 9 --norm peri --experts 4",
     "--attn mha --experts 5 --capacity 0.7",
     "--attn mha --experts 5 --router threshold --gate sigmoid --aux-loss 0.1 --capacity 0.8",
     "--attn gqa --kv-heads 2 --experts 6 --top-k 3 --router relu",

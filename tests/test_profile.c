@@ -178,6 +178,21 @@ static void attention_gate(void) {
     CHECK(3 * flops == counted, "6 FLOPs per weight and token: %.0f against %.0f", 3 * flops, counted);
 }
 
+// Mamba-2: plain q and k, the step that is the decay too, what is added of v, the output's gate. No convolution: silu.
+static void steps_and_skip(void) {
+    enum { K = 6 };
+    Config c;
+    Profile p = step_of("--attn mamba2 --state-dim 6 --short-conv 0", &c);
+    double tokens = 0, heads = L * B * H, seen = 2 * K + 2 * D + 2;
+    for (size_t i = 0; i < T; i++) tokens += 2 * 2 * K * D + 2 * (K + D) * (double)(i + 1);
+    expect(&p, PROFILE_recurrence_forward, L, heads * tokens, heads * (T * seen + K * D));
+    expect(&p, PROFILE_recurrence_backward, L, heads * 2 * tokens, heads * (T * (seen + 2 * K + D + 2) + K * D));
+    expect(&p, PROFILE_gate_forward, 5 * L, L * M * H * (2. * K + 100 + 2 * D + (PROFILE_SIGMOID + 2) * D),
+           L * M * H * (2. * 2 * K + 3 + 3 * D + 3 * D) + L * 3 * H);
+    expect(&p, PROFILE_gate_backward, 5 * L, L * M * H * (2. * K + 100 + 4 * D + (PROFILE_SIGMOID + 7) * D),
+           L * M * H * (3. * 2 * K + 4 + 4 * D + 5 * D) + L * 9 * H);
+}
+
 static void experts(void) {
     enum { E = 4, K = 2, W = 24 };
     Config c;
@@ -249,6 +264,7 @@ static const Test tests[] = {
     {"profile/rest", "FLOPs and bytes of norms, activations, positions, loss and optimizer", everything_else},
     {"profile/dyt", "FLOPs and bytes of dynamic tanh", dynamic_tanh},
     {"profile/recurrence", "FLOPs and bytes of a gated delta rule, its convolution and gates", recurrence},
+    {"profile/mamba2", "FLOPs and bytes of a state that fades and is written in steps", steps_and_skip},
     {"profile/experts", "FLOPs and bytes of a mixture of experts", experts},
     {"profile/decoding", "FLOPs and bytes of a token from the cache, also through the latent", decoding},
     {"profile/recording", "nothing is recorded twice, in parallel regions, or when off; times fit", recording},
