@@ -5,10 +5,35 @@
 #include <string.h>
 
 // ---- names -------------------------------------------------------------------------------------
-// TURNED: GPT-2's Conv1D stores [in, out]. JOINED: TURNED, and one tensor with the row of the same name
-// above it (q, k and v lie side by side in memory). A * counts the experts, which we keep as one tensor.
-typedef enum { PLAIN, TURNED, JOINED } Layout;
+// How they lay out what we have as [out, in]. Rows with the same name of theirs are parts of one tensor, one below the
+// other. A * counts the experts, which we keep as one tensor.
+typedef enum {
+    PLAIN,
+    TURNED,    // [in, out]: GPT-2's Conv1D
+    BY_HEAD,   // the rows of a head of every part, then those of the next head
+    TAPS,      // [channels, 1, taps]: PyTorch's depthwise convolution
+    FROM_ONE,  // the distance from 1, in double precision, so that adding 1 again gives the same bits
+} Layout;
+// A family's own rows stand before those that it shares with others.
 static const struct { unsigned families; const char *ours, *theirs; Layout layout; } names[] = {
+    {DELTA_NET, "attn.q", "linear_attn.in_proj_qkvz", BY_HEAD},
+    {DELTA_NET, "attn.k", "linear_attn.in_proj_qkvz", BY_HEAD},
+    {DELTA_NET, "attn.v", "linear_attn.in_proj_qkvz", BY_HEAD},
+    {DELTA_NET, "attn.gate", "linear_attn.in_proj_qkvz", BY_HEAD},
+    {DELTA_NET, "attn.beta", "linear_attn.in_proj_ba", BY_HEAD},
+    {DELTA_NET, "attn.decay", "linear_attn.in_proj_ba", BY_HEAD},
+    {DELTA_NET, "attn.conv", "linear_attn.conv1d", TAPS},
+    {DELTA_NET, "attn.decay_rate", "linear_attn.A_log", PLAIN},
+    {DELTA_NET, "attn.decay_shift", "linear_attn.dt_bias", PLAIN},
+    {DELTA_NET, "attn.o_norm", "linear_attn.norm", PLAIN},
+    {DELTA_NET, "attn.o", "linear_attn.out_proj", PLAIN},
+    {QWEN3_NEXT, "attn.q", "self_attn.q_proj", BY_HEAD},
+    {QWEN3_NEXT, "attn.gate", "self_attn.q_proj", BY_HEAD},
+    {QWEN3_NEXT, "attn.q_norm", "self_attn.q_norm", FROM_ONE},
+    {QWEN3_NEXT, "attn.k_norm", "self_attn.k_norm", FROM_ONE},
+    {QWEN3_NEXT, "attn_norm", "input_layernorm", FROM_ONE},
+    {QWEN3_NEXT, "ffn_norm", "post_attention_layernorm", FROM_ONE},
+    {QWEN3_NEXT, "final_norm", "model.norm", FROM_ONE},
     {ROTARY, "embed", "model.embed_tokens", PLAIN},
     {ROTARY, "final_norm", "model.norm", PLAIN},
     {ROTARY | GPT2, "head", "lm_head", PLAIN},
@@ -49,19 +74,23 @@ static const struct { unsigned families; const char *ours, *theirs; Layout layou
     {GPT2, "attn_norm", "ln_1", PLAIN},
     {GPT2, "ffn_norm", "ln_2", PLAIN},
     {GPT2, "attn.q", "attn.c_attn", TURNED},
-    {GPT2, "attn.k", "attn.c_attn", JOINED},
-    {GPT2, "attn.v", "attn.c_attn", JOINED},
+    {GPT2, "attn.k", "attn.c_attn", TURNED},
+    {GPT2, "attn.v", "attn.c_attn", TURNED},
     {GPT2, "attn.o", "attn.c_proj", TURNED},
     {GPT2, "ffn.up", "mlp.c_fc", TURNED},
     {GPT2, "ffn.down", "mlp.c_proj", TURNED},
 };
 enum { NAMES = sizeof names / sizeof *names };
 
-// A tensor of a file, and where it lies in the arenas of the model.
+// A tensor of a file, made of parts: where they lie in the arenas of the model, and their rows (in each of the groups).
+typedef struct { size_t at, rows; } Part;
 typedef struct {
     char name[TENSOR_NAME];
-    size_t rank, shape[3], size, at;  // shape as in the model: [out, in]
-    bool turned, found;               // turned: [in, out] in the file
+    int layer;
+    size_t rank, shape[3], size;      // as in the file
+    Part part[4];
+    size_t parts, groups, columns;    // groups: heads that are laid out one after the other, or 1
+    bool turned, from_one, found;     // turned: [in, out] in the file
 } Link;
 typedef struct { Link *link; size_t count; } Links;
 
@@ -78,33 +107,46 @@ static const char *without_layer(const Param *p) {
     return p->layer < 0 ? p->name : strchr(strchr(p->name, '.') + 1, '.') + 1;
 }
 
-static void write_name(Link *k, const Family *family, const Param *p, size_t r, const char *suffix, size_t expert) {
+static void write_name(char out[TENSOR_NAME], const Family *family, const Param *p, size_t r, const char *suffix,
+                       size_t expert) {
     char layer[64] = "", number[32];
     const char *theirs = names[r].theirs, *star = strchr(theirs, '*');
     if (p->layer >= 0) snprintf(layer, sizeof layer, "%s%d.", family->layer, p->layer);
     snprintf(number, sizeof number, "%zu", expert);
-    snprintf(k->name, sizeof k->name, "%s%.*s%s%s%s", layer, (int)strcspn(theirs, "*"), theirs, star ? number : "",
+    snprintf(out, TENSOR_NAME, "%s%.*s%s%s%s", layer, (int)strcspn(theirs, "*"), theirs, star ? number : "",
              star ? star + 1 : "", suffix);
 }
 
 static Link *add_link(Links *all, const Param *p, size_t at, size_t first_dimension) {
     all->link = xrealloc(all->link, (all->count + 1) * sizeof *all->link);
     Link *k = &all->link[all->count++];
-    *k = (Link){.rank = p->rank - first_dimension, .size = 1, .at = at};
+    *k = (Link){.layer = p->layer, .rank = p->rank - first_dimension, .size = 1, .parts = 1, .groups = 1};
     for (size_t d = 0; d < k->rank; d++) k->size *= k->shape[d] = p->shape[first_dimension + d];
+    k->columns = k->rank > 1 ? k->shape[1] : 1;
+    k->part[0] = (Part){at, k->size / k->columns};
     return k;
 }
 
-// Makes a link longer by a tensor that lies directly behind it.
-static void join(Links *all, const char *name, const Param *p) {
-    for (size_t i = 0; i < all->count; i++) {
+// Makes the tensor of this name, which has been begun, longer by p. False where there is none.
+static bool join(Links *all, const char *name, const Param *p) {
+    for (size_t i = all->count; i-- > 0 && all->link[i].layer == p->layer;) {
         Link *k = &all->link[i];
-        if (strcmp(k->name, name) != 0 || k->at + k->size != p->at) continue;
-        k->shape[0] += p->shape[0];
+        if (strcmp(k->name, name) != 0) continue;
+        k->part[k->parts++] = (Part){p->at, p->shape[0] / k->groups};
+        k->shape[k->turned && k->rank > 1] += p->shape[0];
         k->size += p->size;
-        return;
+        return true;
     }
-    fail("%s is stored as a part of %s, but does not lie directly behind it in memory", p->name, name);
+    return false;
+}
+
+static void lay_out(Link *k, Layout layout, size_t heads) {
+    size_t rows = k->shape[0];
+    k->from_one = layout == FROM_ONE;
+    k->turned = (layout == TURNED && k->rank == 2) || layout == TAPS;
+    if (layout == BY_HEAD) k->groups = heads, k->part[0].rows /= heads;
+    if (k->turned) k->shape[0] = k->columns, k->shape[1] = rows;
+    if (layout == TAPS) k->shape[2] = rows, k->shape[1] = 1, k->rank = 3;
 }
 
 static void link_ours(Links *all, const Param *p) {
@@ -112,20 +154,23 @@ static void link_ours(Links *all, const Param *p) {
     snprintf(k->name, sizeof k->name, "%s", p->name);
 }
 
-static void link_theirs(Links *all, const Family *family, const Param *p) {
+static void link_theirs(Links *all, const Family *family, const Param *p, const Config *c) {
     const char *suffix;
+    char name[TENSOR_NAME];
+    bool delta = p->layer >= 0 && pattern_at(&c->attn, (size_t)p->layer) == ATTN_gated_delta;
+    unsigned bits = family->bit | (delta ? DELTA_NET : 0);
     size_t r = 0;
-    while (r < NAMES && !row_matches(r, family->bit, without_layer(p), &suffix)) r++;
+    while (r < NAMES && !row_matches(r, bits, without_layer(p), &suffix)) r++;
     if (r == NAMES)
         fail("%s has no tensor for %s; the flags of this model are not its own", family->architecture, p->name);
     bool experts = strchr(names[r].theirs, '*') != NULL;
     size_t pieces = experts ? p->shape[0] : 1;
     for (size_t e = 0; e < pieces; e++) {
-        size_t at = p->at + e * (p->size / pieces);
-        Link joined, *k = names[r].layout == JOINED ? &joined : add_link(all, p, at, experts);
-        write_name(k, family, p, r, suffix, e);
-        if (k == &joined) join(all, k->name, p);
-        else k->turned = names[r].layout == TURNED && p->rank == 2;
+        write_name(name, family, p, r, suffix, e);
+        if (!experts && join(all, name, p)) continue;
+        Link *k = add_link(all, p, p->at + e * (p->size / pieces), experts);
+        strcpy(k->name, name);
+        lay_out(k, names[r].layout, c->heads);
     }
 }
 
@@ -134,31 +179,76 @@ static Links links_of(const Model *m, const Family *family) {
     Links all = {0};
     for (size_t i = 0, n = model_params(m, &p); i < n; i++)
         if (family->bit == OURS) link_ours(&all, &p[i]);
-        else link_theirs(&all, family, &p[i]);
+        else link_theirs(&all, family, &p[i], model_config(m));
     return all;
 }
 
-static void shape_in_file(const Link *k, size_t shape[3]) {
-    for (size_t d = 0; d < k->rank; d++) shape[d] = k->shape[k->turned ? k->rank - 1 - d : d];
+// ---- layouts -----------------------------------------------------------------------------------
+static bool is_plain(const Link *k) { return k->parts == 1 && !k->turned; }
+
+// Where number i of the tensor in the file lies in the arenas.
+static size_t place_of(const Link *k, size_t i) {
+    size_t rows = k->size / k->columns;
+    size_t row = k->turned ? i % rows : i / k->columns, column = k->turned ? i / rows : i % k->columns;
+    size_t group = row / (rows / k->groups), within = row % (rows / k->groups);
+    const Part *part = k->part;
+    while (within >= part->rows) within -= part++->rows;
+    return part->at + (group * part->rows + within) * k->columns + column;
 }
 
-void hf_write_tensors(const Model *m, const real *arena, const char *path) {
+static const real *gathered(const Link *k, const real *arena) {
+    real *file = xmalloc(k->size * sizeof *file);
+    for (size_t i = 0; i < k->size; i++) file[i] = arena[place_of(k, i)];
+    return file;
+}
+
+static const double *distance_from_one(const Link *k, const real *arena) {
+    double *file = xmalloc(k->size * sizeof *file);
+    for (size_t i = 0; i < k->size; i++) file[i] = (double)arena[place_of(k, i)] - 1;
+    return file;
+}
+
+// ---- writing -----------------------------------------------------------------------------------
+static TensorOut tensor_out(const Link *k, const real *arena, bool values) {
+    TensorOut out = {.rank = k->rank};
+    strcpy(out.name, k->name);
+    memcpy(out.shape, k->shape, sizeof k->shape);
+    if (values && k->from_one) out.wide = distance_from_one(k, arena);
+    else out.data = is_plain(k) ? arena + k->part[0].at : gathered(k, arena);
+    return out;
+}
+
+// Those that are written in double precision before the others, as TensorOut wants them.
+static void put_wide_first(Links *all) {
+    Link *sorted = xmalloc((all->count + 1) * sizeof *sorted);
+    size_t n = 0;
+    for (int wide = 1; wide >= 0; wide--)
+        for (size_t i = 0; i < all->count; i++)
+            if (all->link[i].from_one == wide) sorted[n++] = all->link[i];
+    free(all->link);
+    all->link = sorted;
+}
+
+// values: weights, of which some architectures store the distance from 1; a gradient is the same for either.
+static void write_tensors(const Model *m, const real *arena, const char *path, bool values) {
     Links all = links_of(m, hf_family(model_config(m)));
-    TensorOut *out = xmalloc(all.count * sizeof *out);
-    for (size_t i = 0; i < all.count; i++) {
-        const Link *k = &all.link[i];
-        out[i] = (TensorOut){.rank = k->rank, .data = arena + k->at, .transposed = k->turned};
-        strcpy(out[i].name, k->name);
-        shape_in_file(k, out[i].shape);
-    }
+    put_wide_first(&all);
+    TensorOut *out = xmalloc((all.count + 1) * sizeof *out);
+    for (size_t i = 0; i < all.count; i++) out[i] = tensor_out(&all.link[i], arena, values);
     safetensors_write(path, out, all.count, NULL, 0);
+    for (size_t i = 0; i < all.count; i++) {
+        if (!is_plain(&all.link[i])) free((void *)out[i].data);
+        free((void *)out[i].wide);
+    }
     free(out);
     free(all.link);
 }
 
+void hf_write_tensors(const Model *m, const real *arena, const char *path) { write_tensors(m, arena, path, false); }
+
 void hf_save(const Model *m, const char *dir) {
     char *config = xprintf("%s/config.json", dir), *weights = xprintf("%s/model.safetensors", dir);
-    hf_write_tensors(m, model_values((Model *)m), weights);  // only read, but the accessor is for writers too
+    write_tensors(m, model_values((Model *)m), weights, true);  // only read, but the accessor is for writers too
     hf_write_config(model_config(m), config);
     free(config), free(weights);
 }
@@ -204,21 +294,18 @@ static const char *shape_text(size_t rank, const size_t *shape, char out[96]) {
 }
 
 static void copy_tensor(const SafeTensors *file, const TensorIn *t, const Link *k, real *values) {
-    size_t shape[3];
     char expected[96], found[96];
-    shape_in_file(k, shape);
-    if (t->rank != k->rank || memcmp(t->shape, shape, k->rank * sizeof *shape) != 0)
-        fail("%s: tensor %s: expected %s, found %s", file->path, t->name, shape_text(k->rank, shape, expected),
+    if (t->rank != k->rank || memcmp(t->shape, k->shape, k->rank * sizeof *k->shape) != 0)
+        fail("%s: tensor %s: expected %s, found %s", file->path, t->name, shape_text(k->rank, k->shape, expected),
              shape_text(t->rank, t->shape, found));
-    if (!k->turned) {
-        safetensors_copy(file, t, values + k->at);
+    if (is_plain(k) && !k->from_one) {
+        safetensors_copy(file, t, values + k->part[0].at);
         return;
     }
-    real *turned = xmalloc(k->size * sizeof *turned);
-    safetensors_copy(file, t, turned);
-    for (size_t i = 0; i < shape[0]; i++)
-        for (size_t o = 0; o < shape[1]; o++) values[k->at + o * shape[0] + i] = turned[i * shape[1] + o];
-    free(turned);
+    double *number = xmalloc(k->size * sizeof *number);
+    safetensors_copy_wide(file, t, number);
+    for (size_t i = 0; i < k->size; i++) values[place_of(k, i)] = (real)(k->from_one ? 1 + number[i] : number[i]);
+    free(number);
 }
 
 // What a file may hold beside the parameters: constants of old versions, and the head where it is tied.
@@ -300,9 +387,7 @@ void hf_load(Model *m, const char *dir) {
     for (size_t i = 0; i < files.count; i++) load_file(m, files.path[i], &all, family->layer, model_values(m));
     for (size_t i = 0; i < all.count; i++) {
         const Link *k = &all.link[i];
-        size_t in_file[3];
-        shape_in_file(k, in_file);
-        if (!k->found) fail("%s: tensor %s %s is missing", dir, k->name, shape_text(k->rank, in_file, shape));
+        if (!k->found) fail("%s: tensor %s %s is missing", dir, k->name, shape_text(k->rank, k->shape, shape));
     }
     if (family->bit == DEEPSEEK && (!interleaved || json_is_true(interleaved))) deinterleave_model(m, model_values(m));
     model_changed(m);

@@ -1,6 +1,6 @@
 // hf.h: Hugging Face's names and configurations for our models, so that transformers opens what we
-// train and we open what transformers saved. Llama, Mistral, Qwen3, OLMo-2, Mixtral, DeepSeek-V3 and GPT-2 are
-// known; any other combination of flags is saved as model_type "receipts" under our own names (model.h).
+// train and we open what transformers saved. Llama, Mistral, Qwen3, Qwen3-Next (without its experts), OLMo-2, Mixtral,
+// DeepSeek-V3 and GPT-2 are known; any other combination of flags is saved as model_type "receipts" under our own names (model.h).
 // The tensors themselves are not touched here: lib/checkpoint.h reads and writes the files.
 #ifndef HF_H
 #define HF_H
@@ -15,7 +15,8 @@ const char *hf_obstacle(const Config *c);   // NULL where hf_architecture is not
 // Writes model.safetensors and config.json into the directory, which exists. config.json also has an
 // object "receipts" with every flag as text, so that a run of ours is read back exactly.
 void hf_save(const Model *m, const char *dir);
-// Any arena with the layout of the parameters (gradients, say) under the names that hf_save gives them.
+// Any arena with the layout of the parameters under the names that hf_save gives them. As it stands: of the norms
+// whose distance from 1 Qwen3-Next stores, the gradients are the same.
 void hf_write_tensors(const Model *m, const real *arena, const char *path);
 
 // Fills in what the directory's config.json fixes: sizes and everything else that decides what the

@@ -3,6 +3,7 @@
 // have only one value that we can compute. Facts are from the modeling and configuration files of
 // transformers 5.23; tests/oracle.py holds them against it.
 #include "hf_parts.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +12,7 @@ static const Family families[] = {
     {LLAMA, "llama", "LlamaForCausalLM", "model.layers."},
     {MISTRAL, "mistral", "MistralForCausalLM", "model.layers."},
     {QWEN3, "qwen3", "Qwen3ForCausalLM", "model.layers."},
+    {QWEN3_NEXT, "qwen3_next", "Qwen3NextForCausalLM", "model.layers."},
     {OLMO2, "olmo2", "Olmo2ForCausalLM", "model.layers."},
     {MIXTRAL, "mixtral", "MixtralForCausalLM", "model.layers."},
     {DEEPSEEK, "deepseek_v3", "DeepseekV3ForCausalLM", "model.layers."},
@@ -31,6 +33,27 @@ static bool attention_is(const Config *c, int attn) {
     return true;
 }
 
+static bool has_attention(const Config *c, int attn) {
+    for (size_t i = 0; i < c->attn.count; i++)
+        if (c->attn.at[i] == attn) return true;
+    return false;
+}
+
+// The softmax attention of a model that has only one kind of it; where it has none, the linear kind that all are.
+static int softmax_of(const Config *c) {
+    for (size_t i = 0; i < c->attn.count; i++)
+        if (!config_is_linear(c->attn.at[i])) return c->attn.at[i];
+    return c->attn.at[0];
+}
+
+// Gated delta nets, alone or with one kind of softmax attention in between.
+static bool is_delta_hybrid(const Config *c) {
+    int softmax = softmax_of(c);
+    for (size_t i = 0; i < c->attn.count; i++)
+        if (c->attn.at[i] != ATTN_gated_delta && c->attn.at[i] != softmax) return false;
+    return softmax == ATTN_gated_delta || softmax == ATTN_mha || softmax == ATTN_gqa;
+}
+
 // Every layer from `first` on has experts, none before.
 static bool experts_from(const Config *c, size_t first) {
     for (size_t l = 0; l < c->layers; l++)
@@ -47,6 +70,7 @@ static size_t dense_layers(const Config *c) {
 // The closest relative: the one whose mark the config bears.
 static unsigned nearest_family(const Config *c) {
     if (attention_is(c, ATTN_mla)) return DEEPSEEK;
+    if (has_attention(c, ATTN_gated_delta)) return QWEN3_NEXT;
     if (c->pos == POS_learned) return GPT2;
     if (c->experts) return MIXTRAL;
     if (c->norm == NORM_out || c->qk_norm == QK_full) return OLMO2;
@@ -57,6 +81,7 @@ static unsigned nearest_family(const Config *c) {
 // The first thing that a family has only one way of, and this config another; NULL if there is none.
 static const char *missing_in(unsigned family, const Config *c) {
     bool mha = attention_is(c, ATTN_mha), gqa = attention_is(c, ATTN_gqa), moe = c->experts > 0;
+    bool no_softmax = attention_is(c, ATTN_gated_delta);
     const struct { unsigned families; bool holds; const char *needs; } conditions[] = {
         {ROTARY & ~OLMO2, c->norm == NORM_pre, "--norm pre"},
         {GPT2, c->norm == NORM_pre, "--norm pre"},
@@ -65,20 +90,26 @@ static const char *missing_in(unsigned family, const Config *c) {
         {GPT2, c->norm_kind == NORM_KIND_layer, "--norm-kind layer"},
         {ROTARY, c->ffn == FFN_swiglu, "--ffn swiglu"},
         {GPT2, c->ffn == FFN_gelu, "--ffn gelu"},
-        {ROTARY, c->pos == POS_rope, "--pos rope"},
-        {ROTARY & ~(DEEPSEEK | MISTRAL), mha || gqa, "--attn mha or gqa on all layers"},
+        {ROTARY & ~QWEN3_NEXT, c->pos == POS_rope, "--pos rope"},
+        {QWEN3_NEXT, is_delta_hybrid(c), "--attn gated-delta, with mha or with gqa in between"},
+        {QWEN3_NEXT, c->pos == (no_softmax ? POS_none : POS_rope), no_softmax ? "--pos none" : "--pos rope"},
+        {QWEN3_NEXT, no_softmax || c->qk_norm == QK_head, "--qk-norm head"},
+        {QWEN3_NEXT, no_softmax || c->attn_gate, "--attn-gate 1"},
+        {QWEN3_NEXT, c->short_conv >= 1, "--short-conv of at least 1"},
+        {ROTARY & ~(DEEPSEEK | MISTRAL | QWEN3_NEXT), mha || gqa, "--attn mha or gqa on all layers"},
         {GPT2, mha, "--attn mha"},
         {LLAMA | MISTRAL | MIXTRAL | GPT2, c->qk_norm == QK_none, "--qk-norm none"},
         {QWEN3, c->qk_norm == QK_head, "--qk-norm head"},
         {OLMO2, c->qk_norm == QK_full, "--qk-norm full"},
-        {ROTARY & ~DEEPSEEK, config_rope_dim(c, ATTN_mha) == c->head_dim, "--rope-dim as wide as --head-dim"},
-        {ROTARY | GPT2, !c->attn_gate, "--attn-gate 0"},
+        {ROTARY & ~(DEEPSEEK | QWEN3_NEXT), config_rope_dim(c, ATTN_mha) == c->head_dim,
+         "--rope-dim as wide as --head-dim"},
+        {(ROTARY & ~QWEN3_NEXT) | GPT2, !c->attn_gate, "--attn-gate 0"},
         {GPT2, c->heads * c->head_dim == c->width, "--head-dim of width/heads"},
         {LLAMA, c->width % c->heads == 0, "--width to be a multiple of --heads"},
         {GPT2, c->bias, "--bias 1"},
-        {MISTRAL | QWEN3 | OLMO2 | MIXTRAL, !c->bias, "--bias 0"},
+        {MISTRAL | QWEN3 | OLMO2 | MIXTRAL | QWEN3_NEXT, !c->bias, "--bias 0"},
         {DEEPSEEK, !c->bias || dense_layers(c) == 0, "--bias 0, or experts in all layers"},
-        {LLAMA | MISTRAL | QWEN3 | OLMO2 | GPT2, !moe, "--experts 0"},
+        {LLAMA | MISTRAL | QWEN3 | OLMO2 | GPT2 | QWEN3_NEXT, !moe, "--experts 0"},
         {MIXTRAL, experts_from(c, 0), "experts in all layers"},
         {MIXTRAL, c->gate == GATE_softmax, "--gate softmax"},
         {MIXTRAL, c->router == ROUTER_topk, "--router topk"},
@@ -119,12 +150,16 @@ static const struct { unsigned families; const char *key, *flag, *standard; } ke
     {ROTARY, "hidden_size", "width", NULL},
     {ROTARY, "num_hidden_layers", "layers", NULL},
     {ROTARY, "num_attention_heads", "heads", NULL},
-    {ROTARY & ~DEEPSEEK, "num_key_value_heads", "kv_heads", "0"},
-    {ROTARY & ~(DEEPSEEK | QWEN3), "head_dim", "head_dim", "0"},
+    {QWEN3_NEXT, "num_key_value_heads", "kv_heads", "2"},
+    {ROTARY & ~(DEEPSEEK | QWEN3_NEXT), "num_key_value_heads", "kv_heads", "0"},
+    {ROTARY & ~(DEEPSEEK | QWEN3 | QWEN3_NEXT), "head_dim", "head_dim", "0"},
     {QWEN3, "head_dim", "head_dim", "128"},
     {ROTARY & ~MIXTRAL, "intermediate_size", "ffn_width", NULL},
     {MIXTRAL, "intermediate_size", "expert_width", NULL},
-    {LLAMA | MISTRAL | QWEN3 | DEEPSEEK, "rms_norm_eps", "norm_eps", "1e-6"},
+    {QWEN3_NEXT, "head_dim", "head_dim", "256"},
+    {QWEN3_NEXT, "linear_conv_kernel_dim", "short_conv", "4"},
+    {QWEN3_NEXT, "linear_key_head_dim", "state_dim", "128"},
+    {LLAMA | MISTRAL | QWEN3 | DEEPSEEK | QWEN3_NEXT, "rms_norm_eps", "norm_eps", "1e-6"},
     {MIXTRAL | OLMO2, "rms_norm_eps", "norm_eps", "1e-5"},
     {ROTARY, "tie_word_embeddings", "tie", "0"},
     {MISTRAL, "sliding_window", "window", "4096"},
@@ -158,7 +193,7 @@ static const struct { unsigned families; const char *key, *value; bool required;
     {GPT2, "activation_function", "\"gelu_new\"", false},
     {MIXTRAL, "sliding_window", "null", false},
     {QWEN3, "use_sliding_window", "false", false},
-    {QWEN3 | OLMO2, "attention_bias", "false", false},
+    {QWEN3 | OLMO2 | QWEN3_NEXT, "attention_bias", "false", false},
     {DEEPSEEK, "n_group", "1", true},
     {DEEPSEEK, "topk_group", "1", true},
     {GPT2, "scale_attn_weights", "true", false},
@@ -203,19 +238,51 @@ static json_t *all_flags(const Config *c) {
     return object;
 }
 
+static json_t *size_as_json(size_t n) { return json_integer((json_int_t)n); }
+
+// Of the dimensions of a head, those that rotate. transformers cuts head_dim times this down to a whole number.
+static double rotated_share(const Config *c) {
+    double rotated = (double)config_rope_dim(c, ATTN_mha), all = (double)c->head_dim;
+    if (c->pos != POS_rope) return 0.5;      // of no importance, but they refuse an odd number that is all
+    char text[32];
+    snprintf(text, sizeof text, "%.12g", rotated / all);
+    double share = strtod(text, NULL);
+    return floor(all * share) == rotated ? share : (rotated + 0.5) / all;
+}
+
 static void put_rotary(json_t *object, const Config *c) {
-    put(object, "num_key_value_heads", json_integer((json_int_t)config_kv_heads(c, c->attn.at[0])));
+    put(object, "num_key_value_heads", size_as_json(config_kv_heads(c, softmax_of(c))));
     put(object, "max_position_embeddings", flag_as_json(c, "context"));
     put(object, "rope_theta", flag_as_json(c, "rope_theta"));  // where transformers before 5 look
     json_t *rope = json_object();
     put(rope, "rope_type", json_string("default"));
     put(rope, "rope_theta", flag_as_json(c, "rope_theta"));
     put(object, "rope_parameters", rope);
+    if (hf_family(c)->bit != QWEN3_NEXT) return;
+    put(rope, "partial_rotary_factor", json_real(rotated_share(c)));
+    put(object, "partial_rotary_factor", json_real(rotated_share(c)));
+}
+
+static const char *type_of_mixer(int attn) { return config_is_linear(attn) ? "linear_attention" : "full_attention"; }
+
+static void put_layer_types(json_t *object, const Config *c) {
+    json_t *types = json_array();
+    for (size_t l = 0; l < c->layers; l++)
+        json_array_append_new(types, json_string(type_of_mixer(pattern_at(&c->attn, l))));
+    put(object, "layer_types", types);
+}
+
+static void put_qwen3_next(json_t *object, const Config *c) {
+    put_layer_types(object, c);
+    put(object, "linear_value_head_dim", size_as_json(c->head_dim));
+    put(object, "linear_num_key_heads", size_as_json(c->heads));
+    put(object, "linear_num_value_heads", size_as_json(c->heads));
+    put(object, "num_experts", size_as_json(0));
 }
 
 static void put_deepseek(json_t *object, const Config *c) {
     put(object, "rope_interleave", json_false());
-    put(object, "num_nextn_predict_layers", json_integer(0));
+    put(object, "num_nextn_predict_layers", size_as_json(0));
     if (c->q_rank == 0) put(object, "q_lora_rank", json_null());
     if (c->experts == 0) put(object, "first_k_dense_replace", flag_as_json(c, "layers"));
 }
@@ -235,6 +302,7 @@ static json_t *config_as_json(const Config *c) {
     if (family & (LLAMA | DEEPSEEK)) put(object, "attention_bias", flag_as_json(c, "bias"));
     if (family & MIXTRAL) put(object, "router_aux_loss_coef", flag_as_json(c, "aux_loss"));
     if (family & DEEPSEEK) put_deepseek(object, c);
+    if (family & QWEN3_NEXT) put_qwen3_next(object, c);
     static const char *const ids[] = {"bos_token_id", "eos_token_id", "pad_token_id"};
     for (int i = 0; i < 3 && family != OURS; i++)
         put(object, ids[i], json_null());  // those that transformers assumes may lie outside our vocabulary
@@ -273,8 +341,8 @@ const Family *hf_family_in(const JsonFile *j) {
     const char *type = json_string_value(json_object_get(j->json, "model_type"));
     for (size_t i = 0; type && i < FAMILIES; i++)
         if (strcmp(families[i].model_type, type) == 0) return &families[i];
-    fail("%s: model_type %.60s is none of llama, mistral, qwen3, olmo2, mixtral, deepseek_v3, gpt2, receipts", j->path,
-         type ? type : "(none)");
+    fail("%s: model_type %.60s is none of llama, mistral, qwen3, qwen3_next, olmo2, mixtral, deepseek_v3, gpt2, "
+         "receipts", j->path, type ? type : "(none)");
 }
 
 // A bad value is the file's fault, not the command line's: the message and the exit status say so.
@@ -316,11 +384,6 @@ static void check_fixed(const JsonFile *j, unsigned family) {
     }
     json_t *quantized = json_object_get(j->json, "quantization_config");
     if (quantized && !json_is_null(quantized)) refuse(j, "quantization_config", "null");
-    size_t i;
-    json_t *type;
-    json_array_foreach(json_object_get(j->json, "layer_types"), i, type)
-        if (!json_is_string(type) || strcmp(json_string_value(type), "full_attention") != 0)
-            refuse(j, "layer_types", "full_attention");
 }
 
 static void read_keys(Config *c, const JsonFile *j, unsigned family) {
@@ -345,7 +408,8 @@ static void read_rope(Config *c, const JsonFile *j, unsigned family) {
         if (!type) type = json_object_get(about, "type");
         const char *name = json_is_string(type) ? json_string_value(type) : "default";
         const json_t *part = json_object_get(about, "partial_rotary_factor");
-        if ((type && !json_is_string(type)) || strcmp(name, "default") != 0 || (part && json_number_value(part) != 1))
+        bool in_part = part && json_number_value(part) != 1 && family != QWEN3_NEXT;
+        if ((type && !json_is_string(type)) || strcmp(name, "default") != 0 || in_part)
             refuse(j, key, "rope_type \"default\" over all dimensions");
         if (json_object_get(about, "rope_theta")) theta = json_object_get(about, "rope_theta");
     }
@@ -368,9 +432,41 @@ static void set_standard(Config *c, const char *flag) {
     flags_set(&config_table, c, flag, config_table.flag[flags_find(&config_table, flag)].standard);
 }
 
+// The mixer that layer l of the file has.
+static int mixer_of_layer(const Config *c, const JsonFile *j, unsigned family, size_t l) {
+    bool grouped = c->kv_heads && c->kv_heads != c->heads;
+    const json_t *types = json_object_get(j->json, "layer_types");
+    const char *type = json_string_value(json_array_get(types, l));
+    if (!types || json_is_null(types))
+        type = family == QWEN3_NEXT && (l + 1) % 4 ? "linear_attention" : "full_attention";
+    if (type && strcmp(type, "full_attention") == 0) return c->window ? ATTN_swa : grouped ? ATTN_gqa : ATTN_mha;
+    if (type && strcmp(type, "linear_attention") == 0 && family == QWEN3_NEXT) return ATTN_gated_delta;
+    refuse(j, "layer_types", family == QWEN3_NEXT ? "linear_attention and full_attention, one for each layer"
+                                                  : "full_attention, one for each layer");
+}
+
+static bool repeats(const unsigned char *mixer, size_t layers, size_t period) {
+    for (size_t l = period; l < layers; l++)
+        if (mixer[l] != mixer[l - period]) return false;
+    return true;
+}
+
+// The mixers of all layers, as the shortest pattern that gives them.
+static void read_mixers(Config *c, const JsonFile *j, unsigned family) {
+    unsigned char *mixer = xmalloc(c->layers);
+    size_t period = 1;
+    for (size_t l = 0; l < c->layers; l++) mixer[l] = (unsigned char)mixer_of_layer(c, j, family, l);
+    while (period <= PATTERN_SIZE && !repeats(mixer, c->layers, period)) period++;
+    if (period > PATTERN_SIZE) refuse(j, "layer_types", "a pattern that repeats after at most 64 layers");
+    c->attn.count = (unsigned char)period;
+    memcpy(c->attn.at, mixer, period);
+    free(mixer);
+}
+
 // DeepSeek-V3: its attention is another kind, and it may turn out to have no experts at all.
 static void finish_deepseek(Config *c, const JsonFile *j) {
-    flags_set(&config_table, c, "attn", "mla");
+    read_mixers(c, j, DEEPSEEK);     // refuses other types of layers; it has one of its own
+    c->attn = (Pattern){1, {ATTN_mla}};
     c->head_dim = c->nope_dim;
     if (c->first_dense < c->layers) {
         if (c->shared_experts == 0) refuse(j, "n_shared_experts", "1 or more");
@@ -386,12 +482,58 @@ static void finish_deepseek(Config *c, const JsonFile *j) {
 static void finish_heads(Config *c, const JsonFile *j, unsigned family) {
     if (c->kv_heads && c->heads % c->kv_heads != 0)
         refuse(j, "num_key_value_heads", "a divisor of num_attention_heads");
-    bool grouped = c->kv_heads && c->kv_heads != c->heads;
-    flags_set(&config_table, c, "attn", c->window ? "swa" : grouped ? "gqa" : "mha");
-    if (!grouped) c->kv_heads = 0;
+    read_mixers(c, j, family);
+    if (c->kv_heads == c->heads) c->kv_heads = 0;
     if (!c->head_dim && c->width % c->heads != 0)
         refuse(j, family & GPT2 ? "n_head" : "num_attention_heads", "a divisor of the width");
     if (!c->head_dim) c->head_dim = c->width / c->heads;
+}
+
+// A size that no flag of ours stands for alone.
+static size_t read_count(const JsonFile *j, const char *key, const char *standard) {
+    Config c;
+    const json_t *value = json_object_get(j->json, key);
+    flags_defaults(&config_table, &c);
+    if (value) set_from_json(&c, j, key, "experts", value);
+    else set_flag(&c, j, key, "experts", standard);
+    return c.experts;
+}
+
+// Whether transformers gives layer l of Qwen3-Next experts.
+static bool has_experts(const JsonFile *j, size_t l) {
+    size_t step = read_count(j, "decoder_sparse_step", "1"), i;
+    json_t *dense;
+    if (step == 0) refuse(j, "decoder_sparse_step", "1 or more");
+    json_array_foreach(json_object_get(j->json, "mlp_only_layers"), i, dense)
+        if (json_is_integer(dense) && json_integer_value(dense) == (json_int_t)l) return false;
+    return read_count(j, "num_experts", "512") > 0 && (l + 1) % step == 0;
+}
+
+static size_t read_rotated(const Config *c, const JsonFile *j) {
+    const json_t *share = json_object_get(json_object_get(j->json, "rope_parameters"), "partial_rotary_factor");
+    if (!share) share = json_object_get(j->json, "partial_rotary_factor");
+    double rotated = (double)c->head_dim * (share ? json_number_value(share) : 0.25);
+    if (!(rotated >= 2 && rotated <= (double)c->head_dim))
+        refuse(j, "partial_rotary_factor", "a share of 2 dimensions or more");
+    return (size_t)rotated;
+}
+
+// Qwen3-Next: its gated delta nets have heads of their own, and its experts a gate that we have not.
+static void finish_qwen3_next(Config *c, const JsonFile *j) {
+    size_t heads = read_count(j, "linear_num_value_heads", "32"), width = read_count(j, "linear_value_head_dim", "128");
+    if (heads == 0 || read_count(j, "linear_num_key_heads", "16") != heads)
+        refuse(j, "linear_num_key_heads", "the value of linear_num_value_heads");
+    for (size_t l = 0; l < c->layers; l++)
+        if (has_experts(j, l)) refuse(j, "num_experts", "0 (or mlp_only_layers for all layers)");
+    if (attention_is(c, ATTN_gated_delta)) {
+        c->heads = heads, c->head_dim = width, c->kv_heads = 0;
+        set_standard(c, "rope_theta");
+        return;
+    }
+    if (heads != c->heads) refuse(j, "linear_num_value_heads", "the value of num_attention_heads");
+    if (width != c->head_dim) refuse(j, "linear_value_head_dim", "the value of head_dim");
+    if (!has_attention(c, ATTN_gated_delta)) refuse(j, "layer_types", "linear_attention in some layers");
+    c->qk_norm = QK_head, c->attn_gate = true, c->rope_dim = read_rotated(c, j);
 }
 
 static bool read_flag(Config *c, const JsonFile *j, const json_t *flags, const char *name) {
@@ -422,6 +564,7 @@ void hf_config(Config *c, const char *dir) {
         if (family & ROTARY) read_rope(c, &j, family);
         if (family & DEEPSEEK) finish_deepseek(c, &j);
         else finish_heads(c, &j, family);
+        if (family & QWEN3_NEXT) finish_qwen3_next(c, &j);
     }
     need_vocab(c, &j);
     hf_close_json(&j);

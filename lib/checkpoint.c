@@ -17,10 +17,12 @@ static size_t out_elements(const TensorOut *t) {
     return n;
 }
 
+static size_t out_width(const TensorOut *t) { return t->wide ? sizeof *t->wide : sizeof *t->data; }
+
 static json_t *out_entry(const TensorOut *t, size_t begin, size_t end) {
     json_t *shape = json_array();
     for (size_t d = 0; d < t->rank; d++) json_array_append_new(shape, json_integer((json_int_t)t->shape[d]));
-    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", sizeof(real) == 8 ? "F64" : "F32", "shape", shape,
+    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", out_width(t) == 8 ? "F64" : "F32", "shape", shape,
                      "data_offsets", (json_int_t)begin, (json_int_t)end);
 }
 
@@ -36,7 +38,7 @@ static char *out_header(const char *path, const TensorOut *tensor, size_t count,
     for (size_t i = 0; i < metas; i++) set(path, about, meta[i].key, json_string(meta[i].value));
     set(path, header, "__metadata__", about);
     for (size_t i = 0, at = 0; i < count; i++) {
-        size_t end = at + size_mul(out_elements(&tensor[i]), sizeof(real));
+        size_t end = at + size_mul(out_elements(&tensor[i]), out_width(&tensor[i]));
         if (json_object_get(header, tensor[i].name))
             fail("%s: two tensors have the same name %s; nothing was written", path, tensor[i].name);
         set(path, header, tensor[i].name, out_entry(&tensor[i], at, end));
@@ -52,16 +54,6 @@ static char *out_header(const char *path, const TensorOut *tensor, size_t count,
     return text;
 }
 
-static void write_transposed(AtomicFile *file, const TensorOut *t) {
-    size_t rows = t->shape[0], columns = t->shape[1];
-    real *row = xmalloc(columns * sizeof *row);
-    for (size_t i = 0; i < rows; i++) {
-        for (size_t j = 0; j < columns; j++) row[j] = t->data[j * rows + i];
-        atomic_write(file, row, columns * sizeof *row);
-    }
-    free(row);
-}
-
 void safetensors_write(const char *path, const TensorOut *tensor, size_t count, const Metadata *meta, size_t metas) {
     char *header = out_header(path, tensor, count, meta, metas);
     uint64_t length = strlen(header);
@@ -69,8 +61,8 @@ void safetensors_write(const char *path, const TensorOut *tensor, size_t count, 
     atomic_write(&file, &length, LENGTH_BYTES);
     atomic_write(&file, header, length);
     for (size_t i = 0; i < count; i++) {
-        if (tensor[i].transposed) write_transposed(&file, &tensor[i]);
-        else atomic_write(&file, tensor[i].data, out_elements(&tensor[i]) * sizeof(real));
+        const TensorOut *t = &tensor[i];
+        atomic_write(&file, t->wide ? (const void *)t->wide : t->data, out_elements(t) * out_width(t));
     }
     atomic_close(&file);
     free(header);
@@ -255,20 +247,20 @@ const char *safetensors_meta(const SafeTensors *s, const char *key) {
 
 // ---- conversion --------------------------------------------------------------------------------
 // Data may lie at any address, so every element is copied out before it is looked at.
-static real from_f64(const unsigned char *p) {
+static double from_f64(const unsigned char *p) {
     double x;
     memcpy(&x, p, sizeof x);
-    return (real)x;
+    return x;
 }
 
-static real from_f32(const unsigned char *p) {
+static double from_f32(const unsigned char *p) {
     float x;
     memcpy(&x, p, sizeof x);
     return x;
 }
 
 // bfloat16 is the upper half of a float.
-static real from_bf16(const unsigned char *p) {
+static double from_bf16(const unsigned char *p) {
     uint32_t bits = (uint32_t)p[1] << 24 | (uint32_t)p[0] << 16;
     float x;
     memcpy(&x, &bits, sizeof x);
@@ -276,22 +268,35 @@ static real from_bf16(const unsigned char *p) {
 }
 
 // IEEE half: sign, 5 bits of exponent (bias 15), 10 of fraction. Exact in a float.
-static real from_f16(const unsigned char *p) {
+static double from_f16(const unsigned char *p) {
     unsigned bits = (unsigned)p[1] << 8 | p[0], exponent = bits >> 10 & 31, fraction = bits & 1023;
     double x;
     if (exponent == 31) x = fraction ? NAN : INFINITY;
     else x = exponent ? ldexp(1024 + fraction, (int)exponent - 25) : ldexp(fraction, -24);
-    return (real)(bits >> 15 ? -x : x);
+    return bits >> 15 ? -x : x;
 }
 
-void safetensors_copy(const SafeTensors *s, const TensorIn *t, real *out) {
-    static const struct { const char *dtype; real (*convert)(const unsigned char *); } from[] = {
+typedef double Convert(const unsigned char *p);
+
+static Convert *conversion_of(const SafeTensors *s, const TensorIn *t) {
+    static const struct { const char *dtype; Convert *convert; } from[] = {
         {"F32", from_f32}, {"BF16", from_bf16}, {"F16", from_f16}, {"F64", from_f64},
     };
     size_t k = 0;
     while (k < 4 && strcmp(from[k].dtype, t->dtype) != 0) k++;
     if (k == 4)
         fail("%s: tensor %s has dtype %s; weights are read from F32, F16, BF16 or F64", s->path, t->name, t->dtype);
+    return from[k].convert;
+}
+
+void safetensors_copy(const SafeTensors *s, const TensorIn *t, real *out) {
+    Convert *convert = conversion_of(s, t);
     size_t bytes = dtype_bytes(t->dtype);
-    for (size_t i = 0; i < t->elements; i++) out[i] = from[k].convert(t->data + i * bytes);
+    for (size_t i = 0; i < t->elements; i++) out[i] = (real)convert(t->data + i * bytes);
+}
+
+void safetensors_copy_wide(const SafeTensors *s, const TensorIn *t, double *out) {
+    Convert *convert = conversion_of(s, t);
+    size_t bytes = dtype_bytes(t->dtype);
+    for (size_t i = 0; i < t->elements; i++) out[i] = convert(t->data + i * bytes);
 }

@@ -10,7 +10,7 @@ typedef struct {
     char name[TENSOR_NAME];
     size_t rank, shape[TENSOR_RANK];
     const real *data;          // written as F32 (F64 in the double build)
-    bool transposed;           // data is [shape[1], shape[0]]; written as shape (GPT-2's Conv1D)
+    const double *wide;        // or, where it is not NULL, these, as F64; such tensors come first, for alignment's sake
 } TensorOut;
 typedef struct { const char *key, *value; } Metadata;
 
@@ -38,4 +38,5 @@ const TensorIn *safetensors_find(const SafeTensors *s, const char *name);   // N
 const char *safetensors_meta(const SafeTensors *s, const char *key);        // NULL if absent
 // Converts F64, F32, F16 or BF16 to real; fails if the dtype is none of these.
 void safetensors_copy(const SafeTensors *s, const TensorIn *t, real *out);
+void safetensors_copy_wide(const SafeTensors *s, const TensorIn *t, double *out);
 #endif

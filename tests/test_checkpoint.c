@@ -32,10 +32,11 @@ static void open_and_close(void *path) { safetensors_close(safetensors_open(path
 // ---- round trip --------------------------------------------------------------------------------
 static void test_round_trip(void) {
     real data[24], back[24];
+    double wide[3] = {1.0 / 3, -1e-300, 7}, wide_back[24];
     for (int i = 0; i < 24; i++) data[i] = (real)(i * i) / 7;
     const TensorOut out[] = {
+        {.name = "y.wide", .rank = 1, .shape = {3}, .wide = wide},
         {.name = "z.matrix", .rank = 2, .shape = {4, 6}, .data = data},
-        {.name = "a.turned", .rank = 2, .shape = {4, 6}, .data = data, .transposed = true},
         {.name = "scalar", .rank = 0, .data = data + 5},
         {.name = "empty", .rank = 2, .shape = {0, 6}, .data = data},
         {.name = "four", .rank = 4, .shape = {2, 1, 3, 2}, .data = data},
@@ -51,13 +52,15 @@ static void test_round_trip(void) {
     CHECK(safetensors_meta(s, "absent") == NULL && safetensors_find(s, "absent") == NULL, "absent");
     for (int i = 0; i < 6; i++) {
         const TensorIn *t = safetensors_find(s, out[i].name);
-        CHECK(t && t->rank == out[i].rank && strcmp(t->dtype, MAIN) == 0, "%s", out[i].name);
+        CHECK(t && t->rank == out[i].rank && strcmp(t->dtype, out[i].wide ? "F64" : MAIN) == 0, "%s", out[i].name);
         if (!t) continue;
         CHECK(memcmp(t->shape, out[i].shape, sizeof t->shape[0] * t->rank) == 0, "shape of %s", t->name);
         safetensors_copy(s, t, back);
+        safetensors_copy_wide(s, t, wide_back);
         for (size_t e = 0; e < t->elements; e++) {
-            real expected = out[i].data[out[i].transposed ? e % 6 * 4 + e / 6 : e];
-            CHECK(back[e] == expected, "%s[%zu] is %g, not %g", t->name, e, (double)back[e], (double)expected);
+            double expected = out[i].wide ? wide[e] : (double)out[i].data[e];
+            CHECK(wide_back[e] == expected && back[e] == (real)expected, "%s[%zu] is %g and %g, not %g", t->name, e,
+                  wide_back[e], (double)back[e], expected);
         }
     }
     uint64_t length;
@@ -209,7 +212,7 @@ static const char *sound_file(size_t *bytes, char **text) {
     real data[12] = {0};
     const TensorOut out[] = {
         {.name = "layers.0.attn.q.weight", .rank = 2, .shape = {2, 3}, .data = data},
-        {.name = "layers.0.attn.k.weight", .rank = 2, .shape = {3, 2}, .data = data, .transposed = true},
+        {.name = "layers.0.attn.k.weight", .rank = 2, .shape = {3, 2}, .data = data},
     };
     const char *path = test_path("sound.safetensors");
     safetensors_write(path, out, 2, &(Metadata){"key", "value"}, 1);
@@ -258,7 +261,7 @@ static void test_flipped(void) {
 }
 
 static const Test tests[] = {
-    {"checkpoint/round-trip", "what is written is read back: every rank, transposed, empty, metadata", test_round_trip},
+    {"checkpoint/round-trip", "what is written is read back: every rank, both widths, empty, metadata", test_round_trip},
     {"checkpoint/refused-writing", "duplicate names, bad text and a missing directory leave nothing behind",
      test_refused_writing},
     {"checkpoint/formats", "F16, BF16, F32 and F64 convert exactly, at any address", test_formats},

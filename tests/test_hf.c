@@ -23,6 +23,7 @@ static Config resolved(const char *flags) {
 #define MLA "--attn mla --kv-rank 6 --rope-dim 4 --nope-dim 6 --v-dim 10 "
 #define MOE "--experts 4 --top-k 2 --expert-width 12 "
 #define DEEPSEEK MLA MOE "--gate sigmoid --router bias --shared-experts 1 "
+#define NEXT "--attn gated-delta+gqa --attn-gate --qk-norm head --state-dim 6 --head-dim 10 "
 #define GPT2 "--pos learned --norm-kind layer --ffn gelu --bias "
 
 // ---- which architecture ------------------------------------------------------------------------
@@ -37,6 +38,9 @@ static void test_architectures(void) {
         {MLA, "DeepseekV3ForCausalLM", NULL},
         {DEEPSEEK "--q-rank 6 --first-dense 1", "DeepseekV3ForCausalLM", NULL},
         {DEEPSEEK "--bias", "DeepseekV3ForCausalLM", NULL},
+        {NEXT, "Qwen3NextForCausalLM", NULL},
+        {"--attn gated-delta+mha+gated-delta --layers 3 --attn-gate --qk-norm head", "Qwen3NextForCausalLM", NULL},
+        {"--attn gated-delta", "Qwen3NextForCausalLM", NULL},
         {GPT2, "GPT2LMHeadModel", NULL},
         {"--norm peri", NULL, "LlamaForCausalLM needs --norm pre"},
         {"--norm-kind layer", NULL, "--norm-kind rms"},
@@ -47,6 +51,15 @@ static void test_architectures(void) {
         {"--attn gqa+mha", NULL, "on all layers"},
         {"--attn mla+gqa", NULL, "--attn mha or gqa"},
         {"--qk-norm head --bias", NULL, "Qwen3ForCausalLM needs --bias 0"},
+        {"--attn gated-delta+mha --qk-norm head", NULL, "Qwen3NextForCausalLM needs --attn-gate 1"},
+        {"--attn gated-delta+gqa --attn-gate", NULL, "--qk-norm head"},
+        {"--attn gated-delta+gla", NULL, "--attn gated-delta, with mha or"},
+        {"--attn gated-delta+mla --attn-gate", NULL, "--attn gated-delta, with mha or"},
+        {"--attn gated-delta --pos learned", NULL, "--pos none"},
+        {NEXT "--pos none", NULL, "--pos rope"},
+        {NEXT "--short-conv 0", NULL, "--short-conv of at least 1"},
+        {NEXT "--bias", NULL, "--bias 0"},
+        {NEXT MOE, NULL, "--experts 0"},
         {"--norm out", NULL, "Olmo2ForCausalLM needs --qk-norm full"},
         {"--attn-gate", NULL, "LlamaForCausalLM needs --attn-gate 0"},
         {"--qk-norm full", NULL, "Olmo2ForCausalLM needs --norm out"},
@@ -131,6 +144,9 @@ static void test_round_trip(void) {
         DEEPSEEK "--bias --norm-topk 0",
         GPT2,
         GPT2 "--tie 0",
+        NEXT "--rope-dim 6 --short-conv 2",
+        NEXT "--tie 0 --heads 7 --kv-heads 1 --head-dim 14 --rope-dim 2",
+        "--attn gated-delta --head-dim 7 --state-dim 5 --norm-eps 1e-3",
         MLA MOE "--norm peri --ffn relu2 --attn mla+gqa --moe-layers dense+moe --bias",
         "--attn gqa+mla --attn-gate",
         "--attn gated-delta+gla --state-dim 5 --short-conv 2 --bias", "--attn mamba2",
@@ -163,6 +179,11 @@ static const char *const llama =
 static const char *const qwen3 =
     "{'model_type':'qwen3', 'vocab_size':11, 'hidden_size':16, 'num_hidden_layers':2, 'num_attention_heads':4,"
     " 'num_key_value_heads':2, 'head_dim':6, 'intermediate_size':24, 'max_position_embeddings':8}";
+static const char *const qwen3_next =
+    "{'model_type':'qwen3_next', 'vocab_size':11, 'hidden_size':16, 'num_hidden_layers':4, 'num_attention_heads':4,"
+    " 'num_key_value_heads':2, 'head_dim':8, 'intermediate_size':24, 'linear_num_key_heads':4,"
+    " 'linear_num_value_heads':4, 'linear_key_head_dim':6, 'linear_value_head_dim':8, 'num_experts':0}";
+#define DELTA "'linear_attention'"
 static const char *const mixtral =
     "{'model_type':'mixtral', 'vocab_size':11, 'hidden_size':16, 'num_hidden_layers':2, 'num_attention_heads':4,"
     " 'num_key_value_heads':2, 'intermediate_size':24, 'num_local_experts':4, 'num_experts_per_tok':2}";
@@ -229,6 +250,19 @@ static void test_refused_configs(void) {
         {&qwen3, "use_sliding_window", "true", "use_sliding_window"},
         {&qwen3, "attention_bias", "true", "attention_bias is true"},
         {&qwen3, "layer_types", "['full_attention','sliding_attention']", "layer_types"},
+        {&qwen3_next, "num_experts", NULL, "num_experts is absent, but only 0"},
+        {&qwen3_next, "linear_num_key_heads", "2", "linear_num_key_heads is 2"},
+        {&qwen3_next, "linear_num_value_heads", "0", "linear_num_key_heads is 4"},
+        {&qwen3_next, "linear_num_value_heads", "'4'", "linear_num_value_heads: --experts takes"},
+        {&qwen3_next, "num_attention_heads", "8", "linear_num_value_heads is 4"},
+        {&qwen3_next, "head_dim", NULL, "linear_value_head_dim is 8"},
+        {&qwen3_next, "layer_types", "[]", "layer_types is []"},
+        {&qwen3_next, "layer_types", "[" DELTA ",'full_attention'," DELTA ",'mamba']", "layer_types"},
+        {&qwen3_next, "layer_types", "['full_attention','full_attention','full_attention','full_attention']",
+         "linear_attention in some layers"},
+        {&qwen3_next, "partial_rotary_factor", "0.1", "partial_rotary_factor is 0.1"},
+        {&qwen3_next, "partial_rotary_factor", "'all'", "partial_rotary_factor"},
+        {&qwen3_next, "partial_rotary_factor", "1.5", "partial_rotary_factor"},
         {&mixtral, "sliding_window", "4096", "sliding_window is 4096"},
         {&mixtral, "num_experts_per_tok", "0", "num_experts_per_tok"},
         {&deepseek, "n_group", "2", "n_group is 2"},
@@ -285,6 +319,13 @@ static void test_accepted_configs(void) {
         {&llama, "unknown_key", "[1, 2]", "layers=2"},
         {&qwen3, NULL, NULL, "qk-norm=head head-dim=6"},
         {&qwen3, "head_dim", NULL, "head-dim=128"},
+        {&qwen3_next, NULL, NULL, "attn=gated-delta+gated-delta+gated-delta+gqa qk-norm=head attn-gate=1 rope-dim=2"},
+        {&qwen3_next, NULL, NULL, "heads=4 kv-heads=2 head-dim=8 state-dim=6 short-conv=4 norm-eps=1e-06 experts=0"},
+        {&qwen3_next, "layer_types", "[" DELTA "," DELTA "," DELTA "," DELTA "]",
+         "attn=gated-delta qk-norm=none attn-gate=0 pos=none head-dim=8 kv-heads=0"},
+        {&qwen3_next, "layer_types", "['full_attention'," DELTA ",'full_attention'," DELTA "]", "attn=gqa+gated-delta"},
+        {&qwen3_next, "rope_parameters", "{'rope_theta':9,'partial_rotary_factor':0.75}", "rope-dim=6 rope-theta=9"},
+        {&qwen3_next, "num_key_value_heads", "4", "attn=gated-delta+gated-delta+gated-delta+mha kv-heads=0"},
         {&mixtral, NULL, NULL, "experts=4 top-k=2 expert-width=24 rope-theta=1000000 norm-eps=1e-05"},
         {&deepseek, NULL, NULL, "attn=mla q-rank=0 gate=sigmoid router=bias first-dense=1 shared-experts=1"},
         {&deepseek, NULL, NULL, "experts=4 top-k=2 expert-width=12 norm-topk=1 route-scale=2.5"},
