@@ -3,8 +3,8 @@
 //   naive   the matrix of scores exists: T x T numbers per head, kept for the backward
 //   flash   tiles of 24 queries by `tile` keys, an online softmax, O(T) memory; the backward computes the
 //           scores again from the saved log-sum-exp (Dao et al. 2022, algorithms 1 and 4; Dao 2023)
-// A query may see a window of positions only (Child et al. 2019; Jiang et al. 2023, section 2); then flash leaves out
-// the tiles before it. Scores may fall with the distance between query and key (ALiBi: Press et al. 2022).
+// A query may see a window of positions only (Child et al. 2019; Jiang et al. 2023, section 2); then both leave out the
+// keys before it, in whole tiles (flash) or panels. Scores may fall with the distance between query and key (ALiBi: Press et al. 2022).
 // A task is one key/value head of one sequence with all the query heads that read it, so that no two
 // threads ever add to the same gradient. Tiles start at position 0 whatever is cached, so decoding goes
 // through the same additions as training and gives the same bits.
@@ -24,6 +24,9 @@ static real log_sum(real most, real sum) { return sum > 0 ? most + (real)num_log
 
 // The first position that the query at position p sees; the last is p.
 static size_t first_seen(const AttnShape *s, size_t p) { return s->window && p >= s->window ? p + 1 - s->window : 0; }
+
+// Where the matrix of naive begins for queries from position p on: what is before is 0. A panel's border.
+static size_t band_start(const AttnShape *s, size_t p) { return first_seen(s, p) / PANEL * PANEL; }
 
 // Pairs of a query and a key that it sees, of queries at positions 0 .. n-1.
 static size_t pairs_seen(const AttnShape *s, size_t n) {
@@ -154,8 +157,9 @@ static void head_forward_naive(const Head *t, const AttnShape *s, real *scratch)
     size_t past = t->L - t->n, L = t->L;
     real *p = t->probability ? t->probability : scratch;
     for (size_t i = 0; i < t->n; i += QUERY_TILE) {
-        size_t rows = smaller(QUERY_TILE, t->n - i);
-        multiply(p + i * L, L, t->q + i * t->q_stride, t->q_stride, 1, t->keys, s->D, 0, rows, past + i + rows, s->D, false);
+        size_t rows = smaller(QUERY_TILE, t->n - i), start = band_start(s, past + i);
+        multiply(p + i * L + start, L, t->q + i * t->q_stride, t->q_stride, 1, t->keys + start * s->D, s->D, 0, rows,
+                 past + i + rows - start, s->D, false);
     }
     for (size_t i = 0; i < t->n; i++) {
         Span seen = span_seen(s, past + i, 0, L);
@@ -166,8 +170,9 @@ static void head_forward_naive(const Head *t, const AttnShape *s, real *scratch)
         if (t->lse) t->lse[i] = log_sum(most, sum);
     }
     for (size_t i = 0; i < t->n; i += QUERY_TILE) {
-        size_t rows = smaller(QUERY_TILE, t->n - i);
-        multiply(t->out + i * t->out_stride, t->out_stride, p + i * L, L, 1, t->values, L, 0, rows, s->Dv, past + i + rows, false);
+        size_t rows = smaller(QUERY_TILE, t->n - i), start = band_start(s, past + i);
+        multiply(t->out + i * t->out_stride, t->out_stride, p + i * L + start, L, 1, t->values, L, start, rows, s->Dv,
+                 past + i + rows - start, false);
     }
 }
 
@@ -268,16 +273,18 @@ static void head_backward_flash(const HeadGradient *t, const AttnShape *s, real 
 static void head_backward_naive(const HeadGradient *t, const AttnShape *s, real *ds) {
     size_t T = t->T;
     for (size_t i = 0; i < T; i += QUERY_TILE) {
-        size_t rows = smaller(QUERY_TILE, T - i);
-        multiply(ds + i * T, T, t->dout + i * t->out_stride, t->out_stride, 1, t->values_t, s->Dv, 0, rows, i + rows, s->Dv, false);
+        size_t rows = smaller(QUERY_TILE, T - i), start = band_start(s, i);
+        multiply(ds + i * T + start, T, t->dout + i * t->out_stride, t->out_stride, 1, t->values_t + start * s->Dv, s->Dv,
+                 0, rows, i + rows - start, s->Dv, false);
     }
     for (size_t i = 0; i < T; i++) {
         real delta = row_dot(t->dout + i * t->out_stride, t->out + i * t->out_stride, s->Dv);
-        score_gradient(ds + i * T, t->probability + i * T, smaller(T, round_up(i + 1, QUERY_TILE)), delta, (real)s->scale);
+        size_t at = band_start(s, i / QUERY_TILE * QUERY_TILE), end = smaller(T, round_up(i + 1, QUERY_TILE));
+        score_gradient(ds + i * T + at, t->probability + i * T + at, end - at, delta, (real)s->scale);
     }
     for (size_t i = 0; i < T; i += QUERY_TILE) {
-        size_t rows = smaller(QUERY_TILE, T - i);
-        tile_backward(t, s, t->probability + i * T, ds + i * T, T, i, rows, 0, i + rows, true);
+        size_t rows = smaller(QUERY_TILE, T - i), start = band_start(s, i), at = i * T + start;
+        tile_backward(t, s, t->probability + at, ds + at, T, i, rows, start, i + rows - start, true);
     }
 }
 

@@ -1,5 +1,5 @@
-// attention.c: softmax attention alone, naive and flash, over the context. Useful FLOPs: causal, at half; what flash
-// computes again in its backward does not count.
+// attention.c: softmax attention alone, naive and flash, over the context, and flash with a sliding window. Useful
+// FLOPs: causal, at half, or the pairs inside the window; what flash computes again in its backward does not count.
 #include "../attention.h"
 #include "../lib/rng.h"
 #include "bench.h"
@@ -8,9 +8,13 @@
 #include <unistd.h>
 
 enum { HEADS = 2, WIDTH = 64, ROW = HEADS * WIDTH, CONTEXTS = 8 };
-enum { KINDS = 2, PASSES = 2 };                                    // naive, flash; forward, backward
+typedef enum { NAIVE, FLASH, SWA, KINDS } Kind;
+enum { PASSES = 2 };                                               // forward, backward
 static const struct { size_t T; Effort from; } contexts[CONTEXTS] = {
     {64, TINY}, {128, FULL}, {256, QUICK}, {512, FULL}, {1024, QUICK}, {2048, FULL}, {4096, QUICK}, {8192, FULL}};
+
+// Of swa: 256 from 1024 tokens on, which is where it is measured (and at the smallest size, to see that it works).
+static size_t window_of(size_t T, int kind) { return kind != SWA ? 0 : T < 1024 ? T / 4 : 256; }
 
 // One sequence, its keys and values, its gradients, and what its forward keeps.
 typedef struct {
@@ -33,10 +37,10 @@ static void lay_out(Work *w) {
     w->kept = w->arena.used - before;
 }
 
-static void work_new(Work *w, size_t T, bool flash) {
+static void work_new(Work *w, size_t T, int kind) {
     *w = (Work){.T = T, .arena = {.name = "attention"}};
-    w->shape = (AttnShape){.H = HEADS, .KV = HEADS, .D = WIDTH, .Dv = WIDTH, .scale = 1 / sqrt(WIDTH), .flash = flash,
-                           .tile = 64};
+    w->shape = (AttnShape){.H = HEADS, .KV = HEADS, .D = WIDTH, .Dv = WIDTH, .scale = 1 / sqrt(WIDTH),
+                           .flash = kind != NAIVE, .tile = 64, .window = window_of(T, kind)};
     lay_out(w);
     arena_commit(&w->arena);
     lay_out(w);
@@ -65,13 +69,17 @@ static double run_backward(void *work, size_t repeats) {
     return seconds_now() - start;
 }
 
-static double flops_of(size_t T, int pass) { return (pass ? 4.0 : 2.0) * HEADS * (double)T * (double)T * WIDTH; }
+static double flops_of(size_t T, int kind, int pass) {
+    double n = (double)T, window = (double)window_of(T, kind);
+    double pairs = kind == SWA ? window * (window + 1) / 2 + (n - window) * window : n * n / 2;
+    return (pass ? 8.0 : 4.0) * HEADS * pairs * WIDTH;
+}
 
 // The least that passes through memory: inputs and outputs; naive, the matrix of scores too: written and read in the
 // forward, read again in the backward, where that of its gradient is written and read.
 static double bytes_of(size_t T, int kind, int pass) {
     double rows = (pass ? 8.0 : 4.0) * (double)(T * ROW),
-           matrix = kind ? 0 : (pass ? 3.0 : 2.0) * HEADS * (double)T * (double)T;
+           matrix = kind != NAIVE ? 0 : (pass ? 3.0 : 2.0) * HEADS * (double)T * (double)T;
     return (double)sizeof(real) * (rows + matrix);
 }
 
@@ -81,14 +89,14 @@ static bool fits(size_t T) {
     return need < 0.5 * (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
 }
 
-static void report(Bench *b, size_t T, const Work *work,
-                   const Contestant *c) { // c: naive, flash; each forward, backward
+static void report(Bench *b, size_t T, const Work *work, const Contestant *c) {    // c: [KINDS][PASSES]
     double matrix = (double)T * (double)T * sizeof(real);
     bool outside = b->caches && matrix > (double)b->caches;
     json_t *o = json_pack("{s:I, s:b}", "context", (json_int_t)T, "matrix_leaves_cache", outside);
     printf("%7zu%s", T, outside ? " *" : "  ");
     for (int pass = 0; pass < PASSES; pass++) {
-        const Contestant *naive = &c[pass], *flash = &c[PASSES + pass];
+        const Contestant *naive = &c[NAIVE * PASSES + pass], *flash = &c[FLASH * PASSES + pass],
+                         *swa = &c[SWA * PASSES + pass];
         double share = share_of(b, flash).median;
         Summary times = naive->run ? ratio_of(b, flash, naive) : (Summary){NAN, NAN, NAN};
         if (naive->run) printf(" %9.3f", 1e3 * seconds_of(b, naive).median);
@@ -97,17 +105,34 @@ static void report(Bench *b, size_t T, const Work *work,
                100 * spread_of(times));
         json_t *p = json_pack("{s:o, s:o}", "flash", contestant_json(b, flash), "times_naive", summary_json(times));
         if (naive->run) json_object_set_new(p, "naive", contestant_json(b, naive));
+        if (swa->run) json_object_set_new(p, "swa", contestant_json(b, swa));
+        if (swa->run) json_object_set_new(p, "swa_times_flash", summary_json(ratio_of(b, swa, flash)));
         json_object_set_new(o, pass ? "backward" : "forward", p);
     }
-    double naive_kept = (double)work[1].kept + HEADS * matrix;
-    printf(" %9.2f %9.2f\n", naive_kept / (1 << 20), (double)work[1].kept / (1 << 20));
+    double naive_kept = (double)work[FLASH].kept + HEADS * matrix;
+    printf(" %9.2f %9.2f\n", naive_kept / (1 << 20), (double)work[FLASH].kept / (1 << 20));
+    if (c[SWA * PASSES].run) json_object_set_new(o, "window", json_integer((json_int_t)window_of(T, SWA)));
     json_object_set_new(o, "kept_bytes_naive", json_real(naive_kept));
-    json_object_set_new(o, "kept_bytes_flash", json_integer((json_int_t)work[1].kept));
+    json_object_set_new(o, "kept_bytes_flash", json_integer((json_int_t)work[FLASH].kept));
     add_result(b, "attention", o);
 }
 
+// The window beside flash without one, which sees T/2 keys on average instead of nearly as many as the window has.
+static void report_window(const Bench *b, size_t T, const Contestant *c) {
+    printf("%7zu %6zu", T, window_of(T, SWA));
+    for (int pass = 0; pass < PASSES; pass++) {
+        const Contestant *flash = &c[FLASH * PASSES + pass], *swa = &c[SWA * PASSES + pass];
+        Summary times = ratio_of(b, swa, flash);
+        printf("  %9.3f %9.3f %5.0f%% %6.2fx ±%-3.0f of %.2fx", 1e3 * seconds_of(b, flash).median,
+               1e3 * seconds_of(b, swa).median, 100 * share_of(b, swa).median, times.median, 100 * spread_of(times),
+               flash->flops / swa->flops);
+    }
+    printf("\n");
+}
+
 static void mark(Bench *b, size_t T, const Contestant *c) {
-    static const char *const name[KINDS][PASSES] = {{"naive", "naive backward"}, {"flash", "flash backward"}};
+    static const char *const name[KINDS][PASSES] = {{"naive", "naive backward"}, {"flash", "flash backward"},
+                                                      {"swa", "swa backward"}};
     for (int kind = 0; kind < KINDS; kind++)
         for (int pass = 0; pass < PASSES; pass++) {
             const Contestant *x = &c[kind * PASSES + pass];
@@ -123,19 +148,24 @@ void bench_attention(Bench *b) {
     static Contestant c[CONTEXTS][KINDS][PASSES];
     for (size_t i = 0; i < CONTEXTS; i++)
         for (int kind = 0; kind < KINDS; kind++) {
-            if (contexts[i].from > b->effort || (!kind && !fits(contexts[i].T))) continue;
-            work_new(&work[i][kind], contexts[i].T, kind);
+            size_t T = contexts[i].T;
+            if (contexts[i].from > b->effort || (kind == NAIVE && !fits(T))) continue;
+            if (kind == SWA && T < 1024 && b->effort != TINY) continue;
+            work_new(&work[i][kind], T, kind);
             for (int pass = 0; pass < PASSES; pass++)
                 c[i][kind][pass] = (Contestant){.run = pass ? run_backward : run_forward, .work = &work[i][kind],
-                                                .flops = flops_of(contexts[i].T, pass)};
+                                                .flops = flops_of(T, kind, pass)};
         }
     race(b, "attention", &c[0][0][0], CONTEXTS * KINDS * PASSES);
     printf("context    forward: naive, flash ms, share, flash/naive   backward                     "
            "    kept MiB: naive, flash\n");
     for (size_t i = 0; i < CONTEXTS; i++)
-        if (c[i][1][0].run) report(b, contexts[i].T, work[i], &c[i][0][0]);
+        if (c[i][FLASH][0].run) report(b, contexts[i].T, work[i], &c[i][0][0]);
     printf("%d heads of %d; share of the FMA peak; goal 0.95x, and 1.5x where one T x T matrix is larger than the "
            "last-level cache (*)\n", HEADS, WIDTH);
+    printf("context window    forward: flash, swa ms, share, flash/swa, of what fewer pairs allow   backward\n");
+    for (size_t i = 0; i < CONTEXTS; i++)
+        if (c[i][SWA][0].run) report_window(b, contexts[i].T, &c[i][0][0]);
     size_t shown = b->effort == TINY ? 0 : 6;
     mark(b, contexts[shown].T, &c[shown][0][0]);
     race_free(&c[0][0][0], CONTEXTS * KINDS * PASSES);

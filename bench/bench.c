@@ -20,7 +20,7 @@ typedef struct { const char *name, *what; void (*run)(Bench *b); } Section;
 static const Section sections[] = {
     {"products", "matrix products at the shapes of real models, beside OpenBLAS", bench_products},
     {"steps", "whole training steps", bench_steps},
-    {"attention", "attention alone, naive and flash", bench_attention},
+    {"attention", "attention alone: naive, flash, and with a window", bench_attention},
     {"decode", "reading a prompt, and writing token by token", bench_decode},
     {"context", "writing, by the length of the text before", bench_context},
     {"torch", "the training steps beside PyTorch", bench_torch},
