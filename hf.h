@@ -1,6 +1,7 @@
 // hf.h: Hugging Face's names and configurations for our models, so that transformers opens what we
-// train and we open what transformers saved. Llama, Mistral, Qwen3, Qwen3-Next (without its experts), OLMo-2, Mixtral,
-// DeepSeek-V3 and GPT-2 are known; any other combination of flags is saved as model_type "receipts" under our own names (model.h).
+// train and we open what transformers saved. Llama, Mistral, Ministral, Qwen3, Qwen3-Next (without its experts),
+// OLMo-2, OLMo-3, Mixtral, DeepSeek-V3 and GPT-2 are known; any other combination of flags is saved as model_type
+// "receipts" under our own names (model.h).
 // The tensors themselves are not touched here: lib/checkpoint.h reads and writes the files.
 #ifndef HF_H
 #define HF_H

@@ -11,9 +11,11 @@
 static const Family families[] = {
     {LLAMA, "llama", "LlamaForCausalLM", "model.layers."},
     {MISTRAL, "mistral", "MistralForCausalLM", "model.layers."},
+    {MINISTRAL, "ministral", "MinistralForCausalLM", "model.layers."},
     {QWEN3, "qwen3", "Qwen3ForCausalLM", "model.layers."},
     {QWEN3_NEXT, "qwen3_next", "Qwen3NextForCausalLM", "model.layers."},
     {OLMO2, "olmo2", "Olmo2ForCausalLM", "model.layers."},
+    {OLMO3, "olmo3", "Olmo3ForCausalLM", "model.layers."},
     {MIXTRAL, "mixtral", "MixtralForCausalLM", "model.layers."},
     {DEEPSEEK, "deepseek_v3", "DeepseekV3ForCausalLM", "model.layers."},
     {GPT2, "gpt2", "GPT2LMHeadModel", "transformer.h."},
@@ -46,12 +48,15 @@ static int softmax_of(const Config *c) {
     return c->attn.at[0];
 }
 
-// Gated delta nets, alone or with one kind of softmax attention in between.
-static bool is_delta_hybrid(const Config *c) {
-    int softmax = softmax_of(c);
-    for (size_t i = 0; i < c->attn.count; i++)
-        if (c->attn.at[i] != ATTN_gated_delta && c->attn.at[i] != softmax) return false;
-    return softmax == ATTN_gated_delta || softmax == ATTN_mha || softmax == ATTN_gqa;
+// Nothing but this kind of mixer and mha, or this kind and gqa; softmax attention with as many key heads everywhere.
+static bool is_hybrid(const Config *c, int kind) {
+    bool mha = has_attention(c, ATTN_mha), gqa = has_attention(c, ATTN_gqa);
+    for (size_t i = 0; i < c->attn.count; i++) {
+        int attn = c->attn.at[i];
+        if (attn != kind && attn != ATTN_mha && attn != ATTN_gqa) return false;
+        if (!config_is_linear(attn) && config_kv_heads(c, attn) != config_kv_heads(c, softmax_of(c))) return false;
+    }
+    return !(mha && gqa);
 }
 
 // Every layer from `first` on has experts, none before.
@@ -73,9 +78,10 @@ static unsigned nearest_family(const Config *c) {
     if (has_attention(c, ATTN_gated_delta)) return QWEN3_NEXT;
     if (c->pos == POS_learned) return GPT2;
     if (c->experts) return MIXTRAL;
-    if (c->norm == NORM_out || c->qk_norm == QK_full) return OLMO2;
-    if (attention_is(c, ATTN_swa)) return MISTRAL;
-    return c->qk_norm == QK_head ? QWEN3 : LLAMA;
+    bool windows = has_attention(c, ATTN_swa);
+    if (c->norm == NORM_out || c->qk_norm == QK_full) return windows ? OLMO3 : OLMO2;
+    if (c->qk_norm == QK_head) return QWEN3;
+    return attention_is(c, ATTN_swa) ? MISTRAL : windows ? MINISTRAL : LLAMA;
 }
 
 // The first thing that a family has only one way of, and this config another; NULL if there is none.
@@ -83,33 +89,35 @@ static const char *missing_in(unsigned family, const Config *c) {
     bool mha = attention_is(c, ATTN_mha), gqa = attention_is(c, ATTN_gqa), moe = c->experts > 0;
     bool no_softmax = attention_is(c, ATTN_gated_delta);
     const struct { unsigned families; bool holds; const char *needs; } conditions[] = {
-        {ROTARY & ~OLMO2, c->norm == NORM_pre, "--norm pre"},
+        {ROTARY & ~OLMO, c->norm == NORM_pre, "--norm pre"},
         {GPT2, c->norm == NORM_pre, "--norm pre"},
-        {OLMO2, c->norm == NORM_out, "--norm out"},
+        {OLMO, c->norm == NORM_out, "--norm out"},
         {ROTARY, c->norm_kind == NORM_KIND_rms, "--norm-kind rms"},
         {GPT2, c->norm_kind == NORM_KIND_layer, "--norm-kind layer"},
         {ROTARY, c->ffn == FFN_swiglu, "--ffn swiglu"},
         {GPT2, c->ffn == FFN_gelu, "--ffn gelu"},
         {ROTARY & ~QWEN3_NEXT, c->pos == POS_rope, "--pos rope"},
-        {QWEN3_NEXT, is_delta_hybrid(c), "--attn gated-delta, with mha or with gqa in between"},
+        {QWEN3_NEXT, is_hybrid(c, ATTN_gated_delta), "--attn gated-delta, with mha or with gqa in between"},
         {QWEN3_NEXT, c->pos == (no_softmax ? POS_none : POS_rope), no_softmax ? "--pos none" : "--pos rope"},
         {QWEN3_NEXT, no_softmax || c->qk_norm == QK_head, "--qk-norm head"},
         {QWEN3_NEXT, no_softmax || c->attn_gate, "--attn-gate 1"},
         {QWEN3_NEXT, c->short_conv >= 1, "--short-conv of at least 1"},
-        {ROTARY & ~(DEEPSEEK | MISTRAL | QWEN3_NEXT), mha || gqa, "--attn mha or gqa on all layers"},
+        {LLAMA | OLMO2, mha || gqa, "--attn mha or gqa on all layers"},
+        {MIXTRAL, mha || gqa || attention_is(c, ATTN_swa), "--attn mha, gqa or swa on all layers"},
+        {HYBRID, is_hybrid(c, ATTN_swa), "--attn swa, with mha or with gqa in between, and as many key heads in both"},
         {GPT2, mha, "--attn mha"},
-        {LLAMA | MISTRAL | MIXTRAL | GPT2, c->qk_norm == QK_none, "--qk-norm none"},
+        {LLAMA | MISTRAL | MINISTRAL | MIXTRAL | GPT2, c->qk_norm == QK_none, "--qk-norm none"},
         {QWEN3, c->qk_norm == QK_head, "--qk-norm head"},
-        {OLMO2, c->qk_norm == QK_full, "--qk-norm full"},
+        {OLMO, c->qk_norm == QK_full, "--qk-norm full"},
         {ROTARY & ~(DEEPSEEK | QWEN3_NEXT), config_rope_dim(c, ATTN_mha) == c->head_dim,
          "--rope-dim as wide as --head-dim"},
         {(ROTARY & ~QWEN3_NEXT) | GPT2, !c->attn_gate, "--attn-gate 0"},
         {GPT2, c->heads * c->head_dim == c->width, "--head-dim of width/heads"},
         {LLAMA, c->width % c->heads == 0, "--width to be a multiple of --heads"},
         {GPT2, c->bias, "--bias 1"},
-        {MISTRAL | QWEN3 | OLMO2 | MIXTRAL | QWEN3_NEXT, !c->bias, "--bias 0"},
+        {ROTARY & ~(LLAMA | DEEPSEEK), !c->bias, "--bias 0"},
         {DEEPSEEK, !c->bias || dense_layers(c) == 0, "--bias 0, or experts in all layers"},
-        {LLAMA | MISTRAL | QWEN3 | OLMO2 | GPT2 | QWEN3_NEXT, !moe, "--experts 0"},
+        {(ROTARY & ~(MIXTRAL | DEEPSEEK)) | GPT2, !moe, "--experts 0"},
         {MIXTRAL, experts_from(c, 0), "experts in all layers"},
         {MIXTRAL, c->gate == GATE_softmax, "--gate softmax"},
         {MIXTRAL, c->router == ROUTER_topk, "--router topk"},
@@ -159,10 +167,11 @@ static const struct { unsigned families; const char *key, *flag, *standard; } ke
     {QWEN3_NEXT, "head_dim", "head_dim", "256"},
     {QWEN3_NEXT, "linear_conv_kernel_dim", "short_conv", "4"},
     {QWEN3_NEXT, "linear_key_head_dim", "state_dim", "128"},
-    {LLAMA | MISTRAL | QWEN3 | DEEPSEEK | QWEN3_NEXT, "rms_norm_eps", "norm_eps", "1e-6"},
-    {MIXTRAL | OLMO2, "rms_norm_eps", "norm_eps", "1e-5"},
+    {ROTARY & ~(MIXTRAL | OLMO), "rms_norm_eps", "norm_eps", "1e-6"},
+    {MIXTRAL | OLMO, "rms_norm_eps", "norm_eps", "1e-5"},
     {ROTARY, "tie_word_embeddings", "tie", "0"},
-    {MISTRAL, "sliding_window", "window", "4096"},
+    {WINDOWED & ~MIXTRAL, "sliding_window", "window", "4096"},
+    {MIXTRAL, "sliding_window", "window", "0"},
     {MIXTRAL, "num_local_experts", "experts", "8"},
     {MIXTRAL, "num_experts_per_tok", "top_k", "2"},
     {DEEPSEEK, "q_lora_rank", "q_rank", "1536"},
@@ -191,9 +200,7 @@ enum { KEYS = sizeof keys / sizeof *keys };
 static const struct { unsigned families; const char *key, *value; bool required; } fixed[] = {
     {ROTARY, "hidden_act", "\"silu\"", false},
     {GPT2, "activation_function", "\"gelu_new\"", false},
-    {MIXTRAL, "sliding_window", "null", false},
-    {QWEN3, "use_sliding_window", "false", false},
-    {QWEN3 | OLMO2 | QWEN3_NEXT, "attention_bias", "false", false},
+    {QWEN3 | OLMO | QWEN3_NEXT, "attention_bias", "false", false},
     {DEEPSEEK, "n_group", "1", true},
     {DEEPSEEK, "topk_group", "1", true},
     {GPT2, "scale_attn_weights", "true", false},
@@ -250,26 +257,43 @@ static double rotated_share(const Config *c) {
     return floor(all * share) == rotated ? share : (rotated + 0.5) / all;
 }
 
-static void put_rotary(json_t *object, const Config *c) {
-    put(object, "num_key_value_heads", size_as_json(config_kv_heads(c, softmax_of(c))));
-    put(object, "max_position_embeddings", flag_as_json(c, "context"));
-    put(object, "rope_theta", flag_as_json(c, "rope_theta"));  // where transformers before 5 look
+static json_t *rope_as_json(const Config *c) {
     json_t *rope = json_object();
     put(rope, "rope_type", json_string("default"));
     put(rope, "rope_theta", flag_as_json(c, "rope_theta"));
+    return rope;
+}
+
+static void put_rotary(json_t *object, const Config *c) {
+    unsigned family = hf_family(c)->bit;
+    put(object, "num_key_value_heads", size_as_json(config_kv_heads(c, softmax_of(c))));
+    put(object, "max_position_embeddings", flag_as_json(c, "context"));
+    put(object, "rope_theta", flag_as_json(c, "rope_theta"));  // where transformers before 5 look
+    json_t *rope = family == OLMO3 ? json_object() : rope_as_json(c);
     put(object, "rope_parameters", rope);
-    if (hf_family(c)->bit != QWEN3_NEXT) return;
+    for (int i = 0; i < 2 && family == OLMO3; i++)
+        put(rope, i ? "full_attention" : "sliding_attention", rope_as_json(c));
+    if (family != QWEN3_NEXT) return;
     put(rope, "partial_rotary_factor", json_real(rotated_share(c)));
     put(object, "partial_rotary_factor", json_real(rotated_share(c)));
 }
 
-static const char *type_of_mixer(int attn) { return config_is_linear(attn) ? "linear_attention" : "full_attention"; }
+static const char *type_of_mixer(int attn) {
+    return config_is_linear(attn) ? "linear_attention" : attn == ATTN_swa ? "sliding_attention" : "full_attention";
+}
 
 static void put_layer_types(json_t *object, const Config *c) {
     json_t *types = json_array();
     for (size_t l = 0; l < c->layers; l++)
         json_array_append_new(types, json_string(type_of_mixer(pattern_at(&c->attn, l))));
     put(object, "layer_types", types);
+}
+
+static void put_windows(json_t *object, const Config *c) {
+    unsigned family = hf_family(c)->bit;
+    if (!c->window) put(object, "sliding_window", json_null());
+    if (family == QWEN3) put(object, "use_sliding_window", json_boolean(c->window));
+    if (family & HYBRID) put_layer_types(object, c);
 }
 
 static void put_qwen3_next(json_t *object, const Config *c) {
@@ -303,6 +327,7 @@ static json_t *config_as_json(const Config *c) {
     if (family & MIXTRAL) put(object, "router_aux_loss_coef", flag_as_json(c, "aux_loss"));
     if (family & DEEPSEEK) put_deepseek(object, c);
     if (family & QWEN3_NEXT) put_qwen3_next(object, c);
+    if (family & WINDOWED) put_windows(object, c);
     static const char *const ids[] = {"bos_token_id", "eos_token_id", "pad_token_id"};
     for (int i = 0; i < 3 && family != OURS; i++)
         put(object, ids[i], json_null());  // those that transformers assumes may lie outside our vocabulary
@@ -341,8 +366,8 @@ const Family *hf_family_in(const JsonFile *j) {
     const char *type = json_string_value(json_object_get(j->json, "model_type"));
     for (size_t i = 0; type && i < FAMILIES; i++)
         if (strcmp(families[i].model_type, type) == 0) return &families[i];
-    fail("%s: model_type %.60s is none of llama, mistral, qwen3, qwen3_next, olmo2, mixtral, deepseek_v3, gpt2, "
-         "receipts", j->path, type ? type : "(none)");
+    fail("%s: model_type %.60s is none of llama, mistral, ministral, qwen3, qwen3_next, olmo2, olmo3, mixtral, "
+         "deepseek_v3, gpt2, receipts", j->path, type ? type : "(none)");
 }
 
 // A bad value is the file's fault, not the command line's: the message and the exit status say so.
@@ -398,21 +423,29 @@ static void read_keys(Config *c, const JsonFile *j, unsigned family) {
     }
 }
 
-// Newer files keep everything about RoPE in rope_parameters, older ones in rope_theta and rope_scaling.
+// The base of the rotations that an object speaks of; NULL where it has none. Other kinds of them are refused.
+static const json_t *theta_in(const JsonFile *j, const char *key, const json_t *about, unsigned family) {
+    const json_t *type = json_object_get(about, "rope_type"), *part = json_object_get(about, "partial_rotary_factor");
+    if (!type) type = json_object_get(about, "type");
+    bool is_default = !type || (json_is_string(type) && strcmp(json_string_value(type), "default") == 0);
+    bool in_part = part && json_number_value(part) != 1 && family != QWEN3_NEXT;
+    if (!is_default || in_part) refuse(j, key, "rope_type \"default\" over all dimensions");
+    return json_object_get(about, "rope_theta");
+}
+
+// Newer files keep everything about RoPE in rope_parameters (OLMo-3: apart for its two types of layers), older ones in
+// rope_theta and rope_scaling.
 static void read_rope(Config *c, const JsonFile *j, unsigned family) {
-    const json_t *theta = json_object_get(j->json, "rope_theta");
-    if (family == MIXTRAL) c->rope_theta = 1e6;
-    for (int i = 0; i < 2; i++) {
-        const char *key = i ? "rope_parameters" : "rope_scaling";
-        const json_t *about = json_object_get(j->json, key), *type = json_object_get(about, "rope_type");
-        if (!type) type = json_object_get(about, "type");
-        const char *name = json_is_string(type) ? json_string_value(type) : "default";
-        const json_t *part = json_object_get(about, "partial_rotary_factor");
-        bool in_part = part && json_number_value(part) != 1 && family != QWEN3_NEXT;
-        if ((type && !json_is_string(type)) || strcmp(name, "default") != 0 || in_part)
-            refuse(j, key, "rope_type \"default\" over all dimensions");
-        if (json_object_get(about, "rope_theta")) theta = json_object_get(about, "rope_theta");
-    }
+    const json_t *about = json_object_get(j->json, "rope_parameters"), *theta = json_object_get(j->json, "rope_theta");
+    const json_t *said[] = {theta_in(j, "rope_scaling", json_object_get(j->json, "rope_scaling"), family),
+                            theta_in(j, "rope_parameters", about, family),
+                            theta_in(j, "rope_parameters", json_object_get(about, "sliding_attention"), family),
+                            theta_in(j, "rope_parameters", json_object_get(about, "full_attention"), family)};
+    if (said[2] && said[3] && json_number_value(said[2]) != json_number_value(said[3]))
+        refuse(j, "rope_parameters", "one rope_theta for all layers");
+    for (int i = 0; i < 4; i++)
+        if (said[i]) theta = said[i];
+    if (family & (MIXTRAL | OLMO3)) c->rope_theta = family == MIXTRAL ? 1e6 : 5e5;
     if (theta && !json_is_null(theta)) set_from_json(c, j, "rope_theta", "rope_theta", theta);
 }
 
@@ -420,8 +453,8 @@ static bool is_true(const JsonFile *j, const char *key) { return json_is_true(js
 
 // What a family is, apart from its sizes.
 static void set_family(Config *c, const JsonFile *j, unsigned family) {
-    if (family & OLMO2) c->norm = NORM_out;
-    if (family & (QWEN3 | OLMO2)) c->qk_norm = family == QWEN3 ? QK_head : QK_full;
+    if (family & OLMO) c->norm = NORM_out;
+    if (family & (QWEN3 | OLMO)) c->qk_norm = family == QWEN3 ? QK_head : QK_full;
     if (family & GPT2) c->pos = POS_learned, c->norm_kind = NORM_KIND_layer, c->ffn = FFN_gelu, c->bias = true;
     if (family & DEEPSEEK) c->gate = GATE_sigmoid, c->router = ROUTER_bias;
     if (family & (LLAMA | DEEPSEEK)) c->bias = is_true(j, "attention_bias");
@@ -432,17 +465,32 @@ static void set_standard(Config *c, const char *flag) {
     flags_set(&config_table, c, flag, config_table.flag[flags_find(&config_table, flag)].standard);
 }
 
+// What transformers makes of layer l where layer_types is not there.
+static const char *standard_type(const Config *c, const JsonFile *j, unsigned family, size_t l) {
+    const json_t *key = json_object_get(j->json, "max_window_layers");
+    double first = key ? json_number_value(key) : 28;
+    bool last_of_four = (l + 1) % 4 == 0;
+    if (family == QWEN3_NEXT && !last_of_four) return "linear_attention";
+    if (family == OLMO3 && !last_of_four) return "sliding_attention";
+    if (family == MINISTRAL && c->window) return "sliding_attention";
+    if (family == QWEN3 && c->window && (double)l >= first) return "sliding_attention";
+    return "full_attention";
+}
+
 // The mixer that layer l of the file has.
 static int mixer_of_layer(const Config *c, const JsonFile *j, unsigned family, size_t l) {
     bool grouped = c->kv_heads && c->kv_heads != c->heads;
     const json_t *types = json_object_get(j->json, "layer_types");
     const char *type = json_string_value(json_array_get(types, l));
-    if (!types || json_is_null(types))
-        type = family == QWEN3_NEXT && (l + 1) % 4 ? "linear_attention" : "full_attention";
-    if (type && strcmp(type, "full_attention") == 0) return c->window ? ATTN_swa : grouped ? ATTN_gqa : ATTN_mha;
+    if (!types || json_is_null(types)) type = standard_type(c, j, family, l);
+    bool full = type && strcmp(type, "full_attention") == 0, sliding = type && strcmp(type, "sliding_attention") == 0;
+    if (sliding && family & HYBRID && !c->window) refuse(j, "sliding_window", "a number of tokens");
+    if ((full && family & WINDOWED & ~HYBRID && c->window) || (sliding && family & HYBRID)) return ATTN_swa;
+    if (full) return grouped ? ATTN_gqa : ATTN_mha;
     if (type && strcmp(type, "linear_attention") == 0 && family == QWEN3_NEXT) return ATTN_gated_delta;
     refuse(j, "layer_types", family == QWEN3_NEXT ? "linear_attention and full_attention, one for each layer"
-                                                  : "full_attention, one for each layer");
+                             : family & HYBRID    ? "sliding_attention and full_attention, one for each layer"
+                                                  : "full_attention for each layer");
 }
 
 static bool repeats(const unsigned char *mixer, size_t layers, size_t period) {
@@ -460,6 +508,7 @@ static void read_mixers(Config *c, const JsonFile *j, unsigned family) {
     if (period > PATTERN_SIZE) refuse(j, "layer_types", "a pattern that repeats after at most 64 layers");
     c->attn.count = (unsigned char)period;
     memcpy(c->attn.at, mixer, period);
+    if (!has_attention(c, ATTN_swa)) c->window = 0;
     free(mixer);
 }
 
@@ -561,6 +610,7 @@ void hf_config(Config *c, const char *dir) {
         check_fixed(&j, family);
         set_family(c, &j, family);
         read_keys(c, &j, family);
+        if (family & QWEN3 && !is_true(&j, "use_sliding_window")) c->window = 0;
         if (family & ROTARY) read_rope(c, &j, family);
         if (family & DEEPSEEK) finish_deepseek(c, &j);
         else finish_heads(c, &j, family);

@@ -7,9 +7,12 @@
 // The architectures, as bits, so that a row of a table can speak of several.
 enum {
     LLAMA = 1, QWEN3 = 2, OLMO2 = 4, MIXTRAL = 8, DEEPSEEK = 16, GPT2 = 32, OURS = 64, MISTRAL = 128,
-    QWEN3_NEXT = 256,
-    ROTARY = LLAMA | QWEN3 | OLMO2 | MIXTRAL | DEEPSEEK | MISTRAL | QWEN3_NEXT,  // RMSNorm, RoPE and SwiGLU in all
-    DELTA_NET = 512,  // no architecture, but the layers of one that are a gated delta net
+    QWEN3_NEXT = 256, MINISTRAL = 512, OLMO3 = 1024,
+    OLMO = OLMO2 | OLMO3,
+    ROTARY = LLAMA | QWEN3 | OLMO | MIXTRAL | DEEPSEEK | MISTRAL | MINISTRAL | QWEN3_NEXT,  // RMSNorm, RoPE, SwiGLU
+    HYBRID = QWEN3 | MINISTRAL | OLMO3,  // layers with a window, and layers without
+    WINDOWED = HYBRID | MISTRAL | MIXTRAL,
+    DELTA_NET = 2048,  // no architecture, but the layers of one that are a gated delta net
 };
 typedef struct { unsigned bit; const char *model_type, *architecture, *layer; } Family;  // layer: starts its tensors
 

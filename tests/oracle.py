@@ -111,7 +111,7 @@ SMALL = dict(NO_IDS, vocab_size=VOCAB, hidden_size=48, intermediate_size=80, num
 LATENT = dict(SMALL, num_key_value_heads=4, kv_lora_rank=20, qk_nope_head_dim=10, qk_rope_head_dim=6, v_head_dim=14,
               moe_intermediate_size=24, n_routed_experts=6, num_experts_per_tok=3, n_shared_experts=2, n_group=1,
               topk_group=1, first_k_dense_replace=1, rope_interleave=False, num_mtp_layers=0)
-DELTA, FULL = "linear_attention", "full_attention"
+DELTA, FULL, SLIDING = "linear_attention", "full_attention", "sliding_attention"
 QWEN3_NEXT = dict(SMALL, num_key_value_heads=2, head_dim=12, num_experts=0, linear_num_key_heads=4,
                   linear_num_value_heads=4, linear_key_head_dim=10, linear_value_head_dim=12, linear_conv_kernel_dim=3)
 GPT2 = dict(NO_IDS, vocab_size=VOCAB, n_embd=48, n_layer=3, n_head=4, n_positions=32)
@@ -134,6 +134,19 @@ THEIRS = {
         num_key_value_heads=4, partial_rotary_factor=1.0, rms_norm_eps=1e-4)),
     "qwen3-next-no-softmax": (T.Qwen3NextConfig, dict(QWEN3_NEXT, layer_types=[DELTA] * 3, num_attention_heads=6,
                                                       linear_value_head_dim=9)),
+    "mixtral-window": (T.MixtralConfig, dict(SMALL, num_key_value_heads=2, num_local_experts=4, sliding_window=4)),
+    "ministral": (T.MinistralConfig, dict(SMALL, num_key_value_heads=2, sliding_window=3, head_dim=12)),
+    "ministral-types": (T.MinistralConfig, dict(SMALL, num_key_value_heads=4, sliding_window=5, head_dim=14,
+                                                layer_types=[FULL, SLIDING, FULL], tie_word_embeddings=True)),
+    "qwen3-window": (T.Qwen3Config, dict(SMALL, num_key_value_heads=2, head_dim=10, use_sliding_window=True,
+                                         sliding_window=4, max_window_layers=1)),
+    "qwen3-types": (T.Qwen3Config, dict(SMALL, num_key_value_heads=4, head_dim=10, use_sliding_window=True,
+                                        sliding_window=2, layer_types=[SLIDING, SLIDING, FULL])),
+    "qwen3-idle-window": (T.Qwen3Config, dict(SMALL, num_key_value_heads=2, head_dim=10, sliding_window=4)),
+    "olmo3": (T.Olmo3Config, dict(SMALL, num_hidden_layers=4, num_key_value_heads=2, sliding_window=4)),
+    "olmo3-types": (T.Olmo3Config, dict(SMALL, num_key_value_heads=4, sliding_window=6, tie_word_embeddings=True,
+                                        layer_types=[FULL, SLIDING, FULL], rope_parameters={
+        kind: {"rope_type": "default", "rope_theta": 200.0} for kind in (FULL, SLIDING)})),
     "olmo2": (T.Olmo2Config, dict(SMALL, num_key_value_heads=4)),
     "olmo2-gqa": (T.Olmo2Config, dict(SMALL, num_key_value_heads=2, tie_word_embeddings=True)),
     "mixtral": (T.MixtralConfig, dict(SMALL, num_key_value_heads=2, num_local_experts=5, num_experts_per_tok=2)),
@@ -289,6 +302,14 @@ OURS = {
     "qwen3-next-no-softmax": ("Qwen3NextForCausalLM", "--attn gated-delta --state-dim 10 --head-dim 9 --norm-eps 1e-4"),
     "olmo2": ("Olmo2ForCausalLM", "--norm out --qk-norm full --tie 0"),
     "olmo2-wide-heads": ("Olmo2ForCausalLM", "--norm out --qk-norm full --attn gqa --head-dim 14"),
+    "ministral": ("MinistralForCausalLM", "--attn swa+swa+gqa --window 4 --kv-heads 2"),
+    "ministral-mha": ("MinistralForCausalLM", "--attn mha+swa --window 5 --head-dim 10 --tie 0"),
+    "qwen3-window": ("Qwen3ForCausalLM", "--attn swa --window 5 --kv-heads 1 --qk-norm head --tie 0"),
+    "qwen3-types": ("Qwen3ForCausalLM", "--attn gqa+swa --window 3 --qk-norm head --head-dim 10"),
+    "olmo3": ("Olmo3ForCausalLM", "--norm out --qk-norm full --attn swa+swa+swa+gqa --layers 4 --window 4 "
+              "--rope-theta 300"),
+    "olmo3-wide-heads": ("Olmo3ForCausalLM", "--norm out --qk-norm full --attn mha+swa --window 6 --head-dim 14"),
+    "mixtral-window": ("MixtralForCausalLM", "--attn swa --kv-heads 2 --window 4 " + EXPERTS),
     "mixtral": ("MixtralForCausalLM", "--attn gqa --tie 0 --top-k 3 " + EXPERTS),
     "mixtral-all-chosen": ("MixtralForCausalLM", "--top-k 6 " + EXPERTS),
     "mla": ("DeepseekV3ForCausalLM", LATENTS),

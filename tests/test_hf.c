@@ -35,6 +35,13 @@ static void test_architectures(void) {
         {"--qk-norm head", "Qwen3ForCausalLM", NULL},
         {"--norm out --qk-norm full", "Olmo2ForCausalLM", NULL},
         {MOE, "MixtralForCausalLM", NULL},
+        {"--attn swa --window 3", "MistralForCausalLM", NULL},
+        {"--attn swa+mha --window 3", "MinistralForCausalLM", NULL},
+        {"--attn swa+gqa --window 3", "MinistralForCausalLM", NULL},
+        {"--attn swa --window 3 --qk-norm head", "Qwen3ForCausalLM", NULL},
+        {"--attn mha+swa --qk-norm head", "Qwen3ForCausalLM", NULL},
+        {"--attn swa+gqa --norm out --qk-norm full", "Olmo3ForCausalLM", NULL},
+        {MOE "--attn swa --kv-heads 1", "MixtralForCausalLM", NULL},
         {MLA, "DeepseekV3ForCausalLM", NULL},
         {DEEPSEEK "--q-rank 6 --first-dense 1", "DeepseekV3ForCausalLM", NULL},
         {DEEPSEEK "--bias", "DeepseekV3ForCausalLM", NULL},
@@ -50,6 +57,9 @@ static void test_architectures(void) {
         {"--heads 3 --head-dim 6", NULL, "--width to be a multiple"},
         {"--attn gqa+mha", NULL, "on all layers"},
         {"--attn mla+gqa", NULL, "--attn mha or gqa"},
+        {"--attn swa+mha --kv-heads 1", NULL, "MinistralForCausalLM needs --attn swa, with mha or"},
+        {"--attn swa+mha+gqa --layers 3 --qk-norm head", NULL, "Qwen3ForCausalLM needs --attn swa, with mha or"},
+        {MOE "--attn swa+mha", NULL, "MixtralForCausalLM needs --attn mha, gqa or swa on all layers"},
         {"--qk-norm head --bias", NULL, "Qwen3ForCausalLM needs --bias 0"},
         {"--attn gated-delta+mha --qk-norm head", NULL, "Qwen3NextForCausalLM needs --attn-gate 1"},
         {"--attn gated-delta+gqa --attn-gate", NULL, "--qk-norm head"},
@@ -138,6 +148,11 @@ static void test_round_trip(void) {
         "--attn gqa --kv-heads 1 --bias --tie 0 --rope-theta 123.5 --norm-eps 3e-4",
         "--qk-norm head --head-dim 6",
         "--norm out --qk-norm full --attn gqa",
+        "--norm out --qk-norm full --attn swa+swa+gqa --layers 4 --window 3",
+        "--attn swa --window 5 --kv-heads 1 --tie 0",
+        "--attn mha+swa --window 2",
+        "--attn swa+gqa --window 3 --qk-norm head --head-dim 6",
+        MOE "--attn swa --window 3",
         MOE "--attn gqa --tie 0",
         MLA,
         DEEPSEEK "--q-rank 6 --first-dense 1 --route-scale 2.5",
@@ -179,6 +194,13 @@ static const char *const llama =
 static const char *const qwen3 =
     "{'model_type':'qwen3', 'vocab_size':11, 'hidden_size':16, 'num_hidden_layers':2, 'num_attention_heads':4,"
     " 'num_key_value_heads':2, 'head_dim':6, 'intermediate_size':24, 'max_position_embeddings':8}";
+static const char *const qwen3_sliding =
+    "{'model_type':'qwen3', 'vocab_size':11, 'hidden_size':16, 'num_hidden_layers':2, 'num_attention_heads':4,"
+    " 'num_key_value_heads':2, 'intermediate_size':24, 'use_sliding_window':true, 'sliding_window':5,"
+    " 'max_window_layers':1}";
+static const char *const olmo3 =
+    "{'model_type':'olmo3', 'vocab_size':11, 'hidden_size':16, 'num_hidden_layers':4, 'num_attention_heads':4,"
+    " 'num_key_value_heads':2, 'intermediate_size':24}";
 static const char *const qwen3_next =
     "{'model_type':'qwen3_next', 'vocab_size':11, 'hidden_size':16, 'num_hidden_layers':4, 'num_attention_heads':4,"
     " 'num_key_value_heads':2, 'head_dim':8, 'intermediate_size':24, 'linear_num_key_heads':4,"
@@ -247,9 +269,15 @@ static void test_refused_configs(void) {
         {&llama, "quantization_config", "{'bits':4}", "quantization_config"},
         {&llama, "receipts", "{'layers':'-1'}", "layers: --layers takes"},
         {&llama, "receipts", "{'layers':4}", "must be text"},
-        {&qwen3, "use_sliding_window", "true", "use_sliding_window"},
         {&qwen3, "attention_bias", "true", "attention_bias is true"},
-        {&qwen3, "layer_types", "['full_attention','sliding_attention']", "layer_types"},
+        {&qwen3, "layer_types", "['full_attention','sliding_attention']", "sliding_window is absent"},
+        {&qwen3, "layer_types", "['full_attention']", "sliding_attention and full_attention, one for each"},
+        {&qwen3, "layer_types", "['full_attention','linear_attention']", "layer_types"},
+        {&llama, "layer_types", "['sliding_attention','full_attention']", "layer_types"},
+        {&olmo3, "sliding_window", "null", "sliding_window is null"},
+        {&olmo3, "rope_parameters", "{'full_attention':{'rope_type':'yarn'}}", "rope_parameters"},
+        {&olmo3, "rope_parameters", "{'full_attention':{'rope_theta':5},'sliding_attention':{'rope_theta':6}}",
+         "one rope_theta"},
         {&qwen3_next, "num_experts", NULL, "num_experts is absent, but only 0"},
         {&qwen3_next, "linear_num_key_heads", "2", "linear_num_key_heads is 2"},
         {&qwen3_next, "linear_num_value_heads", "0", "linear_num_key_heads is 4"},
@@ -263,7 +291,7 @@ static void test_refused_configs(void) {
         {&qwen3_next, "partial_rotary_factor", "0.1", "partial_rotary_factor is 0.1"},
         {&qwen3_next, "partial_rotary_factor", "'all'", "partial_rotary_factor"},
         {&qwen3_next, "partial_rotary_factor", "1.5", "partial_rotary_factor"},
-        {&mixtral, "sliding_window", "4096", "sliding_window is 4096"},
+        {&mixtral, "sliding_window", "'wide'", "sliding_window: --window takes"},
         {&mixtral, "num_experts_per_tok", "0", "num_experts_per_tok"},
         {&deepseek, "n_group", "2", "n_group is 2"},
         {&deepseek, "n_group", NULL, "n_group is absent"},
@@ -319,6 +347,16 @@ static void test_accepted_configs(void) {
         {&llama, "unknown_key", "[1, 2]", "layers=2"},
         {&qwen3, NULL, NULL, "qk-norm=head head-dim=6"},
         {&qwen3, "head_dim", NULL, "head-dim=128"},
+        {&qwen3, "use_sliding_window", "true", "attn=gqa window=0"},
+        {&qwen3, "max_window_layers", "1", "attn=gqa window=0"},
+        {&qwen3_sliding, NULL, NULL, "attn=gqa+swa window=5 kv-heads=2"},
+        {&qwen3_sliding, "num_key_value_heads", "4", "attn=mha+swa kv-heads=0"},
+        {&qwen3_sliding, "use_sliding_window", "false", "attn=gqa window=0"},
+        {&qwen3_sliding, "layer_types", "['sliding_attention','sliding_attention']", "attn=swa window=5 kv-heads=2"},
+        {&olmo3, NULL, NULL, "attn=swa+swa+swa+gqa window=4096 norm=out qk-norm=full rope-theta=500000"},
+        {&olmo3, "rope_parameters", "{'full_attention':{'rope_theta':5},'sliding_attention':{'rope_theta':5}}",
+         "rope-theta=5"},
+        {&mixtral, "sliding_window", "7", "attn=swa window=7 kv-heads=2"},
         {&qwen3_next, NULL, NULL, "attn=gated-delta+gated-delta+gated-delta+gqa qk-norm=head attn-gate=1 rope-dim=2"},
         {&qwen3_next, NULL, NULL, "heads=4 kv-heads=2 head-dim=8 state-dim=6 short-conv=4 norm-eps=1e-06 experts=0"},
         {&qwen3_next, "layer_types", "[" DELTA "," DELTA "," DELTA "," DELTA "]",
