@@ -7,8 +7,8 @@ with the same logits and gradients; saved again by transformers, it is read back
 
 Linear attention: models of every recurrent mixer against their recurrences, written out below token by token in
 float64 for autograd; the gated delta nets of Qwen3-Next against transformers as well, and the module Mamba2Mixer in the
-place of our formula. Routers that no architecture of theirs has are written out in the same way; hash has nothing but
-its random numbers, which tests/test_moe.c looks at.
+place of our formula. Routers that no architecture of theirs has are written out in the same way, with the random
+numbers of hash and with what balances and holds down their logits.
 
 No norm weight is 1, no bias is 0, no selection bias is 0: a formula that ignored one would be found out.
 
@@ -45,12 +45,12 @@ def batch(length=LENGTH):
     return torch.randint(0, VOCAB, (ROWS, length + 1), generator=torch.Generator().manual_seed(7))
 
 
-def ours(directory, *scaling, length=LENGTH):
+def ours(directory, *options, length=LENGTH):
     """Logits and {name: gradient} of our program for the checkpoint in a directory."""
     tokens, out = directory + ".tokens.json", directory + ".probe"
     with open(tokens, "w") as f:
         json.dump(batch(length).tolist(), f)
-    done = subprocess.run([PROBE, directory, tokens, out, *scaling], capture_output=True, text=True)
+    done = subprocess.run([PROBE, directory, tokens, out, *options], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip() or f"{PROBE} ended with status {done.returncode}")
     return load_file(out + "/logits.safetensors")["logits"], load_file(out + "/gradients.safetensors")
@@ -485,12 +485,22 @@ def linear_mixer(p, kind, x, heads, eps):
 ROUTED = "--attn linear --short-conv 0 --experts 6 --expert-width 24 --top-k 2 --router "
 ROUTERS = {
     "topk": "topk --shared-experts 1 --route-scale 1.5",
+    "topk-aux-loss": "topk --aux-loss 0.7 --capacity 1",
+    "topk-z-loss": "topk --z-loss 0.4 --aux-loss 0",
+    "topk-both-losses": "topk --z-loss 0.2 --aux-loss 0.5 --norm-topk 0",
     "topk-capacity": "topk --capacity 0.75 --norm-topk 0",
     "bias-sigmoid": "bias --gate sigmoid --norm-topk 0",
+    "bias-sigmoid-aux-loss": "bias --gate sigmoid --aux-loss 0.6",
+    "bias-z-loss": "bias --z-loss 0.3",
     "threshold": "threshold --gate sigmoid",
+    "threshold-losses": "threshold --z-loss 0.3 --aux-loss 0.6",
     "relu": "relu",
+    "hash": "hash",
+    "hash-three": "hash --top-k 3 --shared-experts 1 --route-scale 1.5 --capacity 1",
     "dense": "dense --top-k 6",
+    "dense-z-loss": "dense --z-loss 0.5",
     "expert-choice": "expert-choice --pool time:13",
+    "expert-choice-z-loss": "expert-choice --pool time:13 --z-loss 0.3",
     "expert-choice-pieces": "expert-choice --pool time:5 --gate sigmoid",
     "expert-choice-batch": "expert-choice --pool batch --top-k 4 --batch 3 --eval-tokens 96",
     "expert-choice-all": "expert-choice --pool all --batch 3 --eval-tokens 96",
@@ -508,6 +518,27 @@ def pools_of(flags, rows, length):
     if flags["pool"] == "batch":
         return list(places.T)
     return [piece for row in places for piece in row.split(int(flags["pool"].split(":")[1]))]
+
+
+def philox(seed, purpose, index):
+    """Four random words: Philox4x32-10 of Salmon et al. 2011, ten rounds over a counter of (index, purpose)."""
+    low, word = 2 ** 32 - 1, [index & (2 ** 32 - 1), index >> 32, purpose & (2 ** 32 - 1), purpose >> 32]
+    for turn in range(10):
+        key = ((seed & low) + turn * 0x9E3779B9 & low, (seed >> 32) + turn * 0xBB67AE85 & low)
+        p, q = 0xD2511F53 * word[0], 0xCD9E8D57 * word[2]
+        word = [q >> 32 ^ word[1] ^ key[0], q & low, p >> 32 ^ word[3] ^ key[1], p & low]
+    return word
+
+
+def hashed(tokens, layer, experts, k):
+    """K <= 4 different experts for each token's number, drawn one after the other from those that are left. (That a
+    word falls into the few left over by an even division, and another is drawn, has a chance of one in 10^9.)"""
+    chosen = torch.zeros(len(tokens), experts, dtype=torch.float64)
+    for row, token in enumerate(tokens.tolist()):
+        left = list(range(experts))
+        for word in philox(layer, 7, token)[:k]:  # 7: the purpose of such numbers in lib/rng.h
+            chosen[row, left.pop(word * len(left) >> 32)] = 1.0
+    return chosen
 
 
 def best(score, k):
@@ -559,11 +590,20 @@ def soft_experts(p, flags, x, logits, writing):
     return y
 
 
-def mixture(p, flags, x, writing):
-    """The layer's output for x [tokens, width], and what it adds to the loss."""
+def router_losses(p, flags, logits, score, chosen):
+    """Means over rows: of E sum_e f_e P_e, with f_e = choices / (K T) and P_e the mean share of the score (relu: the
+    mean score, an L1 norm whose weight is learned); and of the mean square of a token's log-partition."""
+    f = chosen.reshape(ROWS, LENGTH, -1).mean(1) / int(flags["top_k"])
+    relu = flags["router"] == "relu"
+    shares = (score if relu else score / score.sum(-1, keepdim=True)).reshape(ROWS, LENGTH, -1).mean(1)
+    by = p("router.l1").detach() if relu else float(flags["aux_loss"])
+    z = 0.0 if relu else float(flags["z_loss"]) * logits.logsumexp(-1).square().mean()
+    return by * chosen.shape[1] * (f * shares).sum(-1).mean() + z
+
+
+def scored(p, flags, x, writing):
+    """The weights of the chosen experts, which they are, and what that adds to the loss."""
     logits = x @ p("moe.router.weight").T
-    if flags["router"] == "soft":
-        return soft_experts(p, flags, x, logits, writing), 0.0
     if flags["router"] == "relu":
         score = torch.relu(logits)
     else:
@@ -572,16 +612,23 @@ def mixture(p, flags, x, writing):
     weight = score * chosen
     if flags["norm_topk"] == "1":
         weight = weight / weight.sum(-1, keepdim=True)
+    return weight, chosen, router_losses(p, flags, logits, score, chosen)
+
+
+def mixture(p, flags, x, writing, tokens, layer):
+    """The layer's output for x [tokens, width], and what it adds to the loss."""
+    if flags["router"] == "soft":
+        return soft_experts(p, flags, x, x @ p("moe.router.weight").T, writing), 0.0
+    if flags["router"] == "hash":
+        chosen = hashed(tokens, layer, int(flags["experts"]), int(flags["top_k"]))
+        weight, loss = chosen / int(flags["top_k"]), 0.0
+    else:
+        weight, chosen, loss = scored(p, flags, x, writing)
     weight = weight * admitted(flags, chosen, writing) * float(flags["route_scale"])
     y = sum(weight[:, e, None] * expert(p, e, x) for e in range(weight.shape[1]))
     if p("moe.shared.up.weight") is not None:
         up, gate, down = (p(f"moe.shared.{n}.weight") for n in ("up", "gate", "down"))
         y = y + (torch.nn.functional.silu(x @ gate.T) * (x @ up.T)) @ down.T
-    loss = 0.0
-    if flags["router"] == "relu":  # mean over rows of E sum_e f_e P_e, f_e = choices / (K T), P_e the mean gate
-        f = chosen.reshape(ROWS, LENGTH, -1).mean(1) / int(flags["top_k"])
-        means = score.reshape(ROWS, LENGTH, -1).mean(1)
-        loss = loss + p("router.l1").detach() * chosen.shape[1] * (f * means).sum(-1).mean()
     return y, loss
 
 
@@ -600,7 +647,7 @@ def written_out(directory, length, writing=False, mixer=linear_mixer):
         x = x + mixer(p, kind, rms(x, p("attn_norm.weight"), eps), int(flags["heads"]), eps)
         h = rms(x, p("ffn_norm.weight"), eps)
         if flags["experts"] != "0":
-            y, loss = mixture(p, flags, h.flatten(0, 1), writing)
+            y, loss = mixture(p, flags, h.flatten(0, 1), writing, tokens[:, :-1].flatten(), layer)
             x, routers_loss = x + y.reshape(x.shape), routers_loss + loss
             continue
         hidden = torch.nn.functional.silu(h @ p("ffn.gate.weight").T) * (h @ p("ffn.up.weight").T)
@@ -618,7 +665,7 @@ def recurrence_is_written_out(name, directory):
 
 def router_is_written_out(name, directory):
     save_ours(ROUTED + ROUTERS[name], directory)
-    logits, gradients = ours(directory)
+    logits, gradients = ours(directory, "losses")
     state = ("router.bias", "router.threshold", "router.l1")  # moved by rules of their own
     gradients = {n: g for n, g in gradients.items() if not n.endswith(state)}
     return agree((logits, gradients), (written_out(directory, LENGTH, True)[0], written_out(directory, LENGTH)[1]))

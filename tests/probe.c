@@ -1,5 +1,6 @@
 // probe.c: our side of tests/oracle.py, which compares it with transformers.
 //     build/probe DIR tokens.json OUT        logits and gradients of the model in DIR, as safetensors in OUT
+//     build/probe DIR tokens.json OUT losses  the same with what the routers of a run of ours add to the loss
 //     build/probe DIR tokens.json OUT KIND FACTOR TRAINED      the same with rotations stretched (lib/ops.h)
 //     build/probe --random "FLAGS" DIR       saves a random model of ours, with no norm or bias at 1 or 0
 #include "../hf.h"
@@ -75,14 +76,17 @@ static RopeScaling scaling_of(char **words) {
     return s;
 }
 
-static void probe(const char *dir, const char *tokens, const char *out, char **scaling) {
-    Config c;
+static void probe(const char *dir, const char *tokens, const char *out, bool losses, char **scaling) {
+    Config c, all;
     Batch b = read_batch(tokens);
     flags_defaults(&config_table, &c);
     hf_config(&c, dir);
     c.batch = b.B, c.eval_tokens = b.B * c.context;     // full batches, as a router that pools over them wants
     config_resolve(&c);
-    c.aux_loss = 0;  // the loss that is differentiated is the cross-entropy alone
+    flags_defaults(&config_table, &all);
+    losses = losses && hf_flags(&all, dir);
+    c.aux_loss = losses ? all.aux_loss : 0;  // else the loss that is differentiated is the cross-entropy alone
+    c.z_loss = losses ? all.z_loss : 0;
     Model *m = model_new(&c, true);
     hf_load(m, dir);
     if (scaling) model_scale_rope(m, scaling_of(scaling));
@@ -93,9 +97,10 @@ static void probe(const char *dir, const char *tokens, const char *out, char **s
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4 && argc != 7)
-        usage_error("probe DIR tokens.json OUT [KIND FACTOR TRAINED], or probe --random FLAGS DIR");
+    bool losses = argc == 5 && strcmp(argv[4], "losses") == 0;
+    if (argc != 4 && argc != 7 && !losses)
+        usage_error("probe DIR tokens.json OUT [losses | KIND FACTOR TRAINED], or probe --random FLAGS DIR");
     if (strcmp(argv[1], "--random") == 0) save_random(argv[2], argv[3]);
-    else probe(argv[1], argv[2], argv[3], argc > 4 ? argv + 4 : NULL);
+    else probe(argv[1], argv[2], argv[3], losses, argc == 7 ? argv + 4 : NULL);
     return 0;
 }
