@@ -4,7 +4,8 @@
 //   flash   tiles of 24 queries by `tile` keys, an online softmax, O(T) memory; the backward computes the
 //           scores again from the saved log-sum-exp (Dao et al. 2022, algorithms 1 and 4; Dao 2023)
 // A query may see a window of positions only (Child et al. 2019; Jiang et al. 2023, section 2); then both leave out the
-// keys before it, in whole tiles (flash) or panels. Scores may fall with the distance between query and key (ALiBi: Press et al. 2022).
+// keys before it, in whole tiles (flash) or panels. Scores may fall with the distance between query and key (ALiBi:
+// Press et al. 2022).
 // A task is one key/value head of one sequence with all the query heads that read it, so that no two
 // threads ever add to the same gradient. Tiles start at position 0 whatever is cached, so decoding goes
 // through the same additions as training and gives the same bits.
@@ -37,8 +38,9 @@ static size_t pairs_seen(const AttnShape *s, size_t n) {
 // C [M,N] = or += A [M,K] B, in this thread; B is the part of packed panels (of `rows` rows) from row `first`.
 static void multiply(real *c, size_t ldc, const real *a, size_t a_row, size_t a_col, const real *packed, size_t rows,
                      size_t first, size_t M, size_t N, size_t K, bool accumulate) {
-    product_serial(&(Product){.c = c, .ldc = ldc, .a = a, .a_row = a_row, .a_col = a_col, .packed = packed + first * PANEL,
-                              .packed_rows = rows, .M = M, .N = N, .K = K, .accumulate = accumulate});
+    product_serial(&(Product){.c = c, .ldc = ldc, .a = a, .a_row = a_row, .a_col = a_col,
+                              .packed = packed + first * PANEL, .packed_rows = rows, .M = M, .N = N, .K = K,
+                              .accumulate = accumulate});
 }
 
 // ---- one row of scores ---------------------------------------------------------------------------
@@ -124,7 +126,8 @@ static void head_forward_flash(const Head *t, const AttnShape *s, real *score) {
         size_t start = first_seen(s, past + i) / width * width;
         for (size_t j = start; j < end; j += width) {
             size_t keys = smaller(width, end - j);
-            multiply(score, width, t->q + i * t->q_stride, t->q_stride, 1, t->keys + j * s->D, s->D, 0, rows, keys, s->D, false);
+            multiply(score, width, t->q + i * t->q_stride, t->q_stride, 1, t->keys + j * s->D, s->D, 0, rows, keys,
+                     s->D, false);
             for (size_t r = 0; r < rows; r++) {
                 size_t p = past + i + r;
                 Span seen = span_seen(s, p, j, keys);
@@ -144,7 +147,8 @@ static void head_forward_flash(const Head *t, const AttnShape *s, real *score) {
                 }
                 total[r] += sum, most[r] = new_most;
             }
-            multiply(t->out + i * t->out_stride, t->out_stride, score, width, 1, t->values, t->L, j, rows, s->Dv, keys, j > start);
+            multiply(t->out + i * t->out_stride, t->out_stride, score, width, 1, t->values, t->L, j, rows, s->Dv, keys,
+                     j > start);
         }
         for (size_t r = 0; r < rows; r++) {
             row_scale(t->out + (i + r) * t->out_stride, s->Dv, 1 / total[r]);
@@ -188,14 +192,15 @@ static ForwardSpace forward_space(size_t n, size_t L, bool kept, AttnShape s) {
 void attention_forward(real *out, size_t out_stride, real *lse, real *probability, const real *q, size_t q_stride,
                        KvView view, size_t B, size_t n, AttnShape s) {
     size_t pairs = B * s.H * (pairs_seen(&s, view.length) - pairs_seen(&s, view.length - n));
-    size_t key_and_value = view.k == view.v ? s.D : s.D + s.Dv, first = first_seen(&s, view.length - n);  // a latent is both
+    size_t first = first_seen(&s, view.length - n), both = view.k == view.v ? s.D : s.D + s.Dv;     // a latent is both
     PROFILE(attention_forward, pairs * (2 * (s.D + s.Dv) + PROFILE_EXP + (s.slope ? 8 : 4)),
-            B * (n * s.H * (s.D + s.Dv) + (view.length - first) * s.KV * key_and_value) + (probability ? pairs : 0));
+            B * (n * s.H * (s.D + s.Dv) + (view.length - first) * s.KV * both) + (probability ? pairs : 0));
     size_t skipped = probability && !s.flash ? 0 : first / s.tile * s.tile;    // whole tiles that nobody sees
     view.k += skipped * view.k_stride, view.v += skipped * view.v_stride, view.length -= skipped;
     size_t L = view.length, group = s.H / s.KV, threads = (size_t)omp_get_max_threads();
     // With few key heads (decoding, or a latent shared by all heads) the queries of one are shared out too.
-    size_t split = B * s.KV < threads ? smaller(group, (threads + B * s.KV - 1) / (B * s.KV)) : 1, tasks = B * s.KV * split;
+    size_t split = B * s.KV < threads ? smaller(group, (threads + B * s.KV - 1) / (B * s.KV)) : 1;
+    size_t tasks = B * s.KV * split;
     ForwardSpace need = forward_space(n, L, probability != NULL, s);
     real *space = workspace_take(&workspace, size_mul(need.each, threads));
 #pragma omp parallel for schedule(static) if (B * n * L * s.H * s.D > SMALL)
@@ -238,7 +243,7 @@ static void score_gradient(real *x, const real *p, size_t n, real delta, real sc
         vec_store_at(x, i, n, vec_mul(vec_mul(vec_load_at(p, i, n), vec_sub(vec_load_at(x, i, n), d)), by));
 }
 
-// The tile of `rows` queries from i and `keys` keys from j, with its P and dS (row stride ld); the first of its queries?
+// The tile of `rows` queries from i and `keys` keys from j, with its P and dS (row stride ld). first: of these queries.
 static void tile_backward(const HeadGradient *t, const AttnShape *s, const real *p, const real *ds, size_t ld, size_t i,
                           size_t rows, size_t j, size_t keys, bool first) {
     multiply(t->dv + j * t->v_stride, t->v_stride, p, 1, ld, t->douts, t->T, i, keys, s->Dv, rows, true);
@@ -274,8 +279,8 @@ static void head_backward_naive(const HeadGradient *t, const AttnShape *s, real 
     size_t T = t->T;
     for (size_t i = 0; i < T; i += QUERY_TILE) {
         size_t rows = smaller(QUERY_TILE, T - i), start = band_start(s, i);
-        multiply(ds + i * T + start, T, t->dout + i * t->out_stride, t->out_stride, 1, t->values_t + start * s->Dv, s->Dv,
-                 0, rows, i + rows - start, s->Dv, false);
+        multiply(ds + i * T + start, T, t->dout + i * t->out_stride, t->out_stride, 1, t->values_t + start * s->Dv,
+                 s->Dv, 0, rows, i + rows - start, s->Dv, false);
     }
     for (size_t i = 0; i < T; i++) {
         real delta = row_dot(t->dout + i * t->out_stride, t->out + i * t->out_stride, s->Dv);
@@ -314,7 +319,8 @@ void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const re
 #pragma omp parallel for schedule(static) if (B * T * T * s.H * s.D > SMALL)
     for (size_t task = 0; task < B * s.KV; task++) {
         size_t b = task / s.KV, g = task % s.KV;
-        const real *k_head = view.k + b * view.k_step + g * view.k_head, *v_head = view.v + b * view.v_step + g * view.v_head;
+        const real *k_head = view.k + b * view.k_step + g * view.k_head;
+        const real *v_head = view.v + b * view.v_step + g * view.v_head;
         real *dk_head = dk + (k_head - view.k), *dv_head = dv + (v_head - view.v);
         real *keys_t = space + (size_t)omp_get_thread_num() * need.each, *keys = keys_t + need.keys_t;
         real *values_t = keys + need.keys, *queries = values_t + need.values_t, *douts = queries + need.keys;
@@ -331,8 +337,9 @@ void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const re
             pack(queries, qh, q_stride, 1, T, s.D);
             pack(douts, dh, out_stride, 1, T, s.Dv);
             HeadGradient t = {.dq = dq + b * T * dq_stride + h * s.D, .dq_stride = dq_stride,
-                              .dk = dk_head, .dv = dv_head, .k_stride = view.k_stride, .v_stride = view.v_stride, .q = qh, .q_stride = q_stride,
-                              .dout = dh, .out = out + b * T * out_stride + h * s.Dv, .out_stride = out_stride,
+                              .dk = dk_head, .dv = dv_head, .k_stride = view.k_stride, .v_stride = view.v_stride,
+                              .q = qh, .q_stride = q_stride, .dout = dh,
+                              .out = out + b * T * out_stride + h * s.Dv, .out_stride = out_stride,
                               .lse = lse ? lse + (b * s.H + h) * T : NULL,
                               .probability = probability ? probability + (b * s.H + h) * T * T : NULL,
                               .keys_t = keys_t, .keys = keys, .values_t = values_t, .queries = queries, .douts = douts,
@@ -365,7 +372,8 @@ void attention_forward_naive(real *out, size_t out_stride, const real *q, size_t
         for (size_t h = 0; h < s.H; h++)
             for (size_t i = 0; i < n; i++) {
                 size_t g = h / (s.H / s.KV), p = view.length - n + i;
-                const real *k = view.k + b * view.k_step + g * view.k_head, *v = view.v + b * view.v_step + g * view.v_head;
+                const real *k = view.k + b * view.k_step + g * view.k_head;
+                const real *v = view.v + b * view.v_step + g * view.v_head;
                 const real *x = q + (b * n + i) * q_stride + h * s.D;
                 real *o = out + (b * n + i) * out_stride + h * s.Dv;
                 double total = 0;

@@ -11,23 +11,24 @@ void apply(const Model *m, real *y, const Linear *l, const real *x, size_t M) {
     linear_forward(y, x, m->packed + l->packed, l->bias == NOWHERE ? NULL : m->values + l->bias, M, l->N, l->K);
 }
 void apply_backward(Model *m, real *dx, const real *dy, const Linear *l, const real *x, size_t M, bool accumulate) {
-    linear_backward_weight(m->gradients + l->at, l->bias == NOWHERE ? NULL : m->gradients + l->bias, dy, x, M, l->N, l->K);
+    real *dbias = l->bias == NOWHERE ? NULL : m->gradients + l->bias;
+    linear_backward_weight(m->gradients + l->at, dbias, dy, x, M, l->N, l->K);
     linear_backward_input(dx, dy, m->values + l->at, M, l->N, l->K, accumulate);
 }
 
 static NormShape norm_shape(const Norm *n, size_t M, size_t groups, size_t x_stride, size_t y_stride) {
     return (NormShape){.M = M, .groups = groups, .C = n->C, .x_stride = x_stride, .y_stride = y_stride, .eps = n->eps};
 }
-void normalise(const Model *m, real *y, size_t y_stride, real *mean, real *rstd, const real *x, size_t x_stride, const Norm *n,
-               size_t M, size_t groups) {
+void normalise(const Model *m, real *y, size_t y_stride, real *mean, real *rstd, const real *x, size_t x_stride,
+               const Norm *n, size_t M, size_t groups) {
     const real *v = m->values;
     if (n->dyt) dyt_forward(y, x, v + n->alpha, v + n->w, v + n->b, M, n->C);
     else
         norm_forward(y, n->center ? mean : NULL, rstd, x, v + n->w, n->b == NOWHERE ? NULL : v + n->b,
                      norm_shape(n, M, groups, x_stride, y_stride));
 }
-void normalise_backward(Model *m, real *dx, const real *dy, size_t y_stride, const real *mean, const real *rstd, const real *x,
-                        size_t x_stride, const Norm *n, size_t M, size_t groups, bool accumulate) {
+void normalise_backward(Model *m, real *dx, const real *dy, size_t y_stride, const real *mean, const real *rstd,
+                        const real *x, size_t x_stride, const Norm *n, size_t M, size_t groups, bool accumulate) {
     const real *v = m->values;
     real *g = m->gradients, *db = n->b == NOWHERE ? NULL : g + n->b;
     if (n->dyt) dyt_backward(dx, g + n->alpha, g + n->w, db, dy, x, v + n->alpha, v + n->w, M, n->C, accumulate);

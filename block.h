@@ -165,9 +165,9 @@ void dense_forward(Model *m, const Linear *up, const Linear *down, real *out, re
                    size_t M);
 void dense_backward(Model *m, const Linear *up, const Linear *down, real *dx, const real *dy, const real *up_out,
                     const real *hidden, const real *x, size_t M, bool accumulate);
-void normalise(const Model *m, real *y, size_t y_stride, real *mean, real *rstd, const real *x, size_t x_stride, const Norm *n,
-               size_t M, size_t groups);
-void normalise_backward(Model *m, real *dx, const real *dy, size_t y_stride, const real *mean, const real *rstd, const real *x,
-                        size_t x_stride, const Norm *n, size_t M, size_t groups, bool accumulate);
+void normalise(const Model *m, real *y, size_t y_stride, real *mean, real *rstd, const real *x, size_t x_stride,
+               const Norm *n, size_t M, size_t groups);
+void normalise_backward(Model *m, real *dx, const real *dy, size_t y_stride, const real *mean, const real *rstd,
+                        const real *x, size_t x_stride, const Norm *n, size_t M, size_t groups, bool accumulate);
 static inline real *take(Arena *a, size_t numbers) { return arena_take(a, size_mul(numbers, sizeof(real))); }
 #endif

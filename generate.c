@@ -421,7 +421,8 @@ static void draw_ranks(const Source *s, const Sampler *t, const char *picture) {
     char *title = xprintf("What the states hold in %s", s->dir);
     const char *const levels[] = {level};
     static const char about[] = "Effective rank of a head's state: how many directions it uses, mean over the heads.";
-    plot_chart(path, &(Chart){title, about, "tokens read", "effective rank", false, false, series, count, &most, levels, 1});
+    plot_chart(path,
+               &(Chart){title, about, "tokens read", "effective rank", false, false, series, count, &most, levels, 1});
     fprintf(stderr, "picture  %s, %zu layers with a state over %zu tokens\n", path, count, n);
     for (size_t i = 0; i < count; i++) free((char *)series[i].label);
     free(x), free(series), free(path), free(level), free(title);
@@ -429,8 +430,8 @@ static void draw_ranks(const Source *s, const Sampler *t, const char *picture) {
 
 // The first n tokens of the (first) text, or as many as there are.
 static void draw(const Source *s, const Sampler *t, const char *path, size_t n) {
-    static const char softmax[] = "A row is a token: its colours show where it looks, among itself and those before it.";
-    static const char both[] = "A row is a token: its colours show where it looks, among itself and those before it; "
+    static const char softmax[] = "A row is a token: its colours show where it looks, among itself and those before.";
+    static const char both[] = "A row is a token: its colours show where it looks, among itself and those before; "
                                "where a layer keeps a state, the share of each token's value in what is read from it.";
     const char *about = has_states(&s->config) ? both : softmax;
     if (n > t->count) n = t->count;

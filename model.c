@@ -25,13 +25,15 @@ static size_t add_numbers(size_t *total, size_t numbers) {
 }
 size_t add_packed(Model *m, size_t numbers) { return add_numbers(&m->packed_total, numbers); }
 
-static Param *add_row(Model *m, int layer, const char *name, size_t rank, const size_t *shape, InitKind init, double std) {
+static Param *add_row(Model *m, int layer, const char *name, size_t rank, const size_t *shape, InitKind init,
+                      double std) {
     if (m->count == m->room) {
         m->room = m->room ? 2 * m->room : 64;
         m->rows = xrealloc(m->rows, m->room * sizeof *m->rows);
     }
     Param *p = &m->rows[m->count++];
-    *p = (Param){.rank = rank, .size = 1, .init = init, .std = std, .decay = rank > 1, .trained = true, .layer = layer, .at = m->total};
+    *p = (Param){.rank = rank, .size = 1, .init = init, .std = std, .decay = rank > 1, .trained = true, .layer = layer,
+                 .at = m->total};
     if (layer < 0) snprintf(p->name, sizeof p->name, "%s", name);
     else snprintf(p->name, sizeof p->name, "layers.%d.%s", layer, name);
     for (size_t i = 0; i < rank; i++) p->shape[i] = shape[i], p->size = size_mul(p->size, shape[i]);
@@ -111,7 +113,9 @@ static bool stream_is_normalised(int norm) { return norm == NORM_post || norm ==
 static BranchNorms add_branch_norms(Model *m, int l, size_t branch, const char *in, const char *out) {
     int norm = m->c.norm;
     double branches = 2 * (double)m->c.layers;
-    BranchNorms n = {.skip = norm == NORM_deepnorm ? sqrt(sqrt(branches)) : norm == NORM_keel && branch > 1 ? branches : 1};
+    BranchNorms n = {.skip = 1};
+    if (norm == NORM_deepnorm) n.skip = sqrt(sqrt(branches));
+    if (norm == NORM_keel && branch > 1) n.skip = branches;
     bool first_of_keel = norm == NORM_keel && branch == 0;
     n.of_sum = stream_is_normalised(norm) && !first_of_keel;
     if (norm == NORM_pre || norm == NORM_peri || norm == NORM_keel) n.in = add_norm(m, l, in, m->c.width);
@@ -128,7 +132,8 @@ static Deviations deviations(const Config *c) {
     return (Deviations){s, s, s * root, s};
 }
 
-static void add_dense(Model *m, int l, const char *prefix, size_t F, bool bias, Deviations d, Linear *up, Linear *down) {
+static void add_dense(Model *m, int l, const char *prefix, size_t F, bool bias, Deviations d, Linear *up,
+                      Linear *down) {
     char gate[32], up_name[32], down_name[32];
     snprintf(gate, sizeof gate, "%s.gate", prefix), snprintf(up_name, sizeof up_name, "%s.up", prefix);
     snprintf(down_name, sizeof down_name, "%s.down", prefix);
@@ -159,7 +164,8 @@ static void add_moe(Model *m, int l, Layer *y, Deviations d) {
     if (c->ffn == FFN_swiglu) y->gate_e = add_experts(m, l, "moe.gate.weight", y->F, c->width, d.ffn);
     y->up_e = add_experts(m, l, "moe.up.weight", y->F, c->width, d.ffn);
     y->down_e = add_experts(m, l, "moe.down.weight", c->width, y->F, d.residual);
-    if (c->shared_experts) add_dense(m, l, "moe.shared", c->shared_experts * y->F, false, d, &y->shared_up, &y->shared_down);
+    if (c->shared_experts)
+        add_dense(m, l, "moe.shared", c->shared_experts * y->F, false, d, &y->shared_up, &y->shared_down);
 }
 
 static void add_layer(Model *m, int l) {
@@ -202,15 +208,17 @@ static void build_table(Model *m) {
 
 // Number i of a tensor is a function of (seed, the tensor's name, i), so that models which share a
 // tensor's name and shape start it alike. Box-Muller: two normals from one counter.
+static double uniform(uint32_t high, uint32_t low) {          // of 53 bits, inside (0, 1)
+    return ((double)(((uint64_t)high << 21) ^ (low >> 11)) + 0.5) * 0x1p-53;
+}
 static void init_normal(real *x, size_t n, uint64_t seed, uint64_t name, double std) {
 #pragma omp parallel for
     for (size_t i = 0; i < n; i += 2) {
         uint32_t r[4];
         double s, c;
         philox(r, seed, name, i / 2);
-        double u = ((double)(((uint64_t)r[0] << 21) ^ (r[1] >> 11)) + 0.5) * 0x1p-53, v = ((double)(((uint64_t)r[2] << 21) ^ (r[3] >> 11)) + 0.5) * 0x1p-53;
-        double radius = std * sqrt(-2 * num_log(u));
-        num_sincos(6.283185307179586 * v, &s, &c);
+        double radius = std * sqrt(-2 * num_log(uniform(r[0], r[1])));
+        num_sincos(6.283185307179586 * uniform(r[2], r[3]), &s, &c);
         x[i] = (real)(radius * c);
         if (i + 1 < n) x[i + 1] = (real)(radius * s);
     }
@@ -240,7 +248,8 @@ static void init_values(Model *m) {
     for (size_t i = 0; i < m->count; i++) {
         const Param *p = &m->rows[i];
         real *x = m->values + p->at;
-        if (p->init == INIT_NORMAL) init_normal(x, p->size, m->c.seed, hash_text(HASH_START ^ RNG_INIT, p->name), p->std);
+        uint64_t name = hash_text(HASH_START ^ RNG_INIT, p->name);
+        if (p->init == INIT_NORMAL) init_normal(x, p->size, m->c.seed, name, p->std);
         else for (size_t j = 0; j < p->size; j++) x[j] = value_of(p);
         if (p->init == INIT_DECAY_RATE || p->init == INIT_DECAY_SHIFT) init_decay(x, p, m->c.seed);
     }
@@ -378,7 +387,8 @@ Model *model_new(const Config *config, bool training) {
 
 void model_free(Model *m) {
     if (!m) return;
-    arena_free(&m->parameter_arena), arena_free(&m->packed_arena), arena_free(&m->gradient_arena), arena_free(&m->activation_arena);
+    arena_free(&m->parameter_arena), arena_free(&m->packed_arena);
+    arena_free(&m->gradient_arena), arena_free(&m->activation_arena);
     for (int i = 0; i < 2; i++) free(m->cosine[i]), free(m->sine[i]);
     for (size_t l = 0; l < m->c.layers; l++) free(m->seen[l]);
     free(m->seen), free(m->rows), free(m->layers), free(m->packs), free(m->x), free(m->acts), free(m->layer_grads);
@@ -468,7 +478,8 @@ static void pack_weights(Model *m) {                         // once per change 
     for (size_t i = 0; i < m->pack_count; i++) {
         const Linear *l = &m->packs[i];
         for (size_t e = 0; e < l->count; e++)
-            linear_pack(m->packed + l->packed + e * packed_size(l->K, l->N), m->values + l->at + e * l->N * l->K, l->N, l->K);
+            linear_pack(m->packed + l->packed + e * packed_size(l->K, l->N), m->values + l->at + e * l->N * l->K, l->N,
+                        l->K);
     }
     m->packed_fresh = true, m->absorbed_fresh = false;
 }
@@ -480,7 +491,8 @@ static void pack_latent_weights(Model *m) {
 
 // ---- the residual stream -------------------------------------------------------------------------
 
-static void branch_forward(Model *m, size_t l, BranchForward *F, const BranchNorms *n, BranchActs *a, real *out, const Batch *b) {
+static void branch_forward(Model *m, size_t l, BranchForward *F, const BranchNorms *n, BranchActs *a, real *out,
+                           const Batch *b) {
     size_t C = m->c.width, M = b->M;
     real *h = a->x, *f = a->f ? a->f : m->branch, *sum = a->sum ? a->sum : m->branch;
     if (n->in.on) normalise(m, h = a->h, C, a->mean_in, a->rstd_in, a->x, C, &n->in, M, 1);
@@ -495,7 +507,8 @@ static void branch_forward(Model *m, size_t l, BranchForward *F, const BranchNor
 }
 
 // dx holds d out on entry and d x on return.
-static void branch_backward(Model *m, size_t l, BranchBackward *F, const BranchNorms *n, BranchActs *a, real *dx, const Batch *b) {
+static void branch_backward(Model *m, size_t l, BranchBackward *F, const BranchNorms *n, BranchActs *a, real *dx,
+                            const Batch *b) {
     size_t C = m->c.width, M = b->M;
     LayerGrads *g = &m->grads;
     const real *h = n->in.on ? a->h : a->x, *df = dx;
@@ -506,7 +519,10 @@ static void branch_backward(Model *m, size_t l, BranchBackward *F, const BranchN
         add_scaled(dx, g->dsum, n->skip, n->in.on ? dx : g->dh, M * C);
         return;
     }
-    if (n->out.on) normalise_backward(m, g->df, dx, C, a->mean_out, a->rstd_out, a->f, C, &n->out, M, 1, false), df = g->df;
+    if (n->out.on) {
+        normalise_backward(m, g->df, dx, C, a->mean_out, a->rstd_out, a->f, C, &n->out, M, 1, false);
+        df = g->df;
+    }
     F(m, l, g->dh, df, h, b);
     if (n->in.on) normalise_backward(m, dx, g->dh, C, a->mean_in, a->rstd_in, a->x, C, &n->in, M, 1, true);
     else add_scaled(dx, dx, 1, g->dh, M * C);
@@ -517,7 +533,8 @@ static const real *forward(Model *m, const int *tokens, const Batch *b) {
     size_t L = m->c.layers, C = m->c.width;
     pack_weights(m);
     if (b->past) pack_latent_weights(m);
-    embed_forward(m->x[0], m->values + m->embed, m->pos == NOWHERE ? NULL : m->values + m->pos, tokens, b->M, b->T, b->past, C);
+    const real *position = m->pos == NOWHERE ? NULL : m->values + m->pos;
+    embed_forward(m->x[0], m->values + m->embed, position, tokens, b->M, b->T, b->past, C);
     for (size_t l = 0; l < L; l++) {
         LayerActs *a = &m->acts[l];
         if (l == m->dropped) {
@@ -537,7 +554,8 @@ static void backward(Model *m, const int *tokens, const Batch *b) {
     size_t L = m->c.layers, C = m->c.width;
     real *dx = m->dx;
     if (m->final_norm.on)
-        normalise_backward(m, dx, m->dhidden, C, m->final_mean, m->final_rstd, m->x[2 * L], C, &m->final_norm, b->M, 1, false);
+        normalise_backward(m, dx, m->dhidden, C, m->final_mean, m->final_rstd, m->x[2 * L], C, &m->final_norm, b->M, 1,
+                           false);
     else
         memcpy(dx, m->dhidden, b->M * C * sizeof *dx);
     for (size_t l = L; l-- > 0;) {
@@ -546,8 +564,9 @@ static void backward(Model *m, const int *tokens, const Batch *b) {
         branch_backward(m, l, ffn_block_backward, &m->layers[l].ffn_norm, &a->ffn, dx, b);
         branch_backward(m, l, m->layers[l].mixer->backward, &m->layers[l].attn_norm, &a->attn, dx, b);
     }
-    embed_backward(m->tied_gradient ? m->tied_gradient : m->gradients + m->embed, m->pos == NOWHERE ? NULL : m->gradients + m->pos,
-                   dx, tokens, b->M, b->T, C);
+    real *dtable = m->tied_gradient ? m->tied_gradient : m->gradients + m->embed;
+    real *dposition = m->pos == NOWHERE ? NULL : m->gradients + m->pos;
+    embed_backward(dtable, dposition, dx, tokens, b->M, b->T, C);
 }
 
 // ---- head and loss -------------------------------------------------------------------------------
@@ -593,7 +612,8 @@ void model_zero_gradients(Model *m) {
 // The tied matrix gets gradients from the head and from the embedding. They add up apart, each over
 // tokens in order, so that the sum does not depend on how the batch was cut.
 void model_finish_gradients(Model *m) {
-    if (m->tied_gradient) add_scaled(m->gradients + m->embed, m->gradients + m->embed, 1, m->tied_gradient, m->c.vocab * m->c.width);
+    real *g = m->gradients + m->embed;
+    if (m->tied_gradient) add_scaled(g, g, 1, m->tied_gradient, m->c.vocab * m->c.width);
 }
 
 void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, size_t T, double *row_loss, bool *hit) {
@@ -680,16 +700,19 @@ void cache_rewind(Cache *c, size_t length) {
 void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_logits, real *logits) {
     size_t B = cache ? cache->rows : 1, past = cache ? cache->length : 0, V = m->c.vocab, C = m->c.width;
     if (!n) fail("a model needs at least one token to say what comes next");
-    if (cache && past + n > cache->capacity) fail("the cache holds %zu tokens, but %zu are needed; make it larger", cache->capacity, past + n);
+    if (cache && past + n > cache->capacity)
+        fail("the cache holds %zu tokens, but %zu are needed; make it larger", cache->capacity, past + n);
     if (m->pos != NOWHERE && past + n > m->c.context)
-        fail("the model has learned positions for %zu tokens, but token %zu was asked for; use --pos rope, or a shorter text", m->c.context, past + n);
+        fail("the model has learned positions for %zu tokens, but token %zu was asked for; use --pos rope, or a "
+             "shorter text", m->c.context, past + n);
     for (size_t i = 0; i < B * n; i++)
         if (tokens[i] < 0 || (size_t)tokens[i] >= V) fail("token %d is outside the vocabulary of %zu", tokens[i], V);
     make_rope(m, past + n);
     make_room(m, B, n, false, cache || m->c.experts);   // alone, tokens may need more room for experts than in a batch
     Batch b = {.B = B, .T = n, .M = B * n, .past = past, .cache = cache, .tokens = tokens, .writing = true};
     const real *hidden = forward(m, tokens, &b);
-    for (size_t i = 0; i < B && !all_logits; i++) memcpy(m->branch + i * C, hidden + (i * n + n - 1) * C, C * sizeof *hidden);
+    for (size_t i = 0; i < B && !all_logits; i++)
+        memcpy(m->branch + i * C, hidden + (i * n + n - 1) * C, C * sizeof *hidden);
     head_forward(m, logits, all_logits ? hidden : m->branch, all_logits ? b.M : B);
     if (cache) cache->length = past + n;
 }

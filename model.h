@@ -7,7 +7,7 @@
 // ---- parameters --------------------------------------------------------------------------------
 // One row per tensor. The rows drive sizing, init, checkpoints, the optimizer's groups, the gradient
 // check, the digest and the printed summary. Names (i is the layer), shapes in [out, in] order:
-//   embed.weight [V,C]   pos.weight [T,C] (learned)   head.weight [V,C] (absent when tied)   final_norm.{weight,bias} [C]
+//   embed.weight [V,C]  pos.weight [T,C] (learned)  head.weight [V,C] (absent when tied)  final_norm.{weight,bias} [C]
 //   layers.i.attn_norm, attn_norm_out, ffn_norm, ffn_norm_out .{weight,bias} [C]: which exist depends on --norm:
 //       pre: attn_norm, ffn_norm, final_norm     peri: all four, final_norm     out: *_norm_out, final_norm
 //       post, deepnorm: *_norm_out only (applied after the sum; there is no final norm)     none: none
@@ -25,7 +25,7 @@
 //   layers.i.moe.router.weight [E,C] (soft: a row per slot; hash: none)
 //   moe.router.bias [E] (router bias), moe.router.threshold [E] (threshold), and for all layers router.l1 [1] (relu):
 //   without gradients, moved by model_update_routers
-//   layers.i.moe.gate, up [E,F,C]  moe.down [E,C,F] .weight;  moe.shared.gate, up [S*F,C], moe.shared.down [C,S*F] .weight
+//   layers.i.moe.gate, up [E,F,C]  down [E,C,F] .weight;  moe.shared.gate, up [S*F,C]  down [C,S*F] .weight
 // q, k, v (and gate, up) are adjacent in memory, so that each group is one matrix product.
 // RoPE rotates halves (the Hugging Face Llama layout): dimension d pairs with d + rope_dim/2.
 // For mha, gqa and swa with rope_dim < head_dim the first rope_dim dimensions of a head rotate; for mla a
@@ -48,7 +48,7 @@ typedef struct Model Model;
 // Sizes without allocating anything: for --dry-run and the banner.
 typedef struct {
     size_t parameters, active_parameters;       // active: per token (experts not chosen left out)
-    double flops_per_token;                     // forward and backward: 6 per matrix parameter used, causal attention at half
+    double flops_per_token;                     // forward and backward: 6 per weight used, causal attention at half
     size_t parameter_bytes, gradient_bytes, moment_bytes, packed_bytes, activation_bytes;
     size_t workspace_bytes;                     // scratch memory of products and attention, with all threads
     size_t cache_bytes_per_token, state_bytes;  // of a sequence: what grows with it, and what does not (swa, linear)
@@ -62,7 +62,7 @@ size_t model_params(const Model *m, const Param **rows);     // the table
 real *model_values(Model *m);                                // arena of parameters: row i at rows[i].at
 real *model_gradients(Model *m);                             // arena of gradients, same layout
 const Param *model_find(const Model *m, const char *name);   // NULL if absent
-void model_changed(Model *m);                                // call after writing to the values: packed copies are stale
+void model_changed(Model *m);                     // call after writing to the values: packed copies are stale
 
 // ---- training ----------------------------------------------------------------------------------
 // Statistics of the routers, summed over the forwards since model_zero_gradients.

@@ -59,8 +59,8 @@ static void load_config(Config *c, const bool *given) {
         if (!given[i]) continue;
         char *wanted = flags_get(&config_table, &asked, i), *found = flags_get(&config_table, c, i);
         if (strcmp(wanted, found))
-            usage_error("--%s %s contradicts the model in %s, which has %s; leave the flag out", config_table.flag[i].name, wanted,
-                        c->load, found);
+            usage_error("--%s %s contradicts the model in %s, which has %s; leave the flag out",
+                        config_table.flag[i].name, wanted, c->load, found);
         free(wanted), free(found);
     }
 }
@@ -133,15 +133,15 @@ static size_t load_rows(Training *t, Split split, size_t first, size_t rows) {
 // The gradient of the mean loss per scored token over the whole batch, whatever pieces it is cut into.
 static void forward_backward(Training *t) {
     size_t B = t->config.batch, T = t->config.context, micro = t->config.micro_batch;
-    size_t scored = load_rows(t, SPLIT_TRAIN, t->state.step * B, B);
+    size_t scored = load_rows(t, SPLIT_TRAIN, t->state.step * B, B), layers = t->squares ? t->config.layers : 0;
     double token_scale = 1 / (double)(scored ? scored : 1), loss = 0;
     model_zero_gradients(t->model);
-    for (size_t l = 0; t->squares && l < t->config.layers; l++) t->squares[l] = 0;
+    for (size_t l = 0; l < layers; l++) t->squares[l] = 0;
     for (size_t first = 0; first < B; first += micro) {
         size_t rows = B - first < micro ? B - first : micro;
-        model_forward_backward(t->model, t->tokens + first * T, t->targets + first * T, rows, T, token_scale, 1 / (double)B,
-                               t->row_loss + first);
-        for (size_t l = 0; t->squares && l < t->config.layers; l++) t->squares[l] += model_residual_squares(t->model, l, rows);
+        model_forward_backward(t->model, t->tokens + first * T, t->targets + first * T, rows, T, token_scale,
+                               1 / (double)B, t->row_loss + first);
+        for (size_t l = 0; l < layers; l++) t->squares[l] += model_residual_squares(t->model, l, rows);
     }
     model_finish_gradients(t->model);
     for (size_t i = 0; i < B; i++) loss += t->row_loss[i];
@@ -276,10 +276,10 @@ static void open_run(Training *t) {
         fail("the run in %s diverged at step %d; --fresh trains it again", t->run->dir,
              (int)json_integer_value(json_object_get(t->run->json, "diverged_at")));
     if (t->run->status != RUN_FINISHED) return;
-    const char *const parts[] = {"log.jsonl", "model.safetensors", "config.json", "state.safetensors", "tokenizer.json"};
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
-        if (!file_exists(run_path(t->run, parts[i])))
-            fail("%s holds this run, finished, but its %s is missing; --fresh trains it again", t->run->dir, parts[i]);
+    const char *const file[] = {"log.jsonl", "model.safetensors", "config.json", "state.safetensors", "tokenizer.json"};
+    for (size_t i = 0; i < sizeof file / sizeof file[0]; i++)
+        if (!file_exists(run_path(t->run, file[i])))
+            fail("%s holds this run, finished, but its %s is missing; --fresh trains it again", t->run->dir, file[i]);
     printf("%s holds this run, finished; --fresh trains it again\n%s\n", t->run->dir,
            json_string_value(json_object_get(t->run->json, "receipt")));
     flush_output("; the run itself is complete");

@@ -124,8 +124,8 @@ void bench_decode(Bench *b) {
 }
 
 // ---- writing, by the length of the text ------------------------------------------------------------
-// One model, but for its attention. Those after mha have caches of equal size: an ordinary one with a quarter of the key
-// and value heads, a single head that spends it on width, and a latent.
+// One model, but for its attention. Those after mha have caches of equal size: an ordinary one with a quarter of the
+// key and value heads, a single head that spends it on width, and a latent.
 static const struct { const char *name, *flags; } kinds[] = {
     {"mha", "--attn mha"},
     {"gqa", "--attn gqa --kv-heads 2"},

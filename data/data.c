@@ -19,8 +19,8 @@ size_t vocab_or(const Config *c, size_t standard, size_t low, size_t high) {
 
 void set_vocab(Data *d, const Config *c, size_t vocab) {
     if (*c->load && c->vocab < vocab)
-        usage_error("the model in %s knows %zu tokens, but --data %s has %zu; give data made with the tokenizer of that "
-                    "model", c->load, c->vocab, c->data, vocab);
+        usage_error("the model in %s knows %zu tokens, but --data %s has %zu; give data made with the tokenizer of "
+                    "that model", c->load, c->vocab, c->data, vocab);
     if (c->vocab && c->vocab < vocab)
         usage_error("--vocab %zu is too small for --data %s, which has %zu tokens; leave --vocab out", c->vocab,
                     c->data, vocab);

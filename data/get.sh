@@ -1,7 +1,7 @@
 #!/bin/sh
 # get.sh NAME [DIRECTORY]: downloads a known text and checks that it is the very bytes that are expected.
 #   shakespeare         1.1 MB  all of Shakespeare's plays that Karpathy's char-rnn used ("tiny Shakespeare")
-#   tinystories        19.4 MB  the validation part of TinyStories (Eldan and Li 2023, arXiv:2305.07759; CDLA-Sharing-1.0)
+#   tinystories        19.4 MB  the validation part of TinyStories (Eldan and Li 2023, arXiv:2305.07759; CDLA-Sharing)
 #   tinystories-train   1.9 GB  its training part
 # It needs curl or wget, and sha256sum or shasum. A file that is there already is only checked.
 # The default data of ./train, `stories`, needs none of this.

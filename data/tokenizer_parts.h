@@ -33,6 +33,6 @@ struct Tokenizer {
 
 // bpe.c
 void bpe_train(Tokenizer *t, const char *text, size_t bytes);  // fills merge[0 .. vocab-257]
-bool bpe_prepare(Tokenizer *t);  // bytes of the tokens and the table, from the merges; false: one is too long for a chunk
+bool bpe_prepare(Tokenizer *t);  // bytes of the tokens and the table, from the merges; false: one is too long
 size_t bpe_encode(const Tokenizer *t, const char *text, size_t bytes, int *tokens);  // room for `bytes` tokens
 #endif

@@ -1,5 +1,6 @@
 // gates.h: what stands around the recurrence of a linear attention layer: a short convolution, feature
-// maps of queries and keys, gates and decays; and the gate of softmax attention. Rows are tokens; x_forward stands directly above its x_backward.
+// maps of queries and keys, gates and decays; and the gate of softmax attention. Rows are tokens; x_forward stands
+// directly above its x_backward.
 #ifndef GATES_H
 #define GATES_H
 #include "util.h"

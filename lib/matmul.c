@@ -47,7 +47,8 @@ static void pack_panel(real *panel, const real *b, size_t b_row, size_t b_col, s
         for (size_t j = 0; j < PANEL; j++) panel[k * PANEL + j] = j < n ? b[k * b_row + j * b_col] : 0;
 }
 
-static void pack_panels(real *packed, const real *b, size_t b_row, size_t b_col, size_t K, size_t N, size_t from, size_t to) {
+static void pack_panels(real *packed, const real *b, size_t b_row, size_t b_col, size_t K, size_t N, size_t from,
+                        size_t to) {
     for (size_t p = from; p < to; p++) {
         size_t n = N - p * PANEL < PANEL ? N - p * PANEL : PANEL;
         pack_panel(packed + p * PANEL * K, b + p * PANEL * b_col, b_row, b_col, K, n);
@@ -88,14 +89,14 @@ INLINE void tile(size_t rows, real *c, size_t ldc, const real *a, size_t a_row, 
 }
 
 // One function per number of rows and layout of A: by rows (a_col == 1) or by columns (a_row == 1).
-typedef void TileFunction(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start, const real *bias);
-#define TILE(rows) \
-    static void tile_rows_##rows(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start, const real *bias) { \
-        tile(rows, c, ldc, a, lda, 1, b, K, start, bias); \
-    } \
-    static void tile_columns_##rows(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start, const real *bias) { \
-        tile(rows, c, ldc, a, 1, lda, b, K, start, bias); \
+typedef void TileFunction(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start,
+                          const real *bias);
+#define TILE_FUNCTION(name, rows, a_row, a_col)                                                            \
+    static void name(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start, \
+                     const real *bias) {                                                                   \
+        tile(rows, c, ldc, a, a_row, a_col, b, K, start, bias);                                            \
     }
+#define TILE(rows) TILE_FUNCTION(tile_rows_##rows, rows, lda, 1) TILE_FUNCTION(tile_columns_##rows, rows, 1, lda)
 TILE(1) TILE(2) TILE(3) TILE(4)
 #if SIMD_ROWS > 4
 TILE(5) TILE(6)
@@ -150,7 +151,8 @@ static void pack_tiles(real *copy, const real *a, size_t a_row, size_t a_col, si
         for (; k < K; k++)
             for (size_t t = 0; t < full; t++) {
                 __builtin_prefetch(a + (k + ROWS_AHEAD) * a_col + t * SIMD_ROWS);
-                vec_store_n(copy + (t * K + k) * SIMD_ROWS, vec_load_n(a + k * a_col + t * SIMD_ROWS, SIMD_ROWS), SIMD_ROWS);
+                vec column = vec_load_n(a + k * a_col + t * SIMD_ROWS, SIMD_ROWS);
+                vec_store_n(copy + (t * K + k) * SIMD_ROWS, column, SIMD_ROWS);
             }
     else
         for (; k + LANES <= K; k += LANES)
@@ -198,7 +200,8 @@ static void block(const Product *p, size_t row_from, size_t row_to, size_t panel
                 for (size_t j = first; j < panel_to && j < first + group; j++) {
                     size_t n = p->N - j * PANEL < PANEL ? p->N - j * PANEL : PANEL;
                     tile_panel(rows, n, p->c + i * p->ldc + j * PANEL, p->ldc, copied, a, copied ? SIMD_ROWS : p->a_row,
-                               p->packed + (j * stride + k) * PANEL, depth, start, p->bias ? p->bias + j * PANEL : NULL);
+                               p->packed + (j * stride + k) * PANEL, depth, start,
+                               p->bias ? p->bias + j * PANEL : NULL);
                 }
             }
     }

@@ -21,7 +21,8 @@ static real inverse_root(real x) {
 
 // ---- norms ---------------------------------------------------------------------------------------
 
-static void norm_row(real *y, real *mean, real *rstd, const real *x, const real *w, const real *b, size_t C, double eps) {
+static void norm_row(real *y, real *mean, real *rstd, const real *x, const real *w, const real *b, size_t C,
+                     double eps) {
     vec total = vec_zero(), squares = vec_zero();
     for (size_t i = 0; i < C && mean; i += LANES) total = vec_add(total, vec_load_at(x, i, C));
     real mu = mean ? vec_sum(total) / (real)C : 0;
@@ -52,7 +53,8 @@ void norm_forward(real *y, real *mean, real *rstd, const real *x, const real *w,
     ROWS(s.M * s.groups, s.C)
     for (size_t i = 0; i < s.M * s.groups; i++) {
         size_t m = i / s.groups, g = i % s.groups;
-        norm_row(y + m * s.y_stride + g * s.C, mean ? mean + i : NULL, rstd + i, x + m * s.x_stride + g * s.C, w, b, s.C, s.eps);
+        norm_row(y + m * s.y_stride + g * s.C, mean ? mean + i : NULL, rstd + i, x + m * s.x_stride + g * s.C, w, b,
+                 s.C, s.eps);
     }
 }
 
@@ -114,7 +116,8 @@ void dyt_forward(real *y, const real *x, const real *alpha, const real *w, const
 }
 
 // With t = tanh(alpha x) and s = dy w (1 - t^2):  dx = alpha s. Returns the row's part of dalpha, sum(s x).
-static real dyt_row_backward(real *dx, const real *dy, const real *x, real alpha, const real *w, size_t C, bool accumulate) {
+static real dyt_row_backward(real *dx, const real *dy, const real *x, real alpha, const real *w, size_t C,
+                             bool accumulate) {
     vec a = vec_set(alpha), one = vec_set(1), sum = vec_zero();
     for (size_t i = 0; i < C; i += LANES) {
         vec v = vec_load_at(x, i, C), t = vec_tanh(vec_mul(a, v));
@@ -292,7 +295,8 @@ void rope(real *x, size_t stride, size_t heads, size_t head_stride, size_t P, co
 
 // ---- embeddings ----------------------------------------------------------------------------------
 
-void embed_forward(real *y, const real *table, const real *position, const int *token, size_t M, size_t T, size_t start, size_t C) {
+void embed_forward(real *y, const real *table, const real *position, const int *token, size_t M, size_t T, size_t start,
+                   size_t C) {
     PROFILE(embed_forward, position ? M * C : 0, (position ? 3 : 2) * M * C);
     ROWS(M, C)
     for (size_t m = 0; m < M; m++)

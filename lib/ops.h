@@ -52,7 +52,8 @@ void rope(real *x, size_t stride, size_t heads, size_t head_stride, size_t P, co
 
 // ---- embeddings ----------------------------------------------------------------------------------
 // y [M,C] = table[token[m]] + (position ? position[start + m % T] : 0)
-void embed_forward(real *y, const real *table, const real *position, const int *token, size_t M, size_t T, size_t start, size_t C);
+void embed_forward(real *y, const real *table, const real *position, const int *token, size_t M, size_t T, size_t start,
+                   size_t C);
 void embed_backward(real *dtable, real *dposition, const real *dy, const int *token, size_t M, size_t T, size_t C);
 
 // ---- the residual stream -------------------------------------------------------------------------

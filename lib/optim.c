@@ -47,7 +47,8 @@ static void update(const Coefficients *c, bool decay, real *value, const real *g
 void optim_adamw(const OptimRow *row, size_t rows, real *value, const real *gradient, real *mean, real *square,
                  double gradient_scale, AdamW a, size_t step) {
     size_t numbers = 0, decayed = 0;
-    for (size_t r = 0; r < rows; r++) numbers += row[r].size, decayed += row[r].decay && a.weight_decay > 0 ? row[r].size : 0;
+    for (size_t r = 0; r < rows; r++)
+        numbers += row[r].size, decayed += row[r].decay && a.weight_decay > 0 ? row[r].size : 0;
     PROFILE(adamw, 14 * numbers + 2 * decayed, 7 * numbers);
     enum { BLOCK = 4096 };  // elements that one thread takes at a time; a multiple of LANES
     const Coefficients c = coefficients(gradient_scale, a, step);

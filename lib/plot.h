@@ -43,7 +43,7 @@ typedef struct {
 } MapGrid;
 void plot_map_grid(const char *path, const MapGrid *grid);
 
-// A text of n tokens, once for each layer, each token on the colour of its group: group[layer * n + token], -1: of none.
+// A text of n tokens, once for each layer, each token on the colour of its group: group[layer * n + token], -1: none.
 typedef struct {
     const char *title, *subtitle;
     const char *const *token, *const *layer_label; const int *group;

@@ -76,8 +76,8 @@ static char *after_string(char *quote) {
 }
 
 // Jansson writes 17 digits of a number where fewer are often as exact: 0.003, not 0.0030000000000000001. They are
-// shortened in place; a whole number keeps a .0, which tells it from an integer. Where ours is the longer text (e-05 for
-// e-5, after as many digits) it would run over what is still to be read, and Jansson's stays.
+// shortened in place; a whole number keeps a .0, which tells it from an integer. Where ours is the longer text (e-05
+// for e-5, after as many digits) it would run over what is still to be read, and Jansson's stays.
 static char *dump(const json_t *value, size_t layout) {
     char *text = json_dumps(value, layout | JSON_REAL_PRECISION(17)), *out = text;
     for (char *in = text, *end; in && *in; in = end) {
@@ -349,8 +349,8 @@ static void open_log(Run *r, bool has_state, const RunState *s) {
         char *text = read_whole_file(path, &bytes);
         size_t kept = log_length(text, bytes, has_state, s->step);
         if (has_state && log_hash(text, kept) != s->loss_hash)
-            fail("%s was changed or cut: its losses up to step %zu are not those that state.safetensors remembers; --fresh trains "
-                 "again", path, s->step);
+            fail("%s was changed or cut: its losses up to step %zu are not those that state.safetensors remembers; "
+                 "--fresh trains again", path, s->step);
         if (kept < bytes && truncate(path, (off_t)kept) != 0) fail("cannot shorten %s: %s", path, strerror(errno));
         free(text);
     } else if (has_state) {

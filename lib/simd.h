@@ -270,7 +270,9 @@ INLINE vec vec_tanh(vec x) {
 
 // Element i.. of a row of n: the tail is padded with zeros, so that lane i%16 sees the same numbers
 // whatever the path.
-INLINE vec vec_load_at(const real *p, size_t i, size_t n) { return i + LANES <= n ? vec_load(p + i) : vec_load_n(p + i, n - i); }
+INLINE vec vec_load_at(const real *p, size_t i, size_t n) {
+    return i + LANES <= n ? vec_load(p + i) : vec_load_n(p + i, n - i);
+}
 INLINE void vec_store_at(real *p, size_t i, size_t n, vec v) {
     if (i + LANES <= n) vec_store(p + i, v);
     else vec_store_n(p + i, v, n - i);

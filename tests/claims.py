@@ -399,7 +399,8 @@ class Pages(unittest.TestCase):
         bench = {"commit": "abc", "machine": {"cpu": "Z80"}, "limits": {"read_gbytes_per_second": 10.0},
                  "sections": {"context": rows}}
         path.write_text(json.dumps(bench))
-        self.notebook(["<!-- claim decode: gqa 256: share -->?<!-- / --> <!-- claim decode: gqa 256: over mha --><!-- / -->"])
+        self.notebook(["<!-- claim decode: gqa 256: share -->?<!-- / --> "
+                       "<!-- claim decode: gqa 256: over mha --><!-- / -->"])
         self.refresh()
         text = (self.root / "notebooks/a.ipynb").read_text()
         self.assertIn("-->80%<", text)

@@ -17,9 +17,11 @@ check() {
     ./train --data "$name" --layers 2 --width 64 --context 64 --steps 400 --warmup 20 --log-every 100 --eval-every 400 \
         --eval-tokens 32768 --sample-tokens 0 --out "$runs/$name" "$@" > "$runs/log" 2>&1
     loss=$(number val_loss "$name") truth=$(number source_loss "$name")
-    if awk -v loss="${loss:-nan}" -v truth="${truth:-nan}" 'BEGIN { exit !(loss + 0 == loss && truth + 0 == truth && loss >= truth - 0.002) }'; then
+    if awk -v loss="${loss:-nan}" -v truth="${truth:-nan}" \
+        'BEGIN { exit !(loss + 0 == loss && truth + 0 == truth && loss >= truth - 0.002) }'; then
         passed=$((passed + 1))
-        awk -v n="$name" -v l="$loss" -v t="$truth" 'BEGIN { printf "ok     %-10s loss %.4f, the source itself %.4f, above it %.4f\n", n, l, t, l - t }'
+        awk -v n="$name" -v l="$loss" -v t="$truth" \
+            'BEGIN { printf "ok     %-10s loss %.4f, the source itself %.4f, above it %.4f\n", n, l, t, l - t }'
     else
         failed=$((failed + 1))
         echo "FAILED $name: loss ${loss:-missing}, the source itself ${truth:-missing}"

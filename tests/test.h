@@ -10,8 +10,10 @@
 
 typedef struct { const char *name, *what; void (*run)(void); } Test;
 void tests_register(const Test *tests, size_t count);
-#define REGISTER_TESTS(table) \
-    __attribute__((constructor)) static void register_them(void) { tests_register(table, sizeof table / sizeof *table); }
+#define REGISTER_TESTS(table)                                     \
+    __attribute__((constructor)) static void register_them(void) { \
+        tests_register(table, sizeof table / sizeof *table);       \
+    }
 
 // A failed CHECK prints file, line and the message, marks the test as failed and goes on.
 #define CHECK(condition, ...) ((condition) ? (void)0 : test_failed(__FILE__, __LINE__, #condition, __VA_ARGS__))

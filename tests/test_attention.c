@@ -60,7 +60,8 @@ static double *exact_like(const real *x, size_t n) {            // what no row c
     return e;
 }
 
-// Query i of head h: p = softmax(scale q k - slope distance) over what it sees, out = p v; dv_j = p_j dout, dp_j = dout v_j, ds = p (dp - p dp) scale.
+// Query i of head h: p = softmax(scale q k - slope distance) over what it sees, out = p v; dv_j = p_j dout,
+// dp_j = dout v_j, ds = p (dp - p dp) scale.
 static void exact_query(const Call *c, Exact *e, size_t b, size_t h, size_t i) {
     const AttnShape *s = &c->s;
     size_t row = (b * s->H + h) * c->n + i, seen = c->L - c->n + i + 1, g = h / (s->H / s->KV);
@@ -118,8 +119,9 @@ static void close_to(const Call *c, const char *what, const real *found, const d
         double error = fabs((double)found[i] - expected[i]) / scale;
         if (!(error <= worst)) worst = isnan(error) ? (double)INFINITY : error;
     }
-    CHECK(worst <= UNITS * EPSILON, "%s, %s: B %zu n %zu L %zu H %zu KV %zu D %zu Dv %zu window %zu%s tile %zu: off by %.1f units",
-          what, c->s.flash ? "flash" : "naive", c->B, c->n, c->L, c->s.H, c->s.KV, c->s.D, c->s.Dv, c->s.window,
+    CHECK(worst <= UNITS * EPSILON,
+          "%s, %s: B %zu n %zu L %zu H %zu KV %zu D %zu Dv %zu window %zu%s tile %zu: off by %.1f units", what,
+          c->s.flash ? "flash" : "naive", c->B, c->n, c->L, c->s.H, c->s.KV, c->s.D, c->s.Dv, c->s.window,
           c->s.slope ? " alibi" : "", c->s.tile, worst / EPSILON);
 }
 

@@ -261,7 +261,8 @@ static void test_flipped(void) {
 }
 
 static const Test tests[] = {
-    {"checkpoint/round-trip", "what is written is read back: every rank, both widths, empty, metadata", test_round_trip},
+    {"checkpoint/round-trip", "what is written is read back: every rank, both widths, empty, metadata",
+     test_round_trip},
     {"checkpoint/refused-writing", "duplicate names, bad text and a missing directory leave nothing behind",
      test_refused_writing},
     {"checkpoint/formats", "F16, BF16, F32 and F64 convert exactly, at any address", test_formats},

@@ -349,7 +349,7 @@ static void test_refused(void) {
         {"--layers 2 --experts 4 --moe-layers dense+moe+moe", "--moe-layers has 3 entries"},
         {"--attn delta --kv-heads 2", "--kv-heads belongs to --attn gqa|swa and has no effect with --attn delta"},
         {"--attn gla+delta --attn-kernel naive", "--attn-kernel belongs to --attn mha|gqa|mla|swa"},
-        {"--attn gated-delta --tile 32", "--tile belongs to --attn mha|gqa|mla|swa and has no effect with --attn gated-"},
+        {"--attn gated-delta --tile 32", "--tile belongs to --attn mha|gqa|mla|swa and has no effect with --attn ga"},
         {"--attn delta --rope-dim 4", "--rope-dim belongs to --pos rope and has no effect with --pos none"},
         {"--attn delta+gla --pos alibi", "--pos alibi is added to the scores of softmax attention"},
         {"--attn delta --attn-gate", "--attn-gate belongs to --attn mha|gqa|mla|swa"},

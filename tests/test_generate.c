@@ -116,7 +116,8 @@ static void test_sliding(void) {
     enum { MANY = 520, TEXTS = 3 };
     static const char *const flags[] = {
         "--attn swa --window 20 --tile 32", "--attn swa+gqa --window 33 --kv-heads 2 --attn-kernel naive",
-        "--attn swa --window 1 --tile 32 --pos alibi", "--attn mha+swa --window 100 --tile 32 --qk-norm head --pos none",
+        "--attn swa --window 1 --tile 32 --pos alibi",
+        "--attn mha+swa --window 100 --tile 32 --qk-norm head --pos none",
     };
     int token[TEXTS * MANY], side[TEXTS * MANY];
     Rng r = rng_stream(3, RNG_TEST, 1);
@@ -918,7 +919,8 @@ static void test_stretched(void) {
     for (int i = 0; i < 3; i++) {
         char *flags = xprintf("--run r --prompt abc --tokens 60 --rope-scaling %s --rope-factor 4", kinds[i]);
         Answer a = run(flags);
-        CHECK(a.status == 0 && strlen(a.out) == strlen(plain.out) && strcmp(plain.out, a.out), "%s: %s", kinds[i], a.err);
+        CHECK(a.status == 0 && strlen(a.out) == strlen(plain.out) && strcmp(plain.out, a.out), "%s: %s", kinds[i],
+              a.err);
         free(flags);
     }
     Answer none = run("--run learned --prompt abc --rope-scaling ntk"),

@@ -24,7 +24,8 @@ static Config parse(const char *text) {
     Config c;
     char copy[1024], *argv[128] = {"gradients"};
     int argc = 1;
-    snprintf(copy, sizeof copy, "--width 12 --heads 4 --head-dim 6 --layers 2 --context 70 --ffn-width 10 --init-scale 12 %s", text);
+    snprintf(copy, sizeof copy,
+             "--width 12 --heads 4 --head-dim 6 --layers 2 --context 70 --ffn-width 10 --init-scale 12 %s", text);
     for (char *word = strtok(copy, " "); word; word = strtok(NULL, " ")) argv[argc++] = word;
     flags_defaults(&config_table, &c);
     flags_parse(&config_table, &c, argc, argv, NULL);
@@ -131,7 +132,8 @@ static void compare(Problem *p, const Param *row, const double *gradient, const 
         numeric = quotient(p, row, direction, step[i]);
         error = fabs(analytic - numeric) / fmax(fmax(fabs(analytic), fabs(numeric)), typical);
     }
-    CHECK(error <= 1e-6, "%s: %s: gradient %.12g, difference quotient %.12g, relative error %.2g", p->flags, row->name, analytic, numeric, error);
+    CHECK(error <= 1e-6, "%s: %s: gradient %.12g, difference quotient %.12g, relative error %.2g", p->flags, row->name,
+          analytic, numeric, error);
 }
 
 static void check_tensor(Problem *p, const Param *row, const double *gradient, Rng *r) {
@@ -172,8 +174,9 @@ static void check_model(const char *flags, size_t T) {
 
 // One axis a row, each value as the flags that choose it. A value that needs another says so below.
 static const char *const axes[][16] = {
-    {"--attn mha", "--attn gqa --kv-heads 2", "--attn gqa --kv-heads 1", "--attn mla --kv-rank 5 --v-dim 3", "--attn mla --q-rank 7 --nope-dim 4 --kv-rank 6", "--attn gqa+mla",
-     "--attn swa --window 3", "--attn swa+mla --window 2 --kv-heads 2",
+    {"--attn mha", "--attn gqa --kv-heads 2", "--attn gqa --kv-heads 1", "--attn mla --kv-rank 5 --v-dim 3",
+     "--attn mla --q-rank 7 --nope-dim 4 --kv-rank 6", "--attn gqa+mla", "--attn swa --window 3",
+     "--attn swa+mla --window 2 --kv-heads 2",
      "--attn linear", "--attn gla --state-dim 5", "--attn delta --short-conv 0", "--attn gated-delta --short-conv 3",
      "--attn gated-delta+mha --state-dim 8", "--attn mamba2 --state-dim 5", "--attn mamba2+gqa --short-conv 0"},
     {"--attn-kernel flash", "--attn-kernel naive"},
@@ -306,10 +309,10 @@ static void pools(void) {
 
 static const Test tests[] = {
     {"gradients/chunks", "linear mixers over several chunks", chunks},
-    {"gradients/values-1", "every value of every architectural flag: gradients are difference quotients to 1e-6", values_1},
-    {"gradients/values-2", "every value of every architectural flag: gradients are difference quotients to 1e-6", values_2},
-    {"gradients/values-3", "every value of every architectural flag: gradients are difference quotients to 1e-6", values_3},
-    {"gradients/values-4", "every value of every architectural flag: gradients are difference quotients to 1e-6", values_4},
+    {"gradients/values-1", "every value of every architectural flag: difference quotients, to 1e-6", values_1},
+    {"gradients/values-2", "every value of every architectural flag: difference quotients, to 1e-6", values_2},
+    {"gradients/values-3", "every value of every architectural flag: difference quotients, to 1e-6", values_3},
+    {"gradients/values-4", "every value of every architectural flag: difference quotients, to 1e-6", values_4},
     {"gradients/pools", "routers that pool over the batch, or over pieces that do not divide the row", pools},
     {"gradients/tiles", "attention over several tiles", tiles},
     {"gradients/pairs-1", "a set of combinations that covers every allowed pair of values", pairs_1},

@@ -624,9 +624,10 @@ static void residual_rms(void) {
     for (size_t i = 0; i < ROWS * T; i++)
         for (size_t c = 0; c < 36; c++)
             square += pow((double)model_values(m)[embed->at + (size_t)x.token[i] * 36 + c], 2);
-    for (size_t l = 0; l < 2; l++)
-        CHECK(fabs(sqrt(model_residual_squares(m, l, ROWS) / (ROWS * T * 36)) - sqrt(square / (ROWS * T * 36))) < 16 * EPSILON * 10,
-              "layer %zu: %g, expected %g", l, sqrt(model_residual_squares(m, l, ROWS) / (ROWS * T * 36)), sqrt(square / (ROWS * T * 36)));
+    for (size_t l = 0; l < 2; l++) {
+        double n = ROWS * T * 36, found = sqrt(model_residual_squares(m, l, ROWS) / n), expected = sqrt(square / n);
+        CHECK(fabs(found - expected) < 16 * EPSILON * 10, "layer %zu: %g, expected %g", l, found, expected);
+    }
     free(s.gradient);
 }
 
@@ -685,7 +686,8 @@ static void placed(Model *m, size_t branch, size_t t, size_t T, double expected[
     const BranchNorms *n = branch % 2 ? &y->ffn_norm : &y->attn_norm;
     int norm = m->c.norm;
     bool inside = norm == NORM_pre || norm == NORM_peri || norm == NORM_keel;
-    double x[C], h[C], f[C], sum[C], weight = norm == NORM_deepnorm ? pow(4, 0.25) : norm == NORM_keel && branch > 1 ? 4 : 1;
+    double x[C], h[C], f[C], sum[C];
+    double weight = norm == NORM_deepnorm ? pow(4, 0.25) : norm == NORM_keel && branch > 1 ? 4 : 1;
     real *in = xmalloc(T * C * sizeof *in), *out = xmalloc(T * C * sizeof *out);
     for (size_t r = 0; r < T; r++) {
         for (size_t i = 0; i < C; i++) x[i] = h[i] = (double)m->x[branch][r * C + i];
@@ -718,7 +720,8 @@ static void placements(void) {
             for (size_t i = 0; i < C; i++) {
                 double found = (double)m->x[branch + 1][(T - 2) * C + i];
                 CHECK(fabs(found - expected[i]) < 32 * EPSILON * fmax(1, fabs(expected[i])),
-                      "--norm %s: number %zu after branch %zu is %g, expected %g", names[k], i, branch, found, expected[i]);
+                      "--norm %s: number %zu after branch %zu is %g, expected %g", names[k], i, branch, found,
+                      expected[i]);
             }
         }
         model_free(m);

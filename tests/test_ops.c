@@ -138,7 +138,8 @@ static void hyperbolic_tangent(void) {
     for (size_t i = 0; i < sizeof special / sizeof *special; i++)
         for (int sign = -1; sign <= 1; sign += 2) {
             vec_store(y, vec_tanh(vec_set((real)(sign * special[i]))));
-            CHECK(y[0] == (real)tanh((double)(real)(sign * special[i])), "tanh(%g) is %g", sign * special[i], (double)y[0]);
+            CHECK(y[0] == (real)tanh((double)(real)(sign * special[i])), "tanh(%g) is %g", sign * special[i],
+                  (double)y[0]);
         }
     vec_store(y, vec_tanh(vec_set((real)NAN)));
     CHECK(isnan(y[0]), "tanh(NaN) is %g", (double)y[0]);
@@ -238,7 +239,8 @@ static void norms_cut(void) {
 // would bring them, so that a sum which did not go on where it was left would be seen.
 static void check_dyt(size_t M, size_t C, bool accumulate, Rng *r) {
     real *x = array_random(M * C, r), *dy = array_random(M * C, r), *w = array_random(C, r), *b = array_random(C, r);
-    real *y = array(M * C), *dx = array_random(M * C, r), *dw = array_random(C, r), *db = array_random(C, r), a = (real)0.7, da = 3;
+    real *y = array(M * C), *dx = array_random(M * C, r), *dw = array_random(C, r), *db = array_random(C, r);
+    real a = (real)0.7, da = 3;
     double *ey = exact(M * C), *edx = exact(M * C), *edw = exact(C), *edb = exact(C), eda = 3;
     for (size_t i = 0; i < C; i++) edw[i] = (double)dw[i], edb[i] = (double)db[i];
     for (size_t i = 0; i < M * C; i++) {

@@ -141,7 +141,7 @@ static void recurrence(void) {
     double tokens = 0, scores = 0, heads = L * B * H;
     for (size_t i = 0; i < T; i++) {
         tokens += 3 * 2 * K * D;
-        for (size_t j = 0; j <= i; j++) scores += 2 * (K + D) * (j < i ? 2 : 1);     // queries, and keys that came later
+        for (size_t j = 0; j <= i; j++) scores += 2 * (K + D) * (j < i ? 2 : 1);     // queries, and later keys
     }
     double seen = 2 * K + 2 * D + 2, states = K * D;
     expect(&p, PROFILE_recurrence_forward, L, heads * (tokens + scores), heads * (T * seen + states));
@@ -151,14 +151,16 @@ static void recurrence(void) {
            L * CHANNELS * (3. * M + TAPS));
     expect(&p, PROFILE_conv_backward, L, L * (4. * TAPS + PROFILE_SIGMOID + 5) * M * CHANNELS,
            L * CHANNELS * (4. * M + 3. * TAPS));
-    // Lengths of q and k, the strength of writing, the decay (exp and log are about 100 together) and the output's gate.
-    expect(&p, PROFILE_gate_forward, 5 * L, L * M * H * (3. * 2 * K + PROFILE_SIGMOID + 100 + (PROFILE_SIGMOID + 2) * D),
+    // Lengths of q and k, the strength of writing, the decay (exp and log are about 100 together), the output's gate.
+    expect(&p, PROFILE_gate_forward, 5 * L,
+           L * M * H * (3. * 2 * K + PROFILE_SIGMOID + 100 + (PROFILE_SIGMOID + 2) * D),
            L * M * H * (2. * 2 * K + 2 + 2 + 3 * D) + L * 2 * H);
     expect(&p, PROFILE_gate_backward, 5 * L, L * M * H * (9. * 2 * K + 3 + 100 + (PROFILE_SIGMOID + 7) * D),
            L * M * H * (3. * 2 * K + 3 + 3 + 5 * D) + L * 6 * H);
     const size_t widths[4][2] = {{C, CHANNELS + GATES}, {H * D, C}, {C, 2 * F}, {F, C}};
     double flops = products_of(widths, 4, L) + products_of(head, 1, 1);
-    expect(&p, PROFILE_linear_forward, 4 * L + 1, flops, numbers_of(widths, 4, L, false) + numbers_of(head, 1, 1, false));
+    expect(&p, PROFILE_linear_forward, 4 * L + 1, flops,
+           numbers_of(widths, 4, L, false) + numbers_of(head, 1, 1, false));
     double counted = model_size(&c).flops_per_token - 6 * flops / (2 * M);
     CHECK(counted == 3 * L * H * 3 * 2. * K * D + 6. * L * TAPS * CHANNELS,
           "beyond the large matrices %.0f per token: the state, read twice and written, and the convolution", counted);
@@ -234,7 +236,8 @@ static void decoding(void) {
     expect(&p, PROFILE_attention_forward, L, L * H * 3. * (4 * D + PROFILE_EXP + 4), L * (2. * H * D + 3 * 2 * KV * D));
     enum { R = 10, P = 4, N = 6, DV = 5 };
     Profile latent = decode_of("--attn mla --kv-rank 10 --rope-dim 4 --nope-dim 6 --v-dim 5");
-    expect(&latent, PROFILE_latent, 2 * L, L * 2. * H * (N * R + R * DV), L * H * (N + R + N * R + R + DV + R * DV + 0.));
+    expect(&latent, PROFILE_latent, 2 * L, L * 2. * H * (N * R + R * DV),
+           L * H * (N + R + N * R + R + DV + R * DV + 0.));
     expect(&latent, PROFILE_attention_forward, L, L * H * 6. * (2 * (R + P + R) + PROFILE_EXP + 4),
            L * (H * (R + P + R) + 6. * (R + P)));       // the value is a part of the key
 }

@@ -128,8 +128,9 @@ static void refuse_damage(const char *file, size_t at, const char *word) {
     CHECK(test_fails(1, word, resume, "run"), "%s: %s", file, test_message);
     free(path);
 }
-static void test_changed_log(void) { refuse_damage("log.jsonl", 28, "changed or cut"); }                // a digit of a loss
-static void test_changed_state(void) { refuse_damage("state.safetensors", SIZE_MAX, "was damaged"); }   // in the last tensor
+// A digit of a loss; a byte of the last tensor.
+static void test_changed_log(void) { refuse_damage("log.jsonl", 28, "changed or cut"); }
+static void test_changed_state(void) { refuse_damage("state.safetensors", SIZE_MAX, "was damaged"); }
 
 static void test_status(void) {
     RunPlan p = plan("run");

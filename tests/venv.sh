@@ -1,7 +1,8 @@
 #!/bin/bash
 # venv.sh [--find] REQUIREMENTS: makes a Python environment with exactly these packages, once, in the cache folder,
-# and prints the path of its python; with --find, only if it is there already, else nothing. What it does is said on stderr. An interrupted installation leaves
-# nothing that looks complete: it happens under another name, which is changed at the end.
+# and prints the path of its python; with --find, only if it is there already, else nothing. What it does is said on
+# stderr. An interrupted installation leaves nothing that looks complete: it happens under another name, which is
+# changed at the end.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 find=

@@ -136,7 +136,8 @@ void prepare_run(void) {
     mkdir("recorded", 0700);
     mkdir("rerun", 0700);
     fuzz_put("rerun/log.jsonl", log_lines, strlen(log_lines));
-    rerun.json = json_pack("{s:s, s:{s:s}}", "digest", "0123456789abcdef", "hashes", "embed.weight", "0123456789abcdef");
+    rerun.json = json_pack("{s:s, s:{s:s}}", "digest", "0123456789abcdef", "hashes", "embed.weight",
+                           "0123456789abcdef");
 }
 void prepare_log(void) {
     prepare_run();
