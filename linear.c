@@ -75,11 +75,19 @@ static size_t chunk_layout(Chunk *t, RecurrenceShape s, real *at, bool backward)
     return used;
 }
 
-size_t recurrence_workspace(RecurrenceShape s) {
+// A chunk for every thread, in memory that forward and backward share; the backward's is the larger one.
+static Workspace workspace;
+static size_t chunks_size(RecurrenceShape s, bool backward) {
     Chunk any;
-    size_t each = chunk_layout(&any, s, NULL, false) + chunk_layout(&any, s, NULL, true);
-    return each * (size_t)omp_get_max_threads();
+    return chunk_layout(&any, s, NULL, backward) * (size_t)omp_get_max_threads();
 }
+static Chunk chunk_of_thread(RecurrenceShape s, bool backward) {
+    Chunk t;
+    size_t each = chunk_layout(&t, s, NULL, backward);
+    chunk_layout(&t, s, workspace.at + (size_t)omp_get_thread_num() * each, backward);
+    return t;
+}
+size_t recurrence_workspace(RecurrenceShape s) { return chunks_size(s, true); }
 
 static void multiply(real *c, size_t ldc, const real *a, size_t a_row, size_t a_col, const real *packed, size_t M,
                      size_t N, size_t K, bool accumulate) {
@@ -324,14 +332,11 @@ void recurrence_forward(real *out, real *states, const RecurrenceInput *in, size
     size_t token = 2 * s.K + 2 * s.V + has_beta(s) + decays(s);
     size_t kept = (states ? chunks(T, s) : memory.at ? 1 : 0) * s.K * s.V;
     PROFILE(recurrence_forward, recurrence_flops(B, T, s, false), B * s.H * (T * token + kept));
-    static Workspace workspace;
-    Chunk any;
-    size_t each = chunk_layout(&any, s, NULL, false), heads = B * s.H, size = chunks(T, s) * packed_size(s.K, s.V);
-    real *space = workspace_take(&workspace, each * (size_t)omp_get_max_threads());
+    size_t heads = B * s.H, size = chunks(T, s) * packed_size(s.K, s.V);
+    workspace_take(&workspace, chunks_size(s, false));
 #pragma omp parallel for schedule(static) if (heads * T * s.K * s.V > SMALL)
     for (size_t i = 0; i < heads; i++) {
-        Chunk t;
-        chunk_layout(&t, s, space + (size_t)omp_get_thread_num() * each, false);
+        Chunk t = chunk_of_thread(s, false);
         head_forward(&t, out, states ? states + i * size : NULL, in, i / s.H, i % s.H, T, memory);
     }
 }
@@ -503,14 +508,11 @@ void recurrence_backward(const RecurrenceGradient *g, const real *dout, const re
                          size_t B, size_t T, RecurrenceShape s) {
     size_t token = 4 * s.K + 3 * s.V + 2 * (has_beta(s) + decays(s));
     PROFILE(recurrence_backward, recurrence_flops(B, T, s, true), B * s.H * (T * token + chunks(T, s) * s.K * s.V));
-    static Workspace workspace;
-    Chunk any;
-    size_t each = chunk_layout(&any, s, NULL, true), heads = B * s.H, size = chunks(T, s) * packed_size(s.K, s.V);
-    real *space = workspace_take(&workspace, each * (size_t)omp_get_max_threads());
+    size_t heads = B * s.H, size = chunks(T, s) * packed_size(s.K, s.V);
+    workspace_take(&workspace, chunks_size(s, true));
 #pragma omp parallel for schedule(static) if (heads * T * s.K * s.V > SMALL)
     for (size_t i = 0; i < heads; i++) {
-        Chunk t;
-        chunk_layout(&t, s, space + (size_t)omp_get_thread_num() * each, true);
+        Chunk t = chunk_of_thread(s, true);
         head_backward(&t, g, dout, states + i * size, in, i / s.H, i % s.H, T);
     }
 }
@@ -632,7 +634,6 @@ static void sum_head_forward(real *out, real *sum, real *z, size_t T, const SumS
 
 void normalise_sum_forward(real *out, real *sum, real *z, size_t z_step, size_t B, size_t T, SumShape s) {
     PROFILE(recurrence_forward, B * T * s.H * (3 * s.K + s.V + 2), B * T * s.H * (2 * s.K + 2 * s.V + 1));
-    static Workspace workspace;
     size_t width = round_up(s.K, LANES);
     real *space = z ? NULL : workspace_take(&workspace, B * s.H * width);
     if (space) memset(space, 0, B * s.H * width * sizeof *space);
