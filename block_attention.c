@@ -13,7 +13,8 @@
 // ---- shared --------------------------------------------------------------------------------------
 
 // Positions of the rotated part of `heads` heads of width D; inverse for gradients.
-static void rotate(const Model *m, const Layer *y, real *x, size_t stride, size_t heads, size_t D, const Batch *b, bool inverse) {
+static void rotate(const Model *m, const Layer *y, real *x, size_t stride, size_t heads, size_t D, const Batch *b,
+                   bool inverse) {
     bool mla = y->attn == ATTN_mla;
     if (y->P) rope(x, stride, heads, D, y->P, m->cosine[mla], m->sine[mla], b->M, b->T, b->past, inverse);
 }
@@ -33,12 +34,12 @@ static void attend(Model *m, size_t l, const real *q, size_t q_stride, KvView vi
     if (m->record && !b->cache && b->B == 1) s.flash = false, probability = m->record + l * y->H * b->T * b->T;
     attention_forward(a->out, y->H * y->Dv, a->lse, probability, q, q_stride, view, b->B, b->T, s);
 }
-static void attend_backward(Model *m, size_t l, real *dq, real *dk, real *dv, const real *q, size_t q_stride, KvView view,
-                            const Batch *b) {
+static void attend_backward(Model *m, size_t l, real *dq, real *dk, real *dv, const real *q, size_t q_stride,
+                            KvView view, const Batch *b) {
     const Layer *y = &m->layers[l];
     LayerActs *a = &m->acts[l];
-    attention_backward(dq, q_stride, dk, dv, m->grads.dout, a->out, y->H * y->Dv, a->lse, a->probability, q, q_stride, view,
-                       b->B, b->T, attn_shape(m, y));
+    attention_backward(dq, q_stride, dk, dv, m->grads.dout, a->out, y->H * y->Dv, a->lse, a->probability, q, q_stride,
+                       view, b->B, b->T, attn_shape(m, y));
 }
 
 // What the output matrix reads: what attention gives, or with --attn-gate that times sigmoid(W x), number by number
@@ -69,7 +70,8 @@ static bool output_backward(Model *m, size_t l, real *dx, const real *dout, cons
     return true;
 }
 
-static void layout_attention(const Model *m, const Layer *y, LayerActs *a, Arena *arena, size_t B, size_t T, bool keep) {
+static void layout_attention(const Model *m, const Layer *y, LayerActs *a, Arena *arena, size_t B, size_t T,
+                             bool keep) {
     if (y->gate.N) a->gate = take(arena, B * T * y->gate.N), a->gated = take(arena, B * T * y->gate.N);
     a->out = take(arena, B * T * y->H * y->Dv), a->lse = take(arena, B * T * y->H);
     if (keep && m->c.attn_kernel == KERNEL_naive) a->probability = take(arena, size_mul(B * y->H, T * T));
@@ -99,7 +101,8 @@ static void add_mha(Model *m, int l, Layer *y, Deviations d) {
     const Config *c = &m->c;
     size_t q = y->H * y->D, kv = y->KV * y->D;
     y->Dv = y->D;
-    y->qkv = add_linear(m, l, (Part[]){{"attn.q", q, d.plain}, {"attn.k", kv, d.plain}, {"attn.v", kv, d.value}}, 3, c->width, c->bias);
+    const Part parts[] = {{"attn.q", q, d.plain}, {"attn.k", kv, d.plain}, {"attn.v", kv, d.value}};
+    y->qkv = add_linear(m, l, parts, 3, c->width, c->bias);
     add_gate(m, l, y, d);
     if (c->qk_norm == QK_none) return;
     y->q_norm = add_rms_norm(m, l, "attn.q_norm", c->qk_norm == QK_head ? y->D : q, c->norm_eps);
@@ -177,7 +180,8 @@ static void mha_forward(Model *m, size_t l, real *out, const real *x, const Batc
     if (y->q_norm.on) {
         memcpy(a->qkv_raw, a->qkv, b->M * row * sizeof *a->qkv);
         normalise(m, a->qkv, row, a->q_mean, a->q_rstd, a->qkv_raw, row, &y->q_norm, b->M, k_at / y->q_norm.C);
-        normalise(m, a->qkv + k_at, row, a->k_mean, a->k_rstd, a->qkv_raw + k_at, row, &y->k_norm, b->M, y->KV * y->D / y->k_norm.C);
+        normalise(m, a->qkv + k_at, row, a->k_mean, a->k_rstd, a->qkv_raw + k_at, row, &y->k_norm, b->M,
+                  y->KV * y->D / y->k_norm.C);
     }
     rotate(m, y, a->qkv, row, y->H + y->KV, y->D, b, false);
     if (b->cache) attend_cached(m, l, b);
@@ -191,12 +195,14 @@ static void mha_backward(Model *m, size_t l, real *dx, const real *dout, const r
     LayerGrads *g = &m->grads;
     size_t row = qkv_width(y), k_at = y->H * y->D;
     bool gated = output_backward(m, l, dx, dout, x, b);
-    attend_backward(m, l, g->dqkv, g->dqkv + k_at, g->dqkv + k_at + y->KV * y->D, a->qkv, row, qkv_view(y, a->qkv, b->T), b);
+    attend_backward(m, l, g->dqkv, g->dqkv + k_at, g->dqkv + k_at + y->KV * y->D, a->qkv, row,
+                    qkv_view(y, a->qkv, b->T), b);
     rotate(m, y, g->dqkv, row, y->H + y->KV, y->D, b, true);
     if (y->q_norm.on) {
-        normalise_backward(m, g->dqkv, g->dqkv, row, a->q_mean, a->q_rstd, a->qkv_raw, row, &y->q_norm, b->M, k_at / y->q_norm.C, false);
-        normalise_backward(m, g->dqkv + k_at, g->dqkv + k_at, row, a->k_mean, a->k_rstd, a->qkv_raw + k_at, row, &y->k_norm, b->M,
-                           y->KV * y->D / y->k_norm.C, false);
+        normalise_backward(m, g->dqkv, g->dqkv, row, a->q_mean, a->q_rstd, a->qkv_raw, row, &y->q_norm, b->M,
+                           k_at / y->q_norm.C, false);
+        normalise_backward(m, g->dqkv + k_at, g->dqkv + k_at, row, a->k_mean, a->k_rstd, a->qkv_raw + k_at, row,
+                           &y->k_norm, b->M, y->KV * y->D / y->k_norm.C, false);
     }
     apply_backward(m, dx, g->dqkv, &y->qkv, x, b->M, gated);
 }
@@ -218,7 +224,8 @@ static void layout_mha_grads(const Model *m, const Layer *y, LayerGrads *g, Aren
 
 static CacheNeed mha_cache(const Layer *y) { return (CacheNeed){.k = y->KV * y->D, .v = y->KV * y->D}; }
 
-const Mixer mixer_mha = {add_mha, layout_mha, layout_mha_grads, mha_forward, mha_backward, mha_cache, attention_flops, workspace_of_attention};
+const Mixer mixer_mha = {add_mha, layout_mha, layout_mha_grads, mha_forward, mha_backward, mha_cache, attention_flops,
+                         workspace_of_attention};
 
 // ---- mla -----------------------------------------------------------------------------------------
 // Multi-head latent attention: DeepSeek-V2 2024, eq. 9-19, as in DeepSeek-V3. The latent c (width R) is
@@ -292,8 +299,9 @@ static void mla_absorbed(Model *m, size_t l, const Batch *b) {
     size_t R = y->kv_b.K, N = nope(y), wide = R + y->P, H = y->H;
     Product *p = xmalloc(H * sizeof *p);
     for (size_t h = 0; h < H; h++)
-        p[h] = (Product){.c = a->latent_q + h * wide, .ldc = H * wide, .a = a->q + h * y->D, .a_row = H * y->D, .a_col = 1,
-                         .packed = m->packed + y->absorbed_k + h * packed_size(N, R), .M = b->M, .N = R, .K = N};
+        p[h] = (Product){.c = a->latent_q + h * wide, .ldc = H * wide, .a = a->q + h * y->D, .a_row = H * y->D,
+                         .a_col = 1, .packed = m->packed + y->absorbed_k + h * packed_size(N, R), .M = b->M, .N = R,
+                         .K = N};
     latent_products(p, H);
     for (size_t t = 0; t < b->M; t++)
         for (size_t h = 0; h < H; h++)
@@ -302,11 +310,13 @@ static void mla_absorbed(Model *m, size_t l, const Batch *b) {
     s.KV = 1, s.D = wide, s.Dv = R;
     const real *rows = b->cache->k[l];
     size_t step = b->cache->room[l] * wide;
-    KvView view = {.k = rows, .v = rows, .k_step = step, .v_step = step, .k_stride = wide, .v_stride = wide, .length = b->past + b->T};
+    KvView view = {.k = rows, .v = rows, .k_step = step, .v_step = step, .k_stride = wide, .v_stride = wide,
+                   .length = b->past + b->T};
     attention_forward(a->latent_out, H * R, NULL, NULL, a->latent_q, H * wide, view, b->B, b->T, s);
     for (size_t h = 0; h < H; h++)
-        p[h] = (Product){.c = a->out + h * y->Dv, .ldc = H * y->Dv, .a = a->latent_out + h * R, .a_row = H * R, .a_col = 1,
-                         .packed = m->packed + y->absorbed_v + h * packed_size(R, y->Dv), .M = b->M, .N = y->Dv, .K = R};
+        p[h] = (Product){.c = a->out + h * y->Dv, .ldc = H * y->Dv, .a = a->latent_out + h * R, .a_row = H * R,
+                         .a_col = 1, .packed = m->packed + y->absorbed_v + h * packed_size(R, y->Dv), .M = b->M,
+                         .N = y->Dv, .K = R};
     latent_products(p, H);
     free(p);
 }
@@ -363,7 +373,8 @@ static void mla_backward(Model *m, size_t l, real *dx, const real *dout, const r
         return;
     }
     apply_backward(m, g->dq_c, g->dq, &y->q_b, a->q_c, b->M, false);
-    normalise_backward(m, g->dq_a, g->dq_c, y->q_a.N, NULL, a->q_c_rstd, a->q_a, y->q_a.N, &y->q_a_norm, b->M, 1, false);
+    normalise_backward(m, g->dq_a, g->dq_c, y->q_a.N, NULL, a->q_c_rstd, a->q_a, y->q_a.N, &y->q_a_norm, b->M, 1,
+                       false);
     apply_backward(m, dx, g->dq_a, &y->q_a, x, b->M, true);
 }
 
@@ -386,4 +397,5 @@ static void layout_mla_grads(const Model *m, const Layer *y, LayerGrads *g, Aren
 
 static CacheNeed mla_cache(const Layer *y) { return (CacheNeed){.k = y->kv_b.K + y->P}; }
 
-const Mixer mixer_mla = {add_mla, layout_mla, layout_mla_grads, mla_forward, mla_backward, mla_cache, attention_flops, workspace_of_attention};
+const Mixer mixer_mla = {add_mla, layout_mla, layout_mla_grads, mla_forward, mla_backward, mla_cache, attention_flops,
+                         workspace_of_attention};

@@ -214,8 +214,8 @@ enum { FIXED = sizeof fixed / sizeof *fixed };
 static const char *const architecture_flags[] = {
     "vocab", "layers", "width", "attn", "heads", "kv_heads", "head_dim", "kv_rank", "q_rank", "rope_dim",
     "nope_dim", "v_dim", "qk_norm", "pos", "rope_theta", "norm", "norm_kind", "norm_eps", "ffn", "ffn_width", "bias",
-    "window", "attn_gate", "state_dim", "short_conv", "tie", "experts", "top_k", "expert_width", "shared_experts", "first_dense",
-    "moe_layers", "gate", "router", "norm_topk", "route_scale", "capacity", "pool",
+    "window", "attn_gate", "state_dim", "short_conv", "tie", "experts", "top_k", "expert_width", "shared_experts",
+    "first_dense", "moe_layers", "gate", "router", "norm_topk", "route_scale", "capacity", "pool",
 };
 enum { ARCHITECTURE_FLAGS = sizeof architecture_flags / sizeof *architecture_flags };
 
