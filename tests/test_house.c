@@ -1,5 +1,5 @@
 // test_house.c: the shape of the source tree, read from the repository's root: which room may include
-// which, how long train.c may be, and what would make the numbers depend on the machine.
+// which, how long train.c and lines may be, and what would make the numbers depend on the machine.
 #include "test.h"
 #include <ctype.h>
 #include <glob.h>
@@ -117,6 +117,32 @@ static void sizes(void) {
     free(text);
 }
 
+// Of characters: in UTF-8 all but the first byte of one begin with the bits 10. Tables of data are left out.
+enum { LONGEST_LINE = 120 };
+static const char *const written[] = {"*.[ch]", "*/*.[ch]", "tests/fuzz/*.c", "*.def", "*/*.def", "*/*.py", "*/*.sh",
+                                      "Makefile", "setup", ".ci/run"};
+
+static void check_lines(const char *file) {
+    char *text = read_whole_file(file, NULL);
+    size_t line = 1, length = 0;
+    for (const char *c = text; *c; c++) {
+        if ((*c & 0xc0) == 0x80) continue;
+        length = *c == '\n' ? 0 : length + 1, line += *c == '\n';
+        CHECK(length != LONGEST_LINE + 1, "%s:%zu is longer than %d characters", file, line, LONGEST_LINE);
+    }
+    free(text);
+}
+
+static void line_lengths(void) {
+    size_t checked = 0;
+    for (size_t i = 0; i < sizeof written / sizeof written[0]; i++) {
+        glob_t g = files_like(written[i]);
+        for (size_t f = 0; f < g.gl_pathc; f++, checked++) check_lines(g.gl_pathv[f]);
+        globfree(&g);
+    }
+    CHECK(checked > 100, "only %zu files found: run the tests from the root of the repository", checked);
+}
+
 // ---- what would make the numbers depend on the machine --------------------------------------------
 
 static void compiler_flags(void) {
@@ -168,6 +194,7 @@ static const Test tests[] = {
     {"house/rooms", "every file in the root has its place", every_file_has_a_room},
     {"house/kernels", "kernels never see the Config, not even through another header", kernels_see_no_config},
     {"house/sizes", "train.c has at most 400 lines", sizes},
+    {"house/lines", "no line of code is longer than 120 characters", line_lengths},
     {"house/compiler", "no compiler flag that changes what a formula computes", compiler_flags},
     {"house/numbers", "nothing that reaches a digest calls the C library's exp, log, pow, sin or a parallel reduction",
      numbers},
