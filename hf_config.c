@@ -548,14 +548,21 @@ static size_t read_count(const JsonFile *j, const char *key, const char *standar
     return c.experts;
 }
 
-// Whether transformers gives layer l of Qwen3-Next experts.
-static bool has_experts(const JsonFile *j, size_t l) {
-    size_t step = read_count(j, "decoder_sparse_step", "1"), i;
-    json_t *dense;
+static bool is_listed(const json_t *list, size_t n) {
+    size_t i;
+    json_t *entry;
+    json_array_foreach(list, i, entry)
+        if (json_is_integer(entry) && json_integer_value(entry) == (json_int_t)n) return true;
+    return false;
+}
+
+// Whether transformers gives no layer of Qwen3-Next experts.
+static bool is_dense(const Config *c, const JsonFile *j) {
+    size_t experts = read_count(j, "num_experts", "512"), step = read_count(j, "decoder_sparse_step", "1");
     if (step == 0) refuse(j, "decoder_sparse_step", "1 or more");
-    json_array_foreach(json_object_get(j->json, "mlp_only_layers"), i, dense)
-        if (json_is_integer(dense) && json_integer_value(dense) == (json_int_t)l) return false;
-    return read_count(j, "num_experts", "512") > 0 && (l + 1) % step == 0;
+    for (size_t l = step - 1; l < c->layers && experts; l += step)
+        if (!is_listed(json_object_get(j->json, "mlp_only_layers"), l)) return false;
+    return true;
 }
 
 static size_t read_rotated(const Config *c, const JsonFile *j) {
@@ -572,8 +579,7 @@ static void finish_qwen3_next(Config *c, const JsonFile *j) {
     size_t heads = read_count(j, "linear_num_value_heads", "32"), width = read_count(j, "linear_value_head_dim", "128");
     if (heads == 0 || read_count(j, "linear_num_key_heads", "16") != heads)
         refuse(j, "linear_num_key_heads", "the value of linear_num_value_heads");
-    for (size_t l = 0; l < c->layers; l++)
-        if (has_experts(j, l)) refuse(j, "num_experts", "0 (or mlp_only_layers for all layers)");
+    if (!is_dense(c, j)) refuse(j, "num_experts", "0 (or mlp_only_layers for all layers)");
     if (attention_is(c, ATTN_gated_delta)) {
         c->heads = heads, c->head_dim = width, c->kv_heads = 0;
         set_standard(c, "rope_theta");

@@ -279,6 +279,7 @@ static void test_refused_configs(void) {
         {&olmo3, "rope_parameters", "{'full_attention':{'rope_theta':5},'sliding_attention':{'rope_theta':6}}",
          "one rope_theta"},
         {&qwen3_next, "num_experts", NULL, "num_experts is absent, but only 0"},
+        {&qwen3_next, "decoder_sparse_step", "0", "decoder_sparse_step is 0"},
         {&qwen3_next, "linear_num_key_heads", "2", "linear_num_key_heads is 2"},
         {&qwen3_next, "linear_num_value_heads", "0", "linear_num_key_heads is 4"},
         {&qwen3_next, "linear_num_value_heads", "'4'", "linear_num_value_heads: --experts takes"},
