@@ -104,8 +104,8 @@ class Measured:
         print("context " + "".join(f"{label:>20}" for label in KINDS.values()))
         for context in speeds.contexts():
             rows = [speeds.row(kind, context) for kind in KINDS]
-            told = [f"{r['tokens_per_second']:.1f} ({100 * r['tokens_per_second'] / speeds.predicted(r):.0f}%)" for r in rows]
-            print(f"{context:<8}" + "".join(f"{text:>20}" for text in told))
+            told = [(r["tokens_per_second"], 100 * r["tokens_per_second"] / speeds.predicted(r)) for r in rows]
+            print(f"{context:<8}" + "".join(f"{f'{speed:.1f} ({share:.0f}%)':>20}" for speed, share in told))
         print("in brackets: of what reading the weights and the cache alone would allow")
 
     def figure(self):

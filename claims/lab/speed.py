@@ -1,6 +1,6 @@
 """speed.py: what bench/bench recorded of one machine: tokens per second of writing, by the length of the text before.
 
-    make bench ARGS="context --out claims/results/decode.json"      measures again (two minutes; leave the machine alone)
+    make bench ARGS="context --out claims/results/decode.json"      measures again; leave it alone meanwhile
 
 Unlike the records of training, these are of the machine that they name, and of no other. What carries over is beside
 every figure: the share of that machine's read bandwidth, and so the tokens per second that bytes alone predict.

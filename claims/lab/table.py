@@ -88,7 +88,8 @@ def open_row(post, built):
 
 
 def table(lab):
-    lines = ["| post | thesis | verdict | effect, 95% interval | figure | run it | minutes, two cores |", "|---" * 7 + "|"]
+    names = "post", "thesis", "verdict", "effect, 95% interval", "figure", "run it", "minutes, two cores"
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     rows = [(claim.post, claim_row(lab, claim)) for claim in lab.claims]
     settled, built = {claim.post for claim in lab.claims}, lab.flags()
     rows += [(post["number"], open_row(post, built)) for post in lab.posts if post["number"] not in settled]
