@@ -10,6 +10,8 @@ import re
 import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
+from matplotlib.transforms import ScaledTranslation  # noqa: E402
 
 from .match import recall_claim
 from .records import METRICS
@@ -51,8 +53,11 @@ def error_bars(axes, x, samples, **style):
     estimates = [estimate(s) for s in samples]
     reach = [e.high - e.mean if math.isfinite(e.high) else 0 for e in estimates]
     axes.errorbar(x, [e.mean for e in estimates], yerr=reach, capsize=2.5, **style)
-    for place, sample in zip(x, samples):
-        axes.plot([place] * len(sample), sample, ".", markersize=3, alpha=0.5, color=style["color"])
+    for place, sample in zip(x, samples):     # every seed is a dot, each a point further to the right
+        for i, value in enumerate(sample):
+            aside = ScaledTranslation((4 + i) / 72, 0, axes.figure.dpi_scale_trans)
+            axes.plot(place, value, ".", markersize=3.5, alpha=0.6, color=style["color"],
+                      transform=axes.transData + aside)
 
 
 def sample_of(claim, results, arm):
@@ -67,7 +72,7 @@ def draw_lines(axes, claim, results):
         arms = sorted((a for a in claim.arms if family(a) == name), key=lambda a: place_of(claim, results, a, x))
         samples = [sample_of(claim, results, a) for a in arms]
         places = [place_of(claim, results, a, x) for a in arms]
-        beside = 1.025 ** (i - (len(names) - 1) / 2) if log else 1   # arms at one place would hide each other
+        beside = 1.07 ** (i - (len(names) - 1) / 2) if log else 1   # arms at one place would hide each other
         error_bars(axes, [place * beside for place in places], samples, label=name, **look(i))
         every |= {place for place in places if not math.isnan(place)}
     if log and every and min(every) > 0:
@@ -122,6 +127,7 @@ def draw_comparisons(axes, findings):
                       annotation_clip=False)
     axes.axvline(0, color="#888888", linewidth=0.8)
     axes.set_xlim(left, right)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_yticks(range(len(findings)), [f.comparison.name.replace(" vs ", "\nvs ") for f in findings], fontsize=7)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
