@@ -54,6 +54,11 @@ class Lab:
         names = [ROW.findall((self.root / path).read_text()) for path in ("lib/config.def", "generate.def")]
         return {"--" + name.replace("_", "-") for group in names for name in group}
 
+    def post(self, number):
+        """Its number, as a link to its notebook where there is one."""
+        book = next((self.root / "notebooks").glob(f"{number:02d}-*.ipynb"), None)
+        return f"[{number}](notebooks/{book.name})" if book else str(number)
+
     def pages(self):
         return [self.root / "README.md", *sorted((self.root / "notebooks").glob("*.ipynb"))]
 
@@ -64,19 +69,20 @@ def cell(text):
 
 def claim_row(lab, claim):
     records = lab.records[claim.name]
+    named = lab.post(claim.post), f"**{claim.title}.** {claim.thesis}"
     command = f"`claims/sweep claims/{claim.name}.toml`"
     outcome = evaluate(recall_claim(claim, records), records)
     if outcome.verdict == "OPEN":
         budget = f"at most {claim.budget:g}" if claim.budget else ""
         post = next((p for p in lab.posts if p["number"] == claim.post), {"flags": []})
         flags = flag_words(post, lab.flags())
-        return [claim.post, f"**{claim.title}.** {claim.thesis}", "open", "", "", f"{command} {flags}", budget]
+        return [*named, "open", "", "", f"{command} {flags}", budget]
     told = [f"{f.comparison.name}: {effect(f)}" for f in outcome.findings if f.comparison.role == "thesis"]
     image = f"claims/results/{claim.name}.png"
     picture = f'<a href="{image}"><img src="{image}" width="200" alt="{claim.title}"></a>'
     more = f"<br>and {len(told) - 3} more" if len(told) > 3 else ""
-    return [claim.post, f"**{claim.title}.** {claim.thesis}", f"**{outcome.verdict}**", "<br>".join(told[:3]) + more,
-            picture, command, lab.facts(claim.name)["minutes"]]
+    return [*named, f"**{outcome.verdict}**", "<br>".join(told[:3]) + more, picture, command,
+            lab.facts(claim.name)["minutes"]]
 
 
 def flag_words(post, built):
