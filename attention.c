@@ -116,44 +116,177 @@ typedef struct {
     real slope;                         // 0: no ALiBi
 } Head;
 
+// A row of the online softmax: its largest score so far, and the sum of exp(score - most).
+typedef struct { real most, total; } Row;
+
+// The scores x of one more tile become exp(score - most); `o`, the values summed so far, fades where most grows. The
+// first of the tile's keys is `behind` positions before the query.
+static void row_forward(Row *row, real *x, Span seen, size_t keys, real *o, size_t behind, real slope,
+                        const AttnShape *s) {
+    if (!seen.to) {                                                        // nothing in this tile
+        memset(x, 0, keys * sizeof *x);
+        return;
+    }
+    real scale = row_alibi(x, seen.to, (real)s->scale, slope, behind);
+    real most = row_max(x + seen.from, seen.to - seen.from, scale, row->most);
+    real sum = row_exp(x, seen, keys, scale, most);
+    if (row->total > 0 && most > row->most) {                              // what came before weighs less now
+        real fade[LANES];
+        vec_store(fade, vec_exp(vec_set(row->most - most)));
+        row->total *= fade[0];
+        row_scale(o, s->Dv, fade[0]);
+    }
+    row->total += sum, row->most = most;
+}
+
+static void row_end(const Row *row, real *o, size_t Dv, real *lse) {
+    row_scale(o, Dv, 1 / row->total);
+    if (lse) *lse = log_sum(row->most, row->total);
+}
+
 // scores of one tile in scratch: flash [QUERY_TILE, tile]; naive [n, L] unless they are kept.
 static void head_forward_flash(const Head *t, const AttnShape *s, real *score) {
     size_t past = t->L - t->n, width = s->tile;
     for (size_t i = 0; i < t->n; i += QUERY_TILE) {
         size_t rows = smaller(QUERY_TILE, t->n - i), end = past + i + rows;    // keys that the last query sees
-        real most[QUERY_TILE], total[QUERY_TILE];
-        for (size_t r = 0; r < rows; r++) most[r] = -(real)INFINITY, total[r] = 0;
+        Row row[QUERY_TILE];
+        for (size_t r = 0; r < rows; r++) row[r] = (Row){-(real)INFINITY, 0};
         size_t start = first_seen(s, past + i) / width * width;
         for (size_t j = start; j < end; j += width) {
             size_t keys = smaller(width, end - j);
             multiply(score, width, t->q + i * t->q_stride, t->q_stride, 1, t->keys + j * s->D, s->D, 0, rows, keys,
                      s->D, false);
-            for (size_t r = 0; r < rows; r++) {
-                size_t p = past + i + r;
-                Span seen = span_seen(s, p, j, keys);
-                real *x = score + r * width, *o = t->out + (i + r) * t->out_stride;
-                if (!seen.to) {                                                // nothing in this tile
-                    memset(x, 0, keys * sizeof *x);
-                    continue;
-                }
-                real scale = row_alibi(x, seen.to, (real)s->scale, t->slope, p - j);
-                real new_most = row_max(x + seen.from, seen.to - seen.from, scale, most[r]);
-                real sum = row_exp(x, seen, keys, scale, new_most);
-                if (j > start && new_most > most[r]) {                         // what came before weighs less now
-                    real fade[LANES];
-                    vec_store(fade, vec_exp(vec_set(most[r] - new_most)));
-                    total[r] *= fade[0];
-                    row_scale(o, s->Dv, fade[0]);
-                }
-                total[r] += sum, most[r] = new_most;
-            }
+            for (size_t r = 0; r < rows; r++)
+                row_forward(&row[r], score + r * width, span_seen(s, past + i + r, j, keys), keys,
+                            t->out + (i + r) * t->out_stride, past + i + r - j, t->slope, s);
             multiply(t->out + i * t->out_stride, t->out_stride, score, width, 1, t->values, t->L, j, rows, s->Dv, keys,
                      j > start);
         }
-        for (size_t r = 0; r < rows; r++) {
-            row_scale(t->out + (i + r) * t->out_stride, s->Dv, 1 / total[r]);
-            if (t->lse) t->lse[i + r] = log_sum(most[r], total[r]);
+        for (size_t r = 0; r < rows; r++)
+            row_end(&row[r], t->out + (i + r) * t->out_stride, s->Dv, t->lse ? t->lse + i + r : NULL);
+    }
+}
+
+// Decoding: one query of each head, against keys and values as they lie in a cache, which are read once, a tile of rows
+// for all heads of a task. The same tiles and chains as above, so the same bits.
+typedef struct {
+    real *out; const real *q, *k, *v;   // of the first head, of its key head
+    size_t groups, heads;               // key heads, and query heads of each
+    const real *slope;
+} DecodeTask;
+typedef struct { real *score; Row *row; } DecodeSpace;
+
+enum { TOGETHER = 4 };                  // heads, or vectors of a value, whose sums stay in registers
+
+// score [heads,ld] = q [heads,D] K^T of n <= 16 keys: they are turned in registers, so that lanes run along keys and
+// each score is one chain over D. `heads` is a constant where this is expanded.
+INLINE void scores_of_keys(size_t heads, real *score, size_t ld, const real *q, const real *k, size_t stride, size_t D,
+                           size_t n) {
+    vec sum[2 * TOGETHER];
+    for (size_t h = 0; h < heads; h++) sum[h] = vec_zero();
+    for (size_t d = 0; d < D; d += LANES) {
+        vec row[LANES];
+        size_t some = smaller(LANES, D - d);
+        for (size_t i = 0; i < LANES; i++) row[i] = vec_load_at(k + smaller(i, n - 1) * stride, d, D);
+        vec_transpose(row);
+        for (size_t i = 0; i < some; i++)
+            for (size_t h = 0; h < heads; h++) sum[h] = vec_fma(vec_set(q[h * D + d + i]), row[i], sum[h]);
+    }
+    for (size_t h = 0; h < heads; h++) vec_store_at(score + h * ld, 0, n, sum[h]);
+}
+
+static void scores_of_rows(real *score, size_t ld, const real *q, size_t heads, const real *k, size_t stride, size_t D,
+                           size_t keys) {
+    for (size_t j = 0; j < keys; j += LANES) {
+        size_t n = smaller(LANES, keys - j), h = 0;
+        for (; h + 2 * TOGETHER <= heads; h += 2 * TOGETHER)
+            scores_of_keys(2 * TOGETHER, score + h * ld + j, ld, q + h * D, k + j * stride, stride, D, n);
+        for (; h + TOGETHER <= heads; h += TOGETHER)
+            scores_of_keys(TOGETHER, score + h * ld + j, ld, q + h * D, k + j * stride, stride, D, n);
+        for (; h < heads; h++) scores_of_keys(1, score + h * ld + j, ld, q + h * D, k + j * stride, stride, D, n);
+    }
+}
+
+// out [heads,Dv] = or += p [heads,ld] V for four vectors of columns of V: lanes run along them, and each output is one
+// chain over keys.
+INLINE void values_of_columns(size_t heads, real *out, const real *p, size_t ld, const real *v, size_t stride,
+                              size_t Dv, size_t keys, bool accumulate) {
+    vec sum[TOGETHER][TOGETHER];
+    for (size_t h = 0; h < heads; h++)
+        for (size_t i = 0; i < TOGETHER; i++) sum[h][i] = accumulate ? vec_load(out + h * Dv + i * LANES) : vec_zero();
+    for (size_t j = 0; j < keys; j++)
+        for (size_t i = 0; i < TOGETHER; i++) {
+            vec value = vec_load(v + j * stride + i * LANES);
+            for (size_t h = 0; h < heads; h++) sum[h][i] = vec_fma(vec_set(p[h * ld + j]), value, sum[h][i]);
         }
+    for (size_t h = 0; h < heads; h++)
+        for (size_t i = 0; i < TOGETHER; i++) vec_store(out + h * Dv + i * LANES, sum[h][i]);
+}
+
+static void values_of_rows(real *out, const real *p, size_t ld, size_t heads, const real *v, size_t stride, size_t Dv,
+                           size_t keys, bool accumulate) {
+    size_t d = 0;
+    for (; d + TOGETHER * LANES <= Dv; d += TOGETHER * LANES) {
+        size_t h = 0;
+        for (; h + TOGETHER <= heads; h += TOGETHER)
+            values_of_columns(TOGETHER, out + h * Dv + d, p + h * ld, ld, v + d, stride, Dv, keys, accumulate);
+        for (; h < heads; h++)
+            values_of_columns(1, out + h * Dv + d, p + h * ld, ld, v + d, stride, Dv, keys, accumulate);
+    }
+    for (; d < Dv; d += LANES)                                             // what is left: a vector, or a part of one
+        for (size_t h = 0; h < heads; h++) {
+            vec sum = accumulate ? vec_load_at(out + h * Dv, d, Dv) : vec_zero();
+            for (size_t j = 0; j < keys; j++)
+                sum = vec_fma(vec_set(p[h * ld + j]), vec_load_at(v + j * stride, d, Dv), sum);
+            vec_store_at(out + h * Dv, d, Dv, sum);
+        }
+}
+
+// Rows that are needed soon, for the second-level cache.
+static void ask_for(const real *x, size_t stride, size_t n, size_t rows) {
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < n; i += 64 / sizeof(real)) __builtin_prefetch(x + r * stride + i, 0, 2);
+}
+
+static void decode_tile(const DecodeTask *t, const KvView *view, size_t j, const AttnShape *s, DecodeSpace space) {
+    size_t position = view->length - 1, keys = smaller(s->tile, position + 1 - j), first = first_seen(s, position);
+    size_t next = smaller(s->tile, position + 1 - j - keys);
+    Span seen = span_seen(s, position, j, keys);
+    for (size_t g = 0; g < t->groups; g++) {
+        size_t at = g * t->heads;
+        const real *k = t->k + g * view->k_head + j * view->k_stride, *v = t->v + g * view->v_head + j * view->v_stride;
+        real *out = t->out + at * s->Dv;
+        ask_for(k + keys * view->k_stride, view->k_stride, s->D, next);
+        ask_for(v + keys * view->v_stride, view->v_stride, s->Dv, next);
+        scores_of_rows(space.score, s->tile, t->q + at * s->D, t->heads, k, view->k_stride, s->D, keys);
+        for (size_t h = 0; h < t->heads; h++)
+            row_forward(&space.row[at + h], space.score + h * s->tile, seen, keys, out + h * s->Dv, position - j,
+                        t->slope ? t->slope[at + h] : 0, s);
+        values_of_rows(out, space.score, s->tile, t->heads, v, view->v_stride, s->Dv, keys, j > first);
+    }
+}
+
+// Sequence by sequence, the key heads are shared out; where they are fewer than the threads, each one's query heads.
+static void decode(real *out, size_t out_stride, const real *q, size_t q_stride, const KvView *view, size_t B,
+                   const AttnShape *s) {
+    size_t group = s->H / s->KV, wanted = ((size_t)omp_get_max_threads() + B - 1) / B;
+    size_t parts = smaller(wanted, s->KV), split = smaller((wanted + s->KV - 1) / s->KV, group);
+    size_t scores = group * s->tile, each = round_up(scores + s->H * sizeof(Row) / sizeof(real), LANES);
+    real *space = workspace_take(&workspace, size_mul(each, (size_t)omp_get_max_threads()));
+#pragma omp parallel for schedule(static) if (B * view->length * s->H * s->D > SMALL)
+    for (size_t task = 0; task < B * parts * split; task++) {
+        size_t b = task / split / parts, part = task / split % parts, piece = task % split;
+        size_t g = s->KV * part / parts, first = group * piece / split, h = g * group + first;
+        DecodeTask t = {.out = out + b * out_stride + h * s->Dv, .q = q + b * q_stride + h * s->D,
+                        .k = view->k + b * view->k_step + g * view->k_head,
+                        .v = view->v + b * view->v_step + g * view->v_head, .groups = s->KV * (part + 1) / parts - g,
+                        .heads = group * (piece + 1) / split - first, .slope = s->slope ? s->slope + h : NULL};
+        real *at = space + (size_t)omp_get_thread_num() * each;
+        DecodeSpace own = {at, (Row *)(at + scores)};
+        for (size_t i = 0; i < t.groups * t.heads; i++) own.row[i] = (Row){-(real)INFINITY, 0};
+        for (size_t j = first_seen(s, view->length - 1) / s->tile * s->tile; j < view->length; j += s->tile)
+            decode_tile(&t, view, j, s, own);
+        for (size_t i = 0; i < t.groups * t.heads; i++) row_end(&own.row[i], t.out + i * s->Dv, s->Dv, NULL);
     }
 }
 
@@ -201,6 +334,10 @@ void attention_forward(real *out, size_t out_stride, real *lse, real *probabilit
     // With few key heads (decoding, or a latent shared by all heads) the queries of one are shared out too.
     size_t split = B * s.KV < threads ? smaller(group, (threads + B * s.KV - 1) / (B * s.KV)) : 1;
     size_t tasks = B * s.KV * split;
+    if (n == 1 && s.flash && !lse) {
+        decode(out, out_stride, q, q_stride, &view, B, &s);
+        return;
+    }
     ForwardSpace need = forward_space(n, L, probability != NULL, s);
     real *space = workspace_take(&workspace, size_mul(need.each, threads));
 #pragma omp parallel for schedule(static) if (B * n * L * s.H * s.D > SMALL)
