@@ -81,7 +81,7 @@ def draw_lines(axes, claim, results):
         axes.minorticks_off()
     axes.set_xlabel(claim.figure.get("x_label") or METRICS.get(x) or x)
     axes.set_ylabel(metric_label(claim))
-    axes.legend()
+    axes.legend(frameon=True, framealpha=0.9, edgecolor="none")
 
 
 def draw_arms(axes, claim, results):
@@ -148,7 +148,7 @@ def draw(claim, records, path):
                 panel.set_ylim(top=1.03 * top)
                 panel.sharey(axes[0])
             axes[0].set_ylabel(f"{metric_label(claim)};\nat the top: {top:g} or more, or diverged")
-            axes[0].legend()
+            axes[0].legend(frameon=True, framealpha=0.9, edgecolor="none")
         elif "x" in claim.figure:
             draw_lines(axes[0], claim, results)
         else:

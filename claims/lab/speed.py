@@ -53,11 +53,12 @@ class Speeds:
             rows = [self.row(kind, context) for context in self.contexts()]
             cache = rows[0]["cache_bytes_per_token"] // 1024
             axes.plot(self.contexts(), [r["tokens_per_second"] for r in rows], label=f"{label}, {cache} KiB", **look(i))
-            axes.plot(self.contexts(), [self.predicted(r) for r in rows], color="#aaaaaa", linewidth=0.8, zorder=1)
+            axes.plot(self.contexts(), [self.predicted(r) for r in rows], color="#aaaaaa", linewidth=0.8, zorder=1,
+                      label="" if i else "thin: its bytes over the bandwidth")
         axes.set_xscale("log", base=2)
         axes.set_xticks(self.contexts(), [str(c) for c in self.contexts()])
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
         axes.set_xlabel("context (tokens before the one that is written)")
         axes.set_ylabel("decode speed (tokens/s, batch 1)")
-        axes.legend(title="attention, cache per token")
+        axes.legend(title="attention, cache per token", loc="lower left")

@@ -162,7 +162,7 @@ def keep_outputs(path):
     run_cells(book, path)
     for c in book.cells:
         c.metadata.pop("execution", None)
-    path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(nbformat.writes(book).rstrip("\n") + "\n")
 
 
 def main(words):
