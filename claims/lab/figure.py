@@ -81,12 +81,13 @@ def draw_lines(axes, claim, results):
         axes.minorticks_off()
     axes.set_xlabel(claim.figure.get("x_label") or METRICS.get(x) or x)
     axes.set_ylabel(metric_label(claim))
-    axes.legend(frameon=True, framealpha=0.9, edgecolor="none")
+    axes.legend()
 
 
 def draw_arms(axes, claim, results):
     for i, arm in enumerate(claim.arms):
         error_bars(axes, [i], [sample_of(claim, results, arm)], **{**look(i), "linestyle": "none"})
+    axes.set_xlim(-0.4, len(claim.arms) - 0.4)
     axes.set_xticks(range(len(claim.arms)), [arm.label for arm in claim.arms], rotation=30, ha="right")
     axes.set_ylabel("window of learning rates (factors of ten)" if claim.usable else metric_label(claim))
 
@@ -105,7 +106,7 @@ def draw_rates(axes, claim, results, facet, top):
     axes.axhline(claim.usable.bound, color="#888888", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_xlabel("peak learning rate")
-    axes.set_title(", ".join(f"{v} {k}" for k, v in facet) or "all", fontsize=9)
+    axes.set_title(", ".join(f"{v} {k}" for k, v in facet), fontsize=9)
 
 
 def draw_comparisons(axes, findings):
@@ -138,7 +139,7 @@ def draw(claim, records, path):
     results, outcome = Results(claim, records), evaluate(claim, records)
     facets = list(dict.fromkeys(arm.facet for arm in claim.arms)) if claim.usable else [()]
     with plt.rc_context(STYLE):
-        height = max(3.4, 0.42 * sum(bool(f.comparison.b) for f in outcome.findings) + 1.2)
+        height = max(3.4, 0.42 * sum(bool(f.comparison.b) for f in outcome.findings) + 1.2) + 0.3 * bool(claim.usable)
         figure, axes = plt.subplots(1, len(facets) + 1, figsize=(3.4 * len(facets) + 4.6, height), layout="constrained",
                                     width_ratios=[1] * len(facets) + [0.9])
         if claim.usable:
@@ -148,7 +149,8 @@ def draw(claim, records, path):
                 panel.set_ylim(top=1.03 * top)
                 panel.sharey(axes[0])
             axes[0].set_ylabel(f"{metric_label(claim)};\nat the top: {top:g} or more, or diverged")
-            axes[0].legend(frameon=True, framealpha=0.9, edgecolor="none")
+            handles, labels = axes[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower left", ncols=len(labels), handlelength=3)
         elif "x" in claim.figure:
             draw_lines(axes[0], claim, results)
         else:
