@@ -181,10 +181,11 @@ static void cached(void) {
 
 // ---- against itself ------------------------------------------------------------------------------
 
-// n new queries after a past are the last n rows of the whole, in the same bits, whatever n.
+// n new queries after a past are the last n rows of the whole, in the same bits, whatever n; without the log-sum-exp,
+// which only a backward needs, a single one takes the way of decoding.
 static void check_past(size_t L, size_t n, Heads h, bool flash, size_t tile, Rng *r) {
     Call all = make_call(1, L, L, h, flash, tile, r), part = make_call(1, n, L, h, flash, tile, r);
-    part.view = all.view, part.probability = NULL;
+    part.view = all.view, part.probability = NULL, part.lse = NULL;
     memcpy(part.q, all.q + (L - n) * all.q_stride, part.q_size * sizeof *part.q);
     forward(&all), forward(&part);
     for (size_t i = 0; i < n; i++)
