@@ -316,10 +316,9 @@ static void begin(Training *t) {
     free(tokenizer);
     printf("run      %s, %s step %zu of %zu\n", t->run->dir, resumed ? "resumed at" : "from", t->state.step,
            t->config.steps);
-    if (resumed) return;
-    if (!evaluate(t)) stop_diverged(t);
-    log_step(t, false, true);
-    save(t);
+    if (!resumed && !evaluate(t)) stop_diverged(t);
+    if (!resumed) log_step(t, false, true);
+    save(t);                            // resumed too: a kill within a save leaves the model of an older state
 }
 
 static void train(Training *t) {

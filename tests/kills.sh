@@ -1,9 +1,9 @@
 #!/bin/bash
 # kills.sh [KILLS [SEED]]: kill -9 at random instants of trainings that save at every step or every other
 # one. After each kill the state on the disk must be whole and no older than before, a reader must find a whole
-# model, and the next process must go on from that very state; a run that gets through ends with the digest of
-# one that nobody disturbed. It also counts the kills that fell within a save, because a file under its temporary
-# name was left: if those are rare, the test has not tested much.
+# model, and the next process must go on from that very state; a run that gets through ends with the digest and the
+# model of one that nobody disturbed. It also counts the kills that fell within a save, because a file under its
+# temporary name was left: if those are rare, the test has not tested much.
 cd "$(dirname "$0")/.." || exit 1
 kills=${1:-100} RANDOM=${2:-1}
 passed=0 failed=0 within=0 finished=0
@@ -42,12 +42,12 @@ readable() {
     return 1
 }
 
-# undisturbed KIND: leaves its digest in $expected, and in $longest the time in which kills may fall: what a run of
-# one step takes, and an eighth of what the whole run takes.
+# undisturbed KIND: leaves its digest in $expected, its model in $scratch, and in $longest the time in which kills
+# may fall: what a run of one step takes, and an eighth of what the whole run takes.
 undisturbed() {
     local start middle end
     start=$(milliseconds); (train "$1" 1); rm -rf "$run"
-    middle=$(milliseconds); (train "$1" 100); rm -rf "$run"
+    middle=$(milliseconds); (train "$1" 100); mv "$run/model.safetensors" "$scratch"; rm -rf "$run"
     end=$(milliseconds) expected=$(digest)
     longest=$((middle - start + (end - middle) / 8))
     [ -n "$expected" ] && return
@@ -83,8 +83,11 @@ for kind in dense experts; do
             (train $kind 100)
         fi
         finished=$((finished + 1))
-        if [ "$(digest)" = "$expected" ] && ! compgen -G "$run/*.tmp" > /dev/null; then pass
-        else flunk "ended with digest '$(digest)', expected $expected, and left $(compgen -G "$run/*.tmp")"; fi
+        if [ "$(digest)" != "$expected" ]; then flunk "ended with digest '$(digest)', expected $expected"
+        elif compgen -G "$run/*.tmp" > /dev/null; then flunk "it left" "$run"/*.tmp
+        elif ! cmp -s "$run/model.safetensors" "$scratch/model.safetensors"; then
+            flunk "its model is not that of its digest"
+        else pass; fi
         rm -rf "$run"
     done
     echo "ok     $kind: $killed kills within $longest ms of the start, $finished runs went through to digest $expected"

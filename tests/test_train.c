@@ -144,6 +144,27 @@ static void test_killed(void) {
     CHECK(count_lines(file_text("cut/log.jsonl")) == 201, "every step once");
 }
 
+// A kill within the last save: the state is that of the last step, the model beside it is older, and the next
+// process has nothing left to train.
+static void test_killed_at_the_end(void) {
+    static const char *const files[] = {"model.safetensors", "config.json"};
+    const char *digest = digest_of(TINY, "run");
+    for (size_t i = 0; i < 2; i++) {
+        char *path = xprintf("%s/%s", test_path("run"), files[i]), *debris = xprintf("%s.tmp", path);
+        char *json = xprintf("%s/run.json", test_path("run"));
+        size_t bytes, bytes_now;
+        char *whole = read_whole_file(path, &bytes);
+        json_t *root = run_json("run");
+        json_object_set_new(root, "status", json_string("running"));
+        CHECK(json_dump_file(root, json, 0) == 0 && unlink(path) == 0, "as the kill left it");
+        write_whole_file(debris, whole, bytes / 2);
+        same_digest(digest, digest_of(TINY, "run"), files[i]);
+        char *now = read_whole_file(path, &bytes_now);
+        CHECK(bytes == bytes_now && memcmp(whole, now, bytes) == 0, "%s is that of the state", files[i]);
+        CHECK(!file_exists(debris), "no debris: %s", debris);
+    }
+}
+
 // ---- the ways it can go wrong ------------------------------------------------------------------
 static void test_diverged(void) {
     Result r = train(TINY "--lr 1000 --init-scale 1000 --clip 0 --steps 400 --out run");
@@ -329,6 +350,7 @@ static const Test tests[] = {
     {"train/signals", "SIGINT and SIGTERM save; the resumed run is the uninterrupted one", test_signals},
     {"train/interrupted-fresh", "what to type after Ctrl-C", test_interrupted_fresh},
     {"train/killed", "kill -9 at any instant; the resumed run is the uninterrupted one", test_killed},
+    {"train/killed-last-save", "a kill between the state and the model of the last save", test_killed_at_the_end},
     {"train/diverged", "a loss that is not finite ends in one line, and is remembered", test_diverged},
     {"train/full-disk", "a full disk ends in one line, and the run goes on later", test_full_disk},
     {"train/bad-lines", "bad command lines end in one line and leave nothing", test_bad_lines},
