@@ -1,11 +1,14 @@
 // attention.c: softmax attention (Vaswani et al. 2017, eq. 1), causal, with grouped heads (Ainslie et
-// al. 2023). Two kernels over the same matrix products and the same bits on every machine:
-//   naive   the matrix of scores exists: T x T numbers per head, kept for the backward
+// al. 2023). Three kernels over the same matrix products and the same bits on every machine:
+//   naive   the matrix of scores exists: T x T numbers per head, computed whole, masked, kept for the backward (Dao et
+//           al. 2022, algorithm 0)
+//   band    that matrix, but what the mask hides is not computed: half of the FLOPs, the same memory
 //   flash   tiles of 24 queries by `tile` keys, an online softmax, O(T) memory; the backward computes the
 //           scores again from the saved log-sum-exp (Dao et al. 2022, algorithms 1 and 4; Dao 2023)
-// A query may see a window of positions only (Child et al. 2019; Jiang et al. 2023, section 2); then both leave out the
-// keys before it, in whole tiles (flash) or panels. Scores may fall with the distance between query and key (ALiBi:
-// Press et al. 2022).
+// From naive to band is what flash gains by leaving out FLOPs, from band to flash what it gains by its memory.
+// A query may see a window of positions only (Child et al. 2019; Jiang et al. 2023, section 2); then band and flash
+// leave out the keys before it, in whole panels and tiles. Scores may fall with the distance between query and key
+// (ALiBi: Press et al. 2022).
 // A task is one key/value head of one sequence with all the query heads that read it, so that no two
 // threads ever add to the same gradient. Tiles start at position 0 whatever is cached, so decoding goes
 // through the same additions as training and gives the same bits.
@@ -26,8 +29,14 @@ static real log_sum(real most, real sum) { return sum > 0 ? most + (real)num_log
 // The first position that the query at position p sees; the last is p.
 static size_t first_seen(const AttnShape *s, size_t p) { return s->window && p >= s->window ? p + 1 - s->window : 0; }
 
-// Where the matrix of naive begins for queries from position p on: what is before is 0. A panel's border.
-static size_t band_start(const AttnShape *s, size_t p) { return first_seen(s, p) / PANEL * PANEL; }
+// The columns of the matrix of scores that are computed for `rows` queries from position p on: all L of them, or from
+// the border of a panel to what the last query sees. The others are 0.
+typedef struct { size_t start, keys; } Band;
+static Band band_of(const AttnShape *s, size_t p, size_t rows, size_t L) {
+    if (s->kernel == ATTENTION_naive) return (Band){0, L};
+    size_t start = first_seen(s, p) / PANEL * PANEL;
+    return (Band){start, p + rows - start};
+}
 
 // Pairs of a query and a key that it sees, of queries at positions 0 .. n-1.
 static size_t pairs_seen(const AttnShape *s, size_t n) {
@@ -144,7 +153,7 @@ static void row_end(const Row *row, real *o, size_t Dv, real *lse) {
     if (lse) *lse = log_sum(row->most, row->total);
 }
 
-// scores of one tile in scratch: flash [QUERY_TILE, tile]; naive [n, L] unless they are kept.
+// scores of one tile in scratch: flash [QUERY_TILE, tile]; else [n, L] unless they are kept.
 static void head_forward_flash(const Head *t, const AttnShape *s, real *score) {
     size_t past = t->L - t->n, width = s->tile;
     for (size_t i = 0; i < t->n; i += QUERY_TILE) {
@@ -290,13 +299,14 @@ static void decode(real *out, size_t out_stride, const real *q, size_t q_stride,
     }
 }
 
-static void head_forward_naive(const Head *t, const AttnShape *s, real *scratch) {
+static void head_forward_matrix(const Head *t, const AttnShape *s, real *scratch) {
     size_t past = t->L - t->n, L = t->L;
     real *p = t->probability ? t->probability : scratch;
     for (size_t i = 0; i < t->n; i += QUERY_TILE) {
-        size_t rows = smaller(QUERY_TILE, t->n - i), start = band_start(s, past + i);
-        multiply(p + i * L + start, L, t->q + i * t->q_stride, t->q_stride, 1, t->keys + start * s->D, s->D, 0, rows,
-                 past + i + rows - start, s->D, false);
+        size_t rows = smaller(QUERY_TILE, t->n - i);
+        Band band = band_of(s, past + i, rows, L);
+        multiply(p + i * L + band.start, L, t->q + i * t->q_stride, t->q_stride, 1, t->keys + band.start * s->D, s->D,
+                 0, rows, band.keys, s->D, false);
     }
     for (size_t i = 0; i < t->n; i++) {
         Span seen = span_seen(s, past + i, 0, L);
@@ -307,16 +317,17 @@ static void head_forward_naive(const Head *t, const AttnShape *s, real *scratch)
         if (t->lse) t->lse[i] = log_sum(most, sum);
     }
     for (size_t i = 0; i < t->n; i += QUERY_TILE) {
-        size_t rows = smaller(QUERY_TILE, t->n - i), start = band_start(s, past + i);
-        multiply(t->out + i * t->out_stride, t->out_stride, p + i * L + start, L, 1, t->values, L, start, rows, s->Dv,
-                 past + i + rows - start, false);
+        size_t rows = smaller(QUERY_TILE, t->n - i);
+        Band band = band_of(s, past + i, rows, L);
+        multiply(t->out + i * t->out_stride, t->out_stride, p + i * L + band.start, L, 1, t->values, L, band.start,
+                 rows, s->Dv, band.keys, false);
     }
 }
 
 // What a thread needs, in numbers: packed keys and values, and scores. `kept`: the probabilities have a place.
 typedef struct { size_t keys, values, each; } ForwardSpace;
 static ForwardSpace forward_space(size_t n, size_t L, bool kept, AttnShape s) {
-    size_t scores = s.flash ? QUERY_TILE * s.tile : kept ? 0 : size_mul(n, L);
+    size_t scores = s.kernel == ATTENTION_flash ? QUERY_TILE * s.tile : kept ? 0 : size_mul(n, L);
     ForwardSpace f = {.keys = packed_size(s.D, L), .values = packed_size(L, s.Dv)};
     f.each = f.keys + f.values + scores;
     return f;
@@ -324,17 +335,19 @@ static ForwardSpace forward_space(size_t n, size_t L, bool kept, AttnShape s) {
 
 void attention_forward(real *out, size_t out_stride, real *lse, real *probability, const real *q, size_t q_stride,
                        KvView view, size_t B, size_t n, AttnShape s) {
-    size_t pairs = B * s.H * (pairs_seen(&s, view.length) - pairs_seen(&s, view.length - n));
+    size_t seen = B * s.H * (pairs_seen(&s, view.length) - pairs_seen(&s, view.length - n));
+    size_t pairs = s.kernel == ATTENTION_naive ? B * s.H * n * view.length : seen;
     size_t first = first_seen(&s, view.length - n), both = view.k == view.v ? s.D : s.D + s.Dv;     // a latent is both
-    PROFILE(attention_forward, pairs * (2 * (s.D + s.Dv) + PROFILE_EXP + (s.slope ? 8 : 4)),
+    PROFILE(attention_forward, pairs * 2 * (s.D + s.Dv) + seen * (PROFILE_EXP + (s.slope ? 8 : 4)),
             B * (n * s.H * (s.D + s.Dv) + (view.length - first) * s.KV * both) + (probability ? pairs : 0));
-    size_t skipped = probability && !s.flash ? 0 : first / s.tile * s.tile;    // whole tiles that nobody sees
+    bool may_skip = s.kernel == ATTENTION_flash || (s.kernel == ATTENTION_band && !probability);
+    size_t skipped = may_skip ? first / s.tile * s.tile : 0;               // whole tiles that nobody sees
     view.k += skipped * view.k_stride, view.v += skipped * view.v_stride, view.length -= skipped;
     size_t L = view.length, group = s.H / s.KV, threads = (size_t)omp_get_max_threads();
     // With few key heads (decoding, or a latent shared by all heads) the queries of one are shared out too.
     size_t split = B * s.KV < threads ? smaller(group, (threads + B * s.KV - 1) / (B * s.KV)) : 1;
     size_t tasks = B * s.KV * split;
-    if (n == 1 && s.flash && !lse) {
+    if (n == 1 && s.kernel == ATTENTION_flash && !lse) {
         decode(out, out_stride, q, q_stride, &view, B, &s);
         return;
     }
@@ -353,8 +366,8 @@ void attention_forward(real *out, size_t out_stride, real *lse, real *probabilit
                       .probability = probability ? probability + (b * s.H + h) * n * L : NULL,
                       .q = q + b * n * q_stride + h * s.D, .q_stride = q_stride, .keys = keys, .values = values,
                       .n = n, .L = L, .slope = s.slope ? s.slope[h] : 0};
-            if (s.flash) head_forward_flash(&t, &s, score);
-            else head_forward_naive(&t, &s, score);
+            if (s.kernel == ATTENTION_flash) head_forward_flash(&t, &s, score);
+            else head_forward_matrix(&t, &s, score);
         }
     }
 }
@@ -412,21 +425,25 @@ static void head_backward_flash(const HeadGradient *t, const AttnShape *s, real 
     }
 }
 
-static void head_backward_naive(const HeadGradient *t, const AttnShape *s, real *ds) {
+static void head_backward_matrix(const HeadGradient *t, const AttnShape *s, real *ds) {
     size_t T = t->T;
     for (size_t i = 0; i < T; i += QUERY_TILE) {
-        size_t rows = smaller(QUERY_TILE, T - i), start = band_start(s, i);
-        multiply(ds + i * T + start, T, t->dout + i * t->out_stride, t->out_stride, 1, t->values_t + start * s->Dv,
-                 s->Dv, 0, rows, i + rows - start, s->Dv, false);
+        size_t rows = smaller(QUERY_TILE, T - i);
+        Band band = band_of(s, i, rows, T);
+        multiply(ds + i * T + band.start, T, t->dout + i * t->out_stride, t->out_stride, 1,
+                 t->values_t + band.start * s->Dv, s->Dv, 0, rows, band.keys, s->Dv, false);
     }
     for (size_t i = 0; i < T; i++) {
         real delta = row_dot(t->dout + i * t->out_stride, t->out + i * t->out_stride, s->Dv);
-        size_t at = band_start(s, i / QUERY_TILE * QUERY_TILE), end = smaller(T, round_up(i + 1, QUERY_TILE));
-        score_gradient(ds + i * T + at, t->probability + i * T + at, end - at, delta, (real)s->scale);
+        size_t first = i / QUERY_TILE * QUERY_TILE;
+        Band band = band_of(s, first, smaller(QUERY_TILE, T - first), T);
+        score_gradient(ds + i * T + band.start, t->probability + i * T + band.start, band.keys, delta, (real)s->scale);
     }
     for (size_t i = 0; i < T; i += QUERY_TILE) {
-        size_t rows = smaller(QUERY_TILE, T - i), start = band_start(s, i), at = i * T + start;
-        tile_backward(t, s, t->probability + at, ds + at, T, i, rows, start, i + rows - start, true);
+        size_t rows = smaller(QUERY_TILE, T - i);
+        Band band = band_of(s, i, rows, T);
+        size_t at = i * T + band.start;
+        tile_backward(t, s, t->probability + at, ds + at, T, i, rows, band.start, band.keys, true);
     }
 }
 
@@ -434,7 +451,7 @@ static void head_backward_naive(const HeadGradient *t, const AttnShape *s, real 
 typedef struct { size_t keys_t, keys, values_t, values, each; } BackwardSpace;
 static BackwardSpace backward_space(size_t T, AttnShape s) {
     BackwardSpace b = {packed_size(s.D, T), packed_size(T, s.D), packed_size(s.Dv, T), packed_size(T, s.Dv), 0};
-    size_t scores = s.flash ? 2 * QUERY_TILE * s.tile : size_mul(T, T);
+    size_t scores = s.kernel == ATTENTION_flash ? 2 * QUERY_TILE * s.tile : size_mul(T, T);
     b.each = b.keys_t + 2 * b.keys + b.values_t + b.values + scores;
     return b;
 }
@@ -447,9 +464,11 @@ size_t attention_workspace(size_t T, AttnShape s) {
 void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const real *dout, const real *out,
                         size_t out_stride, const real *lse, const real *probability, const real *q, size_t q_stride,
                         KvView view, size_t B, size_t n, AttnShape s) {
-    size_t pairs = B * s.H * pairs_seen(&s, n), again = 2 * s.D + PROFILE_EXP + (s.slope ? 7 : 3);  // the scores
-    PROFILE(attention_backward, pairs * (4 * (s.D + s.Dv) + 3 + (s.flash ? again : 0)),
-            B * n * (2 * s.H * (s.D + s.Dv) + 2 * s.KV * (s.D + s.Dv)) + (s.flash ? 0 : pairs));
+    bool flash = s.kernel == ATTENTION_flash;
+    size_t seen = pairs_seen(&s, n), pairs = B * s.H * (s.kernel == ATTENTION_naive ? n * n : seen);
+    size_t again = flash ? 2 * s.D + PROFILE_EXP + (s.slope ? 7 : 3) : 0;          // the scores
+    PROFILE(attention_backward, pairs * (4 * (s.D + s.Dv) + 3 + again),
+            B * n * (2 * s.H * (s.D + s.Dv) + 2 * s.KV * (s.D + s.Dv)) + (flash ? 0 : pairs));
     size_t threads = (size_t)omp_get_max_threads(), group = s.H / s.KV, T = n;
     BackwardSpace need = backward_space(T, s);
     real *space = workspace_take(&workspace, size_mul(need.each, threads));
@@ -481,8 +500,8 @@ void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const re
                               .probability = probability ? probability + (b * s.H + h) * T * T : NULL,
                               .keys_t = keys_t, .keys = keys, .values_t = values_t, .queries = queries, .douts = douts,
                               .T = T, .slope = s.slope ? s.slope[h] : 0};
-            if (s.flash) head_backward_flash(&t, &s, score, score + QUERY_TILE * s.tile);
-            else head_backward_naive(&t, &s, score);
+            if (flash) head_backward_flash(&t, &s, score, score + QUERY_TILE * s.tile);
+            else head_backward_matrix(&t, &s, score);
         }
     }
 }

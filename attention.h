@@ -13,11 +13,15 @@ typedef struct {
     size_t k_step, k_stride, k_head, v_step, v_stride, v_head, length;
 } KvView;
 
+// How: the matrix of scores as a whole, of which the mask then hides half; that matrix without what is hidden; or a
+// tile of it at a time.
+typedef enum { ATTENTION_naive, ATTENTION_band, ATTENTION_flash } AttnKernel;
+
 typedef struct {
     size_t H, KV;              // query heads, key/value heads: query head h reads head h / (H/KV)
     size_t D, Dv;              // width of a query and key, of a value
     double scale;              // of the scores, 1/sqrt(D)
-    bool flash;                // tiles and an online softmax; else the whole matrix of scores
+    AttnKernel kernel;
     size_t tile;               // flash: keys per tile, a multiple of 32
     size_t window;             // a query sees itself and the window - 1 positions before it (0: all before it)
     const real *slope;         // ALiBi: a score loses slope[h] for every position between query and key (NULL: nothing)
@@ -25,12 +29,12 @@ typedef struct {
 
 // out [B*n, out_stride] (head h at h*Dv), q [B*n, q_stride] (head h at h*D).
 // lse [B,H,n]: log-sum-exp of each query's scores, which is all that flash keeps for its backward (may be NULL).
-// probability [B,H,n,length]: what naive keeps (may be NULL: kept nowhere).
+// probability [B,H,n,length]: what the others keep (may be NULL: kept nowhere).
 void attention_forward(real *out, size_t out_stride, real *lse, real *probability, const real *q, size_t q_stride,
                        KvView view, size_t B, size_t n, AttnShape s);
 
 // Gradients of a forward without past (view.length == n). dq, dk, dv are set; dk and dv have the
-// strides of the view. lse for flash, probability for naive.
+// strides of the view. lse for flash, probability for the others.
 void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const real *dout, const real *out,
                         size_t out_stride, const real *lse, const real *probability, const real *q, size_t q_stride,
                         KvView view, size_t B, size_t n, AttnShape s);

@@ -19,9 +19,11 @@ static void rotate(const Model *m, const Layer *y, real *x, size_t stride, size_
     if (y->P) rope(x, stride, heads, D, y->P, m->cosine[mla], m->sine[mla], b->M, b->T, b->past, inverse);
 }
 
+_Static_assert((int)KERNEL_naive == ATTENTION_naive && (int)KERNEL_band == ATTENTION_band &&
+                   (int)KERNEL_flash == ATTENTION_flash, "the flag's values are those of attention.h");
 static AttnShape attn_shape(const Model *m, const Layer *y) {
     return (AttnShape){.H = y->H, .KV = y->KV, .D = y->D, .Dv = y->Dv, .scale = 1 / sqrt((double)y->D),
-                       .flash = m->c.attn_kernel == KERNEL_flash, .tile = m->c.tile, .window = y->window,
+                       .kernel = (AttnKernel)m->c.attn_kernel, .tile = m->c.tile, .window = y->window,
                        .slope = m->slopes};
 }
 
@@ -31,7 +33,8 @@ static void attend(Model *m, size_t l, const real *q, size_t q_stride, KvView vi
     LayerActs *a = &m->acts[l];
     AttnShape s = attn_shape(m, y);
     real *probability = a->probability;
-    if (m->record && !b->cache && b->B == 1) s.flash = false, probability = m->record + l * y->H * b->T * b->T;
+    if (m->record && !b->cache && b->B == 1)
+        s.kernel = ATTENTION_band, probability = m->record + l * y->H * b->T * b->T;
     attention_forward(a->out, y->H * y->Dv, a->lse, probability, q, q_stride, view, b->B, b->T, s);
 }
 static void attend_backward(Model *m, size_t l, real *dq, real *dk, real *dv, const real *q, size_t q_stride,
@@ -74,7 +77,7 @@ static void layout_attention(const Model *m, const Layer *y, LayerActs *a, Arena
                              bool keep) {
     if (y->gate.N) a->gate = take(arena, B * T * y->gate.N), a->gated = take(arena, B * T * y->gate.N);
     a->out = take(arena, B * T * y->H * y->Dv), a->lse = take(arena, B * T * y->H);
-    if (keep && m->c.attn_kernel == KERNEL_naive) a->probability = take(arena, size_mul(B * y->H, T * T));
+    if (keep && m->c.attn_kernel != KERNEL_flash) a->probability = take(arena, size_mul(B * y->H, T * T));
 }
 
 static void layout_output_grads(const Layer *y, LayerGrads *g, Arena *arena, size_t M) {

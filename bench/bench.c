@@ -20,7 +20,7 @@ typedef struct { const char *name, *what; void (*run)(Bench *b); } Section;
 static const Section sections[] = {
     {"products", "matrix products at the shapes of real models, beside OpenBLAS", bench_products},
     {"steps", "whole training steps", bench_steps},
-    {"attention", "attention alone: naive, flash, and with a window", bench_attention},
+    {"attention", "attention alone: naive, band, flash, and with a window", bench_attention},
     {"decode", "reading a prompt, and writing token by token", bench_decode},
     {"context", "writing, by the length of the text before", bench_context},
     {"torch", "the training steps beside PyTorch", bench_torch},
@@ -50,7 +50,7 @@ static const FlagTable table = {
     .program = "bench/bench [section]... [--name value]...",
     .about = "Measures this machine, then how much of it we use. Sections (default: all of them, in this order):\n"
              "  products    matrix products at the shapes of real models, beside OpenBLAS where that is installed\n"
-             "  steps       whole training steps          attention   naive and flash, forward and backward\n"
+             "  steps       whole training steps          attention   naive, band, flash, forward and backward\n"
              "  decode      reading and writing           context     writing, by the length of the text before\n"
              "  torch       the steps beside PyTorch, with --torch\n"
              "  threads     scaling over threads          memory      peak memory against --dry-run",

@@ -9,7 +9,7 @@
 // Each list is declared once: the constants below and the words on the command line come from it.
 #define ATTN_VALUES(X)        X(ATTN, mha) X(ATTN, gqa) X(ATTN, mla) X(ATTN, swa) X(ATTN, linear) X(ATTN, gla) \
                               X(ATTN, delta) X(ATTN, gated_delta) X(ATTN, mamba2)
-#define ATTN_KERNEL_VALUES(X) X(KERNEL, naive) X(KERNEL, flash)
+#define ATTN_KERNEL_VALUES(X) X(KERNEL, naive) X(KERNEL, band) X(KERNEL, flash)
 #define QK_NORM_VALUES(X)     X(QK, none) X(QK, head) X(QK, full)
 #define POS_VALUES(X)         X(POS, rope) X(POS, learned) X(POS, none) X(POS, alibi)
 #define NORM_VALUES(X)        X(NORM, pre) X(NORM, post) X(NORM, out) X(NORM, peri) X(NORM, deepnorm) \

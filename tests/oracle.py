@@ -295,6 +295,7 @@ OURS = {
     "biased": ("LlamaForCausalLM", "--attn gqa --kv-heads 1 --bias"),
     "mistral": ("MistralForCausalLM", "--attn swa --window 4 --kv-heads 2 --tie 0"),
     "mistral-naive": ("MistralForCausalLM", "--attn swa --window 2 --attn-kernel naive --head-dim 10"),
+    "mistral-band": ("MistralForCausalLM", "--attn swa --window 2 --attn-kernel band --head-dim 10"),
     "qk-norm-head": ("Qwen3ForCausalLM", "--attn gqa --qk-norm head --head-dim 10 --tie 0"),
     "qwen3-next": ("Qwen3NextForCausalLM", "--attn gated-delta+gated-delta+gated-delta+gqa --layers 4 --kv-heads 2 "
                    + NEXT + "--tie 0 --rope-dim 10"),

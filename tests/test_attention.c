@@ -22,11 +22,14 @@ typedef struct {
 } Call;
 
 typedef struct { size_t H, KV, D, Dv, window; bool alibi; } Heads;
+static const char *const kernel_name[] = {"naive", "band", "flash"};
+enum { KERNELS = 3 };
 static const real slopes[] = {(real)0.5, (real)0.25, (real)0.0625, 1, (real)0.01, (real)0.125, (real)0.7};
 
-static Call make_call(size_t B, size_t n, size_t L, Heads h, bool flash, size_t tile, Rng *r) {
-    Call c = {.B = B, .n = n, .L = L, .s = {h.H, h.KV, h.D, h.Dv, 1 / sqrt((double)h.D), flash, tile, h.window,
-                                                    h.alibi ? slopes : NULL}};
+static Call make_call(size_t B, size_t n, size_t L, Heads h, int kernel, size_t tile, Rng *r) {
+    Call c = {.B = B, .n = n, .L = L,
+              .s = {h.H, h.KV, h.D, h.Dv, 1 / sqrt((double)h.D), (AttnKernel)kernel, tile, h.window,
+                    h.alibi ? slopes : NULL}};
     size_t k_row = h.KV * h.D + 2, v_row = h.KV * h.Dv + 1;
     c.q_stride = h.H * h.D + 3, c.out_stride = h.H * h.Dv + 4;
     c.q_size = (B * n - 1) * c.q_stride + h.H * h.D, c.out_size = (B * n - 1) * c.out_stride + h.H * h.Dv;
@@ -121,20 +124,20 @@ static void close_to(const Call *c, const char *what, const real *found, const d
     }
     CHECK(worst <= UNITS * EPSILON,
           "%s, %s: B %zu n %zu L %zu H %zu KV %zu D %zu Dv %zu window %zu%s tile %zu: off by %.1f units", what,
-          c->s.flash ? "flash" : "naive", c->B, c->n, c->L, c->s.H, c->s.KV, c->s.D, c->s.Dv, c->s.window,
+          kernel_name[c->s.kernel], c->B, c->n, c->L, c->s.H, c->s.KV, c->s.D, c->s.Dv, c->s.window,
           c->s.slope ? " alibi" : "", c->s.tile, worst / EPSILON);
 }
 
 // ---- against the formula -------------------------------------------------------------------------
 
-static void check_call(size_t B, size_t n, size_t L, Heads h, bool flash, size_t tile, Rng *r) {
-    Call c = make_call(B, n, L, h, flash, tile, r);
+static void check_call(size_t B, size_t n, size_t L, Heads h, int kernel, size_t tile, Rng *r) {
+    Call c = make_call(B, n, L, h, kernel, tile, r);
     bool gradients = n == L;
     Exact e = by_formula(&c, gradients);
     forward(&c);
     close_to(&c, "output", c.out, e.out, c.out_size);
     close_to(&c, "log sum exp", c.lse, e.lse, B * h.H * n);
-    if (!flash) close_to(&c, "probabilities", c.probability, e.probability, B * h.H * n * L);
+    if (kernel != ATTENTION_flash) close_to(&c, "probabilities", c.probability, e.probability, B * h.H * n * L);
     if (gradients) {
         backward(&c);
         close_to(&c, "d queries", c.dq, e.dq, c.q_size);
@@ -157,25 +160,27 @@ static void lengths(void) {
     Rng r = rng_stream(3, RNG_TEST, 0);
     for (size_t t = 0; t < sizeof Ts / sizeof *Ts; t++)
         for (int i = 0; i < HEADS; i++) {
-            check_call(Ts[t] < 100 ? 2 : 1, Ts[t], Ts[t], heads[i], true, (size_t)32 << (t + (size_t)i) % 3, &r);
-            check_call(Ts[t] < 100 ? 2 : 1, Ts[t], Ts[t], heads[i], false, 64, &r);
+            size_t B = Ts[t] < 100 ? 2 : 1;
+            check_call(B, Ts[t], Ts[t], heads[i], ATTENTION_flash, (size_t)32 << (t + (size_t)i) % 3, &r);
+            check_call(B, Ts[t], Ts[t], heads[i], ATTENTION_band, 64, &r);
+            check_call(B, Ts[t], Ts[t], heads[i], ATTENTION_naive, 64, &r);
         }
 }
 
 static void tiles(void) {
     Rng r = rng_stream(3, RNG_TEST, 1);
     for (size_t tile = 32; tile <= 512; tile *= 2)
-        for (size_t T = 40; T <= 200; T += 40) check_call(1, T, T, heads[3], true, tile, &r);
-    check_call(1, 50, 50, heads[2], true, 65536, &r);            // a tile far longer than the row
+        for (size_t T = 40; T <= 200; T += 40) check_call(1, T, T, heads[3], ATTENTION_flash, tile, &r);
+    check_call(1, 50, 50, heads[2], ATTENTION_flash, 65536, &r);            // a tile far longer than the row
 }
 
 static void cached(void) {
     Rng r = rng_stream(3, RNG_TEST, 2);
     for (size_t n = 1; n <= 51; n += n < 2 || n == 47 || n == 48 ? 1 : n == 2 ? 45 : 2)
         for (int i = 0; i < HEADS; i++)
-            for (int flash = 0; flash < 2; flash++) {
-                check_call(1, n, n + 40, heads[i], flash, 32, &r);
-                check_call(2, n, 130, heads[i], flash, 64, &r);
+            for (int kernel = 0; kernel < KERNELS; kernel++) {
+                check_call(1, n, n + 40, heads[i], kernel, 32, &r);
+                check_call(2, n, 130, heads[i], kernel, 64, &r);
             }
 }
 
@@ -183,15 +188,15 @@ static void cached(void) {
 
 // n new queries after a past are the last n rows of the whole, in the same bits, whatever n; without the log-sum-exp,
 // which only a backward needs, a single one takes the way of decoding.
-static void check_past(size_t L, size_t n, Heads h, bool flash, size_t tile, Rng *r) {
-    Call all = make_call(1, L, L, h, flash, tile, r), part = make_call(1, n, L, h, flash, tile, r);
+static void check_past(size_t L, size_t n, Heads h, int kernel, size_t tile, Rng *r) {
+    Call all = make_call(1, L, L, h, kernel, tile, r), part = make_call(1, n, L, h, kernel, tile, r);
     part.view = all.view, part.probability = NULL, part.lse = NULL;
     memcpy(part.q, all.q + (L - n) * all.q_stride, part.q_size * sizeof *part.q);
     forward(&all), forward(&part);
     for (size_t i = 0; i < n; i++)
         CHECK(same_bits(part.out + i * part.out_stride, all.out + (L - n + i) * all.out_stride, h.H * h.Dv),
               "%s: H %zu KV %zu D %zu, window %zu, tile %zu: query %zu of %zu after %zu differs from the whole",
-              flash ? "flash" : "naive", h.H, h.KV, h.D, h.window, tile, i, n, L - n);
+              kernel_name[kernel], h.H, h.KV, h.D, h.window, tile, i, n, L - n);
     arrays_free();
 }
 
@@ -200,17 +205,18 @@ static void past(void) {
     Rng r = rng_stream(3, RNG_TEST, 3);
     for (size_t k = 0; k < sizeof ns / sizeof *ns; k++)
         for (int i = 0; i < HEADS; i++) {
-            for (size_t tile = 32; tile <= 128; tile *= 2) check_past(141, ns[k], heads[i], true, tile, &r);
-            check_past(141, ns[k], heads[i], false, 64, &r);
+            for (size_t tile = 32; tile <= 128; tile *= 2) check_past(141, ns[k], heads[i], ATTENTION_flash, tile, &r);
+            check_past(141, ns[k], heads[i], ATTENTION_band, 64, &r);
+            check_past(141, ns[k], heads[i], ATTENTION_naive, 64, &r);
         }
 }
 
 static void batches(void) {
     Rng r = rng_stream(3, RNG_TEST, 4);
     for (int i = 0; i < HEADS; i++)
-        for (int flash = 0; flash < 2; flash++) {
-            Call all = make_call(3, 60, 60, heads[i], flash, 32, &r),
-                 one = make_call(1, 60, 60, heads[i], flash, 32, &r);
+        for (int kernel = 0; kernel < KERNELS; kernel++) {
+            Call all = make_call(3, 60, 60, heads[i], kernel, 32, &r),
+                 one = make_call(1, 60, 60, heads[i], kernel, 32, &r);
             forward(&all), backward(&all);
             for (size_t b = 0; b < 3; b++) {
                 memcpy(one.q, all.q + b * 60 * all.q_stride, one.q_size * sizeof(real));
@@ -242,6 +248,22 @@ static uint64_t digest(const Call *c, bool gradients) {
     return hash_bytes(h, c->dv, c->v_size * sizeof(real));
 }
 
+// What the mask hides adds nothing: without it the bits stay the same.
+static void band_is_naive(void) {
+    Rng r = rng_stream(3, RNG_TEST, 8);
+    for (int i = 0; i < HEADS; i++) {
+        Call naive = make_call(2, 110, 110, heads[i], ATTENTION_naive, 32, &r), band = naive;
+        forward(&naive), backward(&naive);
+        uint64_t whole = digest(&naive, true);
+        band.s.kernel = ATTENTION_band;
+        for (size_t j = 0; j < 2 * heads[i].H * 110 * 110; j++) band.probability[j] = (real)NAN;
+        forward(&band), backward(&band);
+        CHECK(digest(&band, true) == whole, "H %zu KV %zu D %zu, window %zu: other bits", heads[i].H, heads[i].KV,
+              heads[i].D, heads[i].window);
+        arrays_free();
+    }
+}
+
 // Enough work to wake all threads; with one key head, the threads share its queries' heads.
 static void threads(void) {
     static const int counts[] = {1, 2, 3, 8, 0, false};
@@ -254,8 +276,8 @@ static void threads(void) {
                 {1, 1, 700, {8, 1, 40, 32, 100, false}}};
     Rng r = rng_stream(3, RNG_TEST, 5);
     for (size_t i = 0; i < sizeof call / sizeof *call; i++)
-        for (int flash = 0; flash < 2; flash++) {
-            Call c = make_call(call[i].B, call[i].n, call[i].L, call[i].h, flash, 64, &r);
+        for (int kernel = 0; kernel < KERNELS; kernel++) {
+            Call c = make_call(call[i].B, call[i].n, call[i].L, call[i].h, kernel, 64, &r);
             uint64_t one = 0;
             for (int t = 0; t < 4; t++) {
                 omp_set_num_threads(counts[t]);
@@ -263,7 +285,7 @@ static void threads(void) {
                 if (c.n == c.L) backward(&c);
                 uint64_t h = digest(&c, c.n == c.L);
                 if (!t) one = h;
-                CHECK(h == one, "%s, call %zu: %d threads give other bits than one", flash ? "flash" : "naive", i,
+                CHECK(h == one, "%s, call %zu: %d threads give other bits than one", kernel_name[kernel], i,
                       counts[t]);
             }
             arrays_free();
@@ -277,9 +299,9 @@ static void threads(void) {
 static void one_key_wins(void) {
     Rng r = rng_stream(3, RNG_TEST, 6);
     for (size_t winner = 0; winner < 100; winner += 9)
-        for (int flash = 0; flash < 2; flash++)
+        for (int kernel = 0; kernel < KERNELS; kernel++)
             for (int sign = -1; sign <= 1; sign += 2) {
-                Call c = make_call(1, 100, 100, (Heads){1, 1, 16, 16, 0, false}, flash, 32, &r);
+                Call c = make_call(1, 100, 100, (Heads){1, 1, 16, 16, 0, false}, kernel, 32, &r);
                 for (size_t t = 0; t < 100; t++)
                     for (size_t d = 0; d < 16; d++) {
                         c.q[t * c.q_stride + d] = d ? 0 : 100;
@@ -288,7 +310,7 @@ static void one_key_wins(void) {
                 forward(&c), backward(&c);
                 for (size_t t = winner; t < 100; t++)
                     CHECK(same_bits(c.out + t * c.out_stride, c.v + winner * c.view.v_stride, 16),
-                          "%s: query %zu is not the value of key %zu", flash ? "flash" : "naive", t, winner);
+                          "%s: query %zu is not the value of key %zu", kernel_name[kernel], t, winner);
                 for (size_t i = 0; i < c.k_size; i++)
                     CHECK(isfinite(c.dk[i]), "the gradient of a key is %g", (double)c.dk[i]);
                 for (size_t i = 0; i < c.v_size; i++)
@@ -301,8 +323,8 @@ static void one_key_wins(void) {
 static void not_a_number(void) {
     Rng r = rng_stream(3, RNG_TEST, 7);
     for (int where = 0; where < 3; where++)
-        for (int flash = 0; flash < 2; flash++) {
-            Call c = make_call(1, 100, 100, (Heads){1, 1, 16, 16, 0, false}, flash, 32, &r);
+        for (int kernel = 0; kernel < KERNELS; kernel++) {
+            Call c = make_call(1, 100, 100, (Heads){1, 1, 16, 16, 0, false}, kernel, 32, &r);
             size_t bad = where == 1 ? 0 : 70;
             if (where == 2) c.q[bad * c.q_stride + 3] = (real)NAN;
             else c.k[bad * c.view.k_stride + 3] = (real)NAN;
@@ -311,7 +333,7 @@ static void not_a_number(void) {
                 bool spoilt = where == 2 ? t == bad : t >= bad;
                 for (size_t d = 0; d < 16; d++)
                     CHECK(isnan(c.out[t * c.out_stride + d]) == spoilt, "%s: NaN in %s %zu: output %zu is %g",
-                          flash ? "flash" : "naive", where == 2 ? "query" : "key", bad, t,
+                          kernel_name[kernel], where == 2 ? "query" : "key", bad, t,
                           (double)c.out[t * c.out_stride + d]);
                 CHECK(isnan(c.lse[t]) == spoilt, "log sum exp of query %zu is %g", t, (double)c.lse[t]);
             }
@@ -339,11 +361,12 @@ static void slopes_of_alibi(void) {
 }
 
 static const Test tests[] = {
-    {"attention/lengths", "both kernels, forward and backward, are the formula for rows of 1 to 257 tokens", lengths},
+    {"attention/lengths", "the kernels, forward and backward, are the formula for rows of 1 to 257 tokens", lengths},
     {"attention/tiles", "tiles of 32 to 65536 keys", tiles},
     {"attention/cached", "new queries after a past are the formula", cached},
     {"attention/past", "new queries after a past are the rows of the whole forward, bit for bit", past},
     {"attention/batch", "a sequence does not depend on the others in its batch, bit for bit", batches},
+    {"attention/band", "band is naive, bit for bit", band_is_naive},
     {"attention/threads", "1, 2, 3 and 8 threads give the same bits", threads},
     {"attention/slopes", "the slopes of ALiBi for 1 to 16 heads", slopes_of_alibi},
     {"attention/one-key", "one key that takes all the weight, in any tile", one_key_wins},

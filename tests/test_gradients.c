@@ -179,7 +179,7 @@ static const char *const axes[][16] = {
      "--attn swa+mla --window 2 --kv-heads 2",
      "--attn linear", "--attn gla --state-dim 5", "--attn delta --short-conv 0", "--attn gated-delta --short-conv 3",
      "--attn gated-delta+mha --state-dim 8", "--attn mamba2 --state-dim 5", "--attn mamba2+gqa --short-conv 0"},
-    {"--attn-kernel flash", "--attn-kernel naive"},
+    {"--attn-kernel flash", "--attn-kernel band", "--attn-kernel naive"},
     {"--qk-norm none", "--qk-norm head", "--qk-norm full"},
     {"--pos rope", "--pos rope --rope-dim 4 --rope-theta 100", "--pos learned", "--pos none", "--pos alibi"},
     {"--norm pre", "--norm post", "--norm out", "--norm peri", "--norm deepnorm", "--norm keel", "--norm none"},

@@ -76,15 +76,20 @@ static void linear_layers(void) {
 
 static void attention(void) {
     Config c;
-    Profile p = step_of(GQA "--attn-kernel flash", &c), naive = step_of(GQA "--attn-kernel naive", &c);
+    Profile p = step_of(GQA "--attn-kernel flash", &c), band = step_of(GQA "--attn-kernel band", &c);
+    Profile naive = step_of(GQA "--attn-kernel naive", &c);
     double pairs = 0;
     for (size_t query = 0; query < T; query++)
         for (size_t key = 0; key <= query; key++) pairs += L * B * H;
     double rows = L * M * (2. * H * D + 2. * KV * D);              // q and out, k and v
+    double square = L * B * H * T * T;                             // what naive computes, before it masks half
     // Forward: q.k and p v, a multiplication and addition each; the scaled score, its exponential and the sum.
     expect(&p, PROFILE_attention_forward, L, pairs * (4 * D + PROFILE_EXP + 4), rows);
+    expect(&band, PROFILE_attention_forward, L, pairs * (4 * D + PROFILE_EXP + 4), rows + pairs);
+    expect(&naive, PROFILE_attention_forward, L, square * 4 * D + pairs * (PROFILE_EXP + 4), rows + square);
     // Backward: dP, dV, dK, dQ and dS = scale P (dP - delta); flash computes the scores and P again.
-    expect(&naive, PROFILE_attention_backward, L, pairs * (8 * D + 3), 2 * rows + pairs);
+    expect(&band, PROFILE_attention_backward, L, pairs * (8 * D + 3), 2 * rows + pairs);
+    expect(&naive, PROFILE_attention_backward, L, square * (8 * D + 3), 2 * rows + square);
     expect(&p, PROFILE_attention_backward, L, pairs * (10 * D + 3 + PROFILE_EXP + 3), 2 * rows);
     // A window of 5: query q sees min(q + 1, 5) keys.
     p = step_of("--attn swa --window 5 --kv-heads 2 --head-dim 8", &c);
