@@ -19,7 +19,7 @@
 #include "lib/simd.h"
 #include <omp.h>
 
-enum { QUERY_TILE = 24, SMALL = 1 << 14 };
+enum { QUERY_TILE = 24, QUERIES_BACKWARD = 4 * QUERY_TILE, SMALL = 1 << 14 };
 static Workspace workspace;        // of the one attention that runs at a time
 
 static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
@@ -401,26 +401,37 @@ static void tile_backward(const HeadGradient *t, const AttnShape *s, const real 
     multiply(t->dq + i * t->dq_stride, t->dq_stride, ds, ld, 1, t->keys, t->T, j, rows, s->D, keys, !first);
 }
 
-// scratch: P and dS of one tile. Queries go by in order, so dV and dK add up over queries in order.
-static void head_backward_flash(const HeadGradient *t, const AttnShape *s, real *p, real *ds) {
+// The same for flash, from the scores on; delta: rowsum(dO O) of these queries.
+static void tile_backward_flash(const HeadGradient *t, const AttnShape *s, real *p, real *ds, const real *delta,
+                                size_t i, size_t rows, size_t j, size_t keys, bool first) {
     size_t width = s->tile;
-    for (size_t i = 0; i < t->T; i += QUERY_TILE) {
-        size_t rows = smaller(QUERY_TILE, t->T - i);
-        const real *q = t->q + i * t->q_stride, *d = t->dout + i * t->out_stride, *o = t->out + i * t->out_stride;
-        real delta[QUERY_TILE];
-        for (size_t r = 0; r < rows; r++) delta[r] = row_dot(d + r * t->out_stride, o + r * t->out_stride, s->Dv);
-        size_t start = first_seen(s, i) / width * width;
-        for (size_t j = start; j < i + rows; j += width) {
-            size_t keys = smaller(width, i + rows - j);
-            multiply(p, width, q, t->q_stride, 1, t->keys_t + j * s->D, s->D, 0, rows, keys, s->D, false);
-            multiply(ds, width, d, t->out_stride, 1, t->values_t + j * s->Dv, s->Dv, 0, rows, keys, s->Dv, false);
-            for (size_t r = 0; r < rows; r++) {
-                Span seen = span_seen(s, i + r, j, keys);
-                real scale = seen.to ? row_alibi(p + r * width, seen.to, (real)s->scale, t->slope, i + r - j) : 0;
-                row_exp(p + r * width, seen, keys, scale, t->lse[i + r]);
-                score_gradient(ds + r * width, p + r * width, keys, delta[r], (real)s->scale);
+    multiply(p, width, t->q + i * t->q_stride, t->q_stride, 1, t->keys_t + j * s->D, s->D, 0, rows, keys, s->D, false);
+    multiply(ds, width, t->dout + i * t->out_stride, t->out_stride, 1, t->values_t + j * s->Dv, s->Dv, 0, rows, keys,
+             s->Dv, false);
+    for (size_t r = 0; r < rows; r++) {
+        Span seen = span_seen(s, i + r, j, keys);
+        real scale = seen.to ? row_alibi(p + r * width, seen.to, (real)s->scale, t->slope, i + r - j) : 0;
+        row_exp(p + r * width, seen, keys, scale, t->lse[i + r]);
+        score_gradient(ds + r * width, p + r * width, keys, delta[r], (real)s->scale);
+    }
+    tile_backward(t, s, p, ds, width, i, rows, j, keys, first);
+}
+
+// scratch: P and dS of one tile. Queries go by in order, so dV and dK add up over queries in order, many at a time, so
+// that these sums are read and written seldom; few where the mask cuts through the tile.
+static void head_backward_flash(const HeadGradient *t, const AttnShape *s, real *p, real *ds) {
+    for (size_t i = 0; i < t->T; i += QUERIES_BACKWARD) {
+        size_t rows = smaller(QUERIES_BACKWARD, t->T - i), start = first_seen(s, i) / s->tile * s->tile;
+        real delta[QUERIES_BACKWARD];
+        for (size_t r = 0; r < rows; r++)
+            delta[r] = row_dot(t->dout + (i + r) * t->out_stride, t->out + (i + r) * t->out_stride, s->Dv);
+        for (size_t j = start; j < i + rows; j += s->tile) {
+            size_t step = j + s->tile <= i ? rows : QUERY_TILE;
+            for (size_t r = 0; r < rows; r += step) {
+                size_t some = smaller(step, rows - r), end = i + r + some;
+                if (j < end)
+                    tile_backward_flash(t, s, p, ds, delta + r, i + r, some, j, smaller(s->tile, end - j), j == start);
             }
-            tile_backward(t, s, p, ds, width, i, rows, j, keys, j == start);
         }
     }
 }
@@ -451,7 +462,7 @@ static void head_backward_matrix(const HeadGradient *t, const AttnShape *s, real
 typedef struct { size_t keys_t, keys, values_t, values, each; } BackwardSpace;
 static BackwardSpace backward_space(size_t T, AttnShape s) {
     BackwardSpace b = {packed_size(s.D, T), packed_size(T, s.D), packed_size(s.Dv, T), packed_size(T, s.Dv), 0};
-    size_t scores = s.kernel == ATTENTION_flash ? 2 * QUERY_TILE * s.tile : size_mul(T, T);
+    size_t scores = s.kernel == ATTENTION_flash ? 2 * QUERIES_BACKWARD * s.tile : size_mul(T, T);
     b.each = b.keys_t + 2 * b.keys + b.values_t + b.values + scores;
     return b;
 }
@@ -500,7 +511,7 @@ void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const re
                               .probability = probability ? probability + (b * s.H + h) * T * T : NULL,
                               .keys_t = keys_t, .keys = keys, .values_t = values_t, .queries = queries, .douts = douts,
                               .T = T, .slope = s.slope ? s.slope[h] : 0};
-            if (flash) head_backward_flash(&t, &s, score, score + QUERY_TILE * s.tile);
+            if (flash) head_backward_flash(&t, &s, score, score + QUERIES_BACKWARD * s.tile);
             else head_backward_matrix(&t, &s, score);
         }
     }
