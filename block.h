@@ -43,7 +43,7 @@ typedef struct { real *x, *h, *f, *sum, *mean_in, *rstd_in, *mean_out, *rstd_out
 typedef struct {
     BranchActs attn, ffn;
     real *qkv, *qkv_raw;                   // [M,(H+2KV)D], before qk-norm
-    real *q_mean, *k_mean, *q_rstd, *k_rstd;
+    real *q_rstd, *k_rstd;
     real *out, *lse, *probability;         // [M,H*Dv], [B,H,T], naive: [B,H,T,T]
     real *gate, *gated;                    // --attn-gate: its logits, and the output times their sigmoid [M,H*Dv]
     real *q_a, *q_c, *q_c_rstd;            // mla: [M,Rq] before and after its norm
@@ -60,7 +60,7 @@ typedef struct {
 // Gradients that live only while one layer goes backward; layers share the memory.
 typedef struct {
     real *dsum, *df, *dh;                  // [M,C]
-    real *dqkv, *dout, *dq, *dk, *dkv, *dc, *dkv_a, *dq_c, *dq_a;
+    real *dqkv, *dout, *dq, *dkv, *dc, *dkv_a, *dq_c, *dq_a;
     real *dgated, *dfeatures, *dmixed, *dbeta, *dlog, *ddecay_a, *ddecay_b;
     real *dup, *dhidden, *dlogits, *dweight, *dsorted_out, *dhidden_e, *dup_e, *dsorted;
     Mixing dmixing;
@@ -100,9 +100,9 @@ struct Model {
     real **x;                              // 2L+1 states of the residual stream, [M,C]
     LayerActs *acts; LayerGrads *layer_grads, grads;   // grads: those of the layer that goes backward now
     real *hidden, *final_mean, *final_rstd, *dx, *dhidden, *logits, *branch;  // branch: F(h) where it need not be kept
-    double *token_loss; bool *token_hit;
+    double *token_loss;
     size_t head_rows;                      // rows of logits at a time
-    real *cosine[2], *sine[2]; size_t rope_dims[2], rope_positions;   // [0]: mha, gqa, swa, [1]: mla
+    real *cosine[2], *sine[2]; size_t rope_positions;   // [0]: mha, gqa, swa, [1]: mla
     RopeScaling rope_scaling;
     real *slopes;                          // of ALiBi [H], or NULL
     RouterStats *stats; double *load;

@@ -84,7 +84,7 @@ static void layout_output_grads(const Layer *y, LayerGrads *g, Arena *arena, siz
     g->dout = take(arena, M * y->H * y->Dv), g->dgated = take(arena, M * y->gate.N);
 }
 
-// Forward and backward of the scores and of their sum, half of them masked; of a window, all but its first half window.
+// Forward and backward of the scores and of their sum: a query sees T/2 keys on average, with a window w - w^2/(2T).
 static double attention_flops(const Layer *y, size_t T) {
     double width = (double)(y->H * (y->D + y->Dv)), all = (double)T, window = (double)y->window;
     if (y->window && y->window < T) return 6 * width * (window - window * window / (2 * all));
@@ -129,7 +129,9 @@ static size_t cache_make_room(Cache *c, size_t l, const Layer *y, size_t length,
     size_t end = c->first[l] + c->room[l], width = y->KV * y->D;
     if (length + n <= end) return n;
     if (length + 1 > y->window + tile) {
-        size_t first = (length + 1 - y->window - tile) / tile * tile, kept = (length - first) * width * sizeof(real);
+        size_t first = (length + 1 - y->window - tile) / tile * tile;
+        if (first < c->first[l]) first = c->first[l];             // after a rewind: what is gone is gone
+        size_t kept = (length - first) * width * sizeof(real);
         PROFILE(cache, 0, 4 * c->rows * (length - first) * width);
         for (size_t r = 0; r < c->rows; r++) {
             size_t to = r * c->room[l] * width, from = cache_slot(c, l, r, first) * width;
@@ -182,8 +184,8 @@ static void mha_forward(Model *m, size_t l, real *out, const real *x, const Batc
     apply(m, a->qkv, &y->qkv, x, b->M);
     if (y->q_norm.on) {
         memcpy(a->qkv_raw, a->qkv, b->M * row * sizeof *a->qkv);
-        normalise(m, a->qkv, row, a->q_mean, a->q_rstd, a->qkv_raw, row, &y->q_norm, b->M, k_at / y->q_norm.C);
-        normalise(m, a->qkv + k_at, row, a->k_mean, a->k_rstd, a->qkv_raw + k_at, row, &y->k_norm, b->M,
+        normalise(m, a->qkv, row, NULL, a->q_rstd, a->qkv_raw, row, &y->q_norm, b->M, k_at / y->q_norm.C);
+        normalise(m, a->qkv + k_at, row, NULL, a->k_rstd, a->qkv_raw + k_at, row, &y->k_norm, b->M,
                   y->KV * y->D / y->k_norm.C);
     }
     rotate(m, y, a->qkv, row, y->H + y->KV, y->D, b, false);
@@ -202,9 +204,9 @@ static void mha_backward(Model *m, size_t l, real *dx, const real *dout, const r
                     qkv_view(y, a->qkv, b->T), b);
     rotate(m, y, g->dqkv, row, y->H + y->KV, y->D, b, true);
     if (y->q_norm.on) {
-        normalise_backward(m, g->dqkv, g->dqkv, row, a->q_mean, a->q_rstd, a->qkv_raw, row, &y->q_norm, b->M,
+        normalise_backward(m, g->dqkv, g->dqkv, row, NULL, a->q_rstd, a->qkv_raw, row, &y->q_norm, b->M,
                            k_at / y->q_norm.C, false);
-        normalise_backward(m, g->dqkv + k_at, g->dqkv + k_at, row, a->k_mean, a->k_rstd, a->qkv_raw + k_at, row,
+        normalise_backward(m, g->dqkv + k_at, g->dqkv + k_at, row, NULL, a->k_rstd, a->qkv_raw + k_at, row,
                            &y->k_norm, b->M, y->KV * y->D / y->k_norm.C, false);
     }
     apply_backward(m, dx, g->dqkv, &y->qkv, x, b->M, gated);

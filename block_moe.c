@@ -54,16 +54,16 @@ static void route(Model *m, size_t l, const real *x, const Batch *b, RouterShape
     }
     apply(m, a->logits, &y->router, x, b->M);
     if (is_mixed(m, b)) soft_route_forward(r, a->mixing, a->logits, b->M, s);
-    else if (m->c.router == ROUTER_soft) soft_route_alone(r, a->mixing.out, a->logits, b->M, s);
+    else if (m->c.router == ROUTER_soft) soft_route_alone(r, a->mixing.combine, a->logits, b->M, s);
     else route_forward(r, a->logits, y->router_state == NOWHERE ? NULL : m->values + y->router_state, b->M, s);
 }
 
 // ---- what a step tells ---------------------------------------------------------------------------
 
-// Keeps the scores of the step until the thresholds have moved.
+// Keeps the scores of the step until the thresholds have moved, in room for the whole step.
 static void keep_scores(Model *m, size_t l, size_t M) {
-    size_t E = m->c.experts, before = (size_t)m->stats[l].tokens;
-    m->seen[l] = xrealloc(m->seen[l], size_mul((before + M) * E, sizeof(real)));
+    size_t E = m->c.experts, before = (size_t)m->stats[l].tokens, step = m->c.batch * m->c.context;
+    m->seen[l] = xrealloc(m->seen[l], size_mul(size_mul(before + M > step ? before + M : step, E), sizeof(real)));
     memcpy(m->seen[l] + before * E, m->acts[l].routing.score, M * E * sizeof(real));
 }
 
@@ -85,7 +85,7 @@ static void count(Model *m, size_t l, const Batch *b, RouterShape s) {
     if (m->c.router == ROUTER_threshold) keep_scores(m, l, b->M);
     stats->tokens += (double)b->M, stats->copies += (double)r->copies;
     if (is_mixed(m, b)) {
-        for (size_t i = 0; i < b->M * s.E * s.slots; i++) load[i / s.slots % s.E] += (double)a->mixing.out[i];
+        for (size_t i = 0; i < b->M * s.E * s.slots; i++) load[i / s.slots % s.E] += (double)a->mixing.combine[i];
         return;
     }
     count_choices(stats, load, r, b->M, s.E);
@@ -120,7 +120,10 @@ const RouterStats *model_router_stats(Model *m, size_t l) {
     const double *load = m->load + l * E;
     double total = 0, most = 0;
     s->load = load, s->dead = 0, s->entropy = 0;
-    for (size_t e = 0; e < E; e++) total += load[e], most = load[e] > most ? load[e] : most, s->dead += load[e] == 0;
+    for (size_t e = 0; e < E; e++) {
+        total += load[e], most = load[e] > most ? load[e] : most;
+        s->dead += s->tokens > 0 && load[e] == 0;
+    }
     for (size_t e = 0; e < E; e++)
         if (load[e] > 0) s->entropy -= load[e] / total * num_log(load[e] / total);
     s->max_violation = total > 0 ? most * (double)E / total - 1 : 0;

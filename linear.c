@@ -23,7 +23,7 @@ enum { CHUNK = 32, SMALL = 1 << 14 };
 static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
-size_t recurrence_chunk(RecurrenceShape s) { return s.fades_per_key ? LANES : CHUNK; }
+static size_t recurrence_chunk(RecurrenceShape s) { return s.fades_per_key ? LANES : CHUNK; }
 static size_t decays(RecurrenceShape s) { return s.fades_per_key ? s.K : s.fades ? 1 : 0; }  // per token and head
 static bool has_beta(RecurrenceShape s) { return s.delta || s.steps; }
 static size_t chunks(size_t T, RecurrenceShape s) { return (T + recurrence_chunk(s) - 1) / recurrence_chunk(s); }
@@ -315,8 +315,9 @@ static void head_forward(Chunk *t, real *out, real *states, const RecurrenceInpu
     }
 }
 
-// Additions and multiplications: pairs of a query and a key that it sees, and the products with the state.
-double recurrence_flops(size_t B, size_t T, RecurrenceShape s, bool backward) {
+// Additions and multiplications of the chunked form: pairs of a query and a key that it sees, and the products with
+// the state; without masked scores, decays, and what the backward computes again.
+static double recurrence_flops(size_t B, size_t T, RecurrenceShape s, bool backward) {
     double sum = 0, KV = (double)(s.K * s.V), both = (double)(s.K + s.V);
     for (size_t at = 0, C = recurrence_chunk(s); at < T; at += C) {
         double n = (double)smaller(C, T - at), pairs = n * (n + 1) / 2, below = n * (n - 1) / 2;

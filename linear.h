@@ -32,10 +32,9 @@ typedef struct {
 // at + b*step, after `past` tokens. at == NULL: it starts from nothing and remembers nothing.
 typedef struct { real *at; size_t step, past; } RecurrenceState;
 
-// Tokens go in chunks, whose borders are multiples of this from the start of the sequence, cached or not: so a
-// token has the same bits in training, prefill and decoding. A cache holds the state at the last border, and the
+// Tokens go in chunks, whose borders stand at multiples of a length from the start of the sequence, cached or not: so
+// a token has the same bits in training, prefill and decoding. A cache holds the state at the last border, and the
 // keys, u and decays of the tokens since then.
-size_t recurrence_chunk(RecurrenceShape s);
 size_t recurrence_state_size(RecurrenceShape s);
 
 // out [B*T,H*V]. states: NULL, or what the backward needs, recurrence_states_size() numbers.
@@ -46,6 +45,7 @@ void recurrence_forward(real *out, real *states, const RecurrenceInput *in, size
 // Gradients of a forward without past, all of them set; strides and shapes as in the input. log_decay: with
 // respect to the logarithm of the decay. beta and log_decay are left alone where there is none.
 typedef struct { real *q, *k, *v, *beta, *log_decay; size_t q_stride, k_stride, v_stride; } RecurrenceGradient;
+// dout [B*T,H*V].
 void recurrence_backward(const RecurrenceGradient *g, const real *dout, const real *states, const RecurrenceInput *in,
                          size_t B, size_t T, RecurrenceShape s);
 
@@ -61,13 +61,11 @@ void recurrence_forward_naive(real *out, const RecurrenceInput *in, size_t B, si
 void recurrence_weights(real *weight, const RecurrenceInput *in, size_t T, RecurrenceShape s);
 void recurrence_ranks(double *rank, const RecurrenceInput *in, size_t T, size_t step, RecurrenceShape s);
 
-// FLOPs of the chunked form, without masked scores, decays, and what the backward computes again.
-double recurrence_flops(size_t B, size_t T, RecurrenceShape s, bool backward);
-
 // ---- the normaliser ------------------------------------------------------------------------------
 
 // The denominator of Katharopoulos et al. 2020, eq. 20, for positive queries and keys: with z_t = k_1 + ... + k_t,
 // sum_t = q_t . z_t + 1e-6 and out_t /= sum_t. z [B,H*K] (step apart) goes on from where it was; NULL: from 0.
+// out [B*T,H*V], sum [B*T,H].
 typedef struct { const real *q, *k; size_t q_stride, k_stride, H, K, V; } SumShape;
 void normalise_sum_forward(real *out, real *sum, real *z, size_t z_step, size_t B, size_t T, SumShape s);
 // First dout [M,H*V] and sum [M,H] become the gradients of the numerator and of the sum; when the recurrence has made

@@ -124,7 +124,7 @@ static BranchNorms add_branch_norms(Model *m, int l, size_t branch, const char *
 }
 
 // Standard deviations at init: 0.02 everywhere; projections into the residual stream by 1/sqrt(2L)
-// (GPT-2, section 2.3); DeepNorm (Wang et al. 2022, section 2.3) instead scales v, o and the
+// (GPT-2, section 2.3); DeepNorm (Wang et al. 2022, figure 2) instead scales v, o and the
 // feed-forward by (8L)^(-1/4).
 static Deviations deviations(const Config *c) {
     double s = 0.02 * c->init_scale, L = (double)c->layers, root = 1 / sqrt(2 * L), beta = sqrt(sqrt(1 / (8 * L)));
@@ -281,7 +281,7 @@ static void layout(Model *m, Arena *arena, size_t B, size_t T, bool keep) {
     m->final_mean = take(arena, M), m->final_rstd = take(arena, M);
     m->head_rows = head_rows(m, M);
     m->logits = take(arena, m->head_rows * m->c.vocab);
-    m->token_loss = arena_take(arena, M * sizeof(double)), m->token_hit = arena_take(arena, M * sizeof(bool));
+    m->token_loss = arena_take(arena, M * sizeof(double));
     for (size_t i = 0; i <= 2 * L; i++) m->x[i] = keep || i == 0 ? take(arena, M * C) : m->x[0];
     size_t start = arena->used, end = start;
     for (size_t l = 0; l < L; l++) {
@@ -332,6 +332,7 @@ static void make_room(Model *m, size_t B, size_t T, bool keep, bool decoding) {
 
 static void make_rope(Model *m, size_t positions) {
     if (positions <= m->rope_positions) return;
+    if (positions < 2 * m->rope_positions) positions = 2 * m->rope_positions;    // a text that grows token by token
     m->rope_positions = positions;
     for (int mla = 0; mla < 2; mla++) {
         size_t P = 0;
@@ -439,12 +440,15 @@ ModelSize model_size(const Config *config) {
         CacheNeed need = y->mixer->cache(y);
         s.flops_per_token += y->mixer->flops(y, c->context);
         if (y->moe) s.flops_per_token += moe_mixing_flops(m, y);
-        if (y->room) s.state_bytes += y->room * (need.k + need.v) * sizeof(real);
-        else s.cache_bytes_per_token += (need.k + need.v) * sizeof(real);
-        s.state_bytes += need.state * sizeof(real);
+        size_t token = size_mul(need.k + need.v, sizeof(real));
+        if (y->room) s.state_bytes = size_add(s.state_bytes, size_mul(y->room, token));
+        else s.cache_bytes_per_token = size_add(s.cache_bytes_per_token, token);
+        s.state_bytes = size_add(s.state_bytes, size_mul(need.state, sizeof(real)));
+        if (y->router_state != NOWHERE && c->router == ROUTER_threshold)         // see keep_scores
+            s.activation_bytes += size_mul(size_mul(c->batch, c->context), size_mul(c->experts, sizeof(real)));
     }
     s.workspace_bytes = workspace(m, size_mul(c->micro_batch, c->context)) * sizeof(real);
-    s.activation_bytes = measured(m, c->micro_batch, c->context, true).used;
+    s.activation_bytes += measured(m, c->micro_batch, c->context, true).used;
     model_free(m);
     return s;
 }

@@ -3,7 +3,6 @@
 #include "lib/matmul.h"
 #include "lib/profile.h"
 #include "lib/simd.h"
-#include <omp.h>
 #include <stdlib.h>
 
 enum { SMALL = 1 << 14, FEW_EXPERTS = 64 };

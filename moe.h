@@ -48,8 +48,6 @@ typedef struct {
 typedef struct { size_t first, step, tokens; } Pool;
 size_t pool_count(size_t M, RouterShape s);
 Pool pool_at(size_t i, size_t M, RouterShape s);
-// How many of a pool's tokens an expert takes: tokens K/E, rounded, at least 1.
-size_t pool_share(size_t tokens, size_t E, size_t K);
 
 size_t route_room(size_t M, RouterShape s);   // the most choices that M tokens can have
 // logits [M,E] (kept unchanged). state [E]: for CHOOSE_BEST a bias that moves the selection only, never the weights
@@ -93,9 +91,10 @@ void experts_backward_weight(real *dw, const real *dy, size_t ldy, const real *x
 
 // ---- soft routing --------------------------------------------------------------------------------
 // Soft MoE (Puigcerver et al. 2023, section 2.1). Each expert has S = s.slots slots per pool. A slot's input is a
-// mean of all tokens of the pool, with weights D = softmax over tokens of the logits [M,E*S]; a token's output is a
-// mean of all slots' outputs, with weights Y = softmax over slots. Slots [E][pools][S] of width C are sorted by expert.
-typedef struct { real *in, *out; } Mixing;    // [M,E*S] each: D and Y, and in the backward their gradients
+// mean of all tokens of the pool, with the dispatch weights (their D): softmax over tokens of the logits [M,E*S]; a
+// token's output is a mean of all slots' outputs, with the combine weights (their C): softmax over slots. Slots
+// [E][pools][S] of width C are sorted by expert.
+typedef struct { real *dispatch, *combine; } Mixing;    // [M,E*S] each; in the backward their gradients
 size_t soft_rows(size_t M, RouterShape s);    // slots in all: E * pools * S
 void soft_route_forward(Routing *r, Mixing w, const real *logits, size_t M, RouterShape s);     // sets r->start
 void soft_route_backward(real *dlogits, Mixing dw, Mixing w, size_t M, RouterShape s);

@@ -5,7 +5,6 @@
 #include "lib/profile.h"
 #include "lib/rng.h"
 #include "lib/simd.h"
-#include <omp.h>
 #include <stdlib.h>
 
 enum { SMALL = 1 << 14, FEW_EXPERTS = 64 };
@@ -29,7 +28,8 @@ Pool pool_at(size_t i, size_t M, RouterShape s) {
     return (Pool){i / each * s.T + at, 1, left < s.pool_tokens ? left : s.pool_tokens};
 }
 
-size_t pool_share(size_t tokens, size_t E, size_t K) {
+// How many of a pool's tokens an expert takes: tokens K/E, rounded, at least 1.
+static size_t pool_share(size_t tokens, size_t E, size_t K) {
     size_t share = (tokens * K + E / 2) / E;
     return share ? share : 1;
 }

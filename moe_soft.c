@@ -8,7 +8,6 @@
 #include "lib/ops.h"
 #include "lib/profile.h"
 #include "lib/simd.h"
-#include <omp.h>
 #include <stdlib.h>
 
 enum { SMALL = 1 << 14 };
@@ -73,10 +72,10 @@ static void row_softmaxes(real *out, const real *logits, size_t M, size_t column
 void soft_route_forward(Routing *r, Mixing w, const real *logits, size_t M, RouterShape s) {
     size_t columns = s.E * s.slots, pools = pool_count(M, s), blocks = (columns + LANES - 1) / LANES;
     PROFILE(route, 2 * (PROFILE_EXP + 3) * M * columns, 3 * M * columns);
-    row_softmaxes(w.out, logits, M, columns);
+    row_softmaxes(w.combine, logits, M, columns);
     ROWS(M, columns)
     for (size_t i = 0; i < pools * blocks; i++)
-        column_softmax(w.in, logits, pool_at(i / blocks, M, s), i % blocks * LANES, columns);
+        column_softmax(w.dispatch, logits, pool_at(i / blocks, M, s), i % blocks * LANES, columns);
     for (size_t e = 0; e <= s.E; e++) r->start[e] = e * pools * s.slots;
     r->copies = r->start[s.E];
 }
@@ -86,10 +85,11 @@ void soft_route_backward(real *dlogits, Mixing dw, Mixing w, size_t M, RouterSha
     PROFILE(route, 9 * M * columns, 6 * M * columns);
     ROWS(M, columns)
     for (size_t m = 0; m < M; m++)
-        row_softmax_backward(dlogits + m * columns, dw.out + m * columns, w.out + m * columns, columns);
+        row_softmax_backward(dlogits + m * columns, dw.combine + m * columns, w.combine + m * columns, columns);
     ROWS(M, columns)
     for (size_t i = 0; i < pools * blocks; i++)
-        column_softmax_backward(dlogits, dw.in, w.in, pool_at(i / blocks, M, s), i % blocks * LANES, columns);
+        column_softmax_backward(dlogits, dw.dispatch, w.dispatch, pool_at(i / blocks, M, s), i % blocks * LANES,
+                                columns);
 }
 
 void soft_route_alone(Routing *r, real *out, const real *logits, size_t M, RouterShape s) {
@@ -162,19 +162,19 @@ static void weights_from_both(real *w, const real *x, const real *z, size_t M, s
 }
 
 void soft_dispatch_forward(real *sorted, const real *x, Mixing w, size_t M, size_t C, RouterShape s) {
-    slots_from_tokens(sorted, w.in, x, M, C, s);
+    slots_from_tokens(sorted, w.dispatch, x, M, C, s);
 }
 void soft_dispatch_backward(real *dx, Mixing dw, const real *dsorted, const real *x, Mixing w, size_t M, size_t C,
                             RouterShape s) {
-    tokens_from_slots(dx, w.in, dsorted, M, C, s);
-    weights_from_both(dw.in, x, dsorted, M, C, s);
+    tokens_from_slots(dx, w.dispatch, dsorted, M, C, s);
+    weights_from_both(dw.dispatch, x, dsorted, M, C, s);
 }
 
 void soft_combine_forward(real *y, const real *sorted, Mixing w, size_t M, size_t C, RouterShape s) {
-    tokens_from_slots(y, w.out, sorted, M, C, s);
+    tokens_from_slots(y, w.combine, sorted, M, C, s);
 }
 void soft_combine_backward(real *dsorted, Mixing dw, const real *dy, const real *sorted, Mixing w, size_t M, size_t C,
                            RouterShape s) {
-    slots_from_tokens(dsorted, w.out, dy, M, C, s);
-    weights_from_both(dw.out, dy, sorted, M, C, s);
+    slots_from_tokens(dsorted, w.combine, dy, M, C, s);
+    weights_from_both(dw.combine, dy, sorted, M, C, s);
 }

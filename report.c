@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-char *report_command(int argc, char **argv) {
+static char *command_line(int argc, char **argv) {
     char *all = flags_quote(argv[0]);
     for (int i = 1; i < argc; i++) {
         char *word = flags_quote(argv[i]), *longer = xprintf("%s %s", all, word);
@@ -30,7 +30,7 @@ char *report_label(const char *data) {
 }
 
 // The floor is an expectation; this is the true distribution's loss on the very rows of the validation.
-double report_source_loss(const Config *c, const Data *d) {
+static double source_loss(const Config *c, const Data *d) {
     if (!d->truth) return NAN;
     size_t T = c->context, scored = 0;
     int *tokens = xmalloc(size_mul(T, sizeof(int))), *targets = xmalloc(size_mul(T, sizeof(int)));
@@ -45,6 +45,11 @@ double report_source_loss(const Config *c, const Data *d) {
     free(targets);
     free(log_probability);
     return scored ? sum / (double)scored : NAN;
+}
+
+Facts report_facts(const Config *c, const Data *d, const ModelSize *size, int argc, char **argv) {
+    return (Facts){c, d, size, 1e9 * simd_fma_peak(omp_get_max_threads()), source_loss(c, d), command_line(argc, argv),
+                   (size_t)machine_peak_memory()};
 }
 
 // ---- the start ---------------------------------------------------------------------------------
@@ -69,10 +74,13 @@ static void print_bytes(FILE *out, const char *what, size_t bytes) {
     fprintf(out, "%s %.*f MiB", what, mib < 10 ? 2 : 0, mib);
 }
 
-// Program and data: what is resident before there is a model.
-static size_t memory_of_training(const ModelSize *s) {
+// With --log-layers, the parameters before an update.
+static size_t memory_of_log(const Facts *f) { return f->config->log_layers ? f->size->parameter_bytes : 0; }
+
+static size_t memory_of_training(const Facts *f) {
+    const ModelSize *s = f->size;
     return s->parameter_bytes + s->gradient_bytes + s->moment_bytes + s->packed_bytes + s->activation_bytes +
-           s->workspace_bytes + (size_t)machine_peak_memory();
+           s->workspace_bytes + memory_of_log(f) + f->resident;
 }
 
 // What a router sees that a language model must not, and what a batch must not change.
@@ -104,6 +112,13 @@ void report_writing(const Config *c, FILE *out) {
                 "is dropped\n", c->capacity);
 }
 
+// Who else can open the run, or what would have to differ for that.
+static void print_export(const Config *c, FILE *out) {
+    const char *architecture = hf_architecture(c);
+    if (architecture) fprintf(out, "export   transformers opens this run as %s\n", architecture);
+    else fprintf(out, "export   under our own names; %s\n", hf_obstacle(c));
+}
+
 void report_banner(const Facts *f, FILE *out) {
     const ModelSize *s = f->size;
     char *resolved = flags_summary(&config_table, f->config, false);
@@ -115,14 +130,16 @@ void report_banner(const Facts *f, FILE *out) {
     if (s->active_parameters != s->parameters) fprintf(out, ", %zu of them active per token", s->active_parameters);
     fprintf(out, ", %.3g MFLOP per token to train\n", s->flops_per_token * 1e-6);
     print_router(f->config, out);
-    print_bytes(out, "memory  ", memory_of_training(s));
+    print_export(f->config, out);
+    print_bytes(out, "memory  ", memory_of_training(f));
     print_bytes(out, ": parameters", s->parameter_bytes);
     print_bytes(out, ", gradients", s->gradient_bytes);
     print_bytes(out, ", moments", s->moment_bytes);
     print_bytes(out, ", packed weights", s->packed_bytes);
     print_bytes(out, ", activations", s->activation_bytes);
     print_bytes(out, ", workspaces", s->workspace_bytes);
-    print_bytes(out, ", program and data", (size_t)machine_peak_memory());
+    if (memory_of_log(f)) print_bytes(out, ", parameters of the step before", memory_of_log(f));
+    print_bytes(out, ", program and data", f->resident);
     fprintf(out, "; a cache takes %zu bytes per token", s->cache_bytes_per_token);
     if (s->state_bytes) fprintf(out, " and %zu bytes of state per sequence, however long", s->state_bytes);
     fprintf(out, "\n");
@@ -158,7 +175,7 @@ void report_describe(const Facts *f, json_t *run_json) {
     put_size(model, "workspace_bytes", s->workspace_bytes);
     put_size(model, "cache_bytes_per_token", s->cache_bytes_per_token);
     put_size(model, "state_bytes", s->state_bytes);
-    put_size(machine, "memory_bytes", memory_of_training(s));
+    put_size(machine, "memory_bytes", memory_of_training(f));
     put(machine, "peak_flops", f->peak);
     json_object_set_new(run_json, "data", data);
     json_object_set_new(run_json, "model", model);

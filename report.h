@@ -13,11 +13,12 @@ typedef struct {
     double peak;               // FLOP/s of the fused multiply-adds of all threads
     double source_loss;        // what the source itself would score on the validation rows, or NAN
     const char *command;       // as typed
+    size_t resident;           // bytes of program and data, before there is a model
 } Facts;
 
-char *report_command(int argc, char **argv);             // quoted for a shell
+// Measures the machine. Call it before there is a model.
+Facts report_facts(const Config *c, const Data *d, const ModelSize *size, int argc, char **argv);
 char *report_label(const char *data);                    // "stories", or a file's name without folders and ending
-double report_source_loss(const Config *c, const Data *d);
 // One line where the run of ours that --load names had another tokenizer.
 void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out);
 void report_banner(const Facts *f, FILE *out);

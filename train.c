@@ -60,7 +60,7 @@ static void load_config(Config *c, const bool *given) {
         char *wanted = flags_get(&config_table, &asked, i), *found = flags_get(&config_table, c, i);
         if (strcmp(wanted, found))
             usage_error("--%s %s contradicts the model in %s, which has %s; leave the flag out",
-                        config_table.flag[i].name, wanted, c->load, found);
+                        flags_shown(config_table.flag[i].name, (char[64]){0}), wanted, c->load, found);
         free(wanted), free(found);
     }
 }
@@ -82,8 +82,7 @@ static void prepare(Training *t, int argc, char **argv) {
     config_resolve(c);
     if (c->threads) omp_set_num_threads((int)c->threads);
     t->size = model_size(c);
-    double peak = 1e9 * simd_fma_peak(omp_get_max_threads());
-    t->facts = (Facts){c, t->data, &t->size, peak, report_source_loss(c, t->data), report_command(argc, argv)};
+    t->facts = report_facts(c, t->data, &t->size, argc, argv);
 }
 
 static void make_buffers(Training *t) {
@@ -325,15 +324,16 @@ static void train(Training *t) {
     const Config *c = &t->config;
     RunState first = t->state;
     if (c->profile) profile_start();
-    while (!is_done(t) && !stop_signal) {
+    for (bool stop = stop_signal; !is_done(t) && !stop;) {
         if (!train_step(t)) stop_diverged(t);
+        stop = stop_signal;             // read once: what ends the loop is what saves
         size_t step = t->state.step;
         bool has_validation = step % c->eval_every == 0 || step == c->steps;
         if (has_validation && !evaluate(t)) stop_diverged(t);
         if (has_validation || step % c->log_every == 0) log_step(t, true, has_validation);
         Standing s = standing(t, &first);
         progress_draw(&t->progress, &s);
-        if (step % c->save_every == 0 || is_done(t) || stop_signal) save(t);
+        if (step % c->save_every == 0 || is_done(t) || stop) save(t);
     }
     progress_clear(&t->progress);
     if (c->profile) report_profile(&t->facts, t->run);
@@ -354,6 +354,7 @@ static void write_sample(Training *t) {
     char *text = NULL, *path = run_path(t->run, "sample.txt");
     size_t bytes = 0;
     FILE *f = open_memstream(&text, &bytes);
+    if (!f) fail("no memory for the sample");
     sample_text(t->model, t->data->tokenizer, t->data->default_prompt,
                 sample_defaults(t->config.seed, t->config.sample_tokens), append_text, f);
     fclose(f);
@@ -361,8 +362,7 @@ static void write_sample(Training *t) {
     for (size_t i = 0; i < bytes; i++)
         if (text[i] != '\n' && ((unsigned char)text[i] < ' ' || text[i] == 127)) text[i] = '?';
     printf("\n%s\n\nsample   %s\n", text, path);
-    free(path);
-    free(text);
+    free(path), free(text);
 }
 
 static int finish(Training *t) {

@@ -15,6 +15,7 @@ static const struct { const char *name, *flags; Effort from;
     {"large batch", IID "--batch 128 --context 256", FULL},
     {"naive attention", IID "--layers 2 --context 1024 --batch 2 --attn-kernel naive", FULL},
     {"long context", IID "--layers 2 --context 8192 --batch 1", QUICK},
+    {"layers logged, thresholds", IID "--log-layers --experts 64 --router threshold --batch 64 --micro-batch 4", FULL},
     {"mla, experts", IID "--attn mla --experts 8 --top-k 2 --width 256 --context 256 --batch 8", QUICK},
 };
 enum { SETTINGS = sizeof settings / sizeof settings[0] };

@@ -36,7 +36,7 @@ static const Preset presets[] = {
     {"gpt2", "--pos learned --norm-kind layer --ffn gelu --bias 1", "a small GPT-2 (Radford et al. 2019)"},
     {"llama", "--attn gqa --kv-heads 2 --tie 0",
      "a small Llama (Touvron et al. 2023), with grouped queries as in Llama 2 70B and Llama 3"},
-    {"olmo2", "--norm out --qk-norm full --tie 0", "a small OLMo 2 (OLMo team 2024): norms on the branch outputs"},
+    {"olmo2", "--norm out --qk-norm full --tie 0", "a small OLMo 2 (OLMo 2, 2025): norms on the branch outputs"},
     {"mixtral", "--attn gqa --kv-heads 2 --tie 0 --experts 8 --top-k 2 --expert-width 128 --aux-loss 0.02",
      "a small Mixtral (Jiang et al. 2024): eight experts, two per token"},
     {"deepseek",

@@ -15,7 +15,7 @@ static bool same_name(const char *a, const char *b) {  // - and _ are alike
     return true;
 }
 
-static const char *shown(const char *name, char out[64]) {  // kv_heads as kv-heads
+const char *flags_shown(const char *name, char out[64]) {
     size_t i = 0;
     for (; name[i] && i < 63; i++) out[i] = name[i] == '_' ? '-' : name[i];
     out[i] = '\0';
@@ -42,7 +42,7 @@ typedef struct { const char *word; char best[64]; size_t distance; } Nearest;
 
 static void consider(Nearest *n, const char *candidate) {
     char name[64], typed[64];
-    size_t d = edit_distance(shown(n->word, typed), shown(candidate, name));
+    size_t d = edit_distance(flags_shown(n->word, typed), flags_shown(candidate, name));
     if (strlen(typed) > 1 && strncmp(name, typed, strlen(typed)) == 0) d = 1;  // a beginning: --temp
     if (d < n->distance) {
         n->distance = d;
@@ -106,7 +106,7 @@ const char *flags_value_name(const Flag *f, int value, char out[64]) {
     for (; value > 0 && word; value--) word = strchr(word, '|') ? strchr(word, '|') + 1 : NULL;
     if (!word) fail("--%s has no value number %d", f->name, value);
     snprintf(out, 64, "%.*s", (int)strcspn(word, "|"), word);
-    return shown(out, out);
+    return flags_shown(out, out);
 }
 
 // All of them, as a user types them.
@@ -122,14 +122,15 @@ static int value_of(const Flag *f, const char *typed) {
     for (const char *word = f->values; *word; word = next_word(word), value++)
         if (same_name(flags_value_name(f, value, name), typed)) return value;
     flags_nearest(f->values, typed, nearest);
-    usage_error("--%s is one of %s%s, but '%s' was given; the nearest is %s", shown(f->name, name), value_names(f),
-                f->kind == FLAG_PATTERN ? ", or several joined by +" : "", typed, nearest);
+    usage_error("--%s is one of %s%s, but '%s' was given; the nearest is %s", flags_shown(f->name, name),
+                value_names(f), f->kind == FLAG_PATTERN ? ", or several joined by +" : "", typed, nearest);
 }
 
 static _Noreturn void bad_number(const Flag *f, const char *expected, const char *text) {
     char name[64];
-    usage_error("--%s takes %s from %s to %s, but '%s' was given%s", shown(f->name, name), expected, limit_text(f->low),
-                limit_text(f->high), text, strchr(text, ',') ? "; lists are for sweeps, a run takes one value" : "");
+    usage_error("--%s takes %s from %s to %s, but '%s' was given%s", flags_shown(f->name, name), expected,
+                limit_text(f->low), limit_text(f->high), text,
+                strchr(text, ',') ? "; lists are for sweeps, a run takes one value" : "");
 }
 
 static size_t size_from(const Flag *f, const char *text) {
@@ -137,7 +138,8 @@ static size_t size_from(const Flag *f, const char *text) {
     errno = 0;
     unsigned long long n = strtoull(text, &end, 10);
     bool is_number = isdigit((unsigned char)*text) && *end == '\0' && errno == 0;
-    if (!is_number || (double)n < f->low || (double)n > f->high) bad_number(f, "a whole number", text);
+    bool is_allowed = n >= (unsigned long long)f->low && n <= (unsigned long long)f->high;
+    if (!is_number || !is_allowed) bad_number(f, "a whole number", text);
     return (size_t)n;
 }
 
@@ -152,7 +154,7 @@ static double real_from(const Flag *f, const char *text) {
 static bool bool_from(const Flag *f, const char *text) {
     char name[64];
     if (strcmp(text, "0") != 0 && strcmp(text, "1") != 0)
-        usage_error("--%s is 0 or 1 (alone it means 1), but '%s' was given", shown(f->name, name), text);
+        usage_error("--%s is 0 or 1 (alone it means 1), but '%s' was given", flags_shown(f->name, name), text);
     return *text == '1';
 }
 
@@ -164,7 +166,7 @@ static Pattern pattern_from(const Flag *f, const char *text) {
         size_t length = strcspn(word, "+");
         snprintf(one, sizeof one, "%.*s", (int)length, word);
         if (p.count == PATTERN_SIZE)
-            usage_error("--%s takes at most %d values joined by +", shown(f->name, name), PATTERN_SIZE);
+            usage_error("--%s takes at most %d values joined by +", flags_shown(f->name, name), PATTERN_SIZE);
         p.at[p.count++] = (unsigned char)value_of(f, one);
         word += length;
         if (*word == '\0') return p;
@@ -181,7 +183,7 @@ static void value_from_text(const Flag *f, const char *text, void *field) {
     case FLAG_PATTERN: *(Pattern *)field = pattern_from(f, text); break;
     case FLAG_TEXT:
         if (strlen(text) >= FLAG_TEXT_SIZE)
-            usage_error("--%s takes at most %d characters, but %zu were given", shown(f->name, name),
+            usage_error("--%s takes at most %d characters, but %zu were given", flags_shown(f->name, name),
                         FLAG_TEXT_SIZE - 1, strlen(text));
         snprintf(field, FLAG_TEXT_SIZE, "%s", text);
         break;
@@ -214,7 +216,7 @@ static int parse_one(const Parser *p, int argc, char **argv, int i) {
     bool has_next = i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0;
     const char *value = equals ? equals + 1 : has_next ? argv[i + 1] : f->bare;
     if (!value)
-        usage_error("--%s needs a value (%s)%s", shown(f->name, name), f->help,
+        usage_error("--%s needs a value (%s)%s", flags_shown(f->name, name), f->help,
                     i + 1 < argc && f->kind == FLAG_TEXT ? "; one that starts with -- is written with =" : "");
     value_from_text(f, value, (char *)p->target + f->offset);
     if (p->given) p->given[f - p->table->flag] = true;
@@ -340,10 +342,10 @@ static void refuse_unused(const FlagTable *t, const void *target, const Flag *f,
                 : *words == '!' ? !has_value(&t->flag[at], field, words + 1)
                                 : has_value(&t->flag[at], field, words);
     if (!used) {
-        char *with = *value ? xprintf("with --%s %s", shown(needed, needed), value) : xprintf("without it");
+        char *with = *value ? xprintf("with --%s %s", flags_shown(needed, needed), value) : xprintf("without it");
         if (*words == '!') usage_error("--%s has no effect %s; leave it out", name, with);
         usage_error("--%s belongs to --%s%s%s and has no effect %s; give that, or leave it out", name,
-                    shown(needed, needed), *words ? " " : "", words, with);
+                    flags_shown(needed, needed), *words ? " " : "", words, with);
     }
     free(value);
     refuse_unused(t, target, &t->flag[at], name);
@@ -351,7 +353,7 @@ static void refuse_unused(const FlagTable *t, const void *target, const Flag *f,
 
 void flags_refuse_unused(const FlagTable *t, const void *target, size_t i) {
     char name[64];
-    refuse_unused(t, target, &t->flag[i], shown(t->flag[i].name, name));
+    refuse_unused(t, target, &t->flag[i], flags_shown(t->flag[i].name, name));
 }
 
 // $'...', which bash and zsh read: a control character could end the line, or be obeyed by a terminal.
@@ -387,7 +389,7 @@ char *flags_summary(const FlagTable *t, const void *target, bool identity_only) 
     for (size_t i = 0; i < t->count; i++) {
         if (flags_is_default(t, target, i) || (identity_only && !t->flag[i].is_identity)) continue;
         char *raw = flags_get(t, target, i), *value = flags_quote(raw);
-        char *longer = xprintf("%s%s--%s %s", all, *all ? " " : "", shown(t->flag[i].name, name), value);
+        char *longer = xprintf("%s%s--%s %s", all, *all ? " " : "", flags_shown(t->flag[i].name, name), value);
         free(raw);
         free(value);
         free(all);
@@ -432,7 +434,7 @@ static char *needs_text(const Flag *f) {
     const char *words = strchr(f->needs, ' ');
     bool not = words && words[1] == '!';
     snprintf(name, sizeof name, "%.*s", (int)strcspn(f->needs, " "), f->needs);
-    return xprintf("%swith --%s%s%s", not ? "not " : "", shown(name, name), words ? " " : "",
+    return xprintf("%swith --%s%s%s", not ? "not " : "", flags_shown(name, name), words ? " " : "",
                    words ? words + 1 + not : "");
 }
 
@@ -453,7 +455,7 @@ static void help_flag(const Flag *f, Page *p, Colours c) {
     static const char *const kinds[] = {"N", "X", "0|1", "", "", "", ""};
     char *value = f->values ? value_names(f) : xprintf("%s", kinds[f->kind]);
     char name[64], *left = xprintf("%s%s", value, f->kind == FLAG_PATTERN ? "[+...]" : "");
-    fprintf(p->out, "  %s--%s%s %s", c.flag, shown(f->name, name), c.plain, left);
+    fprintf(p->out, "  %s--%s%s %s", c.flag, flags_shown(f->name, name), c.plain, left);
     p->column = 5 + strlen(name) + strlen(left);
     if (p->column >= p->indent) fputc('\n', p->out), p->column = 0;
     go_to(p, p->indent);

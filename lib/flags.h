@@ -42,6 +42,7 @@ void flags_defaults(const FlagTable *t, void *target);
 // Errors are usage_error()s that name the flag, what was expected, what was found; an unknown flag
 // names the nearest known one. --help prints and exits 0.
 void flags_parse(const FlagTable *t, void *target, int argc, char **argv, bool *given);
+const char *flags_shown(const char *name, char out[64]);    // kv_heads as kv-heads, as it is typed
 // The row of a flag; an unknown one is a usage_error.
 size_t flags_find(const FlagTable *t, const char *name);
 // One flag from text; used by parsing and by readers of run.json. Errors as above.

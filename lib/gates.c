@@ -202,7 +202,7 @@ void key_decay_backward(real *dx, const real *dlog, const real *x, size_t n) {
 // One number per token and head: scalar functions in double precision are fast enough.
 enum { HEAD_DECAY_FLOPS = 100 };     // of num_exp and num_log, twice
 
-static double softplus(double x) { return x > 30 ? x : num_log(1 + num_exp(x)); }
+static double softplus(double x) { return x > 30 || isnan(x) ? x : num_log(1 + num_exp(x)); }
 
 void head_decay_forward(real *decay, real *step, const real *x, size_t x_stride, const real *rate, const real *shift,
                         size_t M, size_t H) {

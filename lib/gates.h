@@ -33,7 +33,7 @@ void head_decay_forward(real *decay, real *step, const real *x, size_t x_stride,
                         size_t M, size_t H);
 void head_decay_backward(real *dx, size_t x_stride, real *drate, real *dshift, const real *dlog, const real *dstep,
                          const real *x, const real *rate, const real *shift, size_t M, size_t H);
-// y [M,H*V] += by_h x, for each head. dx is added to, and dby, tokens in order; both have rows x_stride apart.
+// y [M,H*V] += by_h x, for each head. dx and dby [H] are added to, tokens in order; x and dx have rows x_stride apart.
 void skip_forward(real *y, const real *x, size_t x_stride, const real *by, size_t M, size_t H, size_t V);
 void skip_backward(real *dx, real *dby, const real *dy, const real *x, size_t x_stride, const real *by, size_t M,
                    size_t H, size_t V);

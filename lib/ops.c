@@ -5,7 +5,6 @@
 #include "numeric.h"
 #include "profile.h"
 #include "simd.h"
-#include <omp.h>
 
 enum { SMALL = 1 << 14 };   // numbers below which waking the threads costs more than it gains
 #define PRAGMA(text) _Pragma(#text)

@@ -15,7 +15,7 @@ void norm_forward(real *y, real *mean, real *rstd, const real *x, const real *w,
 // dx (strides as x) is set, or added to with accumulate. dw [C], db [C] are added to, rows in order.
 void norm_backward(real *dx, real *dw, real *db, const real *dy, const real *x, const real *w,
                    const real *mean, const real *rstd, NormShape s, bool accumulate);
-// Dynamic tanh (Zhu et al. 2025, eq. 1), which stands where a norm would: y = w tanh(alpha x) + b, with one
+// Dynamic tanh (Zhu et al. 2025, section 4), which stands where a norm would: y = w tanh(alpha x) + b, with one
 // number alpha for all of x [M,C]. The backward as above; dalpha is added to, rows in order.
 void dyt_forward(real *y, const real *x, const real *alpha, const real *w, const real *b, size_t M, size_t C);
 void dyt_backward(real *dx, real *dalpha, real *dw, real *db, const real *dy, const real *x, const real *alpha,

@@ -165,8 +165,8 @@ static void refuse_other_run(const Run *r, const RunPlan *p, json_t *old) {
         const Flag *f = &p->table->flag[i];
         const json_t *value = json_object_get(then, f->name), *wanted = json_object_get(now, f->name);
         if (f->kind == FLAG_GROUP || !f->is_identity || !value || json_equal(value, wanted)) continue;
-        fail("%s holds a run with %s %s, not %s; choose another --out, or --fresh to replace it", r->dir, f->name,
-             run_flag_text(value), run_flag_text(wanted));
+        fail("%s holds a run with --%s %s, not %s; choose another --out, or --fresh to replace it", r->dir,
+             flags_shown(f->name, (char[64]){0}), run_flag_text(value), run_flag_text(wanted));
     }
     const char *const keys[] = {"data_hash", "precision"};
     for (size_t i = 0; i < 2; i++)

@@ -86,6 +86,13 @@ size_t size_mul(size_t a, size_t b) {
     return product;
 }
 
+size_t size_add(size_t a, size_t b) {
+    size_t sum;
+    if (__builtin_add_overflow(a, b, &sum))
+        fail("%zu and %zu more are larger than any memory; choose smaller sizes", a, b);
+    return sum;
+}
+
 enum {
     ARENA_ALIGNMENT = 64,       // a cache line, and one 16-lane float vector
     HUGE_PAGE = 2 << 20,        // of x86-64 and ARM64; asked for, because a walk through small ones is slower

@@ -31,6 +31,7 @@ void *xmalloc(size_t bytes);                  // zeroed, never NULL, fails with 
 void *xrealloc(void *p, size_t bytes);        // the new part is NOT zeroed
 char *xprintf(const char *format, ...) PRINTF_LIKE(1, 2);  // a malloc'd formatted string
 size_t size_mul(size_t a, size_t b);          // a*b, fails on overflow
+size_t size_add(size_t a, size_t b);          // a+b, likewise
 
 // One arena per lifetime. It is walked twice by the same code: first with base == NULL, when
 // arena_take only adds up sizes, then after arena_commit, when it hands out zeroed memory.

@@ -35,7 +35,9 @@ static bool same(const json_t *a, const json_t *b) { return a == b || json_equal
 static void lock_for_reading(const char *dir) {
     int lock = open(dir, O_RDONLY);
     if (lock < 0) fail("--verify %s: %s", dir, strerror(errno));
-    if (flock(lock, LOCK_SH | LOCK_NB) != 0) fail("--verify %s: another process trains there; wait for it", dir);
+    if (flock(lock, LOCK_SH | LOCK_NB) == 0) return;
+    if (errno == EWOULDBLOCK) fail("--verify %s: another process trains there; wait for it", dir);
+    fail("--verify %s: cannot lock it: %s", dir, strerror(errno));
 }
 
 static size_t saved_step(const Verify *v) {
@@ -58,8 +60,8 @@ static void take_flag(const FlagTable *t, void *flags, size_t i, bool given, con
     flags_set(t, flags, t->flag[i].name, recorded);
     char *found = flags_get(t, flags, i);
     if (given && strcmp(asked, found) != 0)
-        usage_error("--%s %s contradicts the run in %s, which has %s; leave the flag out", t->flag[i].name, asked, dir,
-                    found);
+        usage_error("--%s %s contradicts the run in %s, which has %s; leave the flag out",
+                    flags_shown(t->flag[i].name, (char[64]){0}), asked, dir, found);
     free(asked), free(found);
 }
 

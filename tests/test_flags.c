@@ -186,6 +186,7 @@ static void test_bad_lines(void) {
         {"--temp 3", "unknown flag"},
         {"--sched wsd", "nearest known one is --schedule"},
         {"--seed -1", "from 0 to 2^53, but '-1'"},
+        {"--seed 9007199254740993", "from 0 to 2^53, but '9007199254740993'"},
         {"--steps x", "from 0 to 10^9, but 'x'"},
         {"--out --layers 3", "written with ="},
         {"--preset llama --width 64 --preset gpt2", "--preset llama and --preset gpt2: only one"},

@@ -168,6 +168,14 @@ static void test_window_rewind(void) {
         model_infer(m, NULL, token, n + 1, false, second);
         CHECK(!memcmp(first, second, sizeof first), "back from %zu by 32: other logits", n);
     }
+    for (size_t n = 97; n < 200; n++) {                           // and then on, until tiles are dropped again
+        cache_rewind(cache, 0);
+        for (size_t i = 0; i < n; i += 5) model_infer(m, cache, token + i, n - i < 5 ? n - i : 5, false, first);
+        cache_rewind(cache, n - 32);
+        model_infer(m, cache, token + n - 32, MANY - n + 32, false, first);
+        model_infer(m, NULL, token, MANY, false, second);
+        CHECK(!memcmp(first, second, sizeof first), "back from %zu by 32, and on: other logits", n);
+    }
     Rewind back = {cache, 30};
     CHECK(test_fails(1, "a window of 20 tokens has moved on", rewind_to, &back), "%s", test_message);
     cache_free(cache);

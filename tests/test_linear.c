@@ -461,6 +461,10 @@ static void gates(void) {
         CHECK(fabs((double)step[i] - size) <= EPSILON * fmax(1, size), "step of %g is %g", (double)x[i],
               (double)step[i]);
     }
+    x[0] = (real)NAN;
+    head_decay_forward(y, step, x, H, rate, shift, M, H);
+    CHECK(isnan(y[0]) && isnan(step[0]), "decay and step of a NaN are %g and %g", (double)y[0], (double)step[0]);
+    x[0] = 1;
     silu_gate_forward(y, x, gate, H, M, H);
     for (size_t i = 0; i < M * H; i++) {
         double e = (double)x[i] * (double)gate[i] * sigmoid((double)gate[i]);

@@ -97,6 +97,22 @@ static void test_same_digest_moe(void) {
     CHECK(file_exists(test_path("whole/experts.png")), "a picture of the load");
 }
 
+// run.json repeats what --dry-run predicts: the model that is there by then is not counted as part of the program.
+static void test_predicted_memory(void) {
+#define WIDE "--data markov --vocab 20 --layers 2 --width 512 --context 32 --batch 8 --steps 1 --eval-tokens 32 "
+    Result dry = train(WIDE "--dry-run json"), log = train(WIDE "--dry-run json --log-layers");
+    json_t *predicted = json_loads(dry.out, 0, NULL), *logged = json_loads(log.out, 0, NULL);
+    CHECK(train(WIDE "--sample-tokens 0 --out run").status == 0, "a short run");
+    json_t *recorded = run_json("run");
+    double bytes[3];
+    json_t *all[] = {predicted, recorded, logged};
+    for (int i = 0; i < 3; i++)
+        bytes[i] = json_number_value(json_object_get(json_object_get(all[i], "machine"), "memory_bytes"));
+    CHECK(fabs(bytes[1] / bytes[0] - 1) < 0.1, "%.0f bytes in run.json, %.0f by --dry-run", bytes[1], bytes[0]);
+    CHECK(bytes[2] - bytes[0] > 4e6, "--log-layers keeps the parameters of the step before: %.0f, %.0f without",
+          bytes[2], bytes[0]);
+}
+
 // ---- interrupted -------------------------------------------------------------------------------
 static void wait_for_line(const char *path, const char *word) {
     for (int i = 0; i < 2000; i++, usleep(2000))
@@ -349,6 +365,7 @@ static const Test tests[] = {
     {"train/same-digest-moe", "nor do they with experts, grouped and latent attention", test_same_digest_moe},
     {"train/signals", "SIGINT and SIGTERM save; the resumed run is the uninterrupted one", test_signals},
     {"train/interrupted-fresh", "what to type after Ctrl-C", test_interrupted_fresh},
+    {"train/predicted-memory", "run.json says what --dry-run says", test_predicted_memory},
     {"train/killed", "kill -9 at any instant; the resumed run is the uninterrupted one", test_killed},
     {"train/killed-last-save", "a kill between the state and the model of the last save", test_killed_at_the_end},
     {"train/diverged", "a loss that is not finite ends in one line, and is remembered", test_diverged},
