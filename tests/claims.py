@@ -2,6 +2,7 @@
 and sweeps of tiny real runs, interrupted and continued. Run by `make claims`, in the venv of claims/requirements.txt.
 """
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -92,7 +93,18 @@ class Commands(unittest.TestCase):
         for changes in ({"tune_seeds": "5..6"}, {"metric": "beauty"}, {"surprise": 1},
                         {"comparison": [{"a": "b", "b": "c", "predict": "> 0"}]},
                         {"comparison": [{"a": "b", "b": "a", "predict": "bigger"}]},
-                        {"arms": {"a": "--norm pre,post"}}):
+                        {"arms": {"a": "--norm pre,post"}}, {"arms": {"a": "--norm pre", "b": "--norm post --lr 1"}},
+                        {"arms": {"a": "--norm pre", "b": "--norm post --seed 7"}}, {"arms": {"a": 3}}, {"arms": "a"},
+                        {"arms": {"a": "--norm pre", "b": "--norm=pre"}}, {"arms": {"a": '--out "x', "b": ""}},
+                        {"tune": "lr"}, {"match": "beauty"}, {"match_to": "z"}, {"worst": "bad"}, {"thesis": 5},
+                        {"figure": {"colour": 3}}, {"figure": 3}, {"tune_seeds": 5}, {"tune_seeds": "a..b"},
+                        {"comparison": []}, {"comparison": [3]}, {"usable": "within 2"},
+                        {"comparison": [{"a": "b", "b": "b", "predict": "> 0"}]},
+                        {"comparison": [{"a": "b", "b": "a", "predict": "within -0.02"}]},
+                        {"comparison": [{"a": "b", "b": "a", "predict": "> 1.2.3"}]},
+                        {"command": "./train --lr 1e-3,0.001 --seed 1..3"}, {"command": 5},
+                        {"command": "./train --seed 1..100000000000"}, {"command": "./train --lr '1"},
+                        {"usable": "< 2", "command": "./train --lr 1e-6,1e-2,2e-2 --seed 1..3"}):
             with self.assertRaises(UsageError, msg=changes):
                 toy(**changes)
 
@@ -228,6 +240,26 @@ class Verdicts(unittest.TestCase):
         outcome = self.outcome(claim, value, claim.runs(claim.seeds))
         self.assertAlmostEqual(outcome.findings[0].estimate.mean, -1.0, 12)
         self.assertEqual(outcome.verdict, "HOLDS")
+
+    def test_windows_prove_no_more_than_signs(self):
+        """One seed that differs by a cell gives t a spread, and would make it more certain than if all agreed."""
+        claim = toy(usable="< 2", command="./train --lr 0.001,0.01,0.1 --seed 1..4",
+                    comparison=[{"a": "b", "b": "a", "predict": "< 0"}])
+
+        def value(run):
+            worse = run.arm.name == "b" and dict(run.tuned)["lr"] == "0.1"
+            return 3.0 if worse or (run.arm.name == "b" and run.seed == 1 and dict(run.tuned)["lr"] == "0.01") else 1.5
+        outcome = self.outcome(claim, value, claim.runs(claim.seeds))
+        self.assertAlmostEqual(outcome.findings[0].p, 2 * 0.5 ** 4, 12)
+        self.assertTrue(any("end of the list" in note for note in outcome.notes), outcome.notes)
+
+    def test_number_that_no_run_has(self):
+        claim = toy(metric="accuracy", worst=0, better="higher")
+        records = records_of(claim, lambda run: 1.0)
+        for row in records.values():
+            row["accuracy"] = None
+        with self.assertRaises(UsageError):
+            verdict.evaluate(claim, records)
 
     def test_edge_of_the_list(self):
         outcome = self.outcome(toy(), lambda run: float(dict(run.tuned)["lr"]) + noise(run.seed))
@@ -494,6 +526,39 @@ class Sweeps(unittest.TestCase):
         self.assertNotIn("finished", again.stdout)
         self.assertEqual(self.sweep(command, "--fresh", "--jobs", "2").returncode, 0)
         self.assertEqual({key: row["digest"] for key, row in self.records().items()}, digests)
+
+    def test_lost_table(self):
+        """Runs that have ended are recorded again from what is left of them, with their digests."""
+        command = f"{TINY} --steps 10 --seed 1..3"
+        self.assertEqual(self.sweep(command).returncode, 0)
+        before = self.records()
+        (self.into / "results.csv").unlink()
+        again = self.sweep(command)
+        self.assertEqual((again.returncode, again.stdout.count("recovered")), (0, 3), again.stdout + again.stderr)
+        self.assertEqual(self.records(), before)
+        fresh = self.sweep(command, "--fresh")
+        self.assertIn("digests  3 of 3 are those recorded before", fresh.stdout)
+        table = self.into / "results.csv"
+        table.write_text(table.read_text()[:-40])
+        cut = self.sweep(command)
+        self.assertEqual((cut.returncode, cut.stderr.count("\n")), (2, 1), cut.stderr)
+        self.assertIn("damaged", cut.stderr)
+
+    def test_one_at_a_time(self):
+        held = os.open(self.into, os.O_RDONLY)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        refused = self.sweep(f"{TINY} --steps 8 --seed 1..2")
+        os.close(held)
+        self.assertEqual((refused.returncode, refused.stderr.count("\n")), (2, 1), refused.stderr)
+        self.assertIn("another sweep", refused.stderr)
+
+    def test_misspelt_options(self):
+        for words in (["--solve", "steps"], ["--match", "params", "--solve", "seed"], ["--match", "params"]):
+            refused = self.sweep(f"{TINY} --steps 8 --seed 1..2", *words)
+            self.assertEqual((refused.returncode, refused.stderr.count("\n")), (2, 1), refused.stderr)
+        for tool in (check, table):
+            with self.assertRaises(UsageError):
+                tool.main(["--rerunn"])
 
     def test_interrupted(self):
         """Ctrl-C in the middle of a run: what is finished stays, the run goes on from its step, the digests are those

@@ -60,9 +60,10 @@ def check_page(path, lab):
     text = path.read_text()
     differs = ["it differs from the records; claims/table writes what they say"]
     if path.suffix != ".ipynb":
-        return [] if as_built(fresh) == as_built(text) else differs
+        return ([] if as_built(fresh) == as_built(text) else differs) + broken_links(path, text)
     book = json.loads(text)
     found = [] if json.loads(fresh) == book else differs
+    found += broken_links(path, "\n".join("".join(c["source"]) for c in book["cells"] if c["cell_type"] == "markdown"))
     for c in book["cells"]:
         loose = unbacked("".join(c["source"])) if c["cell_type"] == "markdown" else []
         if loose:
@@ -108,7 +109,16 @@ def execute(path):
             if c.cell_type == "code" and "live" not in c.metadata.get("tags", []) and outputs(c) != before]
 
 
+def broken_links(path, text):
+    """Links of a page to files that are not there."""
+    targets = [t.split("#")[0] for t in re.findall(r"\]\(([^)\s]+)\)|<a href=\"([^\"]+)\"", text) for t in t if t]
+    return [f"it links to {t}, which is not there" for t in sorted(set(targets))
+            if t and not t.startswith(("http:", "https:", "mailto:")) and not (path.parent / t).exists()]
+
+
 def main(words, lab=None):
+    if unknown := set(words) - {"--rerun", "--notebooks"}:
+        raise UsageError(f"unknown option '{unknown.pop()}'; there are --rerun and --notebooks")
     lab, complaints, checks = lab or Lab(), [], 0
     for claim in lab.claims:
         records = lab.records[claim.name]

@@ -3,18 +3,26 @@
 A run belongs to an arm: a name, its own flags, and one value of each list of the command, as in `post layers=24`.
 Beside the arm, a run has a value of each tuned flag (the learning rate) and a seed.
 """
+import math
 import re
 import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .command import UsageError, parse_command, parse_flags, product, text_of, values_of
+from .command import UsageError, parse_command, parse_flags, product, split_words, text_of, values_of
 from .records import METRICS
 from .stats import Prediction
 
-KEYS = {"post", "title", "thesis", "command", "metric", "better", "unit", "tune", "tune_seeds", "usable", "worst",
-        "match", "match_to", "budget_minutes", "controls", "arms", "comparison", "figure"}
-COMPARISON_KEYS = {"a", "b", "predict", "role", "metric"}
+NUMBER = (int, float)
+KEYS = {"post": int, "title": str, "thesis": str, "command": str, "metric": str, "better": str,
+        "tune": list, "tune_seeds": str, "usable": str, "worst": NUMBER, "match": str, "match_to": str,
+        "budget_minutes": NUMBER, "controls": str, "arms": dict, "comparison": list, "figure": dict}
+COMPARISON_KEYS = {"a": str, "b": str, "predict": str, "role": str, "metric": str}
+FIGURE_KEYS = {"x": str, "x_label": str, "log_x": bool, "y_label": str, "top": NUMBER}
+TYPE_NAMES = {int: "a whole number", NUMBER: "a number", str: "a text", list: "a list", dict: "a table",
+              bool: "true or false"}
+BUDGETS = ("params", "flops", "cache", "time")
+UNEVEN = 0.15   # by how much a cell of a grid of learning rates may differ from their mean
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,6 @@ class Claim:
     tune_seeds: list     # on which each arm's learning rate is chosen; none: each seed's on the others
     metric: str = "val_loss"
     better: str = "lower"
-    unit: str = ""
     usable: Prediction = None   # then the metric is the width of the window of learning rates, in factors of ten
     worst: float = None         # what a diverged run counts as; no run counts as worse
     post: int = 0
@@ -88,44 +95,82 @@ class Claim:
         return next(arm for arm in self.arms if arm.label == label)
 
 
+def check_types(row, types, what):
+    for key, value in row.items():
+        if key not in types:
+            raise UsageError(f"unknown key '{key}' in {what}; there are {', '.join(types)}")
+        if not isinstance(value, types[key]) or (isinstance(value, bool) and types[key] is not bool):
+            raise UsageError(f"{key} of {what} is {TYPE_NAMES[types[key]]}, not {value!r}")
+
+
 def parse_prediction(text):
-    match = re.fullmatch(r"(>|<|within)\s*([-+]?[\d.]+(?:e[-+]?\d+)?)", str(text).strip())
-    if not match:
+    match = re.fullmatch(r"(>|<|within)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", str(text).strip())
+    if not match or (match[1] == "within" and float(match[2]) <= 0):
         raise UsageError(f"'{text}' is no prediction: write '> 0.05', '< 0' or 'within 0.02'")
     return Prediction({">": "above", "<": "below"}.get(match[1], match[1]), float(match[2]))
+
+
+def parse_usable(text, tuned):
+    """The region of usable values. A window is counted in cells of a grid, so the grid must have even ones."""
+    usable = parse_prediction(text)
+    if usable.kind == "within":
+        raise UsageError(f"usable = '{text}': a metric is usable below or above a bound")
+    try:
+        rates = sorted(math.log10(float(rate)) for rate in tuned.get("lr", []))
+    except ValueError:
+        raise UsageError("a window of learning rates needs rates above 0") from None
+    cells = [high - low for low, high in zip(rates, rates[1:])]
+    if not cells or max(abs(cell * len(cells) / sum(cells) - 1) for cell in cells) > UNEVEN:
+        raise UsageError("usable needs a list of --lr with equal factors between them: a window is counted in these")
+    return usable
+
+
+def seeds_of(values, what):
+    try:
+        return [int(value) for value in values]
+    except ValueError as error:
+        raise UsageError(f"{what} takes whole numbers: {error}") from None
 
 
 def split_command(flags, tune):
     """The seeds, the tuned lists, the other lists and the single values of a command's flags."""
     flags = dict(flags)
-    try:
-        seeds = [int(s) for s in flags.pop("seed", ["1"])]
-    except ValueError as error:
-        raise UsageError(f"--seed takes whole numbers: {error}") from None
+    seeds = seeds_of(flags.pop("seed", ["1"]), "--seed")
     tuned = {name: flags.pop(name) for name in tune if name in flags}
     facets = {name: values for name, values in flags.items() if len(values) > 1}
     fixed = {name: values[0] for name, values in flags.items() if len(values) == 1}
     return seeds, tuned, facets, fixed
 
 
-def make_arms(named, facets, fixed):
-    """Each named arm's own flags on top of the command's; an arm may set a listed flag to one value of its own."""
+def make_arms(named, facets, fixed, taken=()):
+    """Each named arm's own flags on top of the command's; an arm may set a listed flag to one value of its own, but
+    none of those that are taken: what is tuned, and the seed."""
     arms = []
     for name, own in named.items():
+        if clash := [flag for flag in own if flag in taken]:
+            raise UsageError(f"arm '{name}' sets --{clash[0]}, which the command has a list of for all arms")
         if any(len(values) > 1 for values in own.values()):
             raise UsageError(f"arm '{name}' has a list: lists belong into the command, or write one arm for each value")
         own = {flag: values[0] for flag, values in own.items()}
         free = {flag: values for flag, values in facets.items() if flag not in own}
         for choice in product(free):
             arms.append(Arm(name, tuple({**fixed, **choice, **own}.items()), tuple(choice.items())))
+    if not arms:
+        raise UsageError("a claim has at least one arm")
+    given = [arm for arm in arms if "?" not in dict(arm.flags).values()]
+    for i, arm in enumerate(given):
+        if twin := next((a for a in given[:i] if dict(a.flags) == dict(arm.flags)), None):
+            raise UsageError(f"the arms '{twin.label}' and '{arm.label}' have the same flags")
     return arms
 
 
 def expand_comparison(row, arms, default_metric):
     """One comparison for each choice of the lists, where a and b are names of arms rather than labels."""
-    unknown = set(row) - COMPARISON_KEYS
-    if unknown or "a" not in row or "predict" not in row:
-        raise UsageError(f"a [[comparison]] has a, predict, and perhaps b, role, metric; found {', '.join(row)}")
+    if not isinstance(row, dict) or "a" not in row or "predict" not in row:
+        raise UsageError("a [[comparison]] has a, predict, and perhaps b, role, metric")
+    check_types(row, COMPARISON_KEYS, "a [[comparison]]")
+    if row["a"] == row.get("b"):
+        raise UsageError(f"'{row['a']}' is compared with itself")
     a, b = row["a"], row.get("b", "")
     labels = {arm.label for arm in arms}
     rest = (parse_prediction(row["predict"]), row.get("metric", default_metric), row.get("role", "thesis"))
@@ -148,28 +193,37 @@ def read_claim(path):
         claim = claim_of(row, path.stem)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UsageError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, UsageError) as error:
         raise UsageError(f"{path}: {error}") from None
     return replace(claim, path=path)
 
 
 def claim_of(row, name):
-    unknown, missing = set(row) - KEYS, {"thesis", "command", "metric", "comparison"} - set(row)
-    if unknown or missing:
-        raise UsageError(f"unknown key '{unknown.pop()}'" if unknown else f"the key '{missing.pop()}' is missing")
-    seeds, tuned, facets, fixed = split_command(parse_command(row["command"]), row.get("tune", ["lr"]))
-    named = {arm: parse_flags(flags.split()) for arm, flags in row.get("arms", {"": ""}).items()}
-    arms = make_arms(named, facets, fixed)
+    check_types(row, KEYS, "a claim")
+    check_types(row.get("figure", {}), FIGURE_KEYS, "[figure]")
+    if missing := {"thesis", "command", "metric", "comparison"} - set(row):
+        raise UsageError(f"the key '{missing.pop()}' is missing")
+    tune, own = row.get("tune", ["lr"]), row.get("arms", {"": ""})
+    check_types(own, dict.fromkeys(own, str), "[arms]")
+    seeds, tuned, facets, fixed = split_command(parse_command(row["command"]), tune)
+    named = {arm: parse_flags(split_words(flags)) for arm, flags in own.items()}
+    arms = make_arms(named, facets, fixed, {*tuned, "seed"})
+    if row.get("match", BUDGETS[0]) not in BUDGETS:
+        raise UsageError(f"match is one of {', '.join(BUDGETS)}, not '{row['match']}'")
+    if row.get("match_to", arms[0].label) not in {name for arm in arms for name in (arm.name, arm.label)}:
+        raise UsageError(f"match_to = '{row['match_to']}' is no arm")
     if row["metric"] not in METRICS:
         raise UsageError(f"unknown metric '{row['metric']}'; there are {', '.join(METRICS)}")
     if row.get("better", "lower") not in ("lower", "higher"):
         raise UsageError(f"better is lower or higher, not '{row['better']}'")
-    tune_seeds = [int(s) for s in values_of(row["tune_seeds"])] if "tune_seeds" in row else []
+    tune_seeds = seeds_of(values_of(row["tune_seeds"]), "tune_seeds") if "tune_seeds" in row else []
     if set(tune_seeds) & set(seeds):
         raise UsageError("tune_seeds and --seed share a seed: rates are chosen on other seeds than those reported")
     comparisons = [c for r in row["comparison"] for c in expand_comparison(r, arms, row["metric"])]
+    if not comparisons:
+        raise UsageError("a claim has at least one [[comparison]]")
     return Claim(name, row["command"], arms, tuned, seeds, tune_seeds, row["metric"], row.get("better", "lower"),
-                 row.get("unit", ""), parse_prediction(row["usable"]) if "usable" in row else None,
+                 parse_usable(row["usable"], tuned) if "usable" in row else None,
                  row.get("worst"), row.get("post", 0), row.get("title", name), row["thesis"].strip(),
                  row.get("budget_minutes"), row.get("controls", "").strip(), row.get("match", ""),
                  row.get("match_to", ""), comparisons, row.get("figure", {}))

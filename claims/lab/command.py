@@ -8,6 +8,17 @@ class UsageError(Exception):
     """What a user can cause; shown as one line."""
 
 
+MOST = 10000   # values of a range
+
+
+def same_value(text):
+    """What two spellings of one number have in common: 1e-3 and 0.001."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def values_of(text):
     """Every value of a list or a range: '1..3' is 1 2 3, 'pre,post' is two words."""
     values = []
@@ -15,10 +26,12 @@ def values_of(text):
         ends = re.fullmatch(r"(\d+)\.\.(\d+)", part)
         if ends and int(ends[2]) < int(ends[1]):
             raise UsageError(f"the range {part} is empty: write the smaller number first")
+        if ends and int(ends[2]) - int(ends[1]) >= MOST:
+            raise UsageError(f"the range {part} has more than {MOST} values")
         values += [str(i) for i in range(int(ends[1]), int(ends[2]) + 1)] if ends else [part]
     if "" in values:
         raise UsageError(f"'{text}' is a list with an empty place")
-    if len(set(values)) < len(values):
+    if len(set(map(same_value, values))) < len(values):
         raise UsageError(f"'{text}' has a value twice")
     return values
 
@@ -39,9 +52,16 @@ def parse_flags(words):
     return flags
 
 
+def split_words(text):
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"'{text}': {str(error).lower()}") from None
+
+
 def parse_command(text):
     """The flags of './train --flag values ...'."""
-    words = shlex.split(text) if isinstance(text, str) else list(text)
+    words = split_words(text) if isinstance(text, str) else list(text)
     if not words or words[0] not in ("./train", "train"):
         raise UsageError(f"a command begins with ./train, this one with '{words[0] if words else ''}'")
     return parse_flags(words[1:])

@@ -7,10 +7,12 @@ how near it is stands in the records.
 import shlex
 from dataclasses import replace
 
+from .claim import BUDGETS
 from .command import UsageError, parse_flags
 from .trainer import dry_run
 
-MATCHES = ("params", "flops", "cache", "time")
+MATCHES = BUDGETS
+NEAR = 0.1   # of the budget: a match that misses it by more is none
 DEFAULT_FLAG = {"params": "ffn-width", "flops": "steps", "cache": "head-dim", "time": "steps"}
 LARGEST = 1 << 24
 
@@ -92,8 +94,12 @@ def reference_of(claim, arm):
     return next((a for a in given if a.facet == arm.facet), given[0])
 
 
-def solve_claim(claim, speed=None):
-    """The claim with every `?` solved, and {label: what was matched, to what precision}."""
+def solve_claim(claim, speed=None, records=None):
+    """The claim with every `?` solved, and {label: what was matched, to what precision}; as recorded, where it is: a
+    match of seconds would come out anew every time."""
+    matched = {r["arm"]: r["matched"] for r in (records or {}).values() if r.get("matched")}
+    if matched and all(arm.label in matched for arm in claim.arms if unknown_of(arm)):
+        return recall_claim(claim, records), matched
     if not any(unknown_of(arm) for arm in claim.arms):
         return claim, {}
     if claim.match not in MATCHES:
@@ -112,6 +118,9 @@ def solve_claim(claim, speed=None):
         target = quantity(claim.match, complete(reference), speed)
         arms.append(with_flag(arm, name, solve(arm, name, claim.match, target, complete, speed)))
         got = quantity(claim.match, complete(arms[-1]), speed)
+        if abs(got / target - 1) > NEAR:
+            raise UsageError(f"no --{name} matches the {claim.match} of '{reference.label}': the nearest for "
+                             f"'{arm.label}' is {100 * (got / target - 1):+.0f}%")
         error = f"{100 * (got / target - 1):+.3f}%"
         notes[arm.label] = f"{claim.match} {got:.9g} for {target:.9g} of {reference.label} ({error})"
     return replace(claim, arms=arms), notes
@@ -129,6 +138,10 @@ def recall_claim(claim, records):
 
 def mark_unknown(claim, flag):
     """For a sweep without a claim file: every arm but the first is solved for this flag."""
+    if len(claim.arms) < 2:
+        raise UsageError("--match needs a list that makes at least two arms")
     flag = flag or DEFAULT_FLAG[claim.match]
+    if flag in claim.tuned or flag == "seed":
+        raise UsageError(f"--solve {flag}: this flag is not the same in all runs of an arm")
     rest = [replace(arm, flags=(*((n, v) for n, v in arm.flags if n != flag), (flag, "?"))) for arm in claim.arms[1:]]
     return replace(claim, arms=claim.arms[:1] + rest)

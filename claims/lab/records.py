@@ -9,6 +9,8 @@ import io
 import os
 from pathlib import Path
 
+from .command import UsageError
+
 # The numbers of a run that a claim can be about: those of run.json, and what trainer.py takes from log.jsonl.
 METRICS = {
     "val_loss": "validation loss (nats per token)",
@@ -31,6 +33,7 @@ METRICS = {
 }
 COLUMNS = ["arm", "flags", "status", *METRICS, "diverged_at", "digest", "commit", "data_hash", "seconds", "threads",
            "cpu", "simd", "matched", "error"]
+STATUSES = ("finished", "diverged", "failed")
 NUMBERS = {*METRICS, "seconds", "threads", "diverged_at"}
 
 
@@ -38,11 +41,18 @@ def read_records(path):
     """{flags: row}; numbers are floats, None where a run has none."""
     if not Path(path).exists():
         return {}
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        for name in NUMBERS:
-            row[name] = float(row[name]) if row.get(name) else None
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        for row in rows:
+            if set(row) != set(COLUMNS) or None in row.values() or row["status"] not in STATUSES:
+                raise ValueError(f"the row of '{row.get('flags')}' is not whole")
+            for name in NUMBERS:
+                row[name] = float(row[name]) if row[name] else None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except (ValueError, csv.Error) as error:
+        raise UsageError(f"{path} is damaged: {error}; git has an older one, --fresh trains all of it again") from None
     return {row["flags"]: row for row in rows}
 
 

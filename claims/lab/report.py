@@ -23,12 +23,21 @@ def signed(x):
     return "-" if not math.isfinite(x) else ("+" if x >= 0 else "\u2212") + number(abs(x))
 
 
+def is_point(e):
+    """All seeds agree: there is no spread from which an interval could follow."""
+    return e.count > 1 and e.spread <= 1e-12 * abs(e.mean)
+
+
 def interval(e):
+    if is_point(e):
+        return f"[all {e.count} equal]"
     return f"[{signed(e.low)}, {signed(e.high)}]" if math.isfinite(e.low) else "[one seed]"
 
 
 def level(e):
     """'0.1234 [0.1001, 0.1467]': a value, which has no sign."""
+    if is_point(e):
+        return f"{number(e.mean)} {interval(e)}"
     return f"{number(e.mean)} [{number(e.low)}, {number(e.high)}]" if math.isfinite(e.low) else number(e.mean)
 
 

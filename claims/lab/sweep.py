@@ -5,7 +5,7 @@
 
     --jobs N       N runs at once with fewer threads each; the digests are the same either way
     --dry-run      show what would run, and for how long, then stop
-    --fresh        forget the records of this sweep, and train all of it again
+    --fresh        train all of this sweep again, and compare the digests with those recorded
     --retry        train again what failed (a full disk, no memory); a divergence is a result and stays
     --keep         keep the weights; without it only run.json, log.jsonl and the curve of each run stay
     --yes          start even if the prediction is over the budget
@@ -19,6 +19,7 @@ for the prediction of its minutes. Where learning rates are chosen on seeds of t
 the smallest difference that the reported seeds will be able to show is printed before those start.
 """
 import argparse
+import fcntl
 import hashlib
 import os
 import shutil
@@ -43,11 +44,15 @@ START_SECONDS = 0.1   # of a run beside its steps
 
 
 # ---- how long ------------------------------------------------------------------------------------
+class Interrupted(Exception):
+    """Ctrl-C before the first run."""
+
+
 class Clock:
     """Seconds of a run: those of recorded runs of the same arm with as many threads, else by a pilot."""
 
-    def __init__(self, base, threads):
-        self.base, self.threads, self.plans, self.speeds = base, threads, {}, {}
+    def __init__(self, base, threads, is_stopped):
+        self.base, self.threads, self.is_stopped, self.plans, self.speeds = base, threads, is_stopped, {}, {}
 
     def plan(self, flags):
         """What ./train makes of the flags; asked once for all seeds."""
@@ -65,7 +70,12 @@ class Clock:
             trainer.forget(out)
             short = {**flags, "steps": PILOT_STEPS, "eval-every": PILOT_STEPS, "eval-tokens": 1, "log-every": 1}
             pilot = trainer.Training(short, out, self.threads)
+            while not pilot.ended() and not self.is_stopped():
+                time.sleep(0.02)
+            pilot.interrupt()
             status, error = pilot.result()
+            if self.is_stopped():
+                raise Interrupted
             lines = trainer.last_lines(out / "log.jsonl", PILOT_STEPS - 2)
             speeds = sorted(line["tokens_per_second"] for line in lines if line.get("tokens_per_second"))
             if not speeds:
@@ -89,10 +99,11 @@ class Sweep:
     def __init__(self, claim, results, base, options):
         self.claim, self.results, self.base, self.options = claim, results, base, options
         self.threads = max(1, trainer.cores() // options.jobs)
-        self.clock = Clock(base, self.threads)
+        self.stop = False
+        self.clock = Clock(base, self.threads, lambda: self.stop)
+        self.before = read_records(results) if options.fresh and not options.dry_run else {}   # to compare digests with
         self.records = {} if options.fresh else read_records(results)
         self.matched = {}
-        self.stop = False
         self.expected = {}        # {run: predicted seconds}
         self.total_seconds, self.total, self.begun = 0.0, 0, time.monotonic()   # of all that this process has to do
         self.done_seconds, self.done = 0.0, 0                                   # of what it has finished
@@ -115,7 +126,7 @@ class Sweep:
 
     def run_all(self, queue):
         """Trains every run of the queue; True if none was interrupted."""
-        queue, running, whole = list(queue), [], True
+        queue, running, whole = [run for run in queue if not self.recover(run)], [], True
         self.expected |= {run: self.clock.seconds(run, self.records) for run in queue}
         while running or (queue and not self.stop):
             while queue and len(running) < self.options.jobs and not self.stop:
@@ -130,6 +141,15 @@ class Sweep:
             time.sleep(0.1 if running else 0)
         self.clear_bar()
         return whole and not self.stop
+
+    def recover(self, run):
+        """Records a run that has ended without its row, as where the table was lost; False if it must be trained."""
+        out = trainer.directory(self.base, run)
+        status = None if self.options.fresh or self.options.retry else trainer.ended_before(out)
+        if status:
+            self.keep_record(run, out, status, "")
+            print(f"recovered  {run.key}", flush=True)
+        return status is not None
 
     def start(self, run):
         out = trainer.directory(self.base, run)
@@ -233,12 +253,16 @@ def sweep_all(sweep):
         print("interrupted; what was done is kept, and the same command, without --fresh, goes on")
         return 130
     print_outcome(claim, sweep.records)
+    again = [key for key in sweep.before if key in sweep.records]
+    if again:
+        same = sum(sweep.before[key]["digest"] == sweep.records[key]["digest"] for key in again)
+        print(f"digests  {same} of {len(again)} are those recorded before")
     print(f"records  {os.path.relpath(sweep.results)}")
     if claim.path:
         from . import figure  # matplotlib takes a second to load
         figure.draw(claim, sweep.records, sweep.results.with_suffix(".png"))
         print(f"figure   {os.path.relpath(sweep.results.with_suffix('.png'))}")
-    return 0
+    return 1 if any(row["status"] == "failed" for row in sweep.records.values()) else 0
 
 
 def parse(words):
@@ -253,6 +277,10 @@ def parse(words):
     parser.add_argument("--solve", default="", help=argparse.SUPPRESS)
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args(words)
+    if options.into == Path("") or (options.into and options.into.exists() and not options.into.is_dir()):
+        raise UsageError(f"--into takes a directory, not '{options.into if options.into != Path('') else ''}'")
+    if options.solve and not options.match:
+        raise UsageError("--solve says by which flag, --match what: give both")
     options.into = options.into and options.into.resolve()
     if not rest:
         raise UsageError("expected a claim file, or ./train with flags; --help says more")
@@ -277,17 +305,28 @@ def open_sweep(options, rest):
     return Sweep(claim, base / "results.csv", base, options)
 
 
+def lock(base):
+    """Two sweeps of one claim would take each other's runs and overwrite each other's table."""
+    base.mkdir(parents=True, exist_ok=True)
+    held = os.open(base, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"another sweep works in {os.path.relpath(base)}; wait for it") from None
+
+
 def main(words):
     options, rest = parse(words)
     sweep = open_sweep(options, rest)
 
     def on_signal(*_):
         sweep.stop = True
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGHUP, on_signal)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:   # nohup ignores SIGHUP
+            signal.signal(number, on_signal)
 
-    sweep.claim, sweep.matched = solve_claim(sweep.claim, sweep.clock.tokens_per_second)
+    lock(sweep.base)
+    sweep.claim, sweep.matched = solve_claim(sweep.claim, sweep.clock.tokens_per_second, sweep.records)
     for label, note in sweep.matched.items():
         print(f"matched  {label}: {note}")
     commit = check_possible(sweep.claim)["commit"]
@@ -303,3 +342,9 @@ if __name__ == "__main__":
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Interrupted:
+        print("interrupted before the first run; the same command starts again")
+        sys.exit(130)
+    except OSError as error:
+        print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        os._exit(1)

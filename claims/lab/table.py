@@ -166,6 +166,8 @@ def keep_outputs(path):
 
 
 def main(words):
+    if unknown := set(words) - {"--print", "--facts", "--execute"}:
+        raise UsageError(f"unknown option '{unknown.pop()}'; there are --print, --facts and --execute")
     lab = Lab()
     if "--print" in words:
         print(table(lab))

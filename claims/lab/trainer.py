@@ -89,9 +89,17 @@ class Training:
 
 def read_json(path):
     try:
-        return json.loads(Path(path).read_text())
+        found = json.loads(Path(path).read_text())
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
+
+
+def ended_before(out):
+    """How the run in this directory ended whose weights were forgotten since, or None; its row can be read from it."""
+    told = read_json(Path(out) / "run.json")
+    gone = told.get("status") in ("finished", "diverged") and not (Path(out) / "model.safetensors").exists()
+    return told["status"] if gone and (Path(out) / "log.jsonl").exists() else None
 
 
 def last_lines(path, count):

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 from .claim import Run
+from .command import UsageError
 from .stats import LEVEL, Estimate, detectable, estimate, holm, p_values
 
 
@@ -48,7 +49,9 @@ class Results:
         row = self.row(arm, tuned, seed)
         if row is None or row["status"] == "failed":
             return None
-        return row[metric] if row["status"] == "finished" and row.get(metric) is not None else math.nan
+        if row["status"] == "finished" and row.get(metric) is None:
+            raise UsageError(f"{self.claim.name}: a finished run has no {metric}: {row['flags']}")
+        return row[metric] if row["status"] == "finished" else math.nan
 
     def counted(self, value, metric):
         """The same as it enters a comparison: a diverged run counts as the worst that the claim names, and no run as
@@ -95,8 +98,10 @@ class Results:
     def measure(self, label, seed, metric):
         """What a comparison compares: the window, or the metric at the arm's best."""
         arm = self.claim.arm(label)
-        is_window = self.claim.usable is not None and metric == self.claim.metric
-        return self.window(arm, seed) if is_window else self.best(arm, seed, metric)
+        return self.window(arm, seed) if self.is_window(metric) else self.best(arm, seed, metric)
+
+    def is_window(self, metric):
+        return self.claim.usable is not None and metric == self.claim.metric
 
     def sample(self, comparison, seeds=None):
         """The differences by seed (or values, where nothing is compared with); None for what is missing."""
@@ -128,8 +133,10 @@ def find(claim, results):
     samples = [results.sample(c) for c in claim.comparisons]
     clean = [[d for d in s if d is not None and not math.isnan(d)] for s in samples]
     whole = [len(c) == len(s) for c, s in zip(clean, samples)]
-    adjusted = holm([min(p_values(c, k.predict)) if ok else 1.0
-                     for c, k, ok in zip(clean, claim.comparisons, whole)])
+    # Windows are whole numbers of cells: n of them prove no more than n equal signs do, however little they vary.
+    floor = [0.5 ** len(c) * 2 if results.is_window(k.metric) else 0.0 for c, k in zip(clean, claim.comparisons)]
+    adjusted = holm([max(least, min(p_values(c, k.predict))) if ok else 1.0
+                     for c, k, ok, least in zip(clean, claim.comparisons, whole, floor)])
     findings = []
     for comparison, sample, p, ok, every in zip(claim.comparisons, clean, adjusted, whole, samples):
         e = estimate(sample)
@@ -143,12 +150,22 @@ def find(claim, results):
 def edges(claim, results):
     """Arms whose best learning rate is the first or last of the list: a wider list might find a better one."""
     rates = [dict(tuned).get("lr") for tuned in results.choices]
-    if claim.usable is not None or len(rates) < 3:
+    if claim.usable is not None:
+        return open_windows(claim, results)
+    if len(rates) < 3:
         return []
     at_edge = [arm.label for arm in claim.arms
                if any(t is not None and dict(t).get("lr") in (min(rates, key=float), max(rates, key=float))
                       for t in (results.chosen(arm, s) for s in claim.seeds))]
     return [f"best learning rate at the edge of the list: {', '.join(at_edge)}"] if at_edge else []
+
+
+def open_windows(claim, results):
+    """Arms whose window reaches the first or last learning rate of the list: it may be wider than what was counted."""
+    ends = [(tuned, seed) for tuned in (results.choices[0], results.choices[-1]) for seed in claim.seeds]
+    values = {arm.label: [results.value(arm, *end, claim.metric) for end in ends] for arm in claim.arms}
+    cut = [label for label, at in values.items() if any(v is not None and results.is_usable(v) for v in at)]
+    return [f"the window reaches an end of the list, and may be wider than counted: {', '.join(cut)}"] if cut else []
 
 
 def evaluate(claim, records):
