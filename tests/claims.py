@@ -261,6 +261,12 @@ class Verdicts(unittest.TestCase):
         with self.assertRaises(UsageError):
             verdict.evaluate(claim, records)
 
+    def test_ties(self):
+        outcome = self.outcome(toy(), lambda run: 1.0)
+        self.assertTrue(any("tie" in note for note in outcome.notes), outcome.notes)
+        outcome = self.outcome(toy(), lambda run: float(dict(run.tuned)["lr"]) + noise(run.seed))
+        self.assertFalse(any("tie" in note for note in outcome.notes), outcome.notes)
+
     def test_edge_of_the_list(self):
         outcome = self.outcome(toy(), lambda run: float(dict(run.tuned)["lr"]) + noise(run.seed))
         self.assertTrue(any("edge" in note for note in outcome.notes))

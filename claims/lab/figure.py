@@ -53,11 +53,13 @@ def error_bars(axes, x, samples, **style):
     estimates = [estimate(s) for s in samples]
     reach = [e.high - e.mean if math.isfinite(e.high) else 0 for e in estimates]
     axes.errorbar(x, [e.mean for e in estimates], yerr=reach, capsize=2.5, **style)
-    for place, sample in zip(x, samples):     # every seed is a dot, each a point further to the right
+    for place, sample in zip(x, samples):     # every seed is a dot, each a little further to the right
         for i, value in enumerate(sample):
-            aside = ScaledTranslation((4 + i) / 72, 0, axes.figure.dpi_scale_trans)
+            aside = ScaledTranslation((4 + i * min(1, 16 / len(sample))) / 72, 0, axes.figure.dpi_scale_trans)
             axes.plot(place, value, ".", markersize=3.5, alpha=0.6, color=style["color"],
                       transform=axes.transData + aside)
+        axes.update_datalim([(place, value) for value in sample])   # a transform of its own counts for no limit
+    axes.autoscale_view()
 
 
 def sample_of(claim, results, arm):

@@ -61,6 +61,8 @@ class Receipt:
             role = "" if f.comparison.role == "thesis" else " (control)"
             print(f"{f.verdict:<12} {f.comparison.name}{role}: {effect(f)}, predicted {f.comparison.predict}")
         print(f"{self.outcome.verdict}, from {self.facts['runs']} runs")
+        for note in self.outcome.notes:
+            print(f"note: {note}")
 
     def depth(self, **facet):
         """How stream and gradient change from the first layer to the last: medians of the finished runs."""

@@ -63,10 +63,9 @@ class Results:
             return worst
         return min(value, worst) if self.claim.better == "lower" else max(value, worst)
 
-    def chosen(self, arm, seed):
-        """The arm's best value of the tuned flags for reporting this seed; None while runs that decide are missing."""
-        if len(self.choices) == 1:
-            return self.choices[0]
+    def scores(self, arm, seed):
+        """What decides on the arm's tuned flags for reporting this seed, lower being better; None while runs that decide
+        are missing."""
         others = self.claim.tune_seeds or [s for s in self.claim.seeds if s != seed] or self.claim.seeds
         sign, scores = 1 if self.claim.better == "lower" else -1, []
         for tuned in self.choices:
@@ -74,7 +73,12 @@ class Results:
             if None in values:
                 return None
             scores.append(sum(math.inf if math.isnan(v) else sign * v for v in values))
-        return self.choices[scores.index(min(scores))]
+        return scores
+
+    def chosen(self, arm, seed):
+        """The arm's best value of the tuned flags for reporting this seed: of equal ones the first of the list."""
+        scores = [0] if len(self.choices) == 1 else self.scores(arm, seed)
+        return scores and self.choices[scores.index(min(scores))]
 
     def best(self, arm, seed, metric):
         tuned = self.chosen(arm, seed)
@@ -160,6 +164,15 @@ def edges(claim, results):
     return [f"best learning rate at the edge of the list: {', '.join(at_edge)}"] if at_edge else []
 
 
+def ties(claim, results):
+    """Arms of whose learning rates several are equally good on the tuning seeds: a coin was tossed."""
+    if not claim.tune_seeds or len(results.choices) < 2:
+        return []
+    scores = {arm.label: results.scores(arm, claim.seeds[0]) for arm in claim.arms}
+    tied = [label for label, s in scores.items() if s and s.count(min(s)) > 1]
+    return [f"learning rates tie on the tuning seeds, and the first was taken: {', '.join(tied)}"] if tied else []
+
+
 def open_windows(claim, results):
     """Arms whose window reaches the first or last learning rate of the list: it may be wider than what was counted."""
     ends = [(tuned, seed) for tuned in (results.choices[0], results.choices[-1]) for seed in claim.seeds]
@@ -177,7 +190,7 @@ def evaluate(claim, records):
     notes = [f"{sum(r is not None and r['status'] == 'diverged' for r in rows)} of {len(rows)} runs diverged"]
     failed = sum(row is not None and row["status"] == "failed" for row in rows)
     notes += [f"{failed} runs failed; claims/sweep --retry trains them again"] if failed else []
-    notes += edges(claim, results)
+    notes += edges(claim, results) + ties(claim, results)
     return Outcome("OPEN" if missing else verdict_of(findings), findings, missing, notes)
 
 
