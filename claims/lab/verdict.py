@@ -64,8 +64,8 @@ class Results:
         return min(value, worst) if self.claim.better == "lower" else max(value, worst)
 
     def scores(self, arm, seed):
-        """What decides on the arm's tuned flags for reporting this seed, lower being better; None while runs that decide
-        are missing."""
+        """What decides on the arm's tuned flags for reporting this seed, lower being better; None while runs that
+        decide are missing."""
         others = self.claim.tune_seeds or [s for s in self.claim.seeds if s != seed] or self.claim.seeds
         sign, scores = 1 if self.claim.better == "lower" else -1, []
         for tuned in self.choices:
