@@ -413,8 +413,10 @@ class Pages(unittest.TestCase):
             code.metadata["tags"] = list(tags)
             nbformat.write(nbformat.v4.new_notebook(cells=[code]), self.root / "notebooks/a.ipynb")
             return check.execute(self.root / "notebooks/a.ipynb")
-        facts = table.Lab(self.root).facts("toy")
+        lab = table.Lab(self.root)
+        facts, notes = lab.facts("toy"), verdict.evaluate(lab.claims[0], lab.records["toy"]).notes
         printed = f"HOLDS        b vs a: {facts['b vs a: effect']}, predicted > 0.1\nHOLDS, from {facts['runs']} runs\n"
+        printed += "".join(f"note: {note}\n" for note in notes)
         self.assertEqual(book(printed), [])
         self.assertIn("something else", book(printed.replace("HOLDS", "FAILS"))[0])
         self.assertEqual(book("whatever", ["live"]), [])
@@ -446,6 +448,46 @@ class Pages(unittest.TestCase):
         self.assertEqual(self.check(), (0, ""))
         path.write_text(json.dumps({**bench, "commit": "abc-dirty"}))
         self.assertIn("decode: it was measured on a commit", self.check()[1])
+
+    def test_bench(self):
+        """Speeds on the front page: 100 tokens a step; the better PyTorch at 40% of the peak, so a goal of 2 is 80%."""
+        def ran(seconds, share):
+            return {"seconds": {"median": seconds}, "share": {"median": share}}
+
+        def times(x):
+            return {"times_naive": {"median": x}, "flash_times_band": {"median": x / 2}}
+        product = {"M": 1024, "product": "weight gradient"}
+        sections = {
+            "steps": [{"setting": "small", "tokens_per_second": 200.0, "step": ran(0.5, 0.7)},
+                      {"setting": "moe", "share_of_baby": 0.914}],
+            "torch": [{"setting": "small", "goal": 2.0, "times_better_mode": 1.75, "ours": ran(0.25, 0.7),
+                       "eager": ran(0.5, 0.35), "compiled": ran(0.4, 0.4)}],
+            "products": [{**product, "ours": ran(1, 0.75)}, {**product, "ours": ran(1, 0.86)},
+                         {"M": 1024, "product": "forward", "ours": ran(1, 0.9)},
+                         {**product, "M": 16, "ours": ran(1, 0.1)}],
+            "attention": [{"context": 64, "matrix_leaves_cache": False, "forward": times(1.1), "backward": times(1.4),
+                           "kept_bytes_flash": 1 << 20, "kept_bytes_naive": 1 << 20},
+                          {"context": 8192, "matrix_leaves_cache": True, "forward": times(1.8),
+                           "backward": times(2.0), "kept_bytes_flash": 4 << 20, "kept_bytes_naive": 516 << 20}]}
+        bench = {"commit": "abc", "machine": {"cpu": "Z80"}, "sections": sections,
+                 "limits_at_the_end": {"fma_gflops": 235.6, "read_gbytes_per_second": 34.8}}
+        (self.root / "claims/results/bench.json").write_text(json.dumps(bench))
+        expected = {"fma": "236 GFLOP/s", "small: ours": "400 tok/s, 70%", "small: compiled": "250 tok/s, 40%",
+                    "small: times": "1.75", "small: goal": "80%", "moe: of baby": "0.91", "weight gradients": "75% to 86%",
+                    "other products": "90%", "flash: short": "1.10 to 1.40", "flash: outside": "1.80 to 2.00",
+                    "flash: over band": "0.55 to 1.00", "flash: outside from": "8192", "naive: kept": "516 MiB"}
+        self.notebook([" ".join(f"<!-- claim bench: {name} -->?<!-- / -->" for name in expected)])
+        self.refresh()
+        text = (self.root / "notebooks/a.ipynb").read_text()
+        for name, value in expected.items():
+            self.assertIn(f"<!-- claim bench: {name} -->{value}<!-- / -->", text)
+        self.assertEqual(self.check(), (0, ""))
+        readme = self.root / "README.md"
+        readme.write_text(readme.read_text() + "\nThe goal was 85%; small is 3.5 times as fast.\n")
+        self.assertIn("the number 3.5 is not quoted", self.check()[1])
+        (self.root / "claims/results/bench.json").write_text("{}")
+        with self.assertRaises(UsageError):
+            self.check()
 
     def test_row_that_nobody_asked_for(self):
         path = self.root / "claims/results/toy.csv"

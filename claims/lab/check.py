@@ -14,12 +14,12 @@ from . import trainer
 from .command import UsageError
 from .match import recall_claim
 from .report import effect
-from .table import QUOTE, Lab, refreshed, run_cells
+from .table import BEGIN, END, QUOTE, Lab, refreshed, run_cells
 from .verdict import evaluate, wanted
 
 # A measured number in a text: one with a point, a per cent, or a multiple. Code and links may have any.
 MEASURED = re.compile(r"(?<![\w.])[-+\u2212]?\d+\.\d+(?![\w.]*\w)|\d+(?:\.\d+)? ?%|\d+(?:\.\d+)?x\b")
-NOT_PROSE = re.compile(r"```.*?```|`[^`]*`|\[[^\]]*\]\([^)]*\)|\$[^$]*\$|https?://\S+", re.S)
+NOT_PROSE = re.compile(r"```.*?```|`[^`]*`|\[[^\]]*\]\([^)]*\)|\$[^$]*\$|https?://\S+|goal (?:was |of )?[\d.]+%?", re.S)
 
 
 def check_records(claim, records, root):
@@ -52,6 +52,10 @@ def as_built(text):
     return re.sub(r"\*(--[a-z-]+)\*", r"`\1`", text)
 
 
+def without_table(text):
+    return re.sub(f"{BEGIN}.*{END}", " ", text, flags=re.S)
+
+
 def check_page(path, lab):
     try:
         fresh = refreshed(path, lab)
@@ -60,7 +64,8 @@ def check_page(path, lab):
     text = path.read_text()
     differs = ["it differs from the records; claims/table writes what they say"]
     if path.suffix != ".ipynb":
-        return ([] if as_built(fresh) == as_built(text) else differs) + broken_links(path, text)
+        loose = [f"the number {x} is not quoted from the records" for x in unbacked(without_table(text))]
+        return ([] if as_built(fresh) == as_built(text) else differs) + broken_links(path, text) + loose
     book = json.loads(text)
     found = [] if json.loads(fresh) == book else differs
     found += broken_links(path, "\n".join("".join(c["source"]) for c in book["cells"] if c["cell_type"] == "markdown"))

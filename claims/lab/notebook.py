@@ -14,6 +14,7 @@ A cell that calls live() has the tag `live`: what it prints depends on the machi
 quoted (claims/table --facts), and claims/check --notebooks executes the notebook and compares what its cells print.
 """
 import io
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -98,7 +99,7 @@ class Measured:
     """Speeds that bench/bench measured."""
 
     def __init__(self, name, folder=CLAIMS):
-        self.speeds = Speeds(Path(folder) / f"results/{name}.json")
+        self.speeds = Speeds(json.loads((Path(folder) / f"results/{name}.json").read_text()))
 
     def rows(self):
         speeds = self.speeds

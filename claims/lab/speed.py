@@ -5,16 +5,15 @@
 Unlike the records of training, these are of the machine that they name, and of no other. What carries over is beside
 every figure: the share of that machine's read bandwidth, and so the tokens per second that bytes alone predict.
 """
-import json
-
+from .bench import commit_complaints
 from .report import number
 
 KINDS = {"mha": "MHA", "gqa": "GQA", "wide": "one wide head", "mla": "MLA"}
 
 
 class Speeds:
-    def __init__(self, path):
-        self.all = json.loads(path.read_text())
+    def __init__(self, found):
+        self.all = found
         self.rows = self.all["sections"]["context"]
         self.bandwidth = 1e9 * self.all["limits"]["read_gbytes_per_second"]
 
@@ -43,9 +42,7 @@ class Speeds:
         return found
 
     def complaints(self):
-        commit = self.all["commit"]
-        dirty = commit.endswith("-dirty") or commit in ("", "unknown")
-        return [f"it was measured on a commit that others do not have ({commit})"] if dirty else []
+        return commit_complaints(self.all)
 
     def draw(self, axes, look):
         """Measured: marks and lines. What bytes over bandwidth predicts: thin and grey."""

@@ -12,6 +12,7 @@ import re
 import sys
 import tomllib
 
+from .bench import Bench
 from .claim import read_claim
 from .command import UsageError
 from .records import read_records
@@ -27,6 +28,15 @@ LINK = re.compile(r"(\[`(\w+)`\]\(\.\./([\w/]+\.[ch])#L)(\d+)\)")   # [`mla_forw
 ROW = re.compile(r"^(?:SIZE|REAL|BOOL|ENUM|PATTERN|TEXT)\((\w+)", re.M)
 
 
+def measured(path):
+    """What bench/bench left in a file: decoding by context, or the rest."""
+    try:
+        found = json.loads(path.read_text())
+        return Speeds(found) if "context" in found["sections"] else Bench(found)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is damaged: {error}") from None
+
+
 class Lab:
     """Everything that is recorded: claims, their records, the posts. root is that of the repository."""
 
@@ -35,7 +45,7 @@ class Lab:
         files = sorted(path for path in (root / "claims").glob("*.toml") if path.name != "posts.toml")
         self.claims = sorted(map(read_claim, files), key=lambda claim: (claim.post, claim.name))
         self.records = {c.name: read_records(root / f"claims/results/{c.name}.csv") for c in self.claims}
-        self.speeds = {path.stem: Speeds(path) for path in sorted((root / "claims/results").glob("*.json"))}
+        self.speeds = {path.stem: measured(path) for path in sorted((root / "claims/results").glob("*.json"))}
         self.posts = tomllib.loads((root / "claims/posts.toml").read_text())["post"]
         self._facts = {}
 

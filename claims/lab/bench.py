@@ -1,0 +1,92 @@
+"""bench.py: what bench/bench recorded of one machine, as the facts that the front page quotes.
+
+    make bench TORCH=1 ARGS="--out claims/results/bench.json"                   measures again; leave it alone meanwhile
+    make SIMD=avx2 build/avx2/bench/bench && build/avx2/bench/bench products --out claims/results/bench-avx2.json
+
+These numbers are of the machine that they name. Shares of its own limits and ratios are what carries over.
+"""
+
+LARGE, SHORT = 1024, 256   # rows of a large product; tokens of a short context
+MODES = ("ours", "eager", "compiled")
+
+
+def percent(x):
+    return f"{100 * x:.0f}%"
+
+
+def span(values, text):
+    """'0.84 to 1.11', or one number where both ends read alike."""
+    low, high = text(min(values)), text(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def commit_complaints(found):
+    commit = found["commit"]
+    dirty = commit.endswith("-dirty") or commit in ("", "unknown")
+    return [f"it was measured on a commit that others do not have ({commit})"] if dirty else []
+
+
+class Bench:
+    def __init__(self, found):
+        self.all, self.sections = found, found["sections"]
+
+    def complaints(self):
+        return commit_complaints(self.all)
+
+    def facts(self):
+        """{name: text}: everything that a page may quote."""
+        limits = self.all["limits_at_the_end"]
+        found = {"machine": self.all["machine"]["cpu"], "fma": f"{limits['fma_gflops']:.0f} GFLOP/s",
+                 "read": f"{limits['read_gbytes_per_second']:.0f} GB/s"}
+        for name, of_section in (("steps", self.steps), ("torch", self.torch), ("decode", self.decode),
+                                 ("memory", self.memory), ("products", self.products), ("attention", self.attention)):
+            if name in self.sections:
+                found |= of_section(self.sections[name])
+        return found
+
+    def steps(self, rows):
+        return {f"{r['setting']}: of baby": f"{r['share_of_baby']:.2f}" for r in rows if "share_of_baby" in r}
+
+    def torch(self, rows):
+        """Each setting's three trainers, which took turns, and what would have reached the goal."""
+        found, steps = {}, {r["setting"]: r for r in self.sections["steps"]}
+        for r in rows:
+            step = steps[r["setting"]]
+            tokens = step["tokens_per_second"] * step["step"]["seconds"]["median"]
+            for mode in MODES:
+                speed = tokens / r[mode]["seconds"]["median"]
+                found[f"{r['setting']}: {mode}"] = f"{speed:,.0f} tok/s, {percent(r[mode]['share']['median'])}"
+            better = max(r[mode]["share"]["median"] for mode in MODES[1:])
+            found |= {f"{r['setting']}: times": f"{r['times_better_mode']:.2f}",
+                      f"{r['setting']}: goal": percent(r["goal"] * better)}
+        return found
+
+    def decode(self, rows):
+        largest = max(rows, key=lambda r: r["parameters"])
+        return {"decode: share": percent(largest["decode"]["share"]["median"]),
+                "decode: parameters": f"{largest['parameters'] / 1e6:.0f}M",
+                "prefill: share": percent(largest["prefill"]["share"]["median"])}
+
+    def memory(self, rows):
+        worst = max(abs(r["peak_resident_bytes"] / r["predicted_bytes"] - 1) for r in rows)
+        return {"memory: worst": f"{100 * worst:.1f}%"}
+
+    def products(self, rows):
+        """Of the large products: shares of the peak."""
+        share = {True: [], False: []}
+        for r in rows:
+            if r["M"] >= LARGE:
+                share[r["product"] == "weight gradient"].append(r["ours"]["share"]["median"])
+        return {"weight gradients": span(share[True], percent), "other products": span(share[False], percent)}
+
+    def attention(self, rows):
+        """How many times as fast flash is, in either pass."""
+        def times(what, rows):
+            values = [r[way][what]["median"] for r in rows for way in ("forward", "backward")]
+            return span([v for v in values if v is not None], lambda x: f"{x:.2f}")
+        outside, last = [r for r in rows if r["matrix_leaves_cache"]], rows[-1]
+        return {"flash: short": times("times_naive", [r for r in rows if r["context"] <= SHORT]),
+                "flash: outside": times("times_naive", outside), "flash: over band": times("flash_times_band", rows),
+                "flash: outside from": f"{min(r['context'] for r in outside)}" if outside else "-",
+                "flash: kept": f"{last['kept_bytes_flash'] / (1 << 20):.0f} MiB",
+                "naive: kept": f"{last['kept_bytes_naive'] / (1 << 20):.0f} MiB", "longest": str(last["context"])}
