@@ -468,13 +468,16 @@ class Pages(unittest.TestCase):
             "attention": [{"context": 64, "matrix_leaves_cache": False, "forward": times(1.1), "backward": times(1.4),
                            "kept_bytes_flash": 1 << 20, "kept_bytes_naive": 1 << 20},
                           {"context": 8192, "matrix_leaves_cache": True, "forward": times(1.8),
-                           "backward": times(2.0), "kept_bytes_flash": 4 << 20, "kept_bytes_naive": 516 << 20}]}
+                           "backward": times(2.0), "kept_bytes_flash": 4 << 20, "kept_bytes_naive": 516 << 20}],
+            "context": []}
         bench = {"commit": "abc", "machine": {"cpu": "Z80"}, "sections": sections,
-                 "limits_at_the_end": {"fma_gflops": 235.6, "read_gbytes_per_second": 34.8}}
+                 "limits": {"fma_gflops": 235.6, "read_gbytes_per_second": 30.0},
+                 "limits_at_the_end": {"fma_gflops": 170.0, "read_gbytes_per_second": 34.8}}
         (self.root / "claims/results/bench.json").write_text(json.dumps(bench))
         expected = {"fma": "236 GFLOP/s", "small: ours": "400 tok/s, 70%", "small: compiled": "250 tok/s, 40%",
-                    "small: times": "1.75", "small: goal": "80%", "moe: of baby": "0.91", "weight gradients": "75% to 86%",
-                    "other products": "90%", "flash: short": "1.10 to 1.40", "flash: outside": "1.80 to 2.00",
+                    "small: times": "1.75", "small: goal": "80%", "moe: of baby": "0.91",
+                    "weight gradients": "75% to 86%", "other products": "90%",
+                    "flash: short": "1.10 to 1.40", "flash: outside": "1.80 to 2.00",
                     "flash: over band": "0.55 to 1.00", "flash: outside from": "8192", "naive: kept": "516 MiB"}
         self.notebook([" ".join(f"<!-- claim bench: {name} -->?<!-- / -->" for name in expected)])
         self.refresh()

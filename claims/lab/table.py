@@ -32,7 +32,7 @@ def measured(path):
     """What bench/bench left in a file: decoding by context, or the rest."""
     try:
         found = json.loads(path.read_text())
-        return Speeds(found) if "context" in found["sections"] else Bench(found)
+        return Speeds(found) if list(found["sections"]) == ["context"] else Bench(found)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged: {error}") from None
 
