@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static char *command_line(int argc, char **argv) {
+char *report_command(int argc, char **argv) {
     char *all = flags_quote(argv[0]);
     for (int i = 1; i < argc; i++) {
         char *word = flags_quote(argv[i]), *longer = xprintf("%s %s", all, word);
@@ -48,7 +48,7 @@ static double source_loss(const Config *c, const Data *d) {
 }
 
 Facts report_facts(const Config *c, const Data *d, const ModelSize *size, int argc, char **argv) {
-    return (Facts){c, d, size, 1e9 * simd_fma_peak(omp_get_max_threads()), source_loss(c, d), command_line(argc, argv),
+    return (Facts){c, d, size, 1e9 * simd_fma_peak(omp_get_max_threads()), source_loss(c, d), report_command(argc, argv),
                    (size_t)machine_peak_memory()};
 }
 

@@ -16,6 +16,7 @@ typedef struct {
     size_t resident;           // bytes of program and data, before there is a model
 } Facts;
 
+char *report_command(int argc, char **argv);             // quoted for a shell
 // Measures the machine. Call it before there is a model.
 Facts report_facts(const Config *c, const Data *d, const ModelSize *size, int argc, char **argv);
 char *report_label(const char *data);                    // "stories", or a file's name without folders and ending

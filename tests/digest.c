@@ -20,7 +20,7 @@ static const struct { const char *name, *flags; } kinds[] = {
      "--schedule linear"},
     {"qk-norm", "--attn gqa --kv-heads 2 --qk-norm head --norm out --ffn relu2 --tie 0 --rope-dim 4 --schedule wsd"},
     {"mla", "--attn mla --kv-rank 20 --rope-dim 4 --nope-dim 7 --v-dim 5 --norm peri --tile 32"},
-    {"deepnorm", "--attn mla --q-rank 17 --attn-kernel naive --norm deepnorm --bias --norm-kind layer"},
+    {"deepnorm", "--attn mla --q-rank 17 --attn-kernel band --norm deepnorm --bias --norm-kind layer"},
     {"mixed", "--attn mha+mla --qk-norm full --pos none --ffn gelu --norm none --schedule constant"},
     {"experts", "--attn mha --experts 5 --top-k 2 --expert-width 11 --aux-loss 0.1 --z-loss 0.01"},
     {"bias",
