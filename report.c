@@ -48,8 +48,8 @@ static double source_loss(const Config *c, const Data *d) {
 }
 
 Facts report_facts(const Config *c, const Data *d, const ModelSize *size, int argc, char **argv) {
-    return (Facts){c, d, size, 1e9 * simd_fma_peak(omp_get_max_threads()), source_loss(c, d), report_command(argc, argv),
-                   (size_t)machine_peak_memory()};
+    return (Facts){c, d, size, 1e9 * simd_fma_peak(omp_get_max_threads()), source_loss(c, d),
+                   report_command(argc, argv), (size_t)machine_peak_memory()};
 }
 
 // ---- the start ---------------------------------------------------------------------------------
