@@ -2,6 +2,7 @@
 and sweeps of tiny real runs, interrupted and continued. Run by `make claims`, in the venv of claims/requirements.txt.
 """
 import contextlib
+import csv
 import fcntl
 import io
 import json
@@ -310,6 +311,35 @@ class Records(unittest.TestCase):
         self.assertEqual(back[key]["val_loss"], 0.1 + 1 / 3)
         self.assertEqual(verdict.evaluate(claim, back), verdict.evaluate(claim, records))
 
+    def test_what_a_log_says(self):
+        """What leaving a layer out costs, by halves; the middle layer of an odd number is in neither."""
+        def lines(path, without):
+            log = [{"val_loss": 9, "val_loss_without": [9] * 5}, {"grad_norm": 2, "val_loss": 1,
+                                                                  "val_loss_without": without}]
+            path.write_text("\n".join(map(json.dumps, log)))
+            return trainer.log_numbers(path)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "log.jsonl"
+            self.assertEqual(lines(path, [2, 4, 9, 1.5, 1.5]), {"max_grad_norm": 2, "drop_shallow": 2,
+                                                                "drop_deep": 0.5, "drop_most": 8})
+            self.assertEqual(lines(path, [2, None, 9, 1, 1]), {"max_grad_norm": 2})
+
+    def test_older_table(self):
+        """A table without a newer metric is read, and its runs have none; one without another column is damaged."""
+        claim = toy()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "toy.csv"
+            write_records(path, records_of(claim, lambda run: 1.0))
+            rows = list(csv.reader(path.read_text().splitlines()))
+            for name, ok in (("drop_deep", True), ("digest", False)):
+                at = rows[0].index(name)
+                with path.open("w") as file:
+                    csv.writer(file).writerows(row[:at] + row[at + 1:] for row in rows)
+                if ok:
+                    self.assertIsNone(next(iter(read_records(path).values()))["drop_deep"])
+                else:
+                    self.assertRaises(UsageError, read_records, path)
+
     def test_figure(self):
         """Every kind of figure is drawn, with a diverged run and a missing one."""
         def value(run):
@@ -565,13 +595,15 @@ class Sweeps(unittest.TestCase):
         return read_records(self.into / "results.csv")
 
     def test_runs_once_whatever_jobs(self):
-        command = f"{TINY} --steps 10 --norm pre,post --seed 1..2 --log-layers"
+        deeper = TINY.replace("--layers 1", "--layers 2")
+        command = f"{deeper} --steps 10 --norm pre,post --seed 1..2 --log-layers --drop-layers"
         first = self.sweep(command)
         self.assertEqual(first.returncode, 0, first.stderr)
         digests = {key: row["digest"] for key, row in self.records().items()}
         self.assertEqual(len(digests), 4)
         for row in self.records().values():
             self.assertTrue(all(row[name] > 0 for name in ("rms_first", "rms_last", "grad_first", "max_grad_norm")))
+            self.assertLessEqual(max(row["drop_shallow"], row["drop_deep"]), row["drop_most"])
         again = self.sweep(command)
         self.assertIn("0 to do", again.stdout)
         self.assertNotIn("finished", again.stdout)

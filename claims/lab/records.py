@@ -1,6 +1,8 @@
 """records.py: the results of a claim, one CSV row per run, small enough for git. Verdicts, tables and figures
 are computed from these rows alone.
 
+A table without the column of a metric is older than that metric: its runs have none.
+
 A row says which run it is (arm, flags), how it ended (finished, diverged, failed), its numbers, its receipt (digest,
 commit, data_hash), and where and how long it ran. Numbers are written so that they read back equal.
 """
@@ -30,6 +32,9 @@ METRICS = {
     "rms_last": "RMS of the residual stream after the last layer",
     "grad_first": "gradient norm of the first layer",
     "grad_last": "gradient norm of the last layer",
+    "drop_shallow": "loss added without one layer, mean over the first half (nats per token)",
+    "drop_deep": "loss added without one layer, mean over the second half (nats per token)",
+    "drop_most": "loss added without the layer that is missed most (nats per token)",
 }
 COLUMNS = ["arm", "flags", "status", *METRICS, "diverged_at", "digest", "commit", "data_hash", "seconds", "threads",
            "cpu", "simd", "matched", "error"]
@@ -45,10 +50,11 @@ def read_records(path):
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
         for row in rows:
-            if set(row) != set(COLUMNS) or None in row.values() or row["status"] not in STATUSES:
+            known, whole = set(COLUMNS) >= set(row) >= set(COLUMNS) - set(METRICS), None not in row.values()
+            if not known or not whole or row["status"] not in STATUSES:
                 raise ValueError(f"the row of '{row.get('flags')}' is not whole")
             for name in NUMBERS:
-                row[name] = float(row[name]) if row[name] else None
+                row[name] = float(row[name]) if row.get(name) else None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
     except (ValueError, csv.Error) as error:

@@ -114,7 +114,8 @@ def last_lines(path, count):
 
 
 def log_numbers(path):
-    """What a log says beyond run.json: the largest gradient norm, and with --log-layers the first and last layer."""
+    """What a log says beyond run.json: the largest gradient norm, with --log-layers the first and last layer, with
+    --drop-layers what the last validation loses without each layer."""
     try:
         lines = [json.loads(line) for line in Path(path).read_text().splitlines()]
     except (OSError, ValueError):
@@ -126,6 +127,11 @@ def log_numbers(path):
         first, last = layers[-1][0], layers[-1][-1]
         found |= {"rms_first": first["rms"], "rms_last": last["rms"], "grad_first": first["grad_norm"],
                   "grad_last": last["grad_norm"]}
+    without = lines[-1].get("val_loss_without") if lines else None
+    if without and len(without) > 1 and None not in without:      # null: not a finite loss
+        added, half = [loss - lines[-1]["val_loss"] for loss in without], len(without) // 2
+        found |= {"drop_shallow": sum(added[:half]) / half, "drop_deep": sum(added[-half:]) / half,
+                  "drop_most": max(added)}
     return found
 
 
