@@ -6,6 +6,7 @@
     mla.arms()              each arm: what it reached, at which learning rate
     mla.findings()          the comparisons, their intervals and verdicts
     mla.figure()            the figure, drawn from the records
+    mla.depth() without()   with --log-layers, --drop-layers: what changes with depth, what leaving a layer out costs
     mla.live("gqa 32")      one recorded run of this arm, the quickest, trained here and now: the same digest?
 
     Measured("decode")      what bench/bench measured of one machine: rows() and figure()
@@ -74,6 +75,14 @@ class Receipt:
                 stream = numpy.median([r["rms_last"] / r["rms_first"] for r in rows])
                 gradient = numpy.median([r["grad_first"] / r["grad_last"] for r in rows])
                 print(f"{arm.name:<10}  {number(stream):>36}  {number(gradient):>32}  {len(rows):>5}")
+
+    def without(self):
+        """What leaving a layer out costs: means over the seeds, each arm at its best learning rate."""
+        kinds = {"drop_shallow": "first half", "drop_deep": "second half", "drop_most": "the most missed"}
+        print(f"{'':<10}" + "".join(f"{text:>17}" for text in kinds.values()) + "   (nats per token, per layer)")
+        for arm in self.claim.arms:
+            best = [[self.results.best(arm, seed, kind) for seed in self.claim.seeds] for kind in kinds]
+            print(f"{arm.label:<10}" + "".join(f"{number(numpy.mean(values)):>17}" for values in best))
 
     def figure(self):
         with tempfile.TemporaryDirectory() as folder:
