@@ -340,6 +340,19 @@ class Records(unittest.TestCase):
                 else:
                     self.assertRaises(UsageError, read_records, path)
 
+    def test_two_metrics_of_one_pair(self):
+        """Each is a comparison of its own, with its own name, at the learning rate that the claim's metric chooses."""
+        claim = toy(comparison=[{"a": "b", "b": "a", "predict": "> 0"},
+                                {"a": "b", "b": "a", "predict": "> 1", "metric": "drop_deep"}])
+        records = records_of(claim, lambda run: 1.0 + noise(run.seed + 50 * (run.arm.name == "b"))
+                             + (run.arm.name == "b") + (dict(run.tuned)["lr"] != "0.01"))
+        for row in records.values():
+            at_best, b = "--lr 0.01 " in row["flags"], row["arm"] == "b"
+            row["drop_deep"] = (3.0 if b else 1.0) + 0.1 * row["val_loss"] if at_best else 100.0
+        told = report.facts(claim, records)
+        self.assertEqual((told["b vs a"], told["b vs a, drop_deep"]), ("HOLDS", "HOLDS"))
+        self.assertTrue(told["b vs a, drop_deep: effect"].startswith("+2."), told)
+
     def test_figure(self):
         """Every kind of figure is drawn, with a diverged run and a missing one."""
         def value(run):

@@ -58,10 +58,11 @@ class Comparison:
     predict: Prediction
     metric: str
     role: str     # thesis, or control: without which the claim shows nothing
+    apart: bool = False   # its metric is not the claim's own, and is named
 
     @property
     def name(self):
-        return f"{self.a} vs {self.b}" if self.b else self.a
+        return (f"{self.a} vs {self.b}" if self.b else self.a) + (f", {self.metric}" if self.apart else "")
 
 
 @dataclass
@@ -173,7 +174,8 @@ def expand_comparison(row, arms, default_metric):
         raise UsageError(f"'{row['a']}' is compared with itself")
     a, b = row["a"], row.get("b", "")
     labels = {arm.label for arm in arms}
-    rest = (parse_prediction(row["predict"]), row.get("metric", default_metric), row.get("role", "thesis"))
+    metric = row.get("metric", default_metric)
+    rest = (parse_prediction(row["predict"]), metric, row.get("role", "thesis"), metric != default_metric)
     if rest[2] not in ("thesis", "control") or rest[1] not in METRICS:
         raise UsageError(f"comparison {a}: unknown role or metric ({rest[2]}, {rest[1]})")
     if a in labels and (not b or b in labels):

@@ -6,6 +6,7 @@ With `usable`, each arm's metric over the learning rates, one panel per value of
 """
 import math
 import re
+import textwrap
 
 import matplotlib
 matplotlib.use("Agg")
@@ -36,8 +37,13 @@ def family(arm):
     return re.sub(r"\s*\d+$", "", arm.name) if arm.name else arm.label
 
 
-def metric_label(claim):
-    return claim.figure.get("y_label") or METRICS[claim.metric]
+def compared(claim):
+    """The metrics of the comparisons of two arms: what the picture is about. Without any, the claim's own."""
+    return list(dict.fromkeys(c.metric for c in claim.comparisons if c.b)) or [claim.metric]
+
+
+def metric_label(claim, metric=None):
+    return claim.figure.get("y_label") or textwrap.fill(METRICS[metric or claim.metric], 44)
 
 
 def place_of(claim, results, arm, x):
@@ -62,8 +68,8 @@ def error_bars(axes, x, samples, **style):
     axes.autoscale_view()
 
 
-def sample_of(claim, results, arm):
-    values = [results.measure(arm.label, seed, claim.metric) for seed in claim.seeds]
+def sample_of(claim, results, arm, metric=None):
+    values = [results.measure(arm.label, seed, metric or claim.metric) for seed in claim.seeds]
     return [v for v in values if v is not None and not math.isnan(v)]
 
 
@@ -86,12 +92,12 @@ def draw_lines(axes, claim, results):
     axes.legend()
 
 
-def draw_arms(axes, claim, results):
+def draw_arms(axes, claim, results, metric):
     for i, arm in enumerate(claim.arms):
-        error_bars(axes, [i], [sample_of(claim, results, arm)], **{**look(i), "linestyle": "none"})
+        error_bars(axes, [i], [sample_of(claim, results, arm, metric)], **{**look(i), "linestyle": "none"})
     axes.set_xlim(-0.4, len(claim.arms) - 0.4)
     axes.set_xticks(range(len(claim.arms)), [arm.label for arm in claim.arms], rotation=30, ha="right")
-    axes.set_ylabel("window of learning rates (factors of ten)" if claim.usable else metric_label(claim))
+    axes.set_ylabel(metric_label(claim, metric))
 
 
 def draw_rates(axes, claim, results, facet, top):
@@ -139,11 +145,12 @@ def draw_comparisons(axes, findings):
 def draw(claim, records, path):
     claim = recall_claim(claim, records)
     results, outcome = Results(claim, records), evaluate(claim, records)
-    facets = list(dict.fromkeys(arm.facet for arm in claim.arms)) if claim.usable else [()]
+    facets = list(dict.fromkeys(arm.facet for arm in claim.arms)) if claim.usable else []
+    panels = facets or ([claim.metric] if "x" in claim.figure else compared(claim))
     with plt.rc_context(STYLE):
         height = max(3.4, 0.42 * sum(bool(f.comparison.b) for f in outcome.findings) + 1.2) + 0.3 * bool(claim.usable)
-        figure, axes = plt.subplots(1, len(facets) + 1, figsize=(3.4 * len(facets) + 4.6, height), layout="constrained",
-                                    width_ratios=[1] * len(facets) + [0.9])
+        figure, axes = plt.subplots(1, len(panels) + 1, figsize=(3.4 * len(panels) + 4.6, height), layout="constrained",
+                                    width_ratios=[1] * len(panels) + [0.9])
         if claim.usable:
             top = claim.figure.get("top", 1.5 * claim.usable.bound)
             for panel, facet in zip(axes, facets):
@@ -156,10 +163,12 @@ def draw(claim, records, path):
         elif "x" in claim.figure:
             draw_lines(axes[0], claim, results)
         else:
-            draw_arms(axes[0], claim, results)
+            for panel, metric in zip(axes, panels):
+                draw_arms(panel, claim, results, metric)
         draw_comparisons(axes[-1], outcome.findings)
-        unit = "windows (factors of ten)" if claim.usable else metric_label(claim)
-        axes[-1].set_xlabel(f"difference of {unit},\n95% interval; grey: predicted")
+        units = {"windows (factors of ten)" if claim.usable else METRICS[metric] for metric in compared(claim)}
+        unit = units.pop() if len(units) == 1 else "the named metrics"
+        axes[-1].set_xlabel(textwrap.fill(f"difference of {unit}, 95% interval; grey: predicted", 56))
         figure.suptitle(f"{claim.title}: {outcome.verdict}", fontsize=10, fontweight="bold")
         figure.savefig(path, metadata={"Software": None})
         plt.close(figure)

@@ -32,9 +32,9 @@ METRICS = {
     "rms_last": "RMS of the residual stream after the last layer",
     "grad_first": "gradient norm of the first layer",
     "grad_last": "gradient norm of the last layer",
-    "drop_shallow": "loss added without one layer, mean over the first half (nats per token)",
-    "drop_deep": "loss added without one layer, mean over the second half (nats per token)",
-    "drop_most": "loss added without the layer that is missed most (nats per token)",
+    "drop_shallow": "loss added without a layer of the first half (nats per token)",
+    "drop_deep": "loss added without a layer of the second half (nats per token)",
+    "drop_most": "loss added without the most missed layer (nats per token)",
 }
 COLUMNS = ["arm", "flags", "status", *METRICS, "diverged_at", "digest", "commit", "data_hash", "seconds", "threads",
            "cpu", "simd", "matched", "error"]

@@ -48,11 +48,11 @@ def effect(finding):
 
 
 # ---- before the reported seeds ----------------------------------------------------------------------
-def pilot_spread(claim, records, seeds):
+def pilot_spread(claim, records, seeds, comparisons):
     """The standard deviation of a paired difference, pooled over the comparisons, on the pilot's seeds: each arm at the
     learning rate that these seeds choose. nan where there are too few."""
     results, squares, freedom = Results(replace(claim, seeds=list(seeds), tune_seeds=[]), records), 0.0, 0
-    for comparison in claim.comparisons:
+    for comparison in comparisons:
         sample = [d for d in results.sample(comparison, seeds) if d is not None and not math.isnan(d)]
         if len(sample) > 1:
             squares, freedom = squares + float(numpy.var(sample) * len(sample)), freedom + len(sample) - 1
@@ -60,15 +60,19 @@ def pilot_spread(claim, records, seeds):
 
 
 def print_power(claim, records, pilot):
-    spread = pilot_spread(claim, records, pilot)
-    if not claim.comparisons or len(claim.seeds) < 2:
+    """For each metric, the smallest difference of two arms that the reported seeds can be expected to find."""
+    pairs = [c for c in claim.comparisons if c.b]
+    if len(claim.seeds) < 2:
         return
-    if math.isnan(spread):
-        print("power    unknown: the pilot has fewer than two seeds of a comparison")
-        return
-    least = detectable(spread, len(claim.seeds), len(claim.comparisons))
-    print(f"power    pilot of {len(pilot)} seeds: differences vary by {number(spread)}; {len(claim.seeds)} seeds find "
-          f"one of {number(least)} in 4 cases of 5 ({len(claim.comparisons)} comparisons, Holm)")
+    for metric in dict.fromkeys(c.metric for c in pairs):
+        spread = pilot_spread(claim, records, pilot, [c for c in pairs if c.metric == metric])
+        of = f" of {metric}" if metric != claim.metric else ""
+        if math.isnan(spread):
+            print(f"power    unknown{of}: the pilot has fewer than two seeds of a comparison")
+            continue
+        least = detectable(spread, len(claim.seeds), len(claim.comparisons))
+        print(f"power    pilot of {len(pilot)} seeds: differences{of} vary by {number(spread)}; {len(claim.seeds)} "
+              f"seeds find one of {number(least)} in 4 cases of 5 ({len(claim.comparisons)} comparisons, Holm)")
 
 
 # ---- after ---------------------------------------------------------------------------------------
