@@ -58,6 +58,7 @@ undisturbed() {
 killed_run() {
     local before after at wait_ms=$(((RANDOM * 32768 + RANDOM) % longest)) status
     before=$(saved_step)
+    : > "$scratch/out"              # a kill may come before the child has opened it: what it says is of the last one
     train "$kind" 100 & child=$!
     sleep "$((wait_ms / 1000)).$(printf %03d $((wait_ms % 1000)))"
     kill -9 "$child" 2> /dev/null
