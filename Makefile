@@ -87,28 +87,36 @@ $(B)/commit: always
 
 $(B)/objects/tests/program.o: CPPFLAGS += -DTRAIN='"$(or $(BIN),./)train"'
 
+# What a target needs is built with every core, unless make was told how many (-j).
+CORES := $(shell nproc 2> /dev/null || sysctl -n hw.ncpu 2> /dev/null || echo 1)
+BUILD  = $(MAKE) $(if $(filter -j%,$(MAKEFLAGS)),,-j$(CORES))
+
 # The tests, and in double precision the gradients. Idle threads sleep instead of spinning: the tests are
 # many short runs, often beside other work.
 test: ready
-	$(MAKE) $(B)/tests all $(BIN)bench/bench
-	$(MAKE) DOUBLE=1 $(DOUBLES)/tests
+	+$(BUILD) $(B)/tests all $(BIN)bench/bench
+	+$(BUILD) DOUBLE=1 $(DOUBLES)/tests
 	OMP_WAIT_POLICY=passive tests/all.sh $(B)/tests "$(DOUBLES)/tests gradients"
 
 # Against PyTorch and transformers, installed from PyPI into a cache folder on first use.
-oracle: ready $(B)/probe
+oracle: ready
+	+$(BUILD) $(B)/probe
 	python=$$(tests/venv.sh tests/oracle-requirements.txt) && $$python tests/oracle.py $(B)/probe
 
-digest: ready all
+digest: ready
+	+$(BUILD) all
 	tests/digest.sh
 	tests/digests.sh
 
 # Statistics, sweeps and pages in Python, its packages in a cache folder as for the oracle.
-claims: ready all
+claims: ready
+	+$(BUILD) all
 	claims/check
 	python=$$(tests/venv.sh claims/requirements.txt) && OMP_WAIT_POLICY=passive $$python -B tests/claims.py
 
 # Beside PyTorch where make oracle has installed it; TORCH=1 installs it. ARGS: sections and flags.
-bench: ready all $(BIN)bench/bench
+bench: ready
+	+$(BUILD) all $(BIN)bench/bench
 	python=$$(tests/venv.sh $(if $(TORCH),,--find) tests/oracle-requirements.txt) && \
 	$(BIN)bench/bench $(ARGS) --torch "$$python"
 
@@ -122,21 +130,21 @@ asan:
 # tests/races.sh says why clang, why this path, and what keeps false reports away.
 TSAN = build/clang-plain-tsan
 tsan: ready
-	$(MAKE) CC=clang SIMD=plain RACES=1 all $(TSAN)/tests $(TSAN)/digest
+	+$(BUILD) CC=clang SIMD=plain RACES=1 all $(TSAN)/tests $(TSAN)/digest
 	tests/races.sh $(TSAN)
 
 # RUNS executions of each target; what crashes is left in build/clang-asan-fuzz/findings.
 RUNS = 1000000
 fuzz: ready
-	$(MAKE) CC=clang SANITIZE=1 FUZZ=1 build/clang-asan-fuzz/fuzz
+	+$(BUILD) CC=clang SANITIZE=1 FUZZ=1 build/clang-asan-fuzz/fuzz
 	tests/fuzz/run.sh build/clang-asan-fuzz $(RUNS)
 
 replay: ready
-	$(MAKE) SANITIZE=1 $(REPLAY)
+	+$(BUILD) SANITIZE=1 $(REPLAY)
 	$(REPLAY) tests/fuzz/corpus
 
 demo: ready
-	$(MAKE) all
+	+$(BUILD) all
 	./train
 
 # Compiler, OpenMP, jansson and stb: checked, and installed where something is missing.
