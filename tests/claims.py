@@ -321,7 +321,8 @@ class Records(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "log.jsonl"
             self.assertEqual(lines(path, [2, 4, 9, 1.5, 1.5]), {"max_grad_norm": 2, "drop_shallow": 2,
-                                                                "drop_deep": 0.5, "drop_most": 8})
+                                                                "drop_deep": 0.5, "drop_first": 1, "drop_last": 0.5,
+                                                                "drop_median": 1})
             self.assertEqual(lines(path, [2, None, 9, 1, 1]), {"max_grad_norm": 2})
 
     def test_older_table(self):
@@ -616,7 +617,7 @@ class Sweeps(unittest.TestCase):
         self.assertEqual(len(digests), 4)
         for row in self.records().values():
             self.assertTrue(all(row[name] > 0 for name in ("rms_first", "rms_last", "grad_first", "max_grad_norm")))
-            self.assertLessEqual(max(row["drop_shallow"], row["drop_deep"]), row["drop_most"])
+            self.assertEqual((row["drop_first"], row["drop_last"]), (row["drop_shallow"], row["drop_deep"]))
         again = self.sweep(command)
         self.assertIn("0 to do", again.stdout)
         self.assertNotIn("finished", again.stdout)

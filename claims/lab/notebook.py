@@ -77,12 +77,13 @@ class Receipt:
                 print(f"{arm.name:<10}  {number(stream):>36}  {number(gradient):>32}  {len(rows):>5}")
 
     def without(self):
-        """What leaving a layer out costs: means over the seeds, each arm at its best learning rate."""
-        kinds = {"drop_shallow": "first half", "drop_deep": "second half", "drop_most": "the most missed"}
-        print(f"{'':<10}" + "".join(f"{text:>17}" for text in kinds.values()) + "   (nats per token, per layer)")
+        """Nats per token that leaving a layer out adds: means over the seeds, each arm at its best learning rate."""
+        kinds = {"drop_first": "first layer", "drop_shallow": "mean, 1st half", "drop_median": "median of all",
+                 "drop_deep": "mean, 2nd half", "drop_last": "last layer"}
+        print(f"{'':<10}" + "".join(f"{text:>16}" for text in kinds.values()))
         for arm in self.claim.arms:
             best = [[self.results.best(arm, seed, kind) for seed in self.claim.seeds] for kind in kinds]
-            print(f"{arm.label:<10}" + "".join(f"{number(numpy.mean(values)):>17}" for values in best))
+            print(f"{arm.label:<10}" + "".join(f"{number(numpy.mean(values)):>16}" for values in best))
 
     def figure(self):
         with tempfile.TemporaryDirectory() as folder:

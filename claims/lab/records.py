@@ -34,7 +34,9 @@ METRICS = {
     "grad_last": "gradient norm of the last layer",
     "drop_shallow": "loss added without a layer of the first half (nats per token)",
     "drop_deep": "loss added without a layer of the second half (nats per token)",
-    "drop_most": "loss added without the most missed layer (nats per token)",
+    "drop_first": "loss added without the first layer (nats per token)",
+    "drop_last": "loss added without the last layer (nats per token)",
+    "drop_median": "loss added without a layer, median over the layers (nats per token)",
 }
 COLUMNS = ["arm", "flags", "status", *METRICS, "diverged_at", "digest", "commit", "data_hash", "seconds", "threads",
            "cpu", "simd", "matched", "error"]

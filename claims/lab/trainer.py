@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import signal
+import statistics
 import subprocess
 import tempfile
 from pathlib import Path
@@ -131,7 +132,7 @@ def log_numbers(path):
     if without and len(without) > 1 and None not in without:      # null: not a finite loss
         added, half = [loss - lines[-1]["val_loss"] for loss in without], len(without) // 2
         found |= {"drop_shallow": sum(added[:half]) / half, "drop_deep": sum(added[-half:]) / half,
-                  "drop_most": max(added)}
+                  "drop_first": added[0], "drop_last": added[-1], "drop_median": statistics.median(added)}
     return found
 
 
