@@ -168,7 +168,7 @@ def draw(claim, records, path):
         draw_comparisons(axes[-1], outcome.findings)
         units = {"windows (factors of ten)" if claim.usable else METRICS[metric] for metric in compared(claim)}
         unit = units.pop() if len(units) == 1 else "the named metrics"
-        axes[-1].set_xlabel(textwrap.fill(f"difference of {unit}, 95% interval; grey: predicted", 56))
+        axes[-1].set_xlabel(textwrap.fill(f"difference of {unit}, 95% interval; grey: predicted", 46))
         figure.suptitle(f"{claim.title}: {outcome.verdict}", fontsize=10, fontweight="bold")
         figure.savefig(path, metadata={"Software": None})
         plt.close(figure)
