@@ -5,6 +5,7 @@ Beside the arm, a run has a value of each tuned flag (the learning rate) and a s
 """
 import math
 import re
+import textwrap
 import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -101,7 +102,7 @@ def check_types(row, types, what):
         if key not in types:
             raise UsageError(f"unknown key '{key}' in {what}; there are {', '.join(types)}")
         if not isinstance(value, types[key]) or (isinstance(value, bool) and types[key] is not bool):
-            raise UsageError(f"{key} of {what} is {TYPE_NAMES[types[key]]}, not {value!r}")
+            raise UsageError(f"{key} of {what} is {TYPE_NAMES[types[key]]}, not {textwrap.shorten(repr(value), 60)}")
 
 
 def parse_prediction(text):
@@ -218,9 +219,12 @@ def claim_of(row, name):
         raise UsageError(f"unknown metric '{row['metric']}'; there are {', '.join(METRICS)}")
     if row.get("better", "lower") not in ("lower", "higher"):
         raise UsageError(f"better is lower or higher, not '{row['better']}'")
+    if "usable" in row and tune != ["lr"]:
+        raise UsageError("usable is about a window of --lr alone: leave tune out")
     tune_seeds = seeds_of(values_of(row["tune_seeds"]), "tune_seeds") if "tune_seeds" in row else []
     if set(tune_seeds) & set(seeds):
         raise UsageError("tune_seeds and --seed share a seed: rates are chosen on other seeds than those reported")
+    check_place(row.get("figure", {}).get("x"), arms)
     comparisons = [c for r in row["comparison"] for c in expand_comparison(r, arms, row["metric"])]
     if not comparisons:
         raise UsageError("a claim has at least one [[comparison]]")
@@ -229,6 +233,16 @@ def claim_of(row, name):
                  row.get("worst"), row.get("post", 0), row.get("title", name), row["thesis"].strip(),
                  row.get("budget_minutes"), row.get("controls", "").strip(), row.get("match", ""),
                  row.get("match_to", ""), comparisons, row.get("figure", {}))
+
+
+def check_place(x, arms):
+    """What stands along the bottom of the figure: a recorded number, or a flag with a number in every arm."""
+    values = [dict(arm.flags).get(x) for arm in arms]
+    try:
+        [float(value) for value in values if value != "?"]
+    except (TypeError, ValueError):
+        if x is not None and x not in METRICS:
+            raise UsageError(f"[figure] x = '{x}': neither a metric nor a flag with a number in every arm") from None
 
 
 def ad_hoc(words, metric="val_loss", better="lower", match=""):

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy
 
 from .match import recall_claim
-from .stats import detectable, estimate
-from .verdict import Results, evaluate
+from .stats import LEVEL, detectable, estimate
+from .verdict import Results, evaluate, least_p
 
 CORES = 2   # minutes are told as those of two cores, however many runs went at once
 
@@ -70,9 +70,18 @@ def print_power(claim, records, pilot):
         if math.isnan(spread):
             print(f"power    unknown{of}: the pilot has fewer than two seeds of a comparison")
             continue
+        if not spread > 0:
+            print(f"power    unknown{of}: the differences of {len(pilot)} seeds are equal")
+            continue
         least = detectable(spread, len(claim.seeds), len(claim.comparisons))
         print(f"power    pilot of {len(pilot)} seeds: differences{of} vary by {number(spread)}; {len(claim.seeds)} "
-              f"seeds find one of {number(least)} in 4 cases of 5 ({len(claim.comparisons)} comparisons, Holm)")
+              f"seeds find one that lies {number(least)} beyond a bound in 4 cases of 5 ({len(claim.comparisons)} "
+              "comparisons, Holm)")
+    results = Results(claim, records)
+    coarse = any(results.is_coarse(c.metric) for c in claim.comparisons)
+    if coarse and len(claim.comparisons) * least_p(len(claim.seeds)) >= LEVEL:
+        print(f"power    {len(claim.seeds)} seeds are few for {len(claim.comparisons)} comparisons of values that come "
+              "in cells or in two kinds: even if all agree, the verdict may stay INCONCLUSIVE")
 
 
 # ---- after ---------------------------------------------------------------------------------------
@@ -83,10 +92,9 @@ def arm_values(claim, results, arm):
 
 
 def chosen_text(results, claim, arm):
-    """The learning rate that the arm is reported at: one, or all that different seeds chose."""
-    chosen = [results.chosen(arm, seed) for seed in claim.seeds]
-    rates = sorted({dict(t).get("lr", "") for t in chosen if t}, key=lambda r: float(r or 0))
-    return "/".join(rates) or "-"
+    """The learning rate, or whatever is tuned, that the arm is reported at: one, or all that seeds chose."""
+    chosen = {results.chosen(arm, seed) for seed in claim.seeds} - {None}
+    return "/".join(" ".join(value for _, value in t) for t in sorted(chosen, key=results.choices.index)) or "-"
 
 
 def diverged_count(claim, records, arm):

@@ -120,7 +120,7 @@ class Sweep:
         self.records[run.key] = trainer.record(run, out, status, error, self.matched.get(run.arm.label, ""))
         order = {r.key: i for i, r in enumerate(wanted(self.claim, self.records)[0])}
         self.records = dict(sorted(self.records.items(), key=lambda item: order.get(item[0], len(order))))
-        write_records(self.results, self.records)
+        write_records(self.results, {**self.before, **self.records})   # --fresh, interrupted, loses no run
         if not self.options.keep:
             trainer.forget_weights(out)
 
@@ -250,19 +250,24 @@ def sweep_all(sweep):
         print_power(claim, sweep.records, pilot)
         done = sweep.run_all(sweep.todo())
     if not done:
-        print("interrupted; what was done is kept, and the same command, without --fresh, goes on")
+        print("interrupted; what was done is kept, and the same command goes on" if not sweep.before else
+              "interrupted; rows that were not reached stay as recorded, and the same command begins again")
         return 130
     print_outcome(claim, sweep.records)
     again = [key for key in sweep.before if key in sweep.records]
-    if again:
-        same = sum(sweep.before[key]["digest"] == sweep.records[key]["digest"] for key in again)
-        print(f"digests  {same} of {len(again)} are those recorded before")
+    changed = [key for key in again if sweep.before[key]["digest"] != sweep.records[key]["digest"]]
+    if sweep.before:
+        write_records(sweep.results, sweep.records)
+        print(f"digests  {len(again) - len(changed)} of {len(again)} are those recorded before")
+    for key in changed:
+        was, now = (rows[key]["digest"] or "none" for rows in (sweep.before, sweep.records))
+        print(f"changed  {was} is now {now}: {key}")
     print(f"records  {os.path.relpath(sweep.results)}")
     if claim.path:
         from . import figure  # matplotlib takes a second to load
         figure.draw(claim, sweep.records, sweep.results.with_suffix(".png"))
         print(f"figure   {os.path.relpath(sweep.results.with_suffix('.png'))}")
-    return 1 if any(row["status"] == "failed" for row in sweep.records.values()) else 0
+    return 1 if changed or any(row["status"] == "failed" for row in sweep.records.values()) else 0
 
 
 def parse(words):
@@ -273,7 +278,7 @@ def parse(words):
         parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--jobs", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--match", choices=MATCHES, default="", help=argparse.SUPPRESS)
-    parser.add_argument("--metric", default="val_loss", help=argparse.SUPPRESS)
+    parser.add_argument("--metric", default="", help=argparse.SUPPRESS)
     parser.add_argument("--solve", default="", help=argparse.SUPPRESS)
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args(words)
@@ -293,11 +298,14 @@ def open_sweep(options, rest):
     if rest[0].endswith(".toml"):
         if len(rest) > 1:
             raise UsageError(f"unknown option '{rest[1]}'; --help lists them")
+        given = [f"--{name}" for name in ("metric", "higher", "solve") if getattr(options, name)]
+        if given:
+            raise UsageError(f"{given[0]} is for commands; a claim file says it itself")
         claim = read_claim(rest[0])
         claim = replace(claim, match=options.match or claim.match)
         results = (options.into or RESULTS) / f"{claim.name}.csv"
         return Sweep(claim, results, (options.into or WORK) / claim.name, options)
-    claim = ad_hoc(rest, options.metric, "higher" if options.higher else "lower", options.match)
+    claim = ad_hoc(rest, options.metric or "val_loss", "higher" if options.higher else "lower", options.match)
     if options.match:
         claim = mark_unknown(claim, options.solve.lstrip("-"))
     key = f"{claim.command} {options.match} {options.solve}"

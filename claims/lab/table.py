@@ -87,11 +87,11 @@ def claim_row(lab, claim):
         post = next((p for p in lab.posts if p["number"] == claim.post), {"flags": []})
         flags = flag_words(post, lab.flags())
         return [*named, "open", "", "", f"{command} {flags}", budget]
-    told = [f"{f.comparison.name}: {effect(f)}" for f in outcome.findings if f.comparison.role == "thesis"]
+    told = [f"{f.comparison.name}: {effect(f)}, predicted {f.comparison.predict}" for f in outcome.findings
+            if f.comparison.role == "thesis"]
     image = f"claims/results/{claim.name}.png"
     picture = f'<a href="{image}"><img src="{image}" width="200" alt="{claim.title}"></a>'
-    more = f"<br>and {len(told) - 3} more" if len(told) > 3 else ""
-    return [*named, f"**{outcome.verdict}**", "<br>".join(told[:3]) + more, picture, command,
+    return [*named, f"**{outcome.verdict}**", "<br>".join(told), picture, command,
             lab.facts(claim.name)["minutes"]]
 
 

@@ -50,7 +50,7 @@ class Results:
         if row is None or row["status"] == "failed":
             return None
         if row["status"] == "finished" and row.get(metric) is None:
-            raise UsageError(f"{self.claim.name}: a finished run has no {metric}: {row['flags']}")
+            raise UsageError(f"{self.claim.name or 'this sweep'}: a finished run has no {metric}: {row['flags']}")
         return row[metric] if row["status"] == "finished" else math.nan
 
     def counted(self, value, metric):
@@ -107,6 +107,11 @@ class Results:
     def is_window(self, metric):
         return self.claim.usable is not None and metric == self.claim.metric
 
+    def is_coarse(self, metric):
+        """Windows are whole numbers of cells, and an answer is mostly found by all of a seed's tokens or by few: n such
+        values prove no more than n equal signs do, however little they vary."""
+        return metric == "accuracy" or self.is_window(metric)
+
     def sample(self, comparison, seeds=None):
         """The differences by seed (or values, where nothing is compared with); None for what is missing."""
         def one(seed):
@@ -126,6 +131,11 @@ def wanted(claim, records):
     return claim.runs(claim.seeds), 0
 
 
+def least_p(count):
+    """The two-sided sign test of so many equal signs."""
+    return 2 * 0.5 ** count
+
+
 def judge(adjusted, sample, comparison):
     holds, fails = p_values(sample, comparison.predict)
     if adjusted >= LEVEL:
@@ -137,8 +147,7 @@ def find(claim, results):
     samples = [results.sample(c) for c in claim.comparisons]
     clean = [[d for d in s if d is not None and not math.isnan(d)] for s in samples]
     whole = [len(c) == len(s) for c, s in zip(clean, samples)]
-    # Windows are whole numbers of cells: n of them prove no more than n equal signs do, however little they vary.
-    floor = [0.5 ** len(c) * 2 if results.is_window(k.metric) else 0.0 for c, k in zip(clean, claim.comparisons)]
+    floor = [least_p(len(c)) if results.is_coarse(k.metric) else 0.0 for c, k in zip(clean, claim.comparisons)]
     adjusted = holm([max(least, min(p_values(c, k.predict))) if ok else 1.0
                      for c, k, ok, least in zip(clean, claim.comparisons, whole, floor)])
     findings = []
@@ -156,7 +165,7 @@ def edges(claim, results):
     rates = [dict(tuned).get("lr") for tuned in results.choices]
     if claim.usable is not None:
         return open_windows(claim, results)
-    if len(rates) < 3:
+    if len(rates) < 3 or None in rates:
         return []
     at_edge = [arm.label for arm in claim.arms
                if any(t is not None and dict(t).get("lr") in (min(rates, key=float), max(rates, key=float))
@@ -165,17 +174,18 @@ def edges(claim, results):
 
 
 def ties(claim, results):
-    """Arms of whose learning rates several are equally good on the tuning seeds: a coin was tossed."""
-    if not claim.tune_seeds or len(results.choices) < 2:
+    """Arms of whose learning rates several are equally good on the seeds that choose: a coin was tossed."""
+    if claim.usable is not None or len(results.choices) < 2:
         return []
-    scores = {arm.label: results.scores(arm, claim.seeds[0]) for arm in claim.arms}
-    tied = [label for label, s in scores.items() if s and s.count(min(s)) > 1]
-    return [f"learning rates tie on the tuning seeds, and the first was taken: {', '.join(tied)}"] if tied else []
+    scores = {arm.label: [results.scores(arm, seed) for seed in claim.seeds] for arm in claim.arms}
+    tied = [label for label, every in scores.items() if any(s and s.count(min(s)) > 1 for s in every)]
+    return [f"learning rates tie on the seeds that choose, and the first was taken: {', '.join(tied)}"] if tied else []
 
 
 def open_windows(claim, results):
     """Arms whose window reaches the first or last learning rate of the list: it may be wider than what was counted."""
-    ends = [(tuned, seed) for tuned in (results.choices[0], results.choices[-1]) for seed in claim.seeds]
+    choices = sorted(results.choices, key=lambda tuned: float(dict(tuned)["lr"]))
+    ends = [(tuned, seed) for tuned in (choices[0], choices[-1]) for seed in claim.seeds]
     values = {arm.label: [results.value(arm, *end, claim.metric) for end in ends] for arm in claim.arms}
     cut = [label for label, at in values.items() if any(v is not None and results.is_usable(v) for v in at)]
     return [f"the window reaches an end of the list, and may be wider than counted: {', '.join(cut)}"] if cut else []
@@ -191,6 +201,8 @@ def evaluate(claim, records):
     failed = sum(row is not None and row["status"] == "failed" for row in rows)
     notes += [f"{failed} runs failed; claims/sweep --retry trains them again"] if failed else []
     notes += edges(claim, results) + ties(claim, results)
+    if len(claim.seeds) == 1 and not claim.tune_seeds and len(results.choices) > 1 and claim.usable is None:
+        notes.append("one seed both chooses the learning rate and is reported: the numbers are too good")
     return Outcome("OPEN" if missing else verdict_of(findings), findings, missing, notes)
 
 
