@@ -22,8 +22,6 @@
 enum { QUERY_TILE = 24, QUERIES_BACKWARD = 4 * QUERY_TILE, SMALL = 1 << 14 };
 static Workspace workspace;        // of the one attention that runs at a time
 
-static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
-static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 static real log_sum(real most, real sum) { return sum > 0 ? most + (real)num_log((double)sum) : (real)NAN; }
 
 // The first position that the query at position p sees; the last is p.

@@ -20,8 +20,6 @@
 
 enum { CHUNK = 32, SMALL = 1 << 14 };
 
-static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
-static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 static size_t recurrence_chunk(RecurrenceShape s) { return s.fades_per_key ? LANES : CHUNK; }
 static size_t decays(RecurrenceShape s) { return s.fades_per_key ? s.K : s.fades ? 1 : 0; }  // per token and head

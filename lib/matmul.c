@@ -1,10 +1,10 @@
 // matmul.c: matrix products near the machine's limit that give the same bits everywhere.
 //
-// The scheme is the outer-product micro-kernel of Goto and van de Geijn, "Anatomy of high-performance
-// matrix multiplication", ACM TOMS 2008: B in packed panels of 32 columns, a register tile of a few rows
-// of A times one or two vectors of columns. Lanes run along the columns of the output and nothing is ever
-// summed across lanes, so each element is one chain over k. Blocking over k stores the accumulator and
-// loads it again, which changes no bit.
+// The scheme is the outer-product micro-kernel of Goto and van de Geijn, "Anatomy of high-performance matrix
+// multiplication", ACM TOMS 2008: B in packed panels of 32 columns, a register tile of a few rows of A times one or
+// two vectors of columns, a few tiles of A in the L2 cache while all panels of B go by. Lanes run along the columns
+// of the output and nothing is ever summed across lanes, so each element is one chain over k. Blocking over k
+// stores the accumulator and loads it again, which changes no bit.
 #include "matmul.h"
 #include "profile.h"
 #include "simd.h"
@@ -14,8 +14,7 @@
 #define COPY_COST 0.3                    // of copying a tile of A, where 1 is to multiply it by a panel
 enum {
     K_BLOCK = 384,                       // rows of B per pass: a tile of A (12 x 384 floats) stays in L1
-    GROUP_BYTES = 384 * 1024,            // of B per pass: stays in L2 while the tiles of A go by
-    TILES = 4,                           // of A packed at a time, where its layout is bad
+    TILES = 48 / SIMD_ROWS,              // of A at a time: they stay in L2 while all of B goes by
     AHEAD = 1024,                        // numbers: how far ahead of the reads they are asked for
     SUB = SIMD_VECS * LANES,             // columns of a register tile
     ROWS_AHEAD = 12,                     // how far ahead of a copy that skips through memory rows are asked for
@@ -50,7 +49,7 @@ static void pack_panel(real *panel, const real *b, size_t b_row, size_t b_col, s
 static void pack_panels(real *packed, const real *b, size_t b_row, size_t b_col, size_t K, size_t N, size_t from,
                         size_t to) {
     for (size_t p = from; p < to; p++) {
-        size_t n = N - p * PANEL < PANEL ? N - p * PANEL : PANEL;
+        size_t n = smaller(N - p * PANEL, PANEL);
         pack_panel(packed + p * PANEL * K, b + p * PANEL * b_col, b_row, b_col, K, n);
     }
 }
@@ -123,28 +122,25 @@ static TileFunction *const tiles[2][SIMD_ROWS + 1] = {
     },
 };
 
-// A panel of c: full ones in place, the ragged last one through a copy, so that nothing beyond column n is touched.
-static void tile_panel(size_t rows, size_t n, real *c, size_t ldc, bool by_columns, const real *a, size_t lda,
-                       const real *panel, size_t K, Start start, const real *bias) {
-    for (size_t j = 0; j < n; j += SUB) {
-        if (n - j >= SUB) {
-            tiles[by_columns][rows](c + j, ldc, a, lda, panel + j, K, start, bias ? bias + j : NULL);
-            continue;
-        }
-        real copy[SIMD_ROWS * SUB] = {0}, bias_copy[SUB] = {0};
-        size_t m = n - j;
-        for (size_t i = 0; i < rows && start == START_C; i++) memcpy(copy + i * SUB, c + i * ldc + j, m * sizeof *c);
-        if (bias) memcpy(bias_copy, bias + j, m * sizeof *bias);
-        tiles[by_columns][rows](copy, SUB, a, lda, panel + j, K, start, bias_copy);
-        for (size_t i = 0; i < rows; i++) memcpy(c + i * ldc + j, copy + i * SUB, m * sizeof *c);
+// Up to SUB columns of c: all in place, fewer through a copy, so that nothing beyond column n is touched.
+static void tile_in_bounds(size_t rows, size_t n, real *c, size_t ldc, bool by_columns, const real *a, size_t lda,
+                           const real *b, size_t K, Start start, const real *bias) {
+    if (n >= SUB) {
+        tiles[by_columns][rows](c, ldc, a, lda, b, K, start, bias);
+        return;
     }
+    real copy[SIMD_ROWS * SUB] = {0}, bias_copy[SUB] = {0};
+    for (size_t i = 0; i < rows && start == START_C; i++) memcpy(copy + i * SUB, c + i * ldc, n * sizeof *c);
+    if (bias) memcpy(bias_copy, bias, n * sizeof *bias);
+    tiles[by_columns][rows](copy, SUB, a, lda, b, K, start, bias_copy);
+    for (size_t i = 0; i < rows; i++) memcpy(c + i * ldc, copy + i * SUB, n * sizeof *c);
 }
 
 // ---- blocks --------------------------------------------------------------------------------------
 
 // Copies up to TILES tiles of A, each into [K][SIMD_ROWS], where A's own layout would miss the cache: its
 // columns are far apart, or its rows are a multiple of 4096 bytes apart and fall on the same lines of the L1
-// cache. Several at once, because a line of memory holds the columns of more than one tile.
+// cache. All at once, because a line of memory holds the columns of more than one tile.
 static void pack_tiles(real *copy, const real *a, size_t a_row, size_t a_col, size_t rows, size_t K) {
     size_t full = SIMD_ROWS < LANES ? rows / SIMD_ROWS : 0, k = 0;
     if (a_row == 1)
@@ -169,41 +165,41 @@ static void pack_tiles(real *copy, const real *a, size_t a_row, size_t a_col, si
                 copy[(t * K + from) * SIMD_ROWS + i % SIMD_ROWS] = a[i * a_row + from * a_col];
 }
 
-// Asks for the lines of a tile of A that is not copied, while the one before it is multiplied.
-static void prefetch_tile(const real *a, size_t a_row, size_t rows, size_t K) {
-    for (size_t i = 0; i < rows; i++)
-        for (size_t k = 0; k < K; k += LANES) __builtin_prefetch(a + i * a_row + k, 0, 2);
+// Asks for part `part` of `parts` of a [rows, K], which is multiplied next, while what came before it is.
+static void prefetch_part(const real *a, size_t a_row, size_t a_col, size_t rows, size_t K, size_t part, size_t parts) {
+    size_t lines = a_row == 1 ? K : rows, length = a_row == 1 ? rows : K, stride = a_row == 1 ? a_col : a_row;
+    for (size_t i = lines * part / parts; i < lines * (part + 1) / parts; i++)
+        for (size_t j = 0; j < length; j += LANES) __builtin_prefetch(a + i * stride + j, 0, 2);
 }
 
-// Rows row_from..row_to and panels from..to of a product whose B is packed.
+// Rows row_from..row_to and panels from..to of a product whose B is packed: for every pass over k, a few tiles of A
+// against one panel of B after the other.
 static void block(const Product *p, size_t row_from, size_t row_to, size_t panel_from, size_t panel_to) {
     real copy[TILES * K_BLOCK * SIMD_ROWS];
-    size_t stride = p->packed_rows ? p->packed_rows : p->K;
+    size_t stride = p->packed_rows ? p->packed_rows : p->K, begin = panel_from * PANEL;
+    size_t end = smaller(panel_to * PANEL, p->N), parts = (end - begin + SUB - 1) / SUB;
     bool copied = p->a_col != 1 || p->a_row * sizeof(real) % 4096 == 0;
     if (p->K == 0)
         for (size_t i = row_from; i < row_to && !p->accumulate; i++)
-            for (size_t j = panel_from * PANEL; j < panel_to * PANEL && j < p->N; j++)
-                p->c[i * p->ldc + j] = p->bias ? p->bias[j] : 0;
+            for (size_t j = begin; j < end; j++) p->c[i * p->ldc + j] = p->bias ? p->bias[j] : 0;
     for (size_t k = 0; k < p->K; k += K_BLOCK) {
-        size_t depth = p->K - k < K_BLOCK ? p->K - k : K_BLOCK;
-        size_t group = GROUP_BYTES / (depth * PANEL * sizeof(real));
+        size_t depth = smaller(p->K - k, K_BLOCK);
         Start start = k || p->accumulate ? START_C : p->bias ? START_BIAS : START_ZERO;
-        for (size_t first = panel_from; first < panel_to; first += group)
-            for (size_t i = row_from, tile = 0; i < row_to; i += SIMD_ROWS, tile = (tile + 1) % TILES) {
-                size_t rows = row_to - i < SIMD_ROWS ? row_to - i : SIMD_ROWS, more = row_to - i;
-                const real *a = p->a + i * p->a_row + k * p->a_col;
-                if (copied && tile == 0)
-                    pack_tiles(copy, a, p->a_row, p->a_col, more < TILES * SIMD_ROWS ? more : TILES * SIMD_ROWS, depth);
-                if (copied) a = copy + tile * depth * SIMD_ROWS;
-                else if (more > rows)
-                    prefetch_tile(a + rows * p->a_row, p->a_row, more < 2 * SIMD_ROWS ? more - rows : SIMD_ROWS, depth);
-                for (size_t j = first; j < panel_to && j < first + group; j++) {
-                    size_t n = p->N - j * PANEL < PANEL ? p->N - j * PANEL : PANEL;
-                    tile_panel(rows, n, p->c + i * p->ldc + j * PANEL, p->ldc, copied, a, copied ? SIMD_ROWS : p->a_row,
-                               p->packed + (j * stride + k) * PANEL, depth, start,
-                               p->bias ? p->bias + j * PANEL : NULL);
-                }
+        for (size_t i = row_from, rows, next; i < row_to; i += rows) {
+            rows = smaller(row_to - i, TILES * SIMD_ROWS);
+            next = smaller(row_to - i - rows, TILES * SIMD_ROWS);
+            const real *a = p->a + i * p->a_row + k * p->a_col, *tile_a = copied ? copy : a;
+            size_t lda = copied ? SIMD_ROWS : p->a_row, next_tile = SIMD_ROWS * (copied ? depth : p->a_row);
+            if (copied) pack_tiles(copy, a, p->a_row, p->a_col, rows, depth);
+            for (size_t j = begin; j < end; j += SUB) {
+                const real *b = p->packed + (j / PANEL * stride + k) * PANEL + j % PANEL;
+                prefetch_part(a + rows * p->a_row, p->a_row, p->a_col, next, depth, (j - begin) / SUB, parts);
+                for (size_t t = 0; t * SIMD_ROWS < rows; t++)
+                    tile_in_bounds(smaller(rows - t * SIMD_ROWS, SIMD_ROWS), end - j,
+                                   p->c + (i + t * SIMD_ROWS) * p->ldc + j, p->ldc, copied, tile_a + t * next_tile, lda,
+                                   b, depth, start, p->bias ? p->bias + j : NULL);
             }
+        }
     }
 }
 
@@ -227,7 +223,7 @@ static void row_panel(const Product *p, size_t panel) {
 }
 
 static void row(const Product *p, size_t panel_from, size_t panel_to) {
-    size_t full = p->N / PANEL < panel_to ? p->N / PANEL : panel_to, j = panel_from;
+    size_t full = smaller(p->N / PANEL, panel_to), j = panel_from;
     for (; j < full; j++) row_panel(p, j);
     if (j < panel_to) block(p, 0, 1, j, panel_to);
 }
@@ -263,7 +259,7 @@ static void block_of_thread(const Product *p, size_t threads, size_t thread) {
     double by_panels = (double)row_tiles * ((double)((panels + threads - 1) / threads) + copy);
     if (by_rows <= by_panels) {
         share(row_tiles, threads, thread, &from, &to);
-        block(p, from * SIMD_ROWS, to * SIMD_ROWS < p->M ? to * SIMD_ROWS : p->M, 0, panels);
+        block(p, from * SIMD_ROWS, smaller(to * SIMD_ROWS, p->M), 0, panels);
     } else {
         share(panels, threads, thread, &from, &to);
         block(p, 0, p->M, from, to);

@@ -15,6 +15,9 @@ typedef double real;
 typedef float real;
 #endif
 
+static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+static inline size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
 // ---- errors ------------------------------------------------------------------------------------
 // Both print one line on stderr: what was wrong, what was expected, what was found, what to do.
 // fail() exits with status 1 (the world is broken), usage_error() with 2 (the command line is).

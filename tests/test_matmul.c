@@ -68,8 +68,8 @@ static void layouts(void) {
         check_product(29, 75, 401, options, &r);                 // ragged in every direction, two blocks of k
         check_product(13, 33, 1024, options & ~GAPS, &r);        // rows of A 4096 bytes apart: the copied tile
     }
-    check_product(14, 8 * PANEL * 2 + 5, 384, 0, &r);            // more panels than one pass takes
-    check_product(14, 8 * PANEL * 2 + 5, 384, PACKED | BIAS, &r);
+    for (unsigned options = 0; options < OPTIONS; options += 7)  // more rows than one pass takes, for four threads
+        check_product(4 * 48 * 2 + 29, 2 * PANEL + 5, 401, options, &r);
 }
 
 // A panel is 32 columns, row by row; the last one is filled up with zeros.
