@@ -15,6 +15,7 @@
 enum {
     K_BLOCK = 384,                       // rows of B per pass: a tile of A (12 x 384 floats) stays in L1
     TILES = 48 / SIMD_ROWS,              // of A at a time: they stay in L2 while all of B goes by
+    ROW = K_BLOCK + LANES,               // from one row of such a tile to the next, where it is copied row by row
     AHEAD = 1024,                        // numbers: how far ahead of the reads they are asked for
     SUB = SIMD_VECS * LANES,             // columns of a register tile
     ROWS_AHEAD = 12,                     // how far ahead of a copy that skips through memory rows are asked for
@@ -138,31 +139,23 @@ static void tile_in_bounds(size_t rows, size_t n, real *c, size_t ldc, bool by_c
 
 // ---- blocks --------------------------------------------------------------------------------------
 
-// Copies up to TILES tiles of A, each into [K][SIMD_ROWS], where A's own layout would miss the cache: its
-// columns are far apart, or its rows are a multiple of 4096 bytes apart and fall on the same lines of the L1
-// cache. All at once, because a line of memory holds the columns of more than one tile.
-static void pack_tiles(real *copy, const real *a, size_t a_row, size_t a_col, size_t rows, size_t K) {
-    size_t full = SIMD_ROWS < LANES ? rows / SIMD_ROWS : 0, k = 0;
-    if (a_row == 1)
-        for (; k < K; k++)
-            for (size_t t = 0; t < full; t++) {
-                __builtin_prefetch(a + (k + ROWS_AHEAD) * a_col + t * SIMD_ROWS);
-                vec column = vec_load_n(a + k * a_col + t * SIMD_ROWS, SIMD_ROWS);
-                vec_store_n(copy + (t * K + k) * SIMD_ROWS, column, SIMD_ROWS);
-            }
-    else
-        for (; k + LANES <= K; k += LANES)
-            for (size_t t = 0; t < full; t++) {
-                vec r[LANES];
-                for (size_t i = 0; i < LANES; i++)
-                    r[i] = i < SIMD_ROWS ? vec_load(a + (t * SIMD_ROWS + i) * a_row + k) : vec_zero();
-                vec_transpose(r);
-                for (size_t i = 0; i < LANES; i++) vec_store_n(copy + (t * K + k + i) * SIMD_ROWS, r[i], SIMD_ROWS);
-            }
-    for (size_t t = 0; t * SIMD_ROWS < rows; t++)
-        for (size_t from = t < full ? k : 0; from < K; from++)
-            for (size_t i = t * SIMD_ROWS; i < rows && i < (t + 1) * SIMD_ROWS; i++)
-                copy[(t * K + from) * SIMD_ROWS + i % SIMD_ROWS] = a[i * a_row + from * a_col];
+// Copies up to TILES tiles of A whose columns are far apart, each into [K][SIMD_ROWS]. All at once, because a line of
+// memory holds the columns of more than one tile.
+static void pack_columns(real *copy, const real *a, size_t a_col, size_t rows, size_t K) {
+    size_t full = SIMD_ROWS < LANES ? rows / SIMD_ROWS : 0;
+    for (size_t k = 0; k < K; k++)
+        for (size_t t = 0; t < full; t++) {
+            __builtin_prefetch(a + (k + ROWS_AHEAD) * a_col + t * SIMD_ROWS);
+            vec column = vec_load_n(a + k * a_col + t * SIMD_ROWS, SIMD_ROWS);
+            vec_store_n(copy + (t * K + k) * SIMD_ROWS, column, SIMD_ROWS);
+        }
+    for (size_t i = full * SIMD_ROWS; i < rows; i++)
+        for (size_t k = 0; k < K; k++) copy[(i / SIMD_ROWS * K + k) * SIMD_ROWS + i % SIMD_ROWS] = a[k * a_col + i];
+}
+
+// Copies rows of A that are a multiple of 4096 bytes apart, and so would fall on the same lines of the L1 cache.
+static void pack_rows(real *copy, const real *a, size_t a_row, size_t rows, size_t K) {
+    for (size_t i = 0; i < rows; i++) memcpy(copy + i * ROW, a + i * a_row, K * sizeof *a);
 }
 
 // Asks for part `part` of `parts` of a [rows, K], which is multiplied next, while what came before it is.
@@ -175,10 +168,10 @@ static void prefetch_part(const real *a, size_t a_row, size_t a_col, size_t rows
 // Rows row_from..row_to and panels from..to of a product whose B is packed: for every pass over k, a few tiles of A
 // against one panel of B after the other.
 static void block(const Product *p, size_t row_from, size_t row_to, size_t panel_from, size_t panel_to) {
-    real copy[TILES * K_BLOCK * SIMD_ROWS];
+    real copy[TILES * SIMD_ROWS * ROW];
     size_t stride = p->packed_rows ? p->packed_rows : p->K, begin = panel_from * PANEL;
     size_t end = smaller(panel_to * PANEL, p->N), parts = (end - begin + SUB - 1) / SUB;
-    bool copied = p->a_col != 1 || p->a_row * sizeof(real) % 4096 == 0;
+    bool by_columns = p->a_col != 1, by_rows = !by_columns && p->a_row * sizeof(real) % 4096 == 0;
     if (p->K == 0)
         for (size_t i = row_from; i < row_to && !p->accumulate; i++)
             for (size_t j = begin; j < end; j++) p->c[i * p->ldc + j] = p->bias ? p->bias[j] : 0;
@@ -188,16 +181,18 @@ static void block(const Product *p, size_t row_from, size_t row_to, size_t panel
         for (size_t i = row_from, rows, next; i < row_to; i += rows) {
             rows = smaller(row_to - i, TILES * SIMD_ROWS);
             next = smaller(row_to - i - rows, TILES * SIMD_ROWS);
-            const real *a = p->a + i * p->a_row + k * p->a_col, *tile_a = copied ? copy : a;
-            size_t lda = copied ? SIMD_ROWS : p->a_row, next_tile = SIMD_ROWS * (copied ? depth : p->a_row);
-            if (copied) pack_tiles(copy, a, p->a_row, p->a_col, rows, depth);
+            const real *a = p->a + i * p->a_row + k * p->a_col, *tile_a = by_columns || by_rows ? copy : a;
+            size_t lda = by_columns ? SIMD_ROWS : by_rows ? ROW : p->a_row;
+            size_t next_tile = SIMD_ROWS * (by_columns ? depth : lda);
+            if (by_columns) pack_columns(copy, a, p->a_col, rows, depth);
+            if (by_rows) pack_rows(copy, a, p->a_row, rows, depth);
             for (size_t j = begin; j < end; j += SUB) {
                 const real *b = p->packed + (j / PANEL * stride + k) * PANEL + j % PANEL;
                 prefetch_part(a + rows * p->a_row, p->a_row, p->a_col, next, depth, (j - begin) / SUB, parts);
                 for (size_t t = 0; t * SIMD_ROWS < rows; t++)
                     tile_in_bounds(smaller(rows - t * SIMD_ROWS, SIMD_ROWS), end - j,
-                                   p->c + (i + t * SIMD_ROWS) * p->ldc + j, p->ldc, copied, tile_a + t * next_tile, lda,
-                                   b, depth, start, p->bias ? p->bias + j : NULL);
+                                   p->c + (i + t * SIMD_ROWS) * p->ldc + j, p->ldc, by_columns,
+                                   tile_a + t * next_tile, lda, b, depth, start, p->bias ? p->bias + j : NULL);
             }
         }
     }
