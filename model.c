@@ -408,7 +408,7 @@ static size_t workspace(const Model *m, size_t M) {
         const Linear *p = &m->packs[i];
         size_t rows = p == m->packs + m->pack_count - 1 ? head_rows(m, M) : M;
         size_t routed = m->c.experts ? moe_rows(m, m->c.micro_batch, m->c.context, true) : 0;
-        size_t need = linear_workspace(p->count > 1 ? routed : rows, p->N, p->K, p->count);
+        size_t need = linear_workspace(p->count > 1 ? routed : rows, p->N, p->K);
         product = need > product ? need : product;
     }
     for (size_t l = 0; l < m->c.layers; l++) {

@@ -2,23 +2,27 @@
 //
 // The scheme is the outer-product micro-kernel of Goto and van de Geijn, "Anatomy of high-performance matrix
 // multiplication", ACM TOMS 2008: B in packed panels of 32 columns, a register tile of a few rows of A times one or
-// two vectors of columns, a few tiles of A in the L2 cache while all panels of B go by. Lanes run along the columns
-// of the output and nothing is ever summed across lanes, so each element is one chain over k. Blocking over k
-// stores the accumulator and loads it again, which changes no bit.
+// two vectors of columns, a few tiles of A in the L2 cache while a thread's panels of B go by. Lanes run along the
+// columns of the output and nothing is ever summed across lanes, so each element is one chain over k. Blocking over
+// k stores the accumulator and loads it again, which changes no bit.
 #include "matmul.h"
 #include "profile.h"
 #include "simd.h"
 #include <omp.h>
 #include <stdlib.h>
 
-#define COPY_COST 0.3                    // of copying a tile of A, where 1 is to multiply it by a panel
+#define COPY_COST 0.3                    // of copying a row of A, where 1 is to multiply it by a panel
+#define PACK_COST 6                      // of packing a panel of B, in the same unit
 enum {
     K_BLOCK = 384,                       // rows of B per pass: a tile of A (12 x 384 floats) stays in L1
+    PANELS = 32,                         // of B that a thread packs at a time: with their K_BLOCK rows, 1.5 MB
+    SHARED_ROWS = 4,                     // the rows of C are shared out in such pieces
     TILES = 48 / SIMD_ROWS,              // of A at a time: they stay in L2 while all of B goes by
     ROW = K_BLOCK + LANES,               // from one row of such a tile to the next, where it is copied row by row
     AHEAD = 1024,                        // numbers: how far ahead of the reads they are asked for
     SUB = SIMD_VECS * LANES,             // columns of a register tile
     ROWS_AHEAD = 12,                     // how far ahead of a copy that skips through memory rows are asked for
+    READS_COLUMNS = SIMD_ROWS * 2 > LANES,// where columns of A are far apart: a tile uses most of a line, no copy
     SMALL = 1 << 16,                     // multiply-adds below which waking the threads costs more than it gains
 };
 
@@ -47,16 +51,9 @@ static void pack_panel(real *panel, const real *b, size_t b_row, size_t b_col, s
         for (size_t j = 0; j < PANEL; j++) panel[k * PANEL + j] = j < n ? b[k * b_row + j * b_col] : 0;
 }
 
-static void pack_panels(real *packed, const real *b, size_t b_row, size_t b_col, size_t K, size_t N, size_t from,
-                        size_t to) {
-    for (size_t p = from; p < to; p++) {
-        size_t n = smaller(N - p * PANEL, PANEL);
-        pack_panel(packed + p * PANEL * K, b + p * PANEL * b_col, b_row, b_col, K, n);
-    }
-}
-
 void pack(real *packed, const real *b, size_t b_row, size_t b_col, size_t K, size_t N) {
-    pack_panels(packed, b, b_row, b_col, K, N, 0, (N + PANEL - 1) / PANEL);
+    for (size_t j = 0; j < N; j += PANEL)
+        pack_panel(packed + j * K, b + j * b_col, b_row, b_col, K, smaller(N - j, PANEL));
 }
 
 // ---- the register tile ---------------------------------------------------------------------------
@@ -64,11 +61,18 @@ void pack(real *packed, const real *b, size_t b_row, size_t b_col, size_t K, siz
 // What the chains of a tile start from.
 typedef enum { START_ZERO, START_C, START_BIAS } Start;
 
-// c [rows, SUB] gets the chains over K of a [rows, K] and b [K, SUB] (row stride 32). `rows` and the
-// strides of a are constants where this is expanded, so that the accumulators live in registers.
-INLINE void tile(size_t rows, real *c, size_t ldc, const real *a, size_t a_row, size_t a_col, const real *b, size_t K,
-                 Start start, const real *bias) {
+// c [rows, SUB] gets the chains over K of a [rows, K], which lies by rows or by columns, `lda` apart, and b [K, SUB]
+// (row stride 32). `rows` and `by_columns` are constants where this is expanded, so that the accumulators live in
+// registers. Meanwhile a tile by columns asks for 16 rows of what is multiplied next, a line for every k.
+INLINE void tile(size_t rows, bool by_columns, real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K,
+                 Start start, const real *bias, const real *next) {
+    size_t a_row = by_columns ? 1 : lda, a_col = by_columns ? lda : 1;
     vec sum[SIMD_ROWS][SIMD_VECS];
+    const real *fourth[(SIMD_ROWS + 3) / 4];     // rows 0, 4, 8: four rows with one base and three distances
+    for (size_t i = 0; i < rows; i += 4) {
+        fourth[i / 4] = a + i * a_row;
+        if (!by_columns) OPAQUE(fourth[i / 4]);  // or the compiler finds 12 distances, more than it has registers
+    }
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < SIMD_VECS; j++)
             __builtin_prefetch(c + i * ldc + (start == START_C ? SUB : 0) + j * LANES, 1);
@@ -78,9 +82,10 @@ INLINE void tile(size_t rows, real *c, size_t ldc, const real *a, size_t a_row, 
                       : start == START_BIAS ? vec_load(bias + j * LANES) : vec_zero();
     for (size_t k = 0; k < K; k++) {
         vec column[SIMD_VECS];
+        if (by_columns && READS_COLUMNS) __builtin_prefetch(next + k * lda, 0, 2);
         for (size_t j = 0; j < SIMD_VECS; j++) column[j] = vec_load(b + k * PANEL + j * LANES);
         for (size_t i = 0; i < rows; i++) {
-            vec x = vec_set(a[i * a_row + k * a_col]);
+            vec x = vec_set(fourth[i / 4][i % 4 * a_row + k * a_col]);
             for (size_t j = 0; j < SIMD_VECS; j++) sum[i][j] = vec_fma(x, column[j], sum[i][j]);
         }
     }
@@ -88,15 +93,15 @@ INLINE void tile(size_t rows, real *c, size_t ldc, const real *a, size_t a_row, 
         for (size_t j = 0; j < SIMD_VECS; j++) vec_store(c + i * ldc + j * LANES, sum[i][j]);
 }
 
-// One function per number of rows and layout of A: by rows (a_col == 1) or by columns (a_row == 1).
+// One function per number of rows and layout of A.
 typedef void TileFunction(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start,
-                          const real *bias);
-#define TILE_FUNCTION(name, rows, a_row, a_col)                                                            \
+                          const real *bias, const real *next);
+#define TILE_FUNCTION(name, rows, by_columns)                                                              \
     static void name(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start, \
-                     const real *bias) {                                                                   \
-        tile(rows, c, ldc, a, a_row, a_col, b, K, start, bias);                                            \
+                     const real *bias, const real *next) {                                                 \
+        tile(rows, by_columns, c, ldc, a, lda, b, K, start, bias, next);                                   \
     }
-#define TILE(rows) TILE_FUNCTION(tile_rows_##rows, rows, lda, 1) TILE_FUNCTION(tile_columns_##rows, rows, 1, lda)
+#define TILE(rows) TILE_FUNCTION(tile_rows_##rows, rows, false) TILE_FUNCTION(tile_columns_##rows, rows, true)
 TILE(1) TILE(2) TILE(3) TILE(4)
 #if SIMD_ROWS > 4
 TILE(5) TILE(6)
@@ -125,24 +130,26 @@ static TileFunction *const tiles[2][SIMD_ROWS + 1] = {
 
 // Up to SUB columns of c: all in place, fewer through a copy, so that nothing beyond column n is touched.
 static void tile_in_bounds(size_t rows, size_t n, real *c, size_t ldc, bool by_columns, const real *a, size_t lda,
-                           const real *b, size_t K, Start start, const real *bias) {
+                           const real *b, size_t K, Start start, const real *bias, const real *next) {
     if (n >= SUB) {
-        tiles[by_columns][rows](c, ldc, a, lda, b, K, start, bias);
+        tiles[by_columns][rows](c, ldc, a, lda, b, K, start, bias, next);
         return;
     }
     real copy[SIMD_ROWS * SUB] = {0}, bias_copy[SUB] = {0};
     for (size_t i = 0; i < rows && start == START_C; i++) memcpy(copy + i * SUB, c + i * ldc, n * sizeof *c);
     if (bias) memcpy(bias_copy, bias, n * sizeof *bias);
-    tiles[by_columns][rows](copy, SUB, a, lda, b, K, start, bias_copy);
+    tiles[by_columns][rows](copy, SUB, a, lda, b, K, start, bias_copy, next);
     for (size_t i = 0; i < rows; i++) memcpy(c + i * ldc, copy + i * SUB, n * sizeof *c);
 }
 
 // ---- blocks --------------------------------------------------------------------------------------
 
+typedef struct { size_t from, to; } Range;
+
 // Copies up to TILES tiles of A whose columns are far apart, each into [K][SIMD_ROWS]. All at once, because a line of
 // memory holds the columns of more than one tile.
 static void pack_columns(real *copy, const real *a, size_t a_col, size_t rows, size_t K) {
-    size_t full = SIMD_ROWS < LANES ? rows / SIMD_ROWS : 0;
+    size_t full = rows / SIMD_ROWS;
     for (size_t k = 0; k < K; k++)
         for (size_t t = 0; t < full; t++) {
             __builtin_prefetch(a + (k + ROWS_AHEAD) * a_col + t * SIMD_ROWS);
@@ -165,35 +172,50 @@ static void prefetch_part(const real *a, size_t a_row, size_t a_col, size_t rows
         for (size_t j = 0; j < length; j += LANES) __builtin_prefetch(a + i * stride + j, 0, 2);
 }
 
-// Rows row_from..row_to and panels from..to of a product whose B is packed: for every pass over k, a few tiles of A
-// against one panel of B after the other.
-static void block(const Product *p, size_t row_from, size_t row_to, size_t panel_from, size_t panel_to) {
+// Rows k .. k + depth of B, a range of its columns (`packed`, `stride` numbers from panel to panel), against a range of
+// the rows of A: a few tiles of A, then one panel after the other.
+static void pass(const Product *p, Range rows, Range columns, const real *packed, size_t stride, size_t k,
+                 size_t depth) {
     real copy[TILES * SIMD_ROWS * ROW];
-    size_t stride = p->packed_rows ? p->packed_rows : p->K, begin = panel_from * PANEL;
-    size_t end = smaller(panel_to * PANEL, p->N), parts = (end - begin + SUB - 1) / SUB;
-    bool by_columns = p->a_col != 1, by_rows = !by_columns && p->a_row * sizeof(real) % 4096 == 0;
+    bool by_columns = p->a_col != 1, copied = by_columns ? !READS_COLUMNS : p->a_row * sizeof(real) % 4096 == 0;
+    size_t a_row = !copied ? p->a_row : by_columns ? depth : ROW;
+    size_t lda = !by_columns ? a_row : copied ? SIMD_ROWS : p->a_col;
+    size_t parts = (columns.to - columns.from + SUB - 1) / SUB;
+    Start start = k || p->accumulate ? START_C : p->bias ? START_BIAS : START_ZERO;
+    for (size_t i = rows.from, count, next; i < rows.to; i += count) {
+        count = smaller(rows.to - i, TILES * SIMD_ROWS);
+        next = smaller(rows.to - i - count, TILES * SIMD_ROWS);
+        const real *a = p->a + i * p->a_row + k * p->a_col, *next_a = a + count * p->a_row, *tile_a = copied ? copy : a;
+        size_t asked = 0;
+        if (copied) (by_columns ? pack_columns : pack_rows)(copy, a, by_columns ? p->a_col : p->a_row, count, depth);
+        for (size_t j = columns.from, part = 0; j < columns.to; j += SUB, part++) {
+            const real *b = packed + part * SUB / PANEL * stride + part * SUB % PANEL;
+            if (!by_columns || copied) prefetch_part(next_a, p->a_row, p->a_col, next, depth, part, parts);
+            for (size_t t = 0; t < count; t += SIMD_ROWS, asked += LANES)
+                tile_in_bounds(smaller(count - t, SIMD_ROWS), columns.to - j, p->c + (i + t) * p->ldc + j, p->ldc,
+                               by_columns, tile_a + t * a_row, lda, b, depth, start, p->bias ? p->bias + j : NULL,
+                               asked < next ? next_a + asked : a);
+        }
+    }
+}
+
+// A range of rows and a range of panels of a product. What is not packed yet is packed pass by pass into `space`: the
+// panels of a pass are used while they are in the cache, and are never written to memory.
+static void block(const Product *p, Range rows, Range panels, real *space) {
+    size_t rows_of_b = p->packed_rows ? p->packed_rows : p->K, most = p->packed ? SIZE_MAX : PANELS;
     if (p->K == 0)
-        for (size_t i = row_from; i < row_to && !p->accumulate; i++)
-            for (size_t j = begin; j < end; j++) p->c[i * p->ldc + j] = p->bias ? p->bias[j] : 0;
-    for (size_t k = 0; k < p->K; k += K_BLOCK) {
-        size_t depth = smaller(p->K - k, K_BLOCK);
-        Start start = k || p->accumulate ? START_C : p->bias ? START_BIAS : START_ZERO;
-        for (size_t i = row_from, rows, next; i < row_to; i += rows) {
-            rows = smaller(row_to - i, TILES * SIMD_ROWS);
-            next = smaller(row_to - i - rows, TILES * SIMD_ROWS);
-            const real *a = p->a + i * p->a_row + k * p->a_col, *tile_a = by_columns || by_rows ? copy : a;
-            size_t lda = by_columns ? SIMD_ROWS : by_rows ? ROW : p->a_row;
-            size_t next_tile = SIMD_ROWS * (by_columns ? depth : lda);
-            if (by_columns) pack_columns(copy, a, p->a_col, rows, depth);
-            if (by_rows) pack_rows(copy, a, p->a_row, rows, depth);
-            for (size_t j = begin; j < end; j += SUB) {
-                const real *b = p->packed + (j / PANEL * stride + k) * PANEL + j % PANEL;
-                prefetch_part(a + rows * p->a_row, p->a_row, p->a_col, next, depth, (j - begin) / SUB, parts);
-                for (size_t t = 0; t * SIMD_ROWS < rows; t++)
-                    tile_in_bounds(smaller(rows - t * SIMD_ROWS, SIMD_ROWS), end - j,
-                                   p->c + (i + t * SIMD_ROWS) * p->ldc + j, p->ldc, by_columns,
-                                   tile_a + t * next_tile, lda, b, depth, start, p->bias ? p->bias + j : NULL);
-            }
+        for (size_t i = rows.from; i < rows.to && !p->accumulate; i++)
+            for (size_t j = panels.from * PANEL; j < smaller(panels.to * PANEL, p->N); j++)
+                p->c[i * p->ldc + j] = p->bias ? p->bias[j] : 0;
+    for (size_t panel = panels.from, count; panel < panels.to; panel += count) {
+        count = smaller(panels.to - panel, most);
+        Range columns = {panel * PANEL, smaller((panel + count) * PANEL, p->N)};
+        for (size_t k = 0; k < p->K; k += K_BLOCK) {
+            size_t depth = smaller(p->K - k, K_BLOCK), stride = (p->packed ? rows_of_b : depth) * PANEL;
+            if (!p->packed)
+                pack(space, p->b + k * p->b_row + columns.from * p->b_col, p->b_row, p->b_col, depth,
+                     columns.to - columns.from);
+            pass(p, rows, columns, p->packed ? p->packed + panel * stride + k * PANEL : space, stride, k, depth);
         }
     }
 }
@@ -217,13 +239,15 @@ static void row_panel(const Product *p, size_t panel) {
     for (size_t j = 0; j < vecs; j++) vec_store(c + j * LANES, sum[j]);
 }
 
-static void row(const Product *p, size_t panel_from, size_t panel_to) {
-    size_t full = smaller(p->N / PANEL, panel_to), j = panel_from;
+static void row(const Product *p, Range panels) {
+    size_t full = smaller(p->N / PANEL, panels.to), j = panels.from;
     for (; j < full; j++) row_panel(p, j);
-    if (j < panel_to) block(p, 0, 1, j, panel_to);
+    if (j < panels.to) block(p, (Range){0, 1}, (Range){j, panels.to}, NULL);
 }
 
-void product_serial(const Product *p) { block(p, 0, p->M, 0, (p->N + PANEL - 1) / PANEL); }
+static size_t panels_of(const Product *p) { return (p->N + PANEL - 1) / PANEL; }
+
+void product_serial(const Product *p) { block(p, (Range){0, p->M}, (Range){0, panels_of(p)}, NULL); }
 
 // ---- threads -------------------------------------------------------------------------------------
 
@@ -236,60 +260,45 @@ real *workspace_take(Workspace *w, size_t size) {
     return w->at;
 }
 
-static void share(size_t n, size_t threads, size_t thread, size_t *from, size_t *to) {
-    *from = n * thread / threads, *to = n * (thread + 1) / threads;
+// Numbers of scratch memory that a thread needs to pack its part of B [K,N].
+static size_t packing_space(size_t K, size_t N) { return packed_size(smaller(K, K_BLOCK), smaller(N, PANELS * PANEL)); }
+
+static Range share(size_t n, size_t threads, size_t thread) {
+    return (Range){n * thread / threads, n * (thread + 1) / threads};
 }
 
-// The part of a product that belongs to one thread: a range of tiles of rows or of panels, whichever gives the
-// thread with the most to do less of it. A thread owns whole outputs, never a part of a sum.
-static void block_of_thread(const Product *p, size_t threads, size_t thread) {
-    size_t row_tiles = (p->M + SIMD_ROWS - 1) / SIMD_ROWS, panels = (p->N + PANEL - 1) / PANEL, from, to;
-    if (p->M == 1) {
-        share(panels, threads, thread, &from, &to);
-        row(p, from, to);
-        return;
+// The part of a product that belongs to one thread: the threads form a grid over the rows and the panels of C, the one
+// where the thread with the most to do has the least. A thread owns whole outputs, never a part of a sum.
+static void block_of_thread(const Product *p, size_t threads, size_t thread, real *space) {
+    size_t pieces = (p->M + SHARED_ROWS - 1) / SHARED_ROWS, across = 1;
+    double least = 0, copying = p->a_col == 1 ? 0 : COPY_COST, packing = p->packed ? 0 : PACK_COST;
+    for (size_t n = 1; n <= threads; n++) {
+        if (threads % n) continue;
+        double panels = (double)((panels_of(p) + n - 1) / n);
+        double rows = (double)((pieces + threads / n - 1) / (threads / n) * SHARED_ROWS);
+        double cost = rows * (panels + copying) + panels * packing;
+        if (n == 1 || cost < least) least = cost, across = n;
     }
-    double copy = p->a_col == 1 ? 0 : COPY_COST;
-    double by_rows = (double)((row_tiles + threads - 1) / threads) * ((double)panels + copy);
-    double by_panels = (double)row_tiles * ((double)((panels + threads - 1) / threads) + copy);
-    if (by_rows <= by_panels) {
-        share(row_tiles, threads, thread, &from, &to);
-        block(p, from * SIMD_ROWS, smaller(to * SIMD_ROWS, p->M), 0, panels);
-    } else {
-        share(panels, threads, thread, &from, &to);
-        block(p, 0, p->M, from, to);
-    }
+    Range panels = share(panels_of(p), across, thread % across);
+    Range rows = share(pieces, threads / across, thread / across);
+    if (p->M == 1 && p->packed) row(p, panels);
+    else block(p, (Range){rows.from * SHARED_ROWS, smaller(rows.to * SHARED_ROWS, p->M)}, panels, space);
 }
 
-void products(const Product *given, size_t count) {
-    size_t space = 0, work = 0;
+void products(const Product *p, size_t count) {
+    size_t each = 0, work = 0;
     for (size_t i = 0; i < count; i++) {
-        work += given[i].M * given[i].N * given[i].K;
-        if (!given[i].packed && given[i].M) space += packed_size(given[i].K, given[i].N);
+        size_t need = p[i].packed ? 0 : packing_space(p[i].K, p[i].N);
+        work += p[i].M * p[i].N * p[i].K;
+        each = need > each ? need : each;
     }
     static Workspace workspace;
-    real *free_space = workspace_take(&workspace, space);
+    real *space = workspace_take(&workspace, size_mul(each, (size_t)omp_get_max_threads()));
 #pragma omp parallel if (work > SMALL)
     {
-        size_t threads = (size_t)omp_get_num_threads(), thread = (size_t)omp_get_thread_num(), from, to;
-        real *at = free_space;
-        for (size_t i = 0; i < count; i++) {
-            const Product *p = &given[i];
-            if (p->packed || !p->M) continue;
-            share((p->N + PANEL - 1) / PANEL, threads, thread, &from, &to);
-            pack_panels(at, p->b, p->b_row, p->b_col, p->K, p->N, from, to);
-            at += packed_size(p->K, p->N);
-        }
-        if (space) {
-#pragma omp barrier
-        }
-        at = free_space;
-        for (size_t i = 0; i < count; i++) {
-            Product p = given[i];
-            if (!p.M || !p.N) continue;
-            if (!p.packed) p.packed = at, at += packed_size(p.K, p.N);
-            block_of_thread(&p, threads, (thread + i) % threads);
-        }
+        size_t threads = (size_t)omp_get_num_threads(), thread = (size_t)omp_get_thread_num();
+        for (size_t i = 0; i < count; i++)
+            if (p[i].M && p[i].N) block_of_thread(&p[i], threads, (thread + i) % threads, space + thread * each);
     }
 }
 
@@ -337,17 +346,17 @@ void linear_backward_weight(real *dw, real *dbias, const real *dy, const real *x
     }
 }
 
-size_t linear_workspace(size_t M, size_t N, size_t K, size_t count) {
-    size_t weights = size_mul(packed_size(N, K), count), inputs = packed_size(M, K);
-    return weights > inputs ? weights : inputs;
+size_t linear_workspace(size_t M, size_t N, size_t K) {
+    size_t weights = packing_space(N, K), inputs = packing_space(M, K);
+    return size_mul(weights > inputs ? weights : inputs, (size_t)omp_get_max_threads());
 }
 
 void linear_pack(real *packed, const real *w, size_t N, size_t K) {
     PROFILE(pack, 0, 2 * N * K);
 #pragma omp parallel if (N * K > SMALL)
     {
-        size_t from, to;
-        share((N + PANEL - 1) / PANEL, (size_t)omp_get_num_threads(), (size_t)omp_get_thread_num(), &from, &to);
-        pack_panels(packed, w, 1, K, K, N, from, to);
+        Range panels = share((N + PANEL - 1) / PANEL, (size_t)omp_get_num_threads(), (size_t)omp_get_thread_num());
+        size_t from = panels.from * PANEL, to = smaller(panels.to * PANEL, N);
+        pack(packed + from * K, w + from * K, 1, K, K, to - from);
     }
 }

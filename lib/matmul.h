@@ -15,7 +15,8 @@ void pack(real *packed, const real *b, size_t b_row, size_t b_col, size_t K, siz
 
 // C [M,N] (row stride ldc) = A [M,K] B [K,N], or += with accumulate (the chain goes on from C's old
 // value), or bias [N] + A B (the chain starts at the bias). Element (i,k) of A is a[i*a_row + k*a_col];
-// one of a_row, a_col is 1. B is either packed, or given by b, b_row, b_col and packed on the way.
+// one of a_row, a_col is 1. B is either packed, or given by b, b_row, b_col and packed on the way,
+// piece by piece.
 typedef struct {
     real *c; size_t ldc;
     const real *a; size_t a_row, a_col;
@@ -39,9 +40,9 @@ void linear_backward_weight(real *dw, real *dbias, const real *dy, const real *x
 // Packs w [N,K] (a linear layer's weight) for linear_forward, with all threads.
 void linear_pack(real *packed, const real *w, size_t N, size_t K);
 
-// Numbers of scratch memory that the backward of a linear layer takes, to pack w for one product and x for the other;
-// of `count` layers at once, among which M rows are shared out, for all of them.
-size_t linear_workspace(size_t M, size_t N, size_t K, size_t count);
+// Numbers of scratch memory that the backward of a linear layer, or of several at once, takes: where all threads pack
+// pieces of w for one product and of x for the other.
+size_t linear_workspace(size_t M, size_t N, size_t K);
 
 // Scratch memory that grows to the largest size asked for and is then reused: no allocation inside a step.
 typedef struct { real *at; size_t size; } Workspace;

@@ -13,6 +13,7 @@
 
 #define LANES 16
 #define INLINE static inline __attribute__((always_inline))
+#define OPAQUE(pointer) __asm__("" : "+r"(pointer))      // what it was made of is unknown to the compiler from here on
 #if defined(REAL_DOUBLE) && !defined(SIMD_PLAIN)
 #define SIMD_PLAIN
 #endif

@@ -7,7 +7,7 @@ build=$PWD/$1 runs=$2 here=$PWD/tests/fuzz passed=0 failed=0
 shift 2
 TMPDIR=$(mktemp -d -p /dev/shm 2> /dev/null || mktemp -d)
 trap 'rm -rf "$TMPDIR"' EXIT
-export TMPDIR OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16
+export TMPDIR OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=1:thread_local_quarantine_size_kb=64:max_malloc_fill_size=0
 [ $# -gt 0 ] || set -- $(ls "$here/corpus")
 mkdir -p "$build/findings"
 
