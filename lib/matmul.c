@@ -11,8 +11,8 @@
 #include <omp.h>
 #include <stdlib.h>
 
-#define COPY_COST 0.3                    // of copying a row of A, where 1 is to multiply it by a panel
-#define PACK_COST 6                      // of packing a panel of B, in the same unit
+#define READ_COST 0.3                    // of bringing a row of A to the cache, where 1 is to multiply it by a panel
+#define PACK_COST 12                     // of packing a panel of B, in the same unit
 enum {
     K_BLOCK = 384,                       // rows of B per pass: a tile of A (12 x 384 floats) stays in L1
     PANELS = 32,                         // of B that a thread packs at a time: with their K_BLOCK rows, 1.5 MB
@@ -271,12 +271,12 @@ static Range share(size_t n, size_t threads, size_t thread) {
 // where the thread with the most to do has the least. A thread owns whole outputs, never a part of a sum.
 static void block_of_thread(const Product *p, size_t threads, size_t thread, real *space) {
     size_t pieces = (p->M + SHARED_ROWS - 1) / SHARED_ROWS, across = 1;
-    double least = 0, copying = p->a_col == 1 ? 0 : COPY_COST, packing = p->packed ? 0 : PACK_COST;
+    double least = 0, packing = p->packed ? 0 : PACK_COST;
     for (size_t n = 1; n <= threads; n++) {
         if (threads % n) continue;
         double panels = (double)((panels_of(p) + n - 1) / n);
         double rows = (double)((pieces + threads / n - 1) / (threads / n) * SHARED_ROWS);
-        double cost = rows * (panels + copying) + panels * packing;
+        double cost = rows * (panels + READ_COST) + panels * packing;
         if (n == 1 || cost < least) least = cost, across = n;
     }
     Range panels = share(panels_of(p), across, thread % across);
