@@ -70,6 +70,11 @@ static void layouts(void) {
     }
     for (unsigned options = 0; options < OPTIONS; options += 7)  // more rows than one pass takes, for four threads
         check_product(4 * 48 * 2 + 29, 2 * PANEL + 5, 401, options, &r);
+    int threads = omp_get_max_threads();
+    omp_set_num_threads(1);
+    for (unsigned options = 0; options < OPTIONS; options += 3)  // more panels than a thread packs at a time
+        check_product(17, 40 * PANEL + 5, 401, options, &r);
+    omp_set_num_threads(threads);
 }
 
 // A panel is 32 columns, row by row; the last one is filled up with zeros.
