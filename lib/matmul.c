@@ -281,6 +281,7 @@ static void block_of_thread(const Product *p, size_t threads, size_t thread, rea
     }
     Range panels = share(panels_of(p), across, thread % across);
     Range rows = share(pieces, threads / across, thread / across);
+    if (rows.from == rows.to) return;
     if (p->M == 1 && p->packed) row(p, panels);
     else block(p, (Range){rows.from * SHARED_ROWS, smaller(rows.to * SHARED_ROWS, p->M)}, panels, space);
 }
