@@ -21,6 +21,7 @@ enum {
     ROW = K_BLOCK + LANES,               // from one row of such a tile to the next, where it is copied row by row
     AHEAD = 1024,                        // numbers: how far ahead of the reads they are asked for
     SUB = SIMD_VECS * LANES,             // columns of a register tile
+    COLUMNS_AHEAD = 48,                  // how far along its rows a transposition asks, then for the next panel's
     ROWS_AHEAD = 12,                     // how far ahead of a copy that skips through memory rows are asked for
     READS_COLUMNS = SIMD_ROWS * 2 > LANES,// where columns of A are far apart: a tile uses most of a line, no copy
     SMALL = 1 << 16,                     // multiply-adds below which waking the threads costs more than it gains
@@ -40,13 +41,20 @@ static void pack_panel(real *panel, const real *b, size_t b_row, size_t b_col, s
     }
     size_t k = 0;
     if (b_row == 1 && n == PANEL)
-        for (; k + LANES <= K; k += LANES)
+        for (; k + LANES <= K; k += LANES) {
+            size_t ahead = k + COLUMNS_AHEAD < K ? COLUMNS_AHEAD : PANEL * b_col + COLUMNS_AHEAD - K;
             for (size_t j = 0; j < PANEL; j += LANES) {
                 vec r[LANES];
-                for (size_t i = 0; i < LANES; i++) r[i] = vec_load(b + k + (j + i) * b_col);
+                const real *at = b + k + j * b_col;
+                for (size_t i = 0; i < LANES; i++, at += b_col) {
+                    OPAQUE(at);
+                    __builtin_prefetch(at + ahead);
+                    r[i] = vec_load(at);
+                }
                 vec_transpose(r);
                 for (size_t i = 0; i < LANES; i++) vec_store(panel + (k + i) * PANEL + j, r[i]);
             }
+        }
     for (; k < K; k++)
         for (size_t j = 0; j < PANEL; j++) panel[k * PANEL + j] = j < n ? b[k * b_row + j * b_col] : 0;
 }
