@@ -59,11 +59,12 @@ static Span span_seen(const AttnShape *s, size_t p, size_t j, size_t keys) {
     return from < to ? (Span){from, to} : (Span){0, 0};
 }
 
+static const real lane[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 // ALiBi (Press et al. 2022, section 3): x[i] = x[i] * scale - slope * distance, where x[0] is the key `behind`
 // positions before the query. Returns by how much the scores are still to be scaled.
 static real row_alibi(real *x, size_t n, real scale, real slope, size_t behind) {
     if (slope == 0) return scale;
-    static const real lane[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     vec by = vec_set(scale), lose = vec_set(slope), at = vec_sub(vec_load(lane), vec_set((real)behind));
     for (size_t i = 0; i < n; i += LANES)
         vec_store_at(x, i, n, vec_fma(lose, vec_add(at, vec_set((real)i)), vec_mul(vec_load_at(x, i, n), by)));
@@ -75,9 +76,11 @@ static real row_max(const real *x, size_t n, real scale, real most) {
     vec top = vec_set(most), by = vec_set(scale);
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) top = vec_max(vec_mul(vec_load(x + i), by), top);
-    most = vec_largest(top);
-    for (; i < n; i++) most = x[i] * scale > most ? x[i] * scale : most;
-    return most;
+    if (i < n) {
+        vec last = vec_mul(vec_load_n(x + i, n - i), by);
+        top = vec_max(vec_select_less(vec_load(lane), vec_set((real)(n - i)), last, top), top);
+    }
+    return vec_largest(top);
 }
 
 // x[i] = exp(x[i] * scale - most) for those in the span, 0 for the others of 0 <= i < width; returns the sum.
@@ -88,11 +91,9 @@ static real row_exp(real *x, Span seen, size_t width, real scale, real most) {
     for (size_t i = start; i < seen.to; i += LANES) {
         vec e = vec_exp(vec_fma(vec_load_at(x, i, width), by, minus));
         if (i < seen.from || i + LANES > seen.to) {
-            real kept[LANES] = {0}, all[LANES];
-            size_t from = seen.from > i ? seen.from - i : 0;
-            vec_store(all, e);
-            memcpy(kept + from, all + from, (smaller(seen.to - i, LANES) - from) * sizeof *x);
-            e = vec_load(kept);
+            vec at = vec_add(vec_load(lane), vec_set((real)i));
+            e = vec_select_less(at, vec_set((real)seen.from), vec_zero(), e);
+            e = vec_select_less(at, vec_set((real)seen.to), e, vec_zero());
         }
         sum = vec_add(sum, e);
         vec_store_at(x, i, width, e);
@@ -424,9 +425,9 @@ static void head_backward_flash(const HeadGradient *t, const AttnShape *s, real 
         for (size_t r = 0; r < rows; r++)
             delta[r] = row_dot(t->dout + (i + r) * t->out_stride, t->out + (i + r) * t->out_stride, s->Dv);
         for (size_t j = start; j < i + rows; j += s->tile) {
-            size_t step = j + s->tile <= i ? rows : QUERY_TILE;
-            for (size_t r = 0; r < rows; r += step) {
-                size_t some = smaller(step, rows - r), end = i + r + some;
+            for (size_t r = 0, some; r < rows; r += some) {
+                some = j + s->tile <= i + r ? rows - r : smaller(QUERY_TILE, rows - r);
+                size_t end = i + r + some;
                 if (j < end)
                     tile_backward_flash(t, s, p, ds, delta + r, i + r, some, j, smaller(s->tile, end - j), j == start);
             }

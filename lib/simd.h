@@ -75,6 +75,12 @@ INLINE real vec_sum(vec v) {
     b = _mm_add_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
 }
+INLINE real vec_largest(vec v) {
+    __m256 a = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_castps512_ps256(_mm512_shuffle_f32x4(v, v, 0x4e)));
+    __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_max_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
+}
 
 #elif !defined(SIMD_PLAIN) && defined(__AVX2__) && defined(__FMA__)
 // ---- AVX2: 16 registers of 8 floats --------------------------------------------------------------
@@ -111,6 +117,12 @@ INLINE real vec_sum(vec v) {
     b = _mm_add_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
 }
+INLINE real vec_largest(vec v) {
+    __m256 a = _mm256_max_ps(v.a, v.b);
+    __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_max_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
+}
 #undef EACH
 
 #elif !defined(SIMD_PLAIN) && defined(__aarch64__)
@@ -130,7 +142,8 @@ INLINE vec vec_mul(vec a, vec b) EACH(vmulq_f32(a.q[i], b.q[i]))
 INLINE vec vec_div(vec a, vec b) EACH(vdivq_f32(a.q[i], b.q[i]))
 INLINE vec vec_sqrt(vec a) EACH(vsqrtq_f32(a.q[i]))
 INLINE vec vec_fma(vec a, vec b, vec c) EACH(vfmaq_f32(c.q[i], a.q[i], b.q[i]))
-INLINE vec vec_max(vec a, vec b) EACH(vbslq_f32(vcgtq_f32(a.q[i], b.q[i]), a.q[i], b.q[i]))
+INLINE float32x4_t larger4(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+INLINE vec vec_max(vec a, vec b) EACH(larger4(a.q[i], b.q[i]))
 INLINE vec vec_min(vec a, vec b) EACH(vbslq_f32(vcltq_f32(a.q[i], b.q[i]), a.q[i], b.q[i]))
 INLINE vec vec_select_less(vec a, vec b, vec yes, vec no) EACH(vbslq_f32(vcltq_f32(a.q[i], b.q[i]), yes.q[i], no.q[i]))
 INLINE vec vec_scale_by_power_of_two(vec a, vec n)
@@ -139,6 +152,10 @@ INLINE real vec_sum(vec v) {
     float32x4_t s = vaddq_f32(vaddq_f32(v.q[0], v.q[2]), vaddq_f32(v.q[1], v.q[3]));
     float32x2_t t = vadd_f32(vget_low_f32(s), vget_high_f32(s));
     return vget_lane_f32(t, 0) + vget_lane_f32(t, 1);
+}
+INLINE real vec_largest(vec v) {
+    float32x4_t s = larger4(larger4(v.q[0], v.q[2]), larger4(v.q[1], v.q[3])), t = larger4(s, vextq_f32(s, s, 2));
+    return vgetq_lane_f32(t, 0) > vgetq_lane_f32(t, 1) ? vgetq_lane_f32(t, 0) : vgetq_lane_f32(t, 1);
 }
 #undef EACH
 
@@ -185,6 +202,11 @@ INLINE real vec_sum(vec v) {
         for (int i = 0; i < half; i++) v.lane[i] += v.lane[i + half];
     return v.lane[0];
 }
+INLINE real vec_largest(vec v) {
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) v.lane[i] = v.lane[i] > v.lane[i + half] ? v.lane[i] : v.lane[i + half];
+    return v.lane[0];
+}
 #undef EACH
 #endif
 
@@ -210,13 +232,6 @@ INLINE void vec_transpose(vec r[LANES]) {
     }
 }
 #endif
-INLINE real vec_largest(vec v) {
-    real t[LANES];
-    vec_store(t, v);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) t[i] = t[i] > t[i + half] ? t[i] : t[i + half];
-    return t[0];
-}
 
 // e^x. Argument reduction x = n ln2 + r with ln2 in two parts (Cody and Waite 1980), then the Taylor
 // polynomial of degree 7 on |r| <= ln2/2, whose remainder is 5e-9. Exactly 0 below -87, so that a
