@@ -175,103 +175,121 @@ static void head_forward_flash(const Head *t, const AttnShape *s, real *score) {
     }
 }
 
-// Decoding: one query of each head, against keys and values as they lie in a cache, which are read once, a tile of rows
-// for all heads of a task. The same tiles and chains as above, so the same bits.
+// Decoding: one query of each of the `heads` that read one head of keys and values, as these lie in a cache, which is
+// read once, a tile of rows at a time. The same tiles and chains as above, so the same bits.
 typedef struct {
-    real *out; const real *q, *k, *v;   // of the first head, of its key head
-    size_t groups, heads;               // key heads, and query heads of each
-    const real *slope;
+    real *out; const real *q;           // of the first head
+    const real *k, *v; size_t k_stride, v_stride, length;
+    size_t heads;
+    const real *slope;                  // of the first head, or NULL
 } DecodeTask;
-typedef struct { real *score; Row *row; } DecodeSpace;
 
-enum { TOGETHER = 4 };                  // heads, or vectors of a value, whose sums stay in registers
+enum {
+    TOGETHER = 4,                       // heads, or vectors of a value, whose sums stay in registers
+    AHEAD = 2048,                       // numbers: how far ahead of the reads they are asked for
+};
+
+// A core forgets what it is asked for while as much as it can remember is still on its way: so three times.
+INLINE void ask_ahead(const real *x) {
+    for (size_t ahead = AHEAD; ahead >= AHEAD / 4; ahead /= 2) __builtin_prefetch(x + ahead, 0, 2);
+}
 
 // score [heads,ld] = q [heads,D] K^T of n <= 16 keys: they are turned in registers, so that lanes run along keys and
-// each score is one chain over D. `heads` is a constant where this is expanded.
-INLINE void scores_of_keys(size_t heads, real *score, size_t ld, const real *q, const real *k, size_t stride, size_t D,
-                           size_t n) {
+// each score is one chain over D. `heads` and `whole`, n is 16 and D a multiple, are constants where this is expanded.
+INLINE void scores_of_keys(size_t heads, bool whole, real *score, size_t ld, const real *q, const real *k,
+                           size_t stride, size_t D, size_t n) {
     vec sum[2 * TOGETHER];
     for (size_t h = 0; h < heads; h++) sum[h] = vec_zero();
     for (size_t d = 0; d < D; d += LANES) {
         vec row[LANES];
-        size_t some = smaller(LANES, D - d);
-        for (size_t i = 0; i < LANES; i++) row[i] = vec_load_at(k + smaller(i, n - 1) * stride, d, D);
+        const real *at = k;
+        for (size_t i = 0; i < LANES; i++) {
+            OPAQUE(at);                                            // or the compiler keeps 16 addresses
+            ask_ahead(k + (d + i) * LANES);                        // the keys of a head lie one after the other
+            row[i] = whole ? vec_load(at + d) : vec_load_at(at, d, D);
+            at += whole || i + 1 < n ? stride : 0;
+        }
         vec_transpose(row);
-        for (size_t i = 0; i < some; i++)
+        for (size_t i = 0; i < LANES && (whole || d + i < D); i++)
             for (size_t h = 0; h < heads; h++) sum[h] = vec_fma(vec_set(q[h * D + d + i]), row[i], sum[h]);
     }
-    for (size_t h = 0; h < heads; h++) vec_store_at(score + h * ld, 0, n, sum[h]);
+    for (size_t h = 0; h < heads; h++) vec_store_at(score + h * ld, 0, whole ? LANES : n, sum[h]);
+}
+
+INLINE void scores_of_heads(size_t heads, real *score, size_t ld, const real *q, const real *k, size_t stride, size_t D,
+                            size_t n) {
+    if (n == LANES && D % LANES == 0) scores_of_keys(heads, true, score, ld, q, k, stride, D, n);
+    else scores_of_keys(heads, false, score, ld, q, k, stride, D, n);
 }
 
 static void scores_of_rows(real *score, size_t ld, const real *q, size_t heads, const real *k, size_t stride, size_t D,
                            size_t keys) {
-    for (size_t j = 0; j < keys; j += LANES) {
+    for (size_t j = 0; j < keys; j += LANES, k += LANES * stride, score += LANES) {
         size_t n = smaller(LANES, keys - j), h = 0;
         for (; h + 2 * TOGETHER <= heads; h += 2 * TOGETHER)
-            scores_of_keys(2 * TOGETHER, score + h * ld + j, ld, q + h * D, k + j * stride, stride, D, n);
+            scores_of_heads(2 * TOGETHER, score + h * ld, ld, q + h * D, k, stride, D, n);
         for (; h + TOGETHER <= heads; h += TOGETHER)
-            scores_of_keys(TOGETHER, score + h * ld + j, ld, q + h * D, k + j * stride, stride, D, n);
-        for (; h < heads; h++) scores_of_keys(1, score + h * ld + j, ld, q + h * D, k + j * stride, stride, D, n);
+            scores_of_heads(TOGETHER, score + h * ld, ld, q + h * D, k, stride, D, n);
+        for (; h + 2 <= heads; h += 2) scores_of_heads(2, score + h * ld, ld, q + h * D, k, stride, D, n);
+        for (; h < heads; h++) scores_of_heads(1, score + h * ld, ld, q + h * D, k, stride, D, n);
     }
 }
 
-// out [heads,Dv] = or += p [heads,ld] V for four vectors of columns of V: lanes run along them, and each output is one
-// chain over keys.
-INLINE void values_of_columns(size_t heads, real *out, const real *p, size_t ld, const real *v, size_t stride,
-                              size_t Dv, size_t keys, bool accumulate) {
+// out [heads,Dv] = or += p [heads,ld] V for `vecs` vectors of columns of V, up to column n: lanes run along them, and
+// each output is one chain over keys. `heads` and `vecs` are constants where this is expanded.
+INLINE void values_of_columns(size_t heads, size_t vecs, real *out, const real *p, size_t ld, const real *v,
+                              size_t stride, size_t Dv, size_t n, size_t keys, bool accumulate) {
     vec sum[TOGETHER][TOGETHER];
     for (size_t h = 0; h < heads; h++)
-        for (size_t i = 0; i < TOGETHER; i++) sum[h][i] = accumulate ? vec_load(out + h * Dv + i * LANES) : vec_zero();
-    for (size_t j = 0; j < keys; j++)
-        for (size_t i = 0; i < TOGETHER; i++) {
-            vec value = vec_load(v + j * stride + i * LANES);
+        for (size_t i = 0; i < vecs; i++)
+            sum[h][i] = accumulate ? vec_load_at(out + h * Dv, i * LANES, n) : vec_zero();
+    for (size_t j = 0; j < keys; j++, v += stride)
+        for (size_t i = 0; i < vecs; i++) {
+            vec value = vec_load_at(v, i * LANES, n);
+            ask_ahead(v + i * LANES);
             for (size_t h = 0; h < heads; h++) sum[h][i] = vec_fma(vec_set(p[h * ld + j]), value, sum[h][i]);
         }
     for (size_t h = 0; h < heads; h++)
-        for (size_t i = 0; i < TOGETHER; i++) vec_store(out + h * Dv + i * LANES, sum[h][i]);
+        for (size_t i = 0; i < vecs; i++) vec_store_at(out + h * Dv, i * LANES, n, sum[h][i]);
+}
+
+INLINE void values_of_heads(size_t vecs, real *out, const real *p, size_t ld, size_t heads, const real *v,
+                            size_t stride, size_t Dv, size_t n, size_t keys, bool accumulate) {
+    size_t h = 0;
+    for (; h + TOGETHER <= heads; h += TOGETHER)
+        values_of_columns(TOGETHER, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
+    for (; h + 2 <= heads; h += 2)
+        values_of_columns(2, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
+    for (; h < heads; h++)
+        values_of_columns(1, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
 }
 
 static void values_of_rows(real *out, const real *p, size_t ld, size_t heads, const real *v, size_t stride, size_t Dv,
                            size_t keys, bool accumulate) {
+    enum { WIDE = TOGETHER * LANES };
     size_t d = 0;
-    for (; d + TOGETHER * LANES <= Dv; d += TOGETHER * LANES) {
-        size_t h = 0;
-        for (; h + TOGETHER <= heads; h += TOGETHER)
-            values_of_columns(TOGETHER, out + h * Dv + d, p + h * ld, ld, v + d, stride, Dv, keys, accumulate);
-        for (; h < heads; h++)
-            values_of_columns(1, out + h * Dv + d, p + h * ld, ld, v + d, stride, Dv, keys, accumulate);
-    }
-    for (; d < Dv; d += LANES)                                             // what is left: a vector, or a part of one
-        for (size_t h = 0; h < heads; h++) {
-            vec sum = accumulate ? vec_load_at(out + h * Dv, d, Dv) : vec_zero();
-            for (size_t j = 0; j < keys; j++)
-                sum = vec_fma(vec_set(p[h * ld + j]), vec_load_at(v + j * stride, d, Dv), sum);
-            vec_store_at(out + h * Dv, d, Dv, sum);
-        }
+    for (; d + WIDE <= Dv; d += WIDE)
+        values_of_heads(TOGETHER, out + d, p, ld, heads, v + d, stride, Dv, WIDE, keys, accumulate);
+    for (; d + 2 * LANES <= Dv; d += 2 * LANES)
+        values_of_heads(2, out + d, p, ld, heads, v + d, stride, Dv, 2 * LANES, keys, accumulate);
+    for (; d < Dv; d += LANES)
+        values_of_heads(1, out + d, p, ld, heads, v + d, stride, Dv, smaller(LANES, Dv - d), keys, accumulate);
 }
 
-// Rows that are needed soon, for the second-level cache.
-static void ask_for(const real *x, size_t stride, size_t n, size_t rows) {
-    for (size_t r = 0; r < rows; r++)
-        for (size_t i = 0; i < n; i += 64 / sizeof(real)) __builtin_prefetch(x + r * stride + i, 0, 2);
-}
-
-static void decode_tile(const DecodeTask *t, const KvView *view, size_t j, const AttnShape *s, DecodeSpace space) {
-    size_t position = view->length - 1, keys = smaller(s->tile, position + 1 - j), first = first_seen(s, position);
-    size_t next = smaller(s->tile, position + 1 - j - keys);
-    Span seen = span_seen(s, position, j, keys);
-    for (size_t g = 0; g < t->groups; g++) {
-        size_t at = g * t->heads;
-        const real *k = t->k + g * view->k_head + j * view->k_stride, *v = t->v + g * view->v_head + j * view->v_stride;
-        real *out = t->out + at * s->Dv;
-        ask_for(k + keys * view->k_stride, view->k_stride, s->D, next);
-        ask_for(v + keys * view->v_stride, view->v_stride, s->Dv, next);
-        scores_of_rows(space.score, s->tile, t->q + at * s->D, t->heads, k, view->k_stride, s->D, keys);
+// scratch: score [heads, tile] and row [heads].
+static void decode_heads(const DecodeTask *t, const AttnShape *s, real *score, Row *row) {
+    size_t position = t->length - 1, first = first_seen(s, position) / s->tile * s->tile;
+    for (size_t h = 0; h < t->heads; h++) row[h] = (Row){-(real)INFINITY, 0};
+    for (size_t j = first; j < t->length; j += s->tile) {
+        size_t keys = smaller(s->tile, t->length - j);
+        Span seen = span_seen(s, position, j, keys);
+        scores_of_rows(score, s->tile, t->q, t->heads, t->k + j * t->k_stride, t->k_stride, s->D, keys);
         for (size_t h = 0; h < t->heads; h++)
-            row_forward(&space.row[at + h], space.score + h * s->tile, seen, keys, out + h * s->Dv, position - j,
-                        t->slope ? t->slope[at + h] : 0, s);
-        values_of_rows(out, space.score, s->tile, t->heads, v, view->v_stride, s->Dv, keys, j > first);
+            row_forward(&row[h], score + h * s->tile, seen, keys, t->out + h * s->Dv, position - j,
+                        t->slope ? t->slope[h] : 0, s);
+        values_of_rows(t->out, score, s->tile, t->heads, t->v + j * t->v_stride, t->v_stride, s->Dv, keys, j > first);
     }
+    for (size_t h = 0; h < t->heads; h++) row_end(&row[h], t->out + h * s->Dv, s->Dv, NULL);
 }
 
 // Sequence by sequence, the key heads are shared out; where they are fewer than the threads, each one's query heads.
@@ -279,22 +297,21 @@ static void decode(real *out, size_t out_stride, const real *q, size_t q_stride,
                    const AttnShape *s) {
     size_t group = s->H / s->KV, wanted = ((size_t)omp_get_max_threads() + B - 1) / B;
     size_t parts = smaller(wanted, s->KV), split = smaller((wanted + s->KV - 1) / s->KV, group);
-    size_t scores = group * s->tile, each = round_up(scores + s->H * sizeof(Row) / sizeof(real), LANES);
+    size_t scores = group * s->tile, each = round_up(scores + group * sizeof(Row) / sizeof(real), LANES);
     real *space = workspace_take(&workspace, size_mul(each, (size_t)omp_get_max_threads()));
 #pragma omp parallel for schedule(static) if (B * view->length * s->H * s->D > SMALL)
     for (size_t task = 0; task < B * parts * split; task++) {
         size_t b = task / split / parts, part = task / split % parts, piece = task % split;
-        size_t g = s->KV * part / parts, first = group * piece / split, h = g * group + first;
-        DecodeTask t = {.out = out + b * out_stride + h * s->Dv, .q = q + b * q_stride + h * s->D,
-                        .k = view->k + b * view->k_step + g * view->k_head,
-                        .v = view->v + b * view->v_step + g * view->v_head, .groups = s->KV * (part + 1) / parts - g,
-                        .heads = group * (piece + 1) / split - first, .slope = s->slope ? s->slope + h : NULL};
-        real *at = space + (size_t)omp_get_thread_num() * each;
-        DecodeSpace own = {at, (Row *)(at + scores)};
-        for (size_t i = 0; i < t.groups * t.heads; i++) own.row[i] = (Row){-(real)INFINITY, 0};
-        for (size_t j = first_seen(s, view->length - 1) / s->tile * s->tile; j < view->length; j += s->tile)
-            decode_tile(&t, view, j, s, own);
-        for (size_t i = 0; i < t.groups * t.heads; i++) row_end(&own.row[i], t.out + i * s->Dv, s->Dv, NULL);
+        size_t first = group * piece / split, heads = group * (piece + 1) / split - first;
+        real *score = space + (size_t)omp_get_thread_num() * each;
+        for (size_t g = s->KV * part / parts; g < s->KV * (part + 1) / parts; g++) {
+            size_t h = g * group + first;
+            DecodeTask t = {.out = out + b * out_stride + h * s->Dv, .q = q + b * q_stride + h * s->D,
+                            .k = view->k + b * view->k_step + g * view->k_head, .k_stride = view->k_stride,
+                            .v = view->v + b * view->v_step + g * view->v_head, .v_stride = view->v_stride,
+                            .length = view->length, .heads = heads, .slope = s->slope ? s->slope + h : NULL};
+            decode_heads(&t, s, score, (Row *)(score + scores));
+        }
     }
 }
 

@@ -66,9 +66,10 @@ typedef struct {
     Mixing dmixing;
 } LayerGrads;
 
-// k and v of layer l: [rows, room[l], width of a token] from position first[l] on; mla: k holds [latent | rotated key],
-// v is NULL. The room is the capacity, but for swa, which drops what its window has left behind. Linear mixers have
-// neither, but a state [rows, numbers] that stays as large as it is.
+// k and v of layer l: [rows, key heads, room[l], D] from position first[l] on, so that decoding reads a head's past
+// from one end to the other; mla: k holds [latent | rotated key], as of one head, v is NULL. The room is the capacity,
+// but for swa, which drops what its window has left behind. Linear mixers have neither, but a state [rows, numbers]
+// that stays as large as it is.
 struct Cache {
     size_t rows, length, capacity, layers, *room, *first, *window, *state_size;
     real **k, **v, **state;
@@ -120,8 +121,8 @@ BranchBackward ffn_block_backward, moe_backward;
 
 // Standard deviations at init, of matrices in different places (model.c).
 typedef struct { double plain, value, residual, ffn; } Deviations;
-// Numbers that a cache holds of a sequence: in k and in v for each token, in state however long it is.
-typedef struct { size_t k, v, state; } CacheNeed;
+// Numbers that a cache holds of a sequence: in k and in v for each token and head, in state however long it is.
+typedef struct { size_t heads, k, v, state; } CacheNeed;
 
 // What a sequence mixer is. Its output matrix (o) is declared by model.c, after its own parameters.
 struct Mixer {

@@ -118,23 +118,23 @@ static KvView qkv_view(const Layer *y, const real *qkv, size_t T) {
                     .k_stride = row, .v_stride = row, .k_head = y->D, .v_head = y->D, .length = T};
 }
 
-// Where a position of a row stands in the cache of layer l.
-static size_t cache_slot(const Cache *c, size_t l, size_t row, size_t position) {
-    return row * c->room[l] + position - c->first[l];
+// Where a position stands in the cache of layer l: head `head` of all those of the rows.
+static size_t cache_slot(const Cache *c, size_t l, size_t head, size_t position) {
+    return head * c->room[l] + position - c->first[l];
 }
 
 // Makes room behind `length` positions, where it is used up, by dropping tiles that no query will see again, but for
 // one more that cache_rewind may want back. Returns how many of n new positions there is room for.
 static size_t cache_make_room(Cache *c, size_t l, const Layer *y, size_t length, size_t n, size_t tile) {
-    size_t end = c->first[l] + c->room[l], width = y->KV * y->D;
+    size_t end = c->first[l] + c->room[l];
     if (length + n <= end) return n;
     if (length + 1 > y->window + tile) {
         size_t first = (length + 1 - y->window - tile) / tile * tile;
         if (first < c->first[l]) first = c->first[l];             // after a rewind: what is gone is gone
-        size_t kept = (length - first) * width * sizeof(real);
-        PROFILE(cache, 0, 4 * c->rows * (length - first) * width);
-        for (size_t r = 0; r < c->rows; r++) {
-            size_t to = r * c->room[l] * width, from = cache_slot(c, l, r, first) * width;
+        size_t heads = c->rows * y->KV, kept = (length - first) * y->D * sizeof(real);
+        PROFILE(cache, 0, 4 * heads * (length - first) * y->D);
+        for (size_t h = 0; h < heads; h++) {
+            size_t to = h * c->room[l] * y->D, from = cache_slot(c, l, h, first) * y->D;
             memmove(c->k[l] + to, c->k[l] + from, kept);
             memmove(c->v[l] + to, c->v[l] + from, kept);
         }
@@ -146,17 +146,19 @@ static size_t cache_make_room(Cache *c, size_t l, const Layer *y, size_t length,
 // Appends keys and values of the new tokens at .. at+n-1 of each row to the cache and shows all of it.
 static KvView cache_append_kv(Cache *c, size_t l, const Layer *y, const real *qkv, const Batch *b, size_t at,
                               size_t n) {
-    size_t row = qkv_width(y), width = y->KV * y->D, step = c->room[l] * width;
-    PROFILE(cache, 0, 4 * b->B * n * width);
+    size_t row = qkv_width(y), KV = y->KV, D = y->D, head = c->room[l] * D;
+    PROFILE(cache, 0, 4 * b->B * n * KV * D);
     for (size_t r = 0; r < b->B; r++)
         for (size_t i = at; i < at + n; i++) {
-            const real *key = qkv + (r * b->T + i) * row + y->H * y->D;
-            size_t slot = cache_slot(c, l, r, b->past + i) * width;
-            memcpy(c->k[l] + slot, key, width * sizeof *key);
-            memcpy(c->v[l] + slot, key + width, width * sizeof *key);
+            const real *key = qkv + (r * b->T + i) * row + y->H * D;
+            for (size_t g = 0; g < KV; g++, key += D) {
+                size_t slot = cache_slot(c, l, r * KV + g, b->past + i) * D;
+                memcpy(c->k[l] + slot, key, D * sizeof *key);
+                memcpy(c->v[l] + slot, key + KV * D, D * sizeof *key);
+            }
         }
-    return (KvView){.k = c->k[l], .v = c->v[l], .k_step = step, .v_step = step, .k_stride = width, .v_stride = width,
-                    .k_head = y->D, .v_head = y->D, .length = b->past + at + n - c->first[l]};
+    return (KvView){.k = c->k[l], .v = c->v[l], .k_step = KV * head, .v_step = KV * head, .k_stride = D, .v_stride = D,
+                    .k_head = head, .v_head = head, .length = b->past + at + n - c->first[l]};
 }
 
 // Attention over the cache, to which the batch is added: at once, or, where a window's cache is too small for that, in
@@ -227,7 +229,7 @@ static void layout_mha_grads(const Model *m, const Layer *y, LayerGrads *g, Aren
     g->dqkv = take(arena, B * T * qkv_width(y));
 }
 
-static CacheNeed mha_cache(const Layer *y) { return (CacheNeed){.k = y->KV * y->D, .v = y->KV * y->D}; }
+static CacheNeed mha_cache(const Layer *y) { return (CacheNeed){.heads = y->KV, .k = y->D, .v = y->D}; }
 
 const Mixer mixer_mha = {add_mha, layout_mha, layout_mha_grads, mha_forward, mha_backward, mha_cache, attention_flops,
                          workspace_of_attention};
@@ -400,7 +402,7 @@ static void layout_mla_grads(const Model *m, const Layer *y, LayerGrads *g, Aren
     g->dq_c = take(arena, M * y->q_a.N), g->dq_a = take(arena, M * y->q_a.N);
 }
 
-static CacheNeed mla_cache(const Layer *y) { return (CacheNeed){.k = y->kv_b.K + y->P}; }
+static CacheNeed mla_cache(const Layer *y) { return (CacheNeed){.heads = 1, .k = y->kv_b.K + y->P}; }
 
 const Mixer mixer_mla = {add_mla, layout_mla, layout_mla_grads, mla_forward, mla_backward, mla_cache, attention_flops,
                          workspace_of_attention};

@@ -440,7 +440,7 @@ ModelSize model_size(const Config *config) {
         CacheNeed need = y->mixer->cache(y);
         s.flops_per_token += y->mixer->flops(y, c->context);
         if (y->moe) s.flops_per_token += moe_mixing_flops(m, y);
-        size_t token = size_mul(need.k + need.v, sizeof(real));
+        size_t token = size_mul(need.heads * (need.k + need.v), sizeof(real));
         if (y->room) s.state_bytes = size_add(s.state_bytes, size_mul(y->room, token));
         else s.cache_bytes_per_token = size_add(s.cache_bytes_per_token, token);
         s.state_bytes = size_add(s.state_bytes, size_mul(need.state, sizeof(real)));
@@ -646,9 +646,9 @@ static void layout_cache(const Model *m, Cache *c) {
         CacheNeed need = m->layers[l].mixer->cache(&m->layers[l]);
         const Layer *y = &m->layers[l];
         c->room[l] = y->room && y->room < c->capacity ? y->room : c->capacity, c->window[l] = y->window;
-        size_t tokens = size_mul(c->rows, c->room[l]);
-        c->k[l] = need.k ? take(&c->arena, size_mul(tokens, need.k)) : NULL;
-        c->v[l] = need.v ? take(&c->arena, size_mul(tokens, need.v)) : NULL;
+        size_t places = size_mul(c->rows * need.heads, c->room[l]);
+        c->k[l] = need.k ? take(&c->arena, size_mul(places, need.k)) : NULL;
+        c->v[l] = need.v ? take(&c->arena, size_mul(places, need.v)) : NULL;
         c->state[l] = need.state ? take(&c->arena, size_mul(c->rows, need.state)) : NULL, c->state_size[l] = need.state;
     }
 }
@@ -672,10 +672,12 @@ Cache *cache_repeat(const Model *m, const Cache *c, size_t rows) {
         CacheNeed need = m->layers[l].mixer->cache(&m->layers[l]);
         size_t room = c->room[l], held = (c->length - c->first[l]) * sizeof(real);
         all->first[l] = c->first[l];
-        for (size_t b = 0; b < rows; b++) {
+        for (size_t b = 0; b < rows; b++)
             if (need.state) memcpy(all->state[l] + b * need.state, c->state[l], need.state * sizeof(real));
-            if (need.k) memcpy(all->k[l] + b * room * need.k, c->k[l], held * need.k);
-            if (need.v) memcpy(all->v[l] + b * room * need.v, c->v[l], held * need.v);
+        for (size_t h = 0; h < rows * need.heads; h++) {
+            size_t to = h * room, from = h % need.heads * room;
+            if (need.k) memcpy(all->k[l] + to * need.k, c->k[l] + from * need.k, held * need.k);
+            if (need.v) memcpy(all->v[l] + to * need.v, c->v[l] + from * need.v, held * need.v);
         }
     }
     return all;
