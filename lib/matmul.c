@@ -17,13 +17,13 @@ enum {
     K_BLOCK = 384,                       // rows of B per pass: a tile of A (12 x 384 floats) stays in L1
     PANELS = 32,                         // of B that a thread packs at a time: with their K_BLOCK rows, 1.5 MB
     SHARED_ROWS = 4,                     // the rows of C are shared out in such pieces
-    TILES = 48 / SIMD_ROWS,              // of A at a time: they stay in L2 while all of B goes by
+    TILES = 48 / SIMD_ROWS,              // of A at a time: they stay in L2 while a thread's panels of B go by
     ROW = K_BLOCK + LANES,               // from one row of such a tile to the next, where it is copied row by row
     AHEAD = 1024,                        // numbers: how far ahead of the reads they are asked for
     SUB = SIMD_VECS * LANES,             // columns of a register tile
     COLUMNS_AHEAD = 48,                  // how far along its rows a transposition asks, then for the next panel's
     ROWS_AHEAD = 12,                     // how far ahead of a copy that skips through memory rows are asked for
-    READS_COLUMNS = SIMD_ROWS * 2 > LANES,// where columns of A are far apart: a tile uses most of a line, no copy
+    READS_COLUMNS = SIMD_ROWS > LANES / 2,  // where columns of A are far apart: a tile uses most of a line, no copy
     SMALL = 1 << 16,                     // multiply-adds below which waking the threads costs more than it gains
 };
 
@@ -154,6 +154,8 @@ static void tile_in_bounds(size_t rows, size_t n, real *c, size_t ldc, bool by_c
 
 typedef struct { size_t from, to; } Range;
 
+static size_t panels_of(size_t columns) { return (columns + PANEL - 1) / PANEL; }
+
 // Copies up to TILES tiles of A whose columns are far apart, each into [K][SIMD_ROWS]. All at once, because a line of
 // memory holds the columns of more than one tile.
 static void pack_columns(real *copy, const real *a, size_t a_col, size_t rows, size_t K) {
@@ -247,17 +249,18 @@ static void row_panel(const Product *p, size_t panel) {
     for (size_t j = 0; j < vecs; j++) vec_store(c + j * LANES, sum[j]);
 }
 
-static void row(const Product *p, Range panels) {
-    size_t full = smaller(p->N / PANEL, panels.to), j = panels.from;
-    for (; j < full; j++) row_panel(p, j);
-    if (j < panels.to) block(p, (Range){0, 1}, (Range){j, panels.to}, NULL);
-}
-
-static size_t panels_of(const Product *p) { return (p->N + PANEL - 1) / PANEL; }
-
-void product_serial(const Product *p) { block(p, (Range){0, p->M}, (Range){0, panels_of(p)}, NULL); }
+void product_serial(const Product *p) { block(p, (Range){0, p->M}, (Range){0, panels_of(p->N)}, NULL); }
 
 // ---- threads -------------------------------------------------------------------------------------
+
+// All threads call this. Each takes its share of what is left, then of what is left then, down to single panels, so
+// that they end together although the memory does not serve them alike.
+static void row(const Product *p) {
+#pragma omp for schedule(guided) nowait
+    for (size_t j = 0; j < panels_of(p->N); j++)
+        if ((j + 1) * PANEL <= p->N) row_panel(p, j);
+        else block(p, (Range){0, 1}, (Range){j, j + 1}, NULL);
+}
 
 real *workspace_take(Workspace *w, size_t size) {
     if (size > w->size) {
@@ -282,16 +285,15 @@ static void block_of_thread(const Product *p, size_t threads, size_t thread, rea
     double least = 0, packing = p->packed ? 0 : PACK_COST;
     for (size_t n = 1; n <= threads; n++) {
         if (threads % n) continue;
-        double panels = (double)((panels_of(p) + n - 1) / n);
+        double panels = (double)((panels_of(p->N) + n - 1) / n);
         double rows = (double)((pieces + threads / n - 1) / (threads / n) * SHARED_ROWS);
         double cost = rows * (panels + READ_COST) + panels * packing;
         if (n == 1 || cost < least) least = cost, across = n;
     }
-    Range panels = share(panels_of(p), across, thread % across);
+    Range panels = share(panels_of(p->N), across, thread % across);
     Range rows = share(pieces, threads / across, thread / across);
     if (rows.from == rows.to) return;
-    if (p->M == 1 && p->packed) row(p, panels);
-    else block(p, (Range){rows.from * SHARED_ROWS, smaller(rows.to * SHARED_ROWS, p->M)}, panels, space);
+    block(p, (Range){rows.from * SHARED_ROWS, smaller(rows.to * SHARED_ROWS, p->M)}, panels, space);
 }
 
 void products(const Product *p, size_t count) {
@@ -307,7 +309,8 @@ void products(const Product *p, size_t count) {
     {
         size_t threads = (size_t)omp_get_num_threads(), thread = (size_t)omp_get_thread_num();
         for (size_t i = 0; i < count; i++)
-            if (p[i].M && p[i].N) block_of_thread(&p[i], threads, (thread + i) % threads, space + thread * each);
+            if (p[i].M == 1 && p[i].packed) row(&p[i]);
+            else if (p[i].M && p[i].N) block_of_thread(&p[i], threads, (thread + i) % threads, space + thread * each);
     }
 }
 
@@ -364,7 +367,7 @@ void linear_pack(real *packed, const real *w, size_t N, size_t K) {
     PROFILE(pack, 0, 2 * N * K);
 #pragma omp parallel if (N * K > SMALL)
     {
-        Range panels = share((N + PANEL - 1) / PANEL, (size_t)omp_get_num_threads(), (size_t)omp_get_thread_num());
+        Range panels = share(panels_of(N), (size_t)omp_get_num_threads(), (size_t)omp_get_thread_num());
         size_t from = panels.from * PANEL, to = smaller(panels.to * PANEL, N);
         pack(packed + from * K, w + from * K, 1, K, K, to - from);
     }

@@ -140,7 +140,7 @@ static void serial(void) {
 static void threads(void) {
     static const int counts[] = {1, 2, 3, 8};
     static const size_t shape[][3] = {{1, 1000, 130}, {1, 70, 1000}, {300, 20, 90}, {50, 97, 400},
-                                     {1000, 1, 70}, {97, 130, 61}};
+                                      {1000, 1, 70}, {97, 130, 61}};
     enum { SHAPES = sizeof shape / sizeof *shape };
     Rng r = rng_stream(1, RNG_TEST, 5);
     for (unsigned options = 0; options < OPTIONS; options += 3) {
