@@ -61,9 +61,10 @@ void profile_draw(const char *path, const char *title, const Profile *p, const c
                 point[points++] = (RooflinePoint){row->label, row->flops / row->bytes,
                                                   1e-9 * row->flops / row->seconds, (int)g};
         }
-    Roofline picture = {.title = title, .subtitle = "Kinds of operation that took at least 0.3% of the time",
-                        .peak = r.peak, .bandwidth = r.bandwidth, .point = point, .points = points,
-                        .group_label = n > 1 ? label : NULL, .groups = n};
+    const char *what = "Operations that compute and took at least 0.3% of the time; above 100%: "
+                       "the operands were still in a cache";
+    Roofline picture = {.title = title, .subtitle = what, .peak = r.peak, .bandwidth = r.bandwidth, .point = point,
+                        .points = points, .group_label = n > 1 ? label : NULL, .groups = n};
     roofline_draw(path, &picture);
     free(point);
 }

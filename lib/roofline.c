@@ -198,7 +198,7 @@ static void draw_points(Drawing *d) {
 }
 
 static void draw_legend(Canvas *c, const Roofline *r, double right, double y) {
-    for (size_t i = r->groups; i-- > 0;) {
+    for (size_t i = r->group_label ? r->groups : 0; i-- > 0;) {
         right -= text_width(label_style, r->group_label[i]);
         canvas_text(c, label_style, right, y, r->group_label[i]);
         canvas_marker(c, (int)(i % MARKER_SHAPES), (Point){right - 18, y}, MARKER, series_colour[i % COLOURS]);
