@@ -59,13 +59,13 @@ static Span span_seen(const AttnShape *s, size_t p, size_t j, size_t keys) {
     return from < to ? (Span){from, to} : (Span){0, 0};
 }
 
-static const real lane[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+static const real lane_number[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 // ALiBi (Press et al. 2022, section 3): x[i] = x[i] * scale - slope * distance, where x[0] is the key `behind`
 // positions before the query. Returns by how much the scores are still to be scaled.
 static real row_alibi(real *x, size_t n, real scale, real slope, size_t behind) {
     if (slope == 0) return scale;
-    vec by = vec_set(scale), lose = vec_set(slope), at = vec_sub(vec_load(lane), vec_set((real)behind));
+    vec by = vec_set(scale), lose = vec_set(slope), at = vec_sub(vec_load(lane_number), vec_set((real)behind));
     for (size_t i = 0; i < n; i += LANES)
         vec_store_at(x, i, n, vec_fma(lose, vec_add(at, vec_set((real)i)), vec_mul(vec_load_at(x, i, n), by)));
     return 1;
@@ -78,7 +78,7 @@ static real row_max(const real *x, size_t n, real scale, real most) {
     for (; i + LANES <= n; i += LANES) top = vec_max(vec_mul(vec_load(x + i), by), top);
     if (i < n) {
         vec last = vec_mul(vec_load_n(x + i, n - i), by);
-        top = vec_max(vec_select_less(vec_load(lane), vec_set((real)(n - i)), last, top), top);
+        top = vec_max(vec_select_less(vec_load(lane_number), vec_set((real)(n - i)), last, top), top);
     }
     return vec_largest(top);
 }
@@ -91,7 +91,7 @@ static real row_exp(real *x, Span seen, size_t width, real scale, real most) {
     for (size_t i = start; i < seen.to; i += LANES) {
         vec e = vec_exp(vec_fma(vec_load_at(x, i, width), by, minus));
         if (i < seen.from || i + LANES > seen.to) {
-            vec at = vec_add(vec_load(lane), vec_set((real)i));
+            vec at = vec_add(vec_load(lane_number), vec_set((real)i));
             e = vec_select_less(at, vec_set((real)seen.from), vec_zero(), e);
             e = vec_select_less(at, vec_set((real)seen.to), e, vec_zero());
         }
@@ -175,8 +175,8 @@ static void head_forward_flash(const Head *t, const AttnShape *s, real *score) {
     }
 }
 
-// Decoding: one query of each of the `heads` that read one head of keys and values, as these lie in a cache, which is
-// read once, a tile of rows at a time. The same tiles and chains as above, so the same bits.
+// Decoding: one query of each of the `heads` that read one head of keys and values, as these lie in a cache, tile by
+// tile. The same tiles and chains as above, so the same bits.
 typedef struct {
     real *out; const real *q;           // of the first head
     const real *k, *v; size_t k_stride, v_stride, length;
@@ -195,7 +195,8 @@ INLINE void ask_ahead(const real *x) {
 }
 
 // score [heads,ld] = q [heads,D] K^T of n <= 16 keys: they are turned in registers, so that lanes run along keys and
-// each score is one chain over D. `heads` and `whole`, n is 16 and D a multiple, are constants where this is expanded.
+// each score is one chain over D. whole: n is 16 and D a multiple of it; it and `heads` are constants where this is
+// expanded.
 INLINE void scores_of_keys(size_t heads, bool whole, real *score, size_t ld, const real *q, const real *k,
                            size_t stride, size_t D, size_t n) {
     vec sum[2 * TOGETHER];
@@ -205,7 +206,7 @@ INLINE void scores_of_keys(size_t heads, bool whole, real *score, size_t ld, con
         const real *at = k;
         for (size_t i = 0; i < LANES; i++) {
             OPAQUE(at);                                            // or the compiler keeps 16 addresses
-            ask_ahead(k + (d + i) * LANES);                        // the keys of a head lie one after the other
+            ask_ahead(k + (d + i) * LANES);                        // in a cache, a head's keys follow one another
             row[i] = whole ? vec_load(at + d) : vec_load_at(at, d, D);
             at += whole || i + 1 < n ? stride : 0;
         }
@@ -278,40 +279,38 @@ static void values_of_rows(real *out, const real *p, size_t ld, size_t heads, co
 
 // scratch: score [heads, tile] and row [heads].
 static void decode_heads(const DecodeTask *t, const AttnShape *s, real *score, Row *row) {
-    size_t position = t->length - 1, first = first_seen(s, position) / s->tile * s->tile;
+    size_t position = t->length - 1;
     for (size_t h = 0; h < t->heads; h++) row[h] = (Row){-(real)INFINITY, 0};
-    for (size_t j = first; j < t->length; j += s->tile) {
+    for (size_t j = 0; j < t->length; j += s->tile) {
         size_t keys = smaller(s->tile, t->length - j);
         Span seen = span_seen(s, position, j, keys);
         scores_of_rows(score, s->tile, t->q, t->heads, t->k + j * t->k_stride, t->k_stride, s->D, keys);
         for (size_t h = 0; h < t->heads; h++)
             row_forward(&row[h], score + h * s->tile, seen, keys, t->out + h * s->Dv, position - j,
                         t->slope ? t->slope[h] : 0, s);
-        values_of_rows(t->out, score, s->tile, t->heads, t->v + j * t->v_stride, t->v_stride, s->Dv, keys, j > first);
+        values_of_rows(t->out, score, s->tile, t->heads, t->v + j * t->v_stride, t->v_stride, s->Dv, keys, j > 0);
     }
     for (size_t h = 0; h < t->heads; h++) row_end(&row[h], t->out + h * s->Dv, s->Dv, NULL);
 }
 
-// Sequence by sequence, the key heads are shared out; where they are fewer than the threads, each one's query heads.
+// A task is one key head of one sequence, or a part of the query heads that read it. The view begins with a tile that
+// the query sees.
 static void decode(real *out, size_t out_stride, const real *q, size_t q_stride, const KvView *view, size_t B,
-                   const AttnShape *s) {
-    size_t group = s->H / s->KV, wanted = ((size_t)omp_get_max_threads() + B - 1) / B;
-    size_t parts = smaller(wanted, s->KV), split = smaller((wanted + s->KV - 1) / s->KV, group);
-    size_t scores = group * s->tile, each = round_up(scores + group * sizeof(Row) / sizeof(real), LANES);
+                   size_t split, const AttnShape *s) {
+    size_t group = s->H / s->KV, scores = group * s->tile;
+    size_t each = round_up(scores + group * sizeof(Row) / sizeof(real), LANES);
     real *space = workspace_take(&workspace, size_mul(each, (size_t)omp_get_max_threads()));
 #pragma omp parallel for schedule(static) if (B * view->length * s->H * s->D > SMALL)
-    for (size_t task = 0; task < B * parts * split; task++) {
-        size_t b = task / split / parts, part = task / split % parts, piece = task % split;
-        size_t first = group * piece / split, heads = group * (piece + 1) / split - first;
+    for (size_t task = 0; task < B * s->KV * split; task++) {
+        size_t part = task % split, g = task / split % s->KV, b = task / split / s->KV;
+        size_t first = group * part / split, h = g * group + first;
+        DecodeTask t = {.out = out + b * out_stride + h * s->Dv, .q = q + b * q_stride + h * s->D,
+                        .k = view->k + b * view->k_step + g * view->k_head, .k_stride = view->k_stride,
+                        .v = view->v + b * view->v_step + g * view->v_head, .v_stride = view->v_stride,
+                        .length = view->length, .heads = group * (part + 1) / split - first,
+                        .slope = s->slope ? s->slope + h : NULL};
         real *score = space + (size_t)omp_get_thread_num() * each;
-        for (size_t g = s->KV * part / parts; g < s->KV * (part + 1) / parts; g++) {
-            size_t h = g * group + first;
-            DecodeTask t = {.out = out + b * out_stride + h * s->Dv, .q = q + b * q_stride + h * s->D,
-                            .k = view->k + b * view->k_step + g * view->k_head, .k_stride = view->k_stride,
-                            .v = view->v + b * view->v_step + g * view->v_head, .v_stride = view->v_stride,
-                            .length = view->length, .heads = heads, .slope = s->slope ? s->slope + h : NULL};
-            decode_heads(&t, s, score, (Row *)(score + scores));
-        }
+        decode_heads(&t, s, score, (Row *)(score + scores));
     }
 }
 
@@ -364,7 +363,7 @@ void attention_forward(real *out, size_t out_stride, real *lse, real *probabilit
     size_t split = B * s.KV < threads ? smaller(group, (threads + B * s.KV - 1) / (B * s.KV)) : 1;
     size_t tasks = B * s.KV * split;
     if (n == 1 && s.kernel == ATTENTION_flash && !lse) {
-        decode(out, out_stride, q, q_stride, &view, B, &s);
+        decode(out, out_stride, q, q_stride, &view, B, split, &s);
         return;
     }
     ForwardSpace need = forward_space(n, L, probability != NULL, s);

@@ -440,7 +440,7 @@ ModelSize model_size(const Config *config) {
         CacheNeed need = y->mixer->cache(y);
         s.flops_per_token += y->mixer->flops(y, c->context);
         if (y->moe) s.flops_per_token += moe_mixing_flops(m, y);
-        size_t token = size_mul(need.heads * (need.k + need.v), sizeof(real));
+        size_t token = size_mul(size_mul(need.heads, need.k + need.v), sizeof(real));
         if (y->room) s.state_bytes = size_add(s.state_bytes, size_mul(y->room, token));
         else s.cache_bytes_per_token = size_add(s.cache_bytes_per_token, token);
         s.state_bytes = size_add(s.state_bytes, size_mul(need.state, sizeof(real)));
@@ -646,7 +646,7 @@ static void layout_cache(const Model *m, Cache *c) {
         CacheNeed need = m->layers[l].mixer->cache(&m->layers[l]);
         const Layer *y = &m->layers[l];
         c->room[l] = y->room && y->room < c->capacity ? y->room : c->capacity, c->window[l] = y->window;
-        size_t places = size_mul(c->rows * need.heads, c->room[l]);
+        size_t places = size_mul(size_mul(c->rows, need.heads), c->room[l]);
         c->k[l] = need.k ? take(&c->arena, size_mul(places, need.k)) : NULL;
         c->v[l] = need.v ? take(&c->arena, size_mul(places, need.v)) : NULL;
         c->state[l] = need.state ? take(&c->arena, size_mul(c->rows, need.state)) : NULL, c->state_size[l] = need.state;

@@ -21,7 +21,7 @@ enum {
     ROW = K_BLOCK + LANES,               // from one row of such a tile to the next, where it is copied row by row
     AHEAD = 1024,                        // numbers: how far ahead of the reads they are asked for
     SUB = SIMD_VECS * LANES,             // columns of a register tile
-    COLUMNS_AHEAD = 48,                  // how far along its rows a transposition asks, then for the next panel's
+    COLUMNS_AHEAD = 48,                  // numbers: how far along its rows a transposition asks for them
     ROWS_AHEAD = 12,                     // how far ahead of a copy that skips through memory rows are asked for
     READS_COLUMNS = SIMD_ROWS > LANES / 2,  // where columns of A are far apart: a tile uses most of a line, no copy
     SMALL = 1 << 16,                     // multiply-adds below which waking the threads costs more than it gains
@@ -308,9 +308,10 @@ void products(const Product *p, size_t count) {
 #pragma omp parallel if (work > SMALL)
     {
         size_t threads = (size_t)omp_get_num_threads(), thread = (size_t)omp_get_thread_num();
+        real *own = each ? space + thread * each : NULL;
         for (size_t i = 0; i < count; i++)
             if (p[i].M == 1 && p[i].packed) row(&p[i]);
-            else if (p[i].M && p[i].N) block_of_thread(&p[i], threads, (thread + i) % threads, space + thread * each);
+            else if (p[i].M && p[i].N) block_of_thread(&p[i], threads, (thread + i) % threads, own);
     }
 }
 
