@@ -2,7 +2,9 @@
 #include "../lib/figure.h"
 #include "../lib/machine.h"
 #include "../lib/roofline.h"
+#include "../lib/simd.h"
 #include "test.h"
+#include <omp.h>
 #include <stb/stb_image.h>             // its code is in test_plot.c
 #include <stdlib.h>
 
@@ -24,6 +26,12 @@ static void probe(void) {
     CHECK(rate > 0 && isfinite(rate), "%g GB/s", rate);
     read_probe_free(&p);
     CHECK(p.at == NULL, "the memory is not given back");
+}
+
+// Threads take turns on a core: eight of them must not be counted as if each had one.
+static void peak(void) {
+    double cores = simd_fma_peak(omp_get_num_procs()), more = simd_fma_peak(8 * omp_get_num_procs());
+    CHECK(cores > 0 && isfinite(cores) && more < 4 * cores, "%g GFLOP/s, with eight threads to a core %g", cores, more);
 }
 
 // ---- the picture ---------------------------------------------------------------------------------
@@ -105,6 +113,7 @@ static void roofs(void) {
 static const Test tests[] = {
     {"machine/caches", "the size of the caches is one that exists", caches},
     {"machine/probe", "what bandwidth is measured on is really memory, and large", probe},
+    {"machine/peak", "threads that share a core add nothing to the peak", peak},
     {"roofline/roof", "the lower of both roofs counts", roofs},
     {"roofline/points", "points and roofs stand where their logarithms are", points_stand_where_their_values_are},
     {"roofline/crowd", "crowded points are all drawn, what is no point is not", crowds_and_strangers},
