@@ -236,6 +236,24 @@ static void compare_tensors(Comparison *c, const char *name) {
     free(path), free(other);
 }
 
+// What the end of a run says of it, but for times and memory.
+static void compare_final(Comparison *c) {
+    static const char *const keys[] = {"step",          "tokens",   "train_loss", "val_loss",
+                                       "best_val_loss", "accuracy", "floor"};
+    const json_t *then = json_object_get(c->v->record, "final"), *now = json_object_get(c->rerun->json, "final");
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        const json_t *a = json_object_get(then, keys[i]), *b = json_object_get(now, keys[i]);
+        if (!a || same(a, b)) continue;
+        char *was = shown(a), *is = shown(b);
+        differs(c, "run.json: the final %s is %s, in the rerun %s", keys[i], was, is);
+        free(was), free(is);
+    }
+    const char *was = text_at(c->v->record, "receipt"), *is = text_at(c->rerun->json, "receipt");
+    const char *timed = strstr(is, ", wall ");
+    if (timed && strncmp(was, is, (size_t)(timed - is)) != 0)
+        differs(c, "run.json: its %.*s, in the rerun %.*s", (int)strcspn(was, "\n"), was, (int)(timed - is), is);
+}
+
 // ---- the verdict -------------------------------------------------------------------------------
 static size_t print_change(const char *what, const json_t *then, const json_t *now, const char *key) {
     if (same(json_object_get(then, key), json_object_get(now, key))) return 0;
@@ -274,6 +292,7 @@ int verify_end(const Verify *v, const Run *rerun) {
     if (v->finished && !same(json_object_get(v->record, "digest"), digest))
         differs(&c, "run.json: the digest is %s, in the rerun %s", text_at(v->record, "digest"),
                 json_string_value(digest));
+    if (v->finished) compare_final(&c);
     if (c.differences) print_causes(&c);
     else print_changes(&c);
     if (c.differences) printf("not verified: %s, %zu differences at step %zu\n", v->dir, c.differences, v->steps);

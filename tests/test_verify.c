@@ -134,6 +134,17 @@ static void test_digest(void) {
     differs("run.json: layers.1.ffn_norm.weight has the hash 0123456789abcdef, in the rerun ", "cause    likely");
 }
 
+static void test_final(void) {
+    CHECK(train(MARKOV "--out run").status == 0, "a run");
+    edit_json("final", "seconds", json_real(1e-3));
+    edit_json("final", "peak_memory_bytes", json_real(1));
+    verified("");
+    edit_json("", "receipt", json_string("receipt: digest 0123456789abcdef, loss 0.0001, floor unknown, tokens 1"));
+    differs("run.json: its receipt: digest 0123456789abcdef, loss 0.0001, ", "files named here were changed");
+    edit_json("final", "val_loss", json_real(0.001));
+    differs("run.json: the final val_loss is 0.001, in the rerun ", "files named here were changed");
+}
+
 static void test_other_run(void) {   // recorded with one rate, trained with another
     CHECK(train(MARKOV "--out run").status == 0, "a run");
     edit_json("flags", "lr", json_real(0.004));
@@ -178,6 +189,7 @@ static const Test tests[] = {
     {"verify/losses", "a last digit, a missing line, a missing log: the first step is named", test_losses},
     {"verify/tensors", "one bit of a tensor: its name, in the state or among the weights", test_tensors},
     {"verify/digest", "another digest, with what has changed since: commit, compiler", test_digest},
+    {"verify/final", "what the end of a run says of it, but for times and memory", test_final},
     {"verify/other-run", "a run with other flags than it records differs from the first step on", test_other_run},
     {"verify/data", "data that changed or went away", test_data},
     {"verify/refused", "no run, a damaged one, an unknown flag, a flag that says otherwise: one line", test_refused},
