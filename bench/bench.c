@@ -15,6 +15,7 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct { const char *name, *what; void (*run)(Bench *b); } Section;
 static const Section sections[] = {
@@ -143,6 +144,17 @@ static void write_results(const Bench *b, const Limits *first, const Limits *las
     free(picture);
 }
 
+// Before minutes of measuring, not after them.
+static void check_out(const char *path) {
+    if (!*path) usage_error("--out needs the name of a file");
+    char *directory = beside(path, "");
+    if (*directory) make_directories(directory);
+    AtomicFile a = atomic_open(path);
+    fclose(a.f);
+    unlink(a.temporary);
+    free(a.path), free(a.temporary), free(directory);
+}
+
 static Bench prepare(const Options *o) {
     Bench b = {.effort = o->tiny ? TINY : o->quick ? QUICK : FULL, .python = o->torch};
     b.rounds = o->rounds ? o->rounds : b.effort == FULL ? 7 : b.effort == QUICK ? 3 : 1;
@@ -162,6 +174,8 @@ int main(int argc, char **argv) {
     bool wanted[SECTIONS];
     int words = parse_sections(argc, argv, wanted);
     flags_parse(&table, &o, argc - words, argv + words, NULL);
+    check_out(o.out);
+    if (*o.torch && access(o.torch, X_OK) != 0) usage_error("--torch %s: there is no such program", o.torch);
     Bench b = prepare(&o);
     json_t *machine = run_machine(b.threads);
     Limits first = measure_machine(&b);

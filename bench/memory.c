@@ -1,8 +1,10 @@
 // memory.c: the peak resident memory of ./train, a few steps of it, against what `./train --dry-run` says beforehand.
 #include "bench.h"
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define IID "--data iid --vocab 65 "
@@ -29,16 +31,26 @@ static char *train_path(void) {
     return xprintf("%.*s/train", (int)n, self);
 }
 
-// Runs ./train with flags and more, its output in a file.
-static bool run_train(const char *train, const char *flags, const char *more, const char *output) {
-    char *command = xprintf("exec '%s' %s %s > '%s' 2>&1", train, flags, more, output);
+static void remove_all(const char *directory) {
+    char *remove = xprintf("rm -rf '%s'", directory);
+    if (system(remove)) fprintf(stderr, "%s is left over\n", directory);
+    free(remove);
+}
+
+// Runs ./train with flags and more, its output in a file. Ctrl-C goes to both: once ./train has ended, so do we.
+static bool run_train(const char *train, const char *flags, const char *more, const char *directory) {
+    char *command = xprintf("exec '%s' %s %s > '%s/output' 2>&1", train, flags, more, directory);
     fflush(stdout);
     int status = system(command);
     free(command);
+    if (status != -1 && (WIFSIGNALED(status) || WEXITSTATUS(status) == 128 + SIGINT)) {
+        remove_all(directory);
+        raise(SIGINT);
+    }
     return status == 0;
 }
 
-// Its own account of its peak.
+// Its own account of its peak, the pictures at its end included.
 static double peak_of(const char *directory) {
     char *path = xprintf("%s/run/run.json", directory);
     json_t *run = json_load_file(path, 0, NULL);
@@ -56,20 +68,21 @@ static double predicted(const char *output) {
 }
 
 static void measure(Bench *b, size_t i, const char *train, const char *directory) {
-    char *output = xprintf("%s/output", directory);
+    char *output = xprintf("%s/output", directory), *why = NULL;
     char *steps = xprintf("--threads %d --steps 3 --warmup 1 --eval-every 3 --eval-tokens 1 --sample-tokens 0 --fresh "
                           "--out '%s/run'", b->threads, directory);
     char *dry = xprintf("--threads %d --dry-run json", b->threads);
-    double said = run_train(train, settings[i].flags, dry, output) ? predicted(output) : 0;
-    double found = run_train(train, settings[i].flags, steps, output) ? peak_of(directory) : 0;
+    double said = run_train(train, settings[i].flags, dry, directory) ? predicted(output) : 0;
+    double found = said > 0 && run_train(train, settings[i].flags, steps, directory) ? peak_of(directory) : 0;
     if (said > 0 && found > 0)
         printf("%-17s %10.1f %10.1f %+8.1f%%\n", settings[i].name, said / (1 << 20), found / (1 << 20),
                100 * (found / said - 1));
-    else printf("%-17s %s did not run: see %s\n", settings[i].name, train, output);
-    add_result(b, "memory",
-               json_pack("{s:s, s:s, s:f, s:f}", "setting", settings[i].name, "flags", settings[i].flags,
-                         "predicted_bytes", said, "peak_resident_bytes", found));
-    free(output), free(steps), free(dry);
+    else printf("%-17s %s failed: %s", settings[i].name, train, why = read_whole_file(output, NULL));
+    if (said > 0 && found > 0)
+        add_result(b, "memory",
+                   json_pack("{s:s, s:s, s:f, s:f}", "setting", settings[i].name, "flags", settings[i].flags,
+                             "predicted_bytes", said, "peak_resident_bytes", found));
+    free(output), free(steps), free(dry), free(why);
 }
 
 void bench_memory(Bench *b) {
@@ -78,7 +91,6 @@ void bench_memory(Bench *b) {
     printf("setting            predicted       peak   (MiB; the goal is within 2%%)\n");
     for (size_t i = 0; i < SETTINGS; i++)
         if (settings[i].from <= b->effort) measure(b, i, train, directory);
-    char *remove = xprintf("rm -rf '%s'", directory);
-    if (system(remove)) fprintf(stderr, "%s is left over\n", directory);
-    free(remove), free(train);
+    remove_all(directory);
+    free(train);
 }

@@ -138,6 +138,9 @@ static _Noreturn void atomic_fail(AtomicFile *a, const char *doing, int error) {
 
 AtomicFile atomic_open(const char *path) {
     AtomicFile a = {NULL, xprintf("%s", path), xprintf("%s.tmp", path)};
+    struct stat old;
+    if (stat(path, &old) == 0 && !S_ISREG(old.st_mode))
+        fail("cannot write %s: %s stands there", path, S_ISDIR(old.st_mode) ? "a directory" : "something not a file");
     a.f = fopen(a.temporary, "wb");
     if (!a.f) fail("cannot write %s: %s; check that the directory exists and is writable", path, strerror(errno));
     return a;

@@ -46,6 +46,10 @@ static void one_section(void) {
     CHECK(r.status == 0 && json_object_size(all) == 1 && first, "%d: %s", r.status, r.error);
     CHECK(json_object_get(json_object_get(first, "forward"), "swa"), "the window is not among the kinds of attention");
     json_decref(root);
+    CHECK(strstr(bench("attention --tiny --out ''").error, "--out needs the name of a file"), "an empty name");
+    r = bench("attention --tiny --out .");
+    CHECK(r.status == 1 && strstr(r.error, "a directory stands there") && !strstr(r.out, "=="), "%d: %s", r.status,
+          r.out);
     r = bench("walking --tiny");
     CHECK(r.status == 2 && strstr(r.error, "walking") && count_lines(r.error) == 1, "%d: %s", r.status, r.error);
 }
