@@ -1,6 +1,7 @@
 // report.c: formatting of what train.c knows. Nothing here changes a number.
 #include "report.h"
 #include "hf.h"
+#include "lib/curves.h"
 #include "lib/machine.h"
 #include "lib/optim.h"
 #include "lib/profile_report.h"
@@ -290,4 +291,11 @@ const char *report_receipt(const Facts *f, const RunTensors *t, const RunState *
     free(receipt);
     free(floor);
     return json_string_value(json_object_get(run_json, "receipt"));
+}
+
+void report_curves(const Facts *f, Run *run, const char *asked) {
+    char *title = report_label(f->config->data);
+    curves_draw(run->dir, title, asked, f->data->floor);
+    put(json_object_get(run->json, "final"), "peak_memory_bytes", machine_peak_memory());
+    free(title);
 }

@@ -9,7 +9,6 @@
 // distributed, mixed precision, or clever.
 #include "hf.h"
 #include "lib/cpu.h"
-#include "lib/curves.h"
 #include "lib/optim.h"
 #include "lib/profile.h"
 #include "lib/progress.h"
@@ -269,7 +268,8 @@ static void catch_signals(void) {
 static void open_run(Training *t) {
     char *label = report_label(t->config.data);
     t->run = run_open(
-        &(RunPlan){&config_table, &t->config, t->config.out, label, t->facts.command, t->data->hash, t->config.fresh});
+        &(RunPlan){&config_table, &t->config, t->config.out, label, t->facts.command, t->data->hash, t->config.fresh,
+                   t->config.load});
     free(label);
     if (t->run->status == RUN_DIVERGED)
         fail("the run in %s diverged at step %d; --fresh trains it again", t->run->dir,
@@ -336,7 +336,7 @@ static void train(Training *t) {
         if (step % c->save_every == 0 || is_done(t) || stop) save(t);
     }
     progress_clear(&t->progress);
-    if (c->profile) report_profile(&t->facts, t->run);
+    if (c->profile && t->state.step > first.step) report_profile(&t->facts, t->run);
 }
 
 static int stop_interrupted(Training *t) {
@@ -369,9 +369,8 @@ static int finish(Training *t) {
     const char *receipt = report_receipt(&t->facts, &t->tensors, &t->state, t->run->json, stdout);
     if (t->verify) return verify_end(t->verify, t->run);
     if (t->config.sample_tokens) write_sample(t);
-    char *title = report_label(t->config.data);
-    curves_draw(t->run->dir, title, t->asked, t->data->floor);
-    free(title);
+    model_free(t->model);               // pictures need memory too
+    report_curves(&t->facts, t->run, t->asked);
     run_write(t->run, "finished");
     printf("curve    %s/loss.png\n%s\n", t->run->dir, receipt);
     return 0;

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <omp.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/utsname.h>
@@ -143,6 +144,11 @@ json_t *run_machine(int threads) {
 }
 
 // ---- entering the directory --------------------------------------------------------------------
+static bool same_directory(const char *a, const char *b) {
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 static char *directory_of(const RunPlan *p) {
     if (*p->out) return xprintf("%s", p->out);
     char *identity = flags_summary(p->table, p->flags, true);
@@ -174,6 +180,24 @@ static void refuse_other_run(const Run *r, const RunPlan *p, json_t *old) {
             fail("%s holds a run with another %s; choose another --out, or --fresh to replace it", r->dir, keys[i]);
 }
 
+// A directory without a run of ours may hold what somebody needs under the names that we write.
+static void refuse_foreign(const Run *r) {
+    static const char *const ours[] = {"run.json", "state.safetensors", "log.jsonl"};
+    static const char *const written[] = {"model.safetensors", "config.json", "tokenizer.json", "sample.txt",
+                                          "loss.png", "experts.png", "depth.png", "roofline.png"};
+    bool found = false;
+    for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++) {
+        char *path = run_path(r, ours[i]);
+        found |= file_exists(path);
+        free(path);
+    }
+    for (size_t i = 0; i < sizeof written / sizeof written[0] && !found; i++) {
+        char *path = run_path(r, written[i]);
+        if (file_exists(path)) fail("%s is there, but no run that it belongs to; choose another --out", path);
+        free(path);
+    }
+}
+
 // Takes over what an earlier process recorded, unless that was another run.
 static void enter(Run *r, const RunPlan *p, const char *path) {
     json_t *old = read_json(path);
@@ -191,18 +215,22 @@ static void enter(Run *r, const RunPlan *p, const char *path) {
     json_decref(old);
 }
 
-static void forget(const Run *r) {
-    static const char *const files[] = {"state.safetensors", "run.json", "log.jsonl"};
-    for (size_t i = 0; i < 3; i++) {
+// run.json is replaced, never missing: it is what makes the directory ours.
+static void forget(Run *r) {
+    static const char *const files[] = {"state.safetensors", "log.jsonl"};
+    for (size_t i = 0; i < 2; i++) {
         char *path = run_path(r, files[i]);
         if (unlink(path) != 0 && errno != ENOENT) fail("cannot remove %s: %s", path, strerror(errno));
         free(path);
     }
+    run_write(r, "running");
 }
 
 Run *run_open(const RunPlan *p) {
     Run *r = xmalloc(sizeof *r);
     r->dir = directory_of(p);
+    if (p->load && *p->load && same_directory(r->dir, p->load))
+        fail("%s would be overwritten by the run that starts from it; choose another --out", p->load);
     make_directories(r->dir);
     lock_directory(r);
     char hash[17], *path = run_path(r, "run.json");
@@ -211,8 +239,9 @@ Run *run_open(const RunPlan *p) {
                         "data_hash", hash, "precision", PRECISION);
     if (!r->json) usage_error("the command line is not UTF-8, which run.json must be");
     json_object_set_new(r->json, "flags", run_flags(p->table, p->flags));
+    refuse_foreign(r);
     if (p->fresh) forget(r);
-    if (file_exists(path)) enter(r, p, path);
+    else if (file_exists(path)) enter(r, p, path);
     free(path);
     return r;
 }

@@ -18,6 +18,7 @@ typedef struct {
     const char *command;       // as typed
     uint64_t data_hash;
     bool fresh;                // forget what the directory holds
+    const char *load;          // the checkpoint that it starts from, which is not to be overwritten, or "", or NULL
 } RunPlan;
 
 typedef enum { RUN_NEW, RUN_STARTED, RUN_FINISHED, RUN_DIVERGED } RunStatus;

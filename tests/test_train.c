@@ -357,7 +357,40 @@ static void test_help_and_digest(void) {
     CHECK(strstr(r.out, "  layers.1.attn.q.weight\n") && strstr(r.out, "  the logged losses\n"), "%s", r.out);
 }
 
+// Without a legend: there is one group of points.
+static void test_profile(void) {
+    Result r = train(TINY "--profile --out run");
+    CHECK(r.status == 0 && !*r.error, "status %d: %s", r.status, r.error);
+    CHECK(strstr(r.out, "\nprofile  training") && strstr(r.out, "\nreceipt: digest "), "%s", r.out);
+    CHECK(file_exists(test_path("run/roofline.png")) && json_object_get(run_json("run"), "profile"), "no profile");
+}
+
+// Where there is no run of ours, what has the name of a file that we write is not overwritten.
+static void test_foreign_directory(void) {
+    static const char *const names[] = {"model.safetensors", "config.json", "loss.png"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char *path = xprintf("theirs%zu/%s", i, names[i]);
+        make_directories(test_path(xprintf("theirs%zu", i)));
+        write_whole_file(test_path(path), "theirs", 6);
+        for (int fresh = 0; fresh < 2; fresh++) {
+            Result r = train(xprintf(TINY "--out theirs%zu %s", i, fresh ? "--fresh" : ""));
+            CHECK(r.status == 1 && strstr(r.error, path) && count_lines(r.error) == 1, "%d: %s", r.status, r.error);
+        }
+        CHECK(strcmp(read_whole_file(test_path(path), NULL), "theirs") == 0, "%s was overwritten", path);
+    }
+    digest_of(TINY, "first");
+    char *weights = read_whole_file(test_path("first/config.json"), NULL);
+    Result r = train(TINY "--load first --out ./first/../first --fresh");
+    CHECK(r.status == 1 && strstr(r.error, "first would be overwritten") && count_lines(r.error) == 1, "%d: %s",
+          r.status, r.error);
+    CHECK(strcmp(weights, read_whole_file(test_path("first/config.json"), NULL)) == 0 &&
+              file_exists(test_path("first/state.safetensors")), "the checkpoint has changed");
+}
+
 static const Test tests[] = {
+    {"train/profile", "--profile leaves a table, a picture and a receipt", test_profile},
+    {"train/foreign-directory", "files that are not of a run, or that it starts from, are not overwritten",
+     test_foreign_directory},
     {"train/whole-run", "a run from banner to receipt, with all its files, in plain lines", test_whole_run},
     {"train/finished", "a finished run is not trained again, unless --fresh; another run is not overwritten",
      test_finished},
