@@ -220,9 +220,11 @@ static void catch_signals(void) {
 static void print_text(const char *text, size_t bytes, bool terminal) {
     for (size_t i = 0; i < bytes; i++) {
         unsigned char c = (unsigned char)text[i];
-        bool obeyed = (c < 32 && c != '\n' && c != '\t') || c == 127;
+        bool high = c == 0xC2 && i + 1 < bytes && (unsigned char)text[i + 1] < 0xA0;     // U+0080 to U+009F
+        bool obeyed = (c < 32 && c != '\n' && c != '\t') || c == 127 || high;
         fputs(terminal && obeyed ? "\xEF\xBF\xBD" : "", stdout);
         if (!terminal || !obeyed) putchar(c);
+        else i += high;
     }
     if (fflush(stdout) != 0) fail("cannot write the text: %s", strerror(errno));
 }
@@ -273,7 +275,7 @@ static void write_several(Sampler *s, Clock *clock, bool terminal) {
     for (double shown = 0; next(s, clock);)
         if (live) show_progress(s, &shown);
     if (live) fputs("\r\033[K", stderr);
-    for (size_t i = 0; i < s->options.samples; i++) {
+    for (size_t i = 0; i < s->options.samples && (s->count > s->prompt || !stop_signal); i++) {
         printf("=== text %zu\n", i + 1);
         print_prompt(prompt, given, terminal);
         size_t bytes = sampler_text(s, i, &text);
@@ -288,7 +290,7 @@ static Sampler *write_texts(const Source *s, const int *prompt, size_t n, Sample
     clock->start = seconds_now();
     if (clock->profiled) profile_start();
     Sampler *sampler = sampler_new(s->model, s->tokenizer, prompt, n, o);
-    clock->prefill = seconds_now() - clock->start, clock->read = sampler->read;
+    clock->prefill = sampler->prefill, clock->read = sampler->read;
     if (clock->profiled) clock->profile[0] = profile_stop(), profile_start();
     (o.samples == 1 ? write_one : write_several)(sampler, clock, terminal);
     clock->decode = seconds_now() - clock->start - clock->first;

@@ -113,7 +113,9 @@ static void read_tokens(Sampler *s, size_t first, size_t rows) {
 static void read_prompt(Sampler *s) {
     size_t V = model_config(s->model)->vocab, samples = s->options.samples;
     s->cache = cache_new(s->model, 1, s->window);
+    double start = seconds_now();
     read_tokens(s, 0, 1);
+    s->prefill = seconds_now() - start;
     if (samples == 1) return;
     Cache *one = s->cache;
     s->cache = cache_repeat(s->model, one, samples);

@@ -38,6 +38,7 @@ typedef struct {
     size_t window;                   // tokens of a text that the cache may hold
     size_t refills;                  // how often a full window was begun anew with its last half
     size_t read;                     // tokens of each text that the model has read
+    double prefill;                  // seconds that the prompt took: without the memory for what comes after it
 } Sampler;
 
 // Reads the prompt (n > 0 tokens) into a new cache: the prefill. With learned positions the window is the

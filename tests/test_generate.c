@@ -316,6 +316,24 @@ static void test_repeat(void) {
     }
 }
 
+// After more tokens than a window's cache holds, its first places are no longer those of the first positions.
+static void test_repeat_window(void) {
+    enum { MANY = 300 };
+    int token[MANY], next[ROWS] = {3, 3, 3, 3, 3};
+    real one_read[VOCAB], all_read[ROWS * VOCAB];
+    random_tokens(token, MANY);
+    Model *m = open_model("--attn swa --window 20 --tile 32 --kv-heads 2", VOCAB);
+    Cache *one = cache_new(m, 1, MANY + 9);
+    for (size_t i = 0; i < MANY; i += 50) model_infer(m, one, token + i, 50, false, one_read);
+    Cache *all = cache_repeat(m, one, ROWS);
+    model_infer(m, one, next, 1, false, one_read);
+    model_infer(m, all, next, 1, false, all_read);
+    for (size_t b = 0; b < ROWS; b++)
+        CHECK(!memcmp(one_read, all_read + b * VOCAB, sizeof one_read), "copy %zu goes on otherwise", b);
+    cache_free(one), cache_free(all);
+    model_free(m);
+}
+
 static void test_rewind(void) {
     int token[60];
     real first[VOCAB], second[VOCAB];
@@ -895,6 +913,15 @@ static void test_side_by_side(void) {
     tokenizer_free(t);
 }
 
+static void test_profile(void) {
+    Tokenizer *t = letters();
+    model_free(make_run("r", "--data x.txt", t));
+    Answer a = run("--run r --prompt 'a cab.' --tokens 20 --profile p.png");
+    CHECK(a.status == 0 && strstr(a.err, "\nprofile  prefill: ") && strstr(a.err, "\nprofile  decode: "), "%s", a.err);
+    CHECK(file_exists(test_path("p.png")), "no picture");
+    tokenizer_free(t);
+}
+
 static void test_prompts(void) {
     Tokenizer *t = letters();
     model_free(make_run("r", "--data x.txt", t));
@@ -1072,6 +1099,7 @@ static const Test tests[] = {
     {"generate/mla", "decoding from the latent, absorbed, is the naive path to 1e-4", test_mla},
     {"generate/rows", "a text has the same bits alone and at any place of a batch", test_rows},
     {"generate/repeat", "a cache repeated is what its rows would have read", test_repeat},
+    {"generate/repeat-window", "also after its first tokens have been dropped", test_repeat_window},
     {"generate/rewind", "what a cache forgets does not show", test_rewind},
     {"generate/rewind-state", "a recurrent state goes back to its beginning, and nowhere else", test_rewind_state},
     {"generate/attention", "recorded attention is a distribution over the past, and changes no bit", test_attention},
@@ -1090,6 +1118,7 @@ static const Test tests[] = {
     {"generate/padded", "tokens without a text are never sampled", test_padded_vocabulary},
     {"generate/program", "./generate writes the text of sample_text, and its report", test_program},
     {"generate/side-by-side", "--samples: the first texts of many are those of few", test_side_by_side},
+    {"generate/profile", "--profile leaves two tables and a picture", test_profile},
     {"generate/prompts", "text, file, numbers or nothing as a prompt", test_prompts},
     {"generate/foreign", "a checkpoint without a tokenizer of ours: tokens are numbers", test_foreign},
     {"generate/rope-scaling", "--rope-scaling stretches rotations, and says when there are none", test_stretched},
