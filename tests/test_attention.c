@@ -28,8 +28,12 @@ static const real slopes[] = {(real)0.5, (real)0.25, (real)0.0625, 1, (real)0.01
 
 static Call make_call(size_t B, size_t n, size_t L, Heads h, int kernel, size_t tile, Rng *r) {
     Call c = {.B = B, .n = n, .L = L,
-              .s = {h.H, h.KV, h.D, h.Dv, 1 / sqrt((double)h.D), (AttnKernel)kernel, tile, h.window,
-                    h.alibi ? slopes : NULL}};
+              .s = {h.H, h.KV, h.D, h.Dv, 1 / sqrt((double)h.D), (AttnKernel)kernel, tile, h.window, NULL}};
+    if (h.alibi) {
+        real *slope = array(h.H);
+        for (size_t i = 0; i < h.H; i++) slope[i] = slopes[i % (sizeof slopes / sizeof *slopes)];
+        c.s.slope = slope;
+    }
     size_t k_row = h.KV * h.D + 2, v_row = h.KV * h.Dv + 1;
     c.q_stride = h.H * h.D + 3, c.out_stride = h.H * h.Dv + 4;
     c.q_size = (B * n - 1) * c.q_stride + h.H * h.D, c.out_size = (B * n - 1) * c.out_stride + h.H * h.Dv;

@@ -159,7 +159,7 @@ void enter_run(const char *input, size_t bytes) {
     config_resolve(&c);
     fuzz_put("run/run.json", input, bytes);
     close_last_lock();
-    Run *r = run_open(&(RunPlan){&config_table, &c, c.out, "fuzz", "./train", 7, false});
+    Run *r = run_open(&(RunPlan){&config_table, &c, c.out, "fuzz", "./train", 7, false, NULL});
     run_close(r);
 }
 
