@@ -43,7 +43,7 @@ static bool run_train(const char *train, const char *flags, const char *more, co
     fflush(stdout);
     int status = system(command);
     free(command);
-    if (status != -1 && (WIFSIGNALED(status) || WEXITSTATUS(status) == 128 + SIGINT)) {
+    if (WIFSIGNALED(status) ? WTERMSIG(status) == SIGINT : WEXITSTATUS(status) == 128 + SIGINT) {
         remove_all(directory);
         raise(SIGINT);
     }
@@ -77,7 +77,7 @@ static void measure(Bench *b, size_t i, const char *train, const char *directory
     if (said > 0 && found > 0)
         printf("%-17s %10.1f %10.1f %+8.1f%%\n", settings[i].name, said / (1 << 20), found / (1 << 20),
                100 * (found / said - 1));
-    else printf("%-17s %s failed: %s", settings[i].name, train, why = read_whole_file(output, NULL));
+    else printf("%-17s %s failed:\n%s", settings[i].name, train, why = read_whole_file(output, NULL));
     if (said > 0 && found > 0)
         add_result(b, "memory",
                    json_pack("{s:s, s:s, s:f, s:f}", "setting", settings[i].name, "flags", settings[i].flags,

@@ -251,7 +251,7 @@ static void compare_final(Comparison *c) {
     const char *was = text_at(c->v->record, "receipt"), *is = text_at(c->rerun->json, "receipt");
     const char *timed = strstr(is, ", wall ");
     if (timed && strncmp(was, is, (size_t)(timed - is)) != 0)
-        differs(c, "run.json: its %.*s, in the rerun %.*s", (int)strcspn(was, "\n"), was, (int)(timed - is), is);
+        differs(c, "run.json: its %s, in the rerun %.*s", was, (int)(timed - is), is);
 }
 
 // ---- the verdict -------------------------------------------------------------------------------
