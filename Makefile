@@ -8,11 +8,13 @@
 # make bench        speed, as a share of what this machine can do (ARGS=--quick: in a minute)
 # make versus       speed against PyTorch, eager and compiled
 # make fuzz         libFuzzer on everything that reads a file or a flag    make replay   its corpus once more
-# make SIMD=avx512|avx2|plain|neon, DOUBLE=1, CC=clang: another build, in a directory of its own under build/
+# make SIMD=avx512|avx2|plain|neon, DOUBLE=1, DEBUG=1, CC=clang: another build, in a directory of its own under build/
+# make test T=moe/  the tests whose names begin so          make V=1    shows the commands
 
+MAKEFLAGS += --no-builtin-rules
 CC       = gcc
 SIMD     = native
-CPPFLAGS = -Ibuild/include
+CPPFLAGS = -iquote . -Ibuild/include
 CFLAGS   = -O3 -g -std=gnu11 -ffp-contract=off -fopenmp -Wall -Wextra -Werror -Wshadow -Wvla -Wstrict-prototypes
 LDLIBS   = -ljansson -lm
 
@@ -21,7 +23,8 @@ MACHINE_avx512 = -march=x86-64-v4
 MACHINE_avx2   = -march=x86-64-v3
 MACHINE_plain  = -march=native -DSIMD_PLAIN
 MACHINE_neon   = -march=armv8-a
-FLAGS = $(CPPFLAGS) $(CFLAGS) $(MACHINE_$(SIMD)) $(if $(DOUBLE),-DREAL_DOUBLE) \
+OPTIMISE = $(if $(DEBUG),-O0 -g3)
+FLAGS = $(CPPFLAGS) $(CFLAGS) $(OPTIMISE) $(MACHINE_$(SIMD)) $(if $(DOUBLE),-DREAL_DOUBLE) \
         $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover -fno-omit-frame-pointer \
         $(if $(findstring clang,$(CC)),,-Wno-format-truncation)) $(if $(FUZZ),-fsanitize=fuzzer-no-link) \
         $(if $(RACES),-fsanitize=thread -O1 -fno-vectorize -fno-slp-vectorize)
@@ -30,61 +33,72 @@ FLAGS = $(CPPFLAGS) $(CFLAGS) $(MACHINE_$(SIMD)) $(if $(DOUBLE),-DREAL_DOUBLE) \
 comma   := ,
 empty   :=
 NAME    = $(filter-out gcc cc,$(notdir $(CC))) $(filter-out native,$(SIMD))
-KIND    = $(NAME) $(if $(DOUBLE),double) $(if $(SANITIZE),asan) $(if $(FUZZ),fuzz) $(if $(RACES),tsan)
-DOUBLES = build/$(subst $(empty) ,-,$(strip $(NAME) double $(if $(SANITIZE),asan)))
+KIND    = $(NAME) $(if $(DEBUG),debug) $(if $(DOUBLE),double) $(if $(SANITIZE),asan) $(if $(FUZZ),fuzz) \
+          $(if $(RACES),tsan)
+DOUBLES = build/$(subst $(empty) ,-,$(strip $(NAME) $(if $(DEBUG),debug) double $(if $(SANITIZE),asan)))
 REPLAY  = build/$(subst $(empty) ,-,$(strip $(NAME) asan))/replay
 B       = $(patsubst %/,%,build/$(subst $(empty) ,-,$(strip $(KIND))))
 BIN     = $(if $(strip $(KIND)),$(B)/,)
 
-ROOMS   = $(filter-out train.c generate.c,$(wildcard *.c lib/*.c data/*.c))
+PROGRAMS = train.c generate.c
+FOLDERS = lib kernels config data formats model infer run plot
+ROOMS   = $(filter-out $(PROGRAMS) gpt.c,$(wildcard *.c $(FOLDERS:%=%/*.c)))
 OBJECTS = $(ROOMS:%.c=$(B)/objects/%.o)
 TESTS   = $(patsubst %.c,$(B)/objects/%.o,$(filter-out tests/probe.c tests/digest.c,$(wildcard tests/*.c)))
 BENCH   = $(patsubst %.c,$(B)/objects/%.o,$(wildcard bench/*.c))
-MAINS   = $(patsubst %.c,$(BIN)%,$(wildcard train.c generate.c))
+MAINS   = $(patsubst %.c,$(BIN)%,$(PROGRAMS))
+
+# A step is one word and a name, unless V=1 asks for the whole command.
+say = $(if $(V),,@echo "$(1) $(or $(2),$@)";)
 
 all: $(MAINS)
+ifneq ($(BIN),)
+$(PROGRAMS:.c=): %: $(BIN)%      # make train CC=clang builds build/clang/train
+.PHONY: $(PROGRAMS:.c=)
+endif
 
 $(BIN)train $(BIN)generate: $(BIN)%: $(B)/objects/%.o $(OBJECTS)
-	$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
+	$(call say,LINK)$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
 
 $(BIN)bench/bench: $(BENCH) $(OBJECTS)
 	@mkdir -p $(@D)
-	$(CC) $(FLAGS) $^ $(LDLIBS) -ldl -o $@
+	$(call say,LINK)$(CC) $(FLAGS) $^ $(LDLIBS) -ldl -o $@
 
 $(B)/tests: $(TESTS) $(OBJECTS)
-	$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
+	$(call say,LINK)$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
 
 $(B)/probe: $(B)/objects/tests/probe.o $(OBJECTS)
-	$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
+	$(call say,LINK)$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
 
 # The fuzzer's calls of exit() and of the allocator are ours, and it draws nothing (tests/fuzz/fuzz.c).
 HARNESS  = $(addprefix $(B)/objects/tests/fuzz/,fuzz.o readers.o commands.o)
 WATCHED  = $(addprefix -Wl$(comma)--wrap=,exit malloc calloc realloc aligned_alloc free plot_chart plot_heat_map)
 # Where sizes are multiplied, a product beyond size_t is a finding as well.
-$(if $(FUZZ),$(addprefix $(B)/objects/,model.o block.o block_attention.o lib/config.o)): CFLAGS += \
+$(if $(FUZZ),$(addprefix $(B)/objects/,model.o model/block.o attention.o config/config.o)): CFLAGS += \
     -fsanitize=unsigned-integer-overflow -fsanitize-ignorelist=tests/fuzz/ignore.txt
 $(B)/fuzz: $(HARNESS) $(OBJECTS)
-	$(CC) $(FLAGS) -fsanitize=fuzzer $(WATCHED) $^ $(LDLIBS) -o $@
+	$(call say,LINK)$(CC) $(FLAGS) -fsanitize=fuzzer $(WATCHED) $^ $(LDLIBS) -o $@
 $(B)/replay: $(HARNESS) $(B)/objects/tests/fuzz/replay.o $(OBJECTS)
-	$(CC) $(FLAGS) $(WATCHED) $^ $(LDLIBS) -o $@
+	$(call say,LINK)$(CC) $(FLAGS) $(WATCHED) $^ $(LDLIBS) -o $@
 
 # Model and optimizer alone: needs no library, so that it can be built for other machines.
-DIGEST = tests/digest model block block_attention block_linear block_moe attention linear moe moe_router moe_soft \
-         $(addprefix lib/,config flags gates matmul numeric ops optim profile rng simd util)
+DIGEST = tests/digest model attention linear moe router router_soft $(addprefix lib/,numeric profile rng simd util) \
+         $(patsubst %.c,%,$(wildcard kernels/*.c config/*.c model/*.c))
 $(B)/digest: $(DIGEST:%=$(B)/objects/%.o)
-	$(CC) $(FLAGS) $^ -lm -o $@
+	$(call say,LINK)$(CC) $(FLAGS) $^ -lm -o $@
 
 $(B)/objects/%.o: %.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(FLAGS) -MMD -MP -c $< -o $@
+	$(call say,CC,$<)$(CC) $(FLAGS) -MMD -MP -c $< -o $@
 
 # The commit is written into run.json; only the object that does so is rebuilt when it changes.
 COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
-$(B)/objects/lib/run.o: CPPFLAGS += -DCOMMIT='"$(COMMIT)"'
-$(B)/objects/lib/run.o: $(B)/commit
+$(B)/objects/run/run.o: CPPFLAGS += -DCOMMIT='"$(COMMIT)"'
+$(B)/objects/run/run.o: $(B)/commit
 $(B)/commit: always
 	@mkdir -p $(@D); echo $(COMMIT) | cmp -s - $@ || echo $(COMMIT) > $@
 
+$(B)/objects/tests/test_house.o: CPPFLAGS += -DOBJECTS='"$(B)/objects"'
 $(B)/objects/tests/program.o: CPPFLAGS += -DTRAIN='"$(or $(BIN),./)train"'
 
 # What a target needs is built with every core, unless make was told how many (-j).
@@ -95,8 +109,12 @@ BUILD  = $(MAKE) $(if $(filter -j%,$(MAKEFLAGS)),,-j$(CORES))
 # many short runs, often beside other work.
 test: ready
 	+$(BUILD) $(B)/tests all $(BIN)bench/bench
+ifeq ($(T),)
 	+$(BUILD) DOUBLE=1 $(DOUBLES)/tests
 	OMP_WAIT_POLICY=passive tests/all.sh $(B)/tests "$(DOUBLES)/tests gradients"
+else
+	OMP_WAIT_POLICY=passive $(B)/tests $(T)
+endif
 
 # Against PyTorch and transformers, installed from PyPI into a cache folder on first use.
 oracle: ready

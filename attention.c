@@ -1,572 +1,408 @@
-// attention.c: softmax attention (Vaswani et al. 2017, eq. 1), causal, with grouped heads (Ainslie et
-// al. 2023). Three kernels over the same matrix products and the same bits on every machine:
-//   naive   the matrix of scores exists: T x T numbers per head, computed whole, masked, kept for the backward (Dao et
-//           al. 2022, algorithm 0)
-//   band    that matrix, but what the mask hides is not computed: half of the FLOPs, the same memory
-//   flash   tiles of 24 queries by `tile` keys, an online softmax, O(T) memory; the backward computes the
-//           scores again from the saved log-sum-exp (Dao et al. 2022, algorithms 1 and 4; Dao 2023)
-// From naive to band is what flash gains by leaving out FLOPs, from band to flash what it gains by its memory.
-// A query may see a window of positions only (Child et al. 2019; Jiang et al. 2023, section 2); then band and flash
-// leave out the keys before it, in whole panels and tiles. Scores may fall with the distance between query and key
-// (ALiBi: Press et al. 2022).
-// A task is one key/value head of one sequence with all the query heads that read it, so that no two
-// threads ever add to the same gradient. Tiles start at position 0 whatever is cached, so decoding goes
-// through the same additions as training and gives the same bits.
-#include "attention.h"
-#include "lib/matmul.h"
-#include "lib/numeric.h"
+// attention.c: the mixers with softmax attention: mha, gqa and swa, and mla. Their parameters, forward
+// directly above backward, memory, and what they keep in a cache.
+#include "model/layer.h"
+#include "kernels/attention.h"
+#include "kernels/gates.h"
+#include "kernels/matmul.h"
+#include "kernels/ops.h"
 #include "lib/profile.h"
-#include "lib/simd.h"
-#include <omp.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
-enum { QUERY_TILE = 24, QUERIES_BACKWARD = 4 * QUERY_TILE, SMALL = 1 << 14 };
-static Workspace workspace;        // of the one attention that runs at a time
+// ---- shared --------------------------------------------------------------------------------------
 
-static real log_sum(real most, real sum) { return sum > 0 ? most + (real)num_log((double)sum) : (real)NAN; }
-
-// The first position that the query at position p sees; the last is p.
-static size_t first_seen(const AttnShape *s, size_t p) { return s->window && p >= s->window ? p + 1 - s->window : 0; }
-
-// The columns of the matrix of scores that are computed for `rows` queries from position p on: all L of them, or from
-// the border of a panel to what the last query sees. The others are 0.
-typedef struct { size_t start, keys; } Band;
-static Band band_of(const AttnShape *s, size_t p, size_t rows, size_t L) {
-    if (s->kernel == ATTENTION_naive) return (Band){0, L};
-    size_t start = first_seen(s, p) / PANEL * PANEL;
-    return (Band){start, p + rows - start};
+// Positions of the rotated part of `heads` heads of width D; inverse for gradients.
+static void rotate(const Model *m, const Layer *y, real *x, size_t stride, size_t heads, size_t D, const Batch *b,
+                   bool inverse) {
+    bool mla = y->attn == ATTN_mla;
+    if (y->P) rope(x, stride, heads, D, y->P, m->cosine[mla], m->sine[mla], b->M, b->T, b->past, inverse);
 }
 
-// Pairs of a query and a key that it sees, of queries at positions 0 .. n-1.
-static size_t pairs_seen(const AttnShape *s, size_t n) {
-    size_t growing = s->window ? smaller(n, s->window) : n;
-    return growing * (growing + 1) / 2 + (n - growing) * s->window;
+_Static_assert((int)KERNEL_naive == ATTENTION_naive && (int)KERNEL_band == ATTENTION_band &&
+                   (int)KERNEL_flash == ATTENTION_flash, "the flag's values are those of kernels/attention.h");
+static AttnShape attn_shape(const Model *m, const Layer *y) {
+    return (AttnShape){.H = y->H, .KV = y->KV, .D = y->D, .Dv = y->Dv, .scale = 1 / sqrt((double)y->D),
+                       .kernel = (AttnKernel)m->c.attn_kernel, .tile = m->c.tile, .window = y->window,
+                       .slope = m->slopes};
 }
 
-// C [M,N] = or += A [M,K] B, in this thread; B is the part of packed panels (of `rows` rows) from row `first`.
-static void multiply(real *c, size_t ldc, const real *a, size_t a_row, size_t a_col, const real *packed, size_t rows,
-                     size_t first, size_t M, size_t N, size_t K, bool accumulate) {
-    product_serial(&(Product){.c = c, .ldc = ldc, .a = a, .a_row = a_row, .a_col = a_col,
-                              .packed = packed + first * PANEL, .packed_rows = rows, .M = M, .N = N, .K = K,
-                              .accumulate = accumulate});
+// Attention over the keys and values of the batch.
+static void attend(Model *m, size_t l, const real *q, size_t q_stride, KvView view, const Batch *b) {
+    const Layer *y = &m->layers[l];
+    LayerActs *a = &m->acts[l];
+    AttnShape s = attn_shape(m, y);
+    real *probability = a->probability;
+    if (m->record && !b->cache && b->B == 1)
+        s.kernel = ATTENTION_band, probability = m->record + l * y->H * b->T * b->T;
+    attention_forward(a->out, y->H * y->Dv, a->lse, probability, q, q_stride, view, b->B, b->T, s);
+}
+static void attend_backward(Model *m, size_t l, real *dq, real *dk, real *dv, const real *q, size_t q_stride,
+                            KvView view, const Batch *b) {
+    const Layer *y = &m->layers[l];
+    LayerActs *a = &m->acts[l];
+    attention_backward(dq, q_stride, dk, dv, m->grads.dout, a->out, y->H * y->Dv, a->lse, a->probability, q, q_stride,
+                       view, b->B, b->T, attn_shape(m, y));
 }
 
-// ---- one row of scores ---------------------------------------------------------------------------
-
-// Of the `keys` positions from j on, those that the query at position p sees: from .. to-1, counted from j.
-typedef struct { size_t from, to; } Span;
-static Span span_seen(const AttnShape *s, size_t p, size_t j, size_t keys) {
-    size_t first = first_seen(s, p), from = first > j ? first - j : 0, to = p >= j ? smaller(keys, p + 1 - j) : 0;
-    return from < to ? (Span){from, to} : (Span){0, 0};
+// What the output matrix reads: what attention gives, or with --attn-gate that times sigmoid(W x), number by number
+// (Qiu et al. 2025, "Gated Attention for Large Language Models", eq. 5 at the place G1; Qwen3-Next).
+static void add_gate(Model *m, int l, Layer *y, Deviations d) {
+    if (m->c.attn_gate)
+        y->gate = add_linear(m, l, (Part[]){{"attn.gate", y->H * y->Dv, d.plain}}, 1, m->c.width, m->c.bias);
 }
-
-static const real lane_number[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
-// ALiBi (Press et al. 2022, section 3): x[i] = x[i] * scale - slope * distance, where x[0] is the key `behind`
-// positions before the query. Returns by how much the scores are still to be scaled.
-static real row_alibi(real *x, size_t n, real scale, real slope, size_t behind) {
-    if (slope == 0) return scale;
-    vec by = vec_set(scale), lose = vec_set(slope), at = vec_sub(vec_load(lane_number), vec_set((real)behind));
-    for (size_t i = 0; i < n; i += LANES)
-        vec_store_at(x, i, n, vec_fma(lose, vec_add(at, vec_set((real)i)), vec_mul(vec_load_at(x, i, n), by)));
-    return 1;
-}
-
-// The largest of x[0..n-1] * scale and `most`. n > 0.
-static real row_max(const real *x, size_t n, real scale, real most) {
-    vec top = vec_set(most), by = vec_set(scale);
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES) top = vec_max(vec_mul(vec_load(x + i), by), top);
-    if (i < n) {
-        vec last = vec_mul(vec_load_n(x + i, n - i), by);
-        top = vec_max(vec_select_less(vec_load(lane_number), vec_set((real)(n - i)), last, top), top);
+static void output_forward(Model *m, size_t l, real *out, const real *x, const Batch *b) {
+    const Layer *y = &m->layers[l];
+    LayerActs *a = &m->acts[l];
+    if (y->gate.N) {
+        apply(m, a->gate, &y->gate, x, b->M);
+        sigmoid_gate_forward(a->gated, a->out, a->gate, b->M * y->gate.N);
     }
-    return vec_largest(top);
+    apply(m, out, &y->o, y->gate.N ? a->gated : a->out, b->M);
+}
+// Sets the gradient of what attention gives. Through the gate it also reaches x: true where dx has been set.
+static bool output_backward(Model *m, size_t l, real *dx, const real *dout, const real *x, const Batch *b) {
+    const Layer *y = &m->layers[l];
+    LayerActs *a = &m->acts[l];
+    LayerGrads *g = &m->grads;
+    bool gated = y->gate.N > 0;
+    apply_backward(m, gated ? g->dgated : g->dout, dout, &y->o, gated ? a->gated : a->out, b->M, false);
+    if (!gated) return false;
+    sigmoid_gate_backward(g->dout, g->dgated, g->dgated, a->out, a->gate, b->M * y->gate.N);
+    apply_backward(m, dx, g->dgated, &y->gate, x, b->M, false);
+    return true;
 }
 
-// x[i] = exp(x[i] * scale - most) for those in the span, 0 for the others of 0 <= i < width; returns the sum.
-static real row_exp(real *x, Span seen, size_t width, real scale, real most) {
-    vec sum = vec_zero(), by = vec_set(scale), minus = vec_set(-most);
-    size_t start = seen.from / LANES * LANES;
-    for (size_t i = 0; i < start; i++) x[i] = 0;
-    for (size_t i = start; i < seen.to; i += LANES) {
-        vec e = vec_exp(vec_fma(vec_load_at(x, i, width), by, minus));
-        if (i < seen.from || i + LANES > seen.to) {
-            vec at = vec_add(vec_load(lane_number), vec_set((real)i));
-            e = vec_select_less(at, vec_set((real)seen.from), vec_zero(), e);
-            e = vec_select_less(at, vec_set((real)seen.to), e, vec_zero());
+static void layout_attention(const Model *m, const Layer *y, LayerActs *a, Arena *arena, size_t B, size_t T,
+                             bool keep) {
+    if (y->gate.N) a->gate = take(arena, B * T * y->gate.N), a->gated = take(arena, B * T * y->gate.N);
+    a->out = take(arena, B * T * y->H * y->Dv), a->lse = take(arena, B * T * y->H);
+    if (keep && m->c.attn_kernel != KERNEL_flash) a->probability = take(arena, size_mul(B * y->H, T * T));
+}
+
+static void layout_output_grads(const Layer *y, LayerGrads *g, Arena *arena, size_t M) {
+    g->dout = take(arena, M * y->H * y->Dv), g->dgated = take(arena, M * y->gate.N);
+}
+
+// Forward and backward of the scores and of their sum: a query sees T/2 keys on average, with a window w - w^2/(2T).
+static double attention_flops(const Layer *y, size_t T) {
+    double width = (double)(y->H * (y->D + y->Dv)), all = (double)T, window = (double)y->window;
+    if (y->window && y->window < T) return 6 * width * (window - window * window / (2 * all));
+    return 3.0 * width * all;
+}
+
+static size_t workspace_of_attention(const Model *m, const Layer *y, size_t T) {
+    return attention_workspace(T, attn_shape(m, y));
+}
+
+// ---- mha, gqa and swa ---------------------------------------------------------------------------
+// One product makes [q | k | v] rows; q and k are normalised (if asked), rotated, and attended in place.
+
+static size_t qkv_width(const Layer *y) { return (y->H + 2 * y->KV) * y->D; }
+
+static void add_mha(Model *m, int l, Layer *y, Deviations d) {
+    const Config *c = &m->c;
+    size_t q = y->H * y->D, kv = y->KV * y->D;
+    y->Dv = y->D;
+    const Part parts[] = {{"attn.q", q, d.plain}, {"attn.k", kv, d.plain}, {"attn.v", kv, d.value}};
+    y->qkv = add_linear(m, l, parts, 3, c->width, c->bias);
+    add_gate(m, l, y, d);
+    if (c->qk_norm == QK_none) return;
+    y->q_norm = add_rms_norm(m, l, "attn.q_norm", c->qk_norm == QK_head ? y->D : q, c->norm_eps);
+    y->k_norm = add_rms_norm(m, l, "attn.k_norm", c->qk_norm == QK_head ? y->D : kv, c->norm_eps);
+}
+
+static KvView qkv_view(const Layer *y, const real *qkv, size_t T) {
+    size_t row = qkv_width(y);
+    return (KvView){.k = qkv + y->H * y->D, .v = qkv + (y->H + y->KV) * y->D, .k_step = T * row, .v_step = T * row,
+                    .k_stride = row, .v_stride = row, .k_head = y->D, .v_head = y->D, .length = T};
+}
+
+// Where a position stands in the cache of layer l: head `head` of all those of the rows.
+static size_t cache_slot(const Cache *c, size_t l, size_t head, size_t position) {
+    return head * c->room[l] + position - c->first[l];
+}
+
+// Makes room behind `length` positions, where it is used up, by dropping tiles that no query will see again, but for
+// one more that cache_rewind may want back. Returns how many of n new positions there is room for.
+static size_t cache_make_room(Cache *c, size_t l, const Layer *y, size_t length, size_t n, size_t tile) {
+    size_t end = c->first[l] + c->room[l];
+    if (length + n <= end) return n;
+    if (length + 1 > y->window + tile) {
+        size_t first = (length + 1 - y->window - tile) / tile * tile;
+        if (first < c->first[l]) first = c->first[l];             // after a rewind: what is gone is gone
+        size_t heads = c->rows * y->KV, kept = (length - first) * y->D * sizeof(real);
+        PROFILE(cache, 0, 4 * heads * (length - first) * y->D);
+        for (size_t h = 0; h < heads; h++) {
+            size_t to = h * c->room[l] * y->D, from = cache_slot(c, l, h, first) * y->D;
+            memmove(c->k[l] + to, c->k[l] + from, kept);
+            memmove(c->v[l] + to, c->v[l] + from, kept);
         }
-        sum = vec_add(sum, e);
-        vec_store_at(x, i, width, e);
+        c->first[l] = first, end = first + c->room[l];
     }
-    for (size_t i = round_up(seen.to, LANES); i < width; i++) x[i] = 0;
-    return vec_sum(sum);
+    return length + n <= end ? n : end - length;
 }
 
-static void row_scale(real *x, size_t n, real by) {
-    for (size_t i = 0; i < n; i += LANES) vec_store_at(x, i, n, vec_mul(vec_load_at(x, i, n), vec_set(by)));
-}
-
-static real row_dot(const real *a, const real *b, size_t n) {
-    vec sum = vec_zero();
-    for (size_t i = 0; i < n; i += LANES) sum = vec_fma(vec_load_at(a, i, n), vec_load_at(b, i, n), sum);
-    return vec_sum(sum);
-}
-
-// ---- forward -------------------------------------------------------------------------------------
-
-// One head: n queries at q against L keys (packed transposed) and values (packed).
-typedef struct {
-    real *out; size_t out_stride;
-    real *lse, *probability;            // [n], [n,L]
-    const real *q; size_t q_stride;
-    const real *keys, *values;          // packed [D,L], [L,Dv]
-    size_t n, L;
-    real slope;                         // 0: no ALiBi
-} Head;
-
-// A row of the online softmax: its largest score so far, and the sum of exp(score - most).
-typedef struct { real most, total; } Row;
-
-// The scores x of one more tile become exp(score - most); `o`, the values summed so far, fades where most grows. The
-// first of the tile's keys is `behind` positions before the query.
-static void row_forward(Row *row, real *x, Span seen, size_t keys, real *o, size_t behind, real slope,
-                        const AttnShape *s) {
-    if (!seen.to) {                                                        // nothing in this tile
-        memset(x, 0, keys * sizeof *x);
-        return;
-    }
-    real scale = row_alibi(x, seen.to, (real)s->scale, slope, behind);
-    real most = row_max(x + seen.from, seen.to - seen.from, scale, row->most);
-    real sum = row_exp(x, seen, keys, scale, most);
-    if (row->total > 0 && most > row->most) {                              // what came before weighs less now
-        real fade[LANES];
-        vec_store(fade, vec_exp(vec_set(row->most - most)));
-        row->total *= fade[0];
-        row_scale(o, s->Dv, fade[0]);
-    }
-    row->total += sum, row->most = most;
-}
-
-static void row_end(const Row *row, real *o, size_t Dv, real *lse) {
-    row_scale(o, Dv, 1 / row->total);
-    if (lse) *lse = log_sum(row->most, row->total);
-}
-
-// scores of one tile in scratch: flash [QUERY_TILE, tile]; else [n, L] unless they are kept.
-static void head_forward_flash(const Head *t, const AttnShape *s, real *score) {
-    size_t past = t->L - t->n, width = s->tile;
-    for (size_t i = 0; i < t->n; i += QUERY_TILE) {
-        size_t rows = smaller(QUERY_TILE, t->n - i), end = past + i + rows;    // keys that the last query sees
-        Row row[QUERY_TILE];
-        for (size_t r = 0; r < rows; r++) row[r] = (Row){-(real)INFINITY, 0};
-        size_t start = first_seen(s, past + i) / width * width;
-        for (size_t j = start; j < end; j += width) {
-            size_t keys = smaller(width, end - j);
-            multiply(score, width, t->q + i * t->q_stride, t->q_stride, 1, t->keys + j * s->D, s->D, 0, rows, keys,
-                     s->D, false);
-            for (size_t r = 0; r < rows; r++)
-                row_forward(&row[r], score + r * width, span_seen(s, past + i + r, j, keys), keys,
-                            t->out + (i + r) * t->out_stride, past + i + r - j, t->slope, s);
-            multiply(t->out + i * t->out_stride, t->out_stride, score, width, 1, t->values, t->L, j, rows, s->Dv, keys,
-                     j > start);
-        }
-        for (size_t r = 0; r < rows; r++)
-            row_end(&row[r], t->out + (i + r) * t->out_stride, s->Dv, t->lse ? t->lse + i + r : NULL);
-    }
-}
-
-// Decoding: one query of each of the `heads` that read one head of keys and values, as these lie in a cache, tile by
-// tile. The same tiles and chains as above, so the same bits.
-typedef struct {
-    real *out; const real *q;           // of the first head
-    const real *k, *v; size_t k_stride, v_stride, length;
-    size_t heads;
-    const real *slope;                  // of the first head, or NULL
-} DecodeTask;
-
-enum {
-    TOGETHER = 4,                       // heads, or vectors of a value, whose sums stay in registers
-    AHEAD = 2048,                       // numbers: how far ahead of the reads they are asked for
-};
-
-// A core forgets what it is asked for while as much as it can remember is still on its way: so three times.
-INLINE void ask_ahead(const real *x) {
-    for (size_t ahead = AHEAD; ahead >= AHEAD / 4; ahead /= 2) __builtin_prefetch(x + ahead, 0, 2);
-}
-
-// score [heads,ld] = q [heads,D] K^T of n <= 16 keys: they are turned in registers, so that lanes run along keys and
-// each score is one chain over D. whole: n is 16 and D a multiple of it; it and `heads` are constants where this is
-// expanded.
-INLINE void scores_of_keys(size_t heads, bool whole, real *score, size_t ld, const real *q, const real *k,
-                           size_t stride, size_t D, size_t n) {
-    vec sum[2 * TOGETHER];
-    for (size_t h = 0; h < heads; h++) sum[h] = vec_zero();
-    for (size_t d = 0; d < D; d += LANES) {
-        vec row[LANES];
-        const real *at = k;
-        for (size_t i = 0; i < LANES; i++) {
-            OPAQUE(at);                                            // or the compiler keeps 16 addresses
-            ask_ahead(k + (d + i) * LANES);                        // in a cache, a head's keys follow one another
-            row[i] = whole ? vec_load(at + d) : vec_load_at(at, d, D);
-            at += whole || i + 1 < n ? stride : 0;
-        }
-        vec_transpose(row);
-        for (size_t i = 0; i < LANES && (whole || d + i < D); i++)
-            for (size_t h = 0; h < heads; h++) sum[h] = vec_fma(vec_set(q[h * D + d + i]), row[i], sum[h]);
-    }
-    for (size_t h = 0; h < heads; h++) vec_store_at(score + h * ld, 0, whole ? LANES : n, sum[h]);
-}
-
-INLINE void scores_of_heads(size_t heads, real *score, size_t ld, const real *q, const real *k, size_t stride, size_t D,
-                            size_t n) {
-    if (n == LANES && D % LANES == 0) scores_of_keys(heads, true, score, ld, q, k, stride, D, n);
-    else scores_of_keys(heads, false, score, ld, q, k, stride, D, n);
-}
-
-static void scores_of_rows(real *score, size_t ld, const real *q, size_t heads, const real *k, size_t stride, size_t D,
-                           size_t keys) {
-    for (size_t j = 0; j < keys; j += LANES, k += LANES * stride, score += LANES) {
-        size_t n = smaller(LANES, keys - j), h = 0;
-        for (; h + 2 * TOGETHER <= heads; h += 2 * TOGETHER)
-            scores_of_heads(2 * TOGETHER, score + h * ld, ld, q + h * D, k, stride, D, n);
-        for (; h + TOGETHER <= heads; h += TOGETHER)
-            scores_of_heads(TOGETHER, score + h * ld, ld, q + h * D, k, stride, D, n);
-        for (; h + 2 <= heads; h += 2) scores_of_heads(2, score + h * ld, ld, q + h * D, k, stride, D, n);
-        for (; h < heads; h++) scores_of_heads(1, score + h * ld, ld, q + h * D, k, stride, D, n);
-    }
-}
-
-// out [heads,Dv] = or += p [heads,ld] V for `vecs` vectors of columns of V, up to column n: lanes run along them, and
-// each output is one chain over keys. `heads` and `vecs` are constants where this is expanded.
-INLINE void values_of_columns(size_t heads, size_t vecs, real *out, const real *p, size_t ld, const real *v,
-                              size_t stride, size_t Dv, size_t n, size_t keys, bool accumulate) {
-    vec sum[TOGETHER][TOGETHER];
-    for (size_t h = 0; h < heads; h++)
-        for (size_t i = 0; i < vecs; i++)
-            sum[h][i] = accumulate ? vec_load_at(out + h * Dv, i * LANES, n) : vec_zero();
-    for (size_t j = 0; j < keys; j++, v += stride)
-        for (size_t i = 0; i < vecs; i++) {
-            vec value = vec_load_at(v, i * LANES, n);
-            ask_ahead(v + i * LANES);
-            for (size_t h = 0; h < heads; h++) sum[h][i] = vec_fma(vec_set(p[h * ld + j]), value, sum[h][i]);
-        }
-    for (size_t h = 0; h < heads; h++)
-        for (size_t i = 0; i < vecs; i++) vec_store_at(out + h * Dv, i * LANES, n, sum[h][i]);
-}
-
-INLINE void values_of_heads(size_t vecs, real *out, const real *p, size_t ld, size_t heads, const real *v,
-                            size_t stride, size_t Dv, size_t n, size_t keys, bool accumulate) {
-    size_t h = 0;
-    for (; h + TOGETHER <= heads; h += TOGETHER)
-        values_of_columns(TOGETHER, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
-    for (; h + 2 <= heads; h += 2)
-        values_of_columns(2, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
-    for (; h < heads; h++)
-        values_of_columns(1, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
-}
-
-static void values_of_rows(real *out, const real *p, size_t ld, size_t heads, const real *v, size_t stride, size_t Dv,
-                           size_t keys, bool accumulate) {
-    enum { WIDE = TOGETHER * LANES };
-    size_t d = 0;
-    for (; d + WIDE <= Dv; d += WIDE)
-        values_of_heads(TOGETHER, out + d, p, ld, heads, v + d, stride, Dv, WIDE, keys, accumulate);
-    for (; d + 2 * LANES <= Dv; d += 2 * LANES)
-        values_of_heads(2, out + d, p, ld, heads, v + d, stride, Dv, 2 * LANES, keys, accumulate);
-    for (; d < Dv; d += LANES)
-        values_of_heads(1, out + d, p, ld, heads, v + d, stride, Dv, smaller(LANES, Dv - d), keys, accumulate);
-}
-
-// scratch: score [heads, tile] and row [heads].
-static void decode_heads(const DecodeTask *t, const AttnShape *s, real *score, Row *row) {
-    size_t position = t->length - 1;
-    for (size_t h = 0; h < t->heads; h++) row[h] = (Row){-(real)INFINITY, 0};
-    for (size_t j = 0; j < t->length; j += s->tile) {
-        size_t keys = smaller(s->tile, t->length - j);
-        Span seen = span_seen(s, position, j, keys);
-        scores_of_rows(score, s->tile, t->q, t->heads, t->k + j * t->k_stride, t->k_stride, s->D, keys);
-        for (size_t h = 0; h < t->heads; h++)
-            row_forward(&row[h], score + h * s->tile, seen, keys, t->out + h * s->Dv, position - j,
-                        t->slope ? t->slope[h] : 0, s);
-        values_of_rows(t->out, score, s->tile, t->heads, t->v + j * t->v_stride, t->v_stride, s->Dv, keys, j > 0);
-    }
-    for (size_t h = 0; h < t->heads; h++) row_end(&row[h], t->out + h * s->Dv, s->Dv, NULL);
-}
-
-// A task is one key head of one sequence, or a part of the query heads that read it. The view begins with a tile that
-// the query sees.
-static void decode(real *out, size_t out_stride, const real *q, size_t q_stride, const KvView *view, size_t B,
-                   size_t split, const AttnShape *s) {
-    size_t group = s->H / s->KV, scores = group * s->tile;
-    size_t each = round_up(scores + group * sizeof(Row) / sizeof(real), LANES);
-    real *space = workspace_take(&workspace, size_mul(each, (size_t)omp_get_max_threads()));
-#pragma omp parallel for schedule(static) if (B * view->length * s->H * s->D > SMALL)
-    for (size_t task = 0; task < B * s->KV * split; task++) {
-        size_t part = task % split, g = task / split % s->KV, b = task / split / s->KV;
-        size_t first = group * part / split, h = g * group + first;
-        DecodeTask t = {.out = out + b * out_stride + h * s->Dv, .q = q + b * q_stride + h * s->D,
-                        .k = view->k + b * view->k_step + g * view->k_head, .k_stride = view->k_stride,
-                        .v = view->v + b * view->v_step + g * view->v_head, .v_stride = view->v_stride,
-                        .length = view->length, .heads = group * (part + 1) / split - first,
-                        .slope = s->slope ? s->slope + h : NULL};
-        real *score = space + (size_t)omp_get_thread_num() * each;
-        decode_heads(&t, s, score, (Row *)(score + scores));
-    }
-}
-
-static void head_forward_matrix(const Head *t, const AttnShape *s, real *scratch) {
-    size_t past = t->L - t->n, L = t->L;
-    real *p = t->probability ? t->probability : scratch;
-    for (size_t i = 0; i < t->n; i += QUERY_TILE) {
-        size_t rows = smaller(QUERY_TILE, t->n - i);
-        Band band = band_of(s, past + i, rows, L);
-        multiply(p + i * L + band.start, L, t->q + i * t->q_stride, t->q_stride, 1, t->keys + band.start * s->D, s->D,
-                 0, rows, band.keys, s->D, false);
-    }
-    for (size_t i = 0; i < t->n; i++) {
-        Span seen = span_seen(s, past + i, 0, L);
-        real scale = row_alibi(p + i * L, seen.to, (real)s->scale, t->slope, past + i);
-        real most = row_max(p + i * L + seen.from, seen.to - seen.from, scale, -(real)INFINITY);
-        real sum = row_exp(p + i * L, seen, L, scale, most);
-        row_scale(p + i * L, seen.to, 1 / sum);
-        if (t->lse) t->lse[i] = log_sum(most, sum);
-    }
-    for (size_t i = 0; i < t->n; i += QUERY_TILE) {
-        size_t rows = smaller(QUERY_TILE, t->n - i);
-        Band band = band_of(s, past + i, rows, L);
-        multiply(t->out + i * t->out_stride, t->out_stride, p + i * L + band.start, L, 1, t->values, L, band.start,
-                 rows, s->Dv, band.keys, false);
-    }
-}
-
-// What a thread needs, in numbers: packed keys and values, and scores. `kept`: the probabilities have a place.
-typedef struct { size_t keys, values, each; } ForwardSpace;
-static ForwardSpace forward_space(size_t n, size_t L, bool kept, AttnShape s) {
-    size_t scores = s.kernel == ATTENTION_flash ? QUERY_TILE * s.tile : kept ? 0 : size_mul(n, L);
-    ForwardSpace f = {.keys = packed_size(s.D, L), .values = packed_size(L, s.Dv)};
-    f.each = f.keys + f.values + scores;
-    return f;
-}
-
-void attention_forward(real *out, size_t out_stride, real *lse, real *probability, const real *q, size_t q_stride,
-                       KvView view, size_t B, size_t n, AttnShape s) {
-    size_t seen = B * s.H * (pairs_seen(&s, view.length) - pairs_seen(&s, view.length - n));
-    size_t pairs = s.kernel == ATTENTION_naive ? B * s.H * n * view.length : seen;
-    size_t first = first_seen(&s, view.length - n), both = view.k == view.v ? s.D : s.D + s.Dv;     // a latent is both
-    PROFILE(attention_forward, pairs * 2 * (s.D + s.Dv) + seen * (PROFILE_EXP + (s.slope ? 8 : 4)),
-            B * (n * s.H * (s.D + s.Dv) + (view.length - first) * s.KV * both) + (probability ? pairs : 0));
-    bool may_skip = s.kernel == ATTENTION_flash || (s.kernel == ATTENTION_band && !probability);
-    size_t skipped = may_skip ? first / s.tile * s.tile : 0;               // whole tiles that nobody sees
-    view.k += skipped * view.k_stride, view.v += skipped * view.v_stride, view.length -= skipped;
-    size_t L = view.length, group = s.H / s.KV, threads = (size_t)omp_get_max_threads();
-    // With few key heads (decoding, or a latent shared by all heads) the queries of one are shared out too.
-    size_t split = B * s.KV < threads ? smaller(group, (threads + B * s.KV - 1) / (B * s.KV)) : 1;
-    size_t tasks = B * s.KV * split;
-    if (n == 1 && s.kernel == ATTENTION_flash && !lse) {
-        decode(out, out_stride, q, q_stride, &view, B, split, &s);
-        return;
-    }
-    ForwardSpace need = forward_space(n, L, probability != NULL, s);
-    real *space = workspace_take(&workspace, size_mul(need.each, threads));
-#pragma omp parallel for schedule(static) if (B * n * L * s.H * s.D > SMALL)
-    for (size_t task = 0; task < tasks; task++) {
-        size_t part = task % split, g = task / split % s.KV, b = task / split / s.KV;
-        real *keys = space + (size_t)omp_get_thread_num() * need.each, *values = keys + need.keys;
-        real *score = values + need.values;
-        pack(keys, view.k + b * view.k_step + g * view.k_head, 1, view.k_stride, s.D, L);
-        pack(values, view.v + b * view.v_step + g * view.v_head, view.v_stride, 1, L, s.Dv);
-        for (size_t h = g * group + group * part / split; h < g * group + group * (part + 1) / split; h++) {
-            Head t = {.out = out + b * n * out_stride + h * s.Dv, .out_stride = out_stride,
-                      .lse = lse ? lse + (b * s.H + h) * n : NULL,
-                      .probability = probability ? probability + (b * s.H + h) * n * L : NULL,
-                      .q = q + b * n * q_stride + h * s.D, .q_stride = q_stride, .keys = keys, .values = values,
-                      .n = n, .L = L, .slope = s.slope ? s.slope[h] : 0};
-            if (s.kernel == ATTENTION_flash) head_forward_flash(&t, &s, score);
-            else head_forward_matrix(&t, &s, score);
-        }
-    }
-}
-
-// ---- backward ------------------------------------------------------------------------------------
-// With P = softmax(scale Q K^T), O = P V:   dV = P^T dO,  dP = dO V^T,  dS = scale P (dP - rowsum(dO O)),
-// dQ = dS K,  dK = dS^T Q   (Dao et al. 2022, appendix B.2).
-
-typedef struct {
-    real *dq, *dk, *dv; size_t dq_stride;
-    const real *q, *dout, *out; size_t q_stride, out_stride;
-    const real *lse, *probability;
-    const real *keys_t, *keys, *values_t;     // packed [D,T], [T,D], [Dv,T]: the same for all heads of a group
-    real *queries, *douts;                    // packed [T,D], [T,Dv] of this head
-    size_t k_stride, v_stride, T;
-    real slope;
-} HeadGradient;
-
-// Turns rows of dP into dS in place: x = p (x - delta) scale.
-static void score_gradient(real *x, const real *p, size_t n, real delta, real scale) {
-    vec d = vec_set(delta), by = vec_set(scale);
-    for (size_t i = 0; i < n; i += LANES)
-        vec_store_at(x, i, n, vec_mul(vec_mul(vec_load_at(p, i, n), vec_sub(vec_load_at(x, i, n), d)), by));
-}
-
-// The tile of `rows` queries from i and `keys` keys from j, with its P and dS (row stride ld). first: of these queries.
-static void tile_backward(const HeadGradient *t, const AttnShape *s, const real *p, const real *ds, size_t ld, size_t i,
-                          size_t rows, size_t j, size_t keys, bool first) {
-    multiply(t->dv + j * t->v_stride, t->v_stride, p, 1, ld, t->douts, t->T, i, keys, s->Dv, rows, true);
-    multiply(t->dk + j * t->k_stride, t->k_stride, ds, 1, ld, t->queries, t->T, i, keys, s->D, rows, true);
-    multiply(t->dq + i * t->dq_stride, t->dq_stride, ds, ld, 1, t->keys, t->T, j, rows, s->D, keys, !first);
-}
-
-// The same for flash, from the scores on; delta: rowsum(dO O) of these queries.
-static void tile_backward_flash(const HeadGradient *t, const AttnShape *s, real *p, real *ds, const real *delta,
-                                size_t i, size_t rows, size_t j, size_t keys, bool first) {
-    size_t width = s->tile;
-    multiply(p, width, t->q + i * t->q_stride, t->q_stride, 1, t->keys_t + j * s->D, s->D, 0, rows, keys, s->D, false);
-    multiply(ds, width, t->dout + i * t->out_stride, t->out_stride, 1, t->values_t + j * s->Dv, s->Dv, 0, rows, keys,
-             s->Dv, false);
-    for (size_t r = 0; r < rows; r++) {
-        Span seen = span_seen(s, i + r, j, keys);
-        real scale = seen.to ? row_alibi(p + r * width, seen.to, (real)s->scale, t->slope, i + r - j) : 0;
-        row_exp(p + r * width, seen, keys, scale, t->lse[i + r]);
-        score_gradient(ds + r * width, p + r * width, keys, delta[r], (real)s->scale);
-    }
-    tile_backward(t, s, p, ds, width, i, rows, j, keys, first);
-}
-
-// scratch: P and dS of one tile. Queries go by in order, so dV and dK add up over queries in order, many at a time, so
-// that these sums are read and written seldom; few where the mask cuts through the tile.
-static void head_backward_flash(const HeadGradient *t, const AttnShape *s, real *p, real *ds) {
-    for (size_t i = 0; i < t->T; i += QUERIES_BACKWARD) {
-        size_t rows = smaller(QUERIES_BACKWARD, t->T - i), start = first_seen(s, i) / s->tile * s->tile;
-        real delta[QUERIES_BACKWARD];
-        for (size_t r = 0; r < rows; r++)
-            delta[r] = row_dot(t->dout + (i + r) * t->out_stride, t->out + (i + r) * t->out_stride, s->Dv);
-        for (size_t j = start; j < i + rows; j += s->tile) {
-            for (size_t r = 0, some; r < rows; r += some) {
-                some = j + s->tile <= i + r ? rows - r : smaller(QUERY_TILE, rows - r);
-                size_t end = i + r + some;
-                if (j < end)
-                    tile_backward_flash(t, s, p, ds, delta + r, i + r, some, j, smaller(s->tile, end - j), j == start);
+// Appends keys and values of the new tokens at .. at+n-1 of each row to the cache and shows all of it.
+static KvView cache_append_kv(Cache *c, size_t l, const Layer *y, const real *qkv, const Batch *b, size_t at,
+                              size_t n) {
+    size_t row = qkv_width(y), KV = y->KV, D = y->D, head = c->room[l] * D;
+    PROFILE(cache, 0, 4 * b->B * n * KV * D);
+    for (size_t r = 0; r < b->B; r++)
+        for (size_t i = at; i < at + n; i++) {
+            const real *key = qkv + (r * b->T + i) * row + y->H * D;
+            for (size_t g = 0; g < KV; g++, key += D) {
+                size_t slot = cache_slot(c, l, r * KV + g, b->past + i) * D;
+                memcpy(c->k[l] + slot, key, D * sizeof *key);
+                memcpy(c->v[l] + slot, key + KV * D, D * sizeof *key);
             }
         }
-    }
+    return (KvView){.k = c->k[l], .v = c->v[l], .k_step = KV * head, .v_step = KV * head, .k_stride = D, .v_stride = D,
+                    .k_head = head, .v_head = head, .length = b->past + at + n - c->first[l]};
 }
 
-static void head_backward_matrix(const HeadGradient *t, const AttnShape *s, real *ds) {
-    size_t T = t->T;
-    for (size_t i = 0; i < T; i += QUERY_TILE) {
-        size_t rows = smaller(QUERY_TILE, T - i);
-        Band band = band_of(s, i, rows, T);
-        multiply(ds + i * T + band.start, T, t->dout + i * t->out_stride, t->out_stride, 1,
-                 t->values_t + band.start * s->Dv, s->Dv, 0, rows, band.keys, s->Dv, false);
-    }
-    for (size_t i = 0; i < T; i++) {
-        real delta = row_dot(t->dout + i * t->out_stride, t->out + i * t->out_stride, s->Dv);
-        size_t first = i / QUERY_TILE * QUERY_TILE;
-        Band band = band_of(s, first, smaller(QUERY_TILE, T - first), T);
-        score_gradient(ds + i * T + band.start, t->probability + i * T + band.start, band.keys, delta, (real)s->scale);
-    }
-    for (size_t i = 0; i < T; i += QUERY_TILE) {
-        size_t rows = smaller(QUERY_TILE, T - i);
-        Band band = band_of(s, i, rows, T);
-        size_t at = i * T + band.start;
-        tile_backward(t, s, t->probability + at, ds + at, T, i, rows, band.start, band.keys, true);
-    }
-}
-
-// What a thread needs, in numbers: keys, values, queries and gradients of outputs, packed, and scores.
-typedef struct { size_t keys_t, keys, values_t, values, each; } BackwardSpace;
-static BackwardSpace backward_space(size_t T, AttnShape s) {
-    BackwardSpace b = {packed_size(s.D, T), packed_size(T, s.D), packed_size(s.Dv, T), packed_size(T, s.Dv), 0};
-    size_t scores = s.kernel == ATTENTION_flash ? 2 * QUERIES_BACKWARD * s.tile : size_mul(T, T);
-    b.each = b.keys_t + 2 * b.keys + b.values_t + b.values + scores;
-    return b;
-}
-
-size_t attention_workspace(size_t T, AttnShape s) {
-    size_t forward = forward_space(T, T, false, s).each, backward = backward_space(T, s).each;
-    return size_mul(forward > backward ? forward : backward, (size_t)omp_get_max_threads());
-}
-
-void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const real *dout, const real *out,
-                        size_t out_stride, const real *lse, const real *probability, const real *q, size_t q_stride,
-                        KvView view, size_t B, size_t n, AttnShape s) {
-    bool flash = s.kernel == ATTENTION_flash;
-    size_t seen = pairs_seen(&s, n), pairs = B * s.H * (s.kernel == ATTENTION_naive ? n * n : seen);
-    size_t again = flash ? 2 * s.D + PROFILE_EXP + (s.slope ? 7 : 3) : 0;          // the scores
-    PROFILE(attention_backward, pairs * (4 * (s.D + s.Dv) + 3 + again),
-            B * n * (2 * s.H * (s.D + s.Dv) + 2 * s.KV * (s.D + s.Dv)) + (flash ? 0 : pairs));
-    size_t threads = (size_t)omp_get_max_threads(), group = s.H / s.KV, T = n;
-    BackwardSpace need = backward_space(T, s);
-    real *space = workspace_take(&workspace, size_mul(need.each, threads));
-#pragma omp parallel for schedule(static) if (B * T * T * s.H * s.D > SMALL)
-    for (size_t task = 0; task < B * s.KV; task++) {
-        size_t b = task / s.KV, g = task % s.KV;
-        const real *k_head = view.k + b * view.k_step + g * view.k_head;
-        const real *v_head = view.v + b * view.v_step + g * view.v_head;
-        real *dk_head = dk + (k_head - view.k), *dv_head = dv + (v_head - view.v);
-        real *keys_t = space + (size_t)omp_get_thread_num() * need.each, *keys = keys_t + need.keys_t;
-        real *values_t = keys + need.keys, *queries = values_t + need.values_t, *douts = queries + need.keys;
-        real *score = douts + need.values;
-        pack(keys_t, k_head, 1, view.k_stride, s.D, T);
-        pack(keys, k_head, view.k_stride, 1, T, s.D);
-        pack(values_t, v_head, 1, view.v_stride, s.Dv, T);
-        for (size_t j = 0; j < T; j++) {
-            memset(dk_head + j * view.k_stride, 0, s.D * sizeof *dk);
-            memset(dv_head + j * view.v_stride, 0, s.Dv * sizeof *dv);
-        }
-        for (size_t h = g * group; h < (g + 1) * group; h++) {
-            const real *qh = q + b * T * q_stride + h * s.D, *dh = dout + b * T * out_stride + h * s.Dv;
-            pack(queries, qh, q_stride, 1, T, s.D);
-            pack(douts, dh, out_stride, 1, T, s.Dv);
-            HeadGradient t = {.dq = dq + b * T * dq_stride + h * s.D, .dq_stride = dq_stride,
-                              .dk = dk_head, .dv = dv_head, .k_stride = view.k_stride, .v_stride = view.v_stride,
-                              .q = qh, .q_stride = q_stride, .dout = dh,
-                              .out = out + b * T * out_stride + h * s.Dv, .out_stride = out_stride,
-                              .lse = lse ? lse + (b * s.H + h) * T : NULL,
-                              .probability = probability ? probability + (b * s.H + h) * T * T : NULL,
-                              .keys_t = keys_t, .keys = keys, .values_t = values_t, .queries = queries, .douts = douts,
-                              .T = T, .slope = s.slope ? s.slope[h] : 0};
-            if (flash) head_backward_flash(&t, &s, score, score + QUERIES_BACKWARD * s.tile);
-            else head_backward_matrix(&t, &s, score);
+// Attention over the cache, to which the batch is added: at once, or, where a window's cache is too small for that, in
+// pieces. The bits are the same: tiles start at multiples of their width, and what is dropped is a number of tiles.
+static void attend_cached(Model *m, size_t l, const Batch *b) {
+    const Layer *y = &m->layers[l];
+    LayerActs *a = &m->acts[l];
+    size_t row = qkv_width(y), wide = y->H * y->Dv;
+    for (size_t at = 0, n; at < b->T; at += n) {
+        n = cache_make_room(b->cache, l, y, b->past + at, b->T - at, m->c.tile);
+        KvView view = cache_append_kv(b->cache, l, y, a->qkv, b, at, n);
+        size_t together = n == b->T ? b->B : 1;                  // the rows of a piece do not stand side by side
+        for (size_t r = 0; r < b->B; r += together, view.k += view.k_step, view.v += view.v_step) {
+            size_t i = r * b->T + at;
+            attention_forward(a->out + i * wide, wide, NULL, NULL, a->qkv + i * row, row, view, together, n,
+                              attn_shape(m, y));
         }
     }
 }
 
-// ---- ALiBi ---------------------------------------------------------------------------------------
+static void mha_forward(Model *m, size_t l, real *out, const real *x, const Batch *b) {
+    const Layer *y = &m->layers[l];
+    LayerActs *a = &m->acts[l];
+    size_t row = qkv_width(y), k_at = y->H * y->D;
+    apply(m, a->qkv, &y->qkv, x, b->M);
+    if (y->q_norm.on) {
+        memcpy(a->qkv_raw, a->qkv, b->M * row * sizeof *a->qkv);
+        normalise(m, a->qkv, row, NULL, a->q_rstd, a->qkv_raw, row, &y->q_norm, b->M, k_at / y->q_norm.C);
+        normalise(m, a->qkv + k_at, row, NULL, a->k_rstd, a->qkv_raw + k_at, row, &y->k_norm, b->M,
+                  y->KV * y->D / y->k_norm.C);
+    }
+    rotate(m, y, a->qkv, row, y->H + y->KV, y->D, b, false);
+    if (b->cache) attend_cached(m, l, b);
+    else attend(m, l, a->qkv, row, qkv_view(y, a->qkv, b->T), b);
+    output_forward(m, l, out, x, b);
+}
 
-// For a power of two, 2^(-8/H), 2^(-16/H), ..., 2^-8; else those of the power below, then every other one of the power
-// above, from its first on (Press et al. 2022, section 3 and the authors' code).
-void alibi_slopes(real *slope, size_t H) {
-    size_t power = 1;
-    while (2 * power <= H) power *= 2;
-    for (size_t h = 0; h < H; h++) {
-        double eights = (double)(h + 1) / (double)power;
-        if (h >= power) eights = (double)(2 * (h - power) + 1) / (double)(2 * power);
-        slope[h] = (real)num_pow(2, -8 * eights);
+static void mha_backward(Model *m, size_t l, real *dx, const real *dout, const real *x, const Batch *b) {
+    const Layer *y = &m->layers[l];
+    LayerActs *a = &m->acts[l];
+    LayerGrads *g = &m->grads;
+    size_t row = qkv_width(y), k_at = y->H * y->D;
+    bool gated = output_backward(m, l, dx, dout, x, b);
+    attend_backward(m, l, g->dqkv, g->dqkv + k_at, g->dqkv + k_at + y->KV * y->D, a->qkv, row,
+                    qkv_view(y, a->qkv, b->T), b);
+    rotate(m, y, g->dqkv, row, y->H + y->KV, y->D, b, true);
+    if (y->q_norm.on) {
+        normalise_backward(m, g->dqkv, g->dqkv, row, NULL, a->q_rstd, a->qkv_raw, row, &y->q_norm, b->M,
+                           k_at / y->q_norm.C, false);
+        normalise_backward(m, g->dqkv + k_at, g->dqkv + k_at, row, NULL, a->k_rstd, a->qkv_raw + k_at, row,
+                           &y->k_norm, b->M, y->KV * y->D / y->k_norm.C, false);
+    }
+    apply_backward(m, dx, g->dqkv, &y->qkv, x, b->M, gated);
+}
+
+static void layout_mha(const Model *m, const Layer *y, LayerActs *a, Arena *arena, size_t B, size_t T, bool keep) {
+    size_t M = B * T;
+    a->qkv = take(arena, M * qkv_width(y));
+    if (y->q_norm.on) {
+        a->qkv_raw = take(arena, M * qkv_width(y));
+        a->q_rstd = take(arena, M * y->H), a->k_rstd = take(arena, M * y->KV);
+    }
+    layout_attention(m, y, a, arena, B, T, keep);
+}
+static void layout_mha_grads(const Model *m, const Layer *y, LayerGrads *g, Arena *arena, size_t B, size_t T) {
+    (void)m;
+    layout_output_grads(y, g, arena, B * T);
+    g->dqkv = take(arena, B * T * qkv_width(y));
+}
+
+static CacheNeed mha_cache(const Layer *y) { return (CacheNeed){.heads = y->KV, .k = y->D, .v = y->D}; }
+
+const Mixer mixer_mha = {add_mha, layout_mha, layout_mha_grads, mha_forward, mha_backward, mha_cache, attention_flops,
+                         workspace_of_attention};
+
+// ---- mla -----------------------------------------------------------------------------------------
+// Multi-head latent attention: DeepSeek-V2 2024, eq. 9-19, as in DeepSeek-V3. The latent c (width R) is
+// normalised and expanded to the keys (N numbers without position) and values of every head; P rotated
+// numbers, shared by the heads, carry the position. A head's key is [N | P].
+
+static size_t nope(const Layer *y) { return y->D - y->P; }
+static size_t kv_width(const Layer *y) { return y->H * (nope(y) + y->Dv); }
+
+static void add_mla(Model *m, int l, Layer *y, Deviations d) {
+    const Config *c = &m->c;
+    const double latent_eps = 1e-6;      // the reference implementation's default, whatever the other norms use
+    size_t R = c->kv_rank, q = y->H * y->D;
+    if (c->q_rank) {
+        y->q_a = add_linear(m, l, (Part[]){{"attn.q_a", c->q_rank, d.plain}}, 1, c->width, c->bias);
+        y->q_a_norm = add_rms_norm(m, l, "attn.q_a_norm", c->q_rank, latent_eps);
+        y->q_b = add_linear(m, l, (Part[]){{"attn.q_b", q, d.plain}}, 1, c->q_rank, false);
+    } else {
+        y->q = add_linear(m, l, (Part[]){{"attn.q", q, d.plain}}, 1, c->width, false);
+    }
+    add_gate(m, l, y, d);
+    y->kv_a = add_linear(m, l, (Part[]){{"attn.kv_a", R + y->P, d.plain}}, 1, c->width, c->bias);
+    y->kv_a_norm = add_rms_norm(m, l, "attn.kv_a_norm", R, latent_eps);
+    y->kv_b = add_linear(m, l, (Part[]){{"attn.kv_b", y->H * (c->nope_dim + y->Dv), d.value}}, 1, R, false);
+    y->absorbed_k = add_packed(m, y->H * packed_size(c->nope_dim, R));
+    y->absorbed_v = add_packed(m, y->H * packed_size(R, y->Dv));
+}
+
+static KvView mla_view(const Layer *y, const real *k, const real *kv, size_t T) {
+    size_t wide = y->H * y->D, row = kv_width(y);
+    return (KvView){.k = k, .v = kv + nope(y), .k_step = T * wide, .v_step = T * row, .k_stride = wide, .v_stride = row,
+                    .k_head = y->D, .v_head = nope(y) + y->Dv, .length = T};
+}
+
+// k [M, H*(N+P)]: each head's own N from kv, and the shared P from kv_a.
+static void keys_forward(real *k, const real *kv, const real *kv_a, const Layer *y, size_t M, size_t R) {
+    PROFILE(cache, 0, 2 * M * y->H * y->D);
+#pragma omp parallel for
+    for (size_t t = 0; t < M; t++)
+        for (size_t h = 0; h < y->H; h++) {
+            real *key = k + (t * y->H + h) * y->D;
+            memcpy(key, kv + t * kv_width(y) + h * (nope(y) + y->Dv), nope(y) * sizeof *k);
+            memcpy(key + nope(y), kv_a + t * (R + y->P) + R, y->P * sizeof *k);
+        }
+}
+static void keys_backward(real *dkv, real *dkv_a, const real *dk, const Layer *y, size_t M, size_t R) {
+    PROFILE(cache, M * y->H * y->P, 2 * M * y->H * y->D);
+#pragma omp parallel for
+    for (size_t t = 0; t < M; t++) {
+        real *shared = dkv_a + t * (R + y->P) + R;
+        for (size_t i = 0; i < y->P; i++) shared[i] = 0;
+        for (size_t h = 0; h < y->H; h++) {
+            const real *key = dk + (t * y->H + h) * y->D;
+            memcpy(dkv + t * kv_width(y) + h * (nope(y) + y->Dv), key, nope(y) * sizeof *dk);
+            for (size_t i = 0; i < y->P; i++) shared[i] += key[nope(y) + i];
+        }
     }
 }
 
-// ---- the reference -------------------------------------------------------------------------------
-
-void attention_forward_naive(real *out, size_t out_stride, const real *q, size_t q_stride, KvView view, size_t B,
-                             size_t n, AttnShape s) {
-    for (size_t b = 0; b < B; b++)
-        for (size_t h = 0; h < s.H; h++)
-            for (size_t i = 0; i < n; i++) {
-                size_t g = h / (s.H / s.KV), p = view.length - n + i;
-                const real *k = view.k + b * view.k_step + g * view.k_head;
-                const real *v = view.v + b * view.v_step + g * view.v_head;
-                const real *x = q + (b * n + i) * q_stride + h * s.D;
-                real *o = out + (b * n + i) * out_stride + h * s.Dv;
-                double total = 0;
-                for (size_t e = 0; e < s.Dv; e++) o[e] = 0;
-                for (size_t j = first_seen(&s, p); j <= p; j++) {
-                    double score = 0;
-                    for (size_t d = 0; d < s.D; d++) score += (double)x[d] * (double)k[j * view.k_stride + d];
-                    double weight = exp(score * s.scale - (s.slope ? (double)s.slope[h] * (double)(p - j) : 0));
-                    total += weight;
-                    for (size_t e = 0; e < s.Dv; e++) o[e] += (real)weight * v[j * view.v_stride + e];
-                }
-                for (size_t e = 0; e < s.Dv; e++) o[e] /= (real)total;
-            }
+static void latent_products(const Product *p, size_t H) {
+    PROFILE(latent, 2 * H * p->M * p->N * p->K, H * (p->M * (p->N + p->K) + p->N * p->K));
+    products(p, H);
 }
+
+// The same through the latent: q_h . (W_UK c) = (W_UK^T q_h) . c, so that the past is never expanded;
+// the values likewise: sum_j p_j (W_UV c_j) = W_UV (sum_j p_j c_j). DeepSeek-V2, section 2.1.2. All heads
+// then share one key [c | P] and one value c: the cache holds R + P numbers per token.
+static void mla_absorbed(Model *m, size_t l, const Batch *b) {
+    const Layer *y = &m->layers[l];
+    LayerActs *a = &m->acts[l];
+    size_t R = y->kv_b.K, N = nope(y), wide = R + y->P, H = y->H;
+    Product *p = xmalloc(H * sizeof *p);
+    for (size_t h = 0; h < H; h++)
+        p[h] = (Product){.c = a->latent_q + h * wide, .ldc = H * wide, .a = a->q + h * y->D, .a_row = H * y->D,
+                         .a_col = 1, .packed = m->packed + y->absorbed_k + h * packed_size(N, R), .M = b->M, .N = R,
+                         .K = N};
+    latent_products(p, H);
+    for (size_t t = 0; t < b->M; t++)
+        for (size_t h = 0; h < H; h++)
+            memcpy(a->latent_q + (t * H + h) * wide + R, a->q + (t * H + h) * y->D + N, y->P * sizeof *a->q);
+    AttnShape s = attn_shape(m, y);      // the scale stays that of the full head
+    s.KV = 1, s.D = wide, s.Dv = R;
+    const real *rows = b->cache->k[l];
+    size_t step = b->cache->room[l] * wide;
+    KvView view = {.k = rows, .v = rows, .k_step = step, .v_step = step, .k_stride = wide, .v_stride = wide,
+                   .length = b->past + b->T};
+    attention_forward(a->latent_out, H * R, NULL, NULL, a->latent_q, H * wide, view, b->B, b->T, s);
+    for (size_t h = 0; h < H; h++)
+        p[h] = (Product){.c = a->out + h * y->Dv, .ldc = H * y->Dv, .a = a->latent_out + h * R, .a_row = H * R,
+                         .a_col = 1, .packed = m->packed + y->absorbed_v + h * packed_size(R, y->Dv), .M = b->M,
+                         .N = y->Dv, .K = R};
+    latent_products(p, H);
+    free(p);
+}
+
+static void cache_append_latent(Cache *c, size_t l, const Layer *y, const LayerActs *a, const Batch *b) {
+    size_t R = y->kv_b.K, wide = R + y->P;
+    PROFILE(cache, 0, 2 * b->M * wide);
+    for (size_t i = 0; i < b->M; i++) {
+        real *slot = c->k[l] + cache_slot(c, l, i / b->T, b->past + i % b->T) * wide;
+        memcpy(slot, a->c + i * R, R * sizeof *a->c);
+        memcpy(slot + R, a->kv_a + i * wide + R, y->P * sizeof *a->c);
+    }
+}
+
+static void mla_forward(Model *m, size_t l, real *out, const real *x, const Batch *b) {
+    const Layer *y = &m->layers[l];
+    LayerActs *a = &m->acts[l];
+    size_t R = y->kv_b.K, wide = R + y->P, q_row = y->H * y->D;
+    if (y->q_a.N) {
+        apply(m, a->q_a, &y->q_a, x, b->M);
+        normalise(m, a->q_c, y->q_a.N, NULL, a->q_c_rstd, a->q_a, y->q_a.N, &y->q_a_norm, b->M, 1);
+    }
+    apply(m, a->q, y->q_a.N ? &y->q_b : &y->q, y->q_a.N ? a->q_c : x, b->M);
+    apply(m, a->kv_a, &y->kv_a, x, b->M);
+    normalise(m, a->c, R, NULL, a->c_rstd, a->kv_a, wide, &y->kv_a_norm, b->M, 1);
+    rotate(m, y, a->q + nope(y), q_row, y->H, y->D, b, false);
+    rotate(m, y, a->kv_a + R, wide, 1, y->P, b, false);
+    if (b->cache) cache_append_latent(b->cache, l, y, a, b);
+    if (b->past) {
+        mla_absorbed(m, l, b);
+    } else {
+        apply(m, a->kv, &y->kv_b, a->c, b->M);
+        keys_forward(a->k, a->kv, a->kv_a, y, b->M, R);
+        attend(m, l, a->q, q_row, mla_view(y, a->k, a->kv, b->T), b);
+    }
+    output_forward(m, l, out, x, b);
+}
+
+static void mla_backward(Model *m, size_t l, real *dx, const real *dout, const real *x, const Batch *b) {
+    const Layer *y = &m->layers[l];
+    LayerActs *a = &m->acts[l];
+    LayerGrads *g = &m->grads;
+    size_t R = y->kv_b.K, wide = R + y->P, q_row = y->H * y->D;
+    bool gated = output_backward(m, l, dx, dout, x, b);
+    attend_backward(m, l, g->dq, g->dqkv, g->dkv + nope(y), a->q, q_row, mla_view(y, a->k, a->kv, b->T), b);
+    keys_backward(g->dkv, g->dkv_a, g->dqkv, y, b->M, R);
+    rotate(m, y, g->dq + nope(y), q_row, y->H, y->D, b, true);
+    rotate(m, y, g->dkv_a + R, wide, 1, y->P, b, true);
+    apply_backward(m, g->dc, g->dkv, &y->kv_b, a->c, b->M, false);
+    normalise_backward(m, g->dkv_a, g->dc, R, NULL, a->c_rstd, a->kv_a, wide, &y->kv_a_norm, b->M, 1, false);
+    apply_backward(m, dx, g->dkv_a, &y->kv_a, x, b->M, gated);
+    if (!y->q_a.N) {
+        apply_backward(m, dx, g->dq, &y->q, x, b->M, true);
+        return;
+    }
+    apply_backward(m, g->dq_c, g->dq, &y->q_b, a->q_c, b->M, false);
+    normalise_backward(m, g->dq_a, g->dq_c, y->q_a.N, NULL, a->q_c_rstd, a->q_a, y->q_a.N, &y->q_a_norm, b->M, 1,
+                       false);
+    apply_backward(m, dx, g->dq_a, &y->q_a, x, b->M, true);
+}
+
+static void layout_mla(const Model *m, const Layer *y, LayerActs *a, Arena *arena, size_t B, size_t T, bool keep) {
+    size_t M = B * T, R = y->kv_b.K, q_rank = y->q_a.N;
+    if (q_rank) a->q_a = take(arena, M * q_rank), a->q_c = take(arena, M * q_rank), a->q_c_rstd = take(arena, M);
+    a->q = take(arena, M * y->H * y->D), a->k = take(arena, M * y->H * y->D), a->kv = take(arena, M * kv_width(y));
+    a->kv_a = take(arena, M * (R + y->P)), a->c = take(arena, M * R), a->c_rstd = take(arena, M);
+    if (!keep) a->latent_q = take(arena, M * y->H * (R + y->P)), a->latent_out = take(arena, M * y->H * R);
+    layout_attention(m, y, a, arena, B, T, keep);
+}
+static void layout_mla_grads(const Model *m, const Layer *y, LayerGrads *g, Arena *arena, size_t B, size_t T) {
+    size_t M = B * T, R = y->kv_b.K;
+    (void)m;
+    layout_output_grads(y, g, arena, M);
+    g->dq = take(arena, M * y->H * y->D), g->dqkv = take(arena, M * y->H * y->D), g->dkv = take(arena, M * kv_width(y));
+    g->dc = take(arena, M * R), g->dkv_a = take(arena, M * (R + y->P));
+    g->dq_c = take(arena, M * y->q_a.N), g->dq_a = take(arena, M * y->q_a.N);
+}
+
+static CacheNeed mla_cache(const Layer *y) { return (CacheNeed){.heads = 1, .k = y->kv_b.K + y->P}; }
+
+const Mixer mixer_mla = {add_mla, layout_mla, layout_mla_grads, mla_forward, mla_backward, mla_cache, attention_flops,
+                         workspace_of_attention};

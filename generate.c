@@ -6,19 +6,19 @@
 // The text goes to stdout as it comes, everything else to stderr: at the end, how fast the prompt was
 // read (prefill: many tokens at once, bound by arithmetic) and how fast tokens were written (decode: one at
 // a time, bound by memory). With --samples, several texts are written side by side, as one batch, and printed at
-// the end. The sampling itself is in sample.c. What this file is not: a server, a batch of different prompts,
+// the end. The sampling itself is in infer/sample.c. What this file is not: a server, a batch of different prompts,
 // speculation.
 #include "data/data.h"
-#include "hf.h"
+#include "formats/hf.h"
 #include "lib/cpu.h"
 #include "lib/machine.h"
-#include "lib/plot.h"
-#include "lib/profile_report.h"
-#include "lib/run.h"
+#include "plot/plot.h"
+#include "plot/profile_report.h"
+#include "run/run.h"
 #include "lib/simd.h"
 #include "lib/threads.h"
-#include "report.h"
-#include "sample.h"
+#include "run/report.h"
+#include "infer/sample.h"
 #include <dirent.h>
 #include <errno.h>
 #include <omp.h>
@@ -35,7 +35,7 @@ typedef struct {
 #define REAL(name, ...) double name;
 #define TEXT(name, ...) char name[FLAG_TEXT_SIZE];
 #define ENUM(name, ...) int name;
-#include "generate.def"
+#include "config/generate.def"
 #undef GROUP
 #undef SIZE
 #undef REAL
@@ -55,7 +55,7 @@ typedef struct {
     ROW(FLAG_ENUM, name, standard, &(VALUES(BAR_WORD))[1], 0, 0, post, needs, help)
 #define TEXT(name, standard, what, post, needs, help) ROW(FLAG_TEXT, name, standard, what, 0, 0, post, needs, help)
 static const Flag flags[] = {
-#include "generate.def"
+#include "config/generate.def"
 };
 
 static const FlagTable generate_table = {

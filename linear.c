@@ -1,687 +1,259 @@
-// linear.c: linear attention and the delta rules, in the chunked form (Hua et al. 2022; Yang et al. 2023 and
-// 2024) beside the recurrence that it equals. A chunk of C tokens that starts from the state S:
-//     out = (Q * from) S + mask(Q K^T) U,      U = V, or row by row b_i v_i
-//     delta rule: U solves a triangular system, row by row: u_i = b_i x_i with
-//                 x_i = v_i - (from_i k_i)^T S - sum_{j<i} m_ij (k_i.k_j) u_j
-//                 (the UT transform of Yang et al. 2024, without forming the inverse)
-//     S <- Diag(from_C) S + (K * until)^T U
-// from_i is the decay from the chunk's start to token i, until_j from token j to its end, m_ij from j to i. They are
-// running products of the decays themselves: no logarithm, no exponential, nothing that could overflow.
-//
-// Scores decayed per key dimension are no matrix product; lanes follow the keys of a chunk instead, which therefore
-// has as many tokens as a vector has lanes. Everything else is matrix products, in the thread that owns the head.
-#include "linear.h"
-#include "lib/matmul.h"
-#include "lib/profile.h"
-#include "lib/simd.h"
-#include <omp.h>
+// linear.c: the mixers with linear attention: linear, gla, delta, gated-delta and mamba2. One product makes
+// [q | k | v | gates] rows; q, k and v pass a short convolution, q and k a feature map; then the recurrence of
+// kernels/recurrence.c. What a mixer adds, as in its paper:
+//     linear       elu + 1 on q and k, divided by the sum of the weights (Katharopoulos et al. 2020)
+//     gla          decays per key dimension through 16 numbers, norm and silu gate on the output (Yang et al. 2023)
+//     delta        unit q and k, a write strength per head, norm on the output (Yang et al. 2024)
+//     gated-delta  as delta, with a decay per head and a silu gate (Yang, Kautz, Hatamizadeh 2024; Qwen3-Next)
+//     mamba2       v times a step per head, which also sets the head's decay; a share of v itself is added to the
+//                  output, then silu gate, then norm (Dao and Gu 2024, section 7 and reference code)
+// In Mamba-2's words q, k, v, the gate and the skip are C, B, x, z and D. Here every head has its own B and C (its code
+// with as many groups as heads, so that a norm is over one head); published models share them, as GQA shares keys. And
+// the convolution has no bias, and the norm's weights are the same for all heads: the output matrix can scale them.
+#include "model/layer.h"
+#include "kernels/recurrence.h"
+#include "kernels/gates.h"
 #include <math.h>
-#include <stdlib.h>
+#include <string.h>
 
-enum { CHUNK = 32, SMALL = 1 << 14 };
+enum { GATE_RANK = 16 };                 // of the decays of gla: the paper's choice
 
+static bool has_delta(const Layer *y) { return y->attn == ATTN_delta || y->attn == ATTN_gated_delta; }
+static bool is_mamba2(const Layer *y) { return y->attn == ATTN_mamba2; }
+static bool has_head_decay(const Layer *y) { return y->attn == ATTN_gated_delta || is_mamba2(y); }
+static bool has_gate(const Layer *y) { return y->attn == ATTN_gla || has_head_decay(y); }
+static bool has_silu(const Layer *y) { return y->taps || has_delta(y) || is_mamba2(y); }     // on q, k and v
 
-static size_t recurrence_chunk(RecurrenceShape s) { return s.fades_per_key ? LANES : CHUNK; }
-static size_t decays(RecurrenceShape s) { return s.fades_per_key ? s.K : s.fades ? 1 : 0; }  // per token and head
-static bool has_beta(RecurrenceShape s) { return s.delta || s.steps; }
-static size_t chunks(size_t T, RecurrenceShape s) { return (T + recurrence_chunk(s) - 1) / recurrence_chunk(s); }
+// Columns of a row of the first product, and their widths.
+static size_t key_width(const Layer *y) { return y->H * y->D; }
+static size_t value_width(const Layer *y) { return y->H * y->Dv; }
+static size_t channels(const Layer *y) { return 2 * key_width(y) + value_width(y); }
+static size_t gate_at(const Layer *y) { return channels(y); }
+static size_t beta_at(const Layer *y) { return channels(y) + has_gate(y) * value_width(y); }
+static size_t decay_at(const Layer *y) { return beta_at(y) + has_delta(y) * y->H; }
 
-// A head's memory: the state in panels of 32 columns (matmul.h), then of each token since the border: k, u, decay.
-static size_t remembered_token(RecurrenceShape s) { return s.K + s.V + decays(s); }
-static size_t head_memory(RecurrenceShape s) {
-    return packed_size(s.K, s.V) + (recurrence_chunk(s) - 1) * remembered_token(s);
+static RecurrenceShape recurrence_shape(const Layer *y) {
+    return (RecurrenceShape){.H = y->H, .K = y->D, .V = y->Dv, .delta = has_delta(y), .fades = has_gate(y),
+                             .fades_per_key = y->attn == ATTN_gla, .steps = is_mamba2(y)};
 }
-size_t recurrence_state_size(RecurrenceShape s) { return s.H * head_memory(s); }
-size_t recurrence_states_size(size_t B, size_t T, RecurrenceShape s) {
-    return size_mul(size_mul(B * s.H, chunks(T, s)), packed_size(s.K, s.V));
-}
 
-// ---- one chunk of one head -----------------------------------------------------------------------
-
-// Rows of tokens are padded with zeros: of keys to Kp, of values to Vp numbers. Two readers look at the state and the
-// keys: the queries (rows 0..C-1 of `read`) and, in a delta rule, the keys themselves (rows C..2C-1).
-typedef struct {
-    RecurrenceShape s;
-    size_t C, Kp, Vp, readers;
-    size_t first, n;             // tokens first..n-1 of the chunk are new
-    real *state;                 // [K,V] in panels, at the chunk's start
-    real *read, *from_read;      // [2C,Kp]; from_read: times the decay from the start
-    real *write;                 // [C,Kp] keys times the decay until the end
-    real *x, *u;                 // [C,Vp] with beta u = beta x, else only u = v
-    real *beta, *decay, *from;   // [C]; [C] or [C,Kp]
-    real *mask, *score;          // [C,C]; [2C,C]
-    real *lane;                  // [2,Kp,16] keys on their way to a query, and where they start
-    real *packed;                // room to pack any operand
-    real *dread, *dwrite, *du, *dscore, *dout, *dlog, *dstate, *edge;   // backward: as the above; dout [2C,Vp]
-} Chunk;
-
-static size_t chunk_layout(Chunk *t, RecurrenceShape s, real *at, bool backward) {
-    size_t C = recurrence_chunk(s), Kp = round_up(s.K, LANES), Vp = round_up(s.V, PANEL), used = 0;
-    *t = (Chunk){.s = s, .C = C, .Kp = Kp, .Vp = Vp, .readers = s.delta ? 2 : 1};
-    size_t rows = 2 * C > s.K ? 2 * C : s.K, wide = round_up(s.K > s.V ? s.K : s.V, PANEL);
-    const struct { real **field; size_t numbers; } parts[] = {
-        {&t->state, s.K * Vp}, {&t->read, 2 * C * Kp}, {&t->from_read, 2 * C * Kp}, {&t->write, C * Kp},
-        {&t->x, C * Vp}, {&t->u, C * Vp}, {&t->beta, C}, {&t->decay, C * Kp}, {&t->from, C * Kp},
-        {&t->mask, C * C}, {&t->score, 2 * C * C}, {&t->lane, 2 * Kp * LANES},
-        {&t->packed, (rows > PANEL ? rows : PANEL) * wide},
-        {&t->dread, 2 * C * Kp}, {&t->dwrite, C * Kp}, {&t->du, C * Vp}, {&t->dscore, 2 * C * C},
-        {&t->dout, 2 * C * Vp}, {&t->dlog, C * Kp}, {&t->dstate, s.K * Vp}, {&t->edge, Kp}};
-    for (size_t i = 0; i < (backward ? 21 : 13); i++) {
-        *parts[i].field = at ? at + used : NULL;
-        used += round_up(parts[i].numbers, LANES);
+static void add_linear_mixer(Model *m, int l, Layer *y, Deviations d) {
+    size_t C = m->c.width, q = y->H * y->D, v = y->H * y->Dv, n = 3;
+    Part part[6] = {{"attn.q", q, d.plain}, {"attn.k", q, d.plain}, {"attn.v", v, d.value}};
+    if (has_gate(y)) part[n++] = (Part){"attn.gate", v, d.plain};
+    if (has_delta(y)) part[n++] = (Part){"attn.beta", y->H, d.plain};
+    if (has_head_decay(y)) part[n++] = (Part){"attn.decay", y->H, d.plain};
+    if (y->attn == ATTN_gla) part[n++] = (Part){"attn.decay_a", GATE_RANK, d.plain};
+    y->taps = m->c.short_conv;
+    y->qkv = add_linear(m, l, part, n, C, m->c.bias);
+    if (y->attn == ATTN_gla) y->decay_b = add_linear(m, l, (Part[]){{"attn.decay_b", q, d.plain}}, 1, GATE_RANK, true);
+    // The deviation of PyTorch's Conv1d: uniform in +-1/sqrt(taps).
+    if (y->taps) y->conv = add_matrix(m, l, "attn.conv.weight", y->taps, channels(y), sqrt(1 / (3 * (double)y->taps)));
+    if (has_head_decay(y)) {
+        y->decay_rate = add_vector(m, l, "attn.decay_rate", y->H, INIT_DECAY_RATE);
+        y->decay_shift = add_vector(m, l, "attn.decay_shift", y->H, INIT_DECAY_SHIFT);
     }
-    return used;
+    if (is_mamba2(y)) y->skip = add_vector(m, l, "attn.skip", y->H, INIT_ONE);
+    if (y->attn != ATTN_linear) y->o_norm = add_rms_norm(m, l, "attn.o_norm", y->Dv, m->c.norm_eps);
 }
 
-// A chunk for every thread, in memory that forward and backward share; the backward's is the larger one.
-static Workspace workspace;
-static size_t chunks_size(RecurrenceShape s, bool backward) {
-    Chunk any;
-    return chunk_layout(&any, s, NULL, backward) * (size_t)omp_get_max_threads();
-}
-static Chunk chunk_of_thread(RecurrenceShape s, bool backward) {
-    Chunk t;
-    size_t each = chunk_layout(&t, s, NULL, backward);
-    chunk_layout(&t, s, workspace.at + (size_t)omp_get_thread_num() * each, backward);
-    return t;
-}
-size_t recurrence_workspace(RecurrenceShape s) { return chunks_size(s, true); }
+// ---- memory --------------------------------------------------------------------------------------
+// A sequence's state in a cache: that of the recurrence, the sums of the keys (linear), the last tokens of the
+// convolution.
 
-static void multiply(real *c, size_t ldc, const real *a, size_t a_row, size_t a_col, const real *packed, size_t M,
-                     size_t N, size_t K, bool accumulate) {
-    product_serial(&(Product){.c = c, .ldc = ldc, .a = a, .a_row = a_row, .a_col = a_col, .packed = packed,
-                              .M = M, .N = N, .K = K, .accumulate = accumulate});
+static size_t sums_at(const Layer *y) { return recurrence_state_size(recurrence_shape(y)); }
+static size_t tail_at(const Layer *y) { return sums_at(y) + (y->attn == ATTN_linear ? key_width(y) : 0); }
+static CacheNeed linear_cache(const Layer *y) {
+    return (CacheNeed){.state = tail_at(y) + (y->taps ? (y->taps - 1) * channels(y) : 0)};
 }
 
-// rows [n,K] (stride Kp) = or += values [n,V] (stride Vp) times the transpose of a state in panels.
-static void times_state_transposed(const Chunk *t, real *rows, const real *values, const real *state, size_t n) {
-    for (size_t p = 0; p < t->s.V; p += PANEL) {
-        size_t columns = smaller(PANEL, t->s.V - p);
-        pack(t->packed, state + p * t->s.K, 1, PANEL, columns, t->s.K);
-        multiply(rows, t->Kp, values + p, t->Vp, 1, t->packed, n, t->s.K, columns, p > 0);
-    }
+static void layout_linear(const Model *m, const Layer *y, LayerActs *a, Arena *arena, size_t B, size_t T, bool keep) {
+    size_t M = B * T, q = key_width(y), v = value_width(y);
+    (void)m;
+    a->qkv = take(arena, M * y->qkv.N), a->features = take(arena, M * 2 * q), a->out = take(arena, M * v);
+    if (has_silu(y)) a->before = take(arena, M * channels(y)), a->mixed = take(arena, M * channels(y));
+    if (has_delta(y) || is_mamba2(y)) a->beta = take(arena, M * y->H);
+    if (has_head_decay(y)) a->decay = take(arena, M * y->H);
+    if (y->attn == ATTN_gla)
+        a->decay_a = take(arena, M * GATE_RANK), a->decay_b = take(arena, M * q), a->decay = take(arena, M * q);
+    if (y->attn == ATTN_linear) a->sum = take(arena, M * y->H);
+    else a->normed = take(arena, M * v), a->out_rstd = take(arena, M * y->H);
+    if (has_gate(y)) a->gated = take(arena, M * v);
+    if (keep) a->states = take(arena, recurrence_states_size(B, T, recurrence_shape(y)));
+}
+static void layout_linear_grads(const Model *m, const Layer *y, LayerGrads *g, Arena *arena, size_t B, size_t T) {
+    size_t M = B * T, q = key_width(y), v = value_width(y);
+    (void)m;
+    g->dqkv = take(arena, M * y->qkv.N), g->dout = take(arena, M * v), g->dgated = take(arena, M * v);
+    g->dfeatures = take(arena, M * 2 * q), g->dmixed = take(arena, M * channels(y));
+    g->dbeta = take(arena, M * y->H), g->dlog = take(arena, M * (y->attn == ATTN_gla ? q : y->H));
+    g->ddecay_b = take(arena, M * q), g->ddecay_a = take(arena, M * GATE_RANK);
 }
 
-// state [K,V] in panels += rows [n,K]^T values [n,V].
-static void add_to_state(const Chunk *t, real *state, const real *rows, const real *values, size_t n) {
-    pack(t->packed, values, t->Vp, 1, n, t->s.V);
-    for (size_t p = 0; p < t->s.V; p += PANEL)
-        multiply(state + p * t->s.K, PANEL, rows, 1, t->Kp, t->packed + p * n, t->s.K, smaller(PANEL, t->s.V - p), n,
-                 true);
+// ---- the pieces ----------------------------------------------------------------------------------
+
+static ConvShape conv_shape(const Layer *y, const Batch *b) {
+    return (ConvShape){.B = b->B, .T = b->T, .W = y->taps, .C = channels(y), .x_stride = y->qkv.N};
+}
+static const real *conv_weight(const Model *m, const Layer *y) { return y->taps ? m->values + y->conv : NULL; }
+
+// q, k and v after the convolution: [M, stride].
+typedef struct { real *at; size_t stride; } Rows;
+static Rows mixed_rows(const Layer *y, const LayerActs *a) {
+    return has_silu(y) ? (Rows){a->mixed, channels(y)} : (Rows){a->qkv, y->qkv.N};
 }
 
-static void copy_padded(real *to, const real *from, size_t n, size_t width) {
-    memcpy(to, from, n * sizeof *to);
-    memset(to + n, 0, (width - n) * sizeof *to);
+// Queries times 1/sqrt(K), except where a sum of weights divides and in Mamba-2. Both maps of q and of k.
+static FeatureShape feature_shape(const Layer *y, size_t stride, size_t M, bool query) {
+    Feature f = y->attn == ATTN_linear ? FEATURE_ELU : has_delta(y) ? FEATURE_UNIT : FEATURE_PLAIN;
+    bool scaled = query && (has_delta(y) || y->attn == ATTN_gla);
+    return (FeatureShape){.M = M, .heads = y->H, .K = y->D, .feature = f, .x_stride = stride,
+                          .y_stride = 2 * key_width(y),
+                          .scale = scaled ? 1 / sqrt((double)y->D) : 1};
 }
 
-// Tokens first..n-1 of the chunk are rows from `row` on.
-static void load_tokens(Chunk *t, const RecurrenceInput *in, size_t row, size_t h) {
-    const RecurrenceShape *s = &t->s;
-    for (size_t i = t->first; i < t->n; i++, row++) {
-        copy_padded(t->read + i * t->Kp, in->q + row * in->q_stride + h * s->K, s->K, t->Kp);
-        copy_padded(t->read + (t->C + i) * t->Kp, in->k + row * in->k_stride + h * s->K, s->K, t->Kp);
-        copy_padded((has_beta(*s) ? t->x : t->u) + i * t->Vp, in->v + row * in->v_stride + h * s->V, s->V, t->Vp);
-        if (has_beta(*s)) t->beta[i] = in->beta[row * s->H + h];
-        if (s->fades_per_key) copy_padded(t->decay + i * t->Kp, in->decay + (row * s->H + h) * s->K, s->K, t->Kp);
-        else t->decay[i] = s->fades ? in->decay[row * s->H + h] : 1;
-    }
+static RecurrenceInput recurrence_input(const Layer *y, const LayerActs *a) {
+    Rows r = mixed_rows(y, a);
+    size_t q = key_width(y);
+    return (RecurrenceInput){.q = a->features, .k = a->features + q, .v = r.at + 2 * q, .q_stride = 2 * q,
+                             .k_stride = 2 * q, .v_stride = r.stride, .beta = a->beta, .decay = a->decay};
 }
 
-// The tokens before `first`, that a cache has kept behind the state; and those that it has to keep.
-static void recall_tokens(Chunk *t, const real *kept) {
-    const RecurrenceShape *s = &t->s;
-    for (size_t i = 0; i < t->first; i++, kept += remembered_token(*s)) {
-        copy_padded(t->read + (t->C + i) * t->Kp, kept, s->K, t->Kp);
-        copy_padded(t->u + i * t->Vp, kept + s->K, s->V, t->Vp);
-        if (s->fades_per_key) copy_padded(t->decay + i * t->Kp, kept + s->K + s->V, s->K, t->Kp);
-        else t->decay[i] = s->fades ? kept[s->K + s->V] : 1;
-    }
-}
-static void keep_tokens(const Chunk *t, real *kept) {
-    const RecurrenceShape *s = &t->s;
-    kept += t->first * remembered_token(*s);
-    for (size_t i = t->first; i < t->n; i++, kept += remembered_token(*s)) {
-        memcpy(kept, t->read + (t->C + i) * t->Kp, s->K * sizeof *kept);
-        memcpy(kept + s->K, t->u + i * t->Vp, s->V * sizeof *kept);
-        memcpy(kept + s->K + s->V, t->decay + i * (s->fades_per_key ? t->Kp : 1), decays(*s) * sizeof *kept);
-    }
+static SumShape sum_shape(const Layer *y, const LayerActs *a) {
+    size_t q = key_width(y);
+    return (SumShape){.q = a->features, .k = a->features + q, .q_stride = 2 * q, .k_stride = 2 * q,
+                      .H = y->H, .K = y->D, .V = y->Dv};
 }
 
-// ---- decays --------------------------------------------------------------------------------------
-
-static void scale_row(real *y, const real *x, real by, size_t n) {
-    for (size_t i = 0; i < n; i += LANES) vec_store(y + i, vec_mul(vec_load(x + i), vec_set(by)));
-}
-static void multiply_row(real *y, const real *x, const real *by, size_t n) {
-    for (size_t i = 0; i < n; i += LANES) vec_store(y + i, vec_mul(vec_load(x + i), vec_load(by + i)));
+static void copy_rows(real *to, size_t to_stride, const real *from, size_t from_stride, size_t M, size_t N) {
+    for (size_t m = 0; m < M; m++) memcpy(to + m * to_stride, from + m * from_stride, N * sizeof *to);
 }
 
-// rows i of x [.,Kp] times the decay from the start to token i.
-static void fade_from_start(const Chunk *t, real *y, const real *x, size_t first) {
-    for (size_t i = first; i < t->n; i++) {
-        if (t->s.fades_per_key) multiply_row(y + i * t->Kp, x + i * t->Kp, t->from + i * t->Kp, t->Kp);
-        else scale_row(y + i * t->Kp, x + i * t->Kp, t->from[i], t->Kp);
-    }
+static void gates_forward(Model *m, const Layer *y, LayerActs *a, size_t M) {
+    size_t N = y->qkv.N;
+    if (has_delta(y)) sigmoid_forward(a->beta, a->qkv + beta_at(y), N, M, y->H);
+    if (has_head_decay(y))
+        head_decay_forward(a->decay, is_mamba2(y) ? a->beta : NULL, a->qkv + decay_at(y), N,
+                           m->values + y->decay_rate, m->values + y->decay_shift, M, y->H);
+    if (y->attn != ATTN_gla) return;
+    copy_rows(a->decay_a, GATE_RANK, a->qkv + decay_at(y), N, M, GATE_RANK);
+    apply(m, a->decay_b, &y->decay_b, a->decay_a, M);
+    key_decay_forward(a->decay, a->decay_b, M * key_width(y));
+}
+static void gates_backward(Model *m, const Layer *y, LayerActs *a, LayerGrads *g, size_t M) {
+    size_t N = y->qkv.N;
+    if (has_delta(y)) sigmoid_backward(g->dqkv + beta_at(y), N, g->dbeta, a->beta, M, y->H);
+    if (has_head_decay(y))
+        head_decay_backward(g->dqkv + decay_at(y), N, m->gradients + y->decay_rate, m->gradients + y->decay_shift,
+                            g->dlog, is_mamba2(y) ? g->dbeta : NULL, a->qkv + decay_at(y), m->values + y->decay_rate,
+                            m->values + y->decay_shift, M, y->H);
+    if (y->attn != ATTN_gla) return;
+    key_decay_backward(g->ddecay_b, g->dlog, a->decay_b, M * key_width(y));
+    apply_backward(m, g->ddecay_a, g->ddecay_b, &y->decay_b, a->decay_a, M, false);
+    copy_rows(g->dqkv + decay_at(y), N, g->ddecay_a, GATE_RANK, M, GATE_RANK);
 }
 
-// rows j of x [n,Kp] times the decay from token j to the end.
-static void fade_until_end(const Chunk *t, real *y, const real *x) {
-    const real *last = t->mask + (t->n - 1) * t->C;
-    if (!t->s.fades_per_key) {
-        for (size_t j = 0; j < t->n; j++) scale_row(y + j * t->Kp, x + j * t->Kp, last[j], t->Kp);
+// What the output matrix reads: the output divided by the sum, or normalised and then gated; or gated and normalised.
+static const real *output_of(const Layer *y, const LayerActs *a) {
+    return has_gate(y) && !is_mamba2(y) ? a->gated : a->normed ? a->normed : a->out;
+}
+static void output_forward(const Model *m, const Layer *y, LayerActs *a, size_t M) {
+    size_t v = value_width(y), N = y->qkv.N;
+    const real *gate = a->qkv + gate_at(y);
+    if (is_mamba2(y)) {
+        skip_forward(a->out, a->mixed + 2 * key_width(y), channels(y), m->values + y->skip, M, y->H, y->Dv);
+        silu_gate_forward(a->gated, a->out, gate, N, M, v);
+        normalise(m, a->normed, v, NULL, a->out_rstd, a->gated, v, &y->o_norm, M, y->H);
         return;
     }
-    for (size_t d = 0; d < t->Kp; d += LANES) {
-        vec until = vec_set(1);
-        for (size_t j = t->n; j-- > 0;) {
-            vec_store(y + j * t->Kp + d, vec_mul(vec_load(x + j * t->Kp + d), until));
-            until = vec_mul(until, vec_load(t->decay + j * t->Kp + d));
-        }
+    if (y->attn != ATTN_linear) normalise(m, a->normed, v, NULL, a->out_rstd, a->out, v, &y->o_norm, M, y->H);
+    if (has_gate(y)) silu_gate_forward(a->gated, a->normed, gate, N, M, v);
+}
+// From what the output matrix gives (dgated, or dout where there is no gate) to dout of the recurrence.
+static void output_backward(Model *m, const Layer *y, LayerActs *a, LayerGrads *g, size_t M) {
+    size_t v = value_width(y), N = y->qkv.N;
+    const real *gate = a->qkv + gate_at(y);
+    real *dgate = g->dqkv + gate_at(y);
+    if (is_mamba2(y)) {
+        normalise_backward(m, g->dgated, g->dgated, v, NULL, a->out_rstd, a->gated, v, &y->o_norm, M, y->H, false);
+        silu_gate_backward(g->dout, dgate, g->dgated, a->out, gate, N, M, v);
+        return;
     }
+    if (has_gate(y)) silu_gate_backward(g->dout, dgate, g->dgated, a->normed, gate, N, M, v);
+    if (y->attn != ATTN_linear)
+        normalise_backward(m, g->dout, g->dout, v, NULL, a->out_rstd, a->out, v, &y->o_norm, M, y->H, false);
 }
 
-// state row d times the decay of the whole chunk.
-static void fade_state(const Chunk *t, real *state) {
-    const real *whole = t->from + (t->n - 1) * (t->s.fades_per_key ? t->Kp : 1);
-    for (size_t p = 0; p < t->Vp && t->s.fades; p += PANEL)
-        for (size_t d = 0; d < t->s.K; d++) {
-            real *row = state + p * t->s.K + d * PANEL;
-            scale_row(row, row, whole[t->s.fades_per_key ? d : 0], PANEL);
-        }
+// ---- the mixers ----------------------------------------------------------------------------------
+
+// What a picture shows (model.h): this layer's shares of the past, without what Mamba-2 adds of the token's own value,
+// and the rank of its states.
+static void record(const Model *m, const Layer *y, size_t l, const LayerActs *a, const Batch *b) {
+    const RecurrenceInput in = recurrence_input(y, a);
+    if (m->record) recurrence_weights(m->record + l * y->H * b->T * b->T, &in, b->T, recurrence_shape(y));
+    if (m->record_rank)
+        recurrence_ranks(m->record_rank + l * y->H * b->T, &in, b->T, (b->T + 63) / 64, recurrence_shape(y));
 }
 
-// from, and with one decay per head mask_ij = decay_{j+1} ... decay_i for j <= i, else 0.
-static void prepare_decays(Chunk *t) {
-    size_t C = t->C, Kp = t->Kp;
-    for (size_t i = 0; i < t->n; i++) {
-        if (t->s.fades_per_key) {
-            if (i) multiply_row(t->from + i * Kp, t->from + (i - 1) * Kp, t->decay + i * Kp, Kp);
-            else memcpy(t->from, t->decay, Kp * sizeof *t->from);
-            continue;
-        }
-        t->from[i] = i ? t->from[i - 1] * t->decay[i] : t->decay[0];
-        if (i) scale_row(t->mask + i * C, t->mask + (i - 1) * C, t->decay[i], C);
-        else memset(t->mask, 0, C * sizeof *t->mask);
-        t->mask[i * C + i] = 1;
-    }
+static void linear_mixer_forward(Model *m, size_t l, real *out, const real *x, const Batch *b) {
+    const Layer *y = &m->layers[l];
+    LayerActs *a = &m->acts[l];
+    size_t step = linear_cache(y).state;
+    real *state = b->cache ? b->cache->state[l] : NULL, *tail = state ? state + tail_at(y) : NULL,
+         *sums = state ? state + sums_at(y) : NULL;
+    apply(m, a->qkv, &y->qkv, x, b->M);
+    if (has_silu(y)) short_conv_forward(a->mixed, a->before, a->qkv, conv_weight(m, y), tail, step, conv_shape(y, b));
+    Rows r = mixed_rows(y, a);
+    feature_forward(a->features, r.at, feature_shape(y, r.stride, b->M, true));
+    feature_forward(a->features + key_width(y), r.at + key_width(y), feature_shape(y, r.stride, b->M, false));
+    gates_forward(m, y, a, b->M);
+    const RecurrenceInput in = recurrence_input(y, a);
+    recurrence_forward(a->out, a->states, &in, b->B, b->T, (RecurrenceState){state, step, b->past},
+                       recurrence_shape(y));
+    if (y->attn == ATTN_linear) normalise_sum_forward(a->out, a->sum, sums, step, b->B, b->T, sum_shape(y, a));
+    output_forward(m, y, a, b->M);
+    apply(m, out, &y->o, output_of(y, a), b->M);
+    if (!b->cache && b->B == 1) record(m, y, l, a, b);
 }
 
-// ---- scores --------------------------------------------------------------------------------------
-
-// Scores of both readers with all keys; the delta rule reads only those below the diagonal of its own.
-static void scores_of_products(Chunk *t) {
-    size_t C = t->C, rows = t->n - t->first;
-    pack(t->packed, t->read + C * t->Kp, 1, t->Kp, t->s.K, t->n);
-    for (size_t r = 0; r < t->readers; r++) {
-        real *score = t->score + (r * C + t->first) * C;
-        multiply(score, C, t->read + (r * C + t->first) * t->Kp, t->Kp, 1, t->packed, rows, t->n, t->s.K, false);
-        for (size_t i = 0; i < rows; i++)
-            for (size_t j = 0; j < C; j += LANES) {
-                vec kept = j < t->n ? vec_load_at(score + i * C + j, 0, smaller(LANES, t->n - j)) : vec_zero();
-                vec_store(score + i * C + j, vec_mul(kept, vec_load(t->mask + (t->first + i) * C + j)));
-            }
-    }
+static void linear_mixer_backward(Model *m, size_t l, real *dx, const real *dout, const real *x, const Batch *b) {
+    const Layer *y = &m->layers[l];
+    LayerActs *a = &m->acts[l];
+    LayerGrads *g = &m->grads;
+    size_t q = key_width(y), N = y->qkv.N;
+    apply_backward(m, has_gate(y) ? g->dgated : g->dout, dout, &y->o, output_of(y, a), b->M, false);
+    output_backward(m, y, a, g, b->M);
+    real *dfeatures = g->dfeatures, *dmixed = has_silu(y) ? g->dmixed : g->dqkv;
+    size_t stride = has_silu(y) ? channels(y) : N;
+    const RecurrenceInput in = recurrence_input(y, a);
+    const RecurrenceGradient to = {.q = dfeatures, .k = dfeatures + q, .v = dmixed + 2 * q, .q_stride = 2 * q,
+                                   .k_stride = 2 * q, .v_stride = stride, .beta = g->dbeta, .log_decay = g->dlog};
+    if (y->attn == ATTN_linear) normalise_sum_numerator(g->dout, a->sum, a->out, b->M, sum_shape(y, a));
+    recurrence_backward(&to, g->dout, a->states, &in, b->B, b->T, recurrence_shape(y));
+    if (y->attn == ATTN_linear) normalise_sum_backward(dfeatures, dfeatures + q, a->sum, b->B, b->T, sum_shape(y, a));
+    if (is_mamba2(y))
+        skip_backward(dmixed + 2 * q, m->gradients + y->skip, g->dout, a->mixed + 2 * q, stride, m->values + y->skip,
+                      b->M, y->H, y->Dv);
+    gates_backward(m, y, a, g, b->M);
+    Rows r = mixed_rows(y, a);
+    feature_backward(dmixed, dfeatures, r.at, feature_shape(y, r.stride, b->M, true));
+    feature_backward(dmixed + q, dfeatures + q, r.at + q, feature_shape(y, r.stride, b->M, false));
+    if (has_silu(y))
+        short_conv_backward(g->dqkv, y->taps ? m->gradients + y->conv : NULL, dmixed, a->before, a->qkv,
+                            conv_weight(m, y), conv_shape(y, b));
+    apply_backward(m, dx, g->dqkv, &y->qkv, x, b->M, false);
 }
 
-// score_ij = sum_d q_id k_jd decay_{j+1,d} ... decay_{i,d}. Lane j of each dimension carries key j from token to token,
-// losing what it loses on the way; the query of a token meets it there.
-static void scores_per_key(Chunk *t) {
-    real *carried = t->lane, *start = t->lane + t->Kp * LANES;
-    memset(t->lane, 0, 2 * t->Kp * LANES * sizeof *t->lane);
-    for (size_t j = 0; j < t->n; j++)
-        for (size_t d = 0; d < t->s.K; d++) start[d * LANES + j] = t->read[(t->C + j) * t->Kp + d];
-    for (size_t i = 0; i < t->n; i++) {
-        const real *q = t->read + i * t->Kp, *decay = t->decay + i * t->Kp;
-        real only[LANES] = {0};
-        only[i] = 1;
-        vec begins = vec_load(only), sum = vec_zero();
-        for (size_t d = 0; d < t->s.K; d++) {
-            vec k = vec_fma(vec_load(start + d * LANES), begins,
-                            vec_mul(vec_load(carried + d * LANES), vec_set(decay[d])));
-            vec_store(carried + d * LANES, k);
-            if (i >= t->first) sum = vec_fma(vec_set(q[d]), k, sum);
-        }
-        if (i >= t->first) vec_store(t->score + i * t->C, sum);
-    }
+// Reading and writing the state, per token and head, in the forward; twice that in the backward.
+static double linear_flops(const Layer *y, size_t T) {
+    (void)T;
+    return 3.0 * (double)(2 * y->H * y->D * y->Dv) * (has_delta(y) ? 3 : 2);
 }
 
-// ---- forward -------------------------------------------------------------------------------------
-
-// u = beta x; in a delta rule the triangular system, column by column, so that each row is one chain over j.
-static void solve(Chunk *t) {
-    for (size_t j = 0; j < t->n; j++) {
-        real *u = t->u + j * t->Vp;
-        if (j >= t->first) scale_row(u, t->x + j * t->Vp, t->beta[j], t->Vp);
-        for (size_t i = j + 1 > t->first ? j + 1 : t->first; t->s.delta && i < t->n; i++) {
-            real *x = t->x + i * t->Vp;
-            vec score = vec_set(-t->score[(t->C + i) * t->C + j]);
-            for (size_t d = 0; d < t->Vp; d += LANES)
-                vec_store(x + d, vec_fma(score, vec_load(u + d), vec_load(x + d)));
-        }
-    }
+static size_t linear_workspace_of(const Model *m, const Layer *y, size_t T) {
+    (void)m, (void)T;
+    return recurrence_workspace(recurrence_shape(y));
 }
 
-// From the state and the tokens: decays, scores, u.
-static void chunk_prepare(Chunk *t) {
-    size_t rows = t->n - t->first, at = (t->C + t->first) * t->Kp;
-    prepare_decays(t);
-    if (t->s.fades_per_key) scores_per_key(t);
-    else scores_of_products(t);
-    for (size_t r = 0; r < t->readers; r++)
-        fade_from_start(t, t->from_read + r * t->C * t->Kp, t->read + r * t->C * t->Kp, t->first);
-    for (size_t i = at; t->s.delta && i < at + rows * t->Kp; i += LANES)
-        vec_store(t->from_read + i, vec_sub(vec_zero(), vec_load(t->from_read + i)));
-    if (t->s.delta)                                                // x = v - from_read S, by adding the negative
-        multiply(t->x + t->first * t->Vp, t->Vp, t->from_read + at, t->Kp, 1, t->state, rows, t->s.V, t->s.K, true);
-    if (has_beta(t->s)) solve(t);
-}
-
-static void chunk_forward(Chunk *t, real *out, size_t out_stride) {
-    size_t rows = t->n - t->first, C = t->C;
-    chunk_prepare(t);
-    multiply(out, out_stride, t->from_read + t->first * t->Kp, t->Kp, 1, t->state, rows, t->s.V, t->s.K, false);
-    pack(t->packed, t->u, t->Vp, 1, t->n, t->s.V);
-    multiply(out, out_stride, t->score + t->first * C, C, 1, t->packed, rows, t->s.V, t->n, true);
-}
-
-static void chunk_end(Chunk *t) {
-    fade_until_end(t, t->write, t->read + t->C * t->Kp);
-    fade_state(t, t->state);
-    add_to_state(t, t->state, t->write, t->u, t->n);
-}
-
-// All chunks of head h of sequence b.
-static void head_forward(Chunk *t, real *out, real *states, const RecurrenceInput *in, size_t b, size_t h, size_t T,
-                         RecurrenceState memory) {
-    const RecurrenceShape *s = &t->s;
-    size_t size = packed_size(s->K, s->V), out_stride = s->H * s->V;
-    real *kept = memory.at ? memory.at + b * memory.step + h * head_memory(*s) + size : NULL;
-    if (kept) t->state = kept - size;
-    else memset(t->state, 0, size * sizeof *t->state);
-    t->first = memory.at ? memory.past % t->C : 0;
-    if (t->first) recall_tokens(t, kept);
-    for (size_t at = 0; at < T; t->first = 0) {
-        size_t row = b * T + at;
-        t->n = smaller(t->C, t->first + T - at);
-        load_tokens(t, in, row, h);
-        if (states) memcpy(states + at / t->C * size, t->state, size * sizeof *states);
-        chunk_forward(t, out + row * out_stride + h * s->V, out_stride);
-        if (t->n == t->C) chunk_end(t);
-        else if (kept) keep_tokens(t, kept);
-        at += t->n - t->first;
-    }
-}
-
-// Additions and multiplications of the chunked form: pairs of a query and a key that it sees, and the products with
-// the state; without masked scores, decays, and what the backward computes again.
-static double recurrence_flops(size_t B, size_t T, RecurrenceShape s, bool backward) {
-    double sum = 0, KV = (double)(s.K * s.V), both = (double)(s.K + s.V);
-    for (size_t at = 0, C = recurrence_chunk(s); at < T; at += C) {
-        double n = (double)smaller(C, T - at), pairs = n * (n + 1) / 2, below = n * (n - 1) / 2;
-        double products = 2 * n * KV * (2 + s.delta);             // read (twice in a delta rule), write
-        double seen = 2 * both * (pairs + (s.delta ? below : 0));
-        sum += backward ? 2 * (products + seen) : products + seen;
-    }
-    return sum * (double)(B * s.H);
-}
-
-void recurrence_forward(real *out, real *states, const RecurrenceInput *in, size_t B, size_t T, RecurrenceState memory,
-                        RecurrenceShape s) {
-    size_t token = 2 * s.K + 2 * s.V + has_beta(s) + decays(s);
-    size_t kept = (states ? chunks(T, s) : memory.at ? 1 : 0) * s.K * s.V;
-    PROFILE(recurrence_forward, recurrence_flops(B, T, s, false), B * s.H * (T * token + kept));
-    size_t heads = B * s.H, size = chunks(T, s) * packed_size(s.K, s.V);
-    workspace_take(&workspace, chunks_size(s, false));
-#pragma omp parallel for schedule(static) if (heads * T * s.K * s.V > SMALL)
-    for (size_t i = 0; i < heads; i++) {
-        Chunk t = chunk_of_thread(s, false);
-        head_forward(&t, out, states ? states + i * size : NULL, in, i / s.H, i % s.H, T, memory);
-    }
-}
-
-// ---- backward ------------------------------------------------------------------------------------
-// For each reader r (queries with dO, and in a delta rule keys with -dX, as x = v - ...), with D = mask(dO_r U^T):
-//     d reader_r = from * (dO_r S^T) + (D_r * decays) K         dK = until * (U dS^T) + sum_r (D_r * decays)^T reader_r
-//     dS <- Diag(from_C) dS + sum_r (reader_r * from)^T dO_r
-//     dU = mask(Q K^T)^T dO + (K * until) dS, then the triangular system the other way round.
-// With G_i the sum of the logarithms of the decays up to token i, every term has exp(G_i) from its reader and exp(-G_j)
-// from its key, so dG_i = reader_i . d reader_i - k_i . dK_i (Yang et al. 2023); the last one also moves the next
-// state.
-
-// D = mask(dO_r U^T) times decays, then both gradients of the scores.
-static void scores_backward_products(Chunk *t) {
-    size_t C = t->C, n = t->n, K = t->s.K;
-    pack(t->packed, t->u, 1, t->Vp, t->s.V, n);
-    for (size_t r = 0; r < t->readers; r++) {
-        real *d = t->dscore + r * C * C;
-        multiply(d, C, t->dout + r * C * t->Vp, t->Vp, 1, t->packed, n, n, t->s.V, false);
-        for (size_t i = 0; i < n; i++) {
-            for (size_t j = 0; j < n; j += LANES)
-                vec_store_at(d + i * C, j, n, vec_mul(vec_load_at(d + i * C, j, n), vec_load(t->mask + i * C + j)));
-            if (r) d[i * C + i] = 0;
-        }
-    }
-    pack(t->packed, t->read + C * t->Kp, t->Kp, 1, n, K);
-    for (size_t r = 0; r < t->readers; r++)
-        multiply(t->dread + r * C * t->Kp, t->Kp, t->dscore + r * C * C, C, 1, t->packed, n, K, n, true);
-    for (size_t r = 0; r < t->readers; r++) {
-        pack(t->packed, t->read + r * C * t->Kp, t->Kp, 1, n, K);
-        multiply(t->dwrite, t->Kp, t->dscore + r * C * C, 1, C, t->packed, n, K, n, true);
-    }
-}
-
-// The same where each key dimension has its own decay, by Horner's rule along the tokens.
-static void scores_backward_per_key(Chunk *t) {
-    size_t C = t->C, n = t->n, Kp = t->Kp;
-    pack(t->packed, t->u, 1, t->Vp, t->s.V, n);
-    multiply(t->dscore, C, t->dout, t->Vp, 1, t->packed, n, n, t->s.V, false);
-    for (size_t d = 0; d < Kp; d += LANES)
-        for (size_t i = 0; i < n; i++) {
-            vec query = vec_zero(), key = vec_zero();
-            for (size_t j = 0; j <= i; j++)                        // what query i saw of the keys
-                query = vec_fma(vec_set(t->dscore[i * C + j]), vec_load(t->read + (C + j) * Kp + d),
-                                vec_mul(query, vec_load(t->decay + j * Kp + d)));
-            for (size_t j = n; j-- > i;) {                         // which queries saw key i
-                if (j + 1 < n) key = vec_mul(key, vec_load(t->decay + (j + 1) * Kp + d));
-                key = vec_fma(vec_set(t->dscore[j * C + i]), vec_load(t->read + j * Kp + d), key);
-            }
-            vec_store(t->dread + i * Kp + d, vec_add(vec_load(t->dread + i * Kp + d), query));
-            vec_store(t->dwrite + i * Kp + d, vec_add(vec_load(t->dwrite + i * Kp + d), key));
-        }
-}
-
-static real row_dot(const real *a, const real *b, size_t n) {
-    vec sum = vec_zero();
-    for (size_t i = 0; i < n; i += LANES) sum = vec_fma(vec_load(a + i), vec_load(b + i), sum);
-    return vec_sum(sum);
-}
-
-// du becomes dx = dv; dbeta of each token to `dbeta` (stride H).
-static void solve_backward(Chunk *t, real *dbeta, size_t stride) {
-    for (size_t j = t->n; j-- > 0;) {
-        real *d = t->du + j * t->Vp;
-        dbeta[j * stride] = row_dot(d, t->x + j * t->Vp, t->Vp);
-        scale_row(d, d, t->beta[j], t->Vp);
-        for (size_t i = 0; t->s.delta && i < j; i++) {
-            real *other = t->du + i * t->Vp;
-            vec score = vec_set(-t->score[(t->C + j) * t->C + i]);
-            for (size_t c = 0; c < t->Vp; c += LANES)
-                vec_store(other + c, vec_fma(score, vec_load(d + c), vec_load(other + c)));
-        }
-        if (t->s.delta) scale_row(t->dout + (t->C + j) * t->Vp, d, -1, t->Vp);
-    }
-}
-
-// edge_d = sum_v S_dv dS_dv, with S the state after the chunk: what the last decay does for all that comes later.
-static void edge_of_states(Chunk *t, const real *after) {
-    for (size_t d = 0; d < t->Kp; d++) {
-        t->edge[d] = 0;
-        for (size_t p = 0; after && d < t->s.K && p < t->Vp; p += PANEL)
-            t->edge[d] += row_dot(after + p * t->s.K + d * PANEL, t->dstate + p * t->s.K + d * PANEL, PANEL);
-    }
-}
-
-// d log decay_i = sum of dG over the tokens i.. of the chunk.
-static void decays_backward(Chunk *t) {
-    size_t Kp = t->Kp;
-    for (size_t d = 0; d < Kp; d += LANES) {
-        vec sum = vec_load(t->edge + d);
-        for (size_t i = t->n; i-- > 0;) {
-            const real *q = t->read + i * Kp + d, *k = q + t->C * Kp, *dq = t->dread + i * Kp + d, *dk = dq + t->C * Kp;
-            vec own = vec_mul(vec_load(q), vec_load(dq));
-            if (t->s.delta) own = vec_fma(vec_load(k), vec_load(dk), own);
-            sum = vec_add(sum, vec_sub(own, vec_mul(vec_load(k), vec_load(t->dwrite + i * Kp + d))));
-            vec_store(t->dlog + i * Kp + d, sum);
-        }
-    }
-}
-
-// dstate: of the state after the chunk on entry (0 where nothing comes after), before it on return.
-static void chunk_backward(Chunk *t, real *dbeta, size_t stride, const real *after) {
-    size_t C = t->C, n = t->n, K = t->s.K, V = t->s.V;
-    chunk_prepare(t);
-    fade_until_end(t, t->write, t->read + C * t->Kp);
-    pack(t->packed, t->dout, t->Vp, 1, n, V);
-    memset(t->du, 0, C * t->Vp * sizeof *t->du);
-    multiply(t->du, t->Vp, t->score, 1, C, t->packed, n, V, n, false);
-    multiply(t->du, t->Vp, t->write, t->Kp, 1, t->dstate, n, V, K, true);
-    if (has_beta(t->s)) solve_backward(t, dbeta, stride);
-    for (size_t r = 0; r < t->readers; r++) {
-        real *d = t->dread + r * C * t->Kp;
-        memset(d, 0, C * t->Kp * sizeof *d);
-        times_state_transposed(t, d, t->dout + r * C * t->Vp, t->state, n);
-        fade_from_start(t, d, d, 0);
-    }
-    memset(t->dwrite, 0, C * t->Kp * sizeof *t->dwrite);
-    times_state_transposed(t, t->dwrite, t->u, t->dstate, n);
-    fade_until_end(t, t->dwrite, t->dwrite);
-    if (t->s.fades_per_key) scores_backward_per_key(t);
-    else scores_backward_products(t);
-    if (t->s.fades) edge_of_states(t, after), decays_backward(t);
-    fade_state(t, t->dstate);
-    add_to_state(t, t->dstate, t->from_read, t->dout, n);
-    // In from_read the keys are negated, as they read with a minus; du = dx is not.
-    if (t->s.delta) add_to_state(t, t->dstate, t->from_read + C * t->Kp, t->du, n);
-}
-
-static void store_gradients(const Chunk *t, const RecurrenceGradient *g, size_t row, size_t h) {
-    const RecurrenceShape *s = &t->s;
-    for (size_t i = 0; i < t->n; i++, row++) {
-        memcpy(g->q + row * g->q_stride + h * s->K, t->dread + i * t->Kp, s->K * sizeof *g->q);
-        real *dk = g->k + row * g->k_stride + h * s->K;
-        const real *read = t->dread + (t->C + i) * t->Kp, *write = t->dwrite + i * t->Kp;
-        for (size_t d = 0; d < s->K; d++) dk[d] = s->delta ? write[d] + read[d] : write[d];
-        memcpy(g->v + row * g->v_stride + h * s->V, t->du + i * t->Vp, s->V * sizeof *g->v);
-        const real *dlog = t->dlog + i * t->Kp;
-        if (s->fades_per_key) {
-            memcpy(g->log_decay + (row * s->H + h) * s->K, dlog, s->K * sizeof *dlog);
-        } else if (s->fades) {
-            vec sum = vec_zero();
-            for (size_t d = 0; d < t->Kp; d += LANES) sum = vec_add(sum, vec_load(dlog + d));
-            g->log_decay[row * s->H + h] = vec_sum(sum);
-        }
-    }
-}
-
-static void head_backward(Chunk *t, const RecurrenceGradient *g, const real *dout, const real *states,
-                          const RecurrenceInput *in, size_t b, size_t h, size_t T) {
-    const RecurrenceShape *s = &t->s;
-    size_t size = packed_size(s->K, s->V), count = chunks(T, *s);
-    memset(t->dstate, 0, size * sizeof *t->dstate);
-    t->first = 0;
-    for (size_t c = count; c-- > 0;) {
-        size_t row = b * T + c * t->C;
-        t->n = smaller(t->C, T - c * t->C);
-        load_tokens(t, in, row, h);
-        memcpy(t->state, states + c * size, size * sizeof *t->state);
-        for (size_t i = 0; i < t->n; i++)
-            copy_padded(t->dout + i * t->Vp, dout + ((row + i) * s->H + h) * s->V, s->V, t->Vp);
-        chunk_backward(t, has_beta(*s) ? g->beta + row * s->H + h : NULL, s->H,
-                       c + 1 < count ? states + (c + 1) * size : NULL);
-        store_gradients(t, g, row, h);
-    }
-}
-
-void recurrence_backward(const RecurrenceGradient *g, const real *dout, const real *states, const RecurrenceInput *in,
-                         size_t B, size_t T, RecurrenceShape s) {
-    size_t token = 4 * s.K + 3 * s.V + 2 * (has_beta(s) + decays(s));
-    PROFILE(recurrence_backward, recurrence_flops(B, T, s, true), B * s.H * (T * token + chunks(T, s) * s.K * s.V));
-    size_t heads = B * s.H, size = chunks(T, s) * packed_size(s.K, s.V);
-    workspace_take(&workspace, chunks_size(s, true));
-#pragma omp parallel for schedule(static) if (heads * T * s.K * s.V > SMALL)
-    for (size_t i = 0; i < heads; i++) {
-        Chunk t = chunk_of_thread(s, true);
-        head_backward(&t, g, dout, states + i * size, in, i / s.H, i % s.H, T);
-    }
-}
-
-// ---- the reference -------------------------------------------------------------------------------
-
-// One token of one head: S [K,V] row by row.
-static void token_naive(real *out, real *S, real *u, const real *q, const real *k, const real *v, const real *decay,
-                        real beta, RecurrenceShape s) {
-    for (size_t d = 0; d < s.K && s.fades; d++)
-        for (size_t e = 0; e < s.V; e++) S[d * s.V + e] *= decay[s.fades_per_key ? d : 0];
-    for (size_t e = 0; e < s.V; e++) {
-        u[e] = v[e];
-        for (size_t d = 0; d < s.K && s.delta; d++) u[e] -= S[d * s.V + e] * k[d];
-        if (has_beta(s)) u[e] *= beta;
-        out[e] = 0;
-    }
-    for (size_t d = 0; d < s.K; d++)
-        for (size_t e = 0; e < s.V; e++) {
-            S[d * s.V + e] += k[d] * u[e];
-            out[e] += S[d * s.V + e] * q[d];
-        }
-}
-
-void recurrence_forward_naive(real *out, const RecurrenceInput *in, size_t B, size_t T, RecurrenceShape s) {
-    real *S = xmalloc((s.K * s.V + s.V) * sizeof *S);
-    for (size_t b = 0; b < B; b++)
-        for (size_t h = 0; h < s.H; h++) {
-            memset(S, 0, s.K * s.V * sizeof *S);
-            for (size_t row = b * T; row < (b + 1) * T; row++)
-                token_naive(out + (row * s.H + h) * s.V, S, S + s.K * s.V, in->q + row * in->q_stride + h * s.K,
-                            in->k + row * in->k_stride + h * s.K, in->v + row * in->v_stride + h * s.V,
-                            s.fades ? in->decay + (row * s.H + h) * decays(s) : NULL,
-                            has_beta(s) ? in->beta[row * s.H + h] : 0, s);
-        }
-    free(S);
-}
-
-// ---- the state, looked at -------------------------------------------------------------------------
-
-// The output for values that are the unit vectors of T dimensions.
-void recurrence_weights(real *weight, const RecurrenceInput *in, size_t T, RecurrenceShape s) {
-    size_t width = s.H * T, bytes = size_mul(size_mul(T, width), sizeof(real));
-    real *v = xmalloc(bytes), *out = xmalloc(bytes);
-    for (size_t t = 0; t < T; t++)
-        for (size_t h = 0; h < s.H; h++) v[t * width + h * T + t] = 1;
-    RecurrenceInput units = *in;
-    units.v = v, units.v_stride = width, s.V = T;
-    recurrence_forward(out, NULL, &units, 1, T, (RecurrenceState){0}, s);
-    for (size_t i = 0; i < T * s.H; i++) {
-        real *to = weight + (i % s.H * T + i / s.H) * T, sum = 0;
-        for (size_t j = 0; j < T; j++) sum += to[j] = (real)fabs((double)out[i * T + j]);
-        for (size_t j = 0; j < T && sum > 0; j++) to[j] /= sum;
-    }
-    free(v), free(out);
-}
-
-// Turns rows and columns i and j of the symmetric a [n,n] so that a_ij becomes 0.
-static void turn(double *a, size_t n, size_t i, size_t j) {
-    double tau = (a[j * n + j] - a[i * n + i]) / (2 * a[i * n + j]);
-    double tangent = (tau < 0 ? -1 : 1) / (fabs(tau) + sqrt(1 + tau * tau)), c = 1 / sqrt(1 + tangent * tangent);
-    for (size_t row = 0; row < 2; row++)                     // columns, then rows
-        for (size_t k = 0; k < n; k++) {
-            double *x = row ? a + i * n + k : a + k * n + i, *y = row ? a + j * n + k : a + k * n + j, old = *x;
-            *x = c * (old - tangent * *y), *y = c * (tangent * old + *y);
-        }
-}
-
-// Singular values are the roots of the eigenvalues of S S^T, which Jacobi's method leaves on the diagonal of a.
-static double effective_rank(const real *S, double *a, size_t K, size_t V) {
-    double sum = 0, entropy = 0;
-    for (size_t i = 0; i < K * K; i++) {
-        a[i] = 0;
-        for (size_t e = 0; e < V; e++) a[i] += (double)S[i / K * V + e] * (double)S[i % K * V + e];
-        sum += i % (K + 1) ? 0 : a[i];
-    }
-    for (int sweep = 0; sweep < 12; sweep++)
-        for (size_t i = 0; i < K; i++)
-            for (size_t j = i + 1; j < K; j++)
-                if (fabs(a[i * K + j]) > 1e-14 * sum) turn(a, K, i, j);
-    sum = 0;
-    for (size_t i = 0; i < K; i++) sum += a[i * K + i] = a[i * K + i] > 0 ? sqrt(a[i * K + i]) : 0;
-    for (size_t i = 0; i < K; i++)
-        if (a[i * K + i] > 0) entropy -= a[i * K + i] / sum * log(a[i * K + i] / sum);
-    return sum > 0 ? exp(entropy) : 0;
-}
-
-void recurrence_ranks(double *rank, const RecurrenceInput *in, size_t T, size_t step, RecurrenceShape s) {
-    real *S = xmalloc((s.K * s.V + 2 * s.V) * sizeof *S), *u = S + s.K * s.V;
-    double *a = xmalloc(s.K * s.K * sizeof *a);
-    for (size_t h = 0; h < s.H; h++) {
-        memset(S, 0, s.K * s.V * sizeof *S);
-        for (size_t t = 0; t < T; t++) {
-            token_naive(u + s.V, S, u, in->q + t * in->q_stride + h * s.K, in->k + t * in->k_stride + h * s.K,
-                        in->v + t * in->v_stride + h * s.V, s.fades ? in->decay + (t * s.H + h) * decays(s) : NULL,
-                        has_beta(s) ? in->beta[t * s.H + h] : 0, s);
-            bool look = t % step == 0 || t + 1 == T;
-            rank[h * T + t] = look ? effective_rank(S, a, s.K, s.V) : (double)NAN;
-        }
-    }
-    free(S), free(a);
-}
-
-// ---- the normaliser ------------------------------------------------------------------------------
-
-static void sum_head_forward(real *out, real *sum, real *z, size_t T, const SumShape *s, const real *q, const real *k) {
-    for (size_t t = 0; t < T; t++, q += s->q_stride, k += s->k_stride, out += s->H * s->V, sum += s->H) {
-        vec dot = vec_zero();
-        for (size_t d = 0; d < s->K; d += LANES) {
-            vec now = vec_add(vec_load_at(z, d, s->K), vec_load_at(k, d, s->K));
-            vec_store_at(z, d, s->K, now);
-            dot = vec_fma(now, vec_load_at(q, d, s->K), dot);
-        }
-        *sum = vec_sum(dot) + (real)1e-6;
-        vec by = vec_set(1 / *sum);
-        for (size_t d = 0; d < s->V; d += LANES) vec_store_at(out, d, s->V, vec_mul(vec_load_at(out, d, s->V), by));
-    }
-}
-
-void normalise_sum_forward(real *out, real *sum, real *z, size_t z_step, size_t B, size_t T, SumShape s) {
-    PROFILE(recurrence_forward, B * T * s.H * (3 * s.K + s.V + 2), B * T * s.H * (2 * s.K + 2 * s.V + 1));
-    size_t width = round_up(s.K, LANES);
-    real *space = z ? NULL : workspace_take(&workspace, B * s.H * width);
-    if (space) memset(space, 0, B * s.H * width * sizeof *space);
-#pragma omp parallel for schedule(static) if (B * T * s.H * s.K > SMALL)
-    for (size_t i = 0; i < B * s.H; i++) {
-        size_t b = i / s.H, h = i % s.H, row = b * T;
-        sum_head_forward(out + (row * s.H + h) * s.V, sum + row * s.H + h,
-                         z ? z + b * z_step + h * s.K : space + i * width, T, &s, s.q + row * s.q_stride + h * s.K,
-                         s.k + row * s.k_stride + h * s.K);
-    }
-}
-
-// With out = num / sum: d num = dout / sum, d sum = - d num . out; dq_t = dsum_t z_t, dk_t = sum_{i>=t} dsum_i q_i.
-void normalise_sum_numerator(real *dout, real *sum, const real *out, size_t M, SumShape s) {
-    PROFILE(recurrence_backward, M * s.H * (3 * s.V + 1), M * s.H * (3 * s.V + 2));
-#pragma omp parallel for if (M * s.H * s.V > SMALL)
-    for (size_t i = 0; i < M * s.H; i++) {
-        vec dot = vec_zero(), by = vec_set(1 / sum[i]);
-        for (size_t d = 0; d < s.V; d += LANES) {
-            vec g = vec_mul(vec_load_at(dout + i * s.V, d, s.V), by);
-            dot = vec_fma(g, vec_load_at(out + i * s.V, d, s.V), dot);
-            vec_store_at(dout + i * s.V, d, s.V, g);
-        }
-        sum[i] = -vec_sum(dot);
-    }
-}
-
-static void sum_head_backward(real *dq, real *dk, const real *dsum, size_t T, const SumShape *s, const real *q,
-                              const real *k) {
-    for (size_t d = 0; d < s->K; d += LANES) {
-        vec z = vec_zero(), after = vec_zero();
-        for (size_t t = 0; t < T; t++) {
-            real *to = dq + t * s->q_stride;
-            z = vec_add(z, vec_load_at(k + t * s->k_stride, d, s->K));
-            vec_store_at(to, d, s->K, vec_fma(vec_set(dsum[t * s->H]), z, vec_load_at(to, d, s->K)));
-        }
-        for (size_t t = T; t-- > 0;) {
-            real *to = dk + t * s->k_stride;
-            after = vec_fma(vec_set(dsum[t * s->H]), vec_load_at(q + t * s->q_stride, d, s->K), after);
-            vec_store_at(to, d, s->K, vec_add(vec_load_at(to, d, s->K), after));
-        }
-    }
-}
-
-void normalise_sum_backward(real *dq, real *dk, const real *dsum, size_t B, size_t T, SumShape s) {
-    PROFILE(recurrence_backward, B * T * s.H * 6 * s.K, B * T * s.H * (6 * s.K + 1));
-#pragma omp parallel for schedule(static) if (B * T * s.H * s.K > SMALL)
-    for (size_t i = 0; i < B * s.H; i++) {
-        size_t b = i / s.H, h = i % s.H, row = b * T, q = row * s.q_stride + h * s.K, k = row * s.k_stride + h * s.K;
-        sum_head_backward(dq + q, dk + k, dsum + row * s.H + h, T, &s, s.q + q, s.k + k);
-    }
-}
+const Mixer mixer_linear = {add_linear_mixer, layout_linear, layout_linear_grads, linear_mixer_forward,
+                            linear_mixer_backward, linear_cache, linear_flops, linear_workspace_of};

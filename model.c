@@ -1,11 +1,11 @@
 // model.c: the GPT whose whole architecture is flags: the table of parameters, their initial values,
 // the residual stream with its norms, the output head and loss, forward and backward, and inference
-// with a cache. What happens inside a residual branch is in block.c.
-#include "attention.h"
-#include "block.h"
-#include "lib/matmul.h"
+// with a cache. What happens inside a residual branch is in model/block.c.
+#include "kernels/attention.h"
+#include "model/layer.h"
+#include "kernels/matmul.h"
 #include "lib/numeric.h"
-#include "lib/ops.h"
+#include "kernels/ops.h"
 #include "lib/profile.h"
 #include "lib/rng.h"
 #include "lib/simd.h"

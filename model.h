@@ -1,8 +1,8 @@
 // model.h: the GPT whose whole architecture is flags. This header is the manual of model.c.
 #ifndef MODEL_H
 #define MODEL_H
-#include "lib/config.h"
-#include "lib/ops.h"
+#include "config/config.h"
+#include "kernels/ops.h"
 
 // ---- parameters --------------------------------------------------------------------------------
 // One row per tensor. The rows drive sizing, init, checkpoints, the optimizer's groups, the gradient
@@ -19,7 +19,7 @@
 //        kv_b [H*(N+Dv),R] (per head: N rows of keys, then Dv rows of values)  o [C,H*Dv]
 //        (N = nope_dim, P = rope_dim; biases, as in DeepSeek-V3, on q_a, kv_a and o only)
 //   linear mixers: layers.i.attn.q, k [H*K,C] v, gate [H*Dv,C] beta, decay [H,C] decay_a [16,C] decay_b [H*K,16] (which
-//        exist, see block_linear.c; K = state_dim)  conv.weight [taps, H*(2K+Dv)]  decay_rate, decay_shift, skip [H]
+//        exist, see linear.c; K = state_dim)  conv.weight [taps, H*(2K+Dv)]  decay_rate, decay_shift, skip [H]
 //        o_norm [Dv]
 //   layers.i.ffn.gate, up [F,C], down [C,F] .{weight,bias} (gate: swiglu only)
 //   layers.i.moe.router.weight [E,C] (soft: a row per slot; hash: none)
@@ -121,8 +121,8 @@ void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_l
 void model_scale_rope(Model *m, RopeScaling s);
 // Attention weights of the last model_infer when asked for: probability[layer][head][query][key] of an
 // n x n map, filled during a model_infer with cache == NULL. NULL switches it off. Of a linear mixer: the shares that
-// the values have in the output. rank[layer][head][n] likewise: the effective rank of its states (linear.h); of other
-// layers it is left alone.
+// the values have in the output. rank[layer][head][n] likewise: the effective rank of its states
+// (kernels/recurrence.h); of other layers it is left alone.
 void model_record_attention(Model *m, real *probability);
 void model_record_rank(Model *m, double *rank);
 // Likewise expert[layer][token]: the expert with the largest weight in the token's output, -1 where there is none.

@@ -5,18 +5,18 @@
 //
 // A training is prepared, announced, resumed where it was left, stepped, measured, logged, saved and
 // receipted; main() at the end says so in that order. The model is in model.c, the data in data/, the
-// optimizer in lib/optim.c, the directory in lib/run.c, the words in report.c. What this file is not:
+// optimizer in kernels/optim.c, the directory in run/run.c, the words in run/report.c. What this file is not:
 // distributed, mixed precision, or clever.
-#include "hf.h"
+#include "formats/hf.h"
 #include "lib/cpu.h"
-#include "lib/optim.h"
+#include "kernels/optim.h"
 #include "lib/profile.h"
-#include "lib/progress.h"
+#include "run/progress.h"
 #include "lib/simd.h"
 #include "lib/threads.h"
-#include "lib/verify.h"
-#include "report.h"
-#include "sample.h"
+#include "run/verify.h"
+#include "run/report.h"
+#include "infer/sample.h"
 #include <omp.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -32,7 +32,7 @@ typedef struct {
     Data *data;
     Model *model;
     ModelSize size;
-    Facts facts;                    // all of that, for report.c
+    Facts facts;                    // all of that, for run/report.c
     OptimRow *row; size_t rows;     // the trained parameters, as the optimizer sees them
     RunTensors tensors;             // all parameters and their moments, as checkpoints see them
     real *before;                   // with --log-layers: [parameters] the values before the last update,
@@ -148,7 +148,7 @@ static void forward_backward(Training *t) {
 
 static void update(Training *t) {
     const Config *c = &t->config;
-    Schedule schedule = {c->schedule, c->lr, c->min_lr, c->decay, c->warmup, c->steps};
+    Schedule schedule = {(ScheduleKind)c->schedule, c->lr, c->min_lr, c->decay, c->warmup, c->steps};
     t->lr = optim_lr(&schedule, t->state.step);
     if (t->before) memcpy(t->before, t->tensors.value, (size_t)(t->tensors.square - t->tensors.mean) * sizeof(real));
     optim_adamw(t->row, t->rows, t->tensors.value, model_gradients(t->model), t->tensors.mean, t->tensors.square,

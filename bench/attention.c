@@ -2,9 +2,9 @@
 // what flash gains are the FLOPs that the mask hides and how much is memory; and flash with a sliding window. Useful
 // FLOPs: causal, at half, or the pairs inside the window; what naive computes and then masks, and what flash computes
 // again in its backward, does not count.
-#include "../attention.h"
-#include "../lib/rng.h"
-#include "bench.h"
+#include "kernels/attention.h"
+#include "lib/rng.h"
+#include "bench/bench.h"
 #include <math.h>
 #include <stdlib.h>
 #include <unistd.h>

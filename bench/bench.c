@@ -7,11 +7,11 @@
 //
 // The machine is measured first. Tables go to the terminal, all figures to a JSON file, and a roofline picture lies
 // beside it. What this is not: a test. Nothing here passes or fails; goals stand beside what was measured.
-#include "../lib/cpu.h"
-#include "../lib/run.h"
-#include "../lib/simd.h"
-#include "../lib/threads.h"
-#include "bench.h"
+#include "lib/cpu.h"
+#include "run/run.h"
+#include "lib/simd.h"
+#include "lib/threads.h"
+#include "bench/bench.h"
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>

@@ -3,11 +3,11 @@
 // A figure is given as a share: the least time that the machine's limits allow, over the time it took.
 #ifndef BENCH_H
 #define BENCH_H
-#include "../lib/config.h"
-#include "../lib/machine.h"
-#include "../lib/optim.h"
-#include "../lib/roofline.h"
-#include "../model.h"
+#include "config/config.h"
+#include "lib/machine.h"
+#include "kernels/optim.h"
+#include "plot/roofline.h"
+#include "model.h"
 #include <jansson.h>
 
 typedef enum { TINY, QUICK, FULL } Effort;      // tiny: once, at the smallest sizes, to see that it works

@@ -1,7 +1,7 @@
 // decode.c: a model with random weights reads a prompt (prefill: many tokens at once, bound by arithmetic) and writes
 // (decode: one token at a time, bound by the weights and the cache that each one must read). Then, for kinds of
 // attention whose caches differ, how writing slows down as the text that it looks back at grows.
-#include "bench.h"
+#include "bench/bench.h"
 #include <stdlib.h>
 
 static const struct { const char *name, *flags; size_t vocab, prompt; Effort from;

@@ -1,5 +1,5 @@
 // memory.c: the peak resident memory of ./train, a few steps of it, against what `./train --dry-run` says beforehand.
-#include "bench.h"
+#include "bench/bench.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>

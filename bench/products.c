@@ -1,8 +1,8 @@
 // products.c: the three matrix products of a linear layer at the shapes of real models, beside OpenBLAS. Its operands
 // are read again and again, as in a training step: only those larger than the last-level cache come from memory.
-#include "../lib/matmul.h"
-#include "../lib/rng.h"
-#include "bench.h"
+#include "kernels/matmul.h"
+#include "lib/rng.h"
+#include "bench/bench.h"
 #include <dlfcn.h>
 #include <omp.h>
 #include <stdlib.h>

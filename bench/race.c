@@ -1,7 +1,7 @@
 // race.c: contestants in turns, the machine's limits beside them, medians over rounds.
-#include "../lib/run.h"
-#include "../lib/simd.h"
-#include "bench.h"
+#include "run/run.h"
+#include "lib/simd.h"
+#include "bench/bench.h"
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 // steps.c: whole training steps (forward, backward, clipping, AdamW), as a share of the FMA peak, for the useful FLOPs
 // alone: 6 per matrix parameter and token, causal attention at half.
-#include "bench.h"
+#include "bench/bench.h"
 #include <stdlib.h>
 
 // The modern settings have the baby's sizes; their goal is to come within 10% of its share.

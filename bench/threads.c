@@ -1,6 +1,6 @@
 // threads.c: how speed grows with threads: a large product, whole steps, and what the machine itself allows.
-#include "../lib/matmul.h"
-#include "bench.h"
+#include "kernels/matmul.h"
+#include "bench/bench.h"
 #include <stdlib.h>
 
 enum { SIZE = 1024, MOST_COUNTS = 16, WORKS = 3 };                  // small step, baby step, product

@@ -1,7 +1,7 @@
 // torch.c: the training steps of small, mid and baby in PyTorch, eager and compiled, in turns with ours. PyTorch runs
 // in a process of its own (torch_steps.py), which sleeps while it is not asked.
-#include "../lib/run.h"
-#include "bench.h"
+#include "run/run.h"
+#include "bench/bench.h"
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 // trainer.c: training steps as train.c does them, on random tokens and without a run directory: what is learned does
 // not change the speed.
-#include "../lib/rng.h"
-#include "bench.h"
+#include "lib/rng.h"
+#include "bench/bench.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

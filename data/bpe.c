@@ -9,7 +9,7 @@
 // lower pair of token numbers, so a text gives the same merges everywhere. Encoding replays the
 // merges in the order in which they were learnt. Concatenating the bytes of the tokens gives the
 // text back, whatever its bytes.
-#include "tokenizer_parts.h"
+#include "data/tokenizer_parts.h"
 #include <stdlib.h>
 #include <string.h>
 

@@ -5,7 +5,7 @@
 // A document is a sequence of --copy-length uniform symbols between two marks, then the same again. A row
 // is documents until it is full. Only the repetition is scored and it stands in the row, so the floor
 // is 0. Tokens: of --vocab V the last two are the marks, the others symbols.
-#include "source.h"
+#include "data/source.h"
 
 typedef struct { RowSeeds seeds; size_t symbols, length; } Copy;
 

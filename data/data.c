@@ -1,5 +1,5 @@
 // data.c: opens what --data names, and what all sources share. The sources themselves are one file each.
-#include "source.h"
+#include "data/source.h"
 #include <sys/stat.h>
 
 #define SOURCE_ROW(name) {#name, name##_open},

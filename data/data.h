@@ -10,8 +10,8 @@
 // they are fixed windows), so that runs which differ in the seed are measured on the same rows.
 #ifndef DATA_H
 #define DATA_H
-#include "../lib/config.h"
-#include "tokenizer.h"
+#include "config/config.h"
+#include "data/tokenizer.h"
 
 typedef enum { SPLIT_TRAIN, SPLIT_VALIDATION } Split;
 

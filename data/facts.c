@@ -10,7 +10,7 @@
 // what it stores of the book's facts x log 10000.
 // Names fill at most a quarter of the possible ones, so a name cannot be guessed from its syllables.
 // Tokens: 0 to 9 the digits, 10 to 73 the syllables.
-#include "source.h"
+#include "data/source.h"
 
 enum { DIGITS = 4, NUMBERS = 10000, SYLLABLES = 64, SYLLABLE_BITS = 6 };
 typedef struct { RowSeeds seeds; uint64_t world; size_t facts, syllables; } Facts;

@@ -15,7 +15,7 @@
 //
 // A training row is a window at a random place. Validation rows are validation_rows windows, evenly
 // spaced over the split whatever the batch size; later row numbers repeat them.
-#include "source.h"
+#include "data/source.h"
 
 // Numbers of 1, 2 or 4 bytes each, little-endian, inside somebody's memory.
 typedef struct { const unsigned char *first; size_t count, width; } Tokens;

@@ -9,7 +9,7 @@
 // Floor: after noise log V, after a trigger's first occurrence log(V - triggers), after a later one 0.
 // Which of these holds depends on the past through the number of triggers seen and the kind of the last
 // token only, so their probabilities at every position follow exactly from those at the one before.
-#include "source.h"
+#include "data/source.h"
 
 typedef struct { RowSeeds seeds; size_t vocab, triggers; } Induction;
 typedef enum { NOISE, FIRST, AGAIN } Kind;   // of the last token: no trigger, a new one, one seen before

@@ -7,7 +7,7 @@
 // and the node that lies --hops steps on. Only those answers are scored and they follow from the row,
 // so the floor is 0. What is left of the row is blank.
 // Tokens: 0 the blank, 1 the mark, 2 .. K+1 the nodes.
-#include "source.h"
+#include "data/source.h"
 
 typedef struct { RowSeeds seeds; size_t nodes, names, hops; } Hop;
 enum { EMPTY, MARK, NODES };

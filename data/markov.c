@@ -10,7 +10,7 @@
 // `iid`: uniform tokens. Nothing can be learnt, so the floor is log V, and a loss below it is a leak.
 //
 // A model with one layer can learn order 1; order k needs attention that looks k tokens back.
-#include "source.h"
+#include "data/source.h"
 
 typedef struct {
     RowSeeds seeds;

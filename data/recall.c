@@ -8,7 +8,7 @@
 // Elsewhere stands the blank. Only the answers are scored, and they follow from the row, so the floor
 // is 0: what is left is what the model's memory cannot hold. A longer context adds blanks, not pairs.
 // Tokens: 0 the blank, 1 .. K the keys, K+1 .. 2K the values.
-#include "source.h"
+#include "data/source.h"
 
 typedef struct { RowSeeds seeds; size_t pairs, keys; } Recall;
 enum { BLANK = 0 };

@@ -1,9 +1,9 @@
 // source.h: what the sources share, and the table of them. Included inside data/ only.
 #ifndef SOURCE_H
 #define SOURCE_H
-#include "data.h"
-#include "../lib/numeric.h"
-#include "../lib/rng.h"
+#include "data/data.h"
+#include "lib/numeric.h"
+#include "lib/rng.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

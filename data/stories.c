@@ -16,8 +16,8 @@
 // Branches do not look at the memory, and a list has the same probabilities, in another order, whatever its
 // key. So the entropy of the next word depends on the position in the tree alone, and the positions
 // are a Markov chain. Its distribution after t words follows exactly from that after t-1.
-#include "source.h"
-#include "tokenizer_parts.h"
+#include "data/source.h"
+#include "data/tokenizer_parts.h"
 
 // ---- the grammar as written --------------------------------------------------------------------
 typedef struct { const char *name, *weights, *words; } ListRow;
@@ -29,21 +29,21 @@ typedef struct { const char *node; unsigned weight; const char *text; } LineRow;
 #undef LIST
 #define LIST(name, weights, words) {#name, weights, words},
 static const ListRow list_rows[] = {
-#include "stories.def"
+#include "data/stories.def"
 };
 #undef LIST
 #define LIST(name, weights, words)
 #undef SLOT
 #define SLOT(name, list, key) {#name, #list, #key},
 static const SlotRow slot_rows[] = {
-#include "stories.def"
+#include "data/stories.def"
 };
 #undef SLOT
 #define SLOT(name, list, key)
 #undef LINE
 #define LINE(node, weight, text) {#node, weight, text},
 static const LineRow line_rows[] = {
-#include "stories.def"
+#include "data/stories.def"
 };
 enum {
     LISTS = sizeof list_rows / sizeof *list_rows, SLOTS = sizeof slot_rows / sizeof *slot_rows,

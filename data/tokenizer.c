@@ -10,7 +10,7 @@
 // llm.c's tokenizer.bin (https://github.com/karpathy/llm.c, tokenizer.h): 256 little-endian u32, of
 // which 20240328, version (1 or 2), tokens, end-of-text token (version 2); then {u8 length, bytes} per
 // token. It has no merges, so it decodes only.
-#include "tokenizer_parts.h"
+#include "data/tokenizer_parts.h"
 #include <inttypes.h>
 #include <jansson.h>
 #include <limits.h>

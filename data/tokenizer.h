@@ -5,7 +5,7 @@
 // have not seen, naming it.
 #ifndef TOKENIZER_H
 #define TOKENIZER_H
-#include "../lib/util.h"
+#include "lib/util.h"
 
 typedef struct Tokenizer Tokenizer;
 Tokenizer *tokenizer_byte(void);                                         // 256 tokens

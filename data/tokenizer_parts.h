@@ -1,7 +1,7 @@
 // tokenizer_parts.h: the insides of a tokenizer, for tokenizer.c and bpe.c; byte strings, for stories.c too.
 #ifndef TOKENIZER_PARTS_H
 #define TOKENIZER_PARTS_H
-#include "tokenizer.h"
+#include "data/tokenizer.h"
 
 // A chunk of text is at most this long, and no merge crosses a chunk: it bounds the length of a
 // token and the work of encoding a run without spaces.

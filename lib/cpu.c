@@ -1,6 +1,6 @@
 // cpu.c: compares what a build needs with what the processor has. Nothing here computes.
-#include "cpu.h"
-#include "simd.h"
+#include "lib/cpu.h"
+#include "lib/simd.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>

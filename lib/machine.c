@@ -1,6 +1,6 @@
 // machine.c: reads the size of the caches and the use of memory from the system, and the memory's speed off a clock.
-#include "machine.h"
-#include "simd.h"
+#include "lib/machine.h"
+#include "lib/simd.h"
 #include <omp.h>
 #include <stdlib.h>
 #include <sys/mman.h>

@@ -2,7 +2,7 @@
 // roof, fused multiply-adds per second, is simd_fma_peak() of simd.h.
 #ifndef MACHINE_H
 #define MACHINE_H
-#include "util.h"
+#include "lib/util.h"
 
 // The last-level caches of all cores together, in bytes; 0 where the system does not say.
 size_t machine_cache_bytes(void);

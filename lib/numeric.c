@@ -2,7 +2,7 @@
 // Method throughout: reduce the argument exactly with fma(), then sum the Taylor series by Horner's
 // rule; with the reduced arguments below, the first term left out is under 1e-17 of the result.
 // floor(), fma() and sqrt() are the only library calls: IEEE 754 fixes every bit of theirs.
-#include "numeric.h"
+#include "lib/numeric.h"
 #include <math.h>
 #include <stdint.h>
 #include <string.h>

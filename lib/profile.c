@@ -1,5 +1,5 @@
 // profile.c: adds up what profiled functions report. Only the thread that calls operations writes.
-#include "profile.h"
+#include "lib/profile.h"
 #include <omp.h>
 #include <string.h>
 

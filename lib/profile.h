@@ -8,7 +8,7 @@
 // traffic, so the intensity is an upper bound. Tokens and other integers are not counted.
 #ifndef PROFILE_H
 #define PROFILE_H
-#include "util.h"
+#include "lib/util.h"
 
 #define PROFILE_KINDS(X) \
     X(linear_forward, "linear, forward") X(linear_input, "linear, input gradient") \

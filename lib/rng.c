@@ -1,7 +1,7 @@
 // rng.c: Philox4x32-10 and the distributions drawn from it. Integer arithmetic and numeric.h only,
 // so a draw is the same bits on every machine.
-#include "rng.h"
-#include "numeric.h"
+#include "lib/rng.h"
+#include "lib/numeric.h"
 #include <math.h>
 
 // Salmon et al. 2011, section 3.3 and table 2: ten rounds of two 32x32 multiplications. The 128-bit

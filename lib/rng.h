@@ -4,7 +4,7 @@
 // 1, 2, 3", SC 2011.
 #ifndef RNG_H
 #define RNG_H
-#include "util.h"
+#include "lib/util.h"
 
 typedef enum {
     RNG_INIT = 1, RNG_DATA, RNG_VALIDATION, RNG_SAMPLE, RNG_WORLD, RNG_TEST, RNG_HASH,

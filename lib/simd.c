@@ -1,5 +1,5 @@
 // simd.c: measures the roof: how many fused multiply-adds per second this machine can do.
-#include "simd.h"
+#include "lib/simd.h"
 #include <omp.h>
 
 const char *simd_name(void) { return SIMD_NAME; }

@@ -7,7 +7,7 @@
 // polynomial, not the C library's. It is deliberately small: only what the kernels need.
 #ifndef SIMD_H
 #define SIMD_H
-#include "util.h"
+#include "lib/util.h"
 #include <math.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
 // threads.c: sets the patience of OpenMP's waiting threads.
-#include "threads.h"
+#include "lib/threads.h"
 #include <stdlib.h>
 #include <unistd.h>
 

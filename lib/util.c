@@ -1,5 +1,5 @@
 // util.c: errors, memory, files that are never half written, hashing, time. No knowledge of models.
-#include "util.h"
+#include "lib/util.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 // arrays.h: what the tests of kernels share: arrays that end at a fence, random contents, comparisons.
 #ifndef ARRAYS_H
 #define ARRAYS_H
-#include "test.h"
-#include "../lib/rng.h"
+#include "tests/test.h"
+#include "lib/rng.h"
 #include <float.h>
 #include <sys/mman.h>
 #include <unistd.h>

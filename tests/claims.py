@@ -375,7 +375,7 @@ class Pages(unittest.TestCase):
         self.root = Path(self.folder.name)
         for room in ("claims/results", "notebooks", "lib"):
             (self.root / room).mkdir(parents=True)
-        for path in ("claims/posts.toml", "lib/config.def", "generate.def"):
+        for path in ("claims/posts.toml", "config/config.def", "config/generate.def"):
             (self.root / path).write_text((ROOT / path).read_text())
         (self.root / "claims/toy.toml").write_text('''
             post = 4

@@ -1,8 +1,8 @@
 // config.h: a Config from flags in one string, as tests write them.
 #ifndef TEST_CONFIG_H
 #define TEST_CONFIG_H
-#include "../lib/config.h"
-#include "test.h"
+#include "config/config.h"
+#include "tests/test.h"
 
 // Flags of `flags` win over those of `base`, which come first.
 static inline Config config_of(const char *base, const char *flags, size_t vocab) {

@@ -2,10 +2,10 @@
 // parameters, moments, losses, and of the logits it then decodes. tests/digest.sh builds it for every
 // compiler and machine at hand and compares. It needs no library but libm, no files and no flags:
 //     build/digest [STEPS [MICRO-BATCH [RESUME-AT]]]      threads: OMP_NUM_THREADS
-#include "../lib/optim.h"
-#include "../lib/rng.h"
-#include "../lib/simd.h"
-#include "../model.h"
+#include "kernels/optim.h"
+#include "lib/rng.h"
+#include "lib/simd.h"
+#include "model.h"
 #include <omp.h>
 #include <stdlib.h>
 
@@ -145,7 +145,7 @@ static void train_step(Training *t, size_t step, size_t micro) {
                                CONTEXT, 1 / scored, 1.0 / BATCH, row_loss + b);
     model_finish_gradients(t->m);
     double norm = optim_norm(t->row, t->rows, model_gradients(t->m));
-    const Schedule schedule = {c->schedule, c->lr, c->min_lr, c->decay, c->warmup, c->steps};
+    const Schedule schedule = {(ScheduleKind)c->schedule, c->lr, c->min_lr, c->decay, c->warmup, c->steps};
     const AdamW adamw = {optim_lr(&schedule, step), c->beta1, c->beta2, c->eps, c->weight_decay};
     optim_adamw(t->row, t->rows, model_values(t->m), model_gradients(t->m), t->mean, t->square,
                 optim_clip_scale(norm, c->clip), adamw, step + 1);

@@ -3,7 +3,7 @@
 //     build/tests            all          build/tests --list     names and what they hold
 //     build/tests NAME...    those whose name starts so
 #define _GNU_SOURCE  // nftw
-#include "test.h"
+#include "tests/test.h"
 #include <ftw.h>
 #include <setjmp.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 """oracle.py PROBE: our models against PyTorch and transformers, which we did not write. Run by `make oracle`.
 
-Theirs, read by us: small random checkpoints of every architecture that hf.c knows are saved by
+Theirs, read by us: small random checkpoints of every architecture that formats/hf.c knows are saved by
 save_pretrained; our loader and our forward and backward give the same logits and gradients.
 Ours, read by them: what hf_save writes is opened by AutoModelForCausalLM, nothing missing or left over,
 with the same logits and gradients; saved again by transformers, it is read back by us bit for bit.

@@ -1,10 +1,10 @@
 // probe.c: our side of tests/oracle.py, which compares it with transformers.
 //     build/probe DIR tokens.json OUT        logits and gradients of the model in DIR, as safetensors in OUT
 //     build/probe DIR tokens.json OUT losses  the same with what the routers of a run of ours add to the loss
-//     build/probe DIR tokens.json OUT KIND FACTOR TRAINED      the same with rotations stretched (lib/ops.h)
+//     build/probe DIR tokens.json OUT KIND FACTOR TRAINED      the same with rotations stretched (kernels/ops.h)
 //     build/probe --random "FLAGS" DIR       saves a random model of ours, with no norm or bias at 1 or 0
-#include "../hf.h"
-#include "../lib/rng.h"
+#include "formats/hf.h"
+#include "lib/rng.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>

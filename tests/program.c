@@ -1,5 +1,5 @@
 // program.c: starts shells, waits for them, reads what they printed.
-#include "program.h"
+#include "tests/program.h"
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>

@@ -1,7 +1,7 @@
 // program.h: programs run from outside, as a reader or a script does, in the directory of the test.
 #ifndef PROGRAM_H
 #define PROGRAM_H
-#include "test.h"
+#include "tests/test.h"
 #include <sys/types.h>
 
 typedef struct { int status; char *out, *error; } Result;  // status as a shell shows it: 128 + signal

@@ -40,10 +40,10 @@ else flunk "libarcher.so, of the package libomp-14-dev, was not loaded: reports 
 planted() {
     mkdir "$scratch/copy"
     cp -r Makefile ./*.[ch] ./*.def lib data tests "$scratch/copy"
-    sed -i 's/space + thread \* each/space/' "$scratch/copy/lib/matmul.c"
+    sed -i 's/space + thread \* each/space/' "$scratch/copy/kernels/matmul.c"
     make -s -C "$scratch/copy" CC=clang SIMD=plain RACES=1 "$build/digest" > "$scratch/log" 2>&1 || return 1
     "$scratch/copy/$build/digest" 2 > "$scratch/log" 2>&1
-    [ $? = 66 ] && grep -q "data race" "$scratch/log" && grep -q "lib/matmul.c" "$scratch/log"
+    [ $? = 66 ] && grep -q "data race" "$scratch/log" && grep -q "kernels/matmul.c" "$scratch/log"
 }
 if planted; then pass "a product of matrices whose threads pack into the same space is reported"
 else flunk "a planted race was not reported"; fi

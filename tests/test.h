@@ -4,7 +4,7 @@
 // build/tests runs all of them, build/tests NAME... those whose name starts so, --list lists them.
 #ifndef TEST_H
 #define TEST_H
-#include "../lib/util.h"
+#include "lib/util.h"
 #include <math.h>
 #include <string.h>
 

@@ -5,8 +5,8 @@
 // the last place of 1. A score of size s is off by about s/2 units and shifts its weight by as much; scores
 // here stay below 20 and their errors mostly cancel in the mean. Measured: at most 7 units forward and 13
 // backward, relative to the largest gradient where that is above 1. Allowed: 32.
-#include "arrays.h"
-#include "../attention.h"
+#include "tests/arrays.h"
+#include "kernels/attention.h"
 #include <omp.h>
 
 static const double UNITS = 32;

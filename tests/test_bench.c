@@ -1,6 +1,6 @@
 // test_bench.c: bench/bench at its smallest sizes, for what it leaves behind. How fast anything is, is no test.
-#include "../lib/run.h"
-#include "program.h"
+#include "run/run.h"
+#include "tests/program.h"
 #include <stdlib.h>
 
 static char *bench_binary(void) {

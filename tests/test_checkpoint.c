@@ -1,8 +1,8 @@
 // test_checkpoint.c: safetensors written and read back, every number format, and files damaged in every
 // way we could think of. That the real safetensors package reads what we write is for tests/oracle.py.
-#include "test.h"
-#include "../lib/checkpoint.h"
-#include "../lib/rng.h"
+#include "tests/test.h"
+#include "formats/safetensors.h"
+#include "lib/rng.h"
 #include <stdlib.h>
 
 static const char *const MAIN = sizeof(real) == 8 ? "F64" : "F32";

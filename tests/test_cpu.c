@@ -1,8 +1,8 @@
 // test_cpu.c: --simd, and what a program says on a processor that it was not built for. That every path gives
 // the same bits is tests/digest.sh, which has all the builds.
-#include "program.h"
-#include "../lib/cpu.h"
-#include "../lib/simd.h"
+#include "tests/program.h"
+#include "lib/cpu.h"
+#include "lib/simd.h"
 #include <stdlib.h>
 
 #define TINY "--data markov --vocab 20 --layers 1 --width 32 --heads 2 --context 16 --batch 2 --steps 2 --warmup 1 " \

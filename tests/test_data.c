@@ -1,8 +1,8 @@
 // test_data.c: the sources. A stated floor is compared with what enumeration or a long sample says, a row with
 // the rules of its task, and every refusal with the line it should print.
-#include "test.h"
-#include "../data/data.h"
-#include "../lib/rng.h"
+#include "tests/test.h"
+#include "data/data.h"
+#include "lib/rng.h"
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>

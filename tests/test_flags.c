@@ -1,8 +1,8 @@
 // test_flags.c: the command line. Parsing, help and printing (flags.c), derived values and refused
 // combinations (config.c).
-#include "test.h"
-#include "../lib/config.h"
-#include "../lib/rng.h"
+#include "tests/test.h"
+#include "config/config.h"
+#include "lib/rng.h"
 #include <ctype.h>
 #include <stdlib.h>
 #include <unistd.h>

@@ -1,11 +1,11 @@
 // test_generate.c: the cache against the forward without one, the draw against distributions that are
 // known, the window that moves on, characters out of bytes, and ./generate as its user meets it.
-#include "test.h"
-#include "../data/data.h"
-#include "../hf.h"
-#include "../lib/optim.h"
-#include "../lib/rng.h"
-#include "../sample.h"
+#include "tests/test.h"
+#include "data/data.h"
+#include "formats/hf.h"
+#include "kernels/optim.h"
+#include "lib/rng.h"
+#include "infer/sample.h"
 #include <omp.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -453,7 +453,7 @@ static Model *train_recall(const Data *d, const Config *c) {
         model_zero_gradients(m);
         model_forward_backward(m, token, target, BATCH, SHORT, 1. / (2 * BATCH), 1. / BATCH, loss);
         model_finish_gradients(m);
-        const Schedule schedule = {SCHEDULE_cosine, 1e-2, 1e-3, 0, 50, STEPS};
+        const Schedule schedule = {LR_COSINE, 1e-2, 1e-3, 0, 50, STEPS};
         const AdamW adamw = {optim_lr(&schedule, step), 0.9, 0.99, 1e-8, 0.1};
         double clip = optim_clip_scale(optim_norm(row, rows, model_gradients(m)), 1);
         optim_adamw(row, rows, model_values(m), model_gradients(m), mean, mean + end, clip, adamw, step + 1);

@@ -5,10 +5,10 @@
 // Difference quotient: the fourth-order central one, (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h. With
 // h = 1e-4 its truncation error is about h^4 = 1e-16, its rounding error about 1e-16 / h = 1e-12.
 // Tolerance 1e-6 relative, as the project promises; a sign, a factor or a forgotten term is off by far more.
-#include "test.h"
+#include "tests/test.h"
 #ifdef REAL_DOUBLE
-#include "../block.h"
-#include "../lib/rng.h"
+#include "model/layer.h"
+#include "lib/rng.h"
 #include <stdlib.h>
 
 enum { ROWS = 2, LONGEST = 70, SHORT = 7, VOCAB = 11, ELEMENTS = 3 };

@@ -1,8 +1,8 @@
 // test_hf.c: our models saved under Hugging Face's names and read back; configurations and weights that
 // must be refused, and what must be tolerated. That transformers computes the same is for tests/oracle.py.
-#include "test.h"
-#include "../hf.h"
-#include "../lib/rng.h"
+#include "tests/test.h"
+#include "formats/hf.h"
+#include "lib/rng.h"
 #include <jansson.h>
 #include <stdlib.h>
 

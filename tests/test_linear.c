@@ -1,14 +1,14 @@
 // test_linear.c: the chunked recurrence, forward and backward, against the recurrence written here token by token in
 // double precision, against the readable reference, and against itself with a memory, other threads and batches; and
-// what stands around it (lib/gates.c) against its formulas.
+// what stands around it (kernels/gates.c) against its formulas.
 //
 // Tolerance: relative to the largest number of the tensor. Sums go over up to 70 tokens and 40 dimensions, in another
 // order than the recurrence; the project promises 1e-5. Measured: at most 2e-6 forward and 4e-6 backward, where
 // gradients of decays are differences of larger sums. In double precision the same bounds hold a billion times over,
 // which tests/test_gradients.c relies on.
-#include "arrays.h"
-#include "../lib/gates.h"
-#include "../linear.h"
+#include "tests/arrays.h"
+#include "kernels/gates.h"
+#include "kernels/recurrence.h"
 #include <omp.h>
 
 static const double PROMISED = 1e-5;

@@ -1,7 +1,7 @@
 // test_matmul.c: products against three loops. Every output is one chain of fused multiply-adds over k,
 // so all comparisons are bit for bit: there is no tolerance in this file.
-#include "arrays.h"
-#include "../lib/matmul.h"
+#include "tests/arrays.h"
+#include "kernels/matmul.h"
 #include <omp.h>
 
 // How the operands of a product lie in memory; bits of an option number.

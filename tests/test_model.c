@@ -2,9 +2,9 @@
 // that may be cut, grouped and threaded in any way, causality, counts of parameters and FLOPs, initial values.
 // Where a comparison has no tolerance beside it, it is bit for bit. Gradients are checked in test_gradients.c,
 // cached inference in test_generate.c.
-#include "test.h"
-#include "../lib/rng.h"
-#include "../block.h"
+#include "tests/test.h"
+#include "lib/rng.h"
+#include "model/layer.h"
 #include <float.h>
 #include <omp.h>
 #include <stdlib.h>

@@ -1,9 +1,9 @@
 // test_moe.c: routing and its invariants, balancing losses by hand, dispatch, and the experts' products
 // against the dense layer; all against loops that are too simple to be wrong. Gradients of the routers are in
 // test_gradients.c, models with routers in test_router.c.
-#include "arrays.h"
-#include "../lib/matmul.h"
-#include "../moe.h"
+#include "tests/arrays.h"
+#include "kernels/matmul.h"
+#include "router.h"
 #include <omp.h>
 #include <stdlib.h>
 

@@ -1,8 +1,8 @@
 // test_numeric.c: the scalar functions against the C library in long double, over random and special
 // arguments, and a hash of their bits, which must be the same for every compiler and machine.
-#include "test.h"
-#include "../lib/numeric.h"
-#include "../lib/rng.h"
+#include "tests/test.h"
+#include "lib/numeric.h"
+#include "lib/rng.h"
 
 // The promise of numeric.h. Measured: at most 3e-16 (one and a half units in the last place).
 static const double TOLERANCE = 1e-14;

@@ -4,9 +4,9 @@
 //
 // Tolerances count units in the last place (EPSILON) of max(1, |expected|). Inputs are of order 1 and a
 // sum of C terms is made of 16 lanes, so a result is at most some 16 + C/16 roundings away from exact.
-#include "arrays.h"
-#include "../lib/ops.h"
-#include "../lib/simd.h"
+#include "tests/arrays.h"
+#include "kernels/ops.h"
+#include "lib/simd.h"
 #include <omp.h>
 #include <stdlib.h>
 

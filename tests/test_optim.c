@@ -1,9 +1,9 @@
 // test_optim.c: AdamW against the formula of PyTorch's documentation in double precision, the norm,
 // clipping and the schedules.
-#include "test.h"
-#include "../lib/config.h"
-#include "../lib/optim.h"
-#include "../lib/rng.h"
+#include "tests/test.h"
+#include "config/config.h"
+#include "kernels/optim.h"
+#include "lib/rng.h"
 #include <omp.h>
 #include <stdlib.h>
 
@@ -87,22 +87,22 @@ static double lr_at(int kind, size_t step) {
 }
 
 static void test_schedules(void) {
-    static const int kinds[] = {SCHEDULE_cosine, SCHEDULE_linear, SCHEDULE_wsd, SCHEDULE_constant};
+    static const int kinds[] = {LR_COSINE, LR_LINEAR, LR_WSD, LR_CONSTANT};
     for (int k = 0; k < 4; k++) {
         for (size_t s = 0; s < 10; s++)
             CHECK(fabs(lr_at(kinds[k], s) - 0.1 * (double)(s + 1)) < 1e-15, "warm-up %zu", s);
         CHECK(lr_at(kinds[k], 10) == 1, "the peak comes after the warm-up");
-        double last = kinds[k] == SCHEDULE_constant ? 1 : 0.1;
+        double last = kinds[k] == LR_CONSTANT ? 1 : 0.1;
         CHECK(fabs(lr_at(kinds[k], 100) - last) < 1e-15, "schedule %d ends at %g", k, lr_at(kinds[k], 100));
         for (size_t s = 10; s < 100; s++)
             CHECK(lr_at(kinds[k], s + 1) <= lr_at(kinds[k], s), "never up after the peak");
     }
-    CHECK(fabs(lr_at(SCHEDULE_cosine, 55) - 0.55) < 1e-15 && fabs(lr_at(SCHEDULE_linear, 55) - 0.55) < 1e-15,
+    CHECK(fabs(lr_at(LR_COSINE, 55) - 0.55) < 1e-15 && fabs(lr_at(LR_LINEAR, 55) - 0.55) < 1e-15,
           "half way");
-    CHECK(lr_at(SCHEDULE_wsd, 75) == 1 && lr_at(SCHEDULE_wsd, 76) < 1, "wsd holds for three quarters of 101 steps");
-    Schedule brief = {.kind = SCHEDULE_cosine, .lr = 1, .min_lr = 0, .warmup = 50, .steps = 20};
+    CHECK(lr_at(LR_WSD, 75) == 1 && lr_at(LR_WSD, 76) < 1, "wsd holds for three quarters of 101 steps");
+    Schedule brief = {.kind = LR_COSINE, .lr = 1, .min_lr = 0, .warmup = 50, .steps = 20};
     CHECK(optim_lr(&brief, 19) == 0.4, "a run shorter than its warm-up");
-    brief = (Schedule){.kind = SCHEDULE_cosine, .lr = 1, .min_lr = 0, .warmup = 0, .steps = 1};
+    brief = (Schedule){.kind = LR_COSINE, .lr = 1, .min_lr = 0, .warmup = 0, .steps = 1};
     CHECK(isfinite(optim_lr(&brief, 0)), "a single step");
 }
 

@@ -1,8 +1,8 @@
 // test_plot.c: pictures, read back from their PNG. Positions are checked against each other (levels, curves, cells),
 // never against coordinates written down here, so that the layout can change.
-#include "test.h"
-#include "../lib/figure.h"
-#include "../lib/plot.h"
+#include "tests/test.h"
+#include "plot/figure.h"
+#include "plot/plot.h"
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>

@@ -1,10 +1,10 @@
 // test_profile.c: the FLOPs and bytes that --profile shows, against formulas written down here from the shapes
 // alone. Counts are whole numbers below 2^53, so every comparison is exact.
-#include "config.h"
-#include "../lib/optim.h"
-#include "../lib/ops.h"
-#include "../lib/profile.h"
-#include "../model.h"
+#include "tests/config.h"
+#include "kernels/optim.h"
+#include "kernels/ops.h"
+#include "lib/profile.h"
+#include "model.h"
 #include <omp.h>
 #include <stdlib.h>
 

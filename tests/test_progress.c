@@ -1,7 +1,7 @@
 // test_progress.c: what a run prints, on a terminal (a pseudo-terminal here) and elsewhere.
 #define _GNU_SOURCE  // posix_openpt
-#include "test.h"
-#include "../lib/progress.h"
+#include "tests/test.h"
+#include "run/progress.h"
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>

@@ -1,9 +1,9 @@
 // test_roofline.c: the measures of the machine that need no clock to be checked, and the picture that shows them.
-#include "../lib/figure.h"
-#include "../lib/machine.h"
-#include "../lib/roofline.h"
-#include "../lib/simd.h"
-#include "test.h"
+#include "plot/figure.h"
+#include "lib/machine.h"
+#include "plot/roofline.h"
+#include "lib/simd.h"
+#include "tests/test.h"
 #include <omp.h>
 #include <stb/stb_image.h>             // its code is in test_plot.c
 #include <stdlib.h>

@@ -1,9 +1,9 @@
 // test_router.c: models with each router: who sees the future, to the bit and in nats after a training; what a step
 // tells; what moves the routers that learn without gradients; and runs with them from outside. The routing itself is in
 // test_moe.c, gradients are in test_gradients.c.
-#include "program.h"
-#include "../lib/rng.h"
-#include "../model.h"
+#include "tests/program.h"
+#include "lib/rng.h"
+#include "model.h"
 #include <jansson.h>
 #include <omp.h>
 #include <signal.h>

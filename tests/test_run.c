@@ -1,7 +1,7 @@
 // test_run.c: the run directory: names, refusals, resume, kill -9 at random instants, log, digest.
-#include "test.h"
-#include "../lib/config.h"
-#include "../lib/run.h"
+#include "tests/test.h"
+#include "config/config.h"
+#include "run/run.h"
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>

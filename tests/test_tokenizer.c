@@ -1,7 +1,7 @@
 // test_tokenizer.c: text to tokens and back, the file, and what is refused.
-#include "test.h"
-#include "../data/tokenizer.h"
-#include "../lib/rng.h"
+#include "tests/test.h"
+#include "data/tokenizer.h"
+#include "lib/rng.h"
 #include <stdlib.h>
 
 // ---- helpers -----------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 // test_train.c: the program ./train from outside, as a reader or a script sees it: exit statuses, what is
 // printed, what is left on disk, and digests that neither interruption nor cutting the batch changes.
-#include "program.h"
+#include "tests/program.h"
 #include <ctype.h>
 #include <jansson.h>
 #include <signal.h>

@@ -1,6 +1,6 @@
 // test_util.c: errors, memory, atomic files, hashing, and the random numbers of lib/rng.c.
-#include "test.h"
-#include "../lib/rng.h"
+#include "tests/test.h"
+#include "lib/rng.h"
 #include <stdlib.h>
 #include <unistd.h>
 #include <sys/resource.h>

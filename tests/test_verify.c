@@ -1,6 +1,6 @@
 // test_verify.c: ./train --verify. A recorded run is trained again, and every way in which its record can differ
 // from that is told: a loss, a tensor, a digest, other data, another commit.
-#include "program.h"
+#include "tests/program.h"
 #include <jansson.h>
 #include <signal.h>
 #include <stdlib.h>

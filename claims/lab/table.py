@@ -24,7 +24,7 @@ from .verdict import evaluate
 
 BEGIN, END = "<!-- claims: written by claims/table -->", "<!-- /claims -->"
 QUOTE = re.compile(r"(<!-- claim (\S+): (.+?) -->)(.*?)(<!-- / -->)", re.S)
-LINK = re.compile(r"(\[`(\w+)`\]\(\.\./([\w/]+\.[ch])#L)(\d+)\)")   # [`mla_forward`](../block_attention.c#L260)
+LINK = re.compile(r"(\[`(\w+)`\]\(\.\./([\w/]+\.[ch])#L)(\d+)\)")   # [`mla_forward`](../attention.c#L260)
 ROW = re.compile(r"^(?:SIZE|REAL|BOOL|ENUM|PATTERN|TEXT)\((\w+)", re.M)
 
 
@@ -61,7 +61,7 @@ class Lab:
 
     def flags(self):
         """Those that are built, as they are typed."""
-        names = [ROW.findall((self.root / path).read_text()) for path in ("lib/config.def", "generate.def")]
+        names = [ROW.findall((self.root / path).read_text()) for path in ("config/config.def", "config/generate.def")]
         return {"--" + name.replace("_", "-") for group in names for name in group}
 
     def post(self, number):

@@ -1,10 +1,10 @@
 // commands.c: command lines, one argument a line, up to where a model would be made: parsed, resolved, the data
 // opened where that is quick, the sizes added up as --dry-run prints them.
 #define main generate_main
-#include "../../generate.c"
+#include "generate.c"
 #undef main
-#include "fuzz.h"
-#include "../../report.h"
+#include "tests/fuzz/fuzz.h"
+#include "run/report.h"
 
 enum { MOST_WORDS = 64 };
 typedef struct { char *argv[MOST_WORDS + 2]; int argc; } Words;

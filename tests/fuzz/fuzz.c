@@ -1,6 +1,6 @@
 // fuzz.c: runs one input and watches it. The calls of our code to exit() and to the allocator come here
 // (ld --wrap), so that a failure returns to the fuzzer, what it leaves behind is freed, and memory is counted.
-#include "fuzz.h"
+#include "tests/fuzz/fuzz.h"
 #include <fcntl.h>
 #include <jansson.h>
 #include <malloc.h>

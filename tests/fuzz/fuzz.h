@@ -6,7 +6,7 @@
 // fuzz.c holds the watch over memory and exits, readers.c the files, commands.c the command lines.
 #ifndef FUZZ_H
 #define FUZZ_H
-#include "../../lib/util.h"
+#include "lib/util.h"
 
 enum { MOST_BODIES = 3 };
 typedef struct {

@@ -1,11 +1,11 @@
 // readers.c: one body per way in which a file is read. A body that accepts its input looks at all that it
 // got, so that a wrong pointer or an uninitialised byte shows.
-#include "fuzz.h"
-#include "../../data/data.h"
-#include "../../hf.h"
-#include "../../lib/curves.h"
-#include "../../lib/plot.h"
-#include "../../lib/verify.h"
+#include "tests/fuzz/fuzz.h"
+#include "data/data.h"
+#include "formats/hf.h"
+#include "run/curves.h"
+#include "plot/plot.h"
+#include "run/verify.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>

@@ -1,6 +1,6 @@
 // replay.c: main() without libFuzzer. `replay CORPUS` reads every file of every folder CORPUS/TARGET as make fuzz
 // does. A process reads one folder; if an input kills it, that input has failed, and another one goes on behind it.
-#include "fuzz.h"
+#include "tests/fuzz/fuzz.h"
 #include <glob.h>
 #include <stdlib.h>
 #include <string.h>

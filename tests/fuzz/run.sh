@@ -14,10 +14,10 @@ mkdir -p "$build/findings"
 # The words of the dictionary are those of the sources: keys and names in quotes, flags, and their values.
 {
     cat "$here/json.dict"
-    grep -ohE '"[A-Za-z][A-Za-z0-9_.]{2,30}"' hf.c hf_config.c lib/checkpoint.c lib/run.c lib/curves.c \
+    grep -ohE '"[A-Za-z][A-Za-z0-9_.]{2,30}"' formats/*.c run/run.c run/curves.c \
         data/tokenizer.c data/data.c
-    sed -nE 's/^[A-Z]+\(([a-z_0-9]+),.*/"--\1\\x0a"/p' lib/config.def generate.def
-    grep -ohE 'X\([A-Z_]+, [a-z0-9_]+' lib/config.h | sed 's/.* \(.*\)/"\1"/'
+    sed -nE 's/^[A-Z]+\(([a-z_0-9]+),.*/"--\1\\x0a"/p' config/*.def
+    grep -ohE 'X\([A-Z_]+, [a-z0-9_]+' config/config.h | sed 's/.* \(.*\)/"\1"/'
 } | awk '!seen[$0]++' > "$TMPDIR/dictionary"
 for target in "$@"; do
     export TARGET=$target

@@ -1,0 +1,33 @@
+// hf.h: Hugging Face's names and configurations for our models, so that transformers opens what we
+// train and we open what transformers saved. Llama, Mistral, Ministral, Qwen3, Qwen3-Next (without its experts),
+// OLMo-2, OLMo-3, Mixtral, DeepSeek-V3 and GPT-2 are known; any other combination of flags is saved as model_type
+// "receipts" under our own names (model.h).
+// The tensors themselves are not touched here: safetensors.h reads and writes the files.
+#ifndef HF_H
+#define HF_H
+#include "model.h"
+#include "formats/safetensors.h"
+
+// The architecture of transformers that computes what a resolved config computes ("LlamaForCausalLM"),
+// or NULL; then hf_obstacle says what would have to differ ("LlamaForCausalLM needs --ffn swiglu").
+const char *hf_architecture(const Config *c);
+const char *hf_obstacle(const Config *c);   // NULL where hf_architecture is not
+
+// Writes model.safetensors and config.json into the directory, which exists. config.json also has an
+// object "receipts" with every flag as text, so that a run of ours is read back exactly.
+void hf_save(const Model *m, const char *dir);
+// Any arena with the layout of the parameters under the names that hf_save gives them. As it stands: of the norms
+// whose distance from 1 Qwen3-Next stores, the gradients are the same.
+void hf_write_tensors(const Model *m, const real *arena, const char *path);
+
+// Fills in what the directory's config.json fixes: sizes and everything else that decides what the
+// model computes; the context where positions are learned. Flags of training are left as they are.
+// config_resolve must follow.
+// Fails with one line that names file and key where a model cannot be represented by our flags.
+void hf_config(Config *c, const char *dir);
+// Every flag of the run of ours that wrote the directory. False (c untouched) if none of ours did.
+bool hf_flags(Config *c, const char *dir);
+// Fills the parameters from model.safetensors, or from the shards that model.safetensors.index.json
+// names. Every shape is checked, nothing may be missing or left over.
+void hf_load(Model *m, const char *dir);
+#endif

@@ -1,0 +1,572 @@
+// attention.c: softmax attention (Vaswani et al. 2017, eq. 1), causal, with grouped heads (Ainslie et
+// al. 2023). Three kernels over the same matrix products and the same bits on every machine:
+//   naive   the matrix of scores exists: T x T numbers per head, computed whole, masked, kept for the backward (Dao et
+//           al. 2022, algorithm 0)
+//   band    that matrix, but what the mask hides is not computed: half of the FLOPs, the same memory
+//   flash   tiles of 24 queries by `tile` keys, an online softmax, O(T) memory; the backward computes the
+//           scores again from the saved log-sum-exp (Dao et al. 2022, algorithms 1 and 4; Dao 2023)
+// From naive to band is what flash gains by leaving out FLOPs, from band to flash what it gains by its memory.
+// A query may see a window of positions only (Child et al. 2019; Jiang et al. 2023, section 2); then band and flash
+// leave out the keys before it, in whole panels and tiles. Scores may fall with the distance between query and key
+// (ALiBi: Press et al. 2022).
+// A task is one key/value head of one sequence with all the query heads that read it, so that no two
+// threads ever add to the same gradient. Tiles start at position 0 whatever is cached, so decoding goes
+// through the same additions as training and gives the same bits.
+#include "kernels/attention.h"
+#include "kernels/matmul.h"
+#include "lib/numeric.h"
+#include "lib/profile.h"
+#include "lib/simd.h"
+#include <omp.h>
+
+enum { QUERY_TILE = 24, QUERIES_BACKWARD = 4 * QUERY_TILE, SMALL = 1 << 14 };
+static Workspace workspace;        // of the one attention that runs at a time
+
+static real log_sum(real most, real sum) { return sum > 0 ? most + (real)num_log((double)sum) : (real)NAN; }
+
+// The first position that the query at position p sees; the last is p.
+static size_t first_seen(const AttnShape *s, size_t p) { return s->window && p >= s->window ? p + 1 - s->window : 0; }
+
+// The columns of the matrix of scores that are computed for `rows` queries from position p on: all L of them, or from
+// the border of a panel to what the last query sees. The others are 0.
+typedef struct { size_t start, keys; } Band;
+static Band band_of(const AttnShape *s, size_t p, size_t rows, size_t L) {
+    if (s->kernel == ATTENTION_naive) return (Band){0, L};
+    size_t start = first_seen(s, p) / PANEL * PANEL;
+    return (Band){start, p + rows - start};
+}
+
+// Pairs of a query and a key that it sees, of queries at positions 0 .. n-1.
+static size_t pairs_seen(const AttnShape *s, size_t n) {
+    size_t growing = s->window ? smaller(n, s->window) : n;
+    return growing * (growing + 1) / 2 + (n - growing) * s->window;
+}
+
+// C [M,N] = or += A [M,K] B, in this thread; B is the part of packed panels (of `rows` rows) from row `first`.
+static void multiply(real *c, size_t ldc, const real *a, size_t a_row, size_t a_col, const real *packed, size_t rows,
+                     size_t first, size_t M, size_t N, size_t K, bool accumulate) {
+    product_serial(&(Product){.c = c, .ldc = ldc, .a = a, .a_row = a_row, .a_col = a_col,
+                              .packed = packed + first * PANEL, .packed_rows = rows, .M = M, .N = N, .K = K,
+                              .accumulate = accumulate});
+}
+
+// ---- one row of scores ---------------------------------------------------------------------------
+
+// Of the `keys` positions from j on, those that the query at position p sees: from .. to-1, counted from j.
+typedef struct { size_t from, to; } Span;
+static Span span_seen(const AttnShape *s, size_t p, size_t j, size_t keys) {
+    size_t first = first_seen(s, p), from = first > j ? first - j : 0, to = p >= j ? smaller(keys, p + 1 - j) : 0;
+    return from < to ? (Span){from, to} : (Span){0, 0};
+}
+
+static const real lane_number[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+// ALiBi (Press et al. 2022, section 3): x[i] = x[i] * scale - slope * distance, where x[0] is the key `behind`
+// positions before the query. Returns by how much the scores are still to be scaled.
+static real row_alibi(real *x, size_t n, real scale, real slope, size_t behind) {
+    if (slope == 0) return scale;
+    vec by = vec_set(scale), lose = vec_set(slope), at = vec_sub(vec_load(lane_number), vec_set((real)behind));
+    for (size_t i = 0; i < n; i += LANES)
+        vec_store_at(x, i, n, vec_fma(lose, vec_add(at, vec_set((real)i)), vec_mul(vec_load_at(x, i, n), by)));
+    return 1;
+}
+
+// The largest of x[0..n-1] * scale and `most`. n > 0.
+static real row_max(const real *x, size_t n, real scale, real most) {
+    vec top = vec_set(most), by = vec_set(scale);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) top = vec_max(vec_mul(vec_load(x + i), by), top);
+    if (i < n) {
+        vec last = vec_mul(vec_load_n(x + i, n - i), by);
+        top = vec_max(vec_select_less(vec_load(lane_number), vec_set((real)(n - i)), last, top), top);
+    }
+    return vec_largest(top);
+}
+
+// x[i] = exp(x[i] * scale - most) for those in the span, 0 for the others of 0 <= i < width; returns the sum.
+static real row_exp(real *x, Span seen, size_t width, real scale, real most) {
+    vec sum = vec_zero(), by = vec_set(scale), minus = vec_set(-most);
+    size_t start = seen.from / LANES * LANES;
+    for (size_t i = 0; i < start; i++) x[i] = 0;
+    for (size_t i = start; i < seen.to; i += LANES) {
+        vec e = vec_exp(vec_fma(vec_load_at(x, i, width), by, minus));
+        if (i < seen.from || i + LANES > seen.to) {
+            vec at = vec_add(vec_load(lane_number), vec_set((real)i));
+            e = vec_select_less(at, vec_set((real)seen.from), vec_zero(), e);
+            e = vec_select_less(at, vec_set((real)seen.to), e, vec_zero());
+        }
+        sum = vec_add(sum, e);
+        vec_store_at(x, i, width, e);
+    }
+    for (size_t i = round_up(seen.to, LANES); i < width; i++) x[i] = 0;
+    return vec_sum(sum);
+}
+
+static void row_scale(real *x, size_t n, real by) {
+    for (size_t i = 0; i < n; i += LANES) vec_store_at(x, i, n, vec_mul(vec_load_at(x, i, n), vec_set(by)));
+}
+
+static real row_dot(const real *a, const real *b, size_t n) {
+    vec sum = vec_zero();
+    for (size_t i = 0; i < n; i += LANES) sum = vec_fma(vec_load_at(a, i, n), vec_load_at(b, i, n), sum);
+    return vec_sum(sum);
+}
+
+// ---- forward -------------------------------------------------------------------------------------
+
+// One head: n queries at q against L keys (packed transposed) and values (packed).
+typedef struct {
+    real *out; size_t out_stride;
+    real *lse, *probability;            // [n], [n,L]
+    const real *q; size_t q_stride;
+    const real *keys, *values;          // packed [D,L], [L,Dv]
+    size_t n, L;
+    real slope;                         // 0: no ALiBi
+} Head;
+
+// A row of the online softmax: its largest score so far, and the sum of exp(score - most).
+typedef struct { real most, total; } Row;
+
+// The scores x of one more tile become exp(score - most); `o`, the values summed so far, fades where most grows. The
+// first of the tile's keys is `behind` positions before the query.
+static void row_forward(Row *row, real *x, Span seen, size_t keys, real *o, size_t behind, real slope,
+                        const AttnShape *s) {
+    if (!seen.to) {                                                        // nothing in this tile
+        memset(x, 0, keys * sizeof *x);
+        return;
+    }
+    real scale = row_alibi(x, seen.to, (real)s->scale, slope, behind);
+    real most = row_max(x + seen.from, seen.to - seen.from, scale, row->most);
+    real sum = row_exp(x, seen, keys, scale, most);
+    if (row->total > 0 && most > row->most) {                              // what came before weighs less now
+        real fade[LANES];
+        vec_store(fade, vec_exp(vec_set(row->most - most)));
+        row->total *= fade[0];
+        row_scale(o, s->Dv, fade[0]);
+    }
+    row->total += sum, row->most = most;
+}
+
+static void row_end(const Row *row, real *o, size_t Dv, real *lse) {
+    row_scale(o, Dv, 1 / row->total);
+    if (lse) *lse = log_sum(row->most, row->total);
+}
+
+// scores of one tile in scratch: flash [QUERY_TILE, tile]; else [n, L] unless they are kept.
+static void head_forward_flash(const Head *t, const AttnShape *s, real *score) {
+    size_t past = t->L - t->n, width = s->tile;
+    for (size_t i = 0; i < t->n; i += QUERY_TILE) {
+        size_t rows = smaller(QUERY_TILE, t->n - i), end = past + i + rows;    // keys that the last query sees
+        Row row[QUERY_TILE];
+        for (size_t r = 0; r < rows; r++) row[r] = (Row){-(real)INFINITY, 0};
+        size_t start = first_seen(s, past + i) / width * width;
+        for (size_t j = start; j < end; j += width) {
+            size_t keys = smaller(width, end - j);
+            multiply(score, width, t->q + i * t->q_stride, t->q_stride, 1, t->keys + j * s->D, s->D, 0, rows, keys,
+                     s->D, false);
+            for (size_t r = 0; r < rows; r++)
+                row_forward(&row[r], score + r * width, span_seen(s, past + i + r, j, keys), keys,
+                            t->out + (i + r) * t->out_stride, past + i + r - j, t->slope, s);
+            multiply(t->out + i * t->out_stride, t->out_stride, score, width, 1, t->values, t->L, j, rows, s->Dv, keys,
+                     j > start);
+        }
+        for (size_t r = 0; r < rows; r++)
+            row_end(&row[r], t->out + (i + r) * t->out_stride, s->Dv, t->lse ? t->lse + i + r : NULL);
+    }
+}
+
+// Decoding: one query of each of the `heads` that read one head of keys and values, as these lie in a cache, tile by
+// tile. The same tiles and chains as above, so the same bits.
+typedef struct {
+    real *out; const real *q;           // of the first head
+    const real *k, *v; size_t k_stride, v_stride, length;
+    size_t heads;
+    const real *slope;                  // of the first head, or NULL
+} DecodeTask;
+
+enum {
+    TOGETHER = 4,                       // heads, or vectors of a value, whose sums stay in registers
+    AHEAD = 2048,                       // numbers: how far ahead of the reads they are asked for
+};
+
+// A core forgets what it is asked for while as much as it can remember is still on its way: so three times.
+INLINE void ask_ahead(const real *x) {
+    for (size_t ahead = AHEAD; ahead >= AHEAD / 4; ahead /= 2) __builtin_prefetch(x + ahead, 0, 2);
+}
+
+// score [heads,ld] = q [heads,D] K^T of n <= 16 keys: they are turned in registers, so that lanes run along keys and
+// each score is one chain over D. whole: n is 16 and D a multiple of it; it and `heads` are constants where this is
+// expanded.
+INLINE void scores_of_keys(size_t heads, bool whole, real *score, size_t ld, const real *q, const real *k,
+                           size_t stride, size_t D, size_t n) {
+    vec sum[2 * TOGETHER];
+    for (size_t h = 0; h < heads; h++) sum[h] = vec_zero();
+    for (size_t d = 0; d < D; d += LANES) {
+        vec row[LANES];
+        const real *at = k;
+        for (size_t i = 0; i < LANES; i++) {
+            OPAQUE(at);                                            // or the compiler keeps 16 addresses
+            ask_ahead(k + (d + i) * LANES);                        // in a cache, a head's keys follow one another
+            row[i] = whole ? vec_load(at + d) : vec_load_at(at, d, D);
+            at += whole || i + 1 < n ? stride : 0;
+        }
+        vec_transpose(row);
+        for (size_t i = 0; i < LANES && (whole || d + i < D); i++)
+            for (size_t h = 0; h < heads; h++) sum[h] = vec_fma(vec_set(q[h * D + d + i]), row[i], sum[h]);
+    }
+    for (size_t h = 0; h < heads; h++) vec_store_at(score + h * ld, 0, whole ? LANES : n, sum[h]);
+}
+
+INLINE void scores_of_heads(size_t heads, real *score, size_t ld, const real *q, const real *k, size_t stride, size_t D,
+                            size_t n) {
+    if (n == LANES && D % LANES == 0) scores_of_keys(heads, true, score, ld, q, k, stride, D, n);
+    else scores_of_keys(heads, false, score, ld, q, k, stride, D, n);
+}
+
+static void scores_of_rows(real *score, size_t ld, const real *q, size_t heads, const real *k, size_t stride, size_t D,
+                           size_t keys) {
+    for (size_t j = 0; j < keys; j += LANES, k += LANES * stride, score += LANES) {
+        size_t n = smaller(LANES, keys - j), h = 0;
+        for (; h + 2 * TOGETHER <= heads; h += 2 * TOGETHER)
+            scores_of_heads(2 * TOGETHER, score + h * ld, ld, q + h * D, k, stride, D, n);
+        for (; h + TOGETHER <= heads; h += TOGETHER)
+            scores_of_heads(TOGETHER, score + h * ld, ld, q + h * D, k, stride, D, n);
+        for (; h + 2 <= heads; h += 2) scores_of_heads(2, score + h * ld, ld, q + h * D, k, stride, D, n);
+        for (; h < heads; h++) scores_of_heads(1, score + h * ld, ld, q + h * D, k, stride, D, n);
+    }
+}
+
+// out [heads,Dv] = or += p [heads,ld] V for `vecs` vectors of columns of V, up to column n: lanes run along them, and
+// each output is one chain over keys. `heads` and `vecs` are constants where this is expanded.
+INLINE void values_of_columns(size_t heads, size_t vecs, real *out, const real *p, size_t ld, const real *v,
+                              size_t stride, size_t Dv, size_t n, size_t keys, bool accumulate) {
+    vec sum[TOGETHER][TOGETHER];
+    for (size_t h = 0; h < heads; h++)
+        for (size_t i = 0; i < vecs; i++)
+            sum[h][i] = accumulate ? vec_load_at(out + h * Dv, i * LANES, n) : vec_zero();
+    for (size_t j = 0; j < keys; j++, v += stride)
+        for (size_t i = 0; i < vecs; i++) {
+            vec value = vec_load_at(v, i * LANES, n);
+            ask_ahead(v + i * LANES);
+            for (size_t h = 0; h < heads; h++) sum[h][i] = vec_fma(vec_set(p[h * ld + j]), value, sum[h][i]);
+        }
+    for (size_t h = 0; h < heads; h++)
+        for (size_t i = 0; i < vecs; i++) vec_store_at(out + h * Dv, i * LANES, n, sum[h][i]);
+}
+
+INLINE void values_of_heads(size_t vecs, real *out, const real *p, size_t ld, size_t heads, const real *v,
+                            size_t stride, size_t Dv, size_t n, size_t keys, bool accumulate) {
+    size_t h = 0;
+    for (; h + TOGETHER <= heads; h += TOGETHER)
+        values_of_columns(TOGETHER, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
+    for (; h + 2 <= heads; h += 2)
+        values_of_columns(2, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
+    for (; h < heads; h++)
+        values_of_columns(1, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
+}
+
+static void values_of_rows(real *out, const real *p, size_t ld, size_t heads, const real *v, size_t stride, size_t Dv,
+                           size_t keys, bool accumulate) {
+    enum { WIDE = TOGETHER * LANES };
+    size_t d = 0;
+    for (; d + WIDE <= Dv; d += WIDE)
+        values_of_heads(TOGETHER, out + d, p, ld, heads, v + d, stride, Dv, WIDE, keys, accumulate);
+    for (; d + 2 * LANES <= Dv; d += 2 * LANES)
+        values_of_heads(2, out + d, p, ld, heads, v + d, stride, Dv, 2 * LANES, keys, accumulate);
+    for (; d < Dv; d += LANES)
+        values_of_heads(1, out + d, p, ld, heads, v + d, stride, Dv, smaller(LANES, Dv - d), keys, accumulate);
+}
+
+// scratch: score [heads, tile] and row [heads].
+static void decode_heads(const DecodeTask *t, const AttnShape *s, real *score, Row *row) {
+    size_t position = t->length - 1;
+    for (size_t h = 0; h < t->heads; h++) row[h] = (Row){-(real)INFINITY, 0};
+    for (size_t j = 0; j < t->length; j += s->tile) {
+        size_t keys = smaller(s->tile, t->length - j);
+        Span seen = span_seen(s, position, j, keys);
+        scores_of_rows(score, s->tile, t->q, t->heads, t->k + j * t->k_stride, t->k_stride, s->D, keys);
+        for (size_t h = 0; h < t->heads; h++)
+            row_forward(&row[h], score + h * s->tile, seen, keys, t->out + h * s->Dv, position - j,
+                        t->slope ? t->slope[h] : 0, s);
+        values_of_rows(t->out, score, s->tile, t->heads, t->v + j * t->v_stride, t->v_stride, s->Dv, keys, j > 0);
+    }
+    for (size_t h = 0; h < t->heads; h++) row_end(&row[h], t->out + h * s->Dv, s->Dv, NULL);
+}
+
+// A task is one key head of one sequence, or a part of the query heads that read it. The view begins with a tile that
+// the query sees.
+static void decode(real *out, size_t out_stride, const real *q, size_t q_stride, const KvView *view, size_t B,
+                   size_t split, const AttnShape *s) {
+    size_t group = s->H / s->KV, scores = group * s->tile;
+    size_t each = round_up(scores + group * sizeof(Row) / sizeof(real), LANES);
+    real *space = workspace_take(&workspace, size_mul(each, (size_t)omp_get_max_threads()));
+#pragma omp parallel for schedule(static) if (B * view->length * s->H * s->D > SMALL)
+    for (size_t task = 0; task < B * s->KV * split; task++) {
+        size_t part = task % split, g = task / split % s->KV, b = task / split / s->KV;
+        size_t first = group * part / split, h = g * group + first;
+        DecodeTask t = {.out = out + b * out_stride + h * s->Dv, .q = q + b * q_stride + h * s->D,
+                        .k = view->k + b * view->k_step + g * view->k_head, .k_stride = view->k_stride,
+                        .v = view->v + b * view->v_step + g * view->v_head, .v_stride = view->v_stride,
+                        .length = view->length, .heads = group * (part + 1) / split - first,
+                        .slope = s->slope ? s->slope + h : NULL};
+        real *score = space + (size_t)omp_get_thread_num() * each;
+        decode_heads(&t, s, score, (Row *)(score + scores));
+    }
+}
+
+static void head_forward_matrix(const Head *t, const AttnShape *s, real *scratch) {
+    size_t past = t->L - t->n, L = t->L;
+    real *p = t->probability ? t->probability : scratch;
+    for (size_t i = 0; i < t->n; i += QUERY_TILE) {
+        size_t rows = smaller(QUERY_TILE, t->n - i);
+        Band band = band_of(s, past + i, rows, L);
+        multiply(p + i * L + band.start, L, t->q + i * t->q_stride, t->q_stride, 1, t->keys + band.start * s->D, s->D,
+                 0, rows, band.keys, s->D, false);
+    }
+    for (size_t i = 0; i < t->n; i++) {
+        Span seen = span_seen(s, past + i, 0, L);
+        real scale = row_alibi(p + i * L, seen.to, (real)s->scale, t->slope, past + i);
+        real most = row_max(p + i * L + seen.from, seen.to - seen.from, scale, -(real)INFINITY);
+        real sum = row_exp(p + i * L, seen, L, scale, most);
+        row_scale(p + i * L, seen.to, 1 / sum);
+        if (t->lse) t->lse[i] = log_sum(most, sum);
+    }
+    for (size_t i = 0; i < t->n; i += QUERY_TILE) {
+        size_t rows = smaller(QUERY_TILE, t->n - i);
+        Band band = band_of(s, past + i, rows, L);
+        multiply(t->out + i * t->out_stride, t->out_stride, p + i * L + band.start, L, 1, t->values, L, band.start,
+                 rows, s->Dv, band.keys, false);
+    }
+}
+
+// What a thread needs, in numbers: packed keys and values, and scores. `kept`: the probabilities have a place.
+typedef struct { size_t keys, values, each; } ForwardSpace;
+static ForwardSpace forward_space(size_t n, size_t L, bool kept, AttnShape s) {
+    size_t scores = s.kernel == ATTENTION_flash ? QUERY_TILE * s.tile : kept ? 0 : size_mul(n, L);
+    ForwardSpace f = {.keys = packed_size(s.D, L), .values = packed_size(L, s.Dv)};
+    f.each = f.keys + f.values + scores;
+    return f;
+}
+
+void attention_forward(real *out, size_t out_stride, real *lse, real *probability, const real *q, size_t q_stride,
+                       KvView view, size_t B, size_t n, AttnShape s) {
+    size_t seen = B * s.H * (pairs_seen(&s, view.length) - pairs_seen(&s, view.length - n));
+    size_t pairs = s.kernel == ATTENTION_naive ? B * s.H * n * view.length : seen;
+    size_t first = first_seen(&s, view.length - n), both = view.k == view.v ? s.D : s.D + s.Dv;     // a latent is both
+    PROFILE(attention_forward, pairs * 2 * (s.D + s.Dv) + seen * (PROFILE_EXP + (s.slope ? 8 : 4)),
+            B * (n * s.H * (s.D + s.Dv) + (view.length - first) * s.KV * both) + (probability ? pairs : 0));
+    bool may_skip = s.kernel == ATTENTION_flash || (s.kernel == ATTENTION_band && !probability);
+    size_t skipped = may_skip ? first / s.tile * s.tile : 0;               // whole tiles that nobody sees
+    view.k += skipped * view.k_stride, view.v += skipped * view.v_stride, view.length -= skipped;
+    size_t L = view.length, group = s.H / s.KV, threads = (size_t)omp_get_max_threads();
+    // With few key heads (decoding, or a latent shared by all heads) the queries of one are shared out too.
+    size_t split = B * s.KV < threads ? smaller(group, (threads + B * s.KV - 1) / (B * s.KV)) : 1;
+    size_t tasks = B * s.KV * split;
+    if (n == 1 && s.kernel == ATTENTION_flash && !lse) {
+        decode(out, out_stride, q, q_stride, &view, B, split, &s);
+        return;
+    }
+    ForwardSpace need = forward_space(n, L, probability != NULL, s);
+    real *space = workspace_take(&workspace, size_mul(need.each, threads));
+#pragma omp parallel for schedule(static) if (B * n * L * s.H * s.D > SMALL)
+    for (size_t task = 0; task < tasks; task++) {
+        size_t part = task % split, g = task / split % s.KV, b = task / split / s.KV;
+        real *keys = space + (size_t)omp_get_thread_num() * need.each, *values = keys + need.keys;
+        real *score = values + need.values;
+        pack(keys, view.k + b * view.k_step + g * view.k_head, 1, view.k_stride, s.D, L);
+        pack(values, view.v + b * view.v_step + g * view.v_head, view.v_stride, 1, L, s.Dv);
+        for (size_t h = g * group + group * part / split; h < g * group + group * (part + 1) / split; h++) {
+            Head t = {.out = out + b * n * out_stride + h * s.Dv, .out_stride = out_stride,
+                      .lse = lse ? lse + (b * s.H + h) * n : NULL,
+                      .probability = probability ? probability + (b * s.H + h) * n * L : NULL,
+                      .q = q + b * n * q_stride + h * s.D, .q_stride = q_stride, .keys = keys, .values = values,
+                      .n = n, .L = L, .slope = s.slope ? s.slope[h] : 0};
+            if (s.kernel == ATTENTION_flash) head_forward_flash(&t, &s, score);
+            else head_forward_matrix(&t, &s, score);
+        }
+    }
+}
+
+// ---- backward ------------------------------------------------------------------------------------
+// With P = softmax(scale Q K^T), O = P V:   dV = P^T dO,  dP = dO V^T,  dS = scale P (dP - rowsum(dO O)),
+// dQ = dS K,  dK = dS^T Q   (Dao et al. 2022, appendix B.2).
+
+typedef struct {
+    real *dq, *dk, *dv; size_t dq_stride;
+    const real *q, *dout, *out; size_t q_stride, out_stride;
+    const real *lse, *probability;
+    const real *keys_t, *keys, *values_t;     // packed [D,T], [T,D], [Dv,T]: the same for all heads of a group
+    real *queries, *douts;                    // packed [T,D], [T,Dv] of this head
+    size_t k_stride, v_stride, T;
+    real slope;
+} HeadGradient;
+
+// Turns rows of dP into dS in place: x = p (x - delta) scale.
+static void score_gradient(real *x, const real *p, size_t n, real delta, real scale) {
+    vec d = vec_set(delta), by = vec_set(scale);
+    for (size_t i = 0; i < n; i += LANES)
+        vec_store_at(x, i, n, vec_mul(vec_mul(vec_load_at(p, i, n), vec_sub(vec_load_at(x, i, n), d)), by));
+}
+
+// The tile of `rows` queries from i and `keys` keys from j, with its P and dS (row stride ld). first: of these queries.
+static void tile_backward(const HeadGradient *t, const AttnShape *s, const real *p, const real *ds, size_t ld, size_t i,
+                          size_t rows, size_t j, size_t keys, bool first) {
+    multiply(t->dv + j * t->v_stride, t->v_stride, p, 1, ld, t->douts, t->T, i, keys, s->Dv, rows, true);
+    multiply(t->dk + j * t->k_stride, t->k_stride, ds, 1, ld, t->queries, t->T, i, keys, s->D, rows, true);
+    multiply(t->dq + i * t->dq_stride, t->dq_stride, ds, ld, 1, t->keys, t->T, j, rows, s->D, keys, !first);
+}
+
+// The same for flash, from the scores on; delta: rowsum(dO O) of these queries.
+static void tile_backward_flash(const HeadGradient *t, const AttnShape *s, real *p, real *ds, const real *delta,
+                                size_t i, size_t rows, size_t j, size_t keys, bool first) {
+    size_t width = s->tile;
+    multiply(p, width, t->q + i * t->q_stride, t->q_stride, 1, t->keys_t + j * s->D, s->D, 0, rows, keys, s->D, false);
+    multiply(ds, width, t->dout + i * t->out_stride, t->out_stride, 1, t->values_t + j * s->Dv, s->Dv, 0, rows, keys,
+             s->Dv, false);
+    for (size_t r = 0; r < rows; r++) {
+        Span seen = span_seen(s, i + r, j, keys);
+        real scale = seen.to ? row_alibi(p + r * width, seen.to, (real)s->scale, t->slope, i + r - j) : 0;
+        row_exp(p + r * width, seen, keys, scale, t->lse[i + r]);
+        score_gradient(ds + r * width, p + r * width, keys, delta[r], (real)s->scale);
+    }
+    tile_backward(t, s, p, ds, width, i, rows, j, keys, first);
+}
+
+// scratch: P and dS of one tile. Queries go by in order, so dV and dK add up over queries in order, many at a time, so
+// that these sums are read and written seldom; few where the mask cuts through the tile.
+static void head_backward_flash(const HeadGradient *t, const AttnShape *s, real *p, real *ds) {
+    for (size_t i = 0; i < t->T; i += QUERIES_BACKWARD) {
+        size_t rows = smaller(QUERIES_BACKWARD, t->T - i), start = first_seen(s, i) / s->tile * s->tile;
+        real delta[QUERIES_BACKWARD];
+        for (size_t r = 0; r < rows; r++)
+            delta[r] = row_dot(t->dout + (i + r) * t->out_stride, t->out + (i + r) * t->out_stride, s->Dv);
+        for (size_t j = start; j < i + rows; j += s->tile) {
+            for (size_t r = 0, some; r < rows; r += some) {
+                some = j + s->tile <= i + r ? rows - r : smaller(QUERY_TILE, rows - r);
+                size_t end = i + r + some;
+                if (j < end)
+                    tile_backward_flash(t, s, p, ds, delta + r, i + r, some, j, smaller(s->tile, end - j), j == start);
+            }
+        }
+    }
+}
+
+static void head_backward_matrix(const HeadGradient *t, const AttnShape *s, real *ds) {
+    size_t T = t->T;
+    for (size_t i = 0; i < T; i += QUERY_TILE) {
+        size_t rows = smaller(QUERY_TILE, T - i);
+        Band band = band_of(s, i, rows, T);
+        multiply(ds + i * T + band.start, T, t->dout + i * t->out_stride, t->out_stride, 1,
+                 t->values_t + band.start * s->Dv, s->Dv, 0, rows, band.keys, s->Dv, false);
+    }
+    for (size_t i = 0; i < T; i++) {
+        real delta = row_dot(t->dout + i * t->out_stride, t->out + i * t->out_stride, s->Dv);
+        size_t first = i / QUERY_TILE * QUERY_TILE;
+        Band band = band_of(s, first, smaller(QUERY_TILE, T - first), T);
+        score_gradient(ds + i * T + band.start, t->probability + i * T + band.start, band.keys, delta, (real)s->scale);
+    }
+    for (size_t i = 0; i < T; i += QUERY_TILE) {
+        size_t rows = smaller(QUERY_TILE, T - i);
+        Band band = band_of(s, i, rows, T);
+        size_t at = i * T + band.start;
+        tile_backward(t, s, t->probability + at, ds + at, T, i, rows, band.start, band.keys, true);
+    }
+}
+
+// What a thread needs, in numbers: keys, values, queries and gradients of outputs, packed, and scores.
+typedef struct { size_t keys_t, keys, values_t, values, each; } BackwardSpace;
+static BackwardSpace backward_space(size_t T, AttnShape s) {
+    BackwardSpace b = {packed_size(s.D, T), packed_size(T, s.D), packed_size(s.Dv, T), packed_size(T, s.Dv), 0};
+    size_t scores = s.kernel == ATTENTION_flash ? 2 * QUERIES_BACKWARD * s.tile : size_mul(T, T);
+    b.each = b.keys_t + 2 * b.keys + b.values_t + b.values + scores;
+    return b;
+}
+
+size_t attention_workspace(size_t T, AttnShape s) {
+    size_t forward = forward_space(T, T, false, s).each, backward = backward_space(T, s).each;
+    return size_mul(forward > backward ? forward : backward, (size_t)omp_get_max_threads());
+}
+
+void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const real *dout, const real *out,
+                        size_t out_stride, const real *lse, const real *probability, const real *q, size_t q_stride,
+                        KvView view, size_t B, size_t n, AttnShape s) {
+    bool flash = s.kernel == ATTENTION_flash;
+    size_t seen = pairs_seen(&s, n), pairs = B * s.H * (s.kernel == ATTENTION_naive ? n * n : seen);
+    size_t again = flash ? 2 * s.D + PROFILE_EXP + (s.slope ? 7 : 3) : 0;          // the scores
+    PROFILE(attention_backward, pairs * (4 * (s.D + s.Dv) + 3 + again),
+            B * n * (2 * s.H * (s.D + s.Dv) + 2 * s.KV * (s.D + s.Dv)) + (flash ? 0 : pairs));
+    size_t threads = (size_t)omp_get_max_threads(), group = s.H / s.KV, T = n;
+    BackwardSpace need = backward_space(T, s);
+    real *space = workspace_take(&workspace, size_mul(need.each, threads));
+#pragma omp parallel for schedule(static) if (B * T * T * s.H * s.D > SMALL)
+    for (size_t task = 0; task < B * s.KV; task++) {
+        size_t b = task / s.KV, g = task % s.KV;
+        const real *k_head = view.k + b * view.k_step + g * view.k_head;
+        const real *v_head = view.v + b * view.v_step + g * view.v_head;
+        real *dk_head = dk + (k_head - view.k), *dv_head = dv + (v_head - view.v);
+        real *keys_t = space + (size_t)omp_get_thread_num() * need.each, *keys = keys_t + need.keys_t;
+        real *values_t = keys + need.keys, *queries = values_t + need.values_t, *douts = queries + need.keys;
+        real *score = douts + need.values;
+        pack(keys_t, k_head, 1, view.k_stride, s.D, T);
+        pack(keys, k_head, view.k_stride, 1, T, s.D);
+        pack(values_t, v_head, 1, view.v_stride, s.Dv, T);
+        for (size_t j = 0; j < T; j++) {
+            memset(dk_head + j * view.k_stride, 0, s.D * sizeof *dk);
+            memset(dv_head + j * view.v_stride, 0, s.Dv * sizeof *dv);
+        }
+        for (size_t h = g * group; h < (g + 1) * group; h++) {
+            const real *qh = q + b * T * q_stride + h * s.D, *dh = dout + b * T * out_stride + h * s.Dv;
+            pack(queries, qh, q_stride, 1, T, s.D);
+            pack(douts, dh, out_stride, 1, T, s.Dv);
+            HeadGradient t = {.dq = dq + b * T * dq_stride + h * s.D, .dq_stride = dq_stride,
+                              .dk = dk_head, .dv = dv_head, .k_stride = view.k_stride, .v_stride = view.v_stride,
+                              .q = qh, .q_stride = q_stride, .dout = dh,
+                              .out = out + b * T * out_stride + h * s.Dv, .out_stride = out_stride,
+                              .lse = lse ? lse + (b * s.H + h) * T : NULL,
+                              .probability = probability ? probability + (b * s.H + h) * T * T : NULL,
+                              .keys_t = keys_t, .keys = keys, .values_t = values_t, .queries = queries, .douts = douts,
+                              .T = T, .slope = s.slope ? s.slope[h] : 0};
+            if (flash) head_backward_flash(&t, &s, score, score + QUERIES_BACKWARD * s.tile);
+            else head_backward_matrix(&t, &s, score);
+        }
+    }
+}
+
+// ---- ALiBi ---------------------------------------------------------------------------------------
+
+// For a power of two, 2^(-8/H), 2^(-16/H), ..., 2^-8; else those of the power below, then every other one of the power
+// above, from its first on (Press et al. 2022, section 3 and the authors' code).
+void alibi_slopes(real *slope, size_t H) {
+    size_t power = 1;
+    while (2 * power <= H) power *= 2;
+    for (size_t h = 0; h < H; h++) {
+        double eights = (double)(h + 1) / (double)power;
+        if (h >= power) eights = (double)(2 * (h - power) + 1) / (double)(2 * power);
+        slope[h] = (real)num_pow(2, -8 * eights);
+    }
+}
+
+// ---- the reference -------------------------------------------------------------------------------
+
+void attention_forward_naive(real *out, size_t out_stride, const real *q, size_t q_stride, KvView view, size_t B,
+                             size_t n, AttnShape s) {
+    for (size_t b = 0; b < B; b++)
+        for (size_t h = 0; h < s.H; h++)
+            for (size_t i = 0; i < n; i++) {
+                size_t g = h / (s.H / s.KV), p = view.length - n + i;
+                const real *k = view.k + b * view.k_step + g * view.k_head;
+                const real *v = view.v + b * view.v_step + g * view.v_head;
+                const real *x = q + (b * n + i) * q_stride + h * s.D;
+                real *o = out + (b * n + i) * out_stride + h * s.Dv;
+                double total = 0;
+                for (size_t e = 0; e < s.Dv; e++) o[e] = 0;
+                for (size_t j = first_seen(&s, p); j <= p; j++) {
+                    double score = 0;
+                    for (size_t d = 0; d < s.D; d++) score += (double)x[d] * (double)k[j * view.k_stride + d];
+                    double weight = exp(score * s.scale - (s.slope ? (double)s.slope[h] * (double)(p - j) : 0));
+                    total += weight;
+                    for (size_t e = 0; e < s.Dv; e++) o[e] += (real)weight * v[j * view.v_stride + e];
+                }
+                for (size_t e = 0; e < s.Dv; e++) o[e] /= (real)total;
+            }
+}

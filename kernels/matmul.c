@@ -1,0 +1,375 @@
+// matmul.c: matrix products near the machine's limit that give the same bits everywhere.
+//
+// The scheme is the outer-product micro-kernel of Goto and van de Geijn, "Anatomy of high-performance matrix
+// multiplication", ACM TOMS 2008: B in packed panels of 32 columns, a register tile of a few rows of A times one or
+// two vectors of columns, a few tiles of A in the L2 cache while a thread's panels of B go by. Lanes run along the
+// columns of the output and nothing is ever summed across lanes, so each element is one chain over k. Blocking over
+// k stores the accumulator and loads it again, which changes no bit.
+#include "kernels/matmul.h"
+#include "lib/profile.h"
+#include "lib/simd.h"
+#include <omp.h>
+#include <stdlib.h>
+
+#define READ_COST 0.3                    // of bringing a row of A to the cache, where 1 is to multiply it by a panel
+#define PACK_COST 12                     // of packing a panel of B, in the same unit
+enum {
+    K_BLOCK = 384,                       // rows of B per pass: a tile of A (12 x 384 floats) stays in L1
+    PANELS = 32,                         // of B that a thread packs at a time: with their K_BLOCK rows, 1.5 MB
+    SHARED_ROWS = 4,                     // the rows of C are shared out in such pieces
+    TILES = 48 / SIMD_ROWS,              // of A at a time: they stay in L2 while a thread's panels of B go by
+    ROW = K_BLOCK + LANES,               // from one row of such a tile to the next, where it is copied row by row
+    AHEAD = 1024,                        // numbers: how far ahead of the reads they are asked for
+    SUB = SIMD_VECS * LANES,             // columns of a register tile
+    COLUMNS_AHEAD = 48,                  // numbers: how far along its rows a transposition asks for them
+    ROWS_AHEAD = 12,                     // how far ahead of a copy that skips through memory rows are asked for
+    READS_COLUMNS = SIMD_ROWS > LANES / 2,  // where columns of A are far apart: a tile uses most of a line, no copy
+    SMALL = 1 << 16,                     // multiply-adds below which waking the threads costs more than it gains
+};
+
+// ---- packing -------------------------------------------------------------------------------------
+
+// One panel of B: n <= 32 columns. Columns are contiguous in memory (a copy), or rows are (a transposition).
+static void pack_panel(real *panel, const real *b, size_t b_row, size_t b_col, size_t K, size_t n) {
+    if (b_col == 1 && n == PANEL) {
+        for (size_t k = 0; k < K; k++)
+            for (size_t j = 0; j < PANEL; j += LANES) {
+                __builtin_prefetch(b + (k + ROWS_AHEAD) * b_row + j);
+                vec_store(panel + k * PANEL + j, vec_load(b + k * b_row + j));
+            }
+        return;
+    }
+    size_t k = 0;
+    if (b_row == 1 && n == PANEL)
+        for (; k + LANES <= K; k += LANES) {
+            size_t ahead = k + COLUMNS_AHEAD < K ? COLUMNS_AHEAD : PANEL * b_col + COLUMNS_AHEAD - K;
+            for (size_t j = 0; j < PANEL; j += LANES) {
+                vec r[LANES];
+                const real *at = b + k + j * b_col;
+                for (size_t i = 0; i < LANES; i++, at += b_col) {
+                    OPAQUE(at);
+                    __builtin_prefetch(at + ahead);
+                    r[i] = vec_load(at);
+                }
+                vec_transpose(r);
+                for (size_t i = 0; i < LANES; i++) vec_store(panel + (k + i) * PANEL + j, r[i]);
+            }
+        }
+    for (; k < K; k++)
+        for (size_t j = 0; j < PANEL; j++) panel[k * PANEL + j] = j < n ? b[k * b_row + j * b_col] : 0;
+}
+
+void pack(real *packed, const real *b, size_t b_row, size_t b_col, size_t K, size_t N) {
+    for (size_t j = 0; j < N; j += PANEL)
+        pack_panel(packed + j * K, b + j * b_col, b_row, b_col, K, smaller(N - j, PANEL));
+}
+
+// ---- the register tile ---------------------------------------------------------------------------
+
+// What the chains of a tile start from.
+typedef enum { START_ZERO, START_C, START_BIAS } Start;
+
+// c [rows, SUB] gets the chains over K of a [rows, K], which lies by rows or by columns, `lda` apart, and b [K, SUB]
+// (row stride 32). `rows` and `by_columns` are constants where this is expanded, so that the accumulators live in
+// registers. Meanwhile a tile by columns asks for 16 rows of what is multiplied next, a line for every k.
+INLINE void tile(size_t rows, bool by_columns, real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K,
+                 Start start, const real *bias, const real *next) {
+    size_t a_row = by_columns ? 1 : lda, a_col = by_columns ? lda : 1;
+    vec sum[SIMD_ROWS][SIMD_VECS];
+    const real *fourth[(SIMD_ROWS + 3) / 4];     // rows 0, 4, 8: four rows with one base and three distances
+    for (size_t i = 0; i < rows; i += 4) {
+        fourth[i / 4] = a + i * a_row;
+        if (!by_columns) OPAQUE(fourth[i / 4]);  // or the compiler finds 12 distances, more than it has registers
+    }
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < SIMD_VECS; j++)
+            __builtin_prefetch(c + i * ldc + (start == START_C ? SUB : 0) + j * LANES, 1);
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < SIMD_VECS; j++)
+            sum[i][j] = start == START_C ? vec_load(c + i * ldc + j * LANES)
+                      : start == START_BIAS ? vec_load(bias + j * LANES) : vec_zero();
+    for (size_t k = 0; k < K; k++) {
+        vec column[SIMD_VECS];
+        if (by_columns && READS_COLUMNS) __builtin_prefetch(next + k * lda, 0, 2);
+        for (size_t j = 0; j < SIMD_VECS; j++) column[j] = vec_load(b + k * PANEL + j * LANES);
+        for (size_t i = 0; i < rows; i++) {
+            vec x = vec_set(fourth[i / 4][i % 4 * a_row + k * a_col]);
+            for (size_t j = 0; j < SIMD_VECS; j++) sum[i][j] = vec_fma(x, column[j], sum[i][j]);
+        }
+    }
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < SIMD_VECS; j++) vec_store(c + i * ldc + j * LANES, sum[i][j]);
+}
+
+// One function per number of rows and layout of A.
+typedef void TileFunction(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start,
+                          const real *bias, const real *next);
+#define TILE_FUNCTION(name, rows, by_columns)                                                              \
+    static void name(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start, \
+                     const real *bias, const real *next) {                                                 \
+        tile(rows, by_columns, c, ldc, a, lda, b, K, start, bias, next);                                   \
+    }
+#define TILE(rows) TILE_FUNCTION(tile_rows_##rows, rows, false) TILE_FUNCTION(tile_columns_##rows, rows, true)
+TILE(1) TILE(2) TILE(3) TILE(4)
+#if SIMD_ROWS > 4
+TILE(5) TILE(6)
+#endif
+#if SIMD_ROWS > 6
+TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
+#endif
+static TileFunction *const tiles[2][SIMD_ROWS + 1] = {
+    {0, tile_rows_1, tile_rows_2, tile_rows_3, tile_rows_4,
+#if SIMD_ROWS > 4
+     tile_rows_5, tile_rows_6,
+#endif
+#if SIMD_ROWS > 6
+     tile_rows_7, tile_rows_8, tile_rows_9, tile_rows_10, tile_rows_11, tile_rows_12,
+#endif
+    },
+    {0, tile_columns_1, tile_columns_2, tile_columns_3, tile_columns_4,
+#if SIMD_ROWS > 4
+     tile_columns_5, tile_columns_6,
+#endif
+#if SIMD_ROWS > 6
+     tile_columns_7, tile_columns_8, tile_columns_9, tile_columns_10, tile_columns_11, tile_columns_12,
+#endif
+    },
+};
+
+// Up to SUB columns of c: all in place, fewer through a copy, so that nothing beyond column n is touched.
+static void tile_in_bounds(size_t rows, size_t n, real *c, size_t ldc, bool by_columns, const real *a, size_t lda,
+                           const real *b, size_t K, Start start, const real *bias, const real *next) {
+    if (n >= SUB) {
+        tiles[by_columns][rows](c, ldc, a, lda, b, K, start, bias, next);
+        return;
+    }
+    real copy[SIMD_ROWS * SUB] = {0}, bias_copy[SUB] = {0};
+    for (size_t i = 0; i < rows && start == START_C; i++) memcpy(copy + i * SUB, c + i * ldc, n * sizeof *c);
+    if (bias) memcpy(bias_copy, bias, n * sizeof *bias);
+    tiles[by_columns][rows](copy, SUB, a, lda, b, K, start, bias_copy, next);
+    for (size_t i = 0; i < rows; i++) memcpy(c + i * ldc, copy + i * SUB, n * sizeof *c);
+}
+
+// ---- blocks --------------------------------------------------------------------------------------
+
+typedef struct { size_t from, to; } Range;
+
+static size_t panels_of(size_t columns) { return (columns + PANEL - 1) / PANEL; }
+
+// Copies up to TILES tiles of A whose columns are far apart, each into [K][SIMD_ROWS]. All at once, because a line of
+// memory holds the columns of more than one tile.
+static void pack_columns(real *copy, const real *a, size_t a_col, size_t rows, size_t K) {
+    size_t full = rows / SIMD_ROWS;
+    for (size_t k = 0; k < K; k++)
+        for (size_t t = 0; t < full; t++) {
+            __builtin_prefetch(a + (k + ROWS_AHEAD) * a_col + t * SIMD_ROWS);
+            vec column = vec_load_n(a + k * a_col + t * SIMD_ROWS, SIMD_ROWS);
+            vec_store_n(copy + (t * K + k) * SIMD_ROWS, column, SIMD_ROWS);
+        }
+    for (size_t i = full * SIMD_ROWS; i < rows; i++)
+        for (size_t k = 0; k < K; k++) copy[(i / SIMD_ROWS * K + k) * SIMD_ROWS + i % SIMD_ROWS] = a[k * a_col + i];
+}
+
+// Copies rows of A that are a multiple of 4096 bytes apart, and so would fall on the same lines of the L1 cache.
+static void pack_rows(real *copy, const real *a, size_t a_row, size_t rows, size_t K) {
+    for (size_t i = 0; i < rows; i++) memcpy(copy + i * ROW, a + i * a_row, K * sizeof *a);
+}
+
+// Asks for part `part` of `parts` of a [rows, K], which is multiplied next, while what came before it is.
+static void prefetch_part(const real *a, size_t a_row, size_t a_col, size_t rows, size_t K, size_t part, size_t parts) {
+    size_t lines = a_row == 1 ? K : rows, length = a_row == 1 ? rows : K, stride = a_row == 1 ? a_col : a_row;
+    for (size_t i = lines * part / parts; i < lines * (part + 1) / parts; i++)
+        for (size_t j = 0; j < length; j += LANES) __builtin_prefetch(a + i * stride + j, 0, 2);
+}
+
+// Rows k .. k + depth of B, a range of its columns (`packed`, `stride` numbers from panel to panel), against a range of
+// the rows of A: a few tiles of A, then one panel after the other.
+static void pass(const Product *p, Range rows, Range columns, const real *packed, size_t stride, size_t k,
+                 size_t depth) {
+    real copy[TILES * SIMD_ROWS * ROW];
+    bool by_columns = p->a_col != 1, copied = by_columns ? !READS_COLUMNS : p->a_row * sizeof(real) % 4096 == 0;
+    size_t a_row = !copied ? p->a_row : by_columns ? depth : ROW;
+    size_t lda = !by_columns ? a_row : copied ? SIMD_ROWS : p->a_col;
+    size_t parts = (columns.to - columns.from + SUB - 1) / SUB;
+    Start start = k || p->accumulate ? START_C : p->bias ? START_BIAS : START_ZERO;
+    for (size_t i = rows.from, count, next; i < rows.to; i += count) {
+        count = smaller(rows.to - i, TILES * SIMD_ROWS);
+        next = smaller(rows.to - i - count, TILES * SIMD_ROWS);
+        const real *a = p->a + i * p->a_row + k * p->a_col, *next_a = a + count * p->a_row, *tile_a = copied ? copy : a;
+        size_t asked = 0;
+        if (copied) (by_columns ? pack_columns : pack_rows)(copy, a, by_columns ? p->a_col : p->a_row, count, depth);
+        for (size_t j = columns.from, part = 0; j < columns.to; j += SUB, part++) {
+            const real *b = packed + part * SUB / PANEL * stride + part * SUB % PANEL;
+            if (!by_columns || copied) prefetch_part(next_a, p->a_row, p->a_col, next, depth, part, parts);
+            for (size_t t = 0; t < count; t += SIMD_ROWS, asked += LANES)
+                tile_in_bounds(smaller(count - t, SIMD_ROWS), columns.to - j, p->c + (i + t) * p->ldc + j, p->ldc,
+                               by_columns, tile_a + t * a_row, lda, b, depth, start, p->bias ? p->bias + j : NULL,
+                               asked < next ? next_a + asked : a);
+        }
+    }
+}
+
+// A range of rows and a range of panels of a product. What is not packed yet is packed pass by pass into `space`: the
+// panels of a pass are used while they are in the cache, and are never written to memory.
+static void block(const Product *p, Range rows, Range panels, real *space) {
+    size_t rows_of_b = p->packed_rows ? p->packed_rows : p->K, most = p->packed ? SIZE_MAX : PANELS;
+    if (p->K == 0)
+        for (size_t i = rows.from; i < rows.to && !p->accumulate; i++)
+            for (size_t j = panels.from * PANEL; j < smaller(panels.to * PANEL, p->N); j++)
+                p->c[i * p->ldc + j] = p->bias ? p->bias[j] : 0;
+    for (size_t panel = panels.from, count; panel < panels.to; panel += count) {
+        count = smaller(panels.to - panel, most);
+        Range columns = {panel * PANEL, smaller((panel + count) * PANEL, p->N)};
+        for (size_t k = 0; k < p->K; k += K_BLOCK) {
+            size_t depth = smaller(p->K - k, K_BLOCK), stride = (p->packed ? rows_of_b : depth) * PANEL;
+            if (!p->packed)
+                pack(space, p->b + k * p->b_row + columns.from * p->b_col, p->b_row, p->b_col, depth,
+                     columns.to - columns.from);
+            pass(p, rows, columns, p->packed ? p->packed + panel * stride + k * PANEL : space, stride, k, depth);
+        }
+    }
+}
+
+// One row, as decoding has it: the work is to read B, once, from one end to the other. Nothing is blocked, since
+// the row of A stays in the cache anyway; what comes next is asked for across the borders of pages.
+static void row_panel(const Product *p, size_t panel) {
+    size_t stride = (p->packed_rows ? p->packed_rows : p->K) * PANEL, vecs = PANEL / LANES;
+    const real *b = p->packed + panel * stride, *bias = p->bias ? p->bias + panel * PANEL : NULL;
+    real *c = p->c + panel * PANEL;
+    vec sum[PANEL / LANES];
+    for (size_t j = 0; j < vecs; j++)
+        sum[j] = p->accumulate ? vec_load(c + j * LANES) : bias ? vec_load(bias + j * LANES) : vec_zero();
+    for (size_t k = 0; k < p->K; k++, b += PANEL) {
+        vec x = vec_set(p->a[k * p->a_col]);
+        for (size_t j = 0; j < vecs; j++) {
+            __builtin_prefetch(b + AHEAD + j * LANES, 0, 2);
+            sum[j] = vec_fma(x, vec_load(b + j * LANES), sum[j]);
+        }
+    }
+    for (size_t j = 0; j < vecs; j++) vec_store(c + j * LANES, sum[j]);
+}
+
+void product_serial(const Product *p) { block(p, (Range){0, p->M}, (Range){0, panels_of(p->N)}, NULL); }
+
+// ---- threads -------------------------------------------------------------------------------------
+
+// All threads call this. Each takes its share of what is left, then of what is left then, down to single panels, so
+// that they end together although the memory does not serve them alike.
+static void row(const Product *p) {
+#pragma omp for schedule(guided) nowait
+    for (size_t j = 0; j < panels_of(p->N); j++)
+        if ((j + 1) * PANEL <= p->N) row_panel(p, j);
+        else block(p, (Range){0, 1}, (Range){j, j + 1}, NULL);
+}
+
+real *workspace_take(Workspace *w, size_t size) {
+    if (size > w->size) {
+        free(w->at);
+        w->at = xmalloc(size_mul(size, sizeof(real)));
+        w->size = size;
+    }
+    return w->at;
+}
+
+// Numbers of scratch memory that a thread needs to pack its part of B [K,N].
+static size_t packing_space(size_t K, size_t N) { return packed_size(smaller(K, K_BLOCK), smaller(N, PANELS * PANEL)); }
+
+static Range share(size_t n, size_t threads, size_t thread) {
+    return (Range){n * thread / threads, n * (thread + 1) / threads};
+}
+
+// The part of a product that belongs to one thread: the threads form a grid over the rows and the panels of C, the one
+// where the thread with the most to do has the least. A thread owns whole outputs, never a part of a sum.
+static void block_of_thread(const Product *p, size_t threads, size_t thread, real *space) {
+    size_t pieces = (p->M + SHARED_ROWS - 1) / SHARED_ROWS, across = 1;
+    double least = 0, packing = p->packed ? 0 : PACK_COST;
+    for (size_t n = 1; n <= threads; n++) {
+        if (threads % n) continue;
+        double panels = (double)((panels_of(p->N) + n - 1) / n);
+        double rows = (double)((pieces + threads / n - 1) / (threads / n) * SHARED_ROWS);
+        double cost = rows * (panels + READ_COST) + panels * packing;
+        if (n == 1 || cost < least) least = cost, across = n;
+    }
+    Range panels = share(panels_of(p->N), across, thread % across);
+    Range rows = share(pieces, threads / across, thread / across);
+    if (rows.from == rows.to) return;
+    block(p, (Range){rows.from * SHARED_ROWS, smaller(rows.to * SHARED_ROWS, p->M)}, panels, space);
+}
+
+void products(const Product *p, size_t count) {
+    size_t each = 0, work = 0;
+    for (size_t i = 0; i < count; i++) {
+        size_t need = p[i].packed ? 0 : packing_space(p[i].K, p[i].N);
+        work += p[i].M * p[i].N * p[i].K;
+        each = need > each ? need : each;
+    }
+    static Workspace workspace;
+    real *space = workspace_take(&workspace, size_mul(each, (size_t)omp_get_max_threads()));
+#pragma omp parallel if (work > SMALL)
+    {
+        size_t threads = (size_t)omp_get_num_threads(), thread = (size_t)omp_get_thread_num();
+        real *own = each ? space + thread * each : NULL;
+        for (size_t i = 0; i < count; i++)
+            if (p[i].M == 1 && p[i].packed) row(&p[i]);
+            else if (p[i].M && p[i].N) block_of_thread(&p[i], threads, (thread + i) % threads, own);
+    }
+}
+
+void products_naive(const Product *p, size_t count) {
+    for (; count; count--, p++)
+        for (size_t i = 0; i < p->M; i++)
+            for (size_t j = 0; j < p->N; j++) {
+                real sum = p->accumulate ? p->c[i * p->ldc + j] : p->bias ? p->bias[j] : 0;
+                for (size_t k = 0; k < p->K; k++) {
+                    real a = p->a[i * p->a_row + k * p->a_col];
+#ifdef REAL_DOUBLE
+                    sum = fma(a, p->b[k * p->b_row + j * p->b_col], sum);
+#else
+                    sum = fmaf(a, p->b[k * p->b_row + j * p->b_col], sum);
+#endif
+                }
+                p->c[i * p->ldc + j] = sum;
+            }
+}
+
+// ---- a linear layer ------------------------------------------------------------------------------
+
+void linear_forward(real *y, const real *x, const real *w_packed, const real *bias, size_t M, size_t N, size_t K) {
+    PROFILE(linear_forward, 2 * M * N * K, M * K + N * K + M * N);
+    products(&(Product){.c = y, .ldc = N, .a = x, .a_row = K, .a_col = 1, .packed = w_packed, .bias = bias,
+                        .M = M, .N = N, .K = K}, 1);
+}
+
+void linear_backward_input(real *dx, const real *dy, const real *w, size_t M, size_t N, size_t K, bool accumulate) {
+    PROFILE(linear_input, 2 * M * N * K, M * N + N * K + M * K * (1 + (size_t)accumulate));
+    products(&(Product){.c = dx, .ldc = K, .a = dy, .a_row = N, .a_col = 1, .b = w, .b_row = K, .b_col = 1,
+                        .M = M, .N = K, .K = N, .accumulate = accumulate}, 1);
+}
+
+void linear_backward_weight(real *dw, real *dbias, const real *dy, const real *x, size_t M, size_t N, size_t K) {
+    PROFILE(linear_weight, 2 * M * N * K + (dbias ? M * N : 0), M * N + M * K + 2 * N * K);
+    products(&(Product){.c = dw, .ldc = K, .a = dy, .a_row = 1, .a_col = N, .b = x, .b_row = K, .b_col = 1,
+                        .M = N, .N = K, .K = M, .accumulate = true}, 1);
+    if (!dbias) return;
+#pragma omp parallel for if (M * N > SMALL)
+    for (size_t j = 0; j < N; j += LANES) {
+        vec sum = vec_load_at(dbias, j, N);
+        for (size_t i = 0; i < M; i++) sum = vec_add(sum, vec_load_at(dy + i * N, j, N));
+        vec_store_at(dbias, j, N, sum);
+    }
+}
+
+size_t linear_workspace(size_t M, size_t N, size_t K) {
+    size_t weights = packing_space(N, K), inputs = packing_space(M, K);
+    return size_mul(weights > inputs ? weights : inputs, (size_t)omp_get_max_threads());
+}
+
+void linear_pack(real *packed, const real *w, size_t N, size_t K) {
+    PROFILE(pack, 0, 2 * N * K);
+#pragma omp parallel if (N * K > SMALL)
+    {
+        Range panels = share(panels_of(N), (size_t)omp_get_num_threads(), (size_t)omp_get_thread_num());
+        size_t from = panels.from * PANEL, to = smaller(panels.to * PANEL, N);
+        pack(packed + from * K, w + from * K, 1, K, K, to - from);
+    }
+}

@@ -1,0 +1,301 @@
+// router.c: which expert takes which token, and with what weight: scores, choices, the slots that copies of the
+// tokens get, the losses that keep the load balanced, and the way back from weights to logits.
+#include "router.h"
+#include "kernels/ops.h"
+#include "lib/profile.h"
+#include "lib/rng.h"
+#include "lib/simd.h"
+#include <stdlib.h>
+
+enum { SMALL = 1 << 14, FEW_EXPERTS = 64 };
+// Added to the sum that weights are divided by, as in DeepSeek-V3: a selection bias can choose experts whose
+// scores are all 0. Next to any other sum it is too small to change a bit.
+#define LEAST_SUM ((real)1e-20)
+#define PRAGMA(text) _Pragma(#text)
+#define ROWS(count, size) PRAGMA(omp parallel for if ((count) * (size) > SMALL))
+
+// ---- pools ---------------------------------------------------------------------------------------
+
+size_t pool_count(size_t M, RouterShape s) {
+    if (s.pool == POOL_ALL) return 1;
+    return s.pool == POOL_BATCH ? s.T : M / s.T * ((s.T + s.pool_tokens - 1) / s.pool_tokens);
+}
+
+Pool pool_at(size_t i, size_t M, RouterShape s) {
+    if (s.pool == POOL_ALL) return (Pool){0, 1, M};
+    if (s.pool == POOL_BATCH) return (Pool){i, s.T, M / s.T};
+    size_t each = (s.T + s.pool_tokens - 1) / s.pool_tokens, at = i % each * s.pool_tokens, left = s.T - at;
+    return (Pool){i / each * s.T + at, 1, left < s.pool_tokens ? left : s.pool_tokens};
+}
+
+// How many of a pool's tokens an expert takes: tokens K/E, rounded, at least 1.
+static size_t pool_share(size_t tokens, size_t E, size_t K) {
+    size_t share = (tokens * K + E / 2) / E;
+    return share ? share : 1;
+}
+
+size_t route_room(size_t M, RouterShape s) {
+    size_t room = 0;
+    if (s.choice == CHOOSE_BEST) return size_mul(M, s.K);
+    if (s.choice != CHOOSE_TOKENS) return size_mul(M, s.E);
+    for (size_t i = 0; i < pool_count(M, s); i++) room += size_mul(s.E, pool_share(pool_at(i, M, s).tokens, s.E, s.K));
+    return room;
+}
+
+// ---- scores --------------------------------------------------------------------------------------
+
+static void score_row(real *score, real *log_sum, const real *logits, RouterShape s) {
+    memcpy(score, logits, s.E * sizeof *score);
+    *log_sum = s.score == SCORE_RELU ? 0 : (real)softmax_row(score, s.E);
+    for (size_t i = 0; i < s.E && s.score == SCORE_SIGMOID; i += LANES)
+        vec_store_at(score, i, s.E, vec_sigmoid(vec_load_at(logits, i, s.E)));
+    for (size_t i = 0; i < s.E && s.score == SCORE_RELU; i += LANES)     // in this order a NaN stays
+        vec_store_at(score, i, s.E, vec_max(vec_zero(), vec_load_at(score, i, s.E)));
+}
+
+// ---- choices of tokens ---------------------------------------------------------------------------
+
+// The K experts with the largest score + bias, best first.
+static void choose_best(int *expert, const real *score, const real *bias, RouterShape s) {
+    for (size_t k = 0; k < s.K; k++) {
+        int best = -1;
+        real most = 0;
+        for (size_t e = 0; e < s.E; e++) {
+            bool taken = false;
+            for (size_t j = 0; j < k; j++) taken |= expert[j] == (int)e;
+            real value = score[e] + (bias ? bias[e] : 0);
+            if (!taken && (best < 0 || value > most)) best = (int)e, most = value;
+        }
+        expert[k] = best;
+    }
+}
+
+// A score that is no number counts as above, so that it is seen in the loss.
+static void choose_above(uint8_t *taken, const real *score, const real *threshold, RouterShape s) {
+    for (size_t e = 0; e < s.E; e++) taken[e] = s.choice == CHOOSE_ALL || !(score[e] <= (threshold ? threshold[e] : 0));
+}
+
+// ---- choices of experts --------------------------------------------------------------------------
+
+real kth_largest(real *x, size_t n, size_t k) {        // Hoare's selection
+    long low = 0, high = (long)n - 1, wanted = (long)k - 1;
+    while (low < high) {
+        real pivot = x[(low + high) / 2];
+        long i = low, j = high;
+        while (i <= j) {
+            while (x[i] > pivot) i++;
+            while (x[j] < pivot) j--;
+            if (i > j) break;
+            real y = x[i];
+            x[i++] = x[j], x[j--] = y;
+        }
+        if (wanted <= j) high = j;
+        else if (wanted >= i) low = i;
+        else break;
+    }
+    return x[wanted];
+}
+
+// Expert e takes the best tokens of one pool: all that score above the last that fits, and of those equal to it
+// the earliest.
+static void take_tokens(uint8_t *taken, const real *score, Pool p, size_t e, real *sorted, RouterShape s) {
+    size_t share = pool_share(p.tokens, s.E, s.K), left = share;
+    for (size_t i = 0; i < p.tokens; i++) sorted[i] = score[(p.first + i * p.step) * s.E + e];
+    real last = kth_largest(sorted, p.tokens, share);
+    for (int equal = 0; equal < 2; equal++)
+        for (size_t i = 0; i < p.tokens; i++) {
+            size_t at = (p.first + i * p.step) * s.E + e;
+            bool takes = left && (equal ? score[at] == last : score[at] > last);
+            if (takes) taken[at] = 1, left--;
+        }
+}
+
+static void choose_tokens(Routing *r, size_t M, RouterShape s) {
+    size_t pools = pool_count(M, s), most = pool_at(0, M, s).tokens;
+    memset(r->taken, 0, M * s.E);
+#pragma omp parallel if (M * s.E > SMALL)
+    {
+        real *sorted = xmalloc(most * sizeof *sorted);
+#pragma omp for
+        for (size_t i = 0; i < pools * s.E; i++)
+            take_tokens(r->taken, r->score, pool_at(i / s.E, M, s), i % s.E, sorted, s);
+        free(sorted);
+    }
+}
+
+// ---- weights and slots ---------------------------------------------------------------------------
+
+static void list_taken(Routing *r, size_t M, RouterShape s) {
+    size_t n = 0;
+    for (size_t m = 0; m < M; m++) {
+        r->first[m] = n;
+        for (size_t e = 0; e < s.E; e++)
+            if (r->taken[m * s.E + e]) r->expert[n++] = (int)e;
+    }
+    r->first[M] = n;
+}
+
+static void list_equal(Routing *r, size_t M, size_t K) {     // K choices each
+    for (size_t m = 0; m <= M; m++) r->first[m] = m * K;
+}
+
+static void weigh(Routing *r, size_t m, RouterShape s) {
+    const real *score = r->score + m * s.E;
+    real sum = LEAST_SUM;
+    for (size_t i = r->first[m]; i < r->first[m + 1]; i++) sum += r->weight[i] = score[r->expert[i]];
+    for (size_t i = r->first[m]; i < r->first[m + 1]; i++)
+        r->weight[i] = (s.normalise ? r->weight[i] / sum : r->weight[i]) * (real)s.scale;
+}
+
+// Marks (slot -1) what an expert's capacity leaves out: choices are admitted token by token, a token's best first.
+// Unlike GShard (Lepikhin et al. 2020, algorithm 1), which admits all first choices before the second ones, no token
+// depends on a later one.
+static void admit(Routing *r, size_t M, RouterShape s) {
+    for (size_t m = 0; m < M; m++) {
+        for (size_t e = 0; e < s.E && m % s.T == 0; e++) r->count[e] = 0;
+        for (size_t i = r->first[m]; i < r->first[m + 1]; i++)
+            r->slot[i] = s.capacity && r->count[r->expert[i]]++ >= s.capacity ? -1 : 0;
+    }
+}
+
+static void sort_by_expert(Routing *r, size_t M, RouterShape s) {
+    admit(r, M, s);
+    for (size_t e = 0; e < s.E; e++) r->count[e] = 0;
+    for (size_t i = 0; i < r->first[M]; i++) r->count[r->expert[i]] += r->slot[i] >= 0;
+    r->start[0] = 0;
+    for (size_t e = 0; e < s.E; e++) r->start[e + 1] = r->start[e] + r->count[e], r->count[e] = 0;
+    for (size_t m = 0; m < M; m++)             // in order of tokens: a stable counting sort
+        for (size_t i = r->first[m]; i < r->first[m + 1]; i++) {
+            int e = r->expert[i];
+            if (r->slot[i] < 0) continue;
+            size_t slot = r->start[e] + r->count[e]++;
+            r->slot[i] = (int)slot, r->token[slot] = (int)m;
+        }
+    r->copies = r->start[s.E];
+}
+
+void route_forward(Routing *r, const real *logits, const real *state, size_t M, RouterShape s) {
+    PROFILE(route, (PROFILE_EXP + 3 + (s.score == SCORE_SIGMOID ? PROFILE_SIGMOID : 0)) * M * s.E,
+            2 * M * s.E + 2 * M * s.K);
+    bool best = s.choice == CHOOSE_BEST;
+    ROWS(M, s.E * s.K)
+    for (size_t m = 0; m < M; m++) {
+        real *score = r->score + m * s.E;
+        score_row(score, r->log_sum + m, logits + m * s.E, s);
+        if (best) choose_best(r->expert + m * s.K, score, state, s);
+        else if (s.choice != CHOOSE_TOKENS) choose_above(r->taken + m * s.E, score, state, s);
+    }
+    if (s.choice == CHOOSE_TOKENS) choose_tokens(r, M, s);
+    if (best) list_equal(r, M, s.K);
+    else list_taken(r, M, s);
+    ROWS(M, s.K)
+    for (size_t m = 0; m < M; m++) weigh(r, m, s);
+    sort_by_expert(r, M, s);
+}
+
+void route_by_hash(Routing *r, const int *id, uint64_t seed, size_t M, RouterShape s) {
+    PROFILE(route, 0, M * s.K);
+    ROWS(M, s.E * s.K)
+    for (size_t m = 0; m < M; m++) {
+        Rng random = rng_stream(seed, RNG_HASH, (uint64_t)id[m]);
+        int *expert = r->expert + m * s.K;
+        for (size_t k = 0; k < s.K; k++) {     // the n-th of those that are not yet chosen
+            size_t n = rng_below(&random, (uint32_t)(s.E - k)), e = 0;
+            for (;; e++) {
+                bool chosen = false;
+                for (size_t j = 0; j < k; j++) chosen |= expert[j] == (int)e;
+                if (!chosen && n-- == 0) break;
+            }
+            expert[k] = (int)e, r->weight[m * s.K + k] = (real)(s.scale / (double)s.K);
+        }
+    }
+    list_equal(r, M, s.K);
+    sort_by_expert(r, M, s);
+}
+
+void route_by_weight(Routing *r, size_t M, size_t E) {
+    list_equal(r, M, E);
+    for (size_t i = 0; i < M * E; i++) r->expert[i] = (int)(i % E), r->weight[i] = r->score[i];
+    sort_by_expert(r, M, (RouterShape){.E = E, .K = E, .T = M});
+}
+
+// ---- balance -------------------------------------------------------------------------------------
+
+static real score_total(const real *score, RouterShape s) {   // softmax scores sum to 1 by construction
+    real sum = 0;
+    for (size_t e = 0; e < s.E && s.score == SCORE_SIGMOID; e++) sum += score[e];
+    return s.score == SCORE_SIGMOID ? sum : 1;
+}
+
+// E f_e / T of the sequence that starts at token `first`: the slope of its balance loss in P's sum.
+static void balance_slope(real *slope, const Routing *r, size_t first, RouterShape s) {
+    for (size_t e = 0; e < s.E; e++) slope[e] = 0;
+    for (size_t i = r->first[first]; i < r->first[first + s.T]; i++) slope[r->expert[i]] += 1;
+    for (size_t e = 0; e < s.E; e++) slope[e] *= (real)s.E / ((real)s.T * (real)s.K * (real)s.T);
+}
+
+double route_balance_loss(const Routing *r, size_t M, RouterShape s) {
+    double loss = 0;
+    real *slope = xmalloc(s.E * sizeof *slope);
+    for (size_t first = 0; first < M; first += s.T) {
+        balance_slope(slope, r, first, s);
+        for (size_t m = first; m < first + s.T; m++) {
+            const real *score = r->score + m * s.E;
+            double total = (double)score_total(score, s);
+            for (size_t e = 0; e < s.E; e++) loss += (double)slope[e] * (double)score[e] / total;
+        }
+    }
+    free(slope);
+    return loss;
+}
+
+double route_z_loss(const Routing *r, size_t M, RouterShape s) {
+    double loss = 0;
+    for (size_t m = 0; m < M; m++) loss += (double)r->log_sum[m] * (double)r->log_sum[m];
+    return loss / (double)s.T;
+}
+
+// d loss / d score of one token: from the weights of its choices, and from the balance loss.
+static void score_backward(real *dscore, const real *dweight, const Routing *r, size_t m, const real *slope,
+                           RouterShape s) {
+    const real *score = r->score + m * s.E;
+    size_t from = r->first[m], to = r->first[m + 1];
+    for (size_t e = 0; e < s.E; e++) dscore[e] = 0;
+    real chosen = LEAST_SUM, mean = 0;   // w_k = scale s_k / sum s: dL/ds_k = (scale dw_k - sum_j dw_j w_j) / sum s
+    for (size_t i = from; i < to; i++) chosen += score[r->expert[i]], mean += dweight[i] * r->weight[i];
+    for (size_t i = from; i < to; i++)
+        dscore[r->expert[i]] = s.normalise ? (dweight[i] * (real)s.scale - mean) / chosen : dweight[i] * (real)s.scale;
+    if (s.aux == 0) return;
+    // P uses s_e / total: for softmax total is 1, and the second term is left to its own backward.
+    real total = score_total(score, s), dot = 0;
+    for (size_t e = 0; e < s.E && s.score == SCORE_SIGMOID; e++) dot += slope[e] * score[e] / total;
+    for (size_t e = 0; e < s.E; e++) dscore[e] += (real)s.aux * (slope[e] - dot) / total;
+}
+
+// From d loss / d score to d loss / d logit, in place.
+static void logit_backward(real *d, const real *score, RouterShape s) {
+    real dot = 0;
+    for (size_t e = 0; e < s.E && s.score == SCORE_SOFTMAX; e++) dot += d[e] * score[e];
+    for (size_t e = 0; e < s.E; e++) {
+        if (s.score == SCORE_SOFTMAX) d[e] = score[e] * (d[e] - dot);
+        else d[e] = s.score == SCORE_SIGMOID ? d[e] * score[e] * (1 - score[e]) : score[e] > 0 ? d[e] : 0;
+    }
+}
+
+void route_backward(real *dlogits, const real *dweight, const Routing *r, size_t M, RouterShape s) {
+    PROFILE(route, 8 * M * s.E, 2 * M * s.E + 2 * r->first[M]);
+    ROWS(M / s.T, s.T * s.E)
+    for (size_t b = 0; b < M / s.T; b++) {
+        real few[FEW_EXPERTS], *slope = s.E <= FEW_EXPERTS ? few : xmalloc(s.E * sizeof *slope);
+        balance_slope(slope, r, b * s.T, s);
+        for (size_t m = b * s.T; m < (b + 1) * s.T; m++) {
+            const real *score = r->score + m * s.E;
+            real *d = dlogits + m * s.E;
+            score_backward(d, dweight, r, m, slope, s);
+            logit_backward(d, score, s);
+            real dz = (real)(2 * s.z / (double)s.T) * r->log_sum[m];     // the z-loss reads the softmax of the logits
+            for (size_t e = 0; e < s.E && s.z > 0; e++) d[e] += dz * score[e];
+        }
+        if (slope != few) free(slope);
+    }
+}

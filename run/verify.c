@@ -1,0 +1,302 @@
+// verify.c: what a run recorded, against what training again gives: losses line by line, tensors by their
+// hashes. Knows no layers and trains nothing itself.
+#include "run/verify.h"
+#include "formats/safetensors.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+// ---- the record --------------------------------------------------------------------------------
+static json_t *read_record(const char *dir) {
+    char *path = xprintf("%s/run.json", dir);
+    if (!file_exists(path)) fail("--verify %s: there is no run.json, so no run to verify", dir);
+    size_t bytes;
+    char *text = read_whole_file(path, &bytes);
+    json_error_t error;
+    json_t *record = json_loadb(text, bytes, 0, &error);
+    if (!json_is_object(json_object_get(record, "flags")))
+        fail("--verify: %s is damaged at line %d: %s", path, record ? 1 : error.line, record ? "no flags" : error.text);
+    free(text), free(path);
+    return record;
+}
+
+static const char *text_at(const json_t *object, const char *key) {
+    const char *text = json_string_value(json_object_get(object, key));
+    return text ? text : "unknown";
+}
+
+static bool same(const json_t *a, const json_t *b) { return a == b || json_equal(a, b); }
+
+// A run that is being trained changes under the eyes of its reader. The lock goes with the process.
+static void lock_for_reading(const char *dir) {
+    int lock = open(dir, O_RDONLY);
+    if (lock < 0) fail("--verify %s: %s", dir, strerror(errno));
+    if (flock(lock, LOCK_SH | LOCK_NB) == 0) return;
+    if (errno == EWOULDBLOCK) fail("--verify %s: another process trains there; wait for it", dir);
+    fail("--verify %s: cannot lock it: %s", dir, strerror(errno));
+}
+
+static size_t saved_step(const Verify *v) {
+    json_t *last = json_object_get(json_object_get(v->record, "final"), "step");
+    if (v->finished && json_is_integer(last)) return (size_t)json_integer_value(last);
+    char *path = xprintf("%s/state.safetensors", v->dir);
+    if (!file_exists(path)) fail("--verify %s: the run is not finished and has saved nothing yet", v->dir);
+    SafeTensors *state = safetensors_open(path);
+    const char *step = safetensors_meta(state, "step");
+    if (!step) fail("--verify: %s lacks the entry 'step'", path);
+    size_t steps = strtoull(step, NULL, 10);
+    safetensors_close(state);
+    free(path);
+    return steps;
+}
+
+// ---- its flags ---------------------------------------------------------------------------------
+static void take_flag(const FlagTable *t, void *flags, size_t i, bool given, const char *recorded, const char *dir) {
+    char *asked = flags_get(t, flags, i);
+    flags_set(t, flags, t->flag[i].name, recorded);
+    char *found = flags_get(t, flags, i);
+    if (given && strcmp(asked, found) != 0)
+        usage_error("--%s %s contradicts the run in %s, which has %s; leave the flag out",
+                    flags_shown(t->flag[i].name, (char[64]){0}), asked, dir, found);
+    free(asked), free(found);
+}
+
+static void take_flags(const FlagTable *t, void *flags, bool *given, const Verify *v) {
+    const json_t *recorded = json_object_get(v->record, "flags");
+    size_t known = 0;
+    for (size_t i = 0; i < t->count; i++) {
+        const Flag *f = &t->flag[i];
+        const json_t *value = json_object_get(recorded, f->name);
+        bool is_memory = strcmp(f->name, "micro_batch") == 0;    // decides how much, and no number
+        known += value != NULL;
+        if (value && (f->is_identity || (is_memory && !given[i]))) {
+            char *text = run_flag_text(value);
+            take_flag(t, flags, i, given[i], text, v->dir);
+            free(text);
+        }
+        given[i] = false;
+    }
+    if (known < json_object_size(recorded))
+        fail("--verify %s: its run.json has flags that this program does not know; it was recorded by commit %s",
+             v->dir, text_at(v->record, "commit"));
+}
+
+// ---- where the rerun goes ----------------------------------------------------------------------
+static char scratch[256];
+
+static void remove_scratch(void) {
+    DIR *d = opendir(scratch);
+    for (struct dirent *e = d ? readdir(d) : NULL; e; e = readdir(d)) {
+        char *path = xprintf("%s/%s", scratch, e->d_name);
+        if (*e->d_name != '.') unlink(path);
+        free(path);
+    }
+    if (d) closedir(d);
+    rmdir(scratch);
+}
+
+static void make_scratch(void) {
+    const char *temporary = getenv("TMPDIR");
+    snprintf(scratch, sizeof scratch, "%s/receipts-verify-XXXXXX", temporary && *temporary ? temporary : "/tmp");
+    if (!mkdtemp(scratch)) fail("--verify: cannot make the directory %s: %s", scratch, strerror(errno));
+    atexit(remove_scratch);
+}
+
+// Until the data is there, a mistake is not one of the command line: what the run used is no longer as it was.
+static const char *recorded_dir;
+static void cannot_repeat(int status, const char *message) {
+    (void)status;
+    fail_hook = NULL;
+    fail("--verify %s: it cannot be trained again: %s", recorded_dir, message);
+}
+
+Verify *verify_begin(const FlagTable *t, void *flags, bool *given, const char *dir) {
+    Verify *v = xmalloc(sizeof *v);
+    v->dir = xprintf("%s", dir);
+    v->record = read_record(dir);
+    lock_for_reading(dir);
+    v->finished = strcmp(text_at(v->record, "status"), "finished") == 0;
+    v->steps = saved_step(v);
+    if (strcmp(text_at(v->record, "precision"), run_precision()) != 0)
+        fail("--verify %s: the run computed in %s, this program computes in %s", dir, text_at(v->record, "precision"),
+             run_precision());
+    take_flags(t, flags, given, v);
+    make_scratch();
+    flags_set(t, flags, "out", scratch);
+    flags_set(t, flags, "save_every", "1000000000");    // once, at the end
+    recorded_dir = v->dir, fail_hook = cannot_repeat;
+    return v;
+}
+
+void verify_data(const Verify *v, uint64_t hash) {
+    json_t *found = run_hash(hash), *recorded = json_object_get(v->record, "data_hash");
+    fail_hook = NULL;
+    if (!same(found, recorded))
+        fail("--verify %s: the data %s has changed since: its hash is %s, the run has read %s", v->dir,
+             text_at(json_object_get(v->record, "flags"), "data"), json_string_value(found),
+             text_at(v->record, "data_hash"));
+    json_decref(found);
+}
+
+// ---- comparing ---------------------------------------------------------------------------------
+typedef struct { const Verify *v; const Run *rerun; size_t differences, losses, tensors; } Comparison;
+
+static void PRINTF_LIKE(2, 3) differs(Comparison *c, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    printf("differs  ");
+    vprintf(format, arguments);
+    printf("\n");
+    va_end(arguments);
+    c->differences++;
+}
+
+static char *shown(const json_t *value) {
+    return !value ? xprintf("nothing") : json_is_number(value) ? xprintf("%.17g", json_number_value(value))
+                  : run_flag_text(value);
+}
+
+// The lines of a log up to a step; what is torn or no JSON ends it.
+static json_t *read_log(const char *dir, size_t last) {
+    json_t *lines = json_array();
+    char *path = xprintf("%s/log.jsonl", dir);
+    char *text = file_exists(path) ? read_whole_file(path, NULL) : xprintf("%s", "");
+    for (char *at = text, *end; (end = strchr(at, '\n')); at = end + 1) {
+        json_t *line = json_loadb(at, (size_t)(end - at), 0, NULL);
+        const json_t *step = json_object_get(line, "step");
+        bool wanted = json_is_integer(step) && (size_t)json_integer_value(step) <= last;
+        if (!wanted || json_array_append(lines, line) != 0) end = at + strlen(at) - 1;
+        json_decref(line);
+    }
+    free(text), free(path);
+    return lines;
+}
+
+// The first logged step at which a loss differs.
+static void compare_losses(Comparison *c) {
+    static const char *const keys[] = {"step", "train_loss", "val_loss"};
+    json_t *recorded = read_log(c->v->dir, c->v->steps), *again = read_log(c->rerun->dir, c->v->steps);
+    size_t then_lines = json_array_size(recorded), now_lines = json_array_size(again);
+    size_t lines = then_lines > now_lines ? then_lines : now_lines;
+    for (size_t i = 0; i < lines && !c->differences; i++)
+        for (int k = 0; k < 3 && !c->differences; k++) {
+            const json_t *then = json_array_get(recorded, i), *now = json_array_get(again, i);
+            const json_t *a = json_object_get(then, keys[k]), *b = json_object_get(now, keys[k]);
+            c->losses += k > 0 && a;
+            if (same(a, b)) continue;
+            char *was = shown(a), *is = shown(b), *step = shown(json_object_get(now ? now : then, "step"));
+            differs(c, "step %s: the log has %s %s, the rerun %s", step, keys[k], was, is);
+            free(was), free(is), free(step);
+        }
+    json_decref(recorded), json_decref(again);
+}
+
+// The first name whose hash differs; both are objects.
+static void compare_hashes(Comparison *c, const char *file, json_t *recorded, json_t *again) {
+    const char *name;
+    json_t *hash;
+    json_object_foreach(again, name, hash) {
+        const json_t *was = json_object_get(recorded, name);
+        if (same(was, hash)) continue;
+        differs(c, "%s: %s has the hash %s, in the rerun %s", file, name, was ? json_string_value(was) : "of nothing",
+                json_string_value(hash));
+        return;
+    }
+    if (json_object_size(recorded) > json_object_size(again)) differs(c, "%s: the rerun has fewer tensors", file);
+}
+
+static json_t *hashes_of_file(const char *path) {
+    SafeTensors *file = safetensors_open(path);
+    json_t *all = json_object();
+    for (size_t i = 0; i < file->count; i++) {
+        const TensorIn *in = &file->tensor[i];
+        real *copy = xmalloc(size_mul(in->elements, sizeof(real)));
+        safetensors_copy(file, in, copy);
+        uint64_t hash = hash_bytes(hash_text(HASH_START, in->name), copy, in->elements * sizeof(real));
+        json_object_set_new(all, in->name, run_hash(hash));
+        free(copy);
+    }
+    safetensors_close(file);
+    return all;
+}
+
+// The first tensor whose bits differ in a file of both directories; a run may have been kept without its weights.
+static void compare_tensors(Comparison *c, const char *name) {
+    char *path = xprintf("%s/%s", c->v->dir, name), *other = xprintf("%s/%s", c->rerun->dir, name);
+    if (file_exists(path)) {
+        json_t *recorded = hashes_of_file(path), *again = hashes_of_file(other);
+        compare_hashes(c, name, recorded, again);
+        c->tensors += json_object_size(again);
+        json_decref(recorded), json_decref(again);
+    }
+    free(path), free(other);
+}
+
+// What the end of a run says of it, but for times and memory.
+static void compare_final(Comparison *c) {
+    static const char *const keys[] = {"step",          "tokens",   "train_loss", "val_loss",
+                                       "best_val_loss", "accuracy", "floor"};
+    const json_t *then = json_object_get(c->v->record, "final"), *now = json_object_get(c->rerun->json, "final");
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        const json_t *a = json_object_get(then, keys[i]), *b = json_object_get(now, keys[i]);
+        if (!a || same(a, b)) continue;
+        char *was = shown(a), *is = shown(b);
+        differs(c, "run.json: the final %s is %s, in the rerun %s", keys[i], was, is);
+        free(was), free(is);
+    }
+    const char *was = text_at(c->v->record, "receipt"), *is = text_at(c->rerun->json, "receipt");
+    const char *timed = strstr(is, ", wall ");
+    if (timed && strncmp(was, is, (size_t)(timed - is)) != 0)
+        differs(c, "run.json: its %s, in the rerun %.*s", was, (int)(timed - is), is);
+}
+
+// ---- the verdict -------------------------------------------------------------------------------
+static size_t print_change(const char *what, const json_t *then, const json_t *now, const char *key) {
+    if (same(json_object_get(then, key), json_object_get(now, key))) return 0;
+    printf("%-8s recorded with %s, now %s\n", what, text_at(then, key), text_at(now, key));
+    return 1;
+}
+
+// What is not as it was when the run was recorded.
+static size_t print_changes(const Comparison *c) {
+    const json_t *then = c->v->record, *now = c->rerun->json;
+    const json_t *old = json_object_get(then, "machine"), *new = json_object_get(now, "machine");
+    return print_change("commit", then, now, "commit") + print_change("compiler", old, new, "compiler") +
+           print_change("simd", old, new, "simd") + print_change("cpu", old, new, "cpu") +
+           print_change("system", old, new, "system");
+}
+
+static void print_causes(const Comparison *c) {
+    const char *loaded = text_at(json_object_get(c->v->record, "flags"), "load");
+    if (same(json_object_get(c->v->record, "digest"), json_object_get(c->rerun->json, "digest"))) {
+        printf("cause    the rerun has the recorded digest, so the files named here were changed after the run\n");
+        return;
+    }
+    printf("cause    %s\n", print_changes(c) ? "likely one of these changes; other code may well compute other numbers"
+           : "commit, compiler and machine are as recorded: a file was changed after the run, or memory failed");
+    if (*loaded && strcmp(loaded, "unknown")) printf("cause    or other weights in %s, where it started\n", loaded);
+}
+
+int verify_end(const Verify *v, const Run *rerun) {
+    Comparison c = {v, rerun, 0, 0, 0};
+    const json_t *digest = json_object_get(rerun->json, "digest");
+    json_t *hashes = json_object_get(v->record, "hashes");
+    compare_losses(&c);
+    if (v->finished && hashes) compare_hashes(&c, "run.json", hashes, json_object_get(rerun->json, "hashes"));
+    compare_tensors(&c, "state.safetensors");
+    if (v->finished) compare_tensors(&c, "model.safetensors");    // of an unfinished run it may be of another step
+    if (v->finished && !same(json_object_get(v->record, "digest"), digest))
+        differs(&c, "run.json: the digest is %s, in the rerun %s", text_at(v->record, "digest"),
+                json_string_value(digest));
+    if (v->finished) compare_final(&c);
+    if (c.differences) print_causes(&c);
+    else print_changes(&c);
+    if (c.differences) printf("not verified: %s, %zu differences at step %zu\n", v->dir, c.differences, v->steps);
+    else printf("verified: digest %s at step %zu, %zu losses and %zu tensors of %s, bit for bit\n",
+                json_string_value(digest), v->steps, c.losses, c.tensors, v->dir);
+    return c.differences != 0;
+}
