@@ -1,6 +1,6 @@
 // moe.c: the mixture of experts as a feed-forward block: what each --router is made of, the layer forward and
 // backward, what a step tells about its routing, and what the routers without gradients learn from that. The
-// kernels are in router.c, router_soft.c and kernels/dispatch.c.
+// kernels are in router.c and kernels/dispatch.c.
 #include "model/layer.h"
 #include "lib/numeric.h"
 #include "kernels/ops.h"

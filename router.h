@@ -1,7 +1,7 @@
 // router.h: who chooses which expert. A router decides which of E feed-forward networks a token passes, and with what
 // weights their outputs are summed (router.c). kernels/dispatch.h then sorts the tokens by expert, so that every expert
 // does one dense product over its own (dropless, Gale et al. 2022). Soft routing mixes tokens instead of choosing
-// (router_soft.c). The Config is not known here; moe.c says which flag is which shape.
+// (router.c, at the end). The Config is not known here; moe.c says which flag is which shape.
 #ifndef ROUTER_H
 #define ROUTER_H
 #include "kernels/dispatch.h"
