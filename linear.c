@@ -10,250 +10,288 @@
 // In Mamba-2's words q, k, v, the gate and the skip are C, B, x, z and D. Here every head has its own B and C (its code
 // with as many groups as heads, so that a norm is over one head); published models share them, as GQA shares keys. And
 // the convolution has no bias, and the norm's weights are the same for all heads: the output matrix can scale them.
-#include "model/layer.h"
-#include "kernels/recurrence.h"
+#include "linear.h"
 #include "kernels/gates.h"
+#include "kernels/recurrence.h"
+#include "model/pieces.h"
 #include <math.h>
 #include <string.h>
 
 enum { GATE_RANK = 16 };                 // of the decays of gla: the paper's choice
 
-static bool has_delta(const Layer *y) { return y->attn == ATTN_delta || y->attn == ATTN_gated_delta; }
-static bool is_mamba2(const Layer *y) { return y->attn == ATTN_mamba2; }
-static bool has_head_decay(const Layer *y) { return y->attn == ATTN_gated_delta || is_mamba2(y); }
-static bool has_gate(const Layer *y) { return y->attn == ATTN_gla || has_head_decay(y); }
-static bool has_silu(const Layer *y) { return y->taps || has_delta(y) || is_mamba2(y); }     // on q, k and v
-
-// Columns of a row of the first product, and their widths.
-static size_t key_width(const Layer *y) { return y->H * y->D; }
-static size_t value_width(const Layer *y) { return y->H * y->Dv; }
-static size_t channels(const Layer *y) { return 2 * key_width(y) + value_width(y); }
-static size_t gate_at(const Layer *y) { return channels(y); }
-static size_t beta_at(const Layer *y) { return channels(y) + has_gate(y) * value_width(y); }
-static size_t decay_at(const Layer *y) { return beta_at(y) + has_delta(y) * y->H; }
-
-static RecurrenceShape recurrence_shape(const Layer *y) {
-    return (RecurrenceShape){.H = y->H, .K = y->D, .V = y->Dv, .delta = has_delta(y), .fades = has_gate(y),
-                             .fades_per_key = y->attn == ATTN_gla, .steps = is_mamba2(y)};
+static bool has_delta(const Layer *layer) { return layer->attn == ATTN_delta || layer->attn == ATTN_gated_delta; }
+static bool is_mamba2(const Layer *layer) { return layer->attn == ATTN_mamba2; }
+static bool has_head_decay(const Layer *layer) { return layer->attn == ATTN_gated_delta || is_mamba2(layer); }
+static bool has_gate(const Layer *layer) { return layer->attn == ATTN_gla || has_head_decay(layer); }
+static bool has_silu(const Layer *layer) {               // on q, k and v
+    return layer->linear.taps || has_delta(layer) || is_mamba2(layer);
 }
 
-static void add_linear_mixer(Model *m, int l, Layer *y, Deviations d) {
-    size_t C = m->c.width, q = y->H * y->D, v = y->H * y->Dv, n = 3;
-    Part part[6] = {{"attn.q", q, d.plain}, {"attn.k", q, d.plain}, {"attn.v", v, d.value}};
-    if (has_gate(y)) part[n++] = (Part){"attn.gate", v, d.plain};
-    if (has_delta(y)) part[n++] = (Part){"attn.beta", y->H, d.plain};
-    if (has_head_decay(y)) part[n++] = (Part){"attn.decay", y->H, d.plain};
-    if (y->attn == ATTN_gla) part[n++] = (Part){"attn.decay_a", GATE_RANK, d.plain};
-    y->taps = m->c.short_conv;
-    y->qkv = add_linear(m, l, part, n, C, m->c.bias);
-    if (y->attn == ATTN_gla) y->decay_b = add_linear(m, l, (Part[]){{"attn.decay_b", q, d.plain}}, 1, GATE_RANK, true);
+// Columns of a row of the first product, and their widths.
+static size_t key_width(const Layer *layer) { return layer->H * layer->D; }
+static size_t value_width(const Layer *layer) { return layer->H * layer->Dv; }
+static size_t channels(const Layer *layer) { return 2 * key_width(layer) + value_width(layer); }
+static size_t gate_at(const Layer *layer) { return channels(layer); }
+static size_t beta_at(const Layer *layer) { return channels(layer) + has_gate(layer) * value_width(layer); }
+static size_t decay_at(const Layer *layer) { return beta_at(layer) + has_delta(layer) * layer->H; }
+
+static RecurrenceShape recurrence_shape(const Layer *layer) {
+    return (RecurrenceShape){.H = layer->H, .K = layer->D, .V = layer->Dv, .delta = has_delta(layer),
+                             .fades = has_gate(layer), .fades_per_key = layer->attn == ATTN_gla,
+                             .steps = is_mamba2(layer)};
+}
+
+static void add_linear_mixer(Model *m, Layer *layer, int l) {
+    size_t C = m->c.width, H = layer->H, q = key_width(layer), v = value_width(layer), n = 3, taps = m->c.short_conv;
+    double std = m->std.plain;
+    bool gla = layer->attn == ATTN_gla;
+    Weight weight[6] = {{"attn.q", q, std}, {"attn.k", q, std}, {"attn.v", v, m->std.value}};
+    if (has_gate(layer)) weight[n++] = (Weight){"attn.gate", v, std};
+    if (has_delta(layer)) weight[n++] = (Weight){"attn.beta", H, std};
+    if (has_head_decay(layer)) weight[n++] = (Weight){"attn.decay", H, std};
+    if (gla) weight[n++] = (Weight){"attn.decay_a", GATE_RANK, std};
+    layer->linear.taps = taps;
+    layer->linear.qkv = add_linear(m, l, weight, n, C, m->c.bias);
+    if (gla) layer->linear.decay_b = add_linear(m, l, (Weight[]){{"attn.decay_b", q, std}}, 1, GATE_RANK, true);
     // The deviation of PyTorch's Conv1d: uniform in +-1/sqrt(taps).
-    if (y->taps) y->conv = add_matrix(m, l, "attn.conv.weight", y->taps, channels(y), sqrt(1 / (3 * (double)y->taps)));
-    if (has_head_decay(y)) {
-        y->decay_rate = add_vector(m, l, "attn.decay_rate", y->H, INIT_DECAY_RATE);
-        y->decay_shift = add_vector(m, l, "attn.decay_shift", y->H, INIT_DECAY_SHIFT);
+    if (taps)
+        layer->linear.conv = add_matrix(m, l, "attn.conv.weight", taps, channels(layer), sqrt(1 / (3 * (double)taps)));
+    if (has_head_decay(layer)) {
+        layer->linear.decay_rate = add_vector(m, l, "attn.decay_rate", H, INIT_DECAY_RATE);
+        layer->linear.decay_shift = add_vector(m, l, "attn.decay_shift", H, INIT_DECAY_SHIFT);
     }
-    if (is_mamba2(y)) y->skip = add_vector(m, l, "attn.skip", y->H, INIT_ONE);
-    if (y->attn != ATTN_linear) y->o_norm = add_rms_norm(m, l, "attn.o_norm", y->Dv, m->c.norm_eps);
+    if (is_mamba2(layer)) layer->linear.skip = add_vector(m, l, "attn.skip", H, INIT_ONE);
+    if (layer->attn == ATTN_linear) return;
+    Norm *o_norm = &layer->linear.o_norm;          // one per head
+    *o_norm = add_rms_norm(m, l, "attn.o_norm", layer->Dv, m->c.norm_eps);
+    o_norm->groups = H, o_norm->x_stride = o_norm->y_stride = v;
 }
 
 // ---- memory --------------------------------------------------------------------------------------
 // A sequence's state in a cache: that of the recurrence, the sums of the keys (linear), the last tokens of the
 // convolution.
 
-static size_t sums_at(const Layer *y) { return recurrence_state_size(recurrence_shape(y)); }
-static size_t tail_at(const Layer *y) { return sums_at(y) + (y->attn == ATTN_linear ? key_width(y) : 0); }
-static CacheNeed linear_cache(const Layer *y) {
-    return (CacheNeed){.state = tail_at(y) + (y->taps ? (y->taps - 1) * channels(y) : 0)};
+static size_t sums_at(const Layer *layer) { return recurrence_state_size(recurrence_shape(layer)); }
+static size_t tail_at(const Layer *layer) {
+    return sums_at(layer) + (layer->attn == ATTN_linear ? key_width(layer) : 0);
+}
+static CacheNeed linear_cache(const Layer *layer) {
+    size_t taps = layer->linear.taps;
+    return (CacheNeed){.state = tail_at(layer) + (taps ? (taps - 1) * channels(layer) : 0)};
 }
 
-static void layout_linear(const Model *m, const Layer *y, LayerActs *a, Arena *arena, size_t B, size_t T, bool keep) {
-    size_t M = B * T, q = key_width(y), v = value_width(y);
+static void layout_linear(const Model *m, const Layer *layer, LayerActs *acts, Arena *arena, size_t B, size_t T,
+                          bool keep) {
+    size_t M = B * T, q = key_width(layer), v = value_width(layer);
+    LinearActs *a = &acts->linear;
     (void)m;
-    a->qkv = take(arena, M * y->qkv.N), a->features = take(arena, M * 2 * q), a->out = take(arena, M * v);
-    if (has_silu(y)) a->before = take(arena, M * channels(y)), a->mixed = take(arena, M * channels(y));
-    if (has_delta(y) || is_mamba2(y)) a->beta = take(arena, M * y->H);
-    if (has_head_decay(y)) a->decay = take(arena, M * y->H);
-    if (y->attn == ATTN_gla)
+    a->qkv = take(arena, M * layer->linear.qkv.N), a->features = take(arena, M * 2 * q), a->out = take(arena, M * v);
+    size_t convolved = has_silu(layer) ? M * channels(layer) : 0;
+    if (convolved) a->pre_silu = take(arena, convolved), a->convolved = take(arena, convolved);
+    if (has_delta(layer) || is_mamba2(layer)) a->beta = take(arena, M * layer->H);
+    if (has_head_decay(layer)) a->decay = take(arena, M * layer->H);
+    if (layer->attn == ATTN_gla)
         a->decay_a = take(arena, M * GATE_RANK), a->decay_b = take(arena, M * q), a->decay = take(arena, M * q);
-    if (y->attn == ATTN_linear) a->sum = take(arena, M * y->H);
-    else a->normed = take(arena, M * v), a->out_rstd = take(arena, M * y->H);
-    if (has_gate(y)) a->gated = take(arena, M * v);
-    if (keep) a->states = take(arena, recurrence_states_size(B, T, recurrence_shape(y)));
+    if (layer->attn == ATTN_linear) a->sum = take(arena, M * layer->H);
+    else a->normed = take(arena, M * v), a->o_norm = take_rms_norm(arena, M * layer->H);
+    if (has_gate(layer)) a->gated = take(arena, M * v);
+    if (keep) a->states = take(arena, recurrence_states_size(B, T, recurrence_shape(layer)));
 }
-static void layout_linear_grads(const Model *m, const Layer *y, LayerGrads *g, Arena *arena, size_t B, size_t T) {
-    size_t M = B * T, q = key_width(y), v = value_width(y);
+static void layout_linear_grads(const Model *m, const Layer *layer, LayerGrads *grads, Arena *arena, size_t B,
+                                size_t T) {
+    size_t M = B * T, q = key_width(layer), v = value_width(layer);
+    LinearGrads *g = &grads->linear;
     (void)m;
-    g->dqkv = take(arena, M * y->qkv.N), g->dout = take(arena, M * v), g->dgated = take(arena, M * v);
-    g->dfeatures = take(arena, M * 2 * q), g->dmixed = take(arena, M * channels(y));
-    g->dbeta = take(arena, M * y->H), g->dlog = take(arena, M * (y->attn == ATTN_gla ? q : y->H));
+    g->dqkv = take(arena, M * layer->linear.qkv.N), g->dout = take(arena, M * v), g->dgated = take(arena, M * v);
+    g->dfeatures = take(arena, M * 2 * q), g->dconvolved = take(arena, M * channels(layer));
+    g->dbeta = take(arena, M * layer->H), g->dlog_decay = take(arena, M * (layer->attn == ATTN_gla ? q : layer->H));
     g->ddecay_b = take(arena, M * q), g->ddecay_a = take(arena, M * GATE_RANK);
 }
 
 // ---- the pieces ----------------------------------------------------------------------------------
 
-static ConvShape conv_shape(const Layer *y, const Batch *b) {
-    return (ConvShape){.B = b->B, .T = b->T, .W = y->taps, .C = channels(y), .x_stride = y->qkv.N};
+static ConvShape conv_shape(const Layer *layer, const Batch *b) {
+    return (ConvShape){.B = b->B, .T = b->T, .W = layer->linear.taps, .C = channels(layer),
+                       .x_stride = layer->linear.qkv.N};
 }
-static const real *conv_weight(const Model *m, const Layer *y) { return y->taps ? m->values + y->conv : NULL; }
+static const real *conv_weight(const Model *m, const Layer *layer) {
+    return layer->linear.taps ? m->values + layer->linear.conv : NULL;
+}
 
 // q, k and v after the convolution: [M, stride].
 typedef struct { real *at; size_t stride; } Rows;
-static Rows mixed_rows(const Layer *y, const LayerActs *a) {
-    return has_silu(y) ? (Rows){a->mixed, channels(y)} : (Rows){a->qkv, y->qkv.N};
+static Rows qkv_rows(const Layer *layer, const LinearActs *a) {
+    return has_silu(layer) ? (Rows){a->convolved, channels(layer)} : (Rows){a->qkv, layer->linear.qkv.N};
 }
 
 // Queries times 1/sqrt(K), except where a sum of weights divides and in Mamba-2. Both maps of q and of k.
-static FeatureShape feature_shape(const Layer *y, size_t stride, size_t M, bool query) {
-    Feature f = y->attn == ATTN_linear ? FEATURE_ELU : has_delta(y) ? FEATURE_UNIT : FEATURE_PLAIN;
-    bool scaled = query && (has_delta(y) || y->attn == ATTN_gla);
-    return (FeatureShape){.M = M, .heads = y->H, .K = y->D, .feature = f, .x_stride = stride,
-                          .y_stride = 2 * key_width(y),
-                          .scale = scaled ? 1 / sqrt((double)y->D) : 1};
+static FeatureShape feature_shape(const Layer *layer, size_t stride, size_t M, bool query) {
+    Feature f = layer->attn == ATTN_linear ? FEATURE_ELU : has_delta(layer) ? FEATURE_UNIT : FEATURE_PLAIN;
+    bool scaled = query && (has_delta(layer) || layer->attn == ATTN_gla);
+    return (FeatureShape){.M = M, .heads = layer->H, .K = layer->D, .feature = f, .x_stride = stride,
+                          .y_stride = 2 * key_width(layer), .scale = scaled ? 1 / sqrt((double)layer->D) : 1};
 }
 
-static RecurrenceInput recurrence_input(const Layer *y, const LayerActs *a) {
-    Rows r = mixed_rows(y, a);
-    size_t q = key_width(y);
+static RecurrenceInput recurrence_input(const Layer *layer, const LinearActs *a) {
+    Rows r = qkv_rows(layer, a);
+    size_t q = key_width(layer);
     return (RecurrenceInput){.q = a->features, .k = a->features + q, .v = r.at + 2 * q, .q_stride = 2 * q,
                              .k_stride = 2 * q, .v_stride = r.stride, .beta = a->beta, .decay = a->decay};
 }
 
-static SumShape sum_shape(const Layer *y, const LayerActs *a) {
-    size_t q = key_width(y);
+static SumShape sum_shape(const Layer *layer, const LinearActs *a) {
+    size_t q = key_width(layer);
     return (SumShape){.q = a->features, .k = a->features + q, .q_stride = 2 * q, .k_stride = 2 * q,
-                      .H = y->H, .K = y->D, .V = y->Dv};
+                      .H = layer->H, .K = layer->D, .V = layer->Dv};
 }
 
 static void copy_rows(real *to, size_t to_stride, const real *from, size_t from_stride, size_t M, size_t N) {
     for (size_t m = 0; m < M; m++) memcpy(to + m * to_stride, from + m * from_stride, N * sizeof *to);
 }
 
-static void gates_forward(Model *m, const Layer *y, LayerActs *a, size_t M) {
-    size_t N = y->qkv.N;
-    if (has_delta(y)) sigmoid_forward(a->beta, a->qkv + beta_at(y), N, M, y->H);
-    if (has_head_decay(y))
-        head_decay_forward(a->decay, is_mamba2(y) ? a->beta : NULL, a->qkv + decay_at(y), N,
-                           m->values + y->decay_rate, m->values + y->decay_shift, M, y->H);
-    if (y->attn != ATTN_gla) return;
-    copy_rows(a->decay_a, GATE_RANK, a->qkv + decay_at(y), N, M, GATE_RANK);
-    apply(m, a->decay_b, &y->decay_b, a->decay_a, M);
-    key_decay_forward(a->decay, a->decay_b, M * key_width(y));
+static void gates_forward(Model *m, const Layer *layer, const LinearActs *a, size_t M) {
+    size_t N = layer->linear.qkv.N;
+    if (has_delta(layer)) sigmoid_forward(a->beta, a->qkv + beta_at(layer), N, M, layer->H);
+    if (has_head_decay(layer))
+        head_decay_forward(a->decay, is_mamba2(layer) ? a->beta : NULL, a->qkv + decay_at(layer), N,
+                           m->values + layer->linear.decay_rate, m->values + layer->linear.decay_shift, M, layer->H);
+    if (layer->attn != ATTN_gla) return;
+    copy_rows(a->decay_a, GATE_RANK, a->qkv + decay_at(layer), N, M, GATE_RANK);
+    apply(m, a->decay_b, &layer->linear.decay_b, a->decay_a, M);
+    key_decay_forward(a->decay, a->decay_b, M * key_width(layer));
 }
-static void gates_backward(Model *m, const Layer *y, LayerActs *a, LayerGrads *g, size_t M) {
-    size_t N = y->qkv.N;
-    if (has_delta(y)) sigmoid_backward(g->dqkv + beta_at(y), N, g->dbeta, a->beta, M, y->H);
-    if (has_head_decay(y))
-        head_decay_backward(g->dqkv + decay_at(y), N, m->gradients + y->decay_rate, m->gradients + y->decay_shift,
-                            g->dlog, is_mamba2(y) ? g->dbeta : NULL, a->qkv + decay_at(y), m->values + y->decay_rate,
-                            m->values + y->decay_shift, M, y->H);
-    if (y->attn != ATTN_gla) return;
-    key_decay_backward(g->ddecay_b, g->dlog, a->decay_b, M * key_width(y));
-    apply_backward(m, g->ddecay_a, g->ddecay_b, &y->decay_b, a->decay_a, M, false);
-    copy_rows(g->dqkv + decay_at(y), N, g->ddecay_a, GATE_RANK, M, GATE_RANK);
+static void gates_backward(Model *m, const Layer *layer, const LinearActs *a, LinearGrads *g, size_t M) {
+    size_t N = layer->linear.qkv.N, rate = layer->linear.decay_rate, shift = layer->linear.decay_shift;
+    if (has_delta(layer)) sigmoid_backward(g->dqkv + beta_at(layer), N, g->dbeta, a->beta, M, layer->H);
+    if (has_head_decay(layer))
+        head_decay_backward(g->dqkv + decay_at(layer), N, m->gradients + rate, m->gradients + shift, g->dlog_decay,
+                            is_mamba2(layer) ? g->dbeta : NULL, a->qkv + decay_at(layer), m->values + rate,
+                            m->values + shift, M, layer->H);
+    if (layer->attn != ATTN_gla) return;
+    key_decay_backward(g->ddecay_b, g->dlog_decay, a->decay_b, M * key_width(layer));
+    apply_backward(m, g->ddecay_a, g->ddecay_b, &layer->linear.decay_b, a->decay_a, M, false);
+    copy_rows(g->dqkv + decay_at(layer), N, g->ddecay_a, GATE_RANK, M, GATE_RANK);
 }
 
 // What the output matrix reads: the output divided by the sum, or normalised and then gated; or gated and normalised.
-static const real *output_of(const Layer *y, const LayerActs *a) {
-    return has_gate(y) && !is_mamba2(y) ? a->gated : a->normed ? a->normed : a->out;
+static const real *output_of(const Layer *layer, const LinearActs *a) {
+    return has_gate(layer) && !is_mamba2(layer) ? a->gated : a->normed ? a->normed : a->out;
 }
-static void output_forward(const Model *m, const Layer *y, LayerActs *a, size_t M) {
-    size_t v = value_width(y), N = y->qkv.N;
-    const real *gate = a->qkv + gate_at(y);
-    if (is_mamba2(y)) {
-        skip_forward(a->out, a->mixed + 2 * key_width(y), channels(y), m->values + y->skip, M, y->H, y->Dv);
+static void output_forward(const Model *m, const Layer *layer, const LinearActs *a, size_t M) {
+    size_t v = value_width(layer), N = layer->linear.qkv.N;
+    const real *gate = a->qkv + gate_at(layer);
+    if (is_mamba2(layer)) {
+        skip_forward(a->out, a->convolved + 2 * key_width(layer), channels(layer), m->values + layer->linear.skip, M,
+                     layer->H, layer->Dv);
         silu_gate_forward(a->gated, a->out, gate, N, M, v);
-        normalise(m, a->normed, v, NULL, a->out_rstd, a->gated, v, &y->o_norm, M, y->H);
+        normalise(m, &layer->linear.o_norm, a->normed, a->o_norm, a->gated, M);
         return;
     }
-    if (y->attn != ATTN_linear) normalise(m, a->normed, v, NULL, a->out_rstd, a->out, v, &y->o_norm, M, y->H);
-    if (has_gate(y)) silu_gate_forward(a->gated, a->normed, gate, N, M, v);
+    if (layer->attn != ATTN_linear) normalise(m, &layer->linear.o_norm, a->normed, a->o_norm, a->out, M);
+    if (has_gate(layer)) silu_gate_forward(a->gated, a->normed, gate, N, M, v);
 }
 // From what the output matrix gives (dgated, or dout where there is no gate) to dout of the recurrence.
-static void output_backward(Model *m, const Layer *y, LayerActs *a, LayerGrads *g, size_t M) {
-    size_t v = value_width(y), N = y->qkv.N;
-    const real *gate = a->qkv + gate_at(y);
-    real *dgate = g->dqkv + gate_at(y);
-    if (is_mamba2(y)) {
-        normalise_backward(m, g->dgated, g->dgated, v, NULL, a->out_rstd, a->gated, v, &y->o_norm, M, y->H, false);
+static void output_backward(Model *m, const Layer *layer, const LinearActs *a, LinearGrads *g, size_t M) {
+    size_t v = value_width(layer), N = layer->linear.qkv.N;
+    const real *gate = a->qkv + gate_at(layer);
+    real *dgate = g->dqkv + gate_at(layer);
+    if (is_mamba2(layer)) {
+        normalise_backward(m, &layer->linear.o_norm, g->dgated, g->dgated, a->o_norm, a->gated, M, false);
         silu_gate_backward(g->dout, dgate, g->dgated, a->out, gate, N, M, v);
         return;
     }
-    if (has_gate(y)) silu_gate_backward(g->dout, dgate, g->dgated, a->normed, gate, N, M, v);
-    if (y->attn != ATTN_linear)
-        normalise_backward(m, g->dout, g->dout, v, NULL, a->out_rstd, a->out, v, &y->o_norm, M, y->H, false);
+    if (has_gate(layer)) silu_gate_backward(g->dout, dgate, g->dgated, a->normed, gate, N, M, v);
+    if (layer->attn != ATTN_linear)
+        normalise_backward(m, &layer->linear.o_norm, g->dout, g->dout, a->o_norm, a->out, M, false);
 }
 
 // ---- the mixers ----------------------------------------------------------------------------------
 
 // What a picture shows (model.h): this layer's shares of the past, without what Mamba-2 adds of the token's own value,
 // and the rank of its states.
-static void record(const Model *m, const Layer *y, size_t l, const LayerActs *a, const Batch *b) {
-    const RecurrenceInput in = recurrence_input(y, a);
-    if (m->record) recurrence_weights(m->record + l * y->H * b->T * b->T, &in, b->T, recurrence_shape(y));
-    if (m->record_rank)
-        recurrence_ranks(m->record_rank + l * y->H * b->T, &in, b->T, (b->T + 63) / 64, recurrence_shape(y));
+static void record(const Model *m, const Layer *layer, size_t l, const LinearActs *a, const Batch *b) {
+    const RecurrenceInput in = recurrence_input(layer, a);
+    size_t H = layer->H, T = b->T;
+    if (m->record.attention)
+        recurrence_weights(m->record.attention + l * H * T * T, &in, T, recurrence_shape(layer));
+    if (m->record.rank)
+        recurrence_ranks(m->record.rank + l * H * T, &in, T, (T + 63) / 64, recurrence_shape(layer));
+}
+
+// From rows of q, k, v to what the recurrence reads: features of q and k, gates.
+static void inputs_forward(Model *m, const Layer *layer, const LinearActs *a, real *tail, size_t step, const Batch *b) {
+    if (has_silu(layer))
+        short_conv_forward(a->convolved, a->pre_silu, a->qkv, conv_weight(m, layer), tail, step, conv_shape(layer, b));
+    Rows r = qkv_rows(layer, a);
+    size_t q = key_width(layer);
+    feature_forward(a->features, r.at, feature_shape(layer, r.stride, b->M, true));
+    feature_forward(a->features + q, r.at + q, feature_shape(layer, r.stride, b->M, false));
+    gates_forward(m, layer, a, b->M);
+}
+static void inputs_backward(Model *m, const Layer *layer, const LinearActs *a, LinearGrads *g, real *dconvolved,
+                            const Batch *b) {
+    gates_backward(m, layer, a, g, b->M);
+    Rows r = qkv_rows(layer, a);
+    size_t q = key_width(layer);
+    feature_backward(dconvolved, g->dfeatures, r.at, feature_shape(layer, r.stride, b->M, true));
+    feature_backward(dconvolved + q, g->dfeatures + q, r.at + q, feature_shape(layer, r.stride, b->M, false));
+    if (has_silu(layer))
+        short_conv_backward(g->dqkv, layer->linear.taps ? m->gradients + layer->linear.conv : NULL, dconvolved,
+                            a->pre_silu, a->qkv, conv_weight(m, layer), conv_shape(layer, b));
 }
 
 static void linear_mixer_forward(Model *m, size_t l, real *out, const real *x, const Batch *b) {
-    const Layer *y = &m->layers[l];
-    LayerActs *a = &m->acts[l];
-    size_t step = linear_cache(y).state;
-    real *state = b->cache ? b->cache->state[l] : NULL, *tail = state ? state + tail_at(y) : NULL,
-         *sums = state ? state + sums_at(y) : NULL;
-    apply(m, a->qkv, &y->qkv, x, b->M);
-    if (has_silu(y)) short_conv_forward(a->mixed, a->before, a->qkv, conv_weight(m, y), tail, step, conv_shape(y, b));
-    Rows r = mixed_rows(y, a);
-    feature_forward(a->features, r.at, feature_shape(y, r.stride, b->M, true));
-    feature_forward(a->features + key_width(y), r.at + key_width(y), feature_shape(y, r.stride, b->M, false));
-    gates_forward(m, y, a, b->M);
-    const RecurrenceInput in = recurrence_input(y, a);
+    const Layer *layer = &m->layers[l];
+    const LinearActs *a = &m->acts[l].linear;
+    size_t step = linear_cache(layer).state;
+    real *state = b->cache ? b->cache->state[l] : NULL, *tail = state ? state + tail_at(layer) : NULL,
+         *sums = state ? state + sums_at(layer) : NULL;
+    apply(m, a->qkv, &layer->linear.qkv, x, b->M);
+    inputs_forward(m, layer, a, tail, step, b);
+    const RecurrenceInput in = recurrence_input(layer, a);
     recurrence_forward(a->out, a->states, &in, b->B, b->T, (RecurrenceState){state, step, b->past},
-                       recurrence_shape(y));
-    if (y->attn == ATTN_linear) normalise_sum_forward(a->out, a->sum, sums, step, b->B, b->T, sum_shape(y, a));
-    output_forward(m, y, a, b->M);
-    apply(m, out, &y->o, output_of(y, a), b->M);
-    if (!b->cache && b->B == 1) record(m, y, l, a, b);
+                       recurrence_shape(layer));
+    if (layer->attn == ATTN_linear)
+        normalise_sum_forward(a->out, a->sum, sums, step, b->B, b->T, sum_shape(layer, a));
+    output_forward(m, layer, a, b->M);
+    apply(m, out, &layer->o, output_of(layer, a), b->M);
+    if (!b->cache && b->B == 1) record(m, layer, l, a, b);
 }
 
 static void linear_mixer_backward(Model *m, size_t l, real *dx, const real *dout, const real *x, const Batch *b) {
-    const Layer *y = &m->layers[l];
-    LayerActs *a = &m->acts[l];
-    LayerGrads *g = &m->grads;
-    size_t q = key_width(y), N = y->qkv.N;
-    apply_backward(m, has_gate(y) ? g->dgated : g->dout, dout, &y->o, output_of(y, a), b->M, false);
-    output_backward(m, y, a, g, b->M);
-    real *dfeatures = g->dfeatures, *dmixed = has_silu(y) ? g->dmixed : g->dqkv;
-    size_t stride = has_silu(y) ? channels(y) : N;
-    const RecurrenceInput in = recurrence_input(y, a);
-    const RecurrenceGradient to = {.q = dfeatures, .k = dfeatures + q, .v = dmixed + 2 * q, .q_stride = 2 * q,
-                                   .k_stride = 2 * q, .v_stride = stride, .beta = g->dbeta, .log_decay = g->dlog};
-    if (y->attn == ATTN_linear) normalise_sum_numerator(g->dout, a->sum, a->out, b->M, sum_shape(y, a));
-    recurrence_backward(&to, g->dout, a->states, &in, b->B, b->T, recurrence_shape(y));
-    if (y->attn == ATTN_linear) normalise_sum_backward(dfeatures, dfeatures + q, a->sum, b->B, b->T, sum_shape(y, a));
-    if (is_mamba2(y))
-        skip_backward(dmixed + 2 * q, m->gradients + y->skip, g->dout, a->mixed + 2 * q, stride, m->values + y->skip,
-                      b->M, y->H, y->Dv);
-    gates_backward(m, y, a, g, b->M);
-    Rows r = mixed_rows(y, a);
-    feature_backward(dmixed, dfeatures, r.at, feature_shape(y, r.stride, b->M, true));
-    feature_backward(dmixed + q, dfeatures + q, r.at + q, feature_shape(y, r.stride, b->M, false));
-    if (has_silu(y))
-        short_conv_backward(g->dqkv, y->taps ? m->gradients + y->conv : NULL, dmixed, a->before, a->qkv,
-                            conv_weight(m, y), conv_shape(y, b));
-    apply_backward(m, dx, g->dqkv, &y->qkv, x, b->M, false);
+    const Layer *layer = &m->layers[l];
+    const LinearActs *a = &m->acts[l].linear;
+    LinearGrads *g = &m->grads.linear;
+    size_t q = key_width(layer), stride = has_silu(layer) ? channels(layer) : layer->linear.qkv.N;
+    real *dfeatures = g->dfeatures, *dconvolved = has_silu(layer) ? g->dconvolved : g->dqkv, *dv = dconvolved + 2 * q;
+    apply_backward(m, has_gate(layer) ? g->dgated : g->dout, dout, &layer->o, output_of(layer, a), b->M, false);
+    output_backward(m, layer, a, g, b->M);
+    if (layer->attn == ATTN_linear) normalise_sum_numerator(g->dout, a->sum, a->out, b->M, sum_shape(layer, a));
+    const RecurrenceInput in = recurrence_input(layer, a);
+    const RecurrenceGradient d = {.q = dfeatures, .k = dfeatures + q, .v = dv, .q_stride = 2 * q, .k_stride = 2 * q,
+                                  .v_stride = stride, .beta = g->dbeta, .log_decay = g->dlog_decay};
+    recurrence_backward(&d, g->dout, a->states, &in, b->B, b->T, recurrence_shape(layer));
+    if (layer->attn == ATTN_linear)
+        normalise_sum_backward(dfeatures, dfeatures + q, a->sum, b->B, b->T, sum_shape(layer, a));
+    if (is_mamba2(layer))
+        skip_backward(dv, m->gradients + layer->linear.skip, g->dout, a->convolved + 2 * q, stride,
+                      m->values + layer->linear.skip, b->M, layer->H, layer->Dv);
+    inputs_backward(m, layer, a, g, dconvolved, b);
+    apply_backward(m, dx, g->dqkv, &layer->linear.qkv, x, b->M, false);
 }
 
 // Reading and writing the state, per token and head, in the forward; twice that in the backward.
-static double linear_flops(const Layer *y, size_t T) {
-    (void)T;
-    return 3.0 * (double)(2 * y->H * y->D * y->Dv) * (has_delta(y) ? 3 : 2);
-}
-
-static size_t linear_workspace_of(const Model *m, const Layer *y, size_t T) {
+static double linear_flops(const Model *m, const Layer *layer, size_t T) {
     (void)m, (void)T;
-    return recurrence_workspace(recurrence_shape(y));
+    return 3.0 * (double)(2 * layer->H * layer->D * layer->Dv) * (has_delta(layer) ? 3 : 2);
 }
 
-const Mixer mixer_linear = {add_linear_mixer, layout_linear, layout_linear_grads, linear_mixer_forward,
-                            linear_mixer_backward, linear_cache, linear_flops, linear_workspace_of};
+static size_t linear_workspace_of(const Model *m, const Layer *layer, size_t T) {
+    (void)m, (void)T;
+    return recurrence_workspace(recurrence_shape(layer));
+}
+
+const Branch mixer_linear = {.add_params = add_linear_mixer, .layout_acts = layout_linear,
+                             .layout_grads = layout_linear_grads, .forward = linear_mixer_forward,
+                             .backward = linear_mixer_backward, .cache = linear_cache, .flops = linear_flops,
+                             .workspace = linear_workspace_of};

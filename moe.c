@@ -1,9 +1,10 @@
-// moe.c: the mixture of experts as a feed-forward block: what each --router is made of, the layer forward and
+// moe.c: the mixture of experts as a feed-forward branch: what each --router is made of, the layer forward and
 // backward, what a step tells about its routing, and what the routers without gradients learn from that. The
-// kernels are in router.c and kernels/dispatch.c.
-#include "model/layer.h"
+// numbers are in router.c and kernels/dispatch.c.
+#include "moe.h"
 #include "lib/numeric.h"
-#include "kernels/ops.h"
+#include "model/pieces.h"
+#include "router.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,20 +18,20 @@
 //   soft           slots that hold means of a pool's tokens        Puigcerver et al. 2023
 //   dense          all experts, weighted by the gate               Jacobs et al. 1991
 
-static RouterShape router_shape(const Model *m, size_t T, bool writing) {
+static RouterShape router_shape(const Model *m, size_t T, bool inference) {
     static const Choice choice[] = {[ROUTER_expert_choice] = CHOOSE_TOKENS, [ROUTER_threshold] = CHOOSE_ABOVE,
                                     [ROUTER_relu] = CHOOSE_ABOVE, [ROUTER_soft] = CHOOSE_ALL,
                                     [ROUTER_dense] = CHOOSE_ALL};
     const Config *c = &m->c;
     RouterShape s = {.E = c->experts, .K = c->top_k, .T = T, .choice = choice[c->router], .normalise = c->norm_topk,
-                     .scale = c->route_scale, .capacity = writing ? 0 : config_capacity(c, T)};
+                     .scale = c->route_scale, .capacity = inference ? 0 : config_capacity(c, T)};
     s.score = c->router == ROUTER_relu ? SCORE_RELU : c->gate == GATE_sigmoid ? SCORE_SIGMOID : SCORE_SOFTMAX;
     if (c->router != ROUTER_expert_choice && c->router != ROUTER_soft) return s;
     ConfigPool pool = config_pool(c);
     s.pool = !pool.batch ? POOL_TIME : pool.time ? POOL_ALL : POOL_BATCH;
     s.pool_tokens = pool.tokens, s.slots = config_pool_share(c);
     // The tokens that an expert would choose among do not exist yet: each chooses for itself.
-    if (writing && c->router == ROUTER_expert_choice) s.choice = CHOOSE_BEST;
+    if (inference && c->router == ROUTER_expert_choice) s.choice = CHOOSE_BEST;
     return s;
 }
 
@@ -41,30 +42,33 @@ static RouterShape with_losses(RouterShape s, const Model *m, const Batch *b) {
     return s;
 }
 
-// Slots in place of copies: in training and evaluation. A token that is written is alone.
-static bool is_mixed(const Model *m, const Batch *b) { return m->c.router == ROUTER_soft && !b->writing; }
+// Slots in place of copies: in training and evaluation. In inference a token is alone.
+static bool is_mixed(const Model *m, const Batch *b) { return m->c.router == ROUTER_soft && !b->inference; }
 
 static void route(Model *m, size_t l, const real *x, const Batch *b, RouterShape s) {
-    const Layer *y = &m->layers[l];
-    LayerActs *a = &m->acts[l];
-    Routing *r = &a->routing;
+    const Layer *layer = &m->layers[l];
+    size_t state = layer->moe.router_state;
+    Routing *r = &m->acts[l].moe.routing;
+    Mixing mixing = m->acts[l].moe.mixing;
+    real *logits = m->acts[l].moe.logits;
     if (m->c.router == ROUTER_hash) {
         route_by_hash(r, b->tokens, l, b->M, s);
         return;
     }
-    apply(m, a->logits, &y->router, x, b->M);
-    if (is_mixed(m, b)) soft_route_forward(r, a->mixing, a->logits, b->M, s);
-    else if (m->c.router == ROUTER_soft) soft_route_alone(r, a->mixing.combine, a->logits, b->M, s);
-    else route_forward(r, a->logits, y->router_state == NOWHERE ? NULL : m->values + y->router_state, b->M, s);
+    apply(m, logits, &layer->moe.router, x, b->M);
+    if (is_mixed(m, b)) soft_route_forward(r, mixing, logits, b->M, s);
+    else if (m->c.router == ROUTER_soft) soft_route_alone(r, mixing.combine, logits, b->M, s);
+    else route_forward(r, logits, state == NOWHERE ? NULL : m->values + state, b->M, s);
 }
 
 // ---- what a step tells ---------------------------------------------------------------------------
 
-// Keeps the scores of the step until the thresholds have moved, in room for the whole step.
+// Keeps the scores of the step until the thresholds have moved, in memory for the whole step.
 static void keep_scores(Model *m, size_t l, size_t M) {
     size_t E = m->c.experts, before = (size_t)m->stats[l].tokens, step = m->c.batch * m->c.context;
-    m->seen[l] = xrealloc(m->seen[l], size_mul(size_mul(before + M > step ? before + M : step, E), sizeof(real)));
-    memcpy(m->seen[l] + before * E, m->acts[l].routing.score, M * E * sizeof(real));
+    size_t capacity = size_mul(before + M > step ? before + M : step, E);
+    m->seen_scores[l] = xrealloc(m->seen_scores[l], size_mul(capacity, sizeof(real)));
+    memcpy(m->seen_scores[l] + before * E, m->acts[l].moe.routing.score, M * E * sizeof(real));
 }
 
 static void count_choices(RouterStats *stats, double *load, const Routing *r, size_t M, size_t E) {
@@ -78,14 +82,14 @@ static void count_choices(RouterStats *stats, double *load, const Routing *r, si
 }
 
 static void count(Model *m, size_t l, const Batch *b, RouterShape s) {
-    const LayerActs *a = &m->acts[l];
-    const Routing *r = &a->routing;
+    const Routing *r = &m->acts[l].moe.routing;
+    const real *combine = m->acts[l].moe.mixing.combine;
     RouterStats *stats = &m->stats[l];
     double *load = m->load + l * s.E;
     if (m->c.router == ROUTER_threshold) keep_scores(m, l, b->M);
     stats->tokens += (double)b->M, stats->copies += (double)r->copies;
     if (is_mixed(m, b)) {
-        for (size_t i = 0; i < b->M * s.E * s.slots; i++) load[i / s.slots % s.E] += (double)a->mixing.combine[i];
+        for (size_t i = 0; i < b->M * s.E * s.slots; i++) load[i / s.slots % s.E] += (double)combine[i];
         return;
     }
     count_choices(stats, load, r, b->M, s.E);
@@ -104,14 +108,18 @@ static void record_experts(int *main, const Routing *r, size_t M) {
 }
 
 // Both softmaxes' means, forward and twice backward, of slots that are each made of a whole pool.
-double moe_mixing_flops(const Model *m, const Layer *y) {
-    return m->c.router == ROUTER_soft ? 12.0 * (double)(y->router.N * m->c.width) : 0;
+static double mixing_flops(const Model *m, const Layer *layer, size_t T) {
+    (void)T;
+    return m->c.router == ROUTER_soft ? 12.0 * (double)(layer->moe.router.N * m->c.width) : 0;
 }
 
-static double measured_flops(const Model *m, const Layer *y, double experts_per_token) {
-    double expert = (double)(y->up_e.N * y->up_e.K + y->gate_e.N * y->gate_e.K + y->down_e.N * y->down_e.K);
-    double shared = (double)(y->shared_up.N * y->shared_up.K + y->shared_down.N * y->shared_down.K);
-    return 6 * (experts_per_token * expert + shared + (double)(y->router.N * y->router.K)) + moe_mixing_flops(m, y);
+static double weights_of(const Linear *l) { return (double)(l->N * l->K); }    // of one matrix of the stack
+static double measured_flops(const Model *m, const Layer *layer, double experts_per_token) {
+    const Linear *gate = &layer->moe.gate, *up = &layer->moe.up, *down = &layer->moe.down;
+    const Dense *shared = &layer->moe.shared;
+    double expert = weights_of(gate) + weights_of(up) + weights_of(down);
+    double always = weights_of(&shared->up) + weights_of(&shared->down) + weights_of(&layer->moe.router);
+    return 6 * (experts_per_token * expert + always) + mixing_flops(m, layer, 0);
 }
 
 const RouterStats *model_router_stats(Model *m, size_t l) {
@@ -141,11 +149,11 @@ static void move_bias(real *bias, const double *load, size_t E, double rate) {
 }
 
 // A share of the way to the score that K/E of the step's tokens are above: a running mean of quantiles.
-static void move_thresholds(real *threshold, const real *seen, size_t M, size_t E, size_t K, double rate) {
+static void move_thresholds(real *threshold, const real *score, size_t M, size_t E, size_t K, double rate) {
     real *column = xmalloc(size_mul(M, sizeof *column));
     size_t above = M * K / E < M ? M * K / E : M - 1;
     for (size_t e = 0; e < E; e++) {
-        for (size_t i = 0; i < M; i++) column[i] = seen[i * E + e];
+        for (size_t i = 0; i < M; i++) column[i] = score[i * E + e];
         real quantile = kth_largest(column, M, above + 1);
         threshold[e] += (real)rate * (quantile - threshold[e]);
     }
@@ -166,128 +174,162 @@ static void move_l1(Model *m) {
 void model_update_routers(Model *m) {
     const Config *c = &m->c;
     for (size_t l = 0; l < c->layers; l++) {
-        const Layer *y = &m->layers[l];
+        const Layer *layer = &m->layers[l];
         size_t M = (size_t)m->stats[l].tokens;
-        if (!y->moe || y->router_state == NOWHERE || !M) continue;
-        real *state = m->values + y->router_state;
+        if (!layer->has_experts || layer->moe.router_state == NOWHERE || !M) continue;
+        real *state = m->values + layer->moe.router_state;
         if (c->router == ROUTER_bias) move_bias(state, m->load + l * c->experts, c->experts, c->bias_rate);
-        else move_thresholds(state, m->seen[l], M, c->experts, c->top_k, c->threshold_rate);
+        else move_thresholds(state, m->seen_scores[l], M, c->experts, c->top_k, c->threshold_rate);
     }
     if (c->experts && c->router == ROUTER_relu) move_l1(m);
 }
 
 // ---- the layer -----------------------------------------------------------------------------------
 
-void moe_forward(Model *m, size_t l, real *out, const real *x, const Batch *b) {
-    const Layer *y = &m->layers[l];
-    LayerActs *a = &m->acts[l];
-    Routing *r = &a->routing;
-    RouterShape s = router_shape(m, b->T, b->writing);
-    size_t E = m->c.experts, C = m->c.width, F = y->F, up = up_width(m, F);
-    bool mixed = is_mixed(m, b);
+static void add_router(Model *m, Layer *layer, int l) {
+    const Config *c = &m->c;
+    size_t slots = c->router == ROUTER_soft ? config_pool_share(c) : 1;
+    layer->moe.router_state = NOWHERE;
+    if (c->router == ROUTER_hash) return;
+    layer->moe.router = add_linear(m, l, (Weight[]){{"moe.router", c->experts * slots, m->std.plain}}, 1, c->width,
+                                   false);
+    if (c->router == ROUTER_bias) layer->moe.router_state = add_buffer(m, l, "moe.router.bias", c->experts, 0);
+    if (c->router == ROUTER_threshold)     // the score of equal logits
+        layer->moe.router_state = add_buffer(m, l, "moe.router.threshold", c->experts,
+                                             c->gate == GATE_sigmoid ? 0.5 : 1 / (double)c->experts);
+}
+
+static void add_moe(Model *m, Layer *layer, int l) {
+    const Config *c = &m->c;
+    add_router(m, layer, l);
+    if (c->ffn == FFN_swiglu) layer->moe.gate = add_experts(m, l, "moe.gate.weight", layer->F, c->width, m->std.ffn);
+    layer->moe.up = add_experts(m, l, "moe.up.weight", layer->F, c->width, m->std.ffn);
+    layer->moe.down = add_experts(m, l, "moe.down.weight", c->width, layer->F, m->std.residual);
+    if (c->shared_experts) layer->moe.shared = add_dense(m, l, "moe.shared", c->shared_experts * layer->F, false);
+}
+
+static void moe_forward(Model *m, size_t l, real *out, const real *x, const Batch *b) {
+    const Layer *layer = &m->layers[l];
+    LayerActs *acts = &m->acts[l];
+    const Routing *r = &acts->moe.routing;
+    Mixing mixing = acts->moe.mixing;
+    real *sorted = acts->moe.sorted, *up = acts->moe.up, *hidden = acts->moe.hidden;
+    RouterShape s = router_shape(m, b->T, b->inference);
+    size_t E = m->c.experts, C = m->c.width, F = layer->F, wide = up_width(m, F);
     route(m, l, x, b, s);
     if (b->keep) count(m, l, b, s);
-    if (m->record_experts && b->writing && b->B == 1) record_experts(m->record_experts + l * b->M, r, b->M);
-    if (mixed) soft_dispatch_forward(a->sorted, x, a->mixing, b->M, C, s);
-    else dispatch_forward(a->sorted, x, r, C);
-    if (y->gate_e.N) experts_forward(a->up_e, up, a->sorted, C, m->packed + y->gate_e.packed, r, E, F, C);
-    experts_forward(a->up_e + (up - F), up, a->sorted, C, m->packed + y->up_e.packed, r, E, F, C);
-    activation_forward(m, a->hidden_e, a->up_e, r->copies, F);
-    experts_forward(a->out_e, C, a->hidden_e, F, m->packed + y->down_e.packed, r, E, C, F);
-    if (mixed) soft_combine_forward(out, a->out_e, a->mixing, b->M, C, s);
-    else combine_forward(out, a->out_e, r, b->M, C);
+    if (m->record.experts && b->inference && b->B == 1) record_experts(m->record.experts + l * b->M, r, b->M);
+    if (is_mixed(m, b)) soft_dispatch_forward(sorted, x, mixing, b->M, C, s);
+    else dispatch_forward(sorted, x, r, C);
+    if (layer->moe.gate.N) experts_forward(up, wide, sorted, C, m->packed + layer->moe.gate.packed, r, E, F, C);
+    experts_forward(up + (wide - F), wide, sorted, C, m->packed + layer->moe.up.packed, r, E, F, C);
+    activation_forward(m, hidden, up, r->copies, F);
+    experts_forward(acts->moe.out, C, hidden, F, m->packed + layer->moe.down.packed, r, E, C, F);
+    if (is_mixed(m, b)) soft_combine_forward(out, acts->moe.out, mixing, b->M, C, s);
+    else combine_forward(out, acts->moe.out, r, b->M, C);
     if (!m->c.shared_experts) return;
-    dense_forward(m, &y->shared_up, &y->shared_down, a->shared_out, a->shared_up, a->shared_hidden, x, b->M);
-    add_scaled(out, out, 1, a->shared_out, b->M * C);
+    dense_forward(m, &layer->moe.shared, acts->moe.shared_out, acts->moe.shared, x, b->M);
+    add_scaled(out, out, 1, acts->moe.shared_out, b->M * C);
 }
 
 // From the experts' outputs to their inputs.
 static void experts_backward(Model *m, size_t l) {
-    const Layer *y = &m->layers[l];
-    LayerActs *a = &m->acts[l];
-    LayerGrads *g = &m->grads;
-    const Routing *r = &a->routing;
-    real *grad = m->gradients;
-    size_t E = m->c.experts, C = m->c.width, F = y->F, up = up_width(m, F);
-    experts_backward_weight(grad + y->down_e.at, g->dsorted_out, C, a->hidden_e, F, r, E, C, F);
-    experts_backward_input(g->dhidden_e, F, g->dsorted_out, C, m->values + y->down_e.at, r, E, C, F, false);
-    activation_backward(m, g->dup_e, g->dhidden_e, a->up_e, r->copies, F);
-    bool gated = y->gate_e.N > 0;        // the gate first, as in the dense layer: one expert is the same sum
+    const Layer *layer = &m->layers[l];
+    const LayerActs *acts = &m->acts[l];
+    const Linear *gate = &layer->moe.gate, *up = &layer->moe.up, *down = &layer->moe.down;
+    const Routing *r = &acts->moe.routing;
+    const real *sorted = acts->moe.sorted;
+    real *dw = m->gradients, *dup = m->grads.moe.dup, *dhidden = m->grads.moe.dhidden, *dsorted = m->grads.moe.dsorted;
+    size_t E = m->c.experts, C = m->c.width, F = layer->F, wide = up_width(m, F);
+    experts_backward_weight(dw + down->weight, m->grads.moe.dout, C, acts->moe.hidden, F, r, E, C, F);
+    experts_backward_input(dhidden, F, m->grads.moe.dout, C, m->values + down->weight, r, E, C, F, false);
+    activation_backward(m, dup, dhidden, acts->moe.up, r->copies, F);
+    bool gated = gate->N > 0;            // the gate first, as in the dense layer: one expert is the same sum
     if (gated) {
-        experts_backward_weight(grad + y->gate_e.at, g->dup_e, up, a->sorted, C, r, E, F, C);
-        experts_backward_input(g->dsorted, C, g->dup_e, up, m->values + y->gate_e.at, r, E, F, C, false);
+        experts_backward_weight(dw + gate->weight, dup, wide, sorted, C, r, E, F, C);
+        experts_backward_input(dsorted, C, dup, wide, m->values + gate->weight, r, E, F, C, false);
     }
-    experts_backward_weight(grad + y->up_e.at, g->dup_e + (up - F), up, a->sorted, C, r, E, F, C);
-    experts_backward_input(g->dsorted, C, g->dup_e + (up - F), up, m->values + y->up_e.at, r, E, F, C, gated);
+    experts_backward_weight(dw + up->weight, dup + (wide - F), wide, sorted, C, r, E, F, C);
+    experts_backward_input(dsorted, C, dup + (wide - F), wide, m->values + up->weight, r, E, F, C, gated);
 }
 
-static void choices_backward(Model *m, size_t l, real *dx, const real *dy, const real *x, const Batch *b,
+static void choices_backward(Model *m, size_t l, real *dx, const real *dout, const real *x, const Batch *b,
                              RouterShape s) {
-    const Layer *y = &m->layers[l];
-    LayerActs *a = &m->acts[l];
-    LayerGrads *g = &m->grads;
-    combine_backward(g->dsorted_out, g->dweight, dy, a->out_e, &a->routing, b->M, m->c.width);
+    const Linear *router = &m->layers[l].moe.router;
+    const LayerActs *acts = &m->acts[l];
+    const Routing *r = &acts->moe.routing;
+    real *dlogits = m->grads.moe.dlogits, *dweight = m->grads.moe.dweight;
+    combine_backward(m->grads.moe.dout, dweight, dout, acts->moe.out, r, b->M, m->c.width);
     experts_backward(m, l);
-    if (y->router.N) {
-        route_backward(g->dlogits, g->dweight, &a->routing, b->M, with_losses(s, m, b));
-        apply_backward(m, dx, g->dlogits, &y->router, x, b->M, false);
+    if (router->N) {
+        route_backward(dlogits, dweight, r, b->M, with_losses(s, m, b));
+        apply_backward(m, dx, dlogits, router, x, b->M, false);
     } else {
         memset(dx, 0, b->M * m->c.width * sizeof *dx);
     }
-    dispatch_backward(dx, g->dsorted, &a->routing, b->M, m->c.width);
+    dispatch_backward(dx, m->grads.moe.dsorted, r, b->M, m->c.width);
 }
 
-static void mixing_backward(Model *m, size_t l, real *dx, const real *dy, const real *x, const Batch *b,
+static void mixing_backward(Model *m, size_t l, real *dx, const real *dout, const real *x, const Batch *b,
                             RouterShape s) {
-    LayerActs *a = &m->acts[l];
-    LayerGrads *g = &m->grads;
-    soft_combine_backward(g->dsorted_out, g->dmixing, dy, a->out_e, a->mixing, b->M, m->c.width, s);
+    Mixing mixing = m->acts[l].moe.mixing, dmixing = m->grads.moe.dmixing;
+    real *dlogits = m->grads.moe.dlogits;
+    soft_combine_backward(m->grads.moe.dout, dmixing, dout, m->acts[l].moe.out, mixing, b->M, m->c.width, s);
     experts_backward(m, l);
-    soft_dispatch_backward(dx, g->dmixing, g->dsorted, x, a->mixing, b->M, m->c.width, s);
-    soft_route_backward(g->dlogits, g->dmixing, a->mixing, b->M, s);
-    apply_backward(m, dx, g->dlogits, &m->layers[l].router, x, b->M, true);
+    soft_dispatch_backward(dx, dmixing, m->grads.moe.dsorted, x, mixing, b->M, m->c.width, s);
+    soft_route_backward(dlogits, dmixing, mixing, b->M, s);
+    apply_backward(m, dx, dlogits, &m->layers[l].moe.router, x, b->M, true);
 }
 
-void moe_backward(Model *m, size_t l, real *dx, const real *dy, const real *x, const Batch *b) {
-    const Layer *y = &m->layers[l];
-    const LayerActs *a = &m->acts[l];
+static void moe_backward(Model *m, size_t l, real *dx, const real *dout, const real *x, const Batch *b) {
     RouterShape s = router_shape(m, b->T, false);
-    (is_mixed(m, b) ? mixing_backward : choices_backward)(m, l, dx, dy, x, b, s);
+    (is_mixed(m, b) ? mixing_backward : choices_backward)(m, l, dx, dout, x, b, s);
     if (m->c.shared_experts)
-        dense_backward(m, &y->shared_up, &y->shared_down, dx, dy, a->shared_up, a->shared_hidden, x, b->M, true);
+        dense_backward(m, &m->layers[l].moe.shared, dx, dout, m->acts[l].moe.shared, x, b->M, true);
 }
 
 // ---- memory --------------------------------------------------------------------------------------
 
-size_t moe_rows(const Model *m, size_t B, size_t T, bool keep) {
+// Rows that the experts can get: with a backward to follow those of a batch, else also those of tokens on their own.
+static size_t expert_rows(const Model *m, size_t B, size_t T, bool keep) {
     RouterShape s = router_shape(m, T, false);
     size_t M = B * T, batch = m->c.router == ROUTER_soft ? soft_rows(M, s) : route_room(M, s);
     size_t alone = keep ? 0 : route_room(M, router_shape(m, T, true));
     return batch > alone ? batch : alone;
 }
 
-void moe_layout_acts(const Model *m, const Layer *y, LayerActs *a, Arena *arena, size_t B, size_t T, bool keep) {
-    size_t M = B * T, E = m->c.experts, N = moe_rows(m, B, T, keep), C = m->c.width, F = y->F;
-    size_t S = m->c.shared_experts * F;
-    Routing *r = &a->routing;
-    a->logits = take(arena, M * y->router.N);
+static Mixing take_mixing(Arena *arena, size_t numbers) {
+    real *dispatch = take(arena, numbers);
+    return (Mixing){dispatch, take(arena, numbers)};
+}
+
+static void layout_moe(const Model *m, const Layer *layer, LayerActs *acts, Arena *arena, size_t B, size_t T,
+                       bool keep) {
+    size_t M = B * T, E = m->c.experts, N = expert_rows(m, B, T, keep), C = m->c.width, F = layer->F;
+    Routing *r = &acts->moe.routing;
+    acts->moe.logits = take(arena, M * layer->moe.router.N);
     r->score = take(arena, M * E), r->log_sum = take(arena, M), r->weight = take(arena, N);
     r->first = arena_take(arena, (M + 1) * sizeof(size_t));
     r->expert = arena_take(arena, N * sizeof(int)), r->slot = arena_take(arena, N * sizeof(int));
     r->token = arena_take(arena, N * sizeof(int)), r->taken = arena_take(arena, M * E);
     r->count = arena_take(arena, E * sizeof(size_t)), r->start = arena_take(arena, (E + 1) * sizeof(size_t));
-    if (m->c.router == ROUTER_soft) a->mixing = (Mixing){take(arena, M * y->router.N), take(arena, M * y->router.N)};
-    a->sorted = take(arena, N * C), a->up_e = take(arena, N * up_width(m, F)), a->hidden_e = take(arena, N * F);
-    a->out_e = take(arena, N * C);
-    if (!S) return;
-    a->shared_up = take(arena, M * up_width(m, S)), a->shared_hidden = take(arena, M * S);
-    a->shared_out = take(arena, M * C);
+    if (m->c.router == ROUTER_soft) acts->moe.mixing = take_mixing(arena, M * layer->moe.router.N);
+    acts->moe.sorted = take(arena, N * C), acts->moe.out = take(arena, N * C);
+    acts->moe.up = take(arena, N * up_width(m, F)), acts->moe.hidden = take(arena, N * F);
+    if (!m->c.shared_experts) return;
+    acts->moe.shared = take_dense(m, arena, M, m->c.shared_experts * F);
+    acts->moe.shared_out = take(arena, M * C);
 }
 
-void moe_layout_grads(const Model *m, const Layer *y, LayerGrads *g, Arena *arena, size_t B, size_t T) {
-    size_t M = B * T, N = moe_rows(m, B, T, true), C = m->c.width, F = y->F;
-    g->dlogits = take(arena, M * y->router.N), g->dweight = take(arena, N);
-    if (m->c.router == ROUTER_soft) g->dmixing = (Mixing){take(arena, M * y->router.N), take(arena, M * y->router.N)};
-    g->dsorted_out = take(arena, N * C), g->dsorted = take(arena, N * C);
-    g->dhidden_e = take(arena, N * F), g->dup_e = take(arena, N * up_width(m, F));
+static void layout_moe_grads(const Model *m, const Layer *layer, LayerGrads *grads, Arena *arena, size_t B, size_t T) {
+    size_t M = B * T, N = expert_rows(m, B, T, true), C = m->c.width, F = layer->F;
+    grads->ddense = take_dense(m, arena, M, m->c.shared_experts * F);
+    grads->moe.dlogits = take(arena, M * layer->moe.router.N), grads->moe.dweight = take(arena, N);
+    if (m->c.router == ROUTER_soft) grads->moe.dmixing = take_mixing(arena, M * layer->moe.router.N);
+    grads->moe.dout = take(arena, N * C), grads->moe.dsorted = take(arena, N * C);
+    grads->moe.dhidden = take(arena, N * F), grads->moe.dup = take(arena, N * up_width(m, F));
 }
+
+const Branch ffn_moe = {.add_params = add_moe, .layout_acts = layout_moe, .layout_grads = layout_moe_grads,
+                        .forward = moe_forward, .backward = moe_backward, .flops = mixing_flops,
+                        .stacked_rows = expert_rows};

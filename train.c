@@ -5,15 +5,16 @@
 //
 // A training is prepared, announced, resumed where it was left, stepped, measured, logged, saved and
 // receipted; main() at the end says so in that order. The model is in model.c, the data in data/, the
-// optimizer in kernels/optim.c, the directory in run/run.c, the words in run/report.c. What this file is not:
+// optimizer in model/optimizer.c, the directory in run/run.c, the words in run/report.c. What this file is not:
 // distributed, mixed precision, or clever.
 #include "formats/hf.h"
 #include "lib/cpu.h"
-#include "kernels/optim.h"
 #include "lib/profile.h"
 #include "run/progress.h"
 #include "lib/simd.h"
 #include "lib/threads.h"
+#include "model/optimizer.h"
+#include "moe.h"
 #include "run/verify.h"
 #include "run/report.h"
 #include "infer/sample.h"
@@ -33,7 +34,7 @@ typedef struct {
     Model *model;
     ModelSize size;
     Facts facts;                    // all of that, for run/report.c
-    OptimRow *row; size_t rows;     // the trained parameters, as the optimizer sees them
+    Optimizer optimizer;
     RunTensors tensors;             // all parameters and their moments, as checkpoints see them
     real *before;                   // with --log-layers: [parameters] the values before the last update,
     double *squares;                // [layers] the sum of squares of the residual stream over the batch
@@ -93,24 +94,21 @@ static void make_buffers(Training *t) {
     t->row_loss = xmalloc(size_mul(t->config.batch, sizeof(double)));
 }
 
-// The model's one table becomes the optimizer's rows and the checkpoint's names.
+// The model's table becomes the checkpoint's names.
 static void make_model(Training *t) {
     t->model = model_new(&t->config, true);
     if (*t->config.load) hf_load(t->model, t->config.load);
     const Param *param;
-    size_t params = model_params(t->model, &param), end = 0;
+    size_t params = model_params(t->model, &param);
     RunTensor *tensor = xmalloc(params * sizeof *tensor);
-    t->row = xmalloc(params * sizeof *t->row);
     for (size_t i = 0; i < params; i++) {
         const Param *p = &param[i];
-        tensor[i] = (RunTensor){p->name, p->rank, {p->shape[0], p->shape[1], p->shape[2]}, p->at, p->size};
-        if (p->trained) t->row[t->rows++] = (OptimRow){p->at, p->size, p->decay};
-        if (p->at + p->size > end) end = p->at + p->size;
+        tensor[i] = (RunTensor){p->name, p->rank, {p->shape[0], p->shape[1], p->shape[2]}, p->offset, p->size};
     }
-    real *moments = xmalloc(size_mul(end, 2 * sizeof(real)));
-    t->tensors = (RunTensors){tensor, params, model_values(t->model), moments, moments + end};
+    t->optimizer = optimizer_new(t->model);
+    t->tensors = (RunTensors){tensor, params, model_values(t->model), t->optimizer.mean, t->optimizer.square};
     if (!t->config.log_layers) return;
-    t->before = xmalloc(size_mul(end, sizeof(real)));
+    t->before = xmalloc(size_mul(model_numbers(t->model), sizeof(real)));
     t->squares = xmalloc(t->config.layers * sizeof(double));
 }
 
@@ -147,13 +145,8 @@ static void forward_backward(Training *t) {
 }
 
 static void update(Training *t) {
-    const Config *c = &t->config;
-    Schedule schedule = {(ScheduleKind)c->schedule, c->lr, c->min_lr, c->decay, c->warmup, c->steps};
-    t->lr = optim_lr(&schedule, t->state.step);
-    if (t->before) memcpy(t->before, t->tensors.value, (size_t)(t->tensors.square - t->tensors.mean) * sizeof(real));
-    optim_adamw(t->row, t->rows, t->tensors.value, model_gradients(t->model), t->tensors.mean, t->tensors.square,
-                optim_clip_scale(t->grad_norm, c->clip), (AdamW){t->lr, c->beta1, c->beta2, c->eps, c->weight_decay},
-                t->state.step + 1);
+    if (t->before) memcpy(t->before, t->tensors.value, model_numbers(t->model) * sizeof(real));
+    t->lr = optimizer_step(&t->optimizer, t->model, t->grad_norm, t->state.step);
     model_update_routers(t->model);
     model_changed(t->model);
 }
@@ -162,7 +155,7 @@ static void update(Training *t) {
 static bool train_step(Training *t) {
     double start = seconds_now();
     forward_backward(t);
-    t->grad_norm = optim_norm(t->row, t->rows, model_gradients(t->model));
+    t->grad_norm = optimizer_norm(&t->optimizer, t->model);
     if (!isfinite(t->state.train_loss) || !isfinite(t->grad_norm)) return false;
     update(t);
     t->state.step++;

@@ -5,9 +5,10 @@
 #define BENCH_H
 #include "config/config.h"
 #include "lib/machine.h"
-#include "kernels/optim.h"
 #include "plot/roofline.h"
 #include "model.h"
+#include "model/optimizer.h"
+#include "moe.h"
 #include <jansson.h>
 
 typedef enum { TINY, QUICK, FULL } Effort;      // tiny: once, at the smallest sizes, to see that it works
@@ -71,8 +72,7 @@ typedef struct {
     Config config;
     ModelSize size;
     Model *model;
-    OptimRow *row; size_t rows;
-    real *mean, *square;
+    Optimizer optimizer;
     int *tokens, *targets;
     double *row_loss;
     size_t step;

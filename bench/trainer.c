@@ -28,14 +28,8 @@ Trainer *trainer_new(const char *flags, size_t vocab) {
     t->config = config_of(flags, vocab);
     t->size = model_size(&t->config);
     t->model = model_new(&t->config, true);
-    const Param *param;
-    size_t params = model_params(t->model, &param), end = 0, M = t->config.batch * t->config.context;
-    t->row = xmalloc(params * sizeof *t->row);
-    for (size_t i = 0; i < params; i++) {
-        if (param[i].trained) t->row[t->rows++] = (OptimRow){param[i].at, param[i].size, param[i].decay};
-        end = param[i].at + param[i].size > end ? param[i].at + param[i].size : end;
-    }
-    t->mean = xmalloc(size_mul(end, sizeof(real))), t->square = xmalloc(size_mul(end, sizeof(real)));
+    size_t M = t->config.batch * t->config.context;
+    t->optimizer = optimizer_new(t->model);
     t->tokens = xmalloc(size_mul(M, sizeof(int))), t->targets = xmalloc(size_mul(M, sizeof(int)));
     t->row_loss = xmalloc(t->config.batch * sizeof(double));
     return t;
@@ -44,7 +38,8 @@ Trainer *trainer_new(const char *flags, size_t vocab) {
 void trainer_free(Trainer *t) {
     if (!t) return;
     model_free(t->model);
-    free(t->row), free(t->mean), free(t->square), free(t->tokens), free(t->targets), free(t->row_loss), free(t);
+    optimizer_free(&t->optimizer);
+    free(t->tokens), free(t->targets), free(t->row_loss), free(t);
 }
 
 // Forward, backward, clipping, AdamW.
@@ -56,9 +51,8 @@ static void train_step(Trainer *t) {
     model_zero_gradients(t->model);
     model_forward_backward(t->model, t->tokens, t->targets, B, T, 1 / (double)(B * T), 1 / (double)B, t->row_loss);
     model_finish_gradients(t->model);
-    double norm = optim_norm(t->row, t->rows, model_gradients(t->model));
-    optim_adamw(t->row, t->rows, model_values(t->model), model_gradients(t->model), t->mean, t->square,
-                optim_clip_scale(norm, 1), (AdamW){1e-3, 0.9, 0.99, 1e-8, 0.1}, ++t->step);
+    double norm = optimizer_norm(&t->optimizer, t->model);
+    optimizer_step(&t->optimizer, t->model, norm, t->step++);
     model_update_routers(t->model);
     model_changed(t->model);
     if (!isfinite(t->row_loss[0]) || !isfinite(norm)) fail("a measured training diverged at step %zu", t->step);

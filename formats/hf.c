@@ -132,7 +132,7 @@ static bool join(Links *all, const char *name, const Param *p) {
     for (size_t i = all->count; i-- > 0 && all->link[i].layer == p->layer;) {
         Link *k = &all->link[i];
         if (strcmp(k->name, name) != 0) continue;
-        k->part[k->parts++] = (Part){p->at, p->shape[0] / k->groups};
+        k->part[k->parts++] = (Part){p->offset, p->shape[0] / k->groups};
         k->shape[k->turned && k->rank > 1] += p->shape[0];
         k->size += p->size;
         return true;
@@ -150,7 +150,7 @@ static void lay_out(Link *k, Layout layout, size_t heads) {
 }
 
 static void link_ours(Links *all, const Param *p) {
-    Link *k = add_link(all, p, p->at, 0);
+    Link *k = add_link(all, p, p->offset, 0);
     snprintf(k->name, sizeof k->name, "%s", p->name);
 }
 
@@ -168,7 +168,7 @@ static void link_theirs(Links *all, const Family *family, const Param *p, const 
     for (size_t e = 0; e < pieces; e++) {
         write_name(name, family, p, r, suffix, e);
         if (!experts && join(all, name, p)) continue;
-        Link *k = add_link(all, p, p->at + e * (p->size / pieces), experts);
+        Link *k = add_link(all, p, p->offset + e * (p->size / pieces), experts);
         strcpy(k->name, name);
         lay_out(k, names[r].layout, c->heads);
     }
@@ -370,9 +370,9 @@ static void deinterleave_model(const Model *m, real *values) {
         size_t columns = p[i].rank == 2 ? p[i].shape[1] : 1;
         if (strcmp(name, "attn.q.weight") == 0 || strcmp(name, "attn.q_b.weight") == 0)
             for (size_t h = 0; h < c->heads; h++)
-                deinterleave(values + p[i].at + (h * head + c->nope_dim) * columns, c->rope_dim, columns);
+                deinterleave(values + p[i].offset + (h * head + c->nope_dim) * columns, c->rope_dim, columns);
         if (strcmp(name, "attn.kv_a.weight") == 0 || strcmp(name, "attn.kv_a.bias") == 0)
-            deinterleave(values + p[i].at + c->kv_rank * columns, c->rope_dim, columns);
+            deinterleave(values + p[i].offset + c->kv_rank * columns, c->rope_dim, columns);
     }
 }
 

@@ -1,8 +1,8 @@
 // attention.h: softmax attention, one core for training, prefill and decoding. It attends n new
 // queries to what a view of keys and values holds; in training the view is the batch itself, with a
 // cache it is the past and the new. It knows nothing of caches, positions or models.
-#ifndef ATTENTION_H
-#define ATTENTION_H
+#ifndef KERNELS_ATTENTION_H
+#define KERNELS_ATTENTION_H
 #include "lib/util.h"
 
 // Keys and values: head g of position j of sequence b stands at k + b*k_step + j*k_stride + g*k_head.

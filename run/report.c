@@ -6,6 +6,7 @@
 #include "kernels/optim.h"
 #include "plot/profile_report.h"
 #include "lib/simd.h"
+#include "moe.h"
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -233,8 +234,8 @@ json_t *report_layers(Model *m, real *before, const double *squares, size_t numb
         size_t count = 0;
         for (size_t i = 0; i < params; i++) {
             if (param[i].layer != (int)l || !param[i].trained) continue;
-            mine[count++] = (OptimRow){param[i].at, param[i].size, false};
-            for (size_t j = param[i].at; j < param[i].at + param[i].size; j++) before[j] = value[j] - before[j];
+            mine[count++] = (OptimRow){param[i].offset, param[i].size, false};
+            for (size_t j = param[i].offset; j < param[i].offset + param[i].size; j++) before[j] = value[j] - before[j];
         }
         json_t *line = json_object();
         put(line, "rms", sqrt(squares[l] / (double)numbers));

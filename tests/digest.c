@@ -2,10 +2,11 @@
 // parameters, moments, losses, and of the logits it then decodes. tests/digest.sh builds it for every
 // compiler and machine at hand and compares. It needs no library but libm, no files and no flags:
 //     build/digest [STEPS [MICRO-BATCH [RESUME-AT]]]      threads: OMP_NUM_THREADS
-#include "kernels/optim.h"
 #include "lib/rng.h"
 #include "lib/simd.h"
 #include "model.h"
+#include "model/optimizer.h"
+#include "moe.h"
 #include <omp.h>
 #include <stdlib.h>
 
@@ -49,9 +50,8 @@ enum { KINDS = sizeof kinds / sizeof kinds[0] };
 typedef struct {
     Config c;
     Model *m;
-    const Param *param; size_t params, numbers;
-    OptimRow *row; size_t rows;      // of the trained parameters
-    real *mean, *square;
+    size_t numbers;
+    Optimizer o;
     uint64_t hash;                   // of the losses so far
     double loss;
 } Training;
@@ -100,22 +100,18 @@ static void check_coverage(void) {
 
 static void begin(Training *t) {
     t->m = model_new(&t->c, true);
-    t->params = model_params(t->m, &t->param);
-    t->row = xmalloc(t->params * sizeof *t->row), t->rows = 0;
-    for (size_t i = 0; i < t->params; i++)
-        if (t->param[i].trained) t->row[t->rows++] = (OptimRow){t->param[i].at, t->param[i].size, t->param[i].decay};
-    t->numbers = t->param[t->params - 1].at + t->param[t->params - 1].size;
-    t->mean = xmalloc(t->numbers * sizeof(real)), t->square = xmalloc(t->numbers * sizeof(real));
+    t->o = optimizer_new(t->m);
+    t->numbers = model_numbers(t->m);
 }
 
-static void end(Training *t) { model_free(t->m), free(t->row), free(t->mean), free(t->square); }
+static void end(Training *t) { model_free(t->m), optimizer_free(&t->o); }
 
 // A process that dies keeps nothing but what it wrote: values, moments, losses.
 static void die_and_resume(Training *t) {
     Training old = *t;
     begin(t);
     memcpy(model_values(t->m), model_values(old.m), t->numbers * sizeof(real));
-    memcpy(t->mean, old.mean, t->numbers * sizeof(real)), memcpy(t->square, old.square, t->numbers * sizeof(real));
+    memcpy(t->o.mean, old.o.mean, 2 * t->numbers * sizeof(real));      // and the squares behind them
     model_changed(t->m);
     end(&old);
 }
@@ -134,7 +130,6 @@ static void make_rows(size_t step, int *token, int *target) {
 }
 
 static void train_step(Training *t, size_t step, size_t micro) {
-    const Config *c = &t->c;
     int token[BATCH * CONTEXT], target[BATCH * CONTEXT];
     double row_loss[BATCH], scored = 0;
     make_rows(step, token, target);
@@ -144,11 +139,8 @@ static void train_step(Training *t, size_t step, size_t micro) {
         model_forward_backward(t->m, token + b * CONTEXT, target + b * CONTEXT, BATCH - b < micro ? BATCH - b : micro,
                                CONTEXT, 1 / scored, 1.0 / BATCH, row_loss + b);
     model_finish_gradients(t->m);
-    double norm = optim_norm(t->row, t->rows, model_gradients(t->m));
-    const Schedule schedule = {(ScheduleKind)c->schedule, c->lr, c->min_lr, c->decay, c->warmup, c->steps};
-    const AdamW adamw = {optim_lr(&schedule, step), c->beta1, c->beta2, c->eps, c->weight_decay};
-    optim_adamw(t->row, t->rows, model_values(t->m), model_gradients(t->m), t->mean, t->square,
-                optim_clip_scale(norm, c->clip), adamw, step + 1);
+    double norm = optimizer_norm(&t->o, t->m);
+    optimizer_step(&t->o, t->m, norm, step);
     model_update_routers(t->m);
     model_changed(t->m);
     t->loss = 0;
@@ -190,7 +182,7 @@ int main(int argc, char **argv) {
             train_step(&t, step, micro);
         }
         uint64_t h = hash_bytes(t.hash, model_values(t.m), t.numbers * sizeof(real));
-        h = hash_bytes(hash_bytes(h, t.mean, t.numbers * sizeof(real)), t.square, t.numbers * sizeof(real));
+        h = hash_bytes(hash_bytes(h, t.o.mean, t.numbers * sizeof(real)), t.o.square, t.numbers * sizeof(real));
         h = hash_of_decoding(t.m, h);
         printf("%-10s %016llx loss %.6f\n", kinds[k].name, (unsigned long long)h, t.loss);
         end(&t);

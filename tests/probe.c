@@ -22,7 +22,7 @@ static void save_random(char *words, const char *dir) {
     const Param *p;
     for (size_t i = 0, n = model_params(m, &p); i < n; i++) {
         Rng r = rng_stream(c.seed, RNG_TEST, i);
-        for (size_t e = 0; e < p[i].size; e++) model_values(m)[p[i].at + e] += (real)(0.1 * rng_normal(&r));
+        for (size_t e = 0; e < p[i].size; e++) model_values(m)[p[i].offset + e] += (real)(0.1 * rng_normal(&r));
     }
     make_directories(dir);
     hf_save(m, dir);

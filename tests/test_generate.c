@@ -3,7 +3,7 @@
 #include "tests/test.h"
 #include "data/data.h"
 #include "formats/hf.h"
-#include "kernels/optim.h"
+#include "model/optimizer.h"
 #include "lib/rng.h"
 #include "infer/sample.h"
 #include <omp.h>
@@ -440,26 +440,19 @@ static double recalled(Model *m, const Data *d, size_t T) {
 
 static Model *train_recall(const Data *d, const Config *c) {
     Model *m = model_new(c, true);
-    const Param *p;
-    size_t rows = model_params(m, &p), end = p[rows - 1].at + p[rows - 1].size;
-    OptimRow *row = xmalloc(rows * sizeof *row);
-    real *mean = xmalloc(2 * end * sizeof *mean);
+    Optimizer o = optimizer_new(m);
     int token[BATCH * SHORT], target[BATCH * SHORT];
     double loss[BATCH];
-    for (size_t i = 0; i < rows; i++) row[i] = (OptimRow){p[i].at, p[i].size, p[i].decay};
     for (size_t step = 0; step < STEPS; step++) {
         for (size_t b = 0; b < BATCH; b++)
             d->row(d, SPLIT_TRAIN, step * BATCH + b, SHORT, token + b * SHORT, target + b * SHORT, NULL);
         model_zero_gradients(m);
         model_forward_backward(m, token, target, BATCH, SHORT, 1. / (2 * BATCH), 1. / BATCH, loss);
         model_finish_gradients(m);
-        const Schedule schedule = {LR_COSINE, 1e-2, 1e-3, 0, 50, STEPS};
-        const AdamW adamw = {optim_lr(&schedule, step), 0.9, 0.99, 1e-8, 0.1};
-        double clip = optim_clip_scale(optim_norm(row, rows, model_gradients(m)), 1);
-        optim_adamw(row, rows, model_values(m), model_gradients(m), mean, mean + end, clip, adamw, step + 1);
+        optimizer_step(&o, m, optimizer_norm(&o, m), step);
         model_changed(m);
     }
-    free(row), free(mean);
+    optimizer_free(&o);
     return m;
 }
 
@@ -468,7 +461,8 @@ static Model *train_recall(const Data *d, const Config *c) {
 // unstretched, 0.72 linear, 0.71 ntk, 0.73 yarn. One deviation of such a share is 0.01.
 static void test_longer_texts(void) {
     static const char *const names[] = {"none", "linear", "ntk", "yarn"};
-    Config c = parse("--data recall --pairs 2 --keys 8 --context 16 --heads 2 --init-scale 1 --ffn-width 96", 17);
+    Config c = parse("--data recall --pairs 2 --keys 8 --context 16 --heads 2 --init-scale 1 --ffn-width 96 --lr 1e-2",
+                     17);
     Data *d = data_open(&c);
     Model *m = train_recall(d, &c);
     double trained = recalled(m, d, SHORT), at[2][4];
@@ -688,7 +682,7 @@ static void train_three_steps(Model *m, const Tokenizer *sampled, double loss[3]
         loss[step] = row_loss[0] + row_loss[1];
         const Param *row;
         for (size_t i = 0, rows = model_params(m, &row); i < rows; i++)
-            for (size_t j = row[i].at; j < row[i].at + row[i].size; j++)
+            for (size_t j = row[i].offset; j < row[i].offset + row[i].size; j++)
                 model_values(m)[j] -= (real)0.1 * model_gradients(m)[j];
         model_changed(m);
         if (sampled) say(m, sampled, "a", 1, 20);
@@ -763,7 +757,7 @@ static Model *parrot(const int *next) {
     Model *m = model_new(&c, false);
     const Param *row;
     for (size_t i = 0, rows = model_params(m, &row); i < rows; i++) {
-        real *x = model_values(m) + row[i].at;
+        real *x = model_values(m) + row[i].offset;
         if (row[i].init == INIT_NORMAL) memset(x, 0, row[i].size * sizeof *x);
         for (size_t v = 0; v < 256 && !strcmp(row[i].name, "embed.weight"); v++) x[v * 256 + v] = 1;
         for (size_t v = 0; v < 256 && !strcmp(row[i].name, "head.weight"); v++) x[(size_t)next[v] * 256 + v] = 100;

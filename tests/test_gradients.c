@@ -7,7 +7,9 @@
 // Tolerance 1e-6 relative, as the project promises; a sign, a factor or a forgotten term is off by far more.
 #include "tests/test.h"
 #ifdef REAL_DOUBLE
+#include "model.h"
 #include "model/layer.h"
+#include "moe.h"
 #include "lib/rng.h"
 #include <stdlib.h>
 
@@ -48,7 +50,7 @@ static void open_problem(Problem *p, const char *flags, size_t T) {
     for (size_t i = 0; i < model_params(p->m, &row); i++)
         for (size_t j = 0; j < row[i].size; j++)
             if (row[i].init != INIT_NORMAL)
-                model_values(p->m)[row[i].at + j] += (row[i].init == INIT_VALUE ? 0.02 : 0.2) * rng_normal(&r) +
+                model_values(p->m)[row[i].offset + j] += (row[i].init == INIT_VALUE ? 0.02 : 0.2) * rng_normal(&r) +
                                                      (row[i].init == INIT_HALF ? 1.5 : 0) +
                                                      (row[i].init == INIT_DECAY_SHIFT ? 3 : 0);
     model_changed(p->m);
@@ -62,8 +64,8 @@ static void open_problem(Problem *p, const char *flags, size_t T) {
 // Which experts took which tokens in the last forward. Soft routing chooses none.
 static uint64_t hash_of_routing(uint64_t h, const Model *m, size_t M) {
     for (size_t l = 0; l < m->c.layers && m->c.router != ROUTER_soft; l++) {
-        const Routing *r = &m->acts[l].routing;
-        if (!m->layers[l].moe) continue;
+        const Routing *r = &m->acts[l].moe.routing;
+        if (!m->layers[l].has_experts) continue;
         h = hash_bytes(hash_bytes(h, r->first, (M + 1) * sizeof *r->first), r->expert, r->first[M] * sizeof *r->expert);
         h = hash_bytes(h, r->slot, r->first[M] * sizeof *r->slot);
     }
@@ -160,12 +162,12 @@ static void check_model(const char *flags, size_t T) {
     const Param *row;
     open_problem(&p, flags, T);
     objective(&p);
-    size_t count = model_params(p.m, &row), size = row[count - 1].at + row[count - 1].size;
+    size_t count = model_params(p.m, &row), size = row[count - 1].offset + row[count - 1].size;
     double *gradient = xmalloc(size * sizeof *gradient);
     memcpy(gradient, model_gradients(p.m), size * sizeof *gradient);
     Rng r = rng_stream(8, RNG_TEST, 0);
     for (size_t i = 0; i < count; i++)
-        if (row[i].trained) check_tensor(&p, &row[i], gradient + row[i].at, &r);
+        if (row[i].trained) check_tensor(&p, &row[i], gradient + row[i].offset, &r);
     free(gradient);
     model_free(p.m);
 }

@@ -105,7 +105,7 @@ static Model *random_model(const Config *c) {
     const Param *p;
     for (size_t i = 0, n = model_params(m, &p); i < n; i++) {
         Rng r = rng_stream(c->seed, RNG_TEST, i);
-        for (size_t e = 0; e < p[i].size; e++) model_values(m)[p[i].at + e] = (real)rng_normal(&r);
+        for (size_t e = 0; e < p[i].size; e++) model_values(m)[p[i].offset + e] = (real)rng_normal(&r);
     }
     model_changed(m);
     return m;
@@ -126,7 +126,7 @@ static void check_same_values(Model *a, Model *b, const char *what) {
     size_t n = model_params(a, &p), k = model_params(b, &q);
     CHECK(n == k, "%s: %zu tensors, then %zu", what, n, k);
     for (size_t i = 0; i < n && i < k; i++) {
-        const real *x = model_values(a) + p[i].at, *y = model_values(b) + q[i].at;
+        const real *x = model_values(a) + p[i].offset, *y = model_values(b) + q[i].offset;
         bool same = strcmp(p[i].name, q[i].name) == 0 && p[i].size == q[i].size;
         CHECK(same && memcmp(x, y, p[i].size * sizeof *x) == 0, "%s: %s differs after loading", what, p[i].name);
     }

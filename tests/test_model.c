@@ -4,7 +4,9 @@
 // cached inference in test_generate.c.
 #include "tests/test.h"
 #include "lib/rng.h"
+#include "model.h"
 #include "model/layer.h"
+#include "moe.h"
 #include <float.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -64,7 +66,7 @@ static Config configure(const char *flags) {
 static size_t numbers(Model *m) {
     const Param *row;
     size_t n = model_params(m, &row);
-    return row[n - 1].at + row[n - 1].size;
+    return row[n - 1].offset + row[n - 1].size;
 }
 
 // Weights away from the symmetric values of a fresh model: norms not 1, biases not 0.
@@ -75,7 +77,7 @@ static Model *make(const char *flags, bool training) {
     for (size_t i = 0; i < model_params(m, &row); i++) {
         Rng r = rng_stream(5, RNG_TEST, hash_text(HASH_START, row[i].name));
         for (size_t j = 0; j < row[i].size && row[i].init != INIT_NORMAL; j++)
-            model_values(m)[row[i].at + j] += (real)(0.2 * rng_normal(&r));
+            model_values(m)[row[i].offset + j] += (real)(0.2 * rng_normal(&r));
     }
     model_changed(m);
     return m;
@@ -112,7 +114,7 @@ static void same_step(Model *m, const Step *a, const Step *b, const char *flags,
         CHECK(a->loss[i] == b->loss[i], "%s: %s: loss of row %zu is %.17g and %.17g", flags, what, i, a->loss[i],
               b->loss[i]);
     for (size_t i = 0, n = model_params(m, &row); i < n; i++)
-        CHECK(!memcmp(a->gradient + row[i].at, b->gradient + row[i].at, row[i].size * sizeof(real)),
+        CHECK(!memcmp(a->gradient + row[i].offset, b->gradient + row[i].offset, row[i].size * sizeof(real)),
               "%s: %s: gradient of %s", flags, what, row[i].name);
 }
 
@@ -195,7 +197,7 @@ static void evaluation(void) {
 // A token reaches the queries of a layer that see it, and from there those of the next layer.
 static size_t reach_of(const Model *m) {
     size_t reach = 0;
-    for (size_t l = 0; l < m->c.layers; l++) reach += m->layers[l].window ? m->layers[l].window - 1 : CONTEXT;
+    for (size_t l = 0; l < m->c.layers; l++) reach += m->layers[l].mha.window ? m->layers[l].mha.window - 1 : CONTEXT;
     return reach;
 }
 
@@ -239,7 +241,7 @@ static void nearly_same_step(Model *m, const Step *a, const Step *b, const char 
               "%s: loss of row %zu is %.9g and %.9g", what, i, a->loss[i], b->loss[i]);
     for (size_t i = 0, n = model_params(m, &row); i < n; i++) {
         double square = 0, error = 0;
-        for (size_t j = row[i].at; j < row[i].at + row[i].size; j++) {
+        for (size_t j = row[i].offset; j < row[i].offset + row[i].size; j++) {
             double d = (double)a->gradient[j] - (double)b->gradient[j];
             square += (double)a->gradient[j] * (double)a->gradient[j], error += d * d;
         }
@@ -261,12 +263,12 @@ static void tied_is_the_sum(void) {
     const Param *embed = model_find(apart, "embed.weight"), *head = model_find(apart, "head.weight"),
                 *both = model_find(tied, "embed.weight");
     Text x = make_text(CONTEXT);
-    memcpy(model_values(apart) + head->at, model_values(apart) + embed->at, head->size * sizeof(real));
+    memcpy(model_values(apart) + head->offset, model_values(apart) + embed->offset, head->size * sizeof(real));
     model_changed(apart);
     Step a = step_of(tied, &x, CONTEXT, 2), b = step_of(apart, &x, CONTEXT, 2);
     size_t wrong = 0;
     for (size_t i = 0; i < both->size; i++)
-        wrong += a.gradient[both->at + i] != b.gradient[embed->at + i] + b.gradient[head->at + i];
+        wrong += a.gradient[both->offset + i] != b.gradient[embed->offset + i] + b.gradient[head->offset + i];
     CHECK(!wrong, "%zu gradients of the tied matrix are not the sums", wrong);
     for (size_t i = 0; i < ROWS; i++)
         CHECK(a.loss[i] == b.loss[i], "loss %.17g tied, %.17g apart", a.loss[i], b.loss[i]);
@@ -298,7 +300,7 @@ static void flash_is_naive(void) {
 static void copy_tensor(Model *to, const char *name, Model *from, const char *source, size_t first, size_t size) {
     const Param *p = model_find(to, name), *q = model_find(from, source);
     if (!p || !q) fail("a test looks for the tensors %s and %s, and one is not there", name, source);
-    memcpy(model_values(to) + p->at + first, model_values(from) + q->at, size * sizeof(real));
+    memcpy(model_values(to) + p->offset + first, model_values(from) + q->offset, size * sizeof(real));
 }
 
 static const char *const ffn_parts[] = {"gate", "up", "down"};
@@ -344,11 +346,12 @@ static void one_expert_is_dense(void) {
                      row[i].name, ffn ? "moe." : "", ffn ? ffn + 4 : "");
             const Param *p = model_find(moe, name);
             size_t wrong = 0;
-            for (size_t j = 0; j < row[i].size; j++) wrong += a.gradient[row[i].at + j] != b.gradient[p->at + j];
+            for (size_t j = 0; j < row[i].size; j++)
+                wrong += a.gradient[row[i].offset + j] != b.gradient[p->offset + j];
             CHECK(!wrong, "%s: %zu gradients of %s differ from the dense model's", flags, wrong, name);
         }
         const Param *router = model_find(moe, "layers.0.moe.router.weight");
-        real most = largest(b.gradient + router->at, router->size);
+        real most = largest(b.gradient + router->offset, router->size);
         CHECK((double)most <= 1e-9, "%s: a router without a choice has gradient %g", flags, (double)most);
         free(a.gradient), free(b.gradient), model_free(dense), model_free(moe);
     }
@@ -376,8 +379,8 @@ static void router_statistics(void) {
     Text x = make_text(T);
     real before[E];
     for (size_t e = 0; e < E; e++)
-        model_values(m)[bias->at + e] = e == 2 ? -100 : e == 3 ? 100 : 0;    // one dead, one in every choice
-    memcpy(before, model_values(m) + bias->at, sizeof before);
+        model_values(m)[bias->offset + e] = e == 2 ? -100 : e == 3 ? 100 : 0;    // one dead, one in every choice
+    memcpy(before, model_values(m) + bias->offset, sizeof before);
     Step s = step_of(m, &x, T, 2);
     const RouterStats *r = model_router_stats(m, 1), *dense = model_router_stats(m, 0);
     double total = 0, most = 0, entropy = 0, mean = (double)ROWS * T * K / E;
@@ -394,12 +397,12 @@ static void router_statistics(void) {
     CHECK(dense->max_violation == 0 && dense->aux_loss == 0, "a dense layer has statistics");
     model_update_routers(m);
     for (size_t e = 0; e < E; e++) {
-        double moved = (double)(model_values(m)[bias->at + e] - before[e]),
+        double moved = (double)(model_values(m)[bias->offset + e] - before[e]),
                expected = 0.125 * ((mean > r->load[e]) - (mean < r->load[e]));
         CHECK(moved == expected, "expert %zu with load %g of %g: its bias moved by %g, expected %g", e, r->load[e],
               mean, moved, expected);
     }
-    CHECK(largest(s.gradient + bias->at, E) == 0, "the selection bias has a gradient");
+    CHECK(largest(s.gradient + bias->offset, E) == 0, "the selection bias has a gradient");
 }
 
 // An expert without a token has no gradient; the others do.
@@ -408,11 +411,11 @@ static void dead_experts(void) {
     Model *m = make("--experts 6 --top-k 2 --router bias --expert-width 8", true);
     const Param *bias = model_find(m, "layers.0.moe.router.bias"), *up = model_find(m, "layers.0.moe.up.weight");
     Text x = make_text(T);
-    model_values(m)[bias->at + 2] = -100, model_values(m)[bias->at + 5] = -100;
+    model_values(m)[bias->offset + 2] = -100, model_values(m)[bias->offset + 5] = -100;
     Step s = step_of(m, &x, T, ROWS);
     const RouterStats *r = model_router_stats(m, 0);
     for (size_t e = 0; e < E; e++) {
-        real most = largest(s.gradient + up->at + e * up->size / E, up->size / E);
+        real most = largest(s.gradient + up->offset + e * up->size / E, up->size / E);
         CHECK((most > 0) == (r->load[e] > 0), "expert %zu got %g tokens, and its largest gradient is %g", e, r->load[e],
               (double)most);
     }
@@ -430,8 +433,8 @@ static void table(void) {
         for (size_t i = 0; i < count; i++) {
             size_t product = 1;
             for (size_t d = 0; d < row[i].rank; d++) product *= row[i].shape[d];
-            CHECK(product == row[i].size && row[i].at == end, "%s: %s: %zu numbers at %zu, expected %zu at %zu",
-                  kinds[k], row[i].name, row[i].size, row[i].at, product, end);
+            CHECK(product == row[i].size && row[i].offset == end, "%s: %s: %zu numbers at %zu, expected %zu at %zu",
+                  kinds[k], row[i].name, row[i].size, row[i].offset, product, end);
             CHECK(row[i].decay == (row[i].rank > 1), "%s: %s: weight decay is for matrices only", kinds[k],
                   row[i].name);
             bool moved = strstr(row[i].name, "router.bias") || strstr(row[i].name, "router.threshold") ||
@@ -513,12 +516,12 @@ static void init_shared(void) {
         for (size_t i = 0, count = model_params(m, &row); i < count; i++) {
             const Param *p = model_find(n, row[i].name);
             if (p && p->rank == row[i].rank && !memcmp(p->shape, row[i].shape, sizeof p->shape)) {
-                CHECK(!memcmp(model_values(m) + row[i].at, model_values(n) + p->at, p->size * sizeof(real)),
+                CHECK(!memcmp(model_values(m) + row[i].offset, model_values(n) + p->offset, p->size * sizeof(real)),
                       "%s: %s starts differently", kinds[k], p->name);
                 shared++;
             }
             if (row[i].init == INIT_NORMAL)
-                CHECK(memcmp(model_values(m) + row[i].at, model_values(o) + model_find(o, row[i].name)->at,
+                CHECK(memcmp(model_values(m) + row[i].offset, model_values(o) + model_find(o, row[i].name)->offset,
                              row[i].size * sizeof(real)),
                       "%s does not depend on the seed", row[i].name);
         }
@@ -544,7 +547,7 @@ static void check_normal(Model *m, const char *suffix, double std) {
     for (model_params(m, &row); p; p = find_kind(m, suffix, (size_t)(p - row) + 1)) {
         double sum = 0, square = 0, beyond = 0, n = (double)p->size;
         for (size_t i = 0; i < p->size; i++) {
-            double x = (double)model_values(m)[p->at + i];
+            double x = (double)model_values(m)[p->offset + i];
             sum += x / n, square += x * x / n, beyond += fabs(x) > 2 * std;
         }
         CHECK(fabs(sum) <= 5 * std / sqrt(n), "%s: mean %g", p->name, sum);
@@ -578,8 +581,8 @@ static void init_statistics(void) {
     const Param *row;
     for (size_t i = 0, count = model_params(p, &row); i < count; i++)
         for (size_t j = 0; j < row[i].size && row[i].init != INIT_NORMAL; j++)
-            CHECK(model_values(p)[row[i].at + j] == (strstr(row[i].name, "norm.weight") ? 1 : 0), "%s starts at %g",
-                  row[i].name, (double)model_values(p)[row[i].at + j]);
+            CHECK(model_values(p)[row[i].offset + j] == (strstr(row[i].name, "norm.weight") ? 1 : 0), "%s starts at %g",
+                  row[i].name, (double)model_values(p)[row[i].offset + j]);
 }
 
 // ---- looking inside ------------------------------------------------------------------------------
@@ -598,7 +601,7 @@ static void recorded_attention(void) {
         model_record_attention(m, NULL);
         for (size_t i = 0; i < L * H * T; i++) {
             double sum = 0;
-            size_t window = m->layers[i / (H * T)].window ? m->layers[i / (H * T)].window : T;
+            size_t window = m->layers[i / (H * T)].mha.window ? m->layers[i / (H * T)].mha.window : T;
             for (size_t j = 0; j < T; j++) {
                 sum += (double)map[i * T + j];
                 CHECK(j <= i % T && i % T < j + window ? map[i * T + j] > 0 : map[i * T + j] == 0,
@@ -622,12 +625,12 @@ static void residual_rms(void) {
     const Param *embed = model_find(m, "embed.weight");
     Text x = make_text(T);
     double square = 0;
-    for (size_t i = 0; i < embed->size; i++) model_values(m)[embed->at + i] = (real)(i % 11) - 4;
+    for (size_t i = 0; i < embed->size; i++) model_values(m)[embed->offset + i] = (real)(i % 11) - 4;
     model_changed(m);
     Step s = step_of(m, &x, T, ROWS);
     for (size_t i = 0; i < ROWS * T; i++)
         for (size_t c = 0; c < 36; c++)
-            square += pow((double)model_values(m)[embed->at + (size_t)x.token[i] * 36 + c], 2);
+            square += pow((double)model_values(m)[embed->offset + (size_t)x.token[i] * 36 + c], 2);
     for (size_t l = 0; l < 2; l++) {
         double n = ROWS * T * 36, found = sqrt(model_residual_squares(m, l, ROWS) / n), expected = sqrt(square / n);
         CHECK(fabs(found - expected) < 16 * EPSILON * 10, "layer %zu: %g, expected %g", l, found, expected);
@@ -645,8 +648,8 @@ static void copy_without(Model *to, Model *from, int layer) {
             const char *rest = strchr(row[i].name + strlen("layers."), '.');
             name = xprintf("layers.%d%s", row[i].layer + (row[i].layer >= layer), rest);
         }
-        const real *value = model_values(from) + model_find(from, name)->at;
-        memcpy(model_values(to) + row[i].at, value, row[i].size * sizeof(real));
+        const real *value = model_values(from) + model_find(from, name)->offset;
+        memcpy(model_values(to) + row[i].offset, value, row[i].size * sizeof(real));
         free(name);
     }
     model_changed(to);
@@ -681,13 +684,13 @@ enum { C = 36 };
 static void rms_norm(const Model *m, double *y, const double *x, const Norm *n) {
     double square = 0;
     for (size_t i = 0; i < C; i++) square += x[i] * x[i] / C;
-    for (size_t i = 0; i < C; i++) y[i] = x[i] / sqrt(square + n->eps) * (double)m->values[n->w + i];
+    for (size_t i = 0; i < C; i++) y[i] = x[i] / sqrt(square + n->eps) * (double)m->values[n->weight + i];
 }
 
 // One branch of row t as its placement says, from the stream before it; F is asked for its output.
 static void placed(Model *m, size_t branch, size_t t, size_t T, double expected[C]) {
-    const Layer *y = &m->layers[branch / 2];
-    const BranchNorms *n = branch % 2 ? &y->ffn_norm : &y->attn_norm;
+    const Layer *layer = &m->layers[branch / 2];
+    const BranchNorms *n = branch % 2 ? &layer->ffn_norm : &layer->mixer_norm;
     int norm = m->c.norm;
     bool inside = norm == NORM_pre || norm == NORM_peri || norm == NORM_keel;
     double x[C], h[C], f[C], sum[C];
@@ -699,7 +702,7 @@ static void placed(Model *m, size_t branch, size_t t, size_t T, double expected[
         for (size_t i = 0; i < C; i++) in[r * C + i] = (real)h[i];
     }
     const Batch b = {.B = 1, .T = T, .M = T};
-    (branch % 2 ? ffn_block_forward : y->mixer->forward)(m, branch / 2, out, in, &b);
+    (branch % 2 ? layer->ffn : layer->mixer)->forward(m, branch / 2, out, in, &b);
     for (size_t i = 0; i < C; i++) x[i] = (double)m->x[branch][t * C + i], f[i] = (double)out[t * C + i];
     if (norm == NORM_out || norm == NORM_peri) rms_norm(m, f, f, &n->out);
     for (size_t i = 0; i < C; i++) expected[i] = sum[i] = weight * x[i] + f[i];

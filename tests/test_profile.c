@@ -1,10 +1,10 @@
 // test_profile.c: the FLOPs and bytes that --profile shows, against formulas written down here from the shapes
 // alone. Counts are whole numbers below 2^53, so every comparison is exact.
 #include "tests/config.h"
-#include "kernels/optim.h"
 #include "kernels/ops.h"
 #include "lib/profile.h"
 #include "model.h"
+#include "model/optimizer.h"
 #include <omp.h>
 #include <stdlib.h>
 
@@ -19,21 +19,15 @@ static Profile step_of(const char *flags, Config *c) {
     int token[M], target[M];
     double row_loss[B];
     for (size_t i = 0; i < M; i++) token[i] = (int)(i % V), target[i] = (int)(i * 7 % V);
-    const Param *row;
-    size_t rows = model_params(m, &row), end = row[rows - 1].at + row[rows - 1].size;
-    OptimRow *each = xmalloc(rows * sizeof *each);
-    real *mean = xmalloc(2 * end * sizeof *mean);
-    for (size_t i = 0; i < rows; i++) each[i] = (OptimRow){row[i].at, row[i].size, row[i].decay};
+    Optimizer o = optimizer_new(m);
     model_changed(m);
     profile_start();
     model_zero_gradients(m);
     model_forward_backward(m, token, target, B, T, 1. / M, 1. / B, row_loss);
     model_finish_gradients(m);
-    optim_norm(each, rows, model_gradients(m));
-    optim_adamw(each, rows, model_values(m), model_gradients(m), mean, mean + end, 1,
-                (AdamW){.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1}, 1);
+    optimizer_step(&o, m, optimizer_norm(&o, m), 0);
     Profile p = profile_stop();
-    free(each), free(mean), model_free(m);
+    optimizer_free(&o), model_free(m);
     return p;
 }
 

@@ -4,6 +4,7 @@
 #include "tests/program.h"
 #include "lib/rng.h"
 #include "model.h"
+#include "moe.h"
 #include <jansson.h>
 #include <omp.h>
 #include <signal.h>
@@ -44,7 +45,7 @@ static void step(Model *m, const Text *x) {
 static real *state_of(Model *m, const char *name) {
     const Param *p = model_find(m, name);
     if (!p) fail("a test looks for %s, which is not there", name);
-    return model_values(m) + p->at;
+    return model_values(m) + p->offset;
 }
 
 // ---- who sees the future -------------------------------------------------------------------------

@@ -1,0 +1,29 @@
+// optimizer.c: see optimizer.h.
+#include "model/optimizer.h"
+#include "model/layer.h"
+#include <stdlib.h>
+
+Optimizer optimizer_new(const Model *m) {
+    Optimizer o = {.row = xmalloc(m->count * sizeof *o.row)};
+    for (size_t i = 0; i < m->count; i++) {
+        const Param *p = &m->params[i];
+        if (p->trained) o.row[o.rows++] = (OptimRow){p->offset, p->size, p->decay};
+    }
+    o.mean = xmalloc(size_mul(m->total, 2 * sizeof(real))), o.square = o.mean + m->total;
+    return o;
+}
+void optimizer_free(Optimizer *o) { free(o->row), free(o->mean); }
+
+double optimizer_norm(const Optimizer *o, Model *m) { return optim_norm(o->row, o->rows, m->gradients); }
+
+_Static_assert((int)SCHEDULE_cosine == LR_COSINE && (int)SCHEDULE_linear == LR_LINEAR &&
+                   (int)SCHEDULE_wsd == LR_WSD && (int)SCHEDULE_constant == LR_CONSTANT,
+               "the flag's values are those of kernels/optim.h");
+double optimizer_step(Optimizer *o, Model *m, double norm, size_t step) {
+    const Config *c = &m->c;
+    const Schedule schedule = {(ScheduleKind)c->schedule, c->lr, c->min_lr, c->decay, c->warmup, c->steps};
+    const AdamW adamw = {optim_lr(&schedule, step), c->beta1, c->beta2, c->eps, c->weight_decay};
+    optim_adamw(o->row, o->rows, m->values, m->gradients, o->mean, o->square, optim_clip_scale(norm, c->clip), adamw,
+                step + 1);
+    return adamw.lr;
+}
