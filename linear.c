@@ -187,12 +187,13 @@ static void output_backward(Model *m, const Layer *y, LayerActs *a, LayerGrads *
 // ---- the mixers ----------------------------------------------------------------------------------
 
 // What a picture shows (model.h): this layer's shares of the past, without what Mamba-2 adds of the token's own value,
-// and the rank of its states.
+// and its states.
 static void record(const Model *m, const Layer *y, size_t l, const LayerActs *a, const Batch *b) {
     const RecurrenceInput in = recurrence_input(y, a);
     if (m->record) recurrence_weights(m->record + l * y->H * b->T * b->T, &in, b->T, recurrence_shape(y));
-    if (m->record_rank)
-        recurrence_ranks(m->record_rank + l * y->H * b->T, &in, b->T, (b->T + 63) / 64, recurrence_shape(y));
+    if (m->record_states)
+        recurrence_states_at(m->record_states + l * m->looks * y->H * y->D * y->Dv, &in, m->look, m->looks,
+                             recurrence_shape(y));
 }
 
 static void linear_mixer_forward(Model *m, size_t l, real *out, const real *x, const Batch *b) {

@@ -724,5 +724,7 @@ void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_l
 }
 
 void model_record_attention(Model *m, real *probability) { m->record = probability; }
-void model_record_rank(Model *m, double *rank) { m->record_rank = rank; }
+void model_record_states(Model *m, real *state, const size_t *token, size_t count) {
+    m->record_states = state, m->look = token, m->looks = count;
+}
 void model_record_experts(Model *m, int *expert) { m->record_experts = expert; }

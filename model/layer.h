@@ -109,7 +109,8 @@ struct Model {
     RouterStats *stats; double *load;
     size_t router_l1;                      // --router relu: the weight of its L1 norm
     real **seen;                           // --router threshold: [layers][tokens of the step, E] scores
-    real *record; double *record_rank; int *record_experts;
+    real *record, *record_states; int *record_experts;
+    const size_t *look; size_t looks;      // the tokens after which states are recorded
     size_t dropped;                        // a layer that forward passes by; L: none
 };
 
