@@ -1,13 +1,43 @@
-// machine.c: reads the size of the caches and the use of memory from the system, and the memory's speed off a clock.
+// machine.c: asks the system for names, the size of the caches and the use of memory; the memory's speed is measured.
 #include "lib/machine.h"
 #include "lib/simd.h"
 #include <omp.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/utsname.h>
 #ifdef __APPLE__
 #include <sys/sysctl.h>
 #endif
+
+// ---- names ---------------------------------------------------------------------------------------
+char *machine_cpu(void) {
+    char line[512], *name = NULL;
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    while (f && !name && fgets(line, sizeof line, f)) {
+        char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) != 0 || !colon) continue;
+        line[strcspn(line, "\n")] = '\0';
+        name = xprintf("%s", colon + 2);
+    }
+    if (f) fclose(f);
+    struct utsname u;
+    return name ? name : xprintf("%s", uname(&u) == 0 ? u.machine : "unknown");
+}
+
+char *machine_system(void) {
+    struct utsname u;
+    return uname(&u) == 0 ? xprintf("%s %s", u.sysname, u.machine) : xprintf("unknown");
+}
+
+const char *machine_compiler(void) {
+#ifdef __clang__
+    return __VERSION__;
+#else
+    return "GCC " __VERSION__;
+#endif
+}
 
 // ---- caches --------------------------------------------------------------------------------------
 // A line of /sys/devices/system/cpu/cpuN/cache/indexI/NAME.

@@ -2,6 +2,7 @@
 // the disk before the state that counts on it, and the state replaces the old one by a rename.
 #include "run/run.h"
 #include "formats/safetensors.h"
+#include "lib/machine.h"
 #include "lib/simd.h"
 #include <ctype.h>
 #include <errno.h>
@@ -11,7 +12,6 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #ifndef COMMIT
@@ -114,30 +114,10 @@ void run_write(Run *r, const char *status) {
 }
 
 // ---- the machine -------------------------------------------------------------------------------
-static char *cpu_model(void) {
-    char line[512], *name = NULL;
-    FILE *f = fopen("/proc/cpuinfo", "r");
-    while (f && !name && fgets(line, sizeof line, f)) {
-        char *colon = strchr(line, ':');
-        if (strncmp(line, "model name", 10) != 0 || !colon) continue;
-        line[strcspn(line, "\n")] = '\0';
-        name = xprintf("%s", colon + 2);
-    }
-    if (f) fclose(f);
-    struct utsname u;
-    return name ? name : xprintf("%s", uname(&u) == 0 ? u.machine : "unknown");
-}
-
 json_t *run_machine(int threads) {
-    struct utsname u;
-    char *cpu = cpu_model(), *system = uname(&u) == 0 ? xprintf("%s %s", u.sysname, u.machine) : xprintf("unknown");
-#ifdef __clang__
-    const char *compiler = __VERSION__;
-#else
-    const char *compiler = "GCC " __VERSION__;
-#endif
+    char *cpu = machine_cpu(), *system = machine_system();
     json_t *machine = json_pack("{s:s, s:i, s:i, s:s, s:s, s:s}", "cpu", cpu, "cores", omp_get_num_procs(), "threads",
-                                threads, "simd", simd_name(), "compiler", compiler, "system", system);
+                                threads, "simd", simd_name(), "compiler", machine_compiler(), "system", system);
     free(cpu);
     free(system);
     return machine;
