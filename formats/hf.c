@@ -1,6 +1,6 @@
 // hf.c: what Hugging Face calls our tensors. One table, `names`, is read in both directions: to save the
 // parameters and to load them. Which architecture it is, and config.json, is the matter of hf_config.c.
-#include "formats/hf_parts.h"
+#include "formats/hf_config.h"
 #include <stdlib.h>
 #include <string.h>
 

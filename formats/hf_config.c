@@ -2,7 +2,7 @@
 // read. `conditions` says what an architecture can be, `keys` which key is which flag, `fixed` which keys
 // have only one value that we can compute. Facts are from the modeling and configuration files of
 // transformers 5.23; tests/oracle.py holds them against it.
-#include "formats/hf_parts.h"
+#include "formats/hf_config.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
