@@ -356,6 +356,7 @@ int main(int argc, char **argv) {
     if (o.threads) omp_set_num_threads((int)o.threads);
     if (*o.picture) check_picture("picture", o.picture);
     if (*o.profile) check_picture("profile", o.profile);
+    memory_advice = "choose a shorter prompt, or fewer --tokens, --samples or --picture-tokens";
     Source s = open_source(&o);
     report_writing(&s.config, stderr);
     int *prompt;

@@ -54,15 +54,17 @@ void flush_output(const char *rest) {
 }
 
 // ---- memory ------------------------------------------------------------------------------------
+const char *memory_advice = "choose smaller sizes (--dry-run shows them)";
+
 void *xmalloc(size_t bytes) {
     void *p = calloc(bytes ? bytes : 1, 1);
-    if (!p) fail("out of memory: %zu bytes were needed; choose smaller sizes (--dry-run shows them)", bytes);
+    if (!p) fail("out of memory: %zu bytes were needed; %s", bytes, memory_advice);
     return p;
 }
 
 void *xrealloc(void *p, size_t bytes) {
     void *q = realloc(p, bytes ? bytes : 1);
-    if (!q) fail("out of memory: %zu bytes were needed; choose smaller sizes (--dry-run shows them)", bytes);
+    if (!q) fail("out of memory: %zu bytes were needed; %s", bytes, memory_advice);
     return q;
 }
 
@@ -115,8 +117,7 @@ void arena_commit(Arena *a) {
     size_t alignment = a->size < HUGE_PAGE ? ARENA_ALIGNMENT : HUGE_PAGE;
     size_t some = a->size ? a->size : 1, whole = (some + alignment - 1) / alignment * alignment;  // C wants a multiple
     a->base = whole < a->size ? NULL : aligned_alloc(alignment, whole);
-    if (!a->base)
-        fail("out of memory: %s need %zu bytes; choose smaller sizes (--dry-run shows them)", a->name, a->size);
+    if (!a->base) fail("out of memory: %s need %zu bytes; %s", a->name, a->size, memory_advice);
 #ifdef MADV_HUGEPAGE
     if (alignment == HUGE_PAGE) madvise(a->base, a->size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
 #endif
