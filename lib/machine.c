@@ -103,17 +103,17 @@ ReadProbe read_probe_new(void) {
     size_t caches = machine_cache_bytes(), least = (size_t)256 << 20, bytes = 8 * caches > least ? 8 * caches : least;
     bytes = (bytes + PAGE - 1) / PAGE * PAGE;
     ReadProbe p = {aligned_alloc(PAGE, bytes), bytes / sizeof(real)};
-    if (!p.at) fail("out of memory: measuring the memory's speed needs %zu bytes", bytes);
+    if (!p.data) fail("out of memory: measuring the memory's speed needs %zu bytes", bytes);
 #ifdef MADV_HUGEPAGE
-    madvise(p.at, bytes, MADV_HUGEPAGE);
+    madvise(p.data, bytes, MADV_HUGEPAGE);
 #endif
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < p.count; i++) p.at[i] = (real)0.5;
+    for (size_t i = 0; i < p.count; i++) p.data[i] = (real)0.5;
     return p;
 }
 
 void read_probe_free(ReadProbe *p) {
-    free(p->at);
+    free(p->data);
     *p = (ReadProbe){NULL, 0};
 }
 
@@ -140,7 +140,7 @@ double read_probe_bandwidth(const ReadProbe *p, int threads, int tries) {
 #pragma omp parallel num_threads(threads) reduction(+ : sum)
         {
             size_t each = p->count / (size_t)omp_get_num_threads();
-            sum += read_all(p->at + (size_t)omp_get_thread_num() * each, each);
+            sum += read_all(p->data + (size_t)omp_get_thread_num() * each, each);
         }
         cell = sum;
         double rate = (double)(p->count * sizeof(real)) / (seconds_now() - start) * 1e-9;

@@ -17,7 +17,7 @@ size_t machine_cache_bytes(void);
 double machine_peak_memory(void);
 
 // Memory to read from, much larger than these caches, and written once, so that every page is really there.
-typedef struct { real *at; size_t count; } ReadProbe;
+typedef struct { real *data; size_t count; } ReadProbe;
 ReadProbe read_probe_new(void);
 void read_probe_free(ReadProbe *p);
 // GB/s of `threads` threads that read all of it from one end to the other: the best of `tries`.

@@ -324,7 +324,8 @@ void plot_map_grid(const char *path, const MapGrid *grid) {
     double right = l.left + (l.side + l.gap) * (double)l.columns - l.gap;
     double width = fmax(1000, right + bar_width(bar, bars) + MARGIN);
     const char *given = grid->subtitle ? grid->subtitle : "";
-    char *first = l.shown < grid->count ? xprintf("the first %zu of %zu maps. ", l.shown, grid->count) : xprintf("%s", "");
+    bool all = l.shown == grid->count;
+    char *first = all ? xprintf("%s", "") : xprintf("the first %zu of %zu maps. ", l.shown, grid->count);
     size_t step = named_step(grid, &l);
     char *names = step > 1 ? xprintf(" One token in %zu is named.", step) : xprintf("%s", "");
     char *subtitle = xprintf("%s%s%s", first, given, names);
