@@ -6,18 +6,18 @@
 // The text goes to stdout as it comes, everything else to stderr: at the end, how fast the prompt was
 // read (prefill: many tokens at once, bound by arithmetic) and how fast tokens were written (decode: one at
 // a time, bound by memory). With --samples, several texts are written side by side, as one batch, and printed at
-// the end. The sampling itself is in infer/sample.c. What this file is not: a server, a batch of different prompts,
-// speculation.
+// the end. The sampling itself is in infer/sample.c, the pictures of --picture are in infer/maps.c. What this file is
+// not: a server, a batch of different prompts, speculation.
 #include "data/data.h"
 #include "formats/hf.h"
 #include "lib/cpu.h"
 #include "lib/machine.h"
-#include "plot/plot.h"
 #include "plot/profile_report.h"
 #include "run/run.h"
 #include "lib/simd.h"
 #include "lib/threads.h"
 #include "run/report.h"
+#include "infer/maps.h"
 #include "infer/sample.h"
 #include <dirent.h>
 #include <errno.h>
@@ -344,159 +344,6 @@ static void check_picture(const char *flag, const char *path) {
     free(dir);
 }
 
-// A token's text for the margin of a map: without its blanks, what cannot be seen as an escape. The token
-// that starts a document has a text only inside of one, so each is decoded as if it came again.
-static char *tick_of(const Tokenizer *t, int token) {
-    const char *bytes;
-    size_t n = tokenizer_decode(t, token, token, &bytes), used = 0, spaces = 0;
-    bool valid = utf8_valid_length(bytes, n) == n;
-    for (size_t i = 0; i < n; i++) spaces += bytes[i] == ' ';
-    char *label = xmalloc(4 * n + 2);
-    for (size_t i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)bytes[i];
-        if (c == '\n') used += (size_t)sprintf(label + used, "\\n");
-        else if (c < 32 || c == 127 || (c > 127 && !valid)) used += (size_t)sprintf(label + used, "\\x%02x", c);
-        else if (c != ' ' || spaces == n) label[used++] = c == ' ' ? '_' : (char)c;
-    }
-    return label;
-}
-
-// maps (one per layer and head) of n x n weights: row i is what token i attends to.
-static double *attention_of(Model *m, const int *token, size_t n, size_t maps) {
-    size_t count = size_mul(maps, n * n);
-    real *probability = xmalloc(size_mul(count, sizeof(real)));
-    real *logits = xmalloc(size_mul(model_config(m)->vocab, sizeof(real)));
-    double *value = xmalloc(size_mul(count, sizeof(double)));
-    model_record_attention(m, probability);
-    model_infer(m, NULL, token, n, false, logits);
-    model_record_attention(m, NULL);
-    for (size_t i = 0; i < count; i++) value[i] = (double)probability[i];
-    free(probability), free(logits);
-    return value;
-}
-
-static const char *mixer_name(const Config *c, size_t layer, char name[64]) {
-    return flags_value_name(&config_table.flag[flags_find(&config_table, "attn")], pattern_at(&c->attn, layer), name);
-}
-
-static bool has_states(const Config *c) {
-    bool any = false;
-    for (size_t l = 0; l < c->layers; l++) any |= config_is_linear(pattern_at(&c->attn, l));
-    return any;
-}
-
-// A line for every layer with a state: its effective rank as the text goes on, the mean over the heads.
-static size_t rank_series(Model *m, const int *token, size_t n, Series *series, double *x, double *y) {
-    const Config *c = model_config(m);
-    double *rank = xmalloc(size_mul(c->layers * c->heads, n * sizeof *rank));
-    real *logits = xmalloc(size_mul(c->vocab, sizeof *logits));
-    char name[64];
-    size_t count = 0;
-    model_record_rank(m, rank);
-    model_infer(m, NULL, token, n, false, logits);
-    model_record_rank(m, NULL);
-    for (size_t l = 0; l < c->layers; l++) {
-        if (!config_is_linear(pattern_at(&c->attn, l))) continue;
-        Series *now = &series[count];
-        *now = (Series){xprintf("layer %zu, %s", l, mixer_name(c, l, name)), x + count * n, y + count * n, 0};
-        count++;
-        for (size_t t = 0; t < n; t++) {
-            double sum = 0;
-            for (size_t h = 0; h < c->heads; h++) sum += rank[(l * c->heads + h) * n + t] / (double)c->heads;
-            size_t at = (size_t)(now->x - x) + now->n;
-            if (sum == sum) x[at] = (double)t + 1, y[at] = sum, now->n++;
-        }
-    }
-    free(rank), free(logits);
-    return count;
-}
-
-static void draw_ranks(const Source *s, const Sampler *t, const char *picture) {
-    const Config *c = &s->config;
-    size_t n = t->count < t->window ? t->count : t->window, L = c->layers;
-    double *x = xmalloc(size_mul(L, 2 * n * sizeof *x));
-    double most = (double)(c->state_dim < c->head_dim ? c->state_dim : c->head_dim);
-    Series *series = xmalloc(L * sizeof *series);
-    size_t count = rank_series(s->model, t->text[0].token, n, series, x, x + L * n);
-    char *path = xprintf("%.*s-rank.png", (int)(strlen(picture) - 4), picture);
-    char *level = xprintf("the most that a state can have: %.0f", most);
-    char *title = xprintf("What the states hold in %s", s->dir);
-    const char *const levels[] = {level};
-    static const char about[] = "Effective rank of a head's state: how many directions it uses, mean over the heads.";
-    plot_chart(path,
-               &(Chart){title, about, "tokens read", "effective rank", false, false, series, count, &most, levels, 1});
-    fprintf(stderr, "picture  %s, %zu layers with a state over %zu tokens\n", path, count, n);
-    for (size_t i = 0; i < count; i++) free((char *)series[i].label);
-    free(x), free(series), free(path), free(level), free(title);
-}
-
-// The first n tokens of the (first) text, or as many as there are.
-static void draw(const Source *s, const Sampler *t, const char *path, size_t n) {
-    static const char softmax[] = "A row is a token: its colours show where it looks, among itself and those before.";
-    static const char both[] = "A row is a token: its colours show where it looks, among itself and those before; "
-                               "where a layer keeps a state, the share of each token's value in what is read from it.";
-    const char *about = has_states(&s->config) ? both : softmax;
-    if (n > t->count) n = t->count;
-    if (n > t->window) n = t->window;
-    char name[64];
-    size_t heads = s->config.heads, maps = s->config.layers * heads;
-    double *value = attention_of(s->model, t->text[0].token, n, maps);
-    const double **map = xmalloc(maps * sizeof *map);
-    char **label = xmalloc(maps * sizeof *label), **tick = xmalloc(n * sizeof *tick);
-    char *title = xprintf("Attention in %s", s->dir);
-    for (size_t i = 0; i < maps; i++) map[i] = value + i * n * n;
-    for (size_t i = 0; i < maps; i++)
-        label[i] = xprintf("layer %zu (%s), head %zu", i / heads, mixer_name(&s->config, i / heads, name), i % heads);
-    for (size_t i = 0; i < n; i++) tick[i] = tick_of(s->tokenizer, t->text[0].token[i]);
-    const char *const *labels = (const char *const *)label, *const *ticks = (const char *const *)tick;
-    plot_map_grid(path, &(MapGrid){title, about, map, labels, maps, heads, n, ticks});
-    fprintf(stderr, "picture  %s, %zu maps of %zu tokens\n", path, maps, n);
-    for (size_t i = 0; i < maps; i++) free(label[i]);
-    for (size_t i = 0; i < n; i++) free(tick[i]);
-    free(value), free(map), free(label), free(tick), free(title);
-}
-
-// One layer's line in a terminal: the tokens on the colours of their experts.
-static void print_experts(char *const *word, const int *expert, size_t n, size_t experts) {
-    for (size_t i = 0; i < n; i++) {
-        int rgb[3] = {238, 238, 238};
-        if (expert[i] >= 0) plot_group_colour((size_t)expert[i], experts, rgb);
-        fprintf(stderr, "\033[30;48;2;%d;%d;%dm%s\033[0m ", rgb[0], rgb[1], rgb[2], word[i]);
-    }
-    fputc('\n', stderr);
-}
-
-// FILE-experts.png: which expert weighs most in each token's output, in every layer that has experts.
-static void draw_experts(const Sampler *t, const Config *c, const char *picture, size_t n) {
-    if (n > t->count) n = t->count;
-    if (n > t->window) n = t->window;
-    int *expert = xmalloc(size_mul(c->layers, n * sizeof *expert)), *shown = xmalloc(c->layers * n * sizeof *shown);
-    bool coloured = isatty(STDERR_FILENO) && !getenv("NO_COLOR");
-    real *logits = xmalloc(c->vocab * sizeof *logits);
-    char **word = xmalloc(n * sizeof *word), **label = xmalloc(c->layers * sizeof *label);
-    size_t layers = 0;
-    model_record_experts(t->model, expert);
-    model_infer(t->model, NULL, t->text[0].token, n, false, logits);
-    model_record_experts(t->model, NULL);
-    for (size_t i = 0; i < n; i++) word[i] = tick_of(t->tokenizer, t->text[0].token[i]);
-    for (size_t l = 0; l < c->layers; l++) {
-        if (!config_layer_has_experts(c, l)) continue;
-        memcpy(shown + layers * n, expert + l * n, n * sizeof *shown);
-        label[layers] = xprintf("layer %zu", l);
-        if (coloured) fprintf(stderr, "%s  ", label[layers]), print_experts(word, shown + layers * n, n, c->experts);
-        layers++;
-    }
-    char *path = xprintf("%.*s-experts.png", (int)(strlen(picture) - 4), picture);
-    plot_grouped_text(path, &(GroupedText){
-        "Which expert takes which token",
-        "The colour is the expert with the largest weight in the token's output; grey: none.",
-        (const char *const *)word, (const char *const *)label, shown, n, layers, c->experts});
-    fprintf(stderr, "picture  %s, %zu layers of experts over %zu tokens\n", path, layers, n);
-    for (size_t i = 0; i < n; i++) free(word[i]);
-    for (size_t l = 0; l < layers; l++) free(label[l]);
-    free(word), free(label), free(expert), free(shown), free(logits), free(path);
-}
-
 int main(int argc, char **argv) {
     cpu_check(run_commit());
     threads_wait_briefly(argv);
@@ -509,6 +356,7 @@ int main(int argc, char **argv) {
     if (o.threads) omp_set_num_threads((int)o.threads);
     if (*o.picture) check_picture("picture", o.picture);
     if (*o.profile) check_picture("profile", o.profile);
+    memory_advice = "choose a shorter prompt, or fewer --tokens, --samples or --picture-tokens";
     Source s = open_source(&o);
     report_writing(&s.config, stderr);
     int *prompt;
@@ -519,9 +367,8 @@ int main(int argc, char **argv) {
     Sampler *sampler = write_texts(&s, prompt, n, sampling, &clock);
     report(&s, sampler, &clock);
     if (*o.profile) draw_profile(&clock, o.profile);
-    if (*o.picture) draw(&s, sampler, o.picture, o.picture_tokens);
-    if (*o.picture && has_states(&s.config)) draw_ranks(&s, sampler, o.picture);
-    if (*o.picture && s.config.experts) draw_experts(sampler, &s.config, o.picture, o.picture_tokens);
+    size_t held = sampler->count < sampler->window ? sampler->count : sampler->window;
+    if (*o.picture) maps_draw(s.model, s.tokenizer, sampler->text[0].token, held, o.picture_tokens, s.dir, o.picture);
     sampler_free(sampler);
     model_free(s.model);
     tokenizer_free(s.tokenizer);

@@ -208,14 +208,15 @@ static void output_backward(Model *m, const Layer *layer, const LinearActs *a, L
 // ---- the mixers ----------------------------------------------------------------------------------
 
 // What a picture shows (model.h): this layer's shares of the past, without what Mamba-2 adds of the token's own value,
-// and the rank of its states.
+// and its states.
 static void record(const Model *m, const Layer *layer, size_t l, const LinearActs *a, const Batch *b) {
     const RecurrenceInput in = recurrence_input(layer, a);
     size_t H = layer->H, T = b->T;
     if (m->record.attention)
         recurrence_weights(m->record.attention + l * H * T * T, &in, T, recurrence_shape(layer));
-    if (m->record.rank)
-        recurrence_ranks(m->record.rank + l * H * T, &in, T, (T + 63) / 64, recurrence_shape(layer));
+    if (m->record.state)
+        recurrence_states_at(m->record.state + l * m->record.states * H * layer->D * layer->Dv, &in, m->record.token,
+                             m->record.states, recurrence_shape(layer));
 }
 
 // From rows of q, k, v to what the recurrence reads: features of q and k, gates.

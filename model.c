@@ -302,5 +302,7 @@ void model_scale_rope(Model *m, RopeScaling s) {
     memory_take_rotations(m, m->c.context);
 }
 void model_record_attention(Model *m, real *probability) { m->record.attention = probability; }
-void model_record_rank(Model *m, double *rank) { m->record.rank = rank; }
+void model_record_states(Model *m, real *state, const size_t *token, size_t count) {
+    m->record.state = state, m->record.token = token, m->record.states = count;
+}
 void model_record_experts(Model *m, int *expert) { m->record.experts = expert; }

@@ -38,10 +38,11 @@ void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_l
 void model_scale_rope(Model *m, RopeScaling s);
 // Attention weights of the last model_infer when asked for: probability[layer][head][query][key] of an
 // n x n map, filled during a model_infer with cache == NULL. NULL switches it off. Of a linear mixer: the shares that
-// the values have in the output. rank[layer][head][n] likewise: the effective rank of its states
-// (kernels/recurrence.h); of other layers it is left alone.
+// the values have in the output.
 void model_record_attention(Model *m, real *probability);
-void model_record_rank(Model *m, double *rank);
+// Likewise state[layer][i][head][K][V]: the recurrent states after the tokens token[0] < token[1] < ... < n
+// (K = state_dim, V = head_dim); of layers without any it is left alone.
+void model_record_states(Model *m, real *state, const size_t *token, size_t count);
 // Likewise expert[layer][token]: the expert with the largest weight in the token's output, -1 where there is none.
 void model_record_experts(Model *m, int *expert);
 #endif

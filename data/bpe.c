@@ -9,7 +9,7 @@
 // lower pair of token numbers, so a text gives the same merges everywhere. Encoding replays the
 // merges in the order in which they were learnt. Concatenating the bytes of the tokens gives the
 // text back, whatever its bytes.
-#include "data/tokenizer_parts.h"
+#include "data/bpe.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,8 +35,8 @@ static size_t chunk_length(const char *text, size_t bytes) {
 // ---- a hash table from pairs to numbers --------------------------------------------------------
 static uint64_t pair_key(int left, int right) { return ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) + 1; }
 
-// The place of a key in a table whose size is a power of two, or the empty place (0) where it belongs.
-static size_t pair_place(const uint64_t *table, size_t size, uint64_t key) {
+// The slot of a key in a table whose size is a power of two, or the empty one (0) where it belongs.
+static size_t pair_slot(const uint64_t *table, size_t size, uint64_t key) {
     size_t i = (size_t)(key * 0x9E3779B97F4A7C15ull >> 20) & (size - 1);
     while (table[i] && table[i] != key) i = (i + 1) & (size - 1);
     return i;
@@ -58,8 +58,8 @@ static void grow_pairs(Training *r) {
     r->count = xmalloc(size_mul(r->size, sizeof *r->count));
     for (size_t i = 0; i < old.size; i++) {
         if (!old.key[i]) continue;
-        size_t at = pair_place(r->key, r->size, old.key[i]);
-        r->key[at] = old.key[i], r->count[at] = old.count[i];
+        size_t slot = pair_slot(r->key, r->size, old.key[i]);
+        r->key[slot] = old.key[i], r->count[slot] = old.count[i];
     }
     free(old.key);
     free(old.count);
@@ -68,27 +68,30 @@ static void grow_pairs(Training *r) {
 static void count_pairs(Training *r, const Chunk *c, int64_t times) {
     for (size_t i = 0; i + 1 < c->length; i++) {
         uint64_t key = pair_key(c->symbol[i], c->symbol[i + 1]);
-        size_t at = pair_place(r->key, r->size, key);
-        if (!r->key[at]) r->key[at] = key, r->used++;
-        r->count[at] += times;
+        size_t slot = pair_slot(r->key, r->size, key);
+        if (!r->key[slot]) r->key[slot] = key, r->used++;
+        r->count[slot] += times;
         if (2 * r->used > r->size) grow_pairs(r);
     }
 }
 
 static void collect_chunks(Training *r, const char *text, size_t bytes) {
     Strings distinct = {0};
-    size_t room = 0;
+    size_t capacity = 0;
     for (size_t at = 0, n; at < bytes; at += n) {
         n = chunk_length(text + at, bytes - at);
         size_t i = strings_find(&distinct, text + at, n);
         if (i == SIZE_MAX) i = strings_add(&distinct, text + at, n);
-        if (i >= room) r->chunk = xrealloc(r->chunk, size_mul(room = room ? 2 * room : 4096, sizeof *r->chunk));
+        if (i >= capacity) {
+            capacity = capacity ? 2 * capacity : 4096;
+            r->chunk = xrealloc(r->chunk, size_mul(capacity, sizeof *r->chunk));
+        }
         if (i == r->chunks) r->chunk[r->chunks++] = (Chunk){NULL, n, 0};
         r->chunk[i].count++;
     }
     r->symbols = xmalloc(size_mul(distinct.used, sizeof *r->symbols));
     for (size_t i = 0; i < distinct.used; i++) r->symbols[i] = (unsigned char)distinct.bytes[i];
-    for (size_t i = 0; i < r->chunks; i++) r->chunk[i].symbol = r->symbols + distinct.at[i];
+    for (size_t i = 0; i < r->chunks; i++) r->chunk[i].symbol = r->symbols + distinct.offset[i];
     strings_free(&distinct);
 }
 
@@ -117,18 +120,21 @@ static bool contains(const Chunk *c, Merge m) {
     return false;
 }
 
-void bpe_train(Tokenizer *t, const char *text, size_t bytes) {
+void bpe_train(Bpe *b, size_t merges, const char *text, size_t bytes) {
+    size_t vocab = 256 + merges, possible = merges < bytes ? merges : bytes;  // each makes the text shorter
+    b->merge = xmalloc(size_mul(possible, sizeof *b->merge));
+    b->merges = merges;
     Training r = {0};
     collect_chunks(&r, text, bytes);
     grow_pairs(&r);
     for (size_t i = 0; i < r.chunks; i++) count_pairs(&r, &r.chunk[i], r.chunk[i].count);
-    for (size_t made = 256; made < t->vocab; made++) {
+    for (size_t made = 256; made < vocab; made++) {
         uint64_t best = most_frequent_pair(&r);
         if (!best)
             fail("bpe:%zu: the text has repeated pairs for %zu tokens only; ask for bpe:%zu or less",
-                 t->vocab, made, made);
+                 vocab, made, made);
         Merge m = {(int)((best - 1) >> 32), (int)(uint32_t)(best - 1)};
-        t->merge[made - 256] = m;
+        b->merge[made - 256] = m;
         for (size_t i = 0; i < r.chunks; i++) {
             Chunk *c = &r.chunk[i];
             if (!contains(c, m)) continue;
@@ -141,52 +147,56 @@ void bpe_train(Tokenizer *t, const char *text, size_t bytes) {
 }
 
 // ---- using it ----------------------------------------------------------------------------------
-bool bpe_prepare(Tokenizer *t) {
-    size_t merges = t->vocab - 256;
-    for (int c = 0; c < 256; c++) strings_add(&t->token, &(char){(char)c}, 1);
-    for (t->pairs = 16; t->pairs < 2 * merges;) t->pairs *= 2;
-    t->pair = xmalloc(size_mul(t->pairs, sizeof *t->pair));
-    t->made = xmalloc(size_mul(t->pairs, sizeof *t->made));
-    for (size_t i = 0; i < merges; i++) {
-        uint64_t key = pair_key(t->merge[i].left, t->merge[i].right);
-        size_t at = pair_place(t->pair, t->pairs, key), left, right;
-        if (!t->pair[at]) t->pair[at] = key, t->made[at] = (int)(256 + i);
+bool bpe_prepare(Bpe *b, Strings *tokens) {
+    for (int c = 0; c < 256; c++) strings_add(tokens, &(char){(char)c}, 1);
+    for (b->pairs = 16; b->pairs < 2 * b->merges;) b->pairs *= 2;
+    b->pair = xmalloc(size_mul(b->pairs, sizeof *b->pair));
+    b->made = xmalloc(size_mul(b->pairs, sizeof *b->made));
+    for (size_t i = 0; i < b->merges; i++) {
+        uint64_t key = pair_key(b->merge[i].left, b->merge[i].right);
+        size_t slot = pair_slot(b->pair, b->pairs, key), left, right;
+        if (!b->pair[slot]) b->pair[slot] = key, b->made[slot] = (int)(256 + i);
         char both[2 * CHUNK_BYTES];
-        const char *part = strings_get(&t->token, (size_t)t->merge[i].left, &left);
+        const char *part = strings_get(tokens, (size_t)b->merge[i].left, &left);
         memcpy(both, part, left);
-        part = strings_get(&t->token, (size_t)t->merge[i].right, &right);
+        part = strings_get(tokens, (size_t)b->merge[i].right, &right);
         memcpy(both + left, part, right);
         if (left + right > CHUNK_BYTES) return false;
-        strings_add(&t->token, both, left + right);
+        strings_add(tokens, both, left + right);
     }
     return true;
 }
 
 // The token that a pair makes, or -1. An earlier merge has a lower number.
-static int made_by(const Tokenizer *t, int left, int right) {
+static int made_by(const Bpe *b, int left, int right) {
     uint64_t key = pair_key(left, right);
-    size_t at = pair_place(t->pair, t->pairs, key);
-    return t->pair[at] ? t->made[at] : -1;
+    size_t slot = pair_slot(b->pair, b->pairs, key);
+    return b->pair[slot] ? b->made[slot] : -1;
 }
 
-static size_t encode_chunk(const Tokenizer *t, const char *text, size_t length, int *tokens) {
+static size_t encode_chunk(const Bpe *b, const char *text, size_t length, int *tokens) {
     for (size_t i = 0; i < length; i++) tokens[i] = (unsigned char)text[i];
     for (;;) {
         int first = -1;
         for (size_t i = 0; i + 1 < length; i++) {
-            int made = made_by(t, tokens[i], tokens[i + 1]);
+            int made = made_by(b, tokens[i], tokens[i + 1]);
             if (made >= 0 && (first < 0 || made < first)) first = made;
         }
         if (first < 0) return length;
-        length = merge_in(tokens, length, t->merge[first - 256], first);
+        length = merge_in(tokens, length, b->merge[first - 256], first);
     }
 }
 
-size_t bpe_encode(const Tokenizer *t, const char *text, size_t bytes, int *tokens) {
+size_t bpe_encode(const Bpe *b, const char *text, size_t bytes, int *tokens) {
     size_t count = 0;
     for (size_t at = 0, n; at < bytes; at += n) {
         n = chunk_length(text + at, bytes - at);
-        count += encode_chunk(t, text + at, n, tokens + count);
+        count += encode_chunk(b, text + at, n, tokens + count);
     }
     return count;
+}
+
+void bpe_free(Bpe *b) {
+    free(b->merge), free(b->pair), free(b->made);
+    *b = (Bpe){0};
 }

@@ -15,26 +15,26 @@ typedef struct { RowSeeds seeds; size_t vocab, triggers; } Induction;
 typedef enum { NOISE, FIRST, AGAIN } Kind;   // of the last token: no trigger, a new one, one seen before
 
 // ---- the floor ---------------------------------------------------------------------------------
-// at[j][kind]: probability that j triggers have shown their follower and that the last token is of this kind.
+// now[j][kind]: probability that j triggers have shown their follower and that the last token is of this kind.
 static double induction_floor(const Induction *s, size_t T) {
     double v = (double)s->vocab, k = (double)s->triggers, sum = 0;
     double entropy[3] = {num_log(v), num_log(v - k), 0};
     size_t bytes = size_mul(s->triggers + 2, 3 * sizeof(double));
-    double (*at)[3] = xmalloc(bytes), (*next)[3] = xmalloc(bytes);
-    at[0][NOISE] = 1 - k / v, at[0][FIRST] = k / v;
+    double (*now)[3] = xmalloc(bytes), (*next)[3] = xmalloc(bytes);
+    now[0][NOISE] = 1 - k / v, now[0][FIRST] = k / v;
     for (size_t t = 0; t < T; t++) {
         memset(next, 0, bytes);
         for (size_t j = 0; j <= s->triggers; j++) {
-            for (int kind = 0; kind < 3; kind++) sum += at[j][kind] * entropy[kind];
+            for (int kind = 0; kind < 3; kind++) sum += now[j][kind] * entropy[kind];
             double seen = (double)j;
-            next[j][NOISE] += at[j][NOISE] * (1 - k / v) + at[j][AGAIN];
-            next[j][FIRST] += at[j][NOISE] * (k - seen) / v;
-            next[j][AGAIN] += at[j][NOISE] * seen / v;
-            next[j + 1][NOISE] += at[j][FIRST];
+            next[j][NOISE] += now[j][NOISE] * (1 - k / v) + now[j][AGAIN];
+            next[j][FIRST] += now[j][NOISE] * (k - seen) / v;
+            next[j][AGAIN] += now[j][NOISE] * seen / v;
+            next[j + 1][NOISE] += now[j][FIRST];
         }
-        memcpy(at, next, bytes);
+        memcpy(now, next, bytes);
     }
-    free(at), free(next);
+    free(now), free(next);
     return sum / (double)T;
 }
 

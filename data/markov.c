@@ -133,12 +133,12 @@ static size_t table_size(size_t vocab, size_t order, size_t limit) {
 }
 
 void markov_open(Data *d, const Config *config) {
-    enum { LARGEST = 1 << 22, LARGEST_STANDARD = 1 << 18 };
-    size_t standard = 64;
-    while (table_size(standard, config->order, LARGEST_STANDARD) == SIZE_MAX) standard /= 2;
+    enum { LARGEST = 1 << 22, LARGEST_FALLBACK = 1 << 18 };
+    size_t fallback = 64;
+    while (table_size(fallback, config->order, LARGEST_FALLBACK) == SIZE_MAX) fallback /= 2;
     Markov *m = d->state = xmalloc(sizeof *m);
     d->row = markov_row, d->truth = markov_truth, d->close = markov_close;
-    d->vocab = m->vocab = vocab_or(config, standard, 2, LARGEST);
+    d->vocab = m->vocab = vocab_or(config, fallback, 2, LARGEST);
     size_t size = table_size(m->vocab, config->order, LARGEST);
     if (size == SIZE_MAX)
         usage_error("--data markov: --vocab %zu with --order %zu needs a table of %zu^%zu probabilities, more than %d; "

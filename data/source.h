@@ -1,4 +1,6 @@
-// source.h: what the sources share, and the table of them. Included inside data/ only.
+// source.h: what the sources share. Included inside data/ only.
+//
+// To add a source: write data/NAME.c with NAME_open, and add NAME to DATA_SOURCES in config/config.h.
 #ifndef SOURCE_H
 #define SOURCE_H
 #include "data/data.h"
@@ -8,17 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Each opens one source: checks the configuration and fills in what its comment in data.h asks for.
-// data.c sets name, validation_rows, and a tokenizer and prompt where the source leaves them NULL.
-void stories_open(Data *d, const Config *config);
-void markov_open(Data *d, const Config *config);
-void iid_open(Data *d, const Config *config);
-void recall_open(Data *d, const Config *config);
-void induction_open(Data *d, const Config *config);
-void copy_open(Data *d, const Config *config);
-void facts_open(Data *d, const Config *config);
-void khop_open(Data *d, const Config *config);
-void file_open(Data *d, const Config *config);
+// What every source defines as NAME_open: checks the configuration and fills in what the comments in data.h ask
+// for. data.c sets name, validation_rows, and a tokenizer and prompt where the source leaves them NULL.
+typedef void SourceOpen(Data *d, const Config *config);
 
 // ---- writing a row -----------------------------------------------------------------------------
 // A source emits a sequence of T+1 tokens; the row is that sequence and the same one shifted by one.
@@ -45,8 +39,8 @@ static inline Rng row_rng(RowSeeds seeds, Split split, uint64_t row) {
 }
 
 // ---- checking a configuration ------------------------------------------------------------------
-// The vocabulary the user asked for, or the source's default; refused outside low .. high.
-size_t vocab_or(const Config *c, size_t standard, size_t low, size_t high);
+// The vocabulary the user asked for, or the fallback; refused outside low .. high.
+size_t vocab_or(const Config *c, size_t fallback, size_t low, size_t high);
 // For sources whose vocabulary follows from the rest: --vocab may only add tokens that never occur, as some
 // do to round it up (nanoGPT: 50257 to 50304).
 void set_vocab(Data *d, const Config *c, size_t vocab);

@@ -17,7 +17,7 @@
 // key. So the entropy of the next word depends on the position in the tree alone, and the positions
 // are a Markov chain. Its distribution after t words follows exactly from that after t-1.
 #include "data/source.h"
-#include "data/tokenizer_parts.h"
+#include "data/strings.h"
 
 // ---- the grammar as written --------------------------------------------------------------------
 typedef struct { const char *name, *weights, *words; } ListRow;
@@ -51,10 +51,10 @@ enum {
 };
 
 // ---- the grammar as used -----------------------------------------------------------------------
-enum { END = 0, NONE = -1, LIST_ROOM = 64 };
+enum { END = 0, NONE = -1, MOST_WORDS = 64 };
 typedef struct {
     int size;                              // words per key
-    uint32_t weight[LIST_ROOM], total;
+    uint32_t weight[MOST_WORDS], total;
     double entropy;
     int *word, keys;                       // [keys, size]; one key where the list has none
     int *key;                              // the word that each key is, or NULL
@@ -99,6 +99,13 @@ static int word_number(Grammar *g, const char *word) {
     return (int)(found == SIZE_MAX ? strings_add(&g->words, word, strlen(word)) : found);
 }
 
+// A word's text, malloc'd.
+static char *word_text(const Grammar *g, int word) {
+    size_t n;
+    const char *bytes = strings_get(&g->words, (size_t)word, &n);
+    return xprintf("%.*s", (int)n, bytes);
+}
+
 static int list_number(const char *name) {
     for (int i = 0; i < LISTS; i++)
         if (strcmp(list_rows[i].name, name) == 0) return i;
@@ -127,9 +134,9 @@ static void read_words(Grammar *g, List *l, const ListRow *row) {
     }
     if (!l->key) l->keys = 1;
     l->size = words / l->keys;
-    if (l->size * l->keys != words || l->size > LIST_ROOM)
+    if (l->size * l->keys != words || l->size > MOST_WORDS)
         fail("stories.def: LIST(%s) has %d words for %d keys; every key needs as many, at most %d",
-             row->name, words, l->keys, LIST_ROOM);
+             row->name, words, l->keys, MOST_WORDS);
     for (int i = 0; i < words; i++)
         for (int j = i - i % l->size; j < i; j++)
             if (l->word[i] == l->word[j])
@@ -272,7 +279,7 @@ static const int *choices(const Grammar *g, const int *memory, const Slot *s) {
     int word = recall_word(g, memory, s->key);
     for (int k = 0; k < l->keys; k++)
         if (l->key[k] == word) return l->word + (size_t)k * (size_t)l->size;
-    fail("stories.def: LIST(%s) has no key %s", list_rows[s->list].name, g->words.bytes + g->words.at[word]);
+    fail("stories.def: LIST(%s) has no key %s", list_rows[s->list].name, word_text(g, word));
 }
 
 static int recall_word(const Grammar *g, const int *memory, int slot) {
@@ -347,7 +354,7 @@ static double hear_word(const Grammar *g, Teller *t, int word) {
     for (int s = g->step[t->position].child; s != NONE; s = g->step[s].sibling) {
         double p = says(g, t, s, word);
         if (p == 0) continue;
-        if (taken != NONE) fail("stories.def: two ways to say %s at one place", g->words.bytes + g->words.at[word]);
+        if (taken != NONE) fail("stories.def: two ways to say %s at one place", word_text(g, word));
         taken = s;
         probability = p * g->step[s].weight / g->step[t->position].total;
     }
@@ -404,10 +411,7 @@ static double stories_floor(const Grammar *g, size_t T) {
 // ---- the source --------------------------------------------------------------------------------
 static Tokenizer *stories_tokenizer(const Grammar *g) {
     const char **words = xmalloc(g->words.count * sizeof *words);
-    for (size_t i = 0, n; i < g->words.count; i++) {
-        const char *word = strings_get(&g->words, i, &n);
-        words[i] = xprintf("%.*s", (int)n, word);
-    }
+    for (size_t i = 0; i < g->words.count; i++) words[i] = word_text(g, (int)i);
     Tokenizer *t = tokenizer_words(words, g->words.count);
     tokenizer_set_start(t, END);
     for (size_t i = 0; i < g->words.count; i++) free((char *)words[i]);

@@ -10,66 +10,24 @@
 // llm.c's tokenizer.bin (https://github.com/karpathy/llm.c, tokenizer.h): 256 little-endian u32, of
 // which 20240328, version (1 or 2), tokens, end-of-text token (version 2); then {u8 length, bytes} per
 // token. It has no merges, so it decodes only.
-#include "data/tokenizer_parts.h"
+#include "data/tokenizer.h"
+#include "data/bpe.h"
+#include "data/strings.h"
 #include <inttypes.h>
 #include <jansson.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
-// ---- byte strings ------------------------------------------------------------------------------
-const char *strings_get(const Strings *s, size_t number, size_t *length) {
-    *length = s->at[number + 1] - s->at[number];
-    return s->bytes + s->at[number];
-}
-
-// Where a string is in the table, or the empty place where it belongs.
-static size_t strings_place(const Strings *s, const char *bytes, size_t length) {
-    size_t i = (size_t)hash_bytes(HASH_START, bytes, length) & (s->slots - 1);
-    for (; s->slot[i]; i = (i + 1) & (s->slots - 1)) {
-        size_t other;
-        const char *found = strings_get(s, s->slot[i] - 1, &other);
-        if (other == length && memcmp(found, bytes, length) == 0) break;
-    }
-    return i;
-}
-
-size_t strings_find(const Strings *s, const char *bytes, size_t length) {
-    if (!s->slots) return SIZE_MAX;
-    size_t i = strings_place(s, bytes, length);
-    return s->slot[i] ? s->slot[i] - 1 : SIZE_MAX;
-}
-
-static void strings_grow(Strings *s) {
-    s->at_room = s->at_room ? size_mul(s->at_room, 2) : 256;
-    s->at = xrealloc(s->at, size_mul(s->at_room + 1, sizeof *s->at));
-    if (s->count == 0) s->at[0] = 0;
-    free(s->slot);
-    s->slots = 2 * s->at_room;
-    s->slot = xmalloc(size_mul(s->slots, sizeof *s->slot));
-    for (size_t number = s->count; number-- > 0;) {  // backwards: the first of two equal ones is kept
-        size_t length;
-        const char *bytes = strings_get(s, number, &length);
-        s->slot[strings_place(s, bytes, length)] = (uint32_t)number + 1;
-    }
-}
-
-size_t strings_add(Strings *s, const char *bytes, size_t length) {
-    if (s->count == UINT32_MAX) fail("more than %u byte strings", UINT32_MAX);
-    if (s->count == s->at_room) strings_grow(s);
-    if (s->used + length >= s->room) s->bytes = xrealloc(s->bytes, s->room = 2 * (s->room + length) + 1024);
-    memcpy(s->bytes + s->used, bytes, length);
-    s->used += length;
-    s->at[s->count + 1] = s->used;
-    size_t place = strings_place(s, bytes, length);
-    if (!s->slot[place]) s->slot[place] = (uint32_t)s->count + 1;
-    return s->count++;
-}
-
-void strings_free(Strings *s) {
-    free(s->bytes), free(s->at), free(s->slot);
-    *s = (Strings){0};
-}
+struct Tokenizer {
+    const char *kind;
+    size_t vocab;
+    int start;
+    Strings token;             // the bytes of every token (numbers: empty)
+    Bpe bpe;
+    size_t longest;            // words: bytes of the longest
+    char *spoken;              // what tokenizer_decode returned last
+};
 
 // ---- UTF-8 -------------------------------------------------------------------------------------
 static unsigned utf8_code(const char *text, size_t length) {
@@ -128,10 +86,8 @@ Tokenizer *tokenizer_bpe(const char *text, size_t bytes, size_t vocab) {
     if (vocab < 256 || vocab > MOST)
         usage_error("bpe:%zu: from 256 (the bytes) to %d tokens were expected", vocab, MOST);
     Tokenizer *t = make("bpe", vocab);
-    size_t merges = vocab - 256 < bytes ? vocab - 256 : bytes;     // each makes the text shorter
-    t->merge = xmalloc(size_mul(merges, sizeof *t->merge));
-    bpe_train(t, text, bytes);
-    bpe_prepare(t);
+    bpe_train(&t->bpe, vocab - 256, text, bytes);
+    bpe_prepare(&t->bpe, &t->token);
     return t;
 }
 
@@ -154,7 +110,8 @@ Tokenizer *tokenizer_numbers(size_t vocab) { return make("numbers", vocab); }
 void tokenizer_free(Tokenizer *t) {
     if (!t) return;
     strings_free(&t->token);
-    free(t->merge), free(t->pair), free(t->made), free(t->spoken);
+    bpe_free(&t->bpe);
+    free(t->spoken);
     free(t);
 }
 
@@ -241,7 +198,7 @@ static size_t encode_numbers(const Tokenizer *t, const char *text, size_t bytes,
 size_t tokenizer_encode(const Tokenizer *t, const char *text, size_t bytes, int **tokens) {
     *tokens = xmalloc(size_mul(bytes, sizeof **tokens));
     if (is_kind(t, "char")) return encode_characters(t, text, bytes, *tokens);
-    if (is_kind(t, "bpe")) return bpe_encode(t, text, bytes, *tokens);
+    if (is_kind(t, "bpe")) return bpe_encode(&t->bpe, text, bytes, *tokens);
     if (is_kind(t, "words")) return encode_words(t, text, bytes, *tokens);
     if (is_kind(t, "numbers")) return encode_numbers(t, text, bytes, *tokens);
     if (is_kind(t, "table") && bytes)
@@ -343,8 +300,8 @@ static json_t *tokenizer_json(const Tokenizer *t) {
     }
     if (is_kind(t, "bpe")) {
         json_t *merges = json_array();
-        for (size_t i = 0; i + 256 < t->vocab; i++)
-            json_array_append_new(merges, json_pack("[ii]", t->merge[i].left, t->merge[i].right));
+        for (size_t i = 0; i < t->bpe.merges; i++)
+            json_array_append_new(merges, json_pack("[ii]", t->bpe.merge[i].left, t->bpe.merge[i].right));
         json_object_set_new(root, "merges", merges);
     }
     return root;
@@ -411,8 +368,9 @@ static void load_merges(Tokenizer *t, const json_t *root, const char *path) {
     if (t->vocab < 256 || json_array_size(merges) != t->vocab - 256)
         fail("%s: \"merges\" has %zu entries, but \"vocab\" is %zu, which is 256 and the merges",
              path, json_array_size(merges), t->vocab);
-    t->merge = xmalloc(size_mul(t->vocab - 256, sizeof *t->merge));
-    for (size_t i = 0; i + 256 < t->vocab; i++) {
+    t->bpe.merges = t->vocab - 256;
+    t->bpe.merge = xmalloc(size_mul(t->bpe.merges, sizeof *t->bpe.merge));
+    for (size_t i = 0; i < t->bpe.merges; i++) {
         const json_t *pair = json_array_get(merges, i);
         const json_t *left = json_array_get(pair, 0), *right = json_array_get(pair, 1);
         json_int_t made = (json_int_t)(256 + i);
@@ -420,9 +378,9 @@ static void load_merges(Tokenizer *t, const json_t *root, const char *path) {
         json_int_t l = json_integer_value(left), r = json_integer_value(right);
         if (!good || l < 0 || l >= made || r < 0 || r >= made)
             fail("%s: merge %zu is not a pair of tokens below %" PRId64, path, i, (int64_t)made);
-        t->merge[i] = (Merge){(int)l, (int)r};
+        t->bpe.merge[i] = (Merge){(int)l, (int)r};
     }
-    if (!bpe_prepare(t)) fail("%s: \"merges\" make a token of more than %d bytes", path, CHUNK_BYTES);
+    if (!bpe_prepare(&t->bpe, &t->token)) fail("%s: \"merges\" make a token of more than %d bytes", path, CHUNK_BYTES);
 }
 
 static Tokenizer *load_json(const char *path, const char *text, size_t bytes) {

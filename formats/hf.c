@@ -1,6 +1,6 @@
 // hf.c: what Hugging Face calls our tensors. One table, `names`, is read in both directions: to save the
 // parameters and to load them. Which architecture it is, and config.json, is the matter of hf_config.c.
-#include "formats/hf_parts.h"
+#include "formats/hf_config.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,10 +9,10 @@
 // other. A * counts the experts, which we keep as one tensor.
 typedef enum {
     PLAIN,
-    TURNED,    // [in, out]: GPT-2's Conv1D
-    BY_HEAD,   // the rows of a head of every part, then those of the next head
-    TAPS,      // [channels, 1, taps]: PyTorch's depthwise convolution
-    FROM_ONE,  // the distance from 1, in double precision, so that adding 1 again gives the same bits
+    TRANSPOSED,  // [in, out]: GPT-2's Conv1D
+    BY_HEAD,     // the rows of a head of every part, then those of the next head
+    TAPS,        // [channels, 1, taps]: PyTorch's depthwise convolution
+    FROM_ONE,    // the distance from 1, in double precision, so that adding 1 again gives the same bits
 } Layout;
 // A family's own rows stand before those that it shares with others.
 static const struct { unsigned families; const char *ours, *theirs; Layout layout; } names[] = {
@@ -73,24 +73,24 @@ static const struct { unsigned families; const char *ours, *theirs; Layout layou
     {GPT2, "final_norm", "transformer.ln_f", PLAIN},
     {GPT2, "attn_norm", "ln_1", PLAIN},
     {GPT2, "ffn_norm", "ln_2", PLAIN},
-    {GPT2, "attn.q", "attn.c_attn", TURNED},
-    {GPT2, "attn.k", "attn.c_attn", TURNED},
-    {GPT2, "attn.v", "attn.c_attn", TURNED},
-    {GPT2, "attn.o", "attn.c_proj", TURNED},
-    {GPT2, "ffn.up", "mlp.c_fc", TURNED},
-    {GPT2, "ffn.down", "mlp.c_proj", TURNED},
+    {GPT2, "attn.q", "attn.c_attn", TRANSPOSED},
+    {GPT2, "attn.k", "attn.c_attn", TRANSPOSED},
+    {GPT2, "attn.v", "attn.c_attn", TRANSPOSED},
+    {GPT2, "attn.o", "attn.c_proj", TRANSPOSED},
+    {GPT2, "ffn.up", "mlp.c_fc", TRANSPOSED},
+    {GPT2, "ffn.down", "mlp.c_proj", TRANSPOSED},
 };
 enum { NAMES = sizeof names / sizeof *names };
 
 // A tensor of a file, made of parts: where they lie in the arenas of the model, and their rows (in each of the groups).
-typedef struct { size_t at, rows; } Part;
+typedef struct { size_t offset, rows; } Part;
 typedef struct {
     char name[TENSOR_NAME];
     int layer;
     size_t rank, shape[3], size;      // as in the file
     Part part[4];
     size_t parts, groups, columns;    // groups: heads that are laid out one after the other, or 1
-    bool turned, from_one, found;     // turned: [in, out] in the file
+    bool transposed, from_one, found; // transposed: [in, out] in the file
 } Link;
 typedef struct { Link *link; size_t count; } Links;
 
@@ -117,13 +117,13 @@ static void write_name(char out[TENSOR_NAME], const Family *family, const Param 
              star ? star + 1 : "", suffix);
 }
 
-static Link *add_link(Links *all, const Param *p, size_t at, size_t first_dimension) {
+static Link *add_link(Links *all, const Param *p, size_t offset, size_t first_dimension) {
     all->link = xrealloc(all->link, (all->count + 1) * sizeof *all->link);
     Link *k = &all->link[all->count++];
     *k = (Link){.layer = p->layer, .rank = p->rank - first_dimension, .size = 1, .parts = 1, .groups = 1};
     for (size_t d = 0; d < k->rank; d++) k->size *= k->shape[d] = p->shape[first_dimension + d];
     k->columns = k->rank > 1 ? k->shape[1] : 1;
-    k->part[0] = (Part){at, k->size / k->columns};
+    k->part[0] = (Part){offset, k->size / k->columns};
     return k;
 }
 
@@ -133,7 +133,7 @@ static bool join(Links *all, const char *name, const Param *p) {
         Link *k = &all->link[i];
         if (strcmp(k->name, name) != 0) continue;
         k->part[k->parts++] = (Part){p->offset, p->shape[0] / k->groups};
-        k->shape[k->turned && k->rank > 1] += p->shape[0];
+        k->shape[k->transposed && k->rank > 1] += p->shape[0];
         k->size += p->size;
         return true;
     }
@@ -143,9 +143,9 @@ static bool join(Links *all, const char *name, const Param *p) {
 static void lay_out(Link *k, Layout layout, size_t heads) {
     size_t rows = k->shape[0];
     k->from_one = layout == FROM_ONE;
-    k->turned = (layout == TURNED && k->rank == 2) || layout == TAPS;
+    k->transposed = (layout == TRANSPOSED && k->rank == 2) || layout == TAPS;
     if (layout == BY_HEAD) k->groups = heads, k->part[0].rows /= heads;
-    if (k->turned) k->shape[0] = k->columns, k->shape[1] = rows;
+    if (k->transposed) k->shape[0] = k->columns, k->shape[1] = rows;
     if (layout == TAPS) k->shape[2] = rows, k->shape[1] = 1, k->rank = 3;
 }
 
@@ -184,16 +184,16 @@ static Links links_of(const Model *m, const Family *family) {
 }
 
 // ---- layouts -----------------------------------------------------------------------------------
-static bool is_plain(const Link *k) { return k->parts == 1 && !k->turned; }
+static bool is_plain(const Link *k) { return k->parts == 1 && !k->transposed; }
 
 // Where number i of the tensor in the file lies in the arenas.
 static size_t place_of(const Link *k, size_t i) {
     size_t rows = k->size / k->columns;
-    size_t row = k->turned ? i % rows : i / k->columns, column = k->turned ? i / rows : i % k->columns;
+    size_t row = k->transposed ? i % rows : i / k->columns, column = k->transposed ? i / rows : i % k->columns;
     size_t group = row / (rows / k->groups), within = row % (rows / k->groups);
     const Part *part = k->part;
     while (within >= part->rows) within -= part++->rows;
-    return part->at + (group * part->rows + within) * k->columns + column;
+    return part->offset + (group * part->rows + within) * k->columns + column;
 }
 
 static const real *gathered(const Link *k, const real *arena) {
@@ -214,7 +214,7 @@ static TensorOut tensor_out(const Link *k, const real *arena, bool values) {
     strcpy(out.name, k->name);
     memcpy(out.shape, k->shape, sizeof k->shape);
     if (values && k->from_one) out.wide = distance_from_one(k, arena);
-    else out.data = is_plain(k) ? arena + k->part[0].at : gathered(k, arena);
+    else out.data = is_plain(k) ? arena + k->part[0].offset : gathered(k, arena);
     return out;
 }
 
@@ -299,7 +299,7 @@ static void copy_tensor(const SafeTensors *file, const TensorIn *t, const Link *
         fail("%s: tensor %s: expected %s, found %s", file->path, t->name, shape_text(k->rank, k->shape, expected),
              shape_text(t->rank, t->shape, found));
     if (is_plain(k) && !k->from_one) {
-        safetensors_copy(file, t, values + k->part[0].at);
+        safetensors_copy(file, t, values + k->part[0].offset);
         return;
     }
     double *number = xmalloc(k->size * sizeof *number);
@@ -351,11 +351,12 @@ static void load_file(const Model *m, const char *path, const Links *all, const 
 }
 
 // Rows of rotated pairs (0 1)(2 3)... brought into our order, halves that pair: 0 2 ... 1 3 ...
-static void deinterleave(real *row, size_t rows, size_t columns) {
-    size_t bytes = rows * columns * sizeof *row;
-    real *pairs = memcpy(xmalloc(bytes), row, bytes);
+static void deinterleave(real *matrix, size_t rows, size_t columns) {
+    size_t bytes = rows * columns * sizeof *matrix;
+    real *pairs = memcpy(xmalloc(bytes), matrix, bytes);
     for (size_t i = 0; i < rows; i++)
-        memcpy(row + i * columns, pairs + (i < rows / 2 ? 2 * i : 2 * i - rows + 1) * columns, columns * sizeof *row);
+        memcpy(matrix + i * columns, pairs + (i < rows / 2 ? 2 * i : 2 * i - rows + 1) * columns,
+               columns * sizeof *matrix);
     free(pairs);
 }
 

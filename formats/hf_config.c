@@ -2,7 +2,7 @@
 // read. `conditions` says what an architecture can be, `keys` which key is which flag, `fixed` which keys
 // have only one value that we can compute. Facts are from the modeling and configuration files of
 // transformers 5.23; tests/oracle.py holds them against it.
-#include "formats/hf_parts.h"
+#include "formats/hf_config.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -152,8 +152,8 @@ const char *hf_obstacle(const Config *c) {
 const Family *hf_family(const Config *c) { return family_of(hf_architecture(c) ? nearest_family(c) : OURS); }
 
 // ---- config.json: the tables -------------------------------------------------------------------
-// A key and the flag it sets. standard: its value where it is absent, as text; NULL: it must be there.
-static const struct { unsigned families; const char *key, *flag, *standard; } keys[] = {
+// A key and the flag it sets. fallback: its value where it is absent, as text; NULL: it must be there.
+static const struct { unsigned families; const char *key, *flag, *fallback; } keys[] = {
     {ROTARY | GPT2, "vocab_size", "vocab", NULL},
     {ROTARY, "hidden_size", "width", NULL},
     {ROTARY, "num_hidden_layers", "layers", NULL},
@@ -418,7 +418,7 @@ static void read_keys(Config *c, const JsonFile *j, unsigned family) {
         if (value && !json_is_null(value)) set_from_json(c, j, keys[i].key, keys[i].flag, value);
         else if (value && strcmp(keys[i].flag, "q_rank") == 0) c->q_rank = 0;  // null: not compressed
         else if (value && strcmp(keys[i].flag, "window") == 0) c->window = 0;  // null: all that came before
-        else if (keys[i].standard) set_flag(c, j, keys[i].key, keys[i].flag, keys[i].standard);
+        else if (keys[i].fallback) set_flag(c, j, keys[i].key, keys[i].flag, keys[i].fallback);
         else fail("%s: the key %s is missing", j->path, keys[i].key);
     }
 }
@@ -461,12 +461,12 @@ static void set_family(Config *c, const JsonFile *j, unsigned family) {
     if (family & LLAMA && is_true(j, "mlp_bias") != c->bias) refuse(j, "mlp_bias", "the value of attention_bias");
 }
 
-static void set_standard(Config *c, const char *flag) {
+static void set_default(Config *c, const char *flag) {
     flags_set(&config_table, c, flag, config_table.flag[flags_find(&config_table, flag)].standard);
 }
 
 // What transformers makes of layer l where layer_types is not there.
-static const char *standard_type(const Config *c, const JsonFile *j, unsigned family, size_t l) {
+static const char *default_type(const Config *c, const JsonFile *j, unsigned family, size_t l) {
     const json_t *key = json_object_get(j->json, "max_window_layers");
     double first = key ? json_number_value(key) : 28;
     bool last_of_four = (l + 1) % 4 == 0;
@@ -482,7 +482,7 @@ static int mixer_of_layer(const Config *c, const JsonFile *j, unsigned family, s
     bool grouped = c->kv_heads && c->kv_heads != c->heads;
     const json_t *types = json_object_get(j->json, "layer_types");
     const char *type = json_string_value(json_array_get(types, l));
-    if (!types || json_is_null(types)) type = standard_type(c, j, family, l);
+    if (!types || json_is_null(types)) type = default_type(c, j, family, l);
     bool full = type && strcmp(type, "full_attention") == 0, sliding = type && strcmp(type, "sliding_attention") == 0;
     if (sliding && family & HYBRID && !c->window) refuse(j, "sliding_window", "a number of tokens");
     if ((full && family & WINDOWED & ~HYBRID && c->window) || (sliding && family & HYBRID)) return ATTN_swa;
@@ -524,7 +524,7 @@ static void finish_deepseek(Config *c, const JsonFile *j) {
     }
     static const char *const unused[] = {"experts", "top_k", "expert_width", "shared_experts", "first_dense",
                                          "gate", "router", "norm_topk", "route_scale"};
-    for (size_t i = 0; i < sizeof unused / sizeof *unused; i++) set_standard(c, unused[i]);
+    for (size_t i = 0; i < sizeof unused / sizeof *unused; i++) set_default(c, unused[i]);
     if (c->bias) refuse(j, "attention_bias", "false (or experts in all layers)");
 }
 
@@ -539,12 +539,12 @@ static void finish_heads(Config *c, const JsonFile *j, unsigned family) {
 }
 
 // A size that no flag of ours stands for alone.
-static size_t read_count(const JsonFile *j, const char *key, const char *standard) {
+static size_t read_count(const JsonFile *j, const char *key, const char *fallback) {
     Config c;
     const json_t *value = json_object_get(j->json, key);
     flags_defaults(&config_table, &c);
     if (value) set_from_json(&c, j, key, "experts", value);
-    else set_flag(&c, j, key, "experts", standard);
+    else set_flag(&c, j, key, "experts", fallback);
     return c.experts;
 }
 
@@ -582,7 +582,7 @@ static void finish_qwen3_next(Config *c, const JsonFile *j) {
     if (!is_dense(c, j)) refuse(j, "num_experts", "0 (or mlp_only_layers for all layers)");
     if (attention_is(c, ATTN_gated_delta)) {
         c->heads = heads, c->head_dim = width, c->kv_heads = 0;
-        set_standard(c, "rope_theta");
+        set_default(c, "rope_theta");
         return;
     }
     if (heads != c->heads) refuse(j, "linear_num_value_heads", "the value of num_attention_heads");
@@ -610,7 +610,7 @@ void hf_config(Config *c, const char *dir) {
     const json_t *flags = json_object_get(j.json, "receipts");
     if (family == OURS && !json_is_object(flags)) fail("%s: the object receipts, with the flags, is missing", j.path);
     for (size_t i = 0; i < ARCHITECTURE_FLAGS; i++)
-        if (!read_flag(c, &j, flags, architecture_flags[i])) set_standard(c, architecture_flags[i]);
+        if (!read_flag(c, &j, flags, architecture_flags[i])) set_default(c, architecture_flags[i]);
     if (c->pos == POS_learned) read_flag(c, &j, flags, "context");
     if (!json_is_object(flags)) {
         check_fixed(&j, family);

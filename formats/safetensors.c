@@ -119,9 +119,10 @@ static void read_offsets(Reading *r, TensorIn *t, const json_t *offsets, size_t 
     if (json_array_size(offsets) != 2) damaged(r, "data_offsets of tensor %s must be [begin, end]", t->name);
     size_t begin = get_size(r, t->name, json_array_get(offsets, 0), "data_offsets");
     size_t end = get_size(r, t->name, json_array_get(offsets, 1), "data_offsets");
-    size_t room = r->file->size - data_start, bytes;
-    if (end < begin || end > room)
-        damaged(r, "data_offsets of tensor %s are [%zu, %zu], but the data has %zu bytes", t->name, begin, end, room);
+    size_t available = r->file->size - data_start, bytes;
+    if (end < begin || end > available)
+        damaged(r, "data_offsets of tensor %s are [%zu, %zu], but the data has %zu bytes", t->name, begin, end,
+                available);
     if (__builtin_mul_overflow(t->elements, dtype_bytes(t->dtype), &bytes) || bytes != end - begin)
         damaged(r, "tensor %s: dtype %s and %zu elements do not fill its %zu bytes", t->name, t->dtype, t->elements,
                 end - begin);

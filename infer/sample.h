@@ -26,7 +26,7 @@ void sample_text(Model *m, const Tokenizer *t, const char *prompt, SampleOptions
 // ---- the same, step by step ----------------------------------------------------------------------
 typedef struct {
     int *token;                      // the prompt's, then those that were sampled
-    char *bytes; size_t count, given, room;  // decoded and not yet handed out: an unfinished character may wait here
+    char *bytes; size_t count, given, capacity;  // decoded and not yet handed out: an unfinished character may wait
 } Text;
 
 typedef struct {

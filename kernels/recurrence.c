@@ -569,50 +569,20 @@ void recurrence_weights(real *weight, const RecurrenceInput *in, size_t T, Recur
     free(v), free(out);
 }
 
-// Turns rows and columns i and j of the symmetric a [n,n] so that a_ij becomes 0.
-static void turn(double *a, size_t n, size_t i, size_t j) {
-    double tau = (a[j * n + j] - a[i * n + i]) / (2 * a[i * n + j]);
-    double tangent = (tau < 0 ? -1 : 1) / (fabs(tau) + sqrt(1 + tau * tau)), c = 1 / sqrt(1 + tangent * tangent);
-    for (size_t row = 0; row < 2; row++)                     // columns, then rows
-        for (size_t k = 0; k < n; k++) {
-            double *x = row ? a + i * n + k : a + k * n + i, *y = row ? a + j * n + k : a + k * n + j, old = *x;
-            *x = c * (old - tangent * *y), *y = c * (tangent * old + *y);
-        }
-}
-
-// Singular values are the roots of the eigenvalues of S S^T, which Jacobi's method leaves on the diagonal of a.
-static double effective_rank(const real *S, double *a, size_t K, size_t V) {
-    double sum = 0, entropy = 0;
-    for (size_t i = 0; i < K * K; i++) {
-        a[i] = 0;
-        for (size_t e = 0; e < V; e++) a[i] += (double)S[i / K * V + e] * (double)S[i % K * V + e];
-        sum += i % (K + 1) ? 0 : a[i];
-    }
-    for (int sweep = 0; sweep < 12; sweep++)
-        for (size_t i = 0; i < K; i++)
-            for (size_t j = i + 1; j < K; j++)
-                if (fabs(a[i * K + j]) > 1e-14 * sum) turn(a, K, i, j);
-    sum = 0;
-    for (size_t i = 0; i < K; i++) sum += a[i * K + i] = a[i * K + i] > 0 ? sqrt(a[i * K + i]) : 0;
-    for (size_t i = 0; i < K; i++)
-        if (a[i * K + i] > 0) entropy -= a[i * K + i] / sum * log(a[i * K + i] / sum);
-    return sum > 0 ? exp(entropy) : 0;
-}
-
-void recurrence_ranks(double *rank, const RecurrenceInput *in, size_t T, size_t step, RecurrenceShape s) {
-    real *S = xmalloc((s.K * s.V + 2 * s.V) * sizeof *S), *u = S + s.K * s.V;
-    double *a = xmalloc(s.K * s.K * sizeof *a);
+void recurrence_states_at(real *states, const RecurrenceInput *in, const size_t *token, size_t count,
+                          RecurrenceShape s) {
+    size_t each = s.K * s.V;
+    real *S = xmalloc((each + 2 * s.V) * sizeof *S), *u = S + each;
     for (size_t h = 0; h < s.H; h++) {
-        memset(S, 0, s.K * s.V * sizeof *S);
-        for (size_t t = 0; t < T; t++) {
+        memset(S, 0, each * sizeof *S);
+        for (size_t t = 0, i = 0; i < count; t++) {
             token_naive(u + s.V, S, u, in->q + t * in->q_stride + h * s.K, in->k + t * in->k_stride + h * s.K,
                         in->v + t * in->v_stride + h * s.V, s.fades ? in->decay + (t * s.H + h) * decays(s) : NULL,
                         has_beta(s) ? in->beta[t * s.H + h] : 0, s);
-            bool look = t % step == 0 || t + 1 == T;
-            rank[h * T + t] = look ? effective_rank(S, a, s.K, s.V) : (double)NAN;
+            if (t == token[i]) memcpy(states + (i++ * s.H + h) * each, S, each * sizeof *S);
         }
     }
-    free(S), free(a);
+    free(S);
 }
 
 // ---- the normaliser ------------------------------------------------------------------------------

@@ -56,10 +56,11 @@ size_t recurrence_workspace(RecurrenceShape s);
 void recurrence_forward_naive(real *out, const RecurrenceInput *in, size_t B, size_t T, RecurrenceShape s);
 
 // For pictures, of one sequence. weight [H,T,T]: row t is what each value v_j, j <= t, does to out_t, which is linear
-// in them: magnitudes, as shares of their sum (out_t is normalised afterwards). rank [H,T]: the effective rank of S_t,
-// exp of the entropy of its singular values (Roy and Vetterli 2007), at every step-th token and the last; else NAN.
+// in them: magnitudes, as shares of their sum (out_t is normalised afterwards). states [count,H,K,V]: S_t after the
+// tokens t = token[0] < token[1] < ...
 void recurrence_weights(real *weight, const RecurrenceInput *in, size_t T, RecurrenceShape s);
-void recurrence_ranks(double *rank, const RecurrenceInput *in, size_t T, size_t step, RecurrenceShape s);
+void recurrence_states_at(real *states, const RecurrenceInput *in, const size_t *token, size_t count,
+                          RecurrenceShape s);
 
 // ---- the normaliser ------------------------------------------------------------------------------
 

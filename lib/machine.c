@@ -1,13 +1,43 @@
-// machine.c: reads the size of the caches and the use of memory from the system, and the memory's speed off a clock.
+// machine.c: asks the system for names, the size of the caches and the use of memory; the memory's speed is measured.
 #include "lib/machine.h"
 #include "lib/simd.h"
 #include <omp.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/utsname.h>
 #ifdef __APPLE__
 #include <sys/sysctl.h>
 #endif
+
+// ---- names ---------------------------------------------------------------------------------------
+char *machine_cpu(void) {
+    char line[512], *name = NULL;
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    while (f && !name && fgets(line, sizeof line, f)) {
+        char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) != 0 || !colon) continue;
+        line[strcspn(line, "\n")] = '\0';
+        name = xprintf("%s", colon + 2);
+    }
+    if (f) fclose(f);
+    struct utsname u;
+    return name ? name : xprintf("%s", uname(&u) == 0 ? u.machine : "unknown");
+}
+
+char *machine_system(void) {
+    struct utsname u;
+    return uname(&u) == 0 ? xprintf("%s %s", u.sysname, u.machine) : xprintf("unknown");
+}
+
+const char *machine_compiler(void) {
+#ifdef __clang__
+    return __VERSION__;
+#else
+    return "GCC " __VERSION__;
+#endif
+}
 
 // ---- caches --------------------------------------------------------------------------------------
 // A line of /sys/devices/system/cpu/cpuN/cache/indexI/NAME.
@@ -73,17 +103,17 @@ ReadProbe read_probe_new(void) {
     size_t caches = machine_cache_bytes(), least = (size_t)256 << 20, bytes = 8 * caches > least ? 8 * caches : least;
     bytes = (bytes + PAGE - 1) / PAGE * PAGE;
     ReadProbe p = {aligned_alloc(PAGE, bytes), bytes / sizeof(real)};
-    if (!p.at) fail("out of memory: measuring the memory's speed needs %zu bytes", bytes);
+    if (!p.data) fail("out of memory: measuring the memory's speed needs %zu bytes", bytes);
 #ifdef MADV_HUGEPAGE
-    madvise(p.at, bytes, MADV_HUGEPAGE);
+    madvise(p.data, bytes, MADV_HUGEPAGE);
 #endif
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < p.count; i++) p.at[i] = (real)0.5;
+    for (size_t i = 0; i < p.count; i++) p.data[i] = (real)0.5;
     return p;
 }
 
 void read_probe_free(ReadProbe *p) {
-    free(p->at);
+    free(p->data);
     *p = (ReadProbe){NULL, 0};
 }
 
@@ -110,7 +140,7 @@ double read_probe_bandwidth(const ReadProbe *p, int threads, int tries) {
 #pragma omp parallel num_threads(threads) reduction(+ : sum)
         {
             size_t each = p->count / (size_t)omp_get_num_threads();
-            sum += read_all(p->at + (size_t)omp_get_thread_num() * each, each);
+            sum += read_all(p->data + (size_t)omp_get_thread_num() * each, each);
         }
         cell = sum;
         double rate = (double)(p->count * sizeof(real)) / (seconds_now() - start) * 1e-9;

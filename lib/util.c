@@ -13,8 +13,8 @@
 void (*fail_hook)(int status, const char *message);
 
 // Messages quote what users typed and files hold: that must neither break the one line nor command a terminal.
-static void escape(const char *text, char *out, size_t room) {
-    char *end = out + room - 5;
+static void escape(const char *text, char *out, size_t size) {
+    char *end = out + size - 5;
     for (size_t n, left = strlen(text); left && out < end; text += n, left -= n) {
         n = utf8_length(text, left);
         unsigned char c = (unsigned char)text[0], next = (unsigned char)text[1];
@@ -54,15 +54,17 @@ void flush_output(const char *rest) {
 }
 
 // ---- memory ------------------------------------------------------------------------------------
+const char *memory_advice = "choose smaller sizes (--dry-run shows them)";
+
 void *xmalloc(size_t bytes) {
     void *p = calloc(bytes ? bytes : 1, 1);
-    if (!p) fail("out of memory: %zu bytes were needed; choose smaller sizes (--dry-run shows them)", bytes);
+    if (!p) fail("out of memory: %zu bytes were needed; %s", bytes, memory_advice);
     return p;
 }
 
 void *xrealloc(void *p, size_t bytes) {
     void *q = realloc(p, bytes ? bytes : 1);
-    if (!q) fail("out of memory: %zu bytes were needed; choose smaller sizes (--dry-run shows them)", bytes);
+    if (!q) fail("out of memory: %zu bytes were needed; %s", bytes, memory_advice);
     return q;
 }
 
@@ -115,8 +117,7 @@ void arena_commit(Arena *a) {
     size_t alignment = a->size < HUGE_PAGE ? ARENA_ALIGNMENT : HUGE_PAGE;
     size_t some = a->size ? a->size : 1, whole = (some + alignment - 1) / alignment * alignment;  // C wants a multiple
     a->base = whole < a->size ? NULL : aligned_alloc(alignment, whole);
-    if (!a->base)
-        fail("out of memory: %s need %zu bytes; choose smaller sizes (--dry-run shows them)", a->name, a->size);
+    if (!a->base) fail("out of memory: %s need %zu bytes; %s", a->name, a->size, memory_advice);
 #ifdef MADV_HUGEPAGE
     if (alignment == HUGE_PAGE) madvise(a->base, a->size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
 #endif
@@ -182,11 +183,11 @@ void write_whole_file(const char *path, const void *data, size_t bytes) {
 char *read_whole_file(const char *path, size_t *bytes) {
     FILE *f = fopen(path, "rb");
     if (!f) fail("cannot read %s: %s", path, strerror(errno));
-    size_t size = 0, room = 1 << 16;
-    char *text = xmalloc(room);
-    for (size_t got; (got = fread(text + size, 1, room - size - 1, f)) > 0;) {
+    size_t size = 0, capacity = 1 << 16;
+    char *text = xmalloc(capacity);
+    for (size_t got; (got = fread(text + size, 1, capacity - size - 1, f)) > 0;) {
         size += got;
-        if (room - size < 2) text = xrealloc(text, room = size_mul(room, 2));
+        if (capacity - size < 2) text = xrealloc(text, capacity = size_mul(capacity, 2));
     }
     if (ferror(f)) {
         int error = errno;

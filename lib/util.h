@@ -32,6 +32,7 @@ void flush_output(const char *rest);          // fails if standard output could 
 // ---- memory ------------------------------------------------------------------------------------
 void *xmalloc(size_t bytes);                  // zeroed, never NULL, fails with the size it wanted
 void *xrealloc(void *p, size_t bytes);        // the new part is NOT zeroed
+extern const char *memory_advice;             // what such a failure advises; a program may have better advice
 char *xprintf(const char *format, ...) PRINTF_LIKE(1, 2);  // a malloc'd formatted string
 size_t size_mul(size_t a, size_t b);          // a*b, fails on overflow
 size_t size_add(size_t a, size_t b);          // a+b, likewise

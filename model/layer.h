@@ -132,7 +132,10 @@ struct Model {
     RouterStats *stats; double *load;
     size_t router_l1;                      // --router relu: the weight of its L1 norm
     real **seen_scores;                    // --router threshold: [layers][tokens of the step, E]
-    struct { real *attention; double *rank; int *experts; } record;    // see model_record_attention and its kin
+    struct {                               // see model_record_attention and its kin
+        real *attention, *state; int *experts;
+        const size_t *token; size_t states;            // the tokens after which states are recorded
+    } record;
     size_t dropped_layer;                  // that forward passes by; L: none
 };
 

@@ -33,7 +33,8 @@ typedef struct {
 void plot_heat_map(const char *path, const HeatMap *map);
 
 // Small multiples: `count` square maps of n x n in a grid of `columns` (0: about as many as rows), each with its own
-// label, for attention maps per layer and head. tick: one label per row and column (tokens), or NULL.
+// label, for attention maps per layer and head. tick: one label per row and column (tokens), or NULL; where cells are
+// too small for all of them the subtitle says how many are drawn.
 // All share one colour scale, from the smallest value (at most 0) to the largest, along the square root, so that
 // small weights show. Where everything above the diagonals is 0 or NAN (a causal mask), that is left blank.
 typedef struct {

@@ -283,13 +283,19 @@ static void draw_map(Canvas *c, const MapGrid *g, const Layout *l, const Cells *
     if (l->heading > 0) draw_fitting(c, tick_style, at.x, at.y - 20, l->side, map_label(g, map));
 }
 
+// From one token that has a name on to the next: every token, unless cells are too small for that.
+static size_t named_step(const MapGrid *g, const Layout *l) {
+    double cell = l->side / (double)g->n;
+    return l->heading > 0 && g->tick ? (size_t)ceil(1.1 * token_style(cell).size / cell) : 1;
+}
+
 // The names of the tokens, left of the maps of the first column and below the last map of each column.
 static void draw_tokens(Canvas *c, const MapGrid *g, const Layout *l, size_t map) {
     double cell = l->side / (double)g->n;
     TextStyle style = token_style(cell), upward = style;
     upward.upward = true;
     Point at = map_corner(l, map);
-    for (size_t i = 0; i < g->n; i += (size_t)ceil(1.1 * style.size / cell)) {
+    for (size_t i = 0; i < g->n; i += named_step(g, l)) {
         const char *text = g->tick[i] ? g->tick[i] : "";
         double middle = ((double)i + 0.5) * cell;
         if (map % l->columns == 0) draw_fitting(c, style, at.x - 8, at.y + middle, l->names - 12, text);
@@ -318,8 +324,11 @@ void plot_map_grid(const char *path, const MapGrid *grid) {
     double right = l.left + (l.side + l.gap) * (double)l.columns - l.gap;
     double width = fmax(1000, right + bar_width(bar, bars) + MARGIN);
     const char *given = grid->subtitle ? grid->subtitle : "";
-    char *subtitle = l.shown == grid->count ? xprintf("%s", given)
-                                            : xprintf("the first %zu of %zu maps. %s", l.shown, grid->count, given);
+    bool all = l.shown == grid->count;
+    char *first = all ? xprintf("%s", "") : xprintf("the first %zu of %zu maps. ", l.shown, grid->count);
+    size_t step = named_step(grid, &l);
+    char *names = step > 1 ? xprintf(" One token in %zu is named.", step) : xprintf("%s", "");
+    char *subtitle = xprintf("%s%s%s", first, given, names);
     l.top = ceil(draw_heading(NULL, width, grid->title, subtitle)) + 10;
     double bottom = l.top + (l.side + l.gap + l.heading) * (double)l.rows - l.gap;
     if (l.heading > 0) below += l.names;
@@ -329,5 +338,5 @@ void plot_map_grid(const char *path, const MapGrid *grid) {
     draw_bar(&c, &cells, right + BAR_GAP, l.top + l.heading, l.top + l.heading + bar_height, bar, bars);
     canvas_write(&c, path);
     canvas_free(&c);
-    free(subtitle);
+    free(first), free(names), free(subtitle);
 }

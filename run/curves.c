@@ -9,13 +9,13 @@
 typedef struct { json_t **line; size_t count; } Log;
 
 static Log read_log(const char *path) {
-    size_t bytes, room = 0;
+    size_t bytes, capacity = 0;
     char *text = read_whole_file(path, &bytes), *end;
     Log log = {0};
     for (char *at = text; (end = strchr(at, '\n')); at = end + 1) {
         json_t *line = json_loadb(at, (size_t)(end - at), 0, NULL);
         if (!line) fail("%s: line %zu is not JSON", path, log.count + 1);
-        if (log.count == room) log.line = xrealloc(log.line, (room = 2 * room + 64) * sizeof *log.line);
+        if (log.count == capacity) log.line = xrealloc(log.line, (capacity = 2 * capacity + 64) * sizeof *log.line);
         log.line[log.count++] = line;
     }
     free(text);

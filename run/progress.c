@@ -14,7 +14,7 @@ Progress progress_begin(FILE *out, size_t first, size_t steps, double floor) {
 }
 
 // A line takes whole fields, as far as there is room: a number that is cut would be another number.
-typedef struct { char text[LINE]; size_t room; } Line;
+typedef struct { char text[LINE]; size_t limit; } Line;
 
 static void append(Line *line, const char *format, ...) PRINTF_LIKE(2, 3);
 static void append(Line *line, const char *format, ...) {
@@ -24,7 +24,7 @@ static void append(Line *line, const char *format, ...) {
     va_start(arguments, format);
     vsnprintf(field, sizeof field, format, arguments);
     va_end(arguments);
-    if (used + strlen(field) <= line->room) strcpy(line->text + used, field);
+    if (used + strlen(field) <= line->limit) strcpy(line->text + used, field);
 }
 
 static void append_rate(Line *line, const char *gap, double tokens_per_second) {
@@ -41,8 +41,8 @@ static void append_time_left(const Progress *p, size_t step, const char *gap, Li
     else append(line, "%sETA %zu:%02zu", gap, left / 60, left % 60);
 }
 
-static Line describe(const Progress *p, const Standing *s, bool narrow, size_t room) {
-    Line line = {"", room < LINE ? room : LINE - 1};
+static Line describe(const Progress *p, const Standing *s, bool narrow, size_t limit) {
+    Line line = {"", limit < LINE ? limit : LINE - 1};
     int digits = snprintf(NULL, 0, "%zu", p->steps), decimals = narrow ? 2 : 4;
     const char *gap = narrow ? " " : "  ", *floor = narrow ? "" : "floor ";
     append(&line, "%*zu/%zu", digits, s->step, p->steps);
@@ -72,8 +72,8 @@ void progress_draw(Progress *p, const Standing *s) {
     size_t done = p->steps ? length * s->step / p->steps : length;
     char bar[LONG_BAR + 1] = "";
     for (size_t i = 0; i < length; i++) bar[i] = i < done ? '=' : '-';
-    size_t room = width > length + 4 ? width - length - 4 : 0;      // a wrapped line could not be redrawn
-    Line line = describe(p, s, width < NARROW, room);
+    size_t limit = width > length + 4 ? width - length - 4 : 0;      // a wrapped line could not be redrawn
+    Line line = describe(p, s, width < NARROW, limit);
     fprintf(p->out, "\r\033[K\033[36m[%s]\033[0m %s", bar, line.text);
     fflush(p->out);
 }

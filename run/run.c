@@ -2,6 +2,7 @@
 // the disk before the state that counts on it, and the state replaces the old one by a rename.
 #include "run/run.h"
 #include "formats/safetensors.h"
+#include "lib/machine.h"
 #include "lib/simd.h"
 #include <ctype.h>
 #include <errno.h>
@@ -11,7 +12,6 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #ifndef COMMIT
@@ -114,30 +114,10 @@ void run_write(Run *r, const char *status) {
 }
 
 // ---- the machine -------------------------------------------------------------------------------
-static char *cpu_model(void) {
-    char line[512], *name = NULL;
-    FILE *f = fopen("/proc/cpuinfo", "r");
-    while (f && !name && fgets(line, sizeof line, f)) {
-        char *colon = strchr(line, ':');
-        if (strncmp(line, "model name", 10) != 0 || !colon) continue;
-        line[strcspn(line, "\n")] = '\0';
-        name = xprintf("%s", colon + 2);
-    }
-    if (f) fclose(f);
-    struct utsname u;
-    return name ? name : xprintf("%s", uname(&u) == 0 ? u.machine : "unknown");
-}
-
 json_t *run_machine(int threads) {
-    struct utsname u;
-    char *cpu = cpu_model(), *system = uname(&u) == 0 ? xprintf("%s %s", u.sysname, u.machine) : xprintf("unknown");
-#ifdef __clang__
-    const char *compiler = __VERSION__;
-#else
-    const char *compiler = "GCC " __VERSION__;
-#endif
+    char *cpu = machine_cpu(), *system = machine_system();
     json_t *machine = json_pack("{s:s, s:i, s:i, s:s, s:s, s:s}", "cpu", cpu, "cores", omp_get_num_procs(), "threads",
-                                threads, "simd", simd_name(), "compiler", compiler, "system", system);
+                                threads, "simd", simd_name(), "compiler", machine_compiler(), "system", system);
     free(cpu);
     free(system);
     return machine;
@@ -300,7 +280,7 @@ static uint64_t content_hash(const RunTensors *t, const RunState *s) {
     for (int i = 0; i < COUNTERS; i++) h = hash_text(h, c.text[i]);
     for (int which = 0; which < 3; which++)
         for (size_t i = 0; i < t->count; i++)
-            h = hash_bytes(h, part(t, which) + t->tensor[i].at, t->tensor[i].size * sizeof(real));
+            h = hash_bytes(h, part(t, which) + t->tensor[i].offset, t->tensor[i].size * sizeof(real));
     return h;
 }
 
@@ -309,11 +289,11 @@ void run_save(Run *r, const RunTensors *t, const RunState *s) {
         fail("cannot write %s/log.jsonl: %s", r->dir, strerror(errno));
     TensorOut *out = xmalloc(3 * t->count * sizeof *out);
     for (size_t i = 0; i < 3 * t->count; i++) {
-        const RunTensor *row = &t->tensor[i % t->count];
-        snprintf(out[i].name, sizeof out[i].name, "%s%s", part_names[i / t->count], row->name);
-        out[i].rank = row->rank;
-        memcpy(out[i].shape, row->shape, row->rank * sizeof *row->shape);
-        out[i].data = part(t, (int)(i / t->count)) + row->at;
+        const RunTensor *tensor = &t->tensor[i % t->count];
+        snprintf(out[i].name, sizeof out[i].name, "%s%s", part_names[i / t->count], tensor->name);
+        out[i].rank = tensor->rank;
+        memcpy(out[i].shape, tensor->shape, tensor->rank * sizeof *tensor->shape);
+        out[i].data = part(t, (int)(i / t->count)) + tensor->offset;
     }
     Counters c = counters_from(s);
     Metadata meta[COUNTERS + 1];
@@ -327,16 +307,16 @@ void run_save(Run *r, const RunTensors *t, const RunState *s) {
     free(out);
 }
 
-static void read_tensor(const SafeTensors *file, const RunTensor *row, int which, real *out) {
+static void read_tensor(const SafeTensors *file, const RunTensor *tensor, int which, real *out) {
     char name[TENSOR_NAME];
-    snprintf(name, sizeof name, "%s%s", part_names[which], row->name);
+    snprintf(name, sizeof name, "%s%s", part_names[which], tensor->name);
     const TensorIn *in = safetensors_find(file, name);
     if (!in) fail("%s lacks the tensor %s; --fresh trains again", file->path, name);
-    bool same = in->rank == row->rank && memcmp(in->shape, row->shape, row->rank * sizeof *row->shape) == 0;
+    bool same = in->rank == tensor->rank && memcmp(in->shape, tensor->shape, tensor->rank * sizeof *tensor->shape) == 0;
     if (!same)
         fail("%s: %s has %zu elements in another shape, %zu were expected; --fresh trains again", file->path, name,
-             in->elements, row->size);
-    safetensors_copy(file, in, out + row->at);
+             in->elements, tensor->size);
+    safetensors_copy(file, in, out + tensor->offset);
 }
 
 // The log's length up to the last complete line whose step is at most `step`.
@@ -427,9 +407,10 @@ uint64_t run_digest(const RunTensors *t, const RunState *s, json_t *each) {
     uint64_t digest = s->loss_hash;
     if (each) json_object_set_new(each, "the logged losses", run_hash(s->loss_hash));
     for (size_t i = 0; i < t->count; i++) {
-        const RunTensor *row = &t->tensor[i];
-        uint64_t h = hash_bytes(hash_text(HASH_START, row->name), t->value + row->at, row->size * sizeof(real));
-        if (each) json_object_set_new(each, row->name, run_hash(h));
+        const RunTensor *tensor = &t->tensor[i];
+        uint64_t h = hash_text(HASH_START, tensor->name);
+        h = hash_bytes(h, t->value + tensor->offset, tensor->size * sizeof(real));
+        if (each) json_object_set_new(each, tensor->name, run_hash(h));
         digest = hash_bytes(digest, &h, sizeof h);
     }
     return digest;

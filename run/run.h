@@ -52,7 +52,7 @@ typedef struct {
     double train_loss, val_loss, best_val_loss, accuracy;   // the last ones; NAN: none yet
     uint64_t loss_hash;        // over every logged loss so far
 } RunState;
-typedef struct { const char *name; size_t rank, shape[3], at, size; } RunTensor;
+typedef struct { const char *name; size_t rank, shape[3], offset, size; } RunTensor;
 typedef struct { const RunTensor *tensor; size_t count; real *value, *mean, *square; } RunTensors;
 
 void run_save(Run *r, const RunTensors *t, const RunState *s);

@@ -7,6 +7,7 @@
 // gradients of decays are differences of larger sums. In double precision the same bounds hold a billion times over,
 // which tests/test_gradients.c relies on.
 #include "tests/arrays.h"
+#include "infer/maps.h"
 #include "kernels/gates.h"
 #include "kernels/recurrence.h"
 #include <omp.h>
@@ -311,7 +312,8 @@ static void looked_at(void) {
     Rng r = rng_stream(20, RNG_TEST, 9);
     Call c = make_call(1, T, (RecurrenceShape){.H = 1, .K = K, .V = V, .delta = true}, 1, &r);
     real *weight = array(T * T);
-    double *rank = array_bytes(T * sizeof *rank), written = 0;
+    double written = 0;
+    size_t look[T], looks = 0;
     int key[T], last[K];
     for (size_t t = 0; t < T; t++) {
         key[t] = (int)rng_below(&r, K), c.beta[t] = 1;
@@ -322,26 +324,30 @@ static void looked_at(void) {
         for (size_t d = 0; d < K; d++) c.q[t * c.in.q_stride + d] = (int)d == key[t + 1];
     for (size_t d = 0; d < K; d++) last[d] = -1;
     recurrence_weights(weight, &c.in, T, c.s);
-    recurrence_ranks(rank, &c.in, T, 3, c.s);
+    for (size_t t = 0; t < T; t += 3) look[looks++] = t;
+    real *state = array(looks * K * V);
+    recurrence_states_at(state, &c.in, look, looks, c.s);
     for (size_t t = 0; t < T; t++) {
         written += last[key[t]] < 0, last[key[t]] = (int)t;
         int read = t + 1 < T ? last[key[t + 1]] : (int)t;
         for (size_t j = 0; j < T; j++)
             CHECK(weight[t * T + j] == (read == (int)j), "token %zu reads %g of %zu", t, (double)weight[t * T + j], j);
-        bool look = t % 3 == 0 || t + 1 == T;
-        CHECK(look ? fabs(rank[t] - written) < 1e-9 : isnan(rank[t]), "rank %g after %g keys", rank[t], written);
+        double rank = t % 3 ? written : maps_effective_rank(state + t / 3 * K * V, K, V);
+        CHECK(fabs(rank - written) < 1e-9, "rank %g after %g keys", rank, written);
     }
     arrays_free();
 }
 
 // Singular values 3 and 1: their entropy is that of shares 3/4 and 1/4, whatever the directions.
 static void rank_of_two(void) {
-    const double turn = 0.6, c = cos(turn), s = sin(turn);
+    const double angle = 0.6, c = cos(angle), s = sin(angle);
     const real q[4] = {1, 1, 1, 1}, k[4] = {(real)c, (real)s, (real)-s, (real)c}, v[4] = {0, 3, 1, 0};
     const RecurrenceInput in = {.q = q, .k = k, .v = v, .q_stride = 2, .k_stride = 2, .v_stride = 2};
-    double rank[2], expected = exp(-0.75 * log(0.75) - 0.25 * log(0.25));
-    recurrence_ranks(rank, &in, 2, 1, (RecurrenceShape){.H = 1, .K = 2, .V = 2});
-    CHECK(fabs(rank[0] - 1) < 1e-6 && fabs(rank[1] - expected) < 1e-6, "%g, then %g", rank[0], rank[1]);
+    double expected = exp(-0.75 * log(0.75) - 0.25 * log(0.25));
+    real state[2][4];
+    recurrence_states_at(state[0], &in, (size_t[]){0, 1}, 2, (RecurrenceShape){.H = 1, .K = 2, .V = 2});
+    double one = maps_effective_rank(state[0], 2, 2), two = maps_effective_rank(state[1], 2, 2);
+    CHECK(fabs(one - 1) < 1e-6 && fabs(two - expected) < 1e-6, "%g, then %g", one, two);
 }
 
 // ---- the normaliser ------------------------------------------------------------------------------

@@ -19,13 +19,13 @@ static void probe(void) {
     CHECK(p.count * sizeof(real) >= 8 * machine_cache_bytes(), "%zu numbers are not much larger than the caches",
           p.count);
     size_t other = 0;
-    for (size_t i = 0; i < p.count; i += 1009) other += p.at[i] != (real)0.5;
-    CHECK(other == 0 && p.at[p.count - 1] == (real)0.5, "%zu numbers were never written: their pages may not exist",
+    for (size_t i = 0; i < p.count; i += 1009) other += p.data[i] != (real)0.5;
+    CHECK(other == 0 && p.data[p.count - 1] == (real)0.5, "%zu numbers were never written: their pages may not exist",
           other);
     double rate = read_probe_bandwidth(&p, 1, 1);
     CHECK(rate > 0 && isfinite(rate), "%g GB/s", rate);
     read_probe_free(&p);
-    CHECK(p.at == NULL, "the memory is not given back");
+    CHECK(p.data == NULL, "the memory is not given back");
 }
 
 // Threads take turns on a core: eight of them must not be counted as if each had one.

@@ -28,7 +28,7 @@ static bool numbers_are(size_t step) {
     set_numbers(step);
     bool same = true;
     for (size_t r = 0; r < 3; r++)
-        for (size_t i = table[r].at; i < table[r].at + table[r].size; i++)
+        for (size_t i = table[r].offset; i < table[r].offset + table[r].size; i++)
             same = same && found.value[i] == numbers.value[i] && found.mean[i] == numbers.mean[i] &&
                    found.square[i] == numbers.square[i];
     return same;

@@ -1,6 +1,6 @@
-// hf_parts.h: what hf.c (tensors) and hf_config.c (config.json) share. Nobody else includes it.
-#ifndef HF_PARTS_H
-#define HF_PARTS_H
+// hf_config.h: what hf_config.c (config.json) does for hf.c (tensors) alone. Its other functions are in hf.h.
+#ifndef HF_CONFIG_H
+#define HF_CONFIG_H
 #include "formats/hf.h"
 #include <jansson.h>
 
