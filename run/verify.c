@@ -73,7 +73,7 @@ static void take_flags(const FlagTable *t, void *flags, bool *given, const Verif
         const json_t *value = json_object_get(recorded, f->name);
         bool is_memory = strcmp(f->name, "micro_batch") == 0;    // decides how much, and no number
         known += value != NULL;
-        if (value && (f->is_identity || (is_memory && !given[i]))) {
+        if (value && (!f->same_numbers || (is_memory && !given[i]))) {
             char *text = run_flag_text(value);
             take_flag(t, flags, i, given[i], text, v->dir);
             free(text);

@@ -89,7 +89,7 @@ static void check_coverage(void) {
     char value[64];
     for (size_t i = 0; i < config_table.count; i++) {
         const Flag *f = &config_table.flag[i];
-        if ((f->kind != FLAG_ENUM && f->kind != FLAG_PATTERN) || !f->is_identity) continue;
+        if ((f->kind != FLAG_ENUM && f->kind != FLAG_PATTERN) || f->same_numbers) continue;
         int values = 1;
         for (const char *bar = f->values; *bar; bar++) values += *bar == '|';
         for (int v = 0; v < values; v++)

@@ -36,8 +36,8 @@ static void parse_and_resolve(void *line) { (void)resolved(line); }
 // ---- parsing -----------------------------------------------------------------------------------
 static void test_defaults(void) {
     Config c = parsed("");
-    CHECK(c.layers == 4 && c.width == 128 && c.lr == 3e-3 && c.tie && !c.bias, "defaults of config.def");
-    CHECK(c.attn.count == 1 && c.attn.at[0] == ATTN_mha && strcmp(c.data, "stories") == 0, "defaults of config.def");
+    CHECK(c.layers == 4 && c.width == 128 && c.lr == 3e-3 && c.tie && !c.bias, "defaults of train.def");
+    CHECK(c.attn.count == 1 && c.attn.at[0] == ATTN_mha && strcmp(c.data, "stories") == 0, "defaults of train.def");
     char *summary = flags_summary(&config_table, &c, false);
     CHECK(*summary == '\0', "a summary of nothing is empty: %s", summary);
     free(summary);
@@ -87,11 +87,11 @@ static const char *other_value(const Flag *f, char out[64]) {
     switch (f->kind) {
     case FLAG_SIZE: snprintf(out, 64, "%.0f", f->low + 5 <= f->high ? f->low + 5 : f->high); break;
     case FLAG_REAL: snprintf(out, 64, "%.17g", f->low + (f->high - f->low) / 3); break;
-    case FLAG_BOOL: snprintf(out, 64, "%d", strcmp(f->standard, "0") == 0); break;
+    case FLAG_BOOL: snprintf(out, 64, "%d", strcmp(f->default_text, "0") == 0); break;
     case FLAG_TEXT: snprintf(out, 64, "it's here"); break;
     default:
         for (int v = 1; v >= 0; v--)
-            if (strcmp(flags_value_name(f, v, out), f->standard) != 0) break;
+            if (strcmp(flags_value_name(f, v, out), f->default_text) != 0) break;
     }
     return out;
 }
@@ -233,7 +233,7 @@ static void test_help(void) {
         char *name = xprintf("--%s ", row->name);
         for (char *p = name; *p; p++) *p = *p == '_' ? '-' : *p;
         CHECK(row->kind == FLAG_GROUP || strstr(help, name), "%s is in the help", name);
-        CHECK(strstr(help, row->help) && strstr(help, row->standard), "help and default of %s", name);
+        CHECK(strstr(help, row->help) && strstr(help, row->default_text), "help and default of %s", name);
         free(name);
     }
     for (size_t i = 0; i < config_table.presets; i++)
@@ -390,7 +390,8 @@ static void test_refused_at_default(void) {
 static void test_needs_exist(void) {
     Config c = parsed("");
     for (size_t i = 0; i < config_table.count; i++) {
-        char *needs = xprintf("%s", config_table.flag[i].needs), *name = strtok(needs, " ");
+        const char *text = config_table.flag[i].needs;
+        char *needs = xprintf("%s", text ? text : ""), *name = strtok(needs, " ");
         const Flag *f = name ? &config_table.flag[flags_find(&config_table, name)] : NULL;
         for (char *word = strtok(NULL, "!|"); name && word; word = strtok(NULL, "!|"))
             if (f->kind == FLAG_TEXT) CHECK(strstr(f->values, word), "%s needs %s", config_table.flag[i].name, word);
