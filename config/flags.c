@@ -229,9 +229,9 @@ static const char *spelled(const FlagTable *t, const char *name, const char *val
         bool is_bool = false;
         for (size_t i = 0; i < t->count; i++) is_bool |= is_flag(&t->flag[i], name);
         if (is_bool && (!value || is_bool_text(value))) continue;
-        char *quoted = value ? flags_quote(value) : xprintf("%s", "");
-        fprintf(stderr, "note     --%s %s is now written --%s %s\n", flags_shown(a->old, old), quoted,
-                flags_shown(a->name, now), quoted);
+        char *quoted = value ? flags_quote(value) : NULL;
+        fprintf(stderr, "note     --%s%s%s is now written --%s%s%s\n", flags_shown(a->old, old), value ? " " : "",
+                value ? quoted : "", flags_shown(a->name, now), value ? " " : "", value ? quoted : "");
         free(quoted);
         return a->name;
     }
