@@ -498,11 +498,13 @@ static char *needs_text(const Flag *f) {
                    words ? words + 1 + not : "");
 }
 
-// "; formerly --top-k", or nothing; malloc'd.
+// "; formerly --top-k", "; formerly --profile FILE.png", or nothing; malloc'd.
 static char *alias_text(const FlagTable *t, const Flag *f) {
     char old[64];
     for (const FlagAlias *a = t->alias; a && a->old; a++)
-        if (same_name(a->name, f->name)) return xprintf("; formerly --%s", flags_shown(a->old, old));
+        if (same_name(a->name, f->name))
+            return xprintf("; formerly --%s%s%s", flags_shown(a->old, old), f->kind == FLAG_TEXT ? " " : "",
+                           f->kind == FLAG_TEXT ? f->values : "");
     return xprintf("%s", "");
 }
 
