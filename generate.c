@@ -264,21 +264,23 @@ static void report(const Source *s, const Sampler *t, const Clock *clock) {
     size_t decoded = written > 1 ? texts * (written - 1) : 0;                        // the prefill gave the first
     ModelSize size = model_size(&s->config);
     size_t each = size.cache_bytes_per_token, held = texts * cache_length(t->cache);
-    fprintf(stderr, "\nprefill  %zu tokens, %.0f tok/s", clock->read, (double)clock->read / clock->prefill);
+    fprintf(stderr, "\nprefill  %zu token%s, %.0f tok/s", clock->read, plural(clock->read),
+            (double)clock->read / clock->prefill);
     if (written) fprintf(stderr, "; %.1f ms to the first token", 1e3 * clock->first);
     if (decoded)
-        fprintf(stderr, "\ndecode   %zu tokens, %.0f tok/s; %.2f ms per token", decoded,
+        fprintf(stderr, "\ndecode   %zu token%s, %.0f tok/s; %.2f ms per token", decoded, plural(decoded),
                 (double)decoded / clock->decode, 1e3 * clock->decode / (double)decoded);
     if (decoded && texts > 1) fprintf(stderr, ", %zu texts at a time", texts);
     fprintf(stderr, "\ncache    %zu bytes per token", each);
     if (size.state_bytes) fprintf(stderr, " and %zu bytes of state per text", size.state_bytes);
-    fprintf(stderr, ", %.2f MiB for %zu tokens\n", (double)(each * held + texts * size.state_bytes) / (1 << 20), held);
+    fprintf(stderr, ", %.2f MiB for %zu token%s\n", (double)(each * held + texts * size.state_bytes) / (1 << 20), held,
+            plural(held));
     if (t->refills)
         fprintf(stderr, "note     the %zu learned positions were used up %zu times: each time the last %zu tokens were "
                 "read again\n", t->window, t->refills, t->window > 1 ? t->window / 2 : 1);
     else if (t->count > s->config.context)
-        fprintf(stderr, "note     the text is longer than the %zu tokens that the model was trained on\n",
-                s->config.context);
+        fprintf(stderr, "note     the text is longer than the %zu token%s that the model was trained on\n",
+                s->config.context, plural(s->config.context));
 }
 
 // Tables, and with a path the picture.

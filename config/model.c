@@ -63,10 +63,11 @@ static void refuse_rotation(const Config *c) {
         size_t rotated = config_rope_dim(c, attn);
         if (!has_attn(c, attn) || c->pos != POS_rope) continue;
         if (rotated % 2 != 0)
-            usage_error("RoPE rotates pairs, but %zu dimensions would be; give an even --rope-dim or --head-dim",
-                        rotated);
+            usage_error("RoPE rotates pairs, but %zu dimension%s would be; give an even --rope-dim or --head-dim",
+                        rotated, plural(rotated));
         if (attn != ATTN_mla && rotated > c->head_dim)
-            usage_error("--rope-dim %zu is more than the %zu dimensions of a head (--head-dim)", rotated, c->head_dim);
+            usage_error("--rope-dim %zu is more than the %zu dimension%s of a head (--head-dim)", rotated, c->head_dim,
+                        plural(c->head_dim));
     }
 }
 

@@ -73,7 +73,7 @@ static void refuse_router_flags(const Config *c) {
         usage_error("--route-scale %g has no effect with --router soft, whose weights are means; leave it out",
                     c->route_scale);
     if (c->router == ROUTER_dense && c->top_k != c->experts)
-        usage_error("--top-k %zu contradicts --router dense, where every token passes all %zu experts; leave it out",
+        usage_error("--top-k %zu contradicts --router dense, where every token passes all --experts %zu; leave it out",
                     c->top_k, c->experts);
     free(router);
 }
@@ -87,11 +87,12 @@ static void refuse_pool(const Config *c) {
         usage_error("--pool %s routes the tokens of all --batch %zu rows together, which --micro-batch %zu cuts apart",
                     c->pool, c->batch, c->micro_batch);
     if (pool.batch && rows % c->batch)
-        usage_error("--pool %s needs full batches, but a validation has %zu rows (--eval-tokens / --context), no "
-                    "multiple of --batch %zu", c->pool, rows, c->batch);
+        usage_error("--pool %s needs full batches, but a validation has %zu row%s (--eval-tokens / --context), no "
+                    "multiple of --batch %zu", c->pool, rows, plural(rows), c->batch);
     if (pool.tokens * c->top_k < c->experts)
-        usage_error("--pool %s has %zu tokens, which --experts %zu cannot share at --top-k %zu: less than one each; "
-                    "give larger pools or fewer experts", c->pool, pool.tokens, c->experts, c->top_k);
+        usage_error("--pool %s has %zu token%s, which --experts %zu cannot share at --top-k %zu: less than one each; "
+                    "give larger pools or fewer experts", c->pool, pool.tokens, plural(pool.tokens), c->experts,
+                    c->top_k);
 }
 
 static void refuse_experts(const Config *c) {

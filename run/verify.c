@@ -295,7 +295,9 @@ int verify_end(const Verify *v, const Run *rerun) {
     if (v->finished) compare_final(&c);
     if (c.differences) print_causes(&c);
     else print_changes(&c);
-    if (c.differences) printf("not verified: %s, %zu differences at step %zu\n", v->dir, c.differences, v->steps);
+    if (c.differences)
+        printf("not verified: %s, %zu difference%s at step %zu\n", v->dir, c.differences, plural(c.differences),
+               v->steps);
     else printf("verified: digest %s at step %zu, %zu losses and %zu tensors of %s, bit for bit\n",
                 json_string_value(digest), v->steps, c.losses, c.tensors, v->dir);
     return c.differences != 0;

@@ -398,6 +398,7 @@ static void test_refused(void) {
         {"--attn gqa --heads 4 --kv-heads 8", "divide heads"},
         {"--kv-heads 2", "--kv-heads belongs to --attn gqa|swa and has no effect with --attn mha"},
         {"--rope-dim 3", "even"},
+        {"--rope-dim 1", "but 1 dimension would be"},
         {"--head-dim 15", "even"},
         {"--rope-dim 64", "more than the 32"},
         {"--attn mha+mla --rope-dim 64", "64"},
