@@ -1,6 +1,6 @@
-// config.c: the table of flags that train.def expands to, the presets, and the order in which the sections fill in what
-// 0 leaves to be derived and refuse combinations, each with its reason. Nothing here knows how a model computes.
-#include "config/sections.h"
+// config.c: the table of flags that train.def expands to, the presets, and what is refused whatever section it is of.
+// Nothing here knows how a model computes.
+#include "config/config.h"
 #include <string.h>
 
 #define SECTIONS "config/train.def"
@@ -42,7 +42,7 @@ const FlagTable config_table = {
                 "  ./train --verify runs/NAME                       does it give the same bits here and now?\n",
 };
 
-// ---- what is derived, what is refused ------------------------------------------------------------
+// ---- what is refused -----------------------------------------------------------------------------
 // Of the flags that belong to another --data, even one that stands at its default is a mistake. The others may stand
 // there, so that `--experts 0 --top-k 2` can be an arm of a sweep beside `--experts 4 --top-k 2`.
 void config_refuse_unused(const Config *c, const bool *given) {
@@ -59,18 +59,4 @@ void config_refuse_long_pattern(const Config *c, const char *flag, const Pattern
     if (p->count > c->layers)
         usage_error("--%s has %d entries, but there are only --layers %zu; shorten it, or give more layers", flag,
                     p->count, c->layers);
-}
-
-static void resolve_run(Config *c) {
-    if (!c->eval_every) c->eval_every = c->steps >= 10 ? c->steps / 10 : 1;
-    if (!c->save_every) c->save_every = c->eval_every;
-}
-
-void config_resolve(Config *c) {
-    config_drop_unused_rotation(c);     // first: what --pos is decides what has an effect
-    config_refuse_unused(c, NULL);
-    config_resolve_model(c);
-    config_resolve_optim(c);
-    config_resolve_moe(c);              // after them: pools need the rows of a micro-batch
-    resolve_run(c);
 }

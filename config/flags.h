@@ -21,7 +21,7 @@
 // others", .help says so, and the .c beside the section fills it in; there too stand the combinations that are refused,
 // with their reason. A flag that changes no number says .same_numbers = true. The others are part of a run's name
 // wherever they are not at their default, so a new one needs a default that leaves all older runs as they were.
-// A new section is a .def, a line in the list of each program that has it, and a .c where it derives or refuses.
+// A new section is a .def, a line in the list of each program that has it, and a .h and .c where it derives or refuses.
 // One word means one thing in every program: tests/test_flags.c compares them.
 #ifndef FLAGS_H
 #define FLAGS_H

@@ -1,5 +1,5 @@
 // model.c: what the section model.def derives and refuses: attention, positions, feed-forward.
-#include "config/sections.h"
+#include "config/config.h"
 
 // ---- what depends on the kind of attention -------------------------------------------------------
 static bool has_attn(const Config *c, int attn) {

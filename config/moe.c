@@ -1,6 +1,6 @@
 // moe.c: what the section moe.def derives and refuses: which layers have experts, pools, capacity, and what each router
 // has no use for.
-#include "config/sections.h"
+#include "config/config.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 // optim.c: what the section optim.def derives and refuses.
-#include "config/sections.h"
+#include "config/config.h"
 #include <stdlib.h>
 
 // As one would write it: 3e-3 gives 0.0003, where a division gives 0.00030000000000000003.

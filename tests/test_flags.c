@@ -294,7 +294,6 @@ static void test_bad_lines(void) {
         {"--preset=llama --preset=llama", "only one"},
         {"--preset", "needs a name"},
         {"--preset --layers 3", "--preset needs a name, but the flag --layers follows it"},
-        {"--layers -h", "--layers needs a value"},
         {"--preset lama", "nearest is llama"},
         {"--preset=", "no preset"},
     };
