@@ -74,7 +74,7 @@ $(B)/probe: $(B)/objects/tests/probe.o $(OBJECTS)
 HARNESS  = $(addprefix $(B)/objects/tests/fuzz/,fuzz.o readers.o commands.o)
 WATCHED  = $(addprefix -Wl$(comma)--wrap=,exit malloc calloc realloc aligned_alloc free plot_chart plot_heat_map)
 # Where sizes are multiplied, a product beyond size_t is a finding as well.
-MULTIPLIES = model.c attention.c config/config.c $(wildcard model/*.c)
+MULTIPLIES = model.c attention.c config/config.c config/model.c config/moe.c config/optim.c $(wildcard model/*.c)
 $(if $(FUZZ),$(MULTIPLIES:%.c=$(B)/objects/%.o)): CFLAGS += \
     -fsanitize=unsigned-integer-overflow -fsanitize-ignorelist=tests/fuzz/ignore.txt
 $(B)/fuzz: $(HARNESS) $(OBJECTS)

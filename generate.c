@@ -8,6 +8,7 @@
 // a time, bound by memory). With --samples, several texts are written side by side, as one batch, and printed at
 // the end. The sampling itself is in infer/sample.c, the pictures of --picture are in infer/maps.c. What this file is
 // not: a server, a batch of different prompts, speculation.
+#include "config/generate.h"
 #include "data/data.h"
 #include "formats/hf.h"
 #include "lib/cpu.h"
@@ -27,51 +28,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-// ---- flags ---------------------------------------------------------------------------------------
-typedef struct {
-#define GROUP(...)
-#define SIZE(name, ...) size_t name;
-#define REAL(name, ...) double name;
-#define TEXT(name, ...) char name[FLAG_TEXT_SIZE];
-#define ENUM(name, ...) int name;
-#include "config/generate.def"
-#undef GROUP
-#undef SIZE
-#undef REAL
-#undef TEXT
-#undef ENUM
-} Options;
-
-#define ROW(kind, name, standard, what, low, high, post, needs, help) \
-    {kind, #name, offsetof(Options, name), standard, what, NULL, low, high, post, needs, help, true},
-#define GROUP(help) {FLAG_GROUP, "", 0, "", NULL, NULL, 0, 0, "", "", help, false},
-#define SIZE(name, standard, low, high, post, needs, help) \
-    ROW(FLAG_SIZE, name, #standard, NULL, low, high, post, needs, help)
-#define REAL(name, standard, low, high, post, needs, help) \
-    ROW(FLAG_REAL, name, #standard, NULL, low, high, post, needs, help)
-#define BAR_WORD(prefix, word) "|" #word
-#define ENUM(name, VALUES, standard, post, needs, help) \
-    ROW(FLAG_ENUM, name, standard, &(VALUES(BAR_WORD))[1], 0, 0, post, needs, help)
-#define TEXT(name, standard, what, post, needs, help) ROW(FLAG_TEXT, name, standard, what, 0, 0, post, needs, help)
-static const Flag flags[] = {
-#include "config/generate.def"
-};
-
-static const FlagTable generate_table = {
-    .flag = flags, .count = sizeof flags / sizeof flags[0],
-    .program = "./generate [--name value]...",
-    .about = "Continues a text with the model of a run, token by token from a cache of keys and values.\n"
-             "Text goes to stdout as it comes, the speed of reading (prefill) and writing (decode) to stderr.\n"
-             "The same run, prompt, seed and flags give the same text on every machine. Ctrl-C ends it early.",
-    .examples = "  ./generate                                          the newest run, from where its data starts\n"
-                "  ./generate --run runs/NAME --prompt \"ROMEO:\"        your own beginning\n"
-                "  ./generate --temperature 0 --tokens 50              no chance: the most probable token each time\n"
-                "  ./generate --prompt \"The cat\" --samples 4           four texts, side by side\n"
-                "  ./generate --top-k 40 --top-p 0.9 --seed 7          leave the tail of the distribution out\n"
-                "  ./generate --tokens 500 --rope-scaling yarn          beyond the trained context\n"
-                "  ./generate --prompt \"The cat\" --picture maps.png    which token looks at which\n",
-};
 
 // ---- the run -------------------------------------------------------------------------------------
 typedef struct {
@@ -102,7 +58,7 @@ static char *newest_run(void) {
     return newest;
 }
 
-static char *find_run(const Options *o) {
+static char *find_run(const GenerateOptions *o) {
     char *dir = *o->run ? xprintf("%s", o->run) : newest_run(), *config = xprintf("%s/config.json", dir);
     struct stat s;
     if (!*dir) usage_error("there is no run in runs/ yet; ./train makes one, --run names one elsewhere");
@@ -141,17 +97,21 @@ static void warm_up(Model *m) {
     free(logits);
 }
 
+_Static_assert((int)ROPE_SCALING_none == ROPE_none && (int)ROPE_SCALING_linear == ROPE_linear &&
+               (int)ROPE_SCALING_ntk == ROPE_ntk && (int)ROPE_SCALING_yarn == ROPE_yarn,
+               "--rope-scaling is passed to the kernel as it is");
+
 // Stretches the rotations as asked. A checkpoint of others does not tell us what it was trained on.
-static void scale_rope(const Options *o, const Source *s) {
-    if (o->rope_scaling == ROPE_none) return;
+static void scale_rope(const GenerateOptions *o, const Source *s) {
+    if (o->rope_scaling == ROPE_SCALING_none) return;
     if (s->config.pos != POS_rope)
         usage_error("--rope-scaling stretches the rotations of --pos rope, but %s has none", s->dir);
-    if (o->rope_scaling == ROPE_yarn && !s->ours)
+    if (o->rope_scaling == ROPE_SCALING_yarn && !s->ours)
         usage_error("--rope-scaling yarn needs the trained context, which %s does not say; use ntk or linear", s->dir);
     model_scale_rope(s->model, (RopeScaling){o->rope_scaling, o->rope_factor, (double)s->config.context});
 }
 
-static Source open_source(const Options *o) {
+static Source open_source(const GenerateOptions *o) {
     Source s = {.dir = find_run(o)};
     flags_defaults(&config_table, &s.config);
     s.ours = hf_flags(&s.config, s.dir);
@@ -194,7 +154,7 @@ static size_t read_numbers(const char *text, size_t vocab, int **tokens) {
 
 static bool is_given(const bool *given, const char *name) { return given[flags_find(&generate_table, name)]; }
 
-static size_t read_prompt(const Options *o, const bool *given, const Source *s, int **tokens) {
+static size_t read_prompt(const GenerateOptions *o, const bool *given, const Source *s, int **tokens) {
     bool text = is_given(given, "prompt"), file = is_given(given, "prompt_file");
     bool numbers = is_given(given, "prompt_tokens");
     if (text + file + numbers > 1) usage_error("--prompt, --prompt-file and --prompt-tokens: only one may be given");
@@ -304,28 +264,32 @@ static void report(const Source *s, const Sampler *t, const Clock *clock) {
     size_t decoded = written > 1 ? texts * (written - 1) : 0;                        // the prefill gave the first
     ModelSize size = model_size(&s->config);
     size_t each = size.cache_bytes_per_token, held = texts * cache_length(t->cache);
-    fprintf(stderr, "\nprefill  %zu tokens, %.0f tok/s", clock->read, (double)clock->read / clock->prefill);
+    fprintf(stderr, "\nprefill  %zu token%s, %.0f tok/s", clock->read, plural(clock->read),
+            (double)clock->read / clock->prefill);
     if (written) fprintf(stderr, "; %.1f ms to the first token", 1e3 * clock->first);
     if (decoded)
-        fprintf(stderr, "\ndecode   %zu tokens, %.0f tok/s; %.2f ms per token", decoded,
+        fprintf(stderr, "\ndecode   %zu token%s, %.0f tok/s; %.2f ms per token", decoded, plural(decoded),
                 (double)decoded / clock->decode, 1e3 * clock->decode / (double)decoded);
     if (decoded && texts > 1) fprintf(stderr, ", %zu texts at a time", texts);
     fprintf(stderr, "\ncache    %zu bytes per token", each);
     if (size.state_bytes) fprintf(stderr, " and %zu bytes of state per text", size.state_bytes);
-    fprintf(stderr, ", %.2f MiB for %zu tokens\n", (double)(each * held + texts * size.state_bytes) / (1 << 20), held);
+    fprintf(stderr, ", %.2f MiB for %zu token%s\n", (double)(each * held + texts * size.state_bytes) / (1 << 20), held,
+            plural(held));
     if (t->refills)
         fprintf(stderr, "note     the %zu learned positions were used up %zu times: each time the last %zu tokens were "
                 "read again\n", t->window, t->refills, t->window > 1 ? t->window / 2 : 1);
     else if (t->count > s->config.context)
-        fprintf(stderr, "note     the text is longer than the %zu tokens that the model was trained on\n",
-                s->config.context);
+        fprintf(stderr, "note     the text is longer than the %zu token%s that the model was trained on\n",
+                s->config.context, plural(s->config.context));
 }
 
-static void draw_profile(const Clock *clock, const char *path) {
+// Tables, and with a path the picture.
+static void show_profile(const Clock *clock, const char *path) {
     static const char *const label[2] = {"prefill", "decode"};
     int threads = omp_get_max_threads();
     Roofs roofs = {simd_fma_peak(threads), machine_read_bandwidth(threads)};
     for (size_t i = 0; i < 2; i++) profile_print(stderr, label[i], &clock->profile[i], roofs);
+    if (!*path) return;
     profile_draw(path, "Generation: the prompt at once, then token by token", clock->profile, label, 2, roofs);
     fprintf(stderr, "picture  %s\n", path);
 }
@@ -347,31 +311,31 @@ static void check_picture(const char *flag, const char *path) {
 int main(int argc, char **argv) {
     cpu_check(run_commit());
     threads_wait_briefly(argv);
-    Options o;
-    bool given[sizeof flags / sizeof flags[0]];
+    GenerateOptions o;
+    bool *given = xmalloc(generate_table.count * sizeof *given);
     flags_parse(&generate_table, &o, argc, argv, given);
     for (size_t i = 0; i < generate_table.count; i++)
         if (given[i]) flags_refuse_unused(&generate_table, &o, i);
     cpu_switch(o.simd, run_commit(), argv);
     if (o.threads) omp_set_num_threads((int)o.threads);
     if (*o.picture) check_picture("picture", o.picture);
-    if (*o.profile) check_picture("profile", o.profile);
+    if (*o.roofline) check_picture("roofline", o.roofline);
     memory_advice = "choose a shorter prompt, or fewer --tokens, --samples or --picture-tokens";
     Source s = open_source(&o);
     report_writing(&s.config, stderr);
     int *prompt;
     size_t n = read_prompt(&o, given, &s, &prompt);
-    Clock clock = {.profiled = *o.profile};
+    Clock clock = {.profiled = o.profile || *o.roofline};
     catch_signals();
-    SampleOptions sampling = {o.temperature, o.top_k, o.top_p, o.seed, o.tokens, o.samples};
+    SampleOptions sampling = {o.temperature, o.sample_top_k, o.top_p, o.seed, o.tokens, o.samples};
     Sampler *sampler = write_texts(&s, prompt, n, sampling, &clock);
     report(&s, sampler, &clock);
-    if (*o.profile) draw_profile(&clock, o.profile);
+    if (clock.profiled) show_profile(&clock, o.roofline);
     size_t held = sampler->count < sampler->window ? sampler->count : sampler->window;
     if (*o.picture) maps_draw(s.model, s.tokenizer, sampler->text[0].token, held, o.picture_tokens, s.dir, o.picture);
     sampler_free(sampler);
     model_free(s.model);
     tokenizer_free(s.tokenizer);
-    free(prompt), free(s.dir);
+    free(prompt), free(s.dir), free(given);
     return 0;
 }

@@ -31,23 +31,17 @@ static const Section sections[] = {
 enum { SECTIONS = sizeof sections / sizeof sections[0] };
 
 // ---- flags ---------------------------------------------------------------------------------------
-typedef struct { bool quick, tiny; size_t rounds, threads; char out[FLAG_TEXT_SIZE], torch[FLAG_TEXT_SIZE]; } Options;
+typedef struct {
+#define SECTIONS "bench/bench.def"
+#include "config/fields.h"
+} Options;
 
-#define AT(field) offsetof(Options, field)
-static const Flag flags[] = {
-    {FLAG_GROUP, "", 0, "", NULL, NULL, 0, 0, "", "", "How long, and where to", false},
-    {FLAG_BOOL, "quick", AT(quick), "0", NULL, "1", 0, 1, "", "", "fewer sizes and rounds: about a minute", false},
-    {FLAG_BOOL, "tiny", AT(tiny), "0", NULL, "1", 0, 1, "", "", "the smallest sizes, once: to see that it works",
-     false},
-    {FLAG_SIZE, "rounds", AT(rounds), "0", NULL, NULL, 0, 1000, "", "", "rounds of a median (0: 7, quick 3)", false},
-    {FLAG_SIZE, "threads", AT(threads), "0", NULL, NULL, 0, 4096, "", "", "threads (0: all cores)", false},
-    {FLAG_TEXT, "out", AT(out), "build/bench/bench.json", "FILE.json", NULL, 0, 0, "", "",
-     "all figures; roofline.png is written beside it", false},
-    {FLAG_TEXT, "torch", AT(torch), "", "PYTHON", NULL, 0, 0, "", "",
-     "a python that has PyTorch (make bench finds its own)", false},
-};
+#define SECTIONS "bench/bench.def"
+#define FLAGS_TARGET Options
+#include "config/rows.h"
+
 static const FlagTable table = {
-    .flag = flags, .count = sizeof flags / sizeof flags[0],
+    FLAGS_OF_SECTIONS,
     .program = "bench/bench [section]... [--name value]...",
     .about = "Measures this machine, then how much of it we use. Sections (default: all of them, in this order):\n"
              "  products    matrix products at the shapes of real models, beside OpenBLAS where that is installed\n"

@@ -13,13 +13,9 @@ const char baby_flags[] = "--layers 6 --width 384 --heads 6 --context 256 --batc
 
 Config config_of(const char *flags, size_t vocab) {
     Config c;
-    char *text = xprintf("%s", flags), *word[128];
-    int words = 1;
-    for (char *w = strtok(text, " "); w && words < 128; w = strtok(NULL, " ")) word[words++] = w;
-    flags_parse(&config_table, &c, words, word, NULL);
+    flags_parse_text(&config_table, &c, flags, NULL);
     c.vocab = vocab;
     config_resolve(&c);
-    free(text);
     return c;
 }
 

@@ -50,6 +50,14 @@ static void consider(Nearest *n, const char *candidate) {
     }
 }
 
+// A suggestion for what resembles nothing would only mislead: more than half of its letters would have to change.
+static bool resembles(const Nearest *n) { return *n->best && 2 * n->distance <= strlen(n->word) + 1; }
+
+// "; the nearest is --layers", or nothing; malloc'd.
+static char *suggestion(const Nearest *n, const char *words) {
+    return resembles(n) ? xprintf("; the nearest %s%s", words, n->best) : xprintf("%s", "");
+}
+
 // The length of the word that starts here in "a|b|c"; what follows it is after a bar.
 static size_t word_length(const char *words) { return strcspn(words, "|"); }
 static const char *next_word(const char *words) {
@@ -57,26 +65,33 @@ static const char *next_word(const char *words) {
     return *words ? words + 1 : words;
 }
 
-size_t flags_nearest(const char *words, const char *typed, char nearest[64]) {
+static Nearest nearest_word(const char *words, const char *typed) {
     Nearest n = {typed, "", SIZE_MAX};
     for (; *words; words = next_word(words)) {
         char word[64];
         snprintf(word, sizeof word, "%.*s", (int)word_length(words), words);
         consider(&n, word);
     }
-    strcpy(nearest, n.best);
-    return n.distance;
+    return n;
 }
+
+bool flags_nearest(const char *words, const char *typed, char nearest[64]) {
+    Nearest n = nearest_word(words, typed);
+    strcpy(nearest, n.best);
+    return resembles(&n);
+}
+
+static bool is_flag(const Flag *f, const char *name) { return f->kind != FLAG_GROUP && same_name(f->name, name); }
 
 size_t flags_find(const FlagTable *t, const char *name) {
     for (size_t i = 0; i < t->count; i++)
-        if (t->flag[i].kind != FLAG_GROUP && same_name(t->flag[i].name, name)) return i;
+        if (is_flag(&t->flag[i], name)) return i;
     Nearest nearest = {name, "", SIZE_MAX};
     for (size_t i = 0; i < t->count; i++)
         if (t->flag[i].kind != FLAG_GROUP) consider(&nearest, t->flag[i].name);
     consider(&nearest, "help");
     if (t->presets) consider(&nearest, "preset");
-    usage_error("unknown flag --%s; the nearest known one is --%s (--help lists all)", name, nearest.best);
+    usage_error("unknown flag --%s%s (--help lists all)", name, suggestion(&nearest, "known one is --"));
 }
 
 // ---- numbers as text ---------------------------------------------------------------------------
@@ -117,13 +132,13 @@ static char *value_names(const Flag *f) {
 }
 
 static int value_of(const Flag *f, const char *typed) {
-    char name[64], nearest[64];
+    char name[64];
     int value = 0;
     for (const char *word = f->values; *word; word = next_word(word), value++)
         if (same_name(flags_value_name(f, value, name), typed)) return value;
-    flags_nearest(f->values, typed, nearest);
-    usage_error("--%s is one of %s%s, but '%s' was given; the nearest is %s", flags_shown(f->name, name),
-                value_names(f), f->kind == FLAG_PATTERN ? ", or several joined by +" : "", typed, nearest);
+    Nearest nearest = nearest_word(f->values, typed);
+    usage_error("--%s is one of %s%s, but '%s' was given%s", flags_shown(f->name, name), value_names(f),
+                f->kind == FLAG_PATTERN ? ", or several joined by +" : "", typed, suggestion(&nearest, "is "));
 }
 
 static _Noreturn void bad_number(const Flag *f, const char *expected, const char *text) {
@@ -151,9 +166,11 @@ static double real_from(const Flag *f, const char *text) {
     return x;
 }
 
+static bool is_bool_text(const char *text) { return strcmp(text, "0") == 0 || strcmp(text, "1") == 0; }
+
 static bool bool_from(const Flag *f, const char *text) {
     char name[64];
-    if (strcmp(text, "0") != 0 && strcmp(text, "1") != 0)
+    if (!is_bool_text(text))
         usage_error("--%s is 0 or 1 (alone it means 1), but '%s' was given", flags_shown(f->name, name), text);
     return *text == '1';
 }
@@ -198,11 +215,28 @@ void flags_set(const FlagTable *t, void *target, const char *name, const char *v
 
 void flags_defaults(const FlagTable *t, void *target) {
     for (size_t i = 0; i < t->count; i++)
-        value_from_text(&t->flag[i], t->flag[i].standard, (char *)target + t->flag[i].offset);
+        value_from_text(&t->flag[i], t->flag[i].default_text, (char *)target + t->flag[i].offset);
 }
 
 // ---- the command line --------------------------------------------------------------------------
 typedef struct { const FlagTable *table; void *target; bool *given; } Parser;
+
+// The name that an older spelling stands for, said on stderr; or the name itself.
+static const char *spelled(const FlagTable *t, const char *name, const char *value) {
+    char old[64], now[64];
+    for (const FlagAlias *a = t->alias; a && a->old; a++) {
+        if (!same_name(a->old, name)) continue;
+        bool is_bool = false;
+        for (size_t i = 0; i < t->count; i++) is_bool |= is_flag(&t->flag[i], name);
+        if (is_bool && (!value || is_bool_text(value))) continue;
+        char *quoted = value ? flags_quote(value) : NULL;
+        fprintf(stderr, "note     --%s%s%s is now written --%s%s%s\n", flags_shown(a->old, old), value ? " " : "",
+                value ? quoted : "", flags_shown(a->name, now), value ? " " : "", value ? quoted : "");
+        free(quoted);
+        return a->name;
+    }
+    return name;
+}
 
 // One flag at argv[i]; returns how many arguments it used.
 static int parse_one(const Parser *p, int argc, char **argv, int i) {
@@ -212,9 +246,10 @@ static int parse_one(const Parser *p, int argc, char **argv, int i) {
         usage_error("'%s' was not expected here: flags are written --name value or --name=value (--help lists them)",
                     argument);
     snprintf(name, sizeof name, "%.*s", equals ? (int)(equals - argument - 2) : 63, argument + 2);
-    const Flag *f = &p->table->flag[flags_find(p->table, name)];
     bool has_next = i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0;
-    const char *value = equals ? equals + 1 : has_next ? argv[i + 1] : f->bare;
+    const char *value = equals ? equals + 1 : has_next ? argv[i + 1] : NULL;
+    const Flag *f = &p->table->flag[flags_find(p->table, spelled(p->table, name, value))];
+    if (!value) value = f->bare;
     if (!value)
         usage_error("--%s needs a value (%s)%s", flags_shown(f->name, name), f->help,
                     i + 1 < argc && f->kind == FLAG_TEXT ? "; one that starts with -- is written with =" : "");
@@ -223,20 +258,27 @@ static int parse_one(const Parser *p, int argc, char **argv, int i) {
     return equals || !has_next ? 1 : 2;
 }
 
+// argv[0] is "", as if it were a program.
+typedef struct { char *text, **argv; int argc; } Words;
+static Words words_of(const char *text) {
+    Words w = {xprintf("%s", text), xmalloc((strlen(text) / 2 + 3) * sizeof(char *)), 1};
+    w.argv[0] = "";
+    for (char *rest = w.text, *word; (word = strtok_r(rest, " ", &rest));) w.argv[w.argc++] = word;
+    return w;
+}
+
 static void apply_preset(const Parser *p, const char *name) {
     const FlagTable *t = p->table;
     Nearest nearest = {name, "", SIZE_MAX};
     for (size_t i = 0; i < t->presets; i++) {
         consider(&nearest, t->preset[i].name);
         if (!same_name(t->preset[i].name, name)) continue;
-        char *words = xprintf("%s", t->preset[i].flags), *argv[128];
-        int argc = 0;
-        for (char *w = strtok(words, " "); w && argc < 128; w = strtok(NULL, " ")) argv[argc++] = w;
-        for (int k = 0; k < argc;) k += parse_one(p, argc, argv, k);
-        free(words);
+        Words w = words_of(t->preset[i].flags);
+        for (int k = 1; k < w.argc;) k += parse_one(p, w.argc, w.argv, k);
+        free(w.text), free(w.argv);
         return;
     }
-    usage_error("there is no preset '%s'; the nearest is %s (--help lists them)", name, nearest.best);
+    usage_error("there is no preset '%s'%s (--help lists them)", name, suggestion(&nearest, "is "));
 }
 
 // The length of "--preset NAME" or "--preset=NAME" at argv[i], with its name; 0 if something else is there.
@@ -244,7 +286,19 @@ static int preset_at(const FlagTable *t, int argc, char **argv, int i, const cha
     if (!t->presets || strncmp(argv[i], "--preset", 8) != 0) return 0;
     *name = argv[i][8] == '=' ? argv[i] + 9 : argv[i][8] == '\0' && i + 1 < argc ? argv[i + 1] : NULL;
     if (argv[i][8] == '\0' && !*name) usage_error("--preset needs a name (--help lists them)");
+    if (argv[i][8] == '\0' && strncmp(*name, "--", 2) == 0)
+        usage_error("--preset needs a name, but the flag %s follows it (--help lists the presets)", *name);
     return !*name ? 0 : argv[i][8] == '=' ? 1 : 2;
+}
+
+// --help, or -h where no text is expected: --prompt -h continues "-h".
+static bool asks_for_help(const FlagTable *t, char **argv, int i) {
+    if (strcmp(argv[i], "--help") == 0) return true;
+    if (strcmp(argv[i], "-h") != 0) return false;
+    for (size_t k = 0; k < t->count; k++)
+        if (t->flag[k].kind == FLAG_TEXT && strncmp(argv[i - 1], "--", 2) == 0 && is_flag(&t->flag[k], argv[i - 1] + 2))
+            return false;
+    return true;
 }
 
 void flags_parse(const FlagTable *t, void *target, int argc, char **argv, bool *given) {
@@ -253,7 +307,7 @@ void flags_parse(const FlagTable *t, void *target, int argc, char **argv, bool *
     flags_defaults(t, target);
     for (size_t i = 0; given && i < t->count; i++) given[i] = false;
     for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--help") == 0) {
+        if (asks_for_help(t, argv, i)) {
             flags_help(t, stdout);
             flush_output("");
             exit(0);
@@ -268,6 +322,12 @@ void flags_parse(const FlagTable *t, void *target, int argc, char **argv, bool *
         int used = preset_at(t, argc, argv, i, &preset);
         i += used ? used : parse_one(&p, argc, argv, i);
     }
+}
+
+void flags_parse_text(const FlagTable *t, void *target, const char *text, bool *given) {
+    Words w = words_of(text);
+    flags_parse(t, target, w.argc, w.argv, given);
+    free(w.text), free(w.argv);
 }
 
 // ---- values to text ----------------------------------------------------------------------------
@@ -300,10 +360,10 @@ char *flags_get(const FlagTable *t, const void *target, size_t i) {
 
 bool flags_is_default(const FlagTable *t, const void *target, size_t i) {
     const Flag *f = &t->flag[i];
-    _Alignas(max_align_t) char standard[FLAG_TEXT_SIZE];
+    _Alignas(max_align_t) char value[FLAG_TEXT_SIZE];
     if (f->kind == FLAG_GROUP) return true;
-    value_from_text(f, f->standard, standard);
-    char *a = value_to_text(f, standard), *b = flags_get(t, target, i);
+    value_from_text(f, f->default_text, value);
+    char *a = value_to_text(f, value), *b = flags_get(t, target, i);
     bool same = strcmp(a, b) == 0;
     free(a);
     free(b);
@@ -331,7 +391,7 @@ static bool has_value(const Flag *f, const void *field, const char *words) {
 // Refuses flag `name` where flag f, which is that or what it needs, has no effect.
 static void refuse_unused(const FlagTable *t, const void *target, const Flag *f, const char *name) {
     char needed[64];
-    if (!*f->needs) return;
+    if (!f->needs) return;
     size_t length = strcspn(f->needs, " ");
     snprintf(needed, sizeof needed, "%.*s", (int)length, f->needs);
     const char *words = f->needs + length + (f->needs[length] == ' ');
@@ -387,7 +447,7 @@ char *flags_quote(const char *value) {
 char *flags_summary(const FlagTable *t, const void *target, bool identity_only) {
     char *all = xprintf("%s", ""), name[64];
     for (size_t i = 0; i < t->count; i++) {
-        if (flags_is_default(t, target, i) || (identity_only && !t->flag[i].is_identity)) continue;
+        if (flags_is_default(t, target, i) || (identity_only && t->flag[i].same_numbers)) continue;
         char *raw = flags_get(t, target, i), *value = flags_quote(raw);
         char *longer = xprintf("%s%s--%s %s", all, *all ? " " : "", flags_shown(t->flag[i].name, name), value);
         free(raw);
@@ -438,20 +498,31 @@ static char *needs_text(const Flag *f) {
                    words ? words + 1 + not : "");
 }
 
-// "[64; 2 to 10^6; with --data recall|khop; posts 1,6]", in one piece where a line has room for it.
-static void put_facts(Page *p, const Flag *f) {
-    bool number = f->kind == FLAG_SIZE || f->kind == FLAG_REAL, alone = f->bare && f->kind != FLAG_BOOL;
-    char *low = limit_text(f->low), *high = limit_text(f->high), *needs = *f->needs ? needs_text(f) : xprintf("%s", "");
-    char *range = number ? xprintf("%s to %s", low, high) : alone ? xprintf("alone: %s", f->bare) : xprintf("%s", "");
-    char *facts = xprintf("[%s%s%s%s%s%s%s]", *f->standard ? f->standard : "none", *range ? "; " : "", range,
-                          *needs ? "; " : "", needs, !*f->post ? "" : strchr(f->post, ',') ? "; posts " : "; post ",
-                          f->post);
-    if (p->indent + strlen(facts) <= p->width) put_word(p, facts, strlen(facts));
-    else put_words(p, facts);
-    free(low), free(high), free(range), free(needs), free(facts);
+// "; formerly --top-k", "; formerly --profile FILE.png", or nothing; malloc'd.
+static char *alias_text(const FlagTable *t, const Flag *f) {
+    char old[64];
+    for (const FlagAlias *a = t->alias; a && a->old; a++)
+        if (same_name(a->name, f->name))
+            return xprintf("; formerly --%s%s%s", flags_shown(a->old, old), f->kind == FLAG_TEXT ? " " : "",
+                           f->kind == FLAG_TEXT ? f->values : "");
+    return xprintf("%s", "");
 }
 
-static void help_flag(const Flag *f, Page *p, Colours c) {
+// "[64; 2 to 10^6; with --data recall|khop; posts 1,6]", in one piece where a line has room for it.
+static void put_facts(Page *p, const FlagTable *t, const Flag *f) {
+    bool number = f->kind == FLAG_SIZE || f->kind == FLAG_REAL, alone = f->bare && f->kind != FLAG_BOOL;
+    char *low = limit_text(f->low), *high = limit_text(f->high), *needs = f->needs ? needs_text(f) : xprintf("%s", "");
+    char *range = number ? xprintf("%s to %s", low, high) : alone ? xprintf("alone: %s", f->bare) : xprintf("%s", "");
+    char *alias = alias_text(t, f);
+    char *facts = xprintf("[%s%s%s%s%s%s%s%s]", *f->default_text ? f->default_text : "none", *range ? "; " : "", range,
+                          *needs ? "; " : "", needs, !f->posts ? "" : strchr(f->posts, ',') ? "; posts " : "; post ",
+                          f->posts ? f->posts : "", alias);
+    if (p->indent + strlen(facts) <= p->width) put_word(p, facts, strlen(facts));
+    else put_words(p, facts);
+    free(low), free(high), free(range), free(needs), free(alias), free(facts);
+}
+
+static void help_flag(const FlagTable *t, const Flag *f, Page *p, Colours c) {
     static const char *const kinds[] = {"N", "X", "0|1", "", "", "", ""};
     char *value = f->values ? value_names(f) : xprintf("%s", kinds[f->kind]);
     char name[64], *left = xprintf("%s%s", value, f->kind == FLAG_PATTERN ? "[+...]" : "");
@@ -461,7 +532,7 @@ static void help_flag(const Flag *f, Page *p, Colours c) {
     go_to(p, p->indent);
     put_words(p, f->help);
     fputs(c.dim, p->out);
-    put_facts(p, f);
+    put_facts(p, t, f);
     fprintf(p->out, "%s\n", c.plain);
     free(value), free(left);
 }
@@ -490,7 +561,7 @@ void flags_help(const FlagTable *t, FILE *out) {
           "In brackets: the default, the range, where the flag has an effect, the posts it belongs to.\n", out);
     for (size_t i = 0; i < t->count; i++) {
         if (t->flag[i].kind == FLAG_GROUP) fprintf(out, "\n%s%s%s\n", c.bold, t->flag[i].help, c.plain);
-        else help_flag(&t->flag[i], &page, c);
+        else help_flag(t, &t->flag[i], &page, c);
     }
     if (t->presets)
         fprintf(out, "\n%sPresets: one --preset NAME stands for several flags; others given beside it win%s\n", c.bold,

@@ -34,8 +34,7 @@ static char *prompt_from_row(const Data *d, size_t T) {
 // A word that could be a slip of the fingers gets a suggestion; a file's name is far from any source.
 static _Noreturn void fail_unknown(const char *data) {
     char nearest[64];
-    size_t changes = flags_nearest(source_names, data, nearest);
-    if (2 * changes > strlen(data) + 1)
+    if (!flags_nearest(source_names, data, nearest))
         fail("--data %s: neither a file nor one of the sources %s", data, source_names);
     fail("--data %s: neither a file nor one of the sources %s; the nearest is %s", data, source_names, nearest);
 }

@@ -462,7 +462,7 @@ static void set_family(Config *c, const JsonFile *j, unsigned family) {
 }
 
 static void set_default(Config *c, const char *flag) {
-    flags_set(&config_table, c, flag, config_table.flag[flags_find(&config_table, flag)].standard);
+    flags_set(&config_table, c, flag, config_table.flag[flags_find(&config_table, flag)].default_text);
 }
 
 // What transformers makes of layer l where layer_types is not there.

@@ -38,7 +38,6 @@ void relu2_backward(real *dx, const real *dy, const real *x, size_t n);
 //           ("NTK-aware": Peng et al. 2023, definition 1)
 //   yarn    frequencies that turn often over `trained` tokens stay, those that turn less than once are divided by it,
 //           and in between there is a ramp; queries and keys grow a little (Peng et al. 2023, section 3.2 to 3.4)
-#define ROPE_SCALING_VALUES(X) X(ROPE, none) X(ROPE, linear) X(ROPE, ntk) X(ROPE, yarn)
 enum { ROPE_none, ROPE_linear, ROPE_ntk, ROPE_yarn };
 typedef struct { int kind; double factor, trained; } RopeScaling;
 

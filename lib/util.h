@@ -16,6 +16,7 @@ typedef float real;
 #endif
 
 static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+static inline const char *plural(size_t n) { return n == 1 ? "" : "s"; }   // "1 layer", "2 layers"
 static inline size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
 // ---- errors ------------------------------------------------------------------------------------

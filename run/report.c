@@ -145,7 +145,8 @@ void report_banner(const Facts *f, FILE *out) {
     fprintf(out, "; a cache takes %zu bytes per token", s->cache_bytes_per_token);
     if (s->state_bytes) fprintf(out, " and %zu bytes of state per sequence, however long", s->state_bytes);
     fprintf(out, "\n");
-    fprintf(out, "machine  %d threads, %s, FMA peak %.0f GFLOP/s\n", omp_get_max_threads(), simd_name(),
+    int threads = omp_get_max_threads();
+    fprintf(out, "machine  %d thread%s, %s, FMA peak %.0f GFLOP/s\n", threads, plural((size_t)threads), simd_name(),
             f->peak * 1e-9);
     fflush(out);
     free(resolved);

@@ -150,7 +150,7 @@ static void refuse_other_run(const Run *r, const RunPlan *p, json_t *old) {
     for (size_t i = 0; i < p->table->count; i++) {
         const Flag *f = &p->table->flag[i];
         const json_t *value = json_object_get(then, f->name), *wanted = json_object_get(now, f->name);
-        if (f->kind == FLAG_GROUP || !f->is_identity || !value || json_equal(value, wanted)) continue;
+        if (f->kind == FLAG_GROUP || f->same_numbers || !value || json_equal(value, wanted)) continue;
         fail("%s holds a run with --%s %s, not %s; choose another --out, or --fresh to replace it", r->dir,
              flags_shown(f->name, (char[64]){0}), run_flag_text(value), run_flag_text(wanted));
     }

@@ -73,7 +73,7 @@ static void take_flags(const FlagTable *t, void *flags, bool *given, const Verif
         const json_t *value = json_object_get(recorded, f->name);
         bool is_memory = strcmp(f->name, "micro_batch") == 0;    // decides how much, and no number
         known += value != NULL;
-        if (value && (f->is_identity || (is_memory && !given[i]))) {
+        if (value && (!f->same_numbers || (is_memory && !given[i]))) {
             char *text = run_flag_text(value);
             take_flag(t, flags, i, given[i], text, v->dir);
             free(text);
@@ -295,7 +295,9 @@ int verify_end(const Verify *v, const Run *rerun) {
     if (v->finished) compare_final(&c);
     if (c.differences) print_causes(&c);
     else print_changes(&c);
-    if (c.differences) printf("not verified: %s, %zu differences at step %zu\n", v->dir, c.differences, v->steps);
+    if (c.differences)
+        printf("not verified: %s, %zu difference%s at step %zu\n", v->dir, c.differences, plural(c.differences),
+               v->steps);
     else printf("verified: digest %s at step %zu, %zu losses and %zu tensors of %s, bit for bit\n",
                 json_string_value(digest), v->steps, c.losses, c.tensors, v->dir);
     return c.differences != 0;

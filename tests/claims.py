@@ -373,10 +373,10 @@ class Pages(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
         self.root = Path(self.folder.name)
-        for room in ("claims/results", "notebooks", "lib"):
+        for room in ("claims/results", "notebooks", "lib", "config"):
             (self.root / room).mkdir(parents=True)
-        for path in ("claims/posts.toml", "config/config.def", "config/generate.def"):
-            (self.root / path).write_text((ROOT / path).read_text())
+        for path in (ROOT / "claims/posts.toml", *(ROOT / "config").glob("*.def")):
+            (self.root / path.relative_to(ROOT)).write_text(path.read_text())
         (self.root / "claims/toy.toml").write_text('''
             post = 4
             thesis = "b is above a"

@@ -7,6 +7,7 @@
 #include "model.h"
 #include "model/optimizer.h"
 #include "moe.h"
+#include "tests/config.h"
 #include <omp.h>
 #include <stdlib.h>
 
@@ -57,18 +58,9 @@ typedef struct {
 } Training;
 
 static Config configure(const char *flags) {
-    Config c;
-    char copy[1024], *argv[64] = {"digest"};
-    int argc = 1;
-    snprintf(copy, sizeof copy,
-             "--width 40 --heads 4 --layers 2 --context 50 --ffn-width 56 --init-scale 4 --lr 0.01 --warmup 2 "
-             "--steps 30 --batch 6 %s", flags);
-    for (char *word = strtok(copy, " "); word; word = strtok(NULL, " ")) argv[argc++] = word;
-    flags_defaults(&config_table, &c);
-    flags_parse(&config_table, &c, argc, argv, NULL);
-    c.vocab = VOCAB;
-    config_resolve(&c);
-    return c;
+    static const char base[] = "--width 40 --heads 4 --layers 2 --context 50 --ffn-width 56 --init-scale 4 --lr 0.01 "
+                               "--warmup 2 --steps 30 --batch 6";
+    return config_of(base, flags, VOCAB);
 }
 
 static bool is_trained(size_t flag, const char *value) {
@@ -89,7 +81,7 @@ static void check_coverage(void) {
     char value[64];
     for (size_t i = 0; i < config_table.count; i++) {
         const Flag *f = &config_table.flag[i];
-        if ((f->kind != FLAG_ENUM && f->kind != FLAG_PATTERN) || !f->is_identity) continue;
+        if ((f->kind != FLAG_ENUM && f->kind != FLAG_PATTERN) || f->same_numbers) continue;
         int values = 1;
         for (const char *bar = f->values; *bar; bar++) values += *bar == '|';
         for (int v = 0; v < values; v++)

@@ -5,19 +5,13 @@
 //     build/probe --random "FLAGS" DIR       saves a random model of ours, with no norm or bias at 1 or 0
 #include "formats/hf.h"
 #include "lib/rng.h"
+#include "tests/config.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_FLAGS = 128 };
-
-static void save_random(char *words, const char *dir) {
-    Config c;
-    char *argv[MOST_FLAGS] = {"probe"};
-    int argc = 1;
-    for (char *w = strtok(words, " "); w && argc < MOST_FLAGS; w = strtok(NULL, " ")) argv[argc++] = w;
-    flags_parse(&config_table, &c, argc, argv, NULL);
-    config_resolve(&c);
+static void save_random(const char *words, const char *dir) {
+    Config c = config_of(words, "", 0);
     Model *m = model_new(&c, false);
     const Param *p;
     for (size_t i = 0, n = model_params(m, &p); i < n; i++) {
@@ -70,7 +64,7 @@ static void write_gradients(Model *m, const Batch *b, const char *path) {
 }
 
 static RopeScaling scaling_of(char **words) {
-#define IS(prefix, word) if (strcmp(words[0], #word) == 0) s.kind = prefix##_##word;
+#define IS(prefix, word) if (strcmp(words[0], #word) == 0) s.kind = (int)prefix##_##word;
     RopeScaling s = {ROPE_none, strtod(words[1], NULL), strtod(words[2], NULL)};
     ROPE_SCALING_VALUES(IS)
     return s;

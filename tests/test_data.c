@@ -11,13 +11,7 @@
 // A configuration from "--data markov --order 2 ..." (a value has no spaces).
 static Config config_of(const char *flags) {
     Config c;
-    flags_defaults(&config_table, &c);
-    char *text = xprintf("%s", flags), *rest = text;
-    for (char *name; (name = strtok_r(rest, " ", &rest));) {
-        char *value = strtok_r(NULL, " ", &rest);
-        flags_set(&config_table, &c, name + 2, value);
-    }
-    free(text);
+    flags_parse_text(&config_table, &c, flags, NULL);
     return c;
 }
 static Data *open_flags(const char *flags) {

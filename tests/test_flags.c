@@ -1,26 +1,17 @@
-// test_flags.c: the command line. Parsing, help and printing (flags.c), derived values and refused
-// combinations (config.c).
+// test_flags.c: the command line. Parsing, help and printing (flags.c), the tables of the programs, derived values and
+// refused combinations (the sections of config/).
 #include "tests/test.h"
 #include "config/config.h"
+#include "config/generate.h"
 #include "lib/rng.h"
 #include <ctype.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { MAX_WORDS = 64 };
-
-// "--layers 3 --bias" as argv; only for words without spaces.
-static void parse(Config *c, const char *line, bool *given) {
-    char *copy = xprintf("train %s", line), *argv[MAX_WORDS];
-    int argc = 0;
-    for (char *w = strtok(copy, " "); w && argc < MAX_WORDS; w = strtok(NULL, " ")) argv[argc++] = w;
-    flags_parse(&config_table, c, argc, argv, given);
-    free(copy);
-}
-
 static Config parsed(const char *line) {
     Config c;
-    parse(&c, line, NULL);
+    flags_parse_text(&config_table, &c, line, NULL);
     return c;
 }
 
@@ -36,8 +27,8 @@ static void parse_and_resolve(void *line) { (void)resolved(line); }
 // ---- parsing -----------------------------------------------------------------------------------
 static void test_defaults(void) {
     Config c = parsed("");
-    CHECK(c.layers == 4 && c.width == 128 && c.lr == 3e-3 && c.tie && !c.bias, "defaults of config.def");
-    CHECK(c.attn.count == 1 && c.attn.at[0] == ATTN_mha && strcmp(c.data, "stories") == 0, "defaults of config.def");
+    CHECK(c.layers == 4 && c.width == 128 && c.lr == 3e-3 && c.tie && !c.bias, "defaults of train.def");
+    CHECK(c.attn.count == 1 && c.attn.at[0] == ATTN_mha && strcmp(c.data, "stories") == 0, "defaults of train.def");
     char *summary = flags_summary(&config_table, &c, false);
     CHECK(*summary == '\0', "a summary of nothing is empty: %s", summary);
     free(summary);
@@ -60,10 +51,120 @@ static void test_forms(void) {
 static void test_given(void) {
     bool given[128];
     Config c;
-    parse(&c, "--layers 4 --preset llama", given);
+    flags_parse_text(&config_table, &c, "--layers 4 --preset llama", given);
     CHECK(given[flags_find(&config_table, "layers")] && given[flags_find(&config_table, "tie")],
           "given, also by a preset");
     CHECK(!given[flags_find(&config_table, "width")], "not given");
+}
+
+// The same as a command line, but for the words: text with no blank inside of them.
+static void test_text(void) {
+    Config c = parsed("  --layers 3  --bias   --data=x --preset llama "), d = parsed("");
+    CHECK(c.layers == 3 && c.bias && !strcmp(c.data, "x") && !c.tie, "blanks before, between and behind words");
+    char *all = xprintf("%s", ""), *one = NULL;
+    for (int i = 0; i < 300; i++, free(all), all = one) one = xprintf("%s--layers %d ", all, i + 1);
+    flags_parse_text(&config_table, &d, all, NULL);
+    CHECK(d.layers == 300, "as many words as one likes: %zu", d.layers);
+    free(all);
+}
+
+// ---- the programs ------------------------------------------------------------------------------
+static const FlagTable *const programs[] = {&config_table, &generate_table};
+enum { PROGRAMS = sizeof programs / sizeof programs[0] };
+
+static const Flag *find(const FlagTable *t, const char *name) {
+    for (size_t i = 0; i < t->count; i++)
+        if (t->flag[i].kind != FLAG_GROUP && !strcmp(t->flag[i].name, name)) return &t->flag[i];
+    return NULL;
+}
+
+// A flag of two programs comes from one section, so that it means the same. An older spelling may be a flag of another
+// program, which is why it was given up, or a switch of this one.
+static void test_one_meaning(void) {
+    size_t shared = 0;
+    for (size_t i = 0; i < config_table.count; i++) {
+        const Flag *a = &config_table.flag[i], *b = a->kind == FLAG_GROUP ? NULL : find(&generate_table, a->name);
+        if (!b) continue;
+        shared++;
+        CHECK(a->kind == b->kind && !strcmp(a->help, b->help) && !strcmp(a->default_text, b->default_text),
+              "--%s is one thing in %s and another in %s", a->name, config_table.program, generate_table.program);
+    }
+    CHECK(shared >= 4, "seed, profile, threads and simd are shared, but only %zu flags were found", shared);
+    for (size_t p = 0; p < PROGRAMS; p++)
+        for (const FlagAlias *a = programs[p]->alias; a->old; a++) {
+            const Flag *old = find(programs[p], a->old);
+            CHECK(find(programs[p], a->name) && (!old || old->kind == FLAG_BOOL), "--%s stands for --%s", a->old,
+                  a->name);
+        }
+}
+
+// A row names its fields; what it forgets would be NULL, or a range without numbers.
+static void test_rows(void) {
+    for (size_t p = 0; p < PROGRAMS; p++)
+        for (size_t i = 0; i < programs[p]->count; i++) {
+            const Flag *f = &programs[p]->flag[i];
+            bool number = f->kind == FLAG_SIZE || f->kind == FLAG_REAL;
+            CHECK(f->help && *f->help && f->default_text, "--%s has a help and a default", f->name);
+            CHECK(number == (f->high > f->low), "--%s is from %g to %g", f->name, f->low, f->high);
+            CHECK((f->kind == FLAG_ENUM || f->kind == FLAG_PATTERN || f->kind == FLAG_TEXT) == !!f->values,
+                  "--%s: its values", f->name);
+            CHECK((!f->posts || *f->posts) && (!f->needs || *f->needs), "--%s: what is left out is NULL", f->name);
+        }
+}
+
+// What parsing says on stderr.
+static char *generate_notes(GenerateOptions *o, const char *line) {
+    int saved = dup(2), file = open(test_path("notes"), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    fflush(stderr), dup2(file, 2), close(file);
+    flags_parse_text(&generate_table, o, line, NULL);
+    fflush(stderr), dup2(saved, 2), close(saved);
+    return read_whole_file(test_path("notes"), NULL);
+}
+
+static void parse_generate(void *line) {
+    GenerateOptions o;
+    flags_parse_text(&generate_table, &o, line, NULL);
+}
+
+static void test_aliases(void) {
+    static const struct { const char *line, *says; } lines[] = {
+        {"--top-k 5 --seed 3", "note     --top-k 5 is now written --sample-top-k 5\n"},
+        {"--top_k=5", "note     --top-k 5 is now written --sample-top-k 5\n"},
+        {"--sample-top-k 5", ""},
+        {"--profile p.png", "note     --profile p.png is now written --roofline p.png\n"},
+        {"--profile", ""}, {"--profile 1 --seed 3", ""}, {"--profile=0", ""},
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+        GenerateOptions o;
+        char *notes = generate_notes(&o, lines[i].line);
+        CHECK(!strcmp(notes, lines[i].says), "%s: %s", lines[i].line, notes);
+        CHECK(i > 2 || o.sample_top_k == 5, "%s: %zu", lines[i].line, o.sample_top_k);
+        CHECK(i < 3 || o.profile == (i == 4 || i == 5), "%s: a switch", lines[i].line);
+        CHECK(!strcmp(o.roofline, i == 3 ? "p.png" : ""), "%s: %s", lines[i].line, o.roofline);
+        free(notes);
+    }
+    CHECK(test_fails(2, "--sample-top-k takes a whole number", parse_generate, "--top-k x"), "%s", test_message);
+    GenerateOptions o;
+    flags_parse_text(&generate_table, &o, "--prompt -h --seed 3", NULL);
+    CHECK(!strcmp(o.prompt, "-h") && o.seed == 3, "-h is a text where one is expected");
+    CHECK(test_fails(2, "--sample-top-k needs a value", parse_generate, "--top-k"), "%s", test_message);
+}
+
+// A beginning or a slip gets a suggestion, a word that resembles nothing gets none.
+static void test_suggestions(void) {
+    static const struct { const char *line, *says; bool suggests; } lines[] = {
+        {"--zzzzzz 1", "unknown flag --zzzzzz (--help lists all)", false},
+        {"--quantization 1", "unknown flag --quantization (", false},
+        {"--wdith 1", "unknown flag --wdith; the nearest known one is --width (--help", true},
+        {"--norm zzzzzz", "but 'zzzzzz' was given", false},
+        {"--norm per", "; the nearest is peri", true},
+        {"--preset zzzzzz", "there is no preset 'zzzzzz' (--help", false},
+        {"--preset lama", "there is no preset 'lama'; the nearest is llama (--help", true},
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+        CHECK(test_fails(2, lines[i].says, parse_only, (void *)lines[i].line), "%s: %s", lines[i].line, test_message);
+        CHECK(!strstr(test_message, "nearest") == !lines[i].suggests, "%s: %s", lines[i].line, test_message);
+    }
 }
 
 static void test_presets(void) {
@@ -87,11 +188,11 @@ static const char *other_value(const Flag *f, char out[64]) {
     switch (f->kind) {
     case FLAG_SIZE: snprintf(out, 64, "%.0f", f->low + 5 <= f->high ? f->low + 5 : f->high); break;
     case FLAG_REAL: snprintf(out, 64, "%.17g", f->low + (f->high - f->low) / 3); break;
-    case FLAG_BOOL: snprintf(out, 64, "%d", strcmp(f->standard, "0") == 0); break;
+    case FLAG_BOOL: snprintf(out, 64, "%d", strcmp(f->default_text, "0") == 0); break;
     case FLAG_TEXT: snprintf(out, 64, "it's here"); break;
     default:
         for (int v = 1; v >= 0; v--)
-            if (strcmp(flags_value_name(f, v, out), f->standard) != 0) break;
+            if (strcmp(flags_value_name(f, v, out), f->default_text) != 0) break;
     }
     return out;
 }
@@ -192,6 +293,7 @@ static void test_bad_lines(void) {
         {"--preset llama --width 64 --preset gpt2", "--preset llama and --preset gpt2: only one"},
         {"--preset=llama --preset=llama", "only one"},
         {"--preset", "needs a name"},
+        {"--preset --layers 3", "--preset needs a name, but the flag --layers follows it"},
         {"--preset lama", "nearest is llama"},
         {"--preset=", "no preset"},
     };
@@ -233,7 +335,7 @@ static void test_help(void) {
         char *name = xprintf("--%s ", row->name);
         for (char *p = name; *p; p++) *p = *p == '_' ? '-' : *p;
         CHECK(row->kind == FLAG_GROUP || strstr(help, name), "%s is in the help", name);
-        CHECK(strstr(help, row->help) && strstr(help, row->standard), "help and default of %s", name);
+        CHECK(strstr(help, row->help) && strstr(help, row->default_text), "help and default of %s", name);
         free(name);
     }
     for (size_t i = 0; i < config_table.presets; i++)
@@ -295,6 +397,7 @@ static void test_refused(void) {
         {"--attn gqa --heads 4 --kv-heads 8", "divide heads"},
         {"--kv-heads 2", "--kv-heads belongs to --attn gqa|swa and has no effect with --attn mha"},
         {"--rope-dim 3", "even"},
+        {"--rope-dim 1", "but 1 dimension would be"},
         {"--head-dim 15", "even"},
         {"--rope-dim 64", "more than the 32"},
         {"--attn mha+mla --rope-dim 64", "64"},
@@ -324,7 +427,8 @@ static void test_refused(void) {
         {"--experts 4 --top-k 5", "--top-k 5"},
         {"--experts 4 --aux-loss -0.5", "negative"},
         {"--experts 4 --gate sigmoid --z-loss 1", "--gate sigmoid has none"},
-        {"--experts 4 --first-dense 4", "no layer has experts"},
+        {"--experts 4 --first-dense 4", "leave none of 4 layers"},
+        {"--layers 1 --experts 4 --first-dense 4", "leave none of 1 layer"},
         {"--experts 4 --router relu --gate sigmoid", "--gate sigmoid has no effect with --router relu"},
         {"--experts 4 --router expert-choice --aux-loss 0.1",
          "--aux-loss 0.1 has no effect with --router expert-choice"},
@@ -374,7 +478,7 @@ static void test_refused(void) {
 static void refuse_typed(void *line) {
     bool given[128];
     Config c;
-    parse(&c, line, given);
+    flags_parse_text(&config_table, &c, line, given);
     config_refuse_unused(&c, given);
 }
 
@@ -389,8 +493,16 @@ static void test_refused_at_default(void) {
 // "attn gqa|mla", "data !FILE", "experts": a slip in such a text would switch the check off.
 static void test_needs_exist(void) {
     Config c = parsed("");
+    for (size_t i = 0; i < generate_table.count; i++)
+        if (generate_table.flag[i].needs) {
+            size_t length = strcspn(generate_table.flag[i].needs, " ");
+            char *name = xprintf("%.*s", (int)length, generate_table.flag[i].needs);
+            flags_find(&generate_table, name);
+            free(name);
+        }
     for (size_t i = 0; i < config_table.count; i++) {
-        char *needs = xprintf("%s", config_table.flag[i].needs), *name = strtok(needs, " ");
+        const char *text = config_table.flag[i].needs;
+        char *needs = xprintf("%s", text ? text : ""), *name = strtok(needs, " ");
         const Flag *f = name ? &config_table.flag[flags_find(&config_table, name)] : NULL;
         for (char *word = strtok(NULL, "!|"); name && word; word = strtok(NULL, "!|"))
             if (f->kind == FLAG_TEXT) CHECK(strstr(f->values, word), "%s needs %s", config_table.flag[i].name, word);
@@ -417,6 +529,11 @@ static const Test tests[] = {
     {"flags/defaults", "no flags give the table's defaults", test_defaults},
     {"flags/forms", "--name value, --name=value, - or _, alone, repeated, patterns", test_forms},
     {"flags/given", "what the user set is told apart from defaults", test_given},
+    {"flags/text", "flags in one string are as on a command line", test_text},
+    {"flags/one-meaning", "a flag of two programs means the same in both", test_one_meaning},
+    {"flags/rows", "no row forgets what its kind needs", test_rows},
+    {"flags/aliases", "an older spelling works, with a note", test_aliases},
+    {"flags/suggestions", "what resembles nothing gets no suggestion", test_suggestions},
     {"flags/presets", "a preset stands for flags, and flags beside it win", test_presets},
     {"flags/round-trip", "every flag is read back from its own text", test_round_trip},
     {"flags/reals", "numbers are printed as short as they read back equal", test_reals},

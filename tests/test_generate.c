@@ -1,5 +1,6 @@
 // test_generate.c: the cache against the forward without one, the draw against distributions that are
 // known, the window that moves on, characters out of bytes, and ./generate as its user meets it.
+#include "tests/config.h"
 #include "tests/test.h"
 #include "data/data.h"
 #include "formats/hf.h"
@@ -13,20 +14,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { VOCAB = 23, LONG = 150, MOST_FLAGS = 64 };
+enum { VOCAB = 23, LONG = 150 };
 
 // Weights ten times as large as usual: a fresh model attends to everything alike, which would hide mistakes.
-static Config parse(const char *text, size_t vocab) {
-    Config c;
-    char copy[1024], *argv[MOST_FLAGS] = {"generate"};
-    int argc = 1;
-    snprintf(copy, sizeof copy, "--width 32 --heads 4 --layers 2 --context 150 --ffn-width 40 --init-scale 10 %s",
-             text);
-    for (char *word = strtok(copy, " "); word && argc < MOST_FLAGS; word = strtok(NULL, " ")) argv[argc++] = word;
-    flags_parse(&config_table, &c, argc, argv, NULL);
-    c.vocab = vocab;
-    config_resolve(&c);
-    return c;
+static Config parse(const char *flags, size_t vocab) {
+    return config_of("--width 32 --heads 4 --layers 2 --context 150 --ffn-width 40 --init-scale 10", flags, vocab);
 }
 
 static Model *open_model(const char *flags, size_t vocab) {
@@ -910,9 +902,18 @@ static void test_side_by_side(void) {
 static void test_profile(void) {
     Tokenizer *t = letters();
     model_free(make_run("r", "--data x.txt", t));
-    Answer a = run("--run r --prompt 'a cab.' --tokens 20 --profile p.png");
-    CHECK(a.status == 0 && strstr(a.err, "\nprofile  prefill: ") && strstr(a.err, "\nprofile  decode: "), "%s", a.err);
-    CHECK(file_exists(test_path("p.png")), "no picture");
+    static const struct { const char *flags; bool picture, note; } ways[] = {
+        {"--profile", false, false}, {"--profile p.png", true, true}};
+    for (size_t i = 0; i < 2; i++) {
+        remove(test_path("p.png"));
+        char *line = xprintf("--run r --prompt 'a cab.' --tokens 20 %s", ways[i].flags);
+        Answer a = run(line);
+        CHECK(a.status == 0 && strstr(a.err, "\nprofile  prefill: ") && strstr(a.err, "\nprofile  decode: "), "%s",
+              a.err);
+        CHECK(file_exists(test_path("p.png")) == ways[i].picture, "%s: a picture", ways[i].flags);
+        CHECK(!strstr(a.err, "now written --roofline p.png") == !ways[i].note, "%s", a.err);
+        free(line);
+    }
     tokenizer_free(t);
 }
 
@@ -1112,7 +1113,7 @@ static const Test tests[] = {
     {"generate/padded", "tokens without a text are never sampled", test_padded_vocabulary},
     {"generate/program", "./generate writes the text of sample_text, and its report", test_program},
     {"generate/side-by-side", "--samples: the first texts of many are those of few", test_side_by_side},
-    {"generate/profile", "--profile leaves two tables and a picture", test_profile},
+    {"generate/profile", "--profile leaves two tables, --roofline a picture too", test_profile},
     {"generate/prompts", "text, file, numbers or nothing as a prompt", test_prompts},
     {"generate/foreign", "a checkpoint without a tokenizer of ours: tokens are numbers", test_foreign},
     {"generate/rope-scaling", "--rope-scaling stretches rotations, and says when there are none", test_stretched},

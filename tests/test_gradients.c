@@ -5,6 +5,7 @@
 // Difference quotient: the fourth-order central one, (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h. With
 // h = 1e-4 its truncation error is about h^4 = 1e-16, its rounding error about 1e-16 / h = 1e-12.
 // Tolerance 1e-6 relative, as the project promises; a sign, a factor or a forgotten term is off by far more.
+#include "tests/config.h"
 #include "tests/test.h"
 #ifdef REAL_DOUBLE
 #include "model.h"
@@ -22,18 +23,10 @@ typedef struct {
     const char *flags;
 } Problem;
 
-static Config parse(const char *text) {
-    Config c;
-    char copy[1024], *argv[128] = {"gradients"};
-    int argc = 1;
-    snprintf(copy, sizeof copy,
-             "--width 12 --heads 4 --head-dim 6 --layers 2 --context 70 --ffn-width 10 --init-scale 12 %s", text);
-    for (char *word = strtok(copy, " "); word; word = strtok(NULL, " ")) argv[argc++] = word;
-    flags_defaults(&config_table, &c);
-    flags_parse(&config_table, &c, argc, argv, NULL);
-    c.vocab = VOCAB;
-    config_resolve(&c);
-    return c;
+static Config parse(const char *flags) {
+    static const char base[] = "--width 12 --heads 4 --head-dim 6 --layers 2 --context 70 --ffn-width 10 "
+                               "--init-scale 12";
+    return config_of(base, flags, VOCAB);
 }
 
 // Weights away from the symmetric values of a fresh model: norms not 1, biases not 0. Dynamic tanh starts with small

@@ -1,23 +1,14 @@
 // test_hf.c: our models saved under Hugging Face's names and read back; configurations and weights that
 // must be refused, and what must be tolerated. That transformers computes the same is for tests/oracle.py.
+#include "tests/config.h"
 #include "tests/test.h"
 #include "formats/hf.h"
 #include "lib/rng.h"
 #include <jansson.h>
 #include <stdlib.h>
 
-enum { MAX_WORDS = 64 };
-
 static Config resolved(const char *flags) {
-    Config c;
-    char *argv[MAX_WORDS];
-    char *copy = xprintf("train --vocab 11 --layers 2 --width 16 --heads 2 --context 8 --ffn-width 24 %s", flags);
-    int argc = 0;
-    for (char *w = strtok(copy, " "); w && argc < MAX_WORDS; w = strtok(NULL, " ")) argv[argc++] = w;
-    flags_parse(&config_table, &c, argc, argv, NULL);
-    config_resolve(&c);
-    free(copy);
-    return c;
+    return config_of("--vocab 11 --layers 2 --width 16 --heads 2 --context 8 --ffn-width 24", flags, 0);
 }
 
 #define MLA "--attn mla --kv-rank 6 --rope-dim 4 --nope-dim 6 --v-dim 10 "

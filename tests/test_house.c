@@ -13,6 +13,7 @@ static const struct { const char *files, *may[16]; } rooms[] = {
     {"lib/*.[ch]", {"lib/"}},
     {"kernels/*.[ch]", {"kernels/", "lib/"}},
     {"config/*.[ch]", {"config/", "lib/"}},
+    {"config/*.def", {"config/"}},
     {"plot/*.[ch]", {"plot/", "lib/"}},
     {"data/*.[ch]", {"data/", "config/", "lib/"}},
     {"model/*.[ch]", {"model/", "kernels/", "config/", "lib/"}},

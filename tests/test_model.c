@@ -2,6 +2,7 @@
 // that may be cut, grouped and threaded in any way, causality, counts of parameters and FLOPs, initial values.
 // Where a comparison has no tolerance beside it, it is bit for bit. Gradients are checked in test_gradients.c,
 // cached inference in test_generate.c.
+#include "tests/config.h"
 #include "tests/test.h"
 #include "lib/rng.h"
 #include "model.h"
@@ -50,17 +51,8 @@ static const char *const kinds[] = {
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
 static Config configure(const char *flags) {
-    Config c;
-    char copy[1024], *argv[128] = {"model"};
-    int argc = 1;
-    snprintf(copy, sizeof copy,
-             "--width 36 --heads 4 --head-dim 10 --layers 2 --context 50 --ffn-width 44 --init-scale 5 %s", flags);
-    for (char *word = strtok(copy, " "); word; word = strtok(NULL, " ")) argv[argc++] = word;
-    flags_defaults(&config_table, &c);
-    flags_parse(&config_table, &c, argc, argv, NULL);
-    c.vocab = VOCAB;
-    config_resolve(&c);
-    return c;
+    return config_of("--width 36 --heads 4 --head-dim 10 --layers 2 --context 50 --ffn-width 44 --init-scale 5", flags,
+                     VOCAB);
 }
 
 static size_t numbers(Model *m) {

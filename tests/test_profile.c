@@ -1,6 +1,7 @@
 // test_profile.c: the FLOPs and bytes that --profile shows, against formulas written down here from the shapes
 // alone. Counts are whole numbers below 2^53, so every comparison is exact.
 #include "tests/config.h"
+#include "tests/test.h"
 #include "kernels/ops.h"
 #include "lib/profile.h"
 #include "model.h"

@@ -1,6 +1,7 @@
 // test_router.c: models with each router: who sees the future, to the bit and in nats after a training; what a step
 // tells; what moves the routers that learn without gradients; and runs with them from outside. The routing itself is in
 // test_moe.c, gradients are in test_gradients.c.
+#include "tests/config.h"
 #include "tests/program.h"
 #include "lib/rng.h"
 #include "model.h"
@@ -14,14 +15,8 @@
 enum { VOCAB = 23, T = 24, ROWS = 4, E = 4 };
 
 static Model *make(const char *router) {
-    Config c;
-    char *copy = xprintf("--width 32 --heads 4 --layers 2 --context 24 --batch 4 --eval-tokens 192 --ffn-width 24 "
-                         "--init-scale 5 --experts 4 --router %s", router), *argv[64] = {"router"};
-    int argc = 1;
-    for (char *word = strtok(copy, " "); word; word = strtok(NULL, " ")) argv[argc++] = word;
-    flags_parse(&config_table, &c, argc, argv, NULL);
-    c.vocab = VOCAB;
-    config_resolve(&c);
+    Config c = config_of("--width 32 --heads 4 --layers 2 --context 24 --batch 4 --eval-tokens 192 --ffn-width 24 "
+                         "--init-scale 5 --experts 4 --router", router, VOCAB);
     omp_set_num_threads(1);
     return model_new(&c, true);
 }

@@ -353,6 +353,7 @@ static void test_load_other_tokenizer(void) {
 static void test_help_and_digest(void) {
     Result r = train("--help");
     CHECK(r.status == 0 && strstr(r.out, "--kv-heads"), "help");
+    CHECK(!strcmp(train("--layers 3 -h").out, r.out), "-h is --help");
     r = train(TINY "--out run --digest");
     CHECK(strstr(r.out, "  layers.1.attn.q.weight\n") && strstr(r.out, "  the logged losses\n"), "%s", r.out);
 }

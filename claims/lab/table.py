@@ -61,7 +61,7 @@ class Lab:
 
     def flags(self):
         """Those that are built, as they are typed."""
-        names = [ROW.findall((self.root / path).read_text()) for path in ("config/config.def", "config/generate.def")]
+        names = [ROW.findall(path.read_text()) for path in (self.root / "config").glob("*.def")]
         return {"--" + name.replace("_", "-") for group in names for name in group}
 
     def post(self, number):

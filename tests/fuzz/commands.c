@@ -66,8 +66,8 @@ void prepare_generate(void) {
 
 void generate_command(const char *input, size_t bytes) {
     Words w = words_of(input, bytes);
-    Options o;
-    bool given[sizeof flags / sizeof flags[0]];
+    GenerateOptions o;
+    bool given[128];
     int *prompt;
     flags_parse(&generate_table, &o, w.argc, w.argv, given);
     size_t n = read_prompt(&o, given, &source, &prompt);

@@ -13,11 +13,7 @@
 
 static Config flags_of(const char *text) {
     Config c;
-    char words[256], *argv[32] = {"fuzz"};
-    int argc = 1;
-    snprintf(words, sizeof words, "%s", text);
-    for (char *w = strtok(words, " "); w && argc < 32; w = strtok(NULL, " ")) argv[argc++] = w;
-    flags_parse(&config_table, &c, argc, argv, NULL);
+    flags_parse_text(&config_table, &c, text, NULL);
     return c;
 }
 

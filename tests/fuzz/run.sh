@@ -17,7 +17,7 @@ mkdir -p "$build/findings"
     grep -ohE '"[A-Za-z][A-Za-z0-9_.]{2,30}"' formats/*.c run/run.c run/curves.c \
         data/tokenizer.c data/data.c
     sed -nE 's/^[A-Z]+\(([a-z_0-9]+),.*/"--\1\\x0a"/p' config/*.def
-    grep -ohE 'X\([A-Z_]+, [a-z0-9_]+' config/config.h | sed 's/.* \(.*\)/"\1"/'
+    grep -ohE 'X\([A-Z_]+, [a-z0-9_]+' config/values.h | sed 's/.* \(.*\)/"\1"/'
 } | awk '!seen[$0]++' > "$TMPDIR/dictionary"
 for target in "$@"; do
     export TARGET=$target

@@ -1,0 +1,15 @@
+// model.h: what follows from the section model.def.
+#ifndef CONFIG_MODEL_H
+#define CONFIG_MODEL_H
+#include "config/config.h"
+
+// True for the mixers with a recurrent state: linear, gla, delta, gated-delta, mamba2.
+bool config_is_linear(int attn);
+// What depends on the kind of attention (ATTN_mha, ...), because layers need not be alike:
+size_t config_kv_heads(const Config *c, int attn);  // heads with keys and values
+size_t config_rope_dim(const Config *c, int attn);  // rotated dimensions of a head; linear mixers, or not rope: 0
+
+// For config_resolve.
+void config_drop_unused_rotation(Config *c);        // --pos rope, where no layer has anything to rotate
+void config_resolve_model(Config *c);
+#endif

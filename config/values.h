@@ -1,0 +1,43 @@
+// values.h: the words that flags take. Each list is declared once: the constants and the words on the command line
+// come from it.
+#ifndef VALUES_H
+#define VALUES_H
+
+// The synthetic languages of data/; --data takes one of them, or a file.
+#define DATA_SOURCES(X) X(stories) X(markov) X(iid) X(recall) X(induction) X(copy) X(facts) X(khop)
+#define SOURCE_WORD(name) #name "|"
+
+#define ATTN_VALUES(X)        X(ATTN, mha) X(ATTN, gqa) X(ATTN, mla) X(ATTN, swa) X(ATTN, linear) X(ATTN, gla) \
+                              X(ATTN, delta) X(ATTN, gated_delta) X(ATTN, mamba2)
+#define ATTN_KERNEL_VALUES(X) X(KERNEL, naive) X(KERNEL, band) X(KERNEL, flash)
+#define QK_NORM_VALUES(X)     X(QK, none) X(QK, head) X(QK, full)
+#define POS_VALUES(X)         X(POS, rope) X(POS, learned) X(POS, none) X(POS, alibi)
+#define NORM_VALUES(X)        X(NORM, pre) X(NORM, post) X(NORM, out) X(NORM, peri) X(NORM, deepnorm) \
+                              X(NORM, keel) X(NORM, none)
+#define NORM_KIND_VALUES(X)   X(NORM_KIND, rms) X(NORM_KIND, layer) X(NORM_KIND, dyt)
+#define FFN_VALUES(X)         X(FFN, swiglu) X(FFN, gelu) X(FFN, relu2)
+#define MOE_LAYER_VALUES(X)   X(MOE_LAYER, dense) X(MOE_LAYER, moe)
+#define GATE_VALUES(X)        X(GATE, softmax) X(GATE, sigmoid)
+#define ROUTER_VALUES(X)      X(ROUTER, topk) X(ROUTER, bias) X(ROUTER, expert_choice) X(ROUTER, threshold) \
+                              X(ROUTER, relu) X(ROUTER, hash) X(ROUTER, soft) X(ROUTER, dense)
+#define SCHEDULE_VALUES(X)    X(SCHEDULE, cosine) X(SCHEDULE, linear) X(SCHEDULE, wsd) X(SCHEDULE, constant)
+#define ROPE_SCALING_VALUES(X) X(ROPE_SCALING, none) X(ROPE_SCALING, linear) X(ROPE_SCALING, ntk) \
+                               X(ROPE_SCALING, yarn)
+#define DRY_RUN_VALUES(X)     X(DRY_RUN, no) X(DRY_RUN, text) X(DRY_RUN, json)
+
+// ATTN_mha, ATTN_gqa, ..., NORM_pre, ...: prefix_word.
+#define CONFIG_CONSTANT(prefix, word) prefix##_##word,
+enum { ATTN_VALUES(CONFIG_CONSTANT) };
+enum { ATTN_KERNEL_VALUES(CONFIG_CONSTANT) };
+enum { QK_NORM_VALUES(CONFIG_CONSTANT) };
+enum { POS_VALUES(CONFIG_CONSTANT) };
+enum { NORM_VALUES(CONFIG_CONSTANT) };
+enum { NORM_KIND_VALUES(CONFIG_CONSTANT) };
+enum { FFN_VALUES(CONFIG_CONSTANT) };
+enum { MOE_LAYER_VALUES(CONFIG_CONSTANT) };
+enum { GATE_VALUES(CONFIG_CONSTANT) };
+enum { ROUTER_VALUES(CONFIG_CONSTANT) };
+enum { SCHEDULE_VALUES(CONFIG_CONSTANT) };
+enum { ROPE_SCALING_VALUES(CONFIG_CONSTANT) };
+enum { DRY_RUN_VALUES(CONFIG_CONSTANT) };
+#endif
