@@ -7,14 +7,12 @@
 #include "lib/profile.h"
 #include "lib/rng.h"
 #include "lib/simd.h"
+#include "lib/threads.h"
 #include <stdlib.h>
 
-enum { SMALL = 1 << 14, FEW_EXPERTS = 64 };
 // Added to the sum that weights are divided by, as in DeepSeek-V3: a selection bias can choose experts whose
 // scores are all 0. Next to any other sum it is too small to change a bit.
 #define LEAST_SUM ((real)1e-20)
-#define PRAGMA(text) _Pragma(#text)
-#define ROWS(count, size) PRAGMA(omp parallel for if ((count) * (size) > SMALL))
 
 // ---- pools ---------------------------------------------------------------------------------------
 
@@ -115,7 +113,7 @@ static void take_tokens(uint8_t *taken, const real *score, Pool p, size_t e, rea
 static void choose_tokens(Routing *r, size_t M, RouterShape s) {
     size_t pools = pool_count(M, s), most = pool_at(0, M, s).tokens;
     memset(r->taken, 0, M * s.E);
-#pragma omp parallel if (M * s.E > SMALL)
+#pragma omp parallel if (M * s.E > PARALLEL_FROM)
     {
         real *sorted = xmalloc(most * sizeof *sorted);
 #pragma omp for
@@ -180,7 +178,7 @@ void route_forward(Routing *r, const real *logits, const real *state, size_t M, 
     PROFILE(route, (PROFILE_EXP + 3 + (s.score == SCORE_SIGMOID ? PROFILE_SIGMOID : 0)) * M * s.E,
             2 * M * s.E + 2 * M * s.K);
     bool best = s.choice == CHOOSE_BEST;
-    ROWS(M, s.E * s.K)
+    PARALLEL_ROWS(M, s.E * s.K)
     for (size_t m = 0; m < M; m++) {
         real *score = r->score + m * s.E;
         score_row(score, r->log_sum + m, logits + m * s.E, s);
@@ -190,14 +188,14 @@ void route_forward(Routing *r, const real *logits, const real *state, size_t M, 
     if (s.choice == CHOOSE_TOKENS) choose_tokens(r, M, s);
     if (best) list_equal(r, M, s.K);
     else list_taken(r, M, s);
-    ROWS(M, s.K)
+    PARALLEL_ROWS(M, s.K)
     for (size_t m = 0; m < M; m++) weigh(r, m, s);
     sort_by_expert(r, M, s);
 }
 
 void route_by_hash(Routing *r, const int *id, uint64_t seed, size_t M, RouterShape s) {
     PROFILE(route, 0, M * s.K);
-    ROWS(M, s.E * s.K)
+    PARALLEL_ROWS(M, s.E * s.K)
     for (size_t m = 0; m < M; m++) {
         Rng random = rng_stream(seed, RNG_HASH, (uint64_t)id[m]);
         int *expert = r->expert + m * s.K;
@@ -286,7 +284,7 @@ static void logit_backward(real *d, const real *score, RouterShape s) {
 
 void route_backward(real *dlogits, const real *dweight, const Routing *r, size_t M, RouterShape s) {
     PROFILE(route, 8 * M * s.E, 2 * M * s.E + 2 * r->first[M]);
-    ROWS(M / s.T, s.T * s.E)
+    PARALLEL_ROWS(M / s.T, s.T * s.E)
     for (size_t b = 0; b < M / s.T; b++) {
         real few[FEW_EXPERTS], *slope = s.E <= FEW_EXPERTS ? few : xmalloc(s.E * sizeof *slope);
         balance_slope(slope, r, b * s.T, s);
@@ -346,10 +344,7 @@ static void column_softmax_backward(real *dlogits, const real *din, const real *
 }
 
 static void row_softmax_backward(real *dlogits, const real *dout, const real *out, size_t columns) {
-    vec dot = vec_zero();
-    for (size_t j = 0; j < columns; j += LANES)
-        dot = vec_fma(vec_load_at(dout, j, columns), vec_load_at(out, j, columns), dot);
-    vec total = vec_set(vec_sum(dot));
+    vec total = vec_set(row_dot(dout, out, columns));
     for (size_t j = 0; j < columns; j += LANES) {
         vec d = vec_sub(vec_load_at(dout, j, columns), total);
         vec_store_at(dlogits, j, columns, vec_mul(vec_load_at(out, j, columns), d));
@@ -357,7 +352,7 @@ static void row_softmax_backward(real *dlogits, const real *dout, const real *ou
 }
 
 static void row_softmaxes(real *out, const real *logits, size_t M, size_t columns) {
-    ROWS(M, columns)
+    PARALLEL_ROWS(M, columns)
     for (size_t m = 0; m < M; m++) {
         memcpy(out + m * columns, logits + m * columns, columns * sizeof *logits);
         softmax_row(out + m * columns, columns);
@@ -368,7 +363,7 @@ void soft_route_forward(Routing *r, Mixing w, const real *logits, size_t M, Rout
     size_t columns = s.E * s.slots, pools = pool_count(M, s), blocks = (columns + LANES - 1) / LANES;
     PROFILE(route, 2 * (PROFILE_EXP + 3) * M * columns, 3 * M * columns);
     row_softmaxes(w.combine, logits, M, columns);
-    ROWS(M, columns)
+    PARALLEL_ROWS(M, columns)
     for (size_t i = 0; i < pools * blocks; i++)
         column_softmax(w.dispatch, logits, pool_at(i / blocks, M, s), i % blocks * LANES, columns);
     for (size_t e = 0; e <= s.E; e++) r->start[e] = e * pools * s.slots;
@@ -378,10 +373,10 @@ void soft_route_forward(Routing *r, Mixing w, const real *logits, size_t M, Rout
 void soft_route_backward(real *dlogits, Mixing dw, Mixing w, size_t M, RouterShape s) {
     size_t columns = s.E * s.slots, pools = pool_count(M, s), blocks = (columns + LANES - 1) / LANES;
     PROFILE(route, 9 * M * columns, 6 * M * columns);
-    ROWS(M, columns)
+    PARALLEL_ROWS(M, columns)
     for (size_t m = 0; m < M; m++)
         row_softmax_backward(dlogits + m * columns, dw.combine + m * columns, w.combine + m * columns, columns);
-    ROWS(M, columns)
+    PARALLEL_ROWS(M, columns)
     for (size_t i = 0; i < pools * blocks; i++)
         column_softmax_backward(dlogits, dw.dispatch, w.dispatch, pool_at(i / blocks, M, s), i % blocks * LANES,
                                 columns);

@@ -17,9 +17,10 @@
 #include "lib/numeric.h"
 #include "lib/profile.h"
 #include "lib/simd.h"
+#include "lib/threads.h"
 #include <omp.h>
 
-enum { QUERY_TILE = 24, QUERIES_BACKWARD = 4 * QUERY_TILE, SMALL = 1 << 14 };
+enum { QUERY_TILE = 24, QUERIES_BACKWARD = 4 * QUERY_TILE };
 static Workspace workspace;        // of the one attention that runs at a time
 
 static real log_sum(real most, real sum) { return sum > 0 ? most + (real)num_log((double)sum) : (real)NAN; }
@@ -102,16 +103,6 @@ static real row_exp(real *x, Span seen, size_t width, real scale, real most) {
     return vec_sum(sum);
 }
 
-static void row_scale(real *x, size_t n, real by) {
-    for (size_t i = 0; i < n; i += LANES) vec_store_at(x, i, n, vec_mul(vec_load_at(x, i, n), vec_set(by)));
-}
-
-static real row_dot(const real *a, const real *b, size_t n) {
-    vec sum = vec_zero();
-    for (size_t i = 0; i < n; i += LANES) sum = vec_fma(vec_load_at(a, i, n), vec_load_at(b, i, n), sum);
-    return vec_sum(sum);
-}
-
 // ---- forward -------------------------------------------------------------------------------------
 
 // One head: n queries at q against L keys (packed transposed) and values (packed).
@@ -142,13 +133,13 @@ static void row_forward(Row *row, real *x, Span seen, size_t keys, real *o, size
         real fade[LANES];
         vec_store(fade, vec_exp(vec_set(row->most - most)));
         row->total *= fade[0];
-        row_scale(o, s->Dv, fade[0]);
+        row_scale(o, o, fade[0], s->Dv);
     }
     row->total += sum, row->most = most;
 }
 
 static void row_end(const Row *row, real *o, size_t Dv, real *lse) {
-    row_scale(o, Dv, 1 / row->total);
+    row_scale(o, o, 1 / row->total, Dv);
     if (lse) *lse = log_sum(row->most, row->total);
 }
 
@@ -300,7 +291,7 @@ static void decode(real *out, size_t out_stride, const real *q, size_t q_stride,
     size_t group = s->H / s->KV, scores = group * s->tile;
     size_t each = round_up(scores + group * sizeof(Row) / sizeof(real), LANES);
     real *space = workspace_take(&workspace, size_mul(each, (size_t)omp_get_max_threads()));
-#pragma omp parallel for schedule(static) if (B * view->length * s->H * s->D > SMALL)
+#pragma omp parallel for schedule(static) if (B * view->length * s->H * s->D > PARALLEL_FROM)
     for (size_t task = 0; task < B * s->KV * split; task++) {
         size_t part = task % split, g = task / split % s->KV, b = task / split / s->KV;
         size_t first = group * part / split, h = g * group + first;
@@ -328,7 +319,7 @@ static void head_forward_matrix(const Head *t, const AttnShape *s, real *scratch
         real scale = row_alibi(p + i * L, seen.to, (real)s->scale, t->slope, past + i);
         real most = row_max(p + i * L + seen.from, seen.to - seen.from, scale, -(real)INFINITY);
         real sum = row_exp(p + i * L, seen, L, scale, most);
-        row_scale(p + i * L, seen.to, 1 / sum);
+        row_scale(p + i * L, p + i * L, 1 / sum, seen.to);
         if (t->lse) t->lse[i] = log_sum(most, sum);
     }
     for (size_t i = 0; i < t->n; i += QUERY_TILE) {
@@ -368,7 +359,7 @@ void attention_forward(real *out, size_t out_stride, real *lse, real *probabilit
     }
     ForwardSpace need = forward_space(n, L, probability != NULL, s);
     real *space = workspace_take(&workspace, size_mul(need.each, threads));
-#pragma omp parallel for schedule(static) if (B * n * L * s.H * s.D > SMALL)
+#pragma omp parallel for schedule(static) if (B * n * L * s.H * s.D > PARALLEL_FROM)
     for (size_t task = 0; task < tasks; task++) {
         size_t part = task % split, g = task / split % s.KV, b = task / split / s.KV;
         real *keys = space + (size_t)omp_get_thread_num() * need.each, *values = keys + need.keys;
@@ -498,7 +489,7 @@ void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const re
     size_t threads = (size_t)omp_get_max_threads(), group = s.H / s.KV, T = n;
     BackwardSpace need = backward_space(T, s);
     real *space = workspace_take(&workspace, size_mul(need.each, threads));
-#pragma omp parallel for schedule(static) if (B * T * T * s.H * s.D > SMALL)
+#pragma omp parallel for schedule(static) if (B * T * T * s.H * s.D > PARALLEL_FROM)
     for (size_t task = 0; task < B * s.KV; task++) {
         size_t b = task / s.KV, g = task % s.KV;
         const real *k_head = view.k + b * view.k_step + g * view.k_head;

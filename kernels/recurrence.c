@@ -14,12 +14,12 @@
 #include "kernels/matmul.h"
 #include "lib/profile.h"
 #include "lib/simd.h"
+#include "lib/threads.h"
 #include <omp.h>
 #include <math.h>
 #include <stdlib.h>
 
-enum { CHUNK = 32, SMALL = 1 << 14 };
-
+enum { CHUNK = 32 };
 
 static size_t recurrence_chunk(RecurrenceShape s) { return s.fades_per_key ? LANES : CHUNK; }
 static size_t decays(RecurrenceShape s) { return s.fades_per_key ? s.K : s.fades ? 1 : 0; }  // per token and head
@@ -150,9 +150,6 @@ static void keep_tokens(const Chunk *t, real *kept) {
 
 // ---- decays --------------------------------------------------------------------------------------
 
-static void scale_row(real *y, const real *x, real by, size_t n) {
-    for (size_t i = 0; i < n; i += LANES) vec_store(y + i, vec_mul(vec_load(x + i), vec_set(by)));
-}
 static void multiply_row(real *y, const real *x, const real *by, size_t n) {
     for (size_t i = 0; i < n; i += LANES) vec_store(y + i, vec_mul(vec_load(x + i), vec_load(by + i)));
 }
@@ -161,7 +158,7 @@ static void multiply_row(real *y, const real *x, const real *by, size_t n) {
 static void fade_from_start(const Chunk *t, real *y, const real *x, size_t first) {
     for (size_t i = first; i < t->n; i++) {
         if (t->s.fades_per_key) multiply_row(y + i * t->Kp, x + i * t->Kp, t->from + i * t->Kp, t->Kp);
-        else scale_row(y + i * t->Kp, x + i * t->Kp, t->from[i], t->Kp);
+        else row_scale(y + i * t->Kp, x + i * t->Kp, t->from[i], t->Kp);
     }
 }
 
@@ -169,7 +166,7 @@ static void fade_from_start(const Chunk *t, real *y, const real *x, size_t first
 static void fade_until_end(const Chunk *t, real *y, const real *x) {
     const real *last = t->mask + (t->n - 1) * t->C;
     if (!t->s.fades_per_key) {
-        for (size_t j = 0; j < t->n; j++) scale_row(y + j * t->Kp, x + j * t->Kp, last[j], t->Kp);
+        for (size_t j = 0; j < t->n; j++) row_scale(y + j * t->Kp, x + j * t->Kp, last[j], t->Kp);
         return;
     }
     for (size_t d = 0; d < t->Kp; d += LANES) {
@@ -187,7 +184,7 @@ static void fade_state(const Chunk *t, real *state) {
     for (size_t p = 0; p < t->Vp && t->s.fades; p += PANEL)
         for (size_t d = 0; d < t->s.K; d++) {
             real *row = state + p * t->s.K + d * PANEL;
-            scale_row(row, row, whole[t->s.fades_per_key ? d : 0], PANEL);
+            row_scale(row, row, whole[t->s.fades_per_key ? d : 0], PANEL);
         }
 }
 
@@ -201,7 +198,7 @@ static void prepare_decays(Chunk *t) {
             continue;
         }
         t->from[i] = i ? t->from[i - 1] * t->decay[i] : t->decay[0];
-        if (i) scale_row(t->mask + i * C, t->mask + (i - 1) * C, t->decay[i], C);
+        if (i) row_scale(t->mask + i * C, t->mask + (i - 1) * C, t->decay[i], C);
         else memset(t->mask, 0, C * sizeof *t->mask);
         t->mask[i * C + i] = 1;
     }
@@ -252,7 +249,7 @@ static void scores_per_key(Chunk *t) {
 static void solve(Chunk *t) {
     for (size_t j = 0; j < t->n; j++) {
         real *u = t->u + j * t->Vp;
-        if (j >= t->first) scale_row(u, t->x + j * t->Vp, t->beta[j], t->Vp);
+        if (j >= t->first) row_scale(u, t->x + j * t->Vp, t->beta[j], t->Vp);
         for (size_t i = j + 1 > t->first ? j + 1 : t->first; t->s.delta && i < t->n; i++) {
             real *x = t->x + i * t->Vp;
             vec score = vec_set(-t->score[(t->C + i) * t->C + j]);
@@ -333,7 +330,7 @@ void recurrence_forward(real *out, real *states, const RecurrenceInput *in, size
     PROFILE(recurrence_forward, recurrence_flops(B, T, s, false), B * s.H * (T * token + kept));
     size_t heads = B * s.H, size = chunks(T, s) * packed_size(s.K, s.V);
     workspace_take(&workspace, chunks_size(s, false));
-#pragma omp parallel for schedule(static) if (heads * T * s.K * s.V > SMALL)
+#pragma omp parallel for schedule(static) if (heads * T * s.K * s.V > PARALLEL_FROM)
     for (size_t i = 0; i < heads; i++) {
         Chunk t = chunk_of_thread(s, false);
         head_forward(&t, out, states ? states + i * size : NULL, in, i / s.H, i % s.H, T, memory);
@@ -391,25 +388,19 @@ static void scores_backward_per_key(Chunk *t) {
         }
 }
 
-static real row_dot(const real *a, const real *b, size_t n) {
-    vec sum = vec_zero();
-    for (size_t i = 0; i < n; i += LANES) sum = vec_fma(vec_load(a + i), vec_load(b + i), sum);
-    return vec_sum(sum);
-}
-
 // du becomes dx = dv; dbeta of each token to `dbeta` (stride H).
 static void solve_backward(Chunk *t, real *dbeta, size_t stride) {
     for (size_t j = t->n; j-- > 0;) {
         real *d = t->du + j * t->Vp;
         dbeta[j * stride] = row_dot(d, t->x + j * t->Vp, t->Vp);
-        scale_row(d, d, t->beta[j], t->Vp);
+        row_scale(d, d, t->beta[j], t->Vp);
         for (size_t i = 0; t->s.delta && i < j; i++) {
             real *other = t->du + i * t->Vp;
             vec score = vec_set(-t->score[(t->C + j) * t->C + i]);
             for (size_t c = 0; c < t->Vp; c += LANES)
                 vec_store(other + c, vec_fma(score, vec_load(d + c), vec_load(other + c)));
         }
-        if (t->s.delta) scale_row(t->dout + (t->C + j) * t->Vp, d, -1, t->Vp);
+        if (t->s.delta) row_scale(t->dout + (t->C + j) * t->Vp, d, -1, t->Vp);
     }
 }
 
@@ -509,7 +500,7 @@ void recurrence_backward(const RecurrenceGradient *g, const real *dout, const re
     PROFILE(recurrence_backward, recurrence_flops(B, T, s, true), B * s.H * (T * token + chunks(T, s) * s.K * s.V));
     size_t heads = B * s.H, size = chunks(T, s) * packed_size(s.K, s.V);
     workspace_take(&workspace, chunks_size(s, true));
-#pragma omp parallel for schedule(static) if (heads * T * s.K * s.V > SMALL)
+#pragma omp parallel for schedule(static) if (heads * T * s.K * s.V > PARALLEL_FROM)
     for (size_t i = 0; i < heads; i++) {
         Chunk t = chunk_of_thread(s, true);
         head_backward(&t, g, dout, states + i * size, in, i / s.H, i % s.H, T);
@@ -636,7 +627,7 @@ void normalise_sum_forward(real *out, real *sum, real *z, size_t z_step, size_t 
     size_t width = round_up(s.K, LANES);
     real *space = z ? NULL : workspace_take(&workspace, B * s.H * width);
     if (space) memset(space, 0, B * s.H * width * sizeof *space);
-#pragma omp parallel for schedule(static) if (B * T * s.H * s.K > SMALL)
+#pragma omp parallel for schedule(static) if (B * T * s.H * s.K > PARALLEL_FROM)
     for (size_t i = 0; i < B * s.H; i++) {
         size_t b = i / s.H, h = i % s.H, row = b * T;
         sum_head_forward(out + (row * s.H + h) * s.V, sum + row * s.H + h,
@@ -648,7 +639,7 @@ void normalise_sum_forward(real *out, real *sum, real *z, size_t z_step, size_t 
 // With out = num / sum: d num = dout / sum, d sum = - d num . out; dq_t = dsum_t z_t, dk_t = sum_{i>=t} dsum_i q_i.
 void normalise_sum_numerator(real *dout, real *sum, const real *out, size_t M, SumShape s) {
     PROFILE(recurrence_backward, M * s.H * (3 * s.V + 1), M * s.H * (3 * s.V + 2));
-#pragma omp parallel for if (M * s.H * s.V > SMALL)
+#pragma omp parallel for if (M * s.H * s.V > PARALLEL_FROM)
     for (size_t i = 0; i < M * s.H; i++) {
         vec dot = vec_zero(), by = vec_set(1 / sum[i]);
         for (size_t d = 0; d < s.V; d += LANES) {
@@ -679,7 +670,7 @@ static void sum_head_backward(real *dq, real *dk, const real *dsum, size_t T, co
 
 void normalise_sum_backward(real *dq, real *dk, const real *dsum, size_t B, size_t T, SumShape s) {
     PROFILE(recurrence_backward, B * T * s.H * 6 * s.K, B * T * s.H * (6 * s.K + 1));
-#pragma omp parallel for schedule(static) if (B * T * s.H * s.K > SMALL)
+#pragma omp parallel for schedule(static) if (B * T * s.H * s.K > PARALLEL_FROM)
     for (size_t i = 0; i < B * s.H; i++) {
         size_t b = i / s.H, h = i % s.H, row = b * T, q = row * s.q_stride + h * s.K, k = row * s.k_stride + h * s.K;
         sum_head_backward(dq + q, dk + k, dsum + row * s.H + h, T, &s, s.q + q, s.k + k);

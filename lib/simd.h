@@ -294,6 +294,15 @@ INLINE void vec_store_at(real *p, size_t i, size_t n, vec v) {
     else vec_store_n(p + i, v, n - i);
 }
 
+INLINE real row_dot(const real *a, const real *b, size_t n) {
+    vec sum = vec_zero();
+    for (size_t i = 0; i < n; i += LANES) sum = vec_fma(vec_load_at(a, i, n), vec_load_at(b, i, n), sum);
+    return vec_sum(sum);
+}
+INLINE void row_scale(real *y, const real *x, real by, size_t n) {     // y may be x
+    for (size_t i = 0; i < n; i += LANES) vec_store_at(y, i, n, vec_mul(vec_load_at(x, i, n), vec_set(by)));
+}
+
 const char *simd_name(void);
 // GFLOP/s of fused multiply-adds in registers on this path with this many threads: the roof.
 double simd_fma_peak(int threads);
