@@ -55,19 +55,20 @@ static void score_row(real *score, real *log_sum, const real *logits, RouterShap
 
 // ---- choices of tokens ---------------------------------------------------------------------------
 
-// The K experts with the largest score + bias, best first.
-static void choose_best(int *expert, const real *score, const real *bias, RouterShape s) {
-    for (size_t k = 0; k < s.K; k++) {
-        int best = -1;
-        real most = 0;
-        for (size_t e = 0; e < s.E; e++) {
-            bool taken = false;
-            for (size_t j = 0; j < k; j++) taken |= expert[j] == (int)e;
-            real value = score[e] + (bias ? bias[e] : 0);
-            if (!taken && (best < 0 || value > most)) best = (int)e, most = value;
-        }
-        expert[k] = best;
+// The K experts with the largest score + bias, best first, in one pass: the best so far are kept sorted, and once
+// there are K of them most experts cost one comparison.
+static void choose_top_k(int *expert, const real *score, const real *bias, RouterShape s) {
+#define VALUE(e) (score[e] + (bias ? bias[e] : 0))
+    real least = 0;                                                    // of the K best so far
+    for (size_t e = 0, n = 0; e < s.E; e++) {
+        real value = VALUE(e);
+        if (n == s.K && !(value > least)) continue;
+        size_t k = n < s.K ? n++ : s.K - 1;
+        for (; k > 0 && value > VALUE(expert[k - 1]); k--) expert[k] = expert[k - 1];
+        expert[k] = (int)e;
+        least = VALUE(expert[n - 1]);
     }
+#undef VALUE
 }
 
 // A score that is no number counts as above, so that it is seen in the loss.
@@ -182,7 +183,7 @@ void route_forward(Routing *r, const real *logits, const real *state, size_t M, 
     for (size_t m = 0; m < M; m++) {
         real *score = r->score + m * s.E;
         score_row(score, r->log_sum + m, logits + m * s.E, s);
-        if (best) choose_best(r->expert + m * s.K, score, state, s);
+        if (best) choose_top_k(r->expert + m * s.K, score, state, s);
         else if (s.choice != CHOOSE_TOKENS) choose_above(r->taken + m * s.E, score, state, s);
     }
     if (s.choice == CHOOSE_TOKENS) choose_tokens(r, M, s);
@@ -235,6 +236,7 @@ static void balance_slope(real *slope, const Routing *r, size_t first, RouterSha
 }
 
 double route_balance_loss(const Routing *r, size_t M, RouterShape s) {
+    PROFILE(route, 2 * M * s.E, M * s.E);
     double loss = 0;
     real *slope = xmalloc(s.E * sizeof *slope);
     for (size_t first = 0; first < M; first += s.T) {
@@ -242,7 +244,10 @@ double route_balance_loss(const Routing *r, size_t M, RouterShape s) {
         for (size_t m = first; m < first + s.T; m++) {
             const real *score = r->score + m * s.E;
             double total = (double)score_total(score, s);
-            for (size_t e = 0; e < s.E; e++) loss += (double)slope[e] * (double)score[e] / total;
+            if (s.score != SCORE_SIGMOID)
+                for (size_t e = 0; e < s.E; e++) loss += (double)slope[e] * (double)score[e];
+            else
+                for (size_t e = 0; e < s.E; e++) loss += (double)slope[e] * (double)score[e] / total;
         }
     }
     free(slope);
@@ -250,6 +255,7 @@ double route_balance_loss(const Routing *r, size_t M, RouterShape s) {
 }
 
 double route_z_loss(const Routing *r, size_t M, RouterShape s) {
+    PROFILE(route, 2 * M, M);
     double loss = 0;
     for (size_t m = 0; m < M; m++) loss += (double)r->log_sum[m] * (double)r->log_sum[m];
     return loss / (double)s.T;
