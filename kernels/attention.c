@@ -60,13 +60,11 @@ static Span span_seen(const AttnShape *s, size_t p, size_t j, size_t keys) {
     return from < to ? (Span){from, to} : (Span){0, 0};
 }
 
-static const real lane_number[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
 // ALiBi (Press et al. 2022, section 3): x[i] = x[i] * scale - slope * distance, where x[0] is the key `behind`
 // positions before the query. Returns by how much the scores are still to be scaled.
 static real row_alibi(real *x, size_t n, real scale, real slope, size_t behind) {
     if (slope == 0) return scale;
-    vec by = vec_set(scale), lose = vec_set(slope), at = vec_sub(vec_load(lane_number), vec_set((real)behind));
+    vec by = vec_set(scale), lose = vec_set(slope), at = vec_sub(vec_lane_numbers(), vec_set((real)behind));
     for (size_t i = 0; i < n; i += LANES)
         vec_store_at(x, i, n, vec_fma(lose, vec_add(at, vec_set((real)i)), vec_mul(vec_load_at(x, i, n), by)));
     return 1;
@@ -79,7 +77,7 @@ static real row_max(const real *x, size_t n, real scale, real most) {
     for (; i + LANES <= n; i += LANES) top = vec_max(vec_mul(vec_load(x + i), by), top);
     if (i < n) {
         vec last = vec_mul(vec_load_n(x + i, n - i), by);
-        top = vec_max(vec_select_less(vec_load(lane_number), vec_set((real)(n - i)), last, top), top);
+        top = vec_max(vec_first(n - i, last, top), top);
     }
     return vec_largest(top);
 }
@@ -92,7 +90,7 @@ static real row_exp(real *x, Span seen, size_t width, real scale, real most) {
     for (size_t i = start; i < seen.to; i += LANES) {
         vec e = vec_exp(vec_fma(vec_load_at(x, i, width), by, minus));
         if (i < seen.from || i + LANES > seen.to) {
-            vec at = vec_add(vec_load(lane_number), vec_set((real)i));
+            vec at = vec_add(vec_lane_numbers(), vec_set((real)i));
             e = vec_select_less(at, vec_set((real)seen.from), vec_zero(), e);
             e = vec_select_less(at, vec_set((real)seen.to), e, vec_zero());
         }

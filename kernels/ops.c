@@ -350,14 +350,13 @@ double sum_of_squares(const real *x, size_t n) {
 
 // ---- cross-entropy -------------------------------------------------------------------------------
 
-// The largest of a row. Padding repeats a real element, so that it never wins.
+// The largest of a row. Padding is not looked at, so that it never wins.
 static real largest(const real *x, size_t V) {
     vec top = vec_set(x[0]);
     size_t i = 0;
     for (; i + LANES <= V; i += LANES) top = vec_max(vec_load(x + i), top);
-    real most = vec_largest(top);
-    for (; i < V; i++) most = x[i] > most ? x[i] : most;
-    return most;
+    if (i < V) top = vec_max(vec_first(V - i, vec_load_n(x + i, V - i), top), top);
+    return vec_largest(top);
 }
 
 // Sum of exp(x - most); with out, the exponentials are stored there.
@@ -370,11 +369,9 @@ static real sum_exp(const real *x, real most, size_t V, real *out) {
         if (out) vec_store(out + i, e);
     }
     if (i < V) {
-        real e[LANES] = {0};
-        vec_store(e, vec_exp(vec_sub(vec_load_n(x + i, V - i), top)));
-        for (size_t j = V - i; j < LANES; j++) e[j] = 0;
-        sum = vec_add(sum, vec_load(e));
-        if (out) memcpy(out + i, e, (V - i) * sizeof *out);
+        vec e = vec_exp(vec_sub(vec_load_n(x + i, V - i), top));
+        sum = vec_add(sum, vec_first(V - i, e, vec_zero()));
+        if (out) vec_store_n(out + i, e, V - i);
     }
     return vec_sum(sum);
 }
