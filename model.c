@@ -481,9 +481,7 @@ static void pack_weights(Model *m) {                         // once per change 
     if (m->packed_fresh) return;
     for (size_t i = 0; i < m->pack_count; i++) {
         const Linear *l = &m->packs[i];
-        for (size_t e = 0; e < l->count; e++)
-            linear_pack(m->packed + l->packed + e * packed_size(l->K, l->N), m->values + l->at + e * l->N * l->K, l->N,
-                        l->K);
+        linear_pack(m->packed + l->packed, m->values + l->at, l->count, l->N, l->K);
     }
     m->packed_fresh = true, m->absorbed_fresh = false;
 }

@@ -364,12 +364,13 @@ size_t linear_workspace(size_t M, size_t N, size_t K) {
     return size_mul(weights > inputs ? weights : inputs, (size_t)omp_get_max_threads());
 }
 
-void linear_pack(real *packed, const real *w, size_t N, size_t K) {
-    PROFILE(pack, 0, 2 * N * K);
-#pragma omp parallel if (N * K > SMALL)
-    {
-        Range panels = share(panels_of(N), (size_t)omp_get_num_threads(), (size_t)omp_get_thread_num());
-        size_t from = panels.from * PANEL, to = smaller(panels.to * PANEL, N);
-        pack(packed + from * K, w + from * K, 1, K, K, to - from);
+void linear_pack(real *packed, const real *w, size_t count, size_t N, size_t K) {
+    PROFILE(pack, 0, 2 * count * N * K);
+    size_t panels = panels_of(N);
+#pragma omp parallel for schedule(static) if (count * N * K > SMALL)
+    for (size_t i = 0; i < count * panels; i++) {
+        size_t matrix = i / panels, j = i % panels * PANEL;
+        pack_panel(packed + matrix * packed_size(K, N) + j * K, w + (matrix * N + j) * K, 1, K, K,
+                   smaller(N - j, PANEL));
     }
 }
