@@ -35,14 +35,16 @@ static void attend(Model *m, size_t l, const real *q, size_t q_stride, KvView vi
     real *probability = a->probability;
     if (m->record && !b->cache && b->B == 1)
         s.kernel = ATTENTION_band, probability = m->record + l * y->H * b->T * b->T;
-    attention_forward(a->out, y->H * y->Dv, a->lse, probability, q, q_stride, view, b->B, b->T, s);
+    attention_forward((AttnOutput){a->out, y->H * y->Dv, a->lse, probability},
+                      (AttnInput){q, q_stride, view, b->B, b->T}, s);
 }
 static void attend_backward(Model *m, size_t l, real *dq, real *dk, real *dv, const real *q, size_t q_stride,
                             KvView view, const Batch *b) {
     const Layer *y = &m->layers[l];
     LayerActs *a = &m->acts[l];
-    attention_backward(dq, q_stride, dk, dv, m->grads.dout, a->out, y->H * y->Dv, a->lse, a->probability, q, q_stride,
-                       view, b->B, b->T, attn_shape(m, y));
+    attention_backward((AttnGradient){dq, dk, dv}, m->grads.dout,
+                       (AttnOutput){a->out, y->H * y->Dv, a->lse, a->probability},
+                       (AttnInput){q, q_stride, view, b->B, b->T}, attn_shape(m, y));
 }
 
 // What the output matrix reads: what attention gives, or with --attn-gate that times sigmoid(W x), number by number
@@ -173,8 +175,8 @@ static void attend_cached(Model *m, size_t l, const Batch *b) {
         size_t together = n == b->T ? b->B : 1;                  // the rows of a piece do not stand side by side
         for (size_t r = 0; r < b->B; r += together, view.k += view.k_step, view.v += view.v_step) {
             size_t i = r * b->T + at;
-            attention_forward(a->out + i * wide, wide, NULL, NULL, a->qkv + i * row, row, view, together, n,
-                              attn_shape(m, y));
+            attention_forward((AttnOutput){.out = a->out + i * wide, .out_stride = wide},
+                              (AttnInput){a->qkv + i * row, row, view, together, n}, attn_shape(m, y));
         }
     }
 }
@@ -319,7 +321,8 @@ static void mla_absorbed(Model *m, size_t l, const Batch *b) {
     size_t step = b->cache->room[l] * wide;
     KvView view = {.k = rows, .v = rows, .k_step = step, .v_step = step, .k_stride = wide, .v_stride = wide,
                    .length = b->past + b->T};
-    attention_forward(a->latent_out, H * R, NULL, NULL, a->latent_q, H * wide, view, b->B, b->T, s);
+    attention_forward((AttnOutput){.out = a->latent_out, .out_stride = H * R},
+                      (AttnInput){a->latent_q, H * wide, view, b->B, b->T}, s);
     for (size_t h = 0; h < H; h++)
         p[h] = (Product){.c = a->out + h * y->Dv, .ldc = H * y->Dv, .a = a->latent_out + h * R, .a_row = H * R,
                          .a_col = 1, .packed = m->packed + y->absorbed_v + h * packed_size(R, y->Dv), .M = b->M,

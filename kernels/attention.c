@@ -284,16 +284,16 @@ static void decode_heads(const DecodeTask *t, const AttnShape *s, real *score, R
 
 // A task is one key head of one sequence, or a part of the query heads that read it. The view begins with a tile that
 // the query sees.
-static void decode(real *out, size_t out_stride, const real *q, size_t q_stride, const KvView *view, size_t B,
-                   size_t split, const AttnShape *s) {
-    size_t group = s->H / s->KV, scores = group * s->tile;
+static void decode(const AttnOutput *o, const AttnInput *in, size_t split, const AttnShape *s) {
+    const KvView *view = &in->view;
+    size_t B = in->B, group = s->H / s->KV, scores = group * s->tile;
     size_t each = round_up(scores + group * sizeof(Row) / sizeof(real), LANES);
     real *space = workspace_take(&workspace, size_mul(each, (size_t)omp_get_max_threads()));
 #pragma omp parallel for schedule(static) if (B * view->length * s->H * s->D > PARALLEL_FROM)
     for (size_t task = 0; task < B * s->KV * split; task++) {
         size_t part = task % split, g = task / split % s->KV, b = task / split / s->KV;
         size_t first = group * part / split, h = g * group + first;
-        DecodeTask t = {.out = out + b * out_stride + h * s->Dv, .q = q + b * q_stride + h * s->D,
+        DecodeTask t = {.out = o->out + b * o->out_stride + h * s->Dv, .q = in->q + b * in->q_stride + h * s->D,
                         .k = view->k + b * view->k_step + g * view->k_head, .k_stride = view->k_stride,
                         .v = view->v + b * view->v_step + g * view->v_head, .v_stride = view->v_stride,
                         .length = view->length, .heads = group * (part + 1) / split - first,
@@ -337,43 +337,48 @@ static ForwardSpace forward_space(size_t n, size_t L, bool kept, AttnShape s) {
     return f;
 }
 
-void attention_forward(real *out, size_t out_stride, real *lse, real *probability, const real *q, size_t q_stride,
-                       KvView view, size_t B, size_t n, AttnShape s) {
-    size_t seen = B * s.H * (pairs_seen(&s, view.length) - pairs_seen(&s, view.length - n));
-    size_t pairs = s.kernel == ATTENTION_naive ? B * s.H * n * view.length : seen;
-    size_t first = first_seen(&s, view.length - n), both = view.k == view.v ? s.D : s.D + s.Dv;     // a latent is both
+// A task is one key head of one sequence, or a part `part` of `split` of the query heads that read it.
+static void forward_task(const AttnOutput *o, const AttnInput *in, const AttnShape *s, size_t task, size_t split,
+                         ForwardSpace need, real *keys) {
+    size_t part = task % split, g = task / split % s->KV, b = task / split / s->KV, group = s->H / s->KV;
+    size_t n = in->n, L = in->view.length;
+    const KvView *view = &in->view;
+    real *values = keys + need.keys, *score = values + need.values;
+    pack(keys, view->k + b * view->k_step + g * view->k_head, 1, view->k_stride, s->D, L);
+    pack(values, view->v + b * view->v_step + g * view->v_head, view->v_stride, 1, L, s->Dv);
+    for (size_t h = g * group + group * part / split; h < g * group + group * (part + 1) / split; h++) {
+        Head t = {.out = o->out + b * n * o->out_stride + h * s->Dv, .out_stride = o->out_stride,
+                  .lse = o->lse ? o->lse + (b * s->H + h) * n : NULL,
+                  .probability = o->probability ? o->probability + (b * s->H + h) * n * L : NULL,
+                  .q = in->q + b * n * in->q_stride + h * s->D, .q_stride = in->q_stride, .keys = keys,
+                  .values = values, .n = n, .L = L, .slope = s->slope ? s->slope[h] : 0};
+        if (s->kernel == ATTENTION_flash) head_forward_flash(&t, s, score);
+        else head_forward_matrix(&t, s, score);
+    }
+}
+
+void attention_forward(AttnOutput o, AttnInput in, AttnShape s) {
+    KvView *view = &in.view;
+    size_t B = in.B, n = in.n, seen = B * s.H * (pairs_seen(&s, view->length) - pairs_seen(&s, view->length - n));
+    size_t pairs = s.kernel == ATTENTION_naive ? B * s.H * n * view->length : seen;
+    size_t first = first_seen(&s, view->length - n), both = view->k == view->v ? s.D : s.D + s.Dv;  // a latent is both
     PROFILE(attention_forward, pairs * 2 * (s.D + s.Dv) + seen * (PROFILE_EXP + (s.slope ? 8 : 4)),
-            B * (n * s.H * (s.D + s.Dv) + (view.length - first) * s.KV * both) + (probability ? pairs : 0));
-    bool may_skip = s.kernel == ATTENTION_flash || (s.kernel == ATTENTION_band && !probability);
+            B * (n * s.H * (s.D + s.Dv) + (view->length - first) * s.KV * both) + (o.probability ? pairs : 0));
+    bool may_skip = s.kernel == ATTENTION_flash || (s.kernel == ATTENTION_band && !o.probability);
     size_t skipped = may_skip ? first / s.tile * s.tile : 0;               // whole tiles that nobody sees
-    view.k += skipped * view.k_stride, view.v += skipped * view.v_stride, view.length -= skipped;
-    size_t L = view.length, group = s.H / s.KV, threads = (size_t)omp_get_max_threads();
+    view->k += skipped * view->k_stride, view->v += skipped * view->v_stride, view->length -= skipped;
+    size_t group = s.H / s.KV, threads = (size_t)omp_get_max_threads();
     // With few key heads (decoding, or a latent shared by all heads) the queries of one are shared out too.
     size_t split = B * s.KV < threads ? smaller(group, (threads + B * s.KV - 1) / (B * s.KV)) : 1;
-    size_t tasks = B * s.KV * split;
-    if (n == 1 && s.kernel == ATTENTION_flash && !lse) {
-        decode(out, out_stride, q, q_stride, &view, B, split, &s);
+    if (n == 1 && s.kernel == ATTENTION_flash && !o.lse) {
+        decode(&o, &in, split, &s);
         return;
     }
-    ForwardSpace need = forward_space(n, L, probability != NULL, s);
+    ForwardSpace need = forward_space(n, view->length, o.probability != NULL, s);
     real *space = workspace_take(&workspace, size_mul(need.each, threads));
-#pragma omp parallel for schedule(static) if (B * n * L * s.H * s.D > PARALLEL_FROM)
-    for (size_t task = 0; task < tasks; task++) {
-        size_t part = task % split, g = task / split % s.KV, b = task / split / s.KV;
-        real *keys = space + (size_t)omp_get_thread_num() * need.each, *values = keys + need.keys;
-        real *score = values + need.values;
-        pack(keys, view.k + b * view.k_step + g * view.k_head, 1, view.k_stride, s.D, L);
-        pack(values, view.v + b * view.v_step + g * view.v_head, view.v_stride, 1, L, s.Dv);
-        for (size_t h = g * group + group * part / split; h < g * group + group * (part + 1) / split; h++) {
-            Head t = {.out = out + b * n * out_stride + h * s.Dv, .out_stride = out_stride,
-                      .lse = lse ? lse + (b * s.H + h) * n : NULL,
-                      .probability = probability ? probability + (b * s.H + h) * n * L : NULL,
-                      .q = q + b * n * q_stride + h * s.D, .q_stride = q_stride, .keys = keys, .values = values,
-                      .n = n, .L = L, .slope = s.slope ? s.slope[h] : 0};
-            if (s.kernel == ATTENTION_flash) head_forward_flash(&t, &s, score);
-            else head_forward_matrix(&t, &s, score);
-        }
-    }
+#pragma omp parallel for schedule(static) if (B * n * view->length * s.H * s.D > PARALLEL_FROM)
+    for (size_t task = 0; task < B * s.KV * split; task++)
+        forward_task(&o, &in, &s, task, split, need, space + (size_t)omp_get_thread_num() * need.each);
 }
 
 // ---- backward ------------------------------------------------------------------------------------
@@ -381,7 +386,7 @@ void attention_forward(real *out, size_t out_stride, real *lse, real *probabilit
 // dQ = dS K,  dK = dS^T Q   (Dao et al. 2022, appendix B.2).
 
 typedef struct {
-    real *dq, *dk, *dv; size_t dq_stride;
+    real *dq, *dk, *dv;
     const real *q, *dout, *out; size_t q_stride, out_stride;
     const real *lse, *probability;
     const real *keys_t, *keys, *values_t;     // packed [D,T], [T,D], [Dv,T]: the same for all heads of a group
@@ -402,7 +407,7 @@ static void tile_backward(const HeadGradient *t, const AttnShape *s, const real 
                           size_t rows, size_t j, size_t keys, bool first) {
     multiply(t->dv + j * t->v_stride, t->v_stride, p, 1, ld, t->douts, t->T, i, keys, s->Dv, rows, true);
     multiply(t->dk + j * t->k_stride, t->k_stride, ds, 1, ld, t->queries, t->T, i, keys, s->D, rows, true);
-    multiply(t->dq + i * t->dq_stride, t->dq_stride, ds, ld, 1, t->keys, t->T, j, rows, s->D, keys, !first);
+    multiply(t->dq + i * t->q_stride, t->q_stride, ds, ld, 1, t->keys, t->T, j, rows, s->D, keys, !first);
 }
 
 // The same for flash, from the scores on; delta: rowsum(dO O) of these queries.
@@ -476,49 +481,49 @@ size_t attention_workspace(size_t T, AttnShape s) {
     return size_mul(forward > backward ? forward : backward, (size_t)omp_get_max_threads());
 }
 
-void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const real *dout, const real *out,
-                        size_t out_stride, const real *lse, const real *probability, const real *q, size_t q_stride,
-                        KvView view, size_t B, size_t n, AttnShape s) {
+// A task is one key head of one sequence with all the query heads that read it.
+static void backward_task(const AttnGradient *d, const real *dout, const AttnOutput *o, const AttnInput *in,
+                          const AttnShape *s, size_t task, BackwardSpace need, real *keys_t) {
+    size_t b = task / s->KV, g = task % s->KV, group = s->H / s->KV, T = in->n;
+    const KvView *view = &in->view;
+    const real *k = view->k + b * view->k_step + g * view->k_head, *v = view->v + b * view->v_step + g * view->v_head;
+    real *dk = d->dk + (k - view->k), *dv = d->dv + (v - view->v);
+    real *keys = keys_t + need.keys_t, *values_t = keys + need.keys, *queries = values_t + need.values_t;
+    real *douts = queries + need.keys, *score = douts + need.values;
+    pack(keys_t, k, 1, view->k_stride, s->D, T);
+    pack(keys, k, view->k_stride, 1, T, s->D);
+    pack(values_t, v, 1, view->v_stride, s->Dv, T);
+    for (size_t j = 0; j < T; j++) {
+        memset(dk + j * view->k_stride, 0, s->D * sizeof *dk);
+        memset(dv + j * view->v_stride, 0, s->Dv * sizeof *dv);
+    }
+    for (size_t h = g * group; h < (g + 1) * group; h++) {
+        size_t query = b * T * in->q_stride + h * s->D, output = b * T * o->out_stride + h * s->Dv;
+        pack(queries, in->q + query, in->q_stride, 1, T, s->D);
+        pack(douts, dout + output, o->out_stride, 1, T, s->Dv);
+        HeadGradient t = {.dq = d->dq + query, .dk = dk, .dv = dv, .q = in->q + query, .dout = dout + output,
+                          .out = o->out + output, .q_stride = in->q_stride, .out_stride = o->out_stride,
+                          .k_stride = view->k_stride, .v_stride = view->v_stride,
+                          .lse = o->lse ? o->lse + (b * s->H + h) * T : NULL,
+                          .probability = o->probability ? o->probability + (b * s->H + h) * T * T : NULL,
+                          .keys_t = keys_t, .keys = keys, .values_t = values_t, .queries = queries, .douts = douts,
+                          .T = T, .slope = s->slope ? s->slope[h] : 0};
+        if (s->kernel == ATTENTION_flash) head_backward_flash(&t, s, score, score + QUERIES_BACKWARD * s->tile);
+        else head_backward_matrix(&t, s, score);
+    }
+}
+
+void attention_backward(AttnGradient d, const real *dout, AttnOutput o, AttnInput in, AttnShape s) {
     bool flash = s.kernel == ATTENTION_flash;
-    size_t seen = pairs_seen(&s, n), pairs = B * s.H * (s.kernel == ATTENTION_naive ? n * n : seen);
+    size_t B = in.B, T = in.n, pairs = B * s.H * (s.kernel == ATTENTION_naive ? T * T : pairs_seen(&s, T));
     size_t again = flash ? 2 * s.D + PROFILE_EXP + (s.slope ? 7 : 3) : 0;          // the scores
     PROFILE(attention_backward, pairs * (4 * (s.D + s.Dv) + 3 + again),
-            B * n * (2 * s.H * (s.D + s.Dv) + 2 * s.KV * (s.D + s.Dv)) + (flash ? 0 : pairs));
-    size_t threads = (size_t)omp_get_max_threads(), group = s.H / s.KV, T = n;
+            B * T * (2 * s.H * (s.D + s.Dv) + 2 * s.KV * (s.D + s.Dv)) + (flash ? 0 : pairs));
     BackwardSpace need = backward_space(T, s);
-    real *space = workspace_take(&workspace, size_mul(need.each, threads));
+    real *space = workspace_take(&workspace, size_mul(need.each, (size_t)omp_get_max_threads()));
 #pragma omp parallel for schedule(static) if (B * T * T * s.H * s.D > PARALLEL_FROM)
-    for (size_t task = 0; task < B * s.KV; task++) {
-        size_t b = task / s.KV, g = task % s.KV;
-        const real *k_head = view.k + b * view.k_step + g * view.k_head;
-        const real *v_head = view.v + b * view.v_step + g * view.v_head;
-        real *dk_head = dk + (k_head - view.k), *dv_head = dv + (v_head - view.v);
-        real *keys_t = space + (size_t)omp_get_thread_num() * need.each, *keys = keys_t + need.keys_t;
-        real *values_t = keys + need.keys, *queries = values_t + need.values_t, *douts = queries + need.keys;
-        real *score = douts + need.values;
-        pack(keys_t, k_head, 1, view.k_stride, s.D, T);
-        pack(keys, k_head, view.k_stride, 1, T, s.D);
-        pack(values_t, v_head, 1, view.v_stride, s.Dv, T);
-        for (size_t j = 0; j < T; j++) {
-            memset(dk_head + j * view.k_stride, 0, s.D * sizeof *dk);
-            memset(dv_head + j * view.v_stride, 0, s.Dv * sizeof *dv);
-        }
-        for (size_t h = g * group; h < (g + 1) * group; h++) {
-            const real *qh = q + b * T * q_stride + h * s.D, *dh = dout + b * T * out_stride + h * s.Dv;
-            pack(queries, qh, q_stride, 1, T, s.D);
-            pack(douts, dh, out_stride, 1, T, s.Dv);
-            HeadGradient t = {.dq = dq + b * T * dq_stride + h * s.D, .dq_stride = dq_stride,
-                              .dk = dk_head, .dv = dv_head, .k_stride = view.k_stride, .v_stride = view.v_stride,
-                              .q = qh, .q_stride = q_stride, .dout = dh,
-                              .out = out + b * T * out_stride + h * s.Dv, .out_stride = out_stride,
-                              .lse = lse ? lse + (b * s.H + h) * T : NULL,
-                              .probability = probability ? probability + (b * s.H + h) * T * T : NULL,
-                              .keys_t = keys_t, .keys = keys, .values_t = values_t, .queries = queries, .douts = douts,
-                              .T = T, .slope = s.slope ? s.slope[h] : 0};
-            if (flash) head_backward_flash(&t, &s, score, score + QUERIES_BACKWARD * s.tile);
-            else head_backward_matrix(&t, &s, score);
-        }
-    }
+    for (size_t task = 0; task < B * s.KV; task++)
+        backward_task(&d, dout, &o, &in, &s, task, need, space + (size_t)omp_get_thread_num() * need.each);
 }
 
 // ---- ALiBi ---------------------------------------------------------------------------------------
@@ -537,16 +542,16 @@ void alibi_slopes(real *slope, size_t H) {
 
 // ---- the reference -------------------------------------------------------------------------------
 
-void attention_forward_naive(real *out, size_t out_stride, const real *q, size_t q_stride, KvView view, size_t B,
-                             size_t n, AttnShape s) {
-    for (size_t b = 0; b < B; b++)
+void attention_forward_naive(AttnOutput to, AttnInput in, AttnShape s) {
+    KvView view = in.view;
+    for (size_t b = 0; b < in.B; b++)
         for (size_t h = 0; h < s.H; h++)
-            for (size_t i = 0; i < n; i++) {
-                size_t g = h / (s.H / s.KV), p = view.length - n + i;
+            for (size_t i = 0; i < in.n; i++) {
+                size_t g = h / (s.H / s.KV), p = view.length - in.n + i;
                 const real *k = view.k + b * view.k_step + g * view.k_head;
                 const real *v = view.v + b * view.v_step + g * view.v_head;
-                const real *x = q + (b * n + i) * q_stride + h * s.D;
-                real *o = out + (b * n + i) * out_stride + h * s.Dv;
+                const real *x = in.q + (b * in.n + i) * in.q_stride + h * s.D;
+                real *o = to.out + (b * in.n + i) * to.out_stride + h * s.Dv;
                 double total = 0;
                 for (size_t e = 0; e < s.Dv; e++) o[e] = 0;
                 for (size_t j = first_seen(&s, p); j <= p; j++) {
