@@ -33,8 +33,8 @@ static size_t beta_at(const Layer *y) { return channels(y) + has_gate(y) * value
 static size_t decay_at(const Layer *y) { return beta_at(y) + has_delta(y) * y->H; }
 
 static RecurrenceShape recurrence_shape(const Layer *y) {
-    return (RecurrenceShape){.H = y->H, .K = y->D, .V = y->Dv, .delta = has_delta(y), .fades = has_gate(y),
-                             .fades_per_key = y->attn == ATTN_gla, .steps = is_mamba2(y)};
+    return (RecurrenceShape){.H = y->H, .D = y->D, .Dv = y->Dv, .delta = has_delta(y), .has_decay = has_gate(y),
+                             .decay_per_key = y->attn == ATTN_gla, .has_step = is_mamba2(y)};
 }
 
 static void add_linear_mixer(Model *m, int l, Layer *y, Deviations d) {
@@ -122,7 +122,7 @@ static RecurrenceInput recurrence_input(const Layer *y, const LayerActs *a) {
 static SumShape sum_shape(const Layer *y, const LayerActs *a) {
     size_t q = key_width(y);
     return (SumShape){.q = a->features, .k = a->features + q, .q_stride = 2 * q, .k_stride = 2 * q,
-                      .H = y->H, .K = y->D, .V = y->Dv};
+                      .H = y->H, .D = y->D, .Dv = y->Dv};
 }
 
 static void copy_rows(real *to, size_t to_stride, const real *from, size_t from_stride, size_t M, size_t N) {
