@@ -113,32 +113,33 @@ typedef struct {
     real slope;                         // 0: no ALiBi
 } Head;
 
-// A row of the online softmax: its largest score so far, and the sum of exp(score - most).
-typedef struct { real most, total; } Row;
+// The online softmax of one query (Milakov and Gimelshein 2018): its largest score so far, and the sum of
+// exp(score - max).
+typedef struct { real max, sum; } Softmax;
 
-// The scores x of one more tile become exp(score - most); `o`, the values summed so far, fades where most grows. The
-// first of the tile's keys is `behind` positions before the query.
-static void row_forward(Row *row, real *x, Span seen, size_t keys, real *o, size_t behind, real slope,
+// The scores x of one more tile become exp(score - max); `o`, the weighted values so far, is rescaled where max grows.
+// The first of the tile's keys is `behind` positions before the query.
+static void row_forward(Softmax *row, real *x, Span seen, size_t keys, real *o, size_t behind, real slope,
                         const AttnShape *s) {
     if (!seen.to) {                                                        // nothing in this tile
         memset(x, 0, keys * sizeof *x);
         return;
     }
     real scale = row_alibi(x, seen.to, (real)s->scale, slope, behind);
-    real most = row_max(x + seen.from, seen.to - seen.from, scale, row->most);
-    real sum = row_exp(x, seen, keys, scale, most);
-    if (row->total > 0 && most > row->most) {                              // what came before weighs less now
-        real fade[LANES];
-        vec_store(fade, vec_exp(vec_set(row->most - most)));
-        row->total *= fade[0];
-        row_scale(o, o, fade[0], s->Dv);
+    real max = row_max(x + seen.from, seen.to - seen.from, scale, row->max);
+    real sum = row_exp(x, seen, keys, scale, max);
+    if (row->sum > 0 && max > row->max) {
+        real rescale[LANES];
+        vec_store(rescale, vec_exp(vec_set(row->max - max)));
+        row->sum *= rescale[0];
+        row_scale(o, o, rescale[0], s->Dv);
     }
-    row->total += sum, row->most = most;
+    row->sum += sum, row->max = max;
 }
 
-static void row_end(const Row *row, real *o, size_t Dv, real *lse) {
-    row_scale(o, o, 1 / row->total, Dv);
-    if (lse) *lse = log_sum(row->most, row->total);
+static void row_end(const Softmax *row, real *o, size_t Dv, real *lse) {
+    row_scale(o, o, 1 / row->sum, Dv);
+    if (lse) *lse = log_sum(row->max, row->sum);
 }
 
 // scores of one tile in scratch: flash [QUERY_TILE, tile]; else [n, L] unless they are kept.
@@ -146,8 +147,8 @@ static void head_forward_flash(const Head *t, const AttnShape *s, real *score) {
     size_t past = t->L - t->n, width = s->tile;
     for (size_t i = 0; i < t->n; i += QUERY_TILE) {
         size_t rows = smaller(QUERY_TILE, t->n - i), end = past + i + rows;    // keys that the last query sees
-        Row row[QUERY_TILE];
-        for (size_t r = 0; r < rows; r++) row[r] = (Row){-(real)INFINITY, 0};
+        Softmax row[QUERY_TILE];
+        for (size_t r = 0; r < rows; r++) row[r] = (Softmax){-(real)INFINITY, 0};
         size_t start = first_seen(s, past + i) / width * width;
         for (size_t j = start; j < end; j += width) {
             size_t keys = smaller(width, end - j);
@@ -174,28 +175,28 @@ typedef struct {
 } DecodeTask;
 
 enum {
-    TOGETHER = 4,                       // heads, or vectors of a value, whose sums stay in registers
-    AHEAD = 2048,                       // numbers: how far ahead of the reads they are asked for
+    UNROLL = 4,                         // heads, or vectors of a value, whose sums stay in registers
+    PREFETCH = 2048,                    // distance in numbers
 };
 
-// A core forgets what it is asked for while as much as it can remember is still on its way: so three times.
-INLINE void ask_ahead(const real *x) {
-    for (size_t ahead = AHEAD; ahead >= AHEAD / 4; ahead /= 2) __builtin_prefetch(x + ahead, 0, 2);
+// A prefetch is dropped while all of the core's line-fill buffers are in use: so at three distances.
+INLINE void prefetch_ahead(const real *x) {
+    for (size_t ahead = PREFETCH; ahead >= PREFETCH / 4; ahead /= 2) __builtin_prefetch(x + ahead, 0, 2);
 }
 
-// score [heads,ld] = q [heads,D] K^T of n <= 16 keys: they are turned in registers, so that lanes run along keys and
+// score [heads,ld] = q [heads,D] K^T of n <= 16 keys, transposed in registers, so that lanes run along keys and
 // each score is one chain over D. whole: n is 16 and D a multiple of it; it and `heads` are constants where this is
 // expanded.
 INLINE void scores_of_keys(size_t heads, bool whole, real *score, size_t ld, const real *q, const real *k,
                            size_t stride, size_t D, size_t n) {
-    vec sum[2 * TOGETHER];
+    vec sum[2 * UNROLL];
     for (size_t h = 0; h < heads; h++) sum[h] = vec_zero();
     for (size_t d = 0; d < D; d += LANES) {
         vec row[LANES];
         const real *at = k;
         for (size_t i = 0; i < LANES; i++) {
             OPAQUE(at);                                            // or the compiler keeps 16 addresses
-            ask_ahead(k + (d + i) * LANES);                        // in a cache, a head's keys follow one another
+            prefetch_ahead(k + (d + i) * LANES);                        // in a cache, a head's keys follow one another
             row[i] = whole ? vec_load(at + d) : vec_load_at(at, d, D);
             at += whole || i + 1 < n ? stride : 0;
         }
@@ -216,10 +217,10 @@ static void scores_of_rows(real *score, size_t ld, const real *q, size_t heads, 
                            size_t keys) {
     for (size_t j = 0; j < keys; j += LANES, k += LANES * stride, score += LANES) {
         size_t n = smaller(LANES, keys - j), h = 0;
-        for (; h + 2 * TOGETHER <= heads; h += 2 * TOGETHER)
-            scores_of_heads(2 * TOGETHER, score + h * ld, ld, q + h * D, k, stride, D, n);
-        for (; h + TOGETHER <= heads; h += TOGETHER)
-            scores_of_heads(TOGETHER, score + h * ld, ld, q + h * D, k, stride, D, n);
+        for (; h + 2 * UNROLL <= heads; h += 2 * UNROLL)
+            scores_of_heads(2 * UNROLL, score + h * ld, ld, q + h * D, k, stride, D, n);
+        for (; h + UNROLL <= heads; h += UNROLL)
+            scores_of_heads(UNROLL, score + h * ld, ld, q + h * D, k, stride, D, n);
         for (; h + 2 <= heads; h += 2) scores_of_heads(2, score + h * ld, ld, q + h * D, k, stride, D, n);
         for (; h < heads; h++) scores_of_heads(1, score + h * ld, ld, q + h * D, k, stride, D, n);
     }
@@ -229,14 +230,14 @@ static void scores_of_rows(real *score, size_t ld, const real *q, size_t heads, 
 // each output is one chain over keys. `heads` and `vecs` are constants where this is expanded.
 INLINE void values_of_columns(size_t heads, size_t vecs, real *out, const real *p, size_t ld, const real *v,
                               size_t stride, size_t Dv, size_t n, size_t keys, bool accumulate) {
-    vec sum[TOGETHER][TOGETHER];
+    vec sum[UNROLL][UNROLL];
     for (size_t h = 0; h < heads; h++)
         for (size_t i = 0; i < vecs; i++)
             sum[h][i] = accumulate ? vec_load_at(out + h * Dv, i * LANES, n) : vec_zero();
     for (size_t j = 0; j < keys; j++, v += stride)
         for (size_t i = 0; i < vecs; i++) {
             vec value = vec_load_at(v, i * LANES, n);
-            ask_ahead(v + i * LANES);
+            prefetch_ahead(v + i * LANES);
             for (size_t h = 0; h < heads; h++) sum[h][i] = vec_fma(vec_set(p[h * ld + j]), value, sum[h][i]);
         }
     for (size_t h = 0; h < heads; h++)
@@ -246,8 +247,8 @@ INLINE void values_of_columns(size_t heads, size_t vecs, real *out, const real *
 INLINE void values_of_heads(size_t vecs, real *out, const real *p, size_t ld, size_t heads, const real *v,
                             size_t stride, size_t Dv, size_t n, size_t keys, bool accumulate) {
     size_t h = 0;
-    for (; h + TOGETHER <= heads; h += TOGETHER)
-        values_of_columns(TOGETHER, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
+    for (; h + UNROLL <= heads; h += UNROLL)
+        values_of_columns(UNROLL, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
     for (; h + 2 <= heads; h += 2)
         values_of_columns(2, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
     for (; h < heads; h++)
@@ -256,10 +257,10 @@ INLINE void values_of_heads(size_t vecs, real *out, const real *p, size_t ld, si
 
 static void values_of_rows(real *out, const real *p, size_t ld, size_t heads, const real *v, size_t stride, size_t Dv,
                            size_t keys, bool accumulate) {
-    enum { WIDE = TOGETHER * LANES };
+    enum { WIDE = UNROLL * LANES };
     size_t d = 0;
     for (; d + WIDE <= Dv; d += WIDE)
-        values_of_heads(TOGETHER, out + d, p, ld, heads, v + d, stride, Dv, WIDE, keys, accumulate);
+        values_of_heads(UNROLL, out + d, p, ld, heads, v + d, stride, Dv, WIDE, keys, accumulate);
     for (; d + 2 * LANES <= Dv; d += 2 * LANES)
         values_of_heads(2, out + d, p, ld, heads, v + d, stride, Dv, 2 * LANES, keys, accumulate);
     for (; d < Dv; d += LANES)
@@ -267,9 +268,9 @@ static void values_of_rows(real *out, const real *p, size_t ld, size_t heads, co
 }
 
 // scratch: score [heads, tile] and row [heads].
-static void decode_heads(const DecodeTask *t, const AttnShape *s, real *score, Row *row) {
+static void decode_heads(const DecodeTask *t, const AttnShape *s, real *score, Softmax *row) {
     size_t position = t->length - 1;
-    for (size_t h = 0; h < t->heads; h++) row[h] = (Row){-(real)INFINITY, 0};
+    for (size_t h = 0; h < t->heads; h++) row[h] = (Softmax){-(real)INFINITY, 0};
     for (size_t j = 0; j < t->length; j += s->tile) {
         size_t keys = smaller(s->tile, t->length - j);
         Span seen = span_seen(s, position, j, keys);
@@ -287,7 +288,7 @@ static void decode_heads(const DecodeTask *t, const AttnShape *s, real *score, R
 static void decode(const AttnOutput *o, const AttnInput *in, size_t split, const AttnShape *s) {
     const KvView *view = &in->view;
     size_t B = in->B, group = s->H / s->KV, scores = group * s->tile;
-    size_t each = round_up(scores + group * sizeof(Row) / sizeof(real), LANES);
+    size_t each = round_up(scores + group * sizeof(Softmax) / sizeof(real), LANES);
     real *space = workspace_take(&workspace, size_mul(each, (size_t)omp_get_max_threads()));
 #pragma omp parallel for schedule(static) if (B * view->length * s->H * s->D > PARALLEL_FROM)
     for (size_t task = 0; task < B * s->KV * split; task++) {
@@ -299,7 +300,7 @@ static void decode(const AttnOutput *o, const AttnInput *in, size_t split, const
                         .length = view->length, .heads = group * (part + 1) / split - first,
                         .slope = s->slope ? s->slope + h : NULL};
         real *score = space + (size_t)omp_get_thread_num() * each;
-        decode_heads(&t, s, score, (Row *)(score + scores));
+        decode_heads(&t, s, score, (Softmax *)(score + scores));
     }
 }
 
@@ -395,7 +396,7 @@ typedef struct {
     real slope;
 } HeadGradient;
 
-// Turns rows of dP into dS in place: x = p (x - delta) scale.
+// From dP to dS in place: x = p (x - delta) scale.
 static void score_gradient(real *x, const real *p, size_t n, real delta, real scale) {
     vec d = vec_set(delta), by = vec_set(scale);
     for (size_t i = 0; i < n; i += LANES)
@@ -516,8 +517,8 @@ static void backward_task(const AttnGradient *d, const real *dout, const AttnOut
 void attention_backward(AttnGradient d, const real *dout, AttnOutput o, AttnInput in, AttnShape s) {
     bool flash = s.kernel == ATTENTION_flash;
     size_t B = in.B, T = in.n, pairs = B * s.H * (s.kernel == ATTENTION_naive ? T * T : pairs_seen(&s, T));
-    size_t again = flash ? 2 * s.D + PROFILE_EXP + (s.slope ? 7 : 3) : 0;          // the scores
-    PROFILE(attention_backward, pairs * (4 * (s.D + s.Dv) + 3 + again),
+    size_t recomputed = flash ? 2 * s.D + PROFILE_EXP + (s.slope ? 7 : 3) : 0;          // the scores
+    PROFILE(attention_backward, pairs * (4 * (s.D + s.Dv) + 3 + recomputed),
             B * T * (2 * s.H * (s.D + s.Dv) + 2 * s.KV * (s.D + s.Dv)) + (flash ? 0 : pairs));
     BackwardSpace need = backward_space(T, s);
     real *space = workspace_take(&workspace, size_mul(need.each, (size_t)omp_get_max_threads()));

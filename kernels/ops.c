@@ -232,7 +232,7 @@ void relu2_backward(real *dx, const real *dy, const real *x, size_t n) {
 
 // ---- rotary positions ----------------------------------------------------------------------------
 
-// The pair of dimensions, as a number that need not be whole, that turns `turns` times over the trained tokens.
+// The pair of dimensions, as a number that need not be whole, that makes `turns` rotations over the trained tokens.
 static double pair_that_turns(double turns, double P, double theta, double trained) {
     return P * num_log(trained / (turns * 6.283185307179586)) / (2 * num_log(theta));
 }
