@@ -36,14 +36,16 @@ static void attend(Model *m, size_t l, const real *q, size_t q_stride, KvView vi
     real *probability = a->probability;
     if (m->record.attention && !b->cache && b->B == 1)
         s.kernel = ATTENTION_band, probability = m->record.attention + l * layer->H * b->T * b->T;
-    attention_forward(a->out, layer->H * layer->Dv, a->lse, probability, q, q_stride, view, b->B, b->T, s);
+    attention_forward((AttnOutput){a->out, layer->H * layer->Dv, a->lse, probability},
+                      (AttnInput){q, q_stride, view, b->B, b->T}, s);
 }
 static void attend_backward(Model *m, size_t l, real *dq, real *dk, real *dv, const real *q, size_t q_stride,
                             KvView view, const Batch *b) {
     const Layer *layer = &m->layers[l];
     const SoftmaxActs *a = &m->acts[l].softmax;
-    attention_backward(dq, q_stride, dk, dv, m->grads.softmax.dout, a->out, layer->H * layer->Dv, a->lse,
-                       a->probability, q, q_stride, view, b->B, b->T, attn_shape(m, layer));
+    attention_backward((AttnGradient){dq, dk, dv}, m->grads.softmax.dout,
+                       (AttnOutput){a->out, layer->H * layer->Dv, a->lse, a->probability},
+                       (AttnInput){q, q_stride, view, b->B, b->T}, attn_shape(m, layer));
 }
 
 // What the output matrix reads: what attention gives, or with --attn-gate that times sigmoid(W x), number by number
@@ -162,8 +164,8 @@ static void attend_cached(Model *m, size_t l, const Batch *b) {
         size_t together = n == b->T ? b->B : 1;                  // the rows of a piece do not stand side by side
         for (size_t r = 0; r < b->B; r += together, view.k += view.k_step, view.v += view.v_step) {
             size_t i = r * b->T + at;
-            attention_forward(out + i * wide, wide, NULL, NULL, qkv + i * row, row, view, together, n,
-                              attn_shape(m, layer));
+            attention_forward((AttnOutput){.out = out + i * wide, .out_stride = wide},
+                              (AttnInput){qkv + i * row, row, view, together, n}, attn_shape(m, layer));
         }
     }
 }
@@ -337,7 +339,8 @@ static void mla_absorbed(Model *m, size_t l, const Batch *b) {
     size_t step = b->cache->slots[l] * wide;
     KvView view = {.k = rows, .v = rows, .k_step = step, .v_step = step, .k_stride = wide, .v_stride = wide,
                    .length = b->past + b->T};
-    attention_forward(latent_out, H * R, NULL, NULL, latent_q, H * wide, view, b->B, b->T, s);
+    attention_forward((AttnOutput){.out = latent_out, .out_stride = H * R},
+                      (AttnInput){latent_q, H * wide, view, b->B, b->T}, s);
     for (size_t h = 0; h < H; h++)
         p[h] = (Product){.c = out + h * Dv, .ldc = H * Dv, .a = latent_out + h * R, .a_row = H * R, .a_col = 1,
                          .packed = m->packed + layer->mla.absorbed_v + h * packed_size(R, Dv), .M = b->M, .N = Dv,

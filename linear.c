@@ -36,9 +36,9 @@ static size_t beta_at(const Layer *layer) { return channels(layer) + has_gate(la
 static size_t decay_at(const Layer *layer) { return beta_at(layer) + has_delta(layer) * layer->H; }
 
 static RecurrenceShape recurrence_shape(const Layer *layer) {
-    return (RecurrenceShape){.H = layer->H, .K = layer->D, .V = layer->Dv, .delta = has_delta(layer),
-                             .fades = has_gate(layer), .fades_per_key = layer->attn == ATTN_gla,
-                             .steps = is_mamba2(layer)};
+    return (RecurrenceShape){.H = layer->H, .D = layer->D, .Dv = layer->Dv, .delta = has_delta(layer),
+                             .has_decay = has_gate(layer), .decay_per_key = layer->attn == ATTN_gla,
+                             .has_step = is_mamba2(layer)};
 }
 
 static void add_linear_mixer(Model *m, Layer *layer, int l) {
@@ -142,7 +142,7 @@ static RecurrenceInput recurrence_input(const Layer *layer, const LinearActs *a)
 static SumShape sum_shape(const Layer *layer, const LinearActs *a) {
     size_t q = key_width(layer);
     return (SumShape){.q = a->features, .k = a->features + q, .q_stride = 2 * q, .k_stride = 2 * q,
-                      .H = layer->H, .K = layer->D, .V = layer->Dv};
+                      .H = layer->H, .D = layer->D, .Dv = layer->Dv};
 }
 
 static void copy_rows(real *to, size_t to_stride, const real *from, size_t from_stride, size_t M, size_t N) {

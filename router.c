@@ -7,14 +7,12 @@
 #include "lib/profile.h"
 #include "lib/rng.h"
 #include "lib/simd.h"
+#include "lib/threads.h"
 #include <stdlib.h>
 
-enum { SMALL = 1 << 14, FEW_EXPERTS = 64 };
 // Added to the sum that weights are divided by, as in DeepSeek-V3: a selection bias can choose experts whose
 // scores are all 0. Next to any other sum it is too small to change a bit.
 #define LEAST_SUM ((real)1e-20)
-#define PRAGMA(text) _Pragma(#text)
-#define ROWS(count, size) PRAGMA(omp parallel for if ((count) * (size) > SMALL))
 
 // ---- pools ---------------------------------------------------------------------------------------
 
@@ -57,19 +55,20 @@ static void score_row(real *score, real *log_sum, const real *logits, RouterShap
 
 // ---- choices of tokens ---------------------------------------------------------------------------
 
-// The K experts with the largest score + bias, best first.
-static void choose_best(int *expert, const real *score, const real *bias, RouterShape s) {
-    for (size_t k = 0; k < s.K; k++) {
-        int best = -1;
-        real most = 0;
-        for (size_t e = 0; e < s.E; e++) {
-            bool taken = false;
-            for (size_t j = 0; j < k; j++) taken |= expert[j] == (int)e;
-            real value = score[e] + (bias ? bias[e] : 0);
-            if (!taken && (best < 0 || value > most)) best = (int)e, most = value;
-        }
-        expert[k] = best;
+// The K experts with the largest score + bias, best first, in one pass: the best so far are kept sorted, and once
+// there are K of them most experts cost one comparison.
+static void choose_top_k(int *expert, const real *score, const real *bias, RouterShape s) {
+#define VALUE(e) (score[e] + (bias ? bias[e] : 0))
+    real least = 0;                                                    // of the K best so far
+    for (size_t e = 0, n = 0; e < s.E; e++) {
+        real value = VALUE(e);
+        if (n == s.K && !(value > least)) continue;
+        size_t k = n < s.K ? n++ : s.K - 1;
+        for (; k > 0 && value > VALUE(expert[k - 1]); k--) expert[k] = expert[k - 1];
+        expert[k] = (int)e;
+        least = VALUE(expert[n - 1]);
     }
+#undef VALUE
 }
 
 // A score that is no number counts as above, so that it is seen in the loss.
@@ -115,7 +114,7 @@ static void take_tokens(uint8_t *taken, const real *score, Pool p, size_t e, rea
 static void choose_tokens(Routing *r, size_t M, RouterShape s) {
     size_t pools = pool_count(M, s), most = pool_at(0, M, s).tokens;
     memset(r->taken, 0, M * s.E);
-#pragma omp parallel if (M * s.E > SMALL)
+#pragma omp parallel if (M * s.E > PARALLEL_FROM)
     {
         real *sorted = xmalloc(most * sizeof *sorted);
 #pragma omp for
@@ -180,24 +179,24 @@ void route_forward(Routing *r, const real *logits, const real *state, size_t M, 
     PROFILE(route, (PROFILE_EXP + 3 + (s.score == SCORE_SIGMOID ? PROFILE_SIGMOID : 0)) * M * s.E,
             2 * M * s.E + 2 * M * s.K);
     bool best = s.choice == CHOOSE_BEST;
-    ROWS(M, s.E * s.K)
+    PARALLEL_ROWS(M, s.E * s.K)
     for (size_t m = 0; m < M; m++) {
         real *score = r->score + m * s.E;
         score_row(score, r->log_sum + m, logits + m * s.E, s);
-        if (best) choose_best(r->expert + m * s.K, score, state, s);
+        if (best) choose_top_k(r->expert + m * s.K, score, state, s);
         else if (s.choice != CHOOSE_TOKENS) choose_above(r->taken + m * s.E, score, state, s);
     }
     if (s.choice == CHOOSE_TOKENS) choose_tokens(r, M, s);
     if (best) list_equal(r, M, s.K);
     else list_taken(r, M, s);
-    ROWS(M, s.K)
+    PARALLEL_ROWS(M, s.K)
     for (size_t m = 0; m < M; m++) weigh(r, m, s);
     sort_by_expert(r, M, s);
 }
 
 void route_by_hash(Routing *r, const int *id, uint64_t seed, size_t M, RouterShape s) {
     PROFILE(route, 0, M * s.K);
-    ROWS(M, s.E * s.K)
+    PARALLEL_ROWS(M, s.E * s.K)
     for (size_t m = 0; m < M; m++) {
         Rng random = rng_stream(seed, RNG_HASH, (uint64_t)id[m]);
         int *expert = r->expert + m * s.K;
@@ -237,6 +236,7 @@ static void balance_slope(real *slope, const Routing *r, size_t first, RouterSha
 }
 
 double route_balance_loss(const Routing *r, size_t M, RouterShape s) {
+    PROFILE(route, 2 * M * s.E, M * s.E);
     double loss = 0;
     real *slope = xmalloc(s.E * sizeof *slope);
     for (size_t first = 0; first < M; first += s.T) {
@@ -244,7 +244,10 @@ double route_balance_loss(const Routing *r, size_t M, RouterShape s) {
         for (size_t m = first; m < first + s.T; m++) {
             const real *score = r->score + m * s.E;
             double total = (double)score_total(score, s);
-            for (size_t e = 0; e < s.E; e++) loss += (double)slope[e] * (double)score[e] / total;
+            if (s.score != SCORE_SIGMOID)
+                for (size_t e = 0; e < s.E; e++) loss += (double)slope[e] * (double)score[e];
+            else
+                for (size_t e = 0; e < s.E; e++) loss += (double)slope[e] * (double)score[e] / total;
         }
     }
     free(slope);
@@ -252,6 +255,7 @@ double route_balance_loss(const Routing *r, size_t M, RouterShape s) {
 }
 
 double route_z_loss(const Routing *r, size_t M, RouterShape s) {
+    PROFILE(route, 2 * M, M);
     double loss = 0;
     for (size_t m = 0; m < M; m++) loss += (double)r->log_sum[m] * (double)r->log_sum[m];
     return loss / (double)s.T;
@@ -286,7 +290,7 @@ static void logit_backward(real *d, const real *score, RouterShape s) {
 
 void route_backward(real *dlogits, const real *dweight, const Routing *r, size_t M, RouterShape s) {
     PROFILE(route, 8 * M * s.E, 2 * M * s.E + 2 * r->first[M]);
-    ROWS(M / s.T, s.T * s.E)
+    PARALLEL_ROWS(M / s.T, s.T * s.E)
     for (size_t b = 0; b < M / s.T; b++) {
         real few[FEW_EXPERTS], *slope = s.E <= FEW_EXPERTS ? few : xmalloc(s.E * sizeof *slope);
         balance_slope(slope, r, b * s.T, s);
@@ -346,10 +350,7 @@ static void column_softmax_backward(real *dlogits, const real *din, const real *
 }
 
 static void row_softmax_backward(real *dlogits, const real *dout, const real *out, size_t columns) {
-    vec dot = vec_zero();
-    for (size_t j = 0; j < columns; j += LANES)
-        dot = vec_fma(vec_load_at(dout, j, columns), vec_load_at(out, j, columns), dot);
-    vec total = vec_set(vec_sum(dot));
+    vec total = vec_set(row_dot(dout, out, columns));
     for (size_t j = 0; j < columns; j += LANES) {
         vec d = vec_sub(vec_load_at(dout, j, columns), total);
         vec_store_at(dlogits, j, columns, vec_mul(vec_load_at(out, j, columns), d));
@@ -357,7 +358,7 @@ static void row_softmax_backward(real *dlogits, const real *dout, const real *ou
 }
 
 static void row_softmaxes(real *out, const real *logits, size_t M, size_t columns) {
-    ROWS(M, columns)
+    PARALLEL_ROWS(M, columns)
     for (size_t m = 0; m < M; m++) {
         memcpy(out + m * columns, logits + m * columns, columns * sizeof *logits);
         softmax_row(out + m * columns, columns);
@@ -368,7 +369,7 @@ void soft_route_forward(Routing *r, Mixing w, const real *logits, size_t M, Rout
     size_t columns = s.E * s.slots, pools = pool_count(M, s), blocks = (columns + LANES - 1) / LANES;
     PROFILE(route, 2 * (PROFILE_EXP + 3) * M * columns, 3 * M * columns);
     row_softmaxes(w.combine, logits, M, columns);
-    ROWS(M, columns)
+    PARALLEL_ROWS(M, columns)
     for (size_t i = 0; i < pools * blocks; i++)
         column_softmax(w.dispatch, logits, pool_at(i / blocks, M, s), i % blocks * LANES, columns);
     for (size_t e = 0; e <= s.E; e++) r->start[e] = e * pools * s.slots;
@@ -378,10 +379,10 @@ void soft_route_forward(Routing *r, Mixing w, const real *logits, size_t M, Rout
 void soft_route_backward(real *dlogits, Mixing dw, Mixing w, size_t M, RouterShape s) {
     size_t columns = s.E * s.slots, pools = pool_count(M, s), blocks = (columns + LANES - 1) / LANES;
     PROFILE(route, 9 * M * columns, 6 * M * columns);
-    ROWS(M, columns)
+    PARALLEL_ROWS(M, columns)
     for (size_t m = 0; m < M; m++)
         row_softmax_backward(dlogits + m * columns, dw.combine + m * columns, w.combine + m * columns, columns);
-    ROWS(M, columns)
+    PARALLEL_ROWS(M, columns)
     for (size_t i = 0; i < pools * blocks; i++)
         column_softmax_backward(dlogits, dw.dispatch, w.dispatch, pool_at(i / blocks, M, s), i % blocks * LANES,
                                 columns);

@@ -117,6 +117,7 @@ static void make_model(Training *t) {
 // is a function of its number: there is no reading position to shuffle, save or lose.
 static size_t load_rows(Training *t, Split split, size_t first, size_t rows) {
     size_t T = t->config.context, scored = 0;
+    PROFILE(data, 0, 0);
     bool with_answers = split == SPLIT_VALIDATION;
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < rows; i++)
@@ -240,6 +241,7 @@ static void log_step(Training *t, bool has_train, bool has_validation) {
 }
 
 static void save(Training *t) {
+    PROFILE(save, 0, 0);
     t->state.seconds = seconds_now() - t->started;
     run_save(t->run, &t->tensors, &t->state);
     hf_save(t->model, t->run->dir);

@@ -60,7 +60,8 @@ static double run_forward(void *work, size_t repeats) {
     Work *w = work;
     double start = seconds_now();
     for (size_t i = 0; i < repeats; i++)
-        attention_forward(w->out, ROW, w->lse, w->probability, w->q, ROW, w->view, 1, w->T, w->shape);
+        attention_forward((AttnOutput){w->out, ROW, w->lse, w->probability},
+                          (AttnInput){w->q, ROW, w->view, 1, w->T}, w->shape);
     return seconds_now() - start;
 }
 
@@ -68,8 +69,9 @@ static double run_backward(void *work, size_t repeats) {
     Work *w = work;
     double start = seconds_now();
     for (size_t i = 0; i < repeats; i++)
-        attention_backward(w->dq, ROW, w->dk, w->dv, w->dout, w->out, ROW, w->lse, w->probability, w->q, ROW, w->view,
-                           1, w->T, w->shape);
+        attention_backward((AttnGradient){w->dq, w->dk, w->dv}, w->dout,
+                           (AttnOutput){w->out, ROW, w->lse, w->probability},
+                           (AttnInput){w->q, ROW, w->view, 1, w->T}, w->shape);
     return seconds_now() - start;
 }
 

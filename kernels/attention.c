@@ -17,9 +17,10 @@
 #include "lib/numeric.h"
 #include "lib/profile.h"
 #include "lib/simd.h"
+#include "lib/threads.h"
 #include <omp.h>
 
-enum { QUERY_TILE = 24, QUERIES_BACKWARD = 4 * QUERY_TILE, SMALL = 1 << 14 };
+enum { QUERY_TILE = 24, QUERIES_BACKWARD = 4 * QUERY_TILE };
 static Workspace workspace;        // of the one attention that runs at a time
 
 static real log_sum(real most, real sum) { return sum > 0 ? most + (real)num_log((double)sum) : (real)NAN; }
@@ -59,13 +60,11 @@ static Span span_seen(const AttnShape *s, size_t p, size_t j, size_t keys) {
     return from < to ? (Span){from, to} : (Span){0, 0};
 }
 
-static const real lane_number[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
 // ALiBi (Press et al. 2022, section 3): x[i] = x[i] * scale - slope * distance, where x[0] is the key `behind`
 // positions before the query. Returns by how much the scores are still to be scaled.
 static real row_alibi(real *x, size_t n, real scale, real slope, size_t behind) {
     if (slope == 0) return scale;
-    vec by = vec_set(scale), lose = vec_set(slope), at = vec_sub(vec_load(lane_number), vec_set((real)behind));
+    vec by = vec_set(scale), lose = vec_set(slope), at = vec_sub(vec_lane_numbers(), vec_set((real)behind));
     for (size_t i = 0; i < n; i += LANES)
         vec_store_at(x, i, n, vec_fma(lose, vec_add(at, vec_set((real)i)), vec_mul(vec_load_at(x, i, n), by)));
     return 1;
@@ -78,7 +77,7 @@ static real row_max(const real *x, size_t n, real scale, real most) {
     for (; i + LANES <= n; i += LANES) top = vec_max(vec_mul(vec_load(x + i), by), top);
     if (i < n) {
         vec last = vec_mul(vec_load_n(x + i, n - i), by);
-        top = vec_max(vec_select_less(vec_load(lane_number), vec_set((real)(n - i)), last, top), top);
+        top = vec_max(vec_first(n - i, last, top), top);
     }
     return vec_largest(top);
 }
@@ -91,7 +90,7 @@ static real row_exp(real *x, Span seen, size_t width, real scale, real most) {
     for (size_t i = start; i < seen.to; i += LANES) {
         vec e = vec_exp(vec_fma(vec_load_at(x, i, width), by, minus));
         if (i < seen.from || i + LANES > seen.to) {
-            vec at = vec_add(vec_load(lane_number), vec_set((real)i));
+            vec at = vec_add(vec_lane_numbers(), vec_set((real)i));
             e = vec_select_less(at, vec_set((real)seen.from), vec_zero(), e);
             e = vec_select_less(at, vec_set((real)seen.to), e, vec_zero());
         }
@@ -99,16 +98,6 @@ static real row_exp(real *x, Span seen, size_t width, real scale, real most) {
         vec_store_at(x, i, width, e);
     }
     for (size_t i = round_up(seen.to, LANES); i < width; i++) x[i] = 0;
-    return vec_sum(sum);
-}
-
-static void row_scale(real *x, size_t n, real by) {
-    for (size_t i = 0; i < n; i += LANES) vec_store_at(x, i, n, vec_mul(vec_load_at(x, i, n), vec_set(by)));
-}
-
-static real row_dot(const real *a, const real *b, size_t n) {
-    vec sum = vec_zero();
-    for (size_t i = 0; i < n; i += LANES) sum = vec_fma(vec_load_at(a, i, n), vec_load_at(b, i, n), sum);
     return vec_sum(sum);
 }
 
@@ -124,32 +113,33 @@ typedef struct {
     real slope;                         // 0: no ALiBi
 } Head;
 
-// A row of the online softmax: its largest score so far, and the sum of exp(score - most).
-typedef struct { real most, total; } Row;
+// The online softmax of one query (Milakov and Gimelshein 2018): its largest score so far, and the sum of
+// exp(score - max).
+typedef struct { real max, sum; } Softmax;
 
-// The scores x of one more tile become exp(score - most); `o`, the values summed so far, fades where most grows. The
-// first of the tile's keys is `behind` positions before the query.
-static void row_forward(Row *row, real *x, Span seen, size_t keys, real *o, size_t behind, real slope,
+// The scores x of one more tile become exp(score - max); `o`, the weighted values so far, is rescaled where max grows.
+// The first of the tile's keys is `behind` positions before the query.
+static void row_forward(Softmax *row, real *x, Span seen, size_t keys, real *o, size_t behind, real slope,
                         const AttnShape *s) {
     if (!seen.to) {                                                        // nothing in this tile
         memset(x, 0, keys * sizeof *x);
         return;
     }
     real scale = row_alibi(x, seen.to, (real)s->scale, slope, behind);
-    real most = row_max(x + seen.from, seen.to - seen.from, scale, row->most);
-    real sum = row_exp(x, seen, keys, scale, most);
-    if (row->total > 0 && most > row->most) {                              // what came before weighs less now
-        real fade[LANES];
-        vec_store(fade, vec_exp(vec_set(row->most - most)));
-        row->total *= fade[0];
-        row_scale(o, s->Dv, fade[0]);
+    real max = row_max(x + seen.from, seen.to - seen.from, scale, row->max);
+    real sum = row_exp(x, seen, keys, scale, max);
+    if (row->sum > 0 && max > row->max) {
+        real rescale[LANES];
+        vec_store(rescale, vec_exp(vec_set(row->max - max)));
+        row->sum *= rescale[0];
+        row_scale(o, o, rescale[0], s->Dv);
     }
-    row->total += sum, row->most = most;
+    row->sum += sum, row->max = max;
 }
 
-static void row_end(const Row *row, real *o, size_t Dv, real *lse) {
-    row_scale(o, Dv, 1 / row->total);
-    if (lse) *lse = log_sum(row->most, row->total);
+static void row_end(const Softmax *row, real *o, size_t Dv, real *lse) {
+    row_scale(o, o, 1 / row->sum, Dv);
+    if (lse) *lse = log_sum(row->max, row->sum);
 }
 
 // scores of one tile in scratch: flash [QUERY_TILE, tile]; else [n, L] unless they are kept.
@@ -157,8 +147,8 @@ static void head_forward_flash(const Head *t, const AttnShape *s, real *score) {
     size_t past = t->L - t->n, width = s->tile;
     for (size_t i = 0; i < t->n; i += QUERY_TILE) {
         size_t rows = smaller(QUERY_TILE, t->n - i), end = past + i + rows;    // keys that the last query sees
-        Row row[QUERY_TILE];
-        for (size_t r = 0; r < rows; r++) row[r] = (Row){-(real)INFINITY, 0};
+        Softmax row[QUERY_TILE];
+        for (size_t r = 0; r < rows; r++) row[r] = (Softmax){-(real)INFINITY, 0};
         size_t start = first_seen(s, past + i) / width * width;
         for (size_t j = start; j < end; j += width) {
             size_t keys = smaller(width, end - j);
@@ -185,28 +175,28 @@ typedef struct {
 } DecodeTask;
 
 enum {
-    TOGETHER = 4,                       // heads, or vectors of a value, whose sums stay in registers
-    AHEAD = 2048,                       // numbers: how far ahead of the reads they are asked for
+    UNROLL = 4,                         // heads, or vectors of a value, whose sums stay in registers
+    PREFETCH = 2048,                    // distance in numbers
 };
 
-// A core forgets what it is asked for while as much as it can remember is still on its way: so three times.
-INLINE void ask_ahead(const real *x) {
-    for (size_t ahead = AHEAD; ahead >= AHEAD / 4; ahead /= 2) __builtin_prefetch(x + ahead, 0, 2);
+// A prefetch is dropped while all of the core's line-fill buffers are in use: so at three distances.
+INLINE void prefetch_ahead(const real *x) {
+    for (size_t ahead = PREFETCH; ahead >= PREFETCH / 4; ahead /= 2) __builtin_prefetch(x + ahead, 0, 2);
 }
 
-// score [heads,ld] = q [heads,D] K^T of n <= 16 keys: they are turned in registers, so that lanes run along keys and
+// score [heads,ld] = q [heads,D] K^T of n <= 16 keys, transposed in registers, so that lanes run along keys and
 // each score is one chain over D. whole: n is 16 and D a multiple of it; it and `heads` are constants where this is
 // expanded.
 INLINE void scores_of_keys(size_t heads, bool whole, real *score, size_t ld, const real *q, const real *k,
                            size_t stride, size_t D, size_t n) {
-    vec sum[2 * TOGETHER];
+    vec sum[2 * UNROLL];
     for (size_t h = 0; h < heads; h++) sum[h] = vec_zero();
     for (size_t d = 0; d < D; d += LANES) {
         vec row[LANES];
         const real *at = k;
         for (size_t i = 0; i < LANES; i++) {
             OPAQUE(at);                                            // or the compiler keeps 16 addresses
-            ask_ahead(k + (d + i) * LANES);                        // in a cache, a head's keys follow one another
+            prefetch_ahead(k + (d + i) * LANES);                        // in a cache, a head's keys follow one another
             row[i] = whole ? vec_load(at + d) : vec_load_at(at, d, D);
             at += whole || i + 1 < n ? stride : 0;
         }
@@ -227,10 +217,10 @@ static void scores_of_rows(real *score, size_t ld, const real *q, size_t heads, 
                            size_t keys) {
     for (size_t j = 0; j < keys; j += LANES, k += LANES * stride, score += LANES) {
         size_t n = smaller(LANES, keys - j), h = 0;
-        for (; h + 2 * TOGETHER <= heads; h += 2 * TOGETHER)
-            scores_of_heads(2 * TOGETHER, score + h * ld, ld, q + h * D, k, stride, D, n);
-        for (; h + TOGETHER <= heads; h += TOGETHER)
-            scores_of_heads(TOGETHER, score + h * ld, ld, q + h * D, k, stride, D, n);
+        for (; h + 2 * UNROLL <= heads; h += 2 * UNROLL)
+            scores_of_heads(2 * UNROLL, score + h * ld, ld, q + h * D, k, stride, D, n);
+        for (; h + UNROLL <= heads; h += UNROLL)
+            scores_of_heads(UNROLL, score + h * ld, ld, q + h * D, k, stride, D, n);
         for (; h + 2 <= heads; h += 2) scores_of_heads(2, score + h * ld, ld, q + h * D, k, stride, D, n);
         for (; h < heads; h++) scores_of_heads(1, score + h * ld, ld, q + h * D, k, stride, D, n);
     }
@@ -240,14 +230,14 @@ static void scores_of_rows(real *score, size_t ld, const real *q, size_t heads, 
 // each output is one chain over keys. `heads` and `vecs` are constants where this is expanded.
 INLINE void values_of_columns(size_t heads, size_t vecs, real *out, const real *p, size_t ld, const real *v,
                               size_t stride, size_t Dv, size_t n, size_t keys, bool accumulate) {
-    vec sum[TOGETHER][TOGETHER];
+    vec sum[UNROLL][UNROLL];
     for (size_t h = 0; h < heads; h++)
         for (size_t i = 0; i < vecs; i++)
             sum[h][i] = accumulate ? vec_load_at(out + h * Dv, i * LANES, n) : vec_zero();
     for (size_t j = 0; j < keys; j++, v += stride)
         for (size_t i = 0; i < vecs; i++) {
             vec value = vec_load_at(v, i * LANES, n);
-            ask_ahead(v + i * LANES);
+            prefetch_ahead(v + i * LANES);
             for (size_t h = 0; h < heads; h++) sum[h][i] = vec_fma(vec_set(p[h * ld + j]), value, sum[h][i]);
         }
     for (size_t h = 0; h < heads; h++)
@@ -257,8 +247,8 @@ INLINE void values_of_columns(size_t heads, size_t vecs, real *out, const real *
 INLINE void values_of_heads(size_t vecs, real *out, const real *p, size_t ld, size_t heads, const real *v,
                             size_t stride, size_t Dv, size_t n, size_t keys, bool accumulate) {
     size_t h = 0;
-    for (; h + TOGETHER <= heads; h += TOGETHER)
-        values_of_columns(TOGETHER, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
+    for (; h + UNROLL <= heads; h += UNROLL)
+        values_of_columns(UNROLL, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
     for (; h + 2 <= heads; h += 2)
         values_of_columns(2, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
     for (; h < heads; h++)
@@ -267,10 +257,10 @@ INLINE void values_of_heads(size_t vecs, real *out, const real *p, size_t ld, si
 
 static void values_of_rows(real *out, const real *p, size_t ld, size_t heads, const real *v, size_t stride, size_t Dv,
                            size_t keys, bool accumulate) {
-    enum { WIDE = TOGETHER * LANES };
+    enum { WIDE = UNROLL * LANES };
     size_t d = 0;
     for (; d + WIDE <= Dv; d += WIDE)
-        values_of_heads(TOGETHER, out + d, p, ld, heads, v + d, stride, Dv, WIDE, keys, accumulate);
+        values_of_heads(UNROLL, out + d, p, ld, heads, v + d, stride, Dv, WIDE, keys, accumulate);
     for (; d + 2 * LANES <= Dv; d += 2 * LANES)
         values_of_heads(2, out + d, p, ld, heads, v + d, stride, Dv, 2 * LANES, keys, accumulate);
     for (; d < Dv; d += LANES)
@@ -278,9 +268,9 @@ static void values_of_rows(real *out, const real *p, size_t ld, size_t heads, co
 }
 
 // scratch: score [heads, tile] and row [heads].
-static void decode_heads(const DecodeTask *t, const AttnShape *s, real *score, Row *row) {
+static void decode_heads(const DecodeTask *t, const AttnShape *s, real *score, Softmax *row) {
     size_t position = t->length - 1;
-    for (size_t h = 0; h < t->heads; h++) row[h] = (Row){-(real)INFINITY, 0};
+    for (size_t h = 0; h < t->heads; h++) row[h] = (Softmax){-(real)INFINITY, 0};
     for (size_t j = 0; j < t->length; j += s->tile) {
         size_t keys = smaller(s->tile, t->length - j);
         Span seen = span_seen(s, position, j, keys);
@@ -295,22 +285,22 @@ static void decode_heads(const DecodeTask *t, const AttnShape *s, real *score, R
 
 // A task is one key head of one sequence, or a part of the query heads that read it. The view begins with a tile that
 // the query sees.
-static void decode(real *out, size_t out_stride, const real *q, size_t q_stride, const KvView *view, size_t B,
-                   size_t split, const AttnShape *s) {
-    size_t group = s->H / s->KV, scores = group * s->tile;
-    size_t each = round_up(scores + group * sizeof(Row) / sizeof(real), LANES);
+static void decode(const AttnOutput *o, const AttnInput *in, size_t split, const AttnShape *s) {
+    const KvView *view = &in->view;
+    size_t B = in->B, group = s->H / s->KV, scores = group * s->tile;
+    size_t each = round_up(scores + group * sizeof(Softmax) / sizeof(real), LANES);
     real *space = workspace_take(&workspace, size_mul(each, (size_t)omp_get_max_threads()));
-#pragma omp parallel for schedule(static) if (B * view->length * s->H * s->D > SMALL)
+#pragma omp parallel for schedule(static) if (B * view->length * s->H * s->D > PARALLEL_FROM)
     for (size_t task = 0; task < B * s->KV * split; task++) {
         size_t part = task % split, g = task / split % s->KV, b = task / split / s->KV;
         size_t first = group * part / split, h = g * group + first;
-        DecodeTask t = {.out = out + b * out_stride + h * s->Dv, .q = q + b * q_stride + h * s->D,
+        DecodeTask t = {.out = o->out + b * o->out_stride + h * s->Dv, .q = in->q + b * in->q_stride + h * s->D,
                         .k = view->k + b * view->k_step + g * view->k_head, .k_stride = view->k_stride,
                         .v = view->v + b * view->v_step + g * view->v_head, .v_stride = view->v_stride,
                         .length = view->length, .heads = group * (part + 1) / split - first,
                         .slope = s->slope ? s->slope + h : NULL};
         real *score = space + (size_t)omp_get_thread_num() * each;
-        decode_heads(&t, s, score, (Row *)(score + scores));
+        decode_heads(&t, s, score, (Softmax *)(score + scores));
     }
 }
 
@@ -328,7 +318,7 @@ static void head_forward_matrix(const Head *t, const AttnShape *s, real *scratch
         real scale = row_alibi(p + i * L, seen.to, (real)s->scale, t->slope, past + i);
         real most = row_max(p + i * L + seen.from, seen.to - seen.from, scale, -(real)INFINITY);
         real sum = row_exp(p + i * L, seen, L, scale, most);
-        row_scale(p + i * L, seen.to, 1 / sum);
+        row_scale(p + i * L, p + i * L, 1 / sum, seen.to);
         if (t->lse) t->lse[i] = log_sum(most, sum);
     }
     for (size_t i = 0; i < t->n; i += QUERY_TILE) {
@@ -348,43 +338,48 @@ static ForwardSpace forward_space(size_t n, size_t L, bool kept, AttnShape s) {
     return f;
 }
 
-void attention_forward(real *out, size_t out_stride, real *lse, real *probability, const real *q, size_t q_stride,
-                       KvView view, size_t B, size_t n, AttnShape s) {
-    size_t seen = B * s.H * (pairs_seen(&s, view.length) - pairs_seen(&s, view.length - n));
-    size_t pairs = s.kernel == ATTENTION_naive ? B * s.H * n * view.length : seen;
-    size_t first = first_seen(&s, view.length - n), both = view.k == view.v ? s.D : s.D + s.Dv;     // a latent is both
+// A task is one key head of one sequence, or a part `part` of `split` of the query heads that read it.
+static void forward_task(const AttnOutput *o, const AttnInput *in, const AttnShape *s, size_t task, size_t split,
+                         ForwardSpace need, real *keys) {
+    size_t part = task % split, g = task / split % s->KV, b = task / split / s->KV, group = s->H / s->KV;
+    size_t n = in->n, L = in->view.length;
+    const KvView *view = &in->view;
+    real *values = keys + need.keys, *score = values + need.values;
+    pack(keys, view->k + b * view->k_step + g * view->k_head, 1, view->k_stride, s->D, L);
+    pack(values, view->v + b * view->v_step + g * view->v_head, view->v_stride, 1, L, s->Dv);
+    for (size_t h = g * group + group * part / split; h < g * group + group * (part + 1) / split; h++) {
+        Head t = {.out = o->out + b * n * o->out_stride + h * s->Dv, .out_stride = o->out_stride,
+                  .lse = o->lse ? o->lse + (b * s->H + h) * n : NULL,
+                  .probability = o->probability ? o->probability + (b * s->H + h) * n * L : NULL,
+                  .q = in->q + b * n * in->q_stride + h * s->D, .q_stride = in->q_stride, .keys = keys,
+                  .values = values, .n = n, .L = L, .slope = s->slope ? s->slope[h] : 0};
+        if (s->kernel == ATTENTION_flash) head_forward_flash(&t, s, score);
+        else head_forward_matrix(&t, s, score);
+    }
+}
+
+void attention_forward(AttnOutput o, AttnInput in, AttnShape s) {
+    KvView *view = &in.view;
+    size_t B = in.B, n = in.n, seen = B * s.H * (pairs_seen(&s, view->length) - pairs_seen(&s, view->length - n));
+    size_t pairs = s.kernel == ATTENTION_naive ? B * s.H * n * view->length : seen;
+    size_t first = first_seen(&s, view->length - n), both = view->k == view->v ? s.D : s.D + s.Dv;  // a latent is both
     PROFILE(attention_forward, pairs * 2 * (s.D + s.Dv) + seen * (PROFILE_EXP + (s.slope ? 8 : 4)),
-            B * (n * s.H * (s.D + s.Dv) + (view.length - first) * s.KV * both) + (probability ? pairs : 0));
-    bool may_skip = s.kernel == ATTENTION_flash || (s.kernel == ATTENTION_band && !probability);
+            B * (n * s.H * (s.D + s.Dv) + (view->length - first) * s.KV * both) + (o.probability ? pairs : 0));
+    bool may_skip = s.kernel == ATTENTION_flash || (s.kernel == ATTENTION_band && !o.probability);
     size_t skipped = may_skip ? first / s.tile * s.tile : 0;               // whole tiles that nobody sees
-    view.k += skipped * view.k_stride, view.v += skipped * view.v_stride, view.length -= skipped;
-    size_t L = view.length, group = s.H / s.KV, threads = (size_t)omp_get_max_threads();
+    view->k += skipped * view->k_stride, view->v += skipped * view->v_stride, view->length -= skipped;
+    size_t group = s.H / s.KV, threads = (size_t)omp_get_max_threads();
     // With few key heads (decoding, or a latent shared by all heads) the queries of one are shared out too.
     size_t split = B * s.KV < threads ? smaller(group, (threads + B * s.KV - 1) / (B * s.KV)) : 1;
-    size_t tasks = B * s.KV * split;
-    if (n == 1 && s.kernel == ATTENTION_flash && !lse) {
-        decode(out, out_stride, q, q_stride, &view, B, split, &s);
+    if (n == 1 && s.kernel == ATTENTION_flash && !o.lse) {
+        decode(&o, &in, split, &s);
         return;
     }
-    ForwardSpace need = forward_space(n, L, probability != NULL, s);
+    ForwardSpace need = forward_space(n, view->length, o.probability != NULL, s);
     real *space = workspace_take(&workspace, size_mul(need.each, threads));
-#pragma omp parallel for schedule(static) if (B * n * L * s.H * s.D > SMALL)
-    for (size_t task = 0; task < tasks; task++) {
-        size_t part = task % split, g = task / split % s.KV, b = task / split / s.KV;
-        real *keys = space + (size_t)omp_get_thread_num() * need.each, *values = keys + need.keys;
-        real *score = values + need.values;
-        pack(keys, view.k + b * view.k_step + g * view.k_head, 1, view.k_stride, s.D, L);
-        pack(values, view.v + b * view.v_step + g * view.v_head, view.v_stride, 1, L, s.Dv);
-        for (size_t h = g * group + group * part / split; h < g * group + group * (part + 1) / split; h++) {
-            Head t = {.out = out + b * n * out_stride + h * s.Dv, .out_stride = out_stride,
-                      .lse = lse ? lse + (b * s.H + h) * n : NULL,
-                      .probability = probability ? probability + (b * s.H + h) * n * L : NULL,
-                      .q = q + b * n * q_stride + h * s.D, .q_stride = q_stride, .keys = keys, .values = values,
-                      .n = n, .L = L, .slope = s.slope ? s.slope[h] : 0};
-            if (s.kernel == ATTENTION_flash) head_forward_flash(&t, &s, score);
-            else head_forward_matrix(&t, &s, score);
-        }
-    }
+#pragma omp parallel for schedule(static) if (B * n * view->length * s.H * s.D > PARALLEL_FROM)
+    for (size_t task = 0; task < B * s.KV * split; task++)
+        forward_task(&o, &in, &s, task, split, need, space + (size_t)omp_get_thread_num() * need.each);
 }
 
 // ---- backward ------------------------------------------------------------------------------------
@@ -392,7 +387,7 @@ void attention_forward(real *out, size_t out_stride, real *lse, real *probabilit
 // dQ = dS K,  dK = dS^T Q   (Dao et al. 2022, appendix B.2).
 
 typedef struct {
-    real *dq, *dk, *dv; size_t dq_stride;
+    real *dq, *dk, *dv;
     const real *q, *dout, *out; size_t q_stride, out_stride;
     const real *lse, *probability;
     const real *keys_t, *keys, *values_t;     // packed [D,T], [T,D], [Dv,T]: the same for all heads of a group
@@ -401,7 +396,7 @@ typedef struct {
     real slope;
 } HeadGradient;
 
-// Turns rows of dP into dS in place: x = p (x - delta) scale.
+// From dP to dS in place: x = p (x - delta) scale.
 static void score_gradient(real *x, const real *p, size_t n, real delta, real scale) {
     vec d = vec_set(delta), by = vec_set(scale);
     for (size_t i = 0; i < n; i += LANES)
@@ -413,7 +408,7 @@ static void tile_backward(const HeadGradient *t, const AttnShape *s, const real 
                           size_t rows, size_t j, size_t keys, bool first) {
     multiply(t->dv + j * t->v_stride, t->v_stride, p, 1, ld, t->douts, t->T, i, keys, s->Dv, rows, true);
     multiply(t->dk + j * t->k_stride, t->k_stride, ds, 1, ld, t->queries, t->T, i, keys, s->D, rows, true);
-    multiply(t->dq + i * t->dq_stride, t->dq_stride, ds, ld, 1, t->keys, t->T, j, rows, s->D, keys, !first);
+    multiply(t->dq + i * t->q_stride, t->q_stride, ds, ld, 1, t->keys, t->T, j, rows, s->D, keys, !first);
 }
 
 // The same for flash, from the scores on; delta: rowsum(dO O) of these queries.
@@ -487,49 +482,49 @@ size_t attention_workspace(size_t T, AttnShape s) {
     return size_mul(forward > backward ? forward : backward, (size_t)omp_get_max_threads());
 }
 
-void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const real *dout, const real *out,
-                        size_t out_stride, const real *lse, const real *probability, const real *q, size_t q_stride,
-                        KvView view, size_t B, size_t n, AttnShape s) {
-    bool flash = s.kernel == ATTENTION_flash;
-    size_t seen = pairs_seen(&s, n), pairs = B * s.H * (s.kernel == ATTENTION_naive ? n * n : seen);
-    size_t again = flash ? 2 * s.D + PROFILE_EXP + (s.slope ? 7 : 3) : 0;          // the scores
-    PROFILE(attention_backward, pairs * (4 * (s.D + s.Dv) + 3 + again),
-            B * n * (2 * s.H * (s.D + s.Dv) + 2 * s.KV * (s.D + s.Dv)) + (flash ? 0 : pairs));
-    size_t threads = (size_t)omp_get_max_threads(), group = s.H / s.KV, T = n;
-    BackwardSpace need = backward_space(T, s);
-    real *space = workspace_take(&workspace, size_mul(need.each, threads));
-#pragma omp parallel for schedule(static) if (B * T * T * s.H * s.D > SMALL)
-    for (size_t task = 0; task < B * s.KV; task++) {
-        size_t b = task / s.KV, g = task % s.KV;
-        const real *k_head = view.k + b * view.k_step + g * view.k_head;
-        const real *v_head = view.v + b * view.v_step + g * view.v_head;
-        real *dk_head = dk + (k_head - view.k), *dv_head = dv + (v_head - view.v);
-        real *keys_t = space + (size_t)omp_get_thread_num() * need.each, *keys = keys_t + need.keys_t;
-        real *values_t = keys + need.keys, *queries = values_t + need.values_t, *douts = queries + need.keys;
-        real *score = douts + need.values;
-        pack(keys_t, k_head, 1, view.k_stride, s.D, T);
-        pack(keys, k_head, view.k_stride, 1, T, s.D);
-        pack(values_t, v_head, 1, view.v_stride, s.Dv, T);
-        for (size_t j = 0; j < T; j++) {
-            memset(dk_head + j * view.k_stride, 0, s.D * sizeof *dk);
-            memset(dv_head + j * view.v_stride, 0, s.Dv * sizeof *dv);
-        }
-        for (size_t h = g * group; h < (g + 1) * group; h++) {
-            const real *qh = q + b * T * q_stride + h * s.D, *dh = dout + b * T * out_stride + h * s.Dv;
-            pack(queries, qh, q_stride, 1, T, s.D);
-            pack(douts, dh, out_stride, 1, T, s.Dv);
-            HeadGradient t = {.dq = dq + b * T * dq_stride + h * s.D, .dq_stride = dq_stride,
-                              .dk = dk_head, .dv = dv_head, .k_stride = view.k_stride, .v_stride = view.v_stride,
-                              .q = qh, .q_stride = q_stride, .dout = dh,
-                              .out = out + b * T * out_stride + h * s.Dv, .out_stride = out_stride,
-                              .lse = lse ? lse + (b * s.H + h) * T : NULL,
-                              .probability = probability ? probability + (b * s.H + h) * T * T : NULL,
-                              .keys_t = keys_t, .keys = keys, .values_t = values_t, .queries = queries, .douts = douts,
-                              .T = T, .slope = s.slope ? s.slope[h] : 0};
-            if (flash) head_backward_flash(&t, &s, score, score + QUERIES_BACKWARD * s.tile);
-            else head_backward_matrix(&t, &s, score);
-        }
+// A task is one key head of one sequence with all the query heads that read it.
+static void backward_task(const AttnGradient *d, const real *dout, const AttnOutput *o, const AttnInput *in,
+                          const AttnShape *s, size_t task, BackwardSpace need, real *keys_t) {
+    size_t b = task / s->KV, g = task % s->KV, group = s->H / s->KV, T = in->n;
+    const KvView *view = &in->view;
+    const real *k = view->k + b * view->k_step + g * view->k_head, *v = view->v + b * view->v_step + g * view->v_head;
+    real *dk = d->dk + (k - view->k), *dv = d->dv + (v - view->v);
+    real *keys = keys_t + need.keys_t, *values_t = keys + need.keys, *queries = values_t + need.values_t;
+    real *douts = queries + need.keys, *score = douts + need.values;
+    pack(keys_t, k, 1, view->k_stride, s->D, T);
+    pack(keys, k, view->k_stride, 1, T, s->D);
+    pack(values_t, v, 1, view->v_stride, s->Dv, T);
+    for (size_t j = 0; j < T; j++) {
+        memset(dk + j * view->k_stride, 0, s->D * sizeof *dk);
+        memset(dv + j * view->v_stride, 0, s->Dv * sizeof *dv);
     }
+    for (size_t h = g * group; h < (g + 1) * group; h++) {
+        size_t query = b * T * in->q_stride + h * s->D, output = b * T * o->out_stride + h * s->Dv;
+        pack(queries, in->q + query, in->q_stride, 1, T, s->D);
+        pack(douts, dout + output, o->out_stride, 1, T, s->Dv);
+        HeadGradient t = {.dq = d->dq + query, .dk = dk, .dv = dv, .q = in->q + query, .dout = dout + output,
+                          .out = o->out + output, .q_stride = in->q_stride, .out_stride = o->out_stride,
+                          .k_stride = view->k_stride, .v_stride = view->v_stride,
+                          .lse = o->lse ? o->lse + (b * s->H + h) * T : NULL,
+                          .probability = o->probability ? o->probability + (b * s->H + h) * T * T : NULL,
+                          .keys_t = keys_t, .keys = keys, .values_t = values_t, .queries = queries, .douts = douts,
+                          .T = T, .slope = s->slope ? s->slope[h] : 0};
+        if (s->kernel == ATTENTION_flash) head_backward_flash(&t, s, score, score + QUERIES_BACKWARD * s->tile);
+        else head_backward_matrix(&t, s, score);
+    }
+}
+
+void attention_backward(AttnGradient d, const real *dout, AttnOutput o, AttnInput in, AttnShape s) {
+    bool flash = s.kernel == ATTENTION_flash;
+    size_t B = in.B, T = in.n, pairs = B * s.H * (s.kernel == ATTENTION_naive ? T * T : pairs_seen(&s, T));
+    size_t recomputed = flash ? 2 * s.D + PROFILE_EXP + (s.slope ? 7 : 3) : 0;          // the scores
+    PROFILE(attention_backward, pairs * (4 * (s.D + s.Dv) + 3 + recomputed),
+            B * T * (2 * s.H * (s.D + s.Dv) + 2 * s.KV * (s.D + s.Dv)) + (flash ? 0 : pairs));
+    BackwardSpace need = backward_space(T, s);
+    real *space = workspace_take(&workspace, size_mul(need.each, (size_t)omp_get_max_threads()));
+#pragma omp parallel for schedule(static) if (B * T * T * s.H * s.D > PARALLEL_FROM)
+    for (size_t task = 0; task < B * s.KV; task++)
+        backward_task(&d, dout, &o, &in, &s, task, need, space + (size_t)omp_get_thread_num() * need.each);
 }
 
 // ---- ALiBi ---------------------------------------------------------------------------------------
@@ -548,16 +543,16 @@ void alibi_slopes(real *slope, size_t H) {
 
 // ---- the reference -------------------------------------------------------------------------------
 
-void attention_forward_naive(real *out, size_t out_stride, const real *q, size_t q_stride, KvView view, size_t B,
-                             size_t n, AttnShape s) {
-    for (size_t b = 0; b < B; b++)
+void attention_forward_naive(AttnOutput to, AttnInput in, AttnShape s) {
+    KvView view = in.view;
+    for (size_t b = 0; b < in.B; b++)
         for (size_t h = 0; h < s.H; h++)
-            for (size_t i = 0; i < n; i++) {
-                size_t g = h / (s.H / s.KV), p = view.length - n + i;
+            for (size_t i = 0; i < in.n; i++) {
+                size_t g = h / (s.H / s.KV), p = view.length - in.n + i;
                 const real *k = view.k + b * view.k_step + g * view.k_head;
                 const real *v = view.v + b * view.v_step + g * view.v_head;
-                const real *x = q + (b * n + i) * q_stride + h * s.D;
-                real *o = out + (b * n + i) * out_stride + h * s.Dv;
+                const real *x = in.q + (b * in.n + i) * in.q_stride + h * s.D;
+                real *o = to.out + (b * in.n + i) * to.out_stride + h * s.Dv;
                 double total = 0;
                 for (size_t e = 0; e < s.Dv; e++) o[e] = 0;
                 for (size_t j = first_seen(&s, p); j <= p; j++) {

@@ -27,17 +27,18 @@ typedef struct {
     const real *slope;         // ALiBi: a score loses slope[h] for every position between query and key (NULL: nothing)
 } AttnShape;
 
-// out [B*n, out_stride] (head h at h*Dv), q [B*n, q_stride] (head h at h*D).
+// What is attended: n queries of each of B sequences, q [B*n, q_stride] (head h at h*D), against a view.
+typedef struct { const real *q; size_t q_stride; KvView view; size_t B, n; } AttnInput;
+// out [B*n, out_stride] (head h at h*Dv).
 // lse [B,H,n]: log-sum-exp of each query's scores, which is all that flash keeps for its backward (may be NULL).
 // probability [B,H,n,length]: what the others keep (may be NULL: kept nowhere).
-void attention_forward(real *out, size_t out_stride, real *lse, real *probability, const real *q, size_t q_stride,
-                       KvView view, size_t B, size_t n, AttnShape s);
+typedef struct { real *out; size_t out_stride; real *lse, *probability; } AttnOutput;
+void attention_forward(AttnOutput o, AttnInput in, AttnShape s);
 
-// Gradients of a forward without past (view.length == n). dq, dk, dv are set; dk and dv have the
-// strides of the view. lse for flash, probability for the others.
-void attention_backward(real *dq, size_t dq_stride, real *dk, real *dv, const real *dout, const real *out,
-                        size_t out_stride, const real *lse, const real *probability, const real *q, size_t q_stride,
-                        KvView view, size_t B, size_t n, AttnShape s);
+// Gradients of a forward without past (view.length == n). All are set; dq has the stride of q, dk and dv those of the
+// view, dout that of out. The forward's output gives lse for flash, probability for the others.
+typedef struct { real *dq, *dk, *dv; } AttnGradient;
+void attention_backward(AttnGradient d, const real *dout, AttnOutput o, AttnInput in, AttnShape s);
 
 // The slopes of ALiBi for H heads.
 void alibi_slopes(real *slope, size_t H);
@@ -45,7 +46,6 @@ void alibi_slopes(real *slope, size_t H);
 // Numbers of scratch memory that both take for sequences of T tokens, with all threads.
 size_t attention_workspace(size_t T, AttnShape s);
 
-// The readable reference: loops over queries, keys, dimensions, as the formula says. Same arguments.
-void attention_forward_naive(real *out, size_t out_stride, const real *q, size_t q_stride, KvView view, size_t B,
-                             size_t n, AttnShape s);
+// The readable reference: loops over queries, keys, dimensions, as the formula says. out only.
+void attention_forward_naive(AttnOutput o, AttnInput in, AttnShape s);
 #endif

@@ -3,24 +3,21 @@
 #include "kernels/matmul.h"
 #include "lib/profile.h"
 #include "lib/simd.h"
+#include "lib/threads.h"
 #include <stdlib.h>
-
-enum { SMALL = 1 << 14, FEW_EXPERTS = 64 };
-#define PRAGMA(text) _Pragma(#text)
-#define ROWS(count, size) PRAGMA(omp parallel for if ((count) * (size) > SMALL))
 
 // ---- dispatch ------------------------------------------------------------------------------------
 // A choice without a slot was dropped: its copy does not exist, and its output counts as zero.
 
 void dispatch_forward(real *sorted, const real *x, const Routing *r, size_t C) {
     PROFILE(dispatch, 0, 2 * r->copies * C);
-    ROWS(r->copies, C)
+    PARALLEL_ROWS(r->copies, C)
     for (size_t i = 0; i < r->copies; i++) memcpy(sorted + i * C, x + (size_t)r->token[i] * C, C * sizeof *x);
 }
 
 void dispatch_backward(real *dx, const real *dsorted, const Routing *r, size_t M, size_t C) {
     PROFILE(dispatch, r->copies * C, (r->copies + 2 * M) * C);
-    ROWS(r->copies + M, C)
+    PARALLEL_ROWS(r->copies + M, C)
     for (size_t m = 0; m < M; m++)
         for (size_t c = 0; c < C; c += LANES) {
             vec sum = vec_load_at(dx + m * C, c, C);
@@ -32,7 +29,7 @@ void dispatch_backward(real *dx, const real *dsorted, const Routing *r, size_t M
 
 void combine_forward(real *y, const real *sorted, const Routing *r, size_t M, size_t C) {
     PROFILE(dispatch, 2 * r->copies * C, (r->copies + M) * C);
-    ROWS(r->copies + M, C)
+    PARALLEL_ROWS(r->copies + M, C)
     for (size_t m = 0; m < M; m++)
         for (size_t c = 0; c < C; c += LANES) {
             vec sum = vec_zero();
@@ -57,7 +54,7 @@ static real choice_backward(real *dsorted, const real *dy, const real *y, real w
 void combine_backward(real *dsorted, real *dweight, const real *dy, const real *sorted, const Routing *r, size_t M,
                       size_t C) {
     PROFILE(dispatch, 3 * r->copies * C, (2 * r->copies + M) * C);
-    ROWS(r->copies + M, C)
+    PARALLEL_ROWS(r->copies + M, C)
     for (size_t m = 0; m < M; m++)
         for (size_t i = r->first[m]; i < r->first[m + 1]; i++) {
             size_t at = r->slot[i] < 0 ? 0 : (size_t)r->slot[i] * C;

@@ -19,6 +19,7 @@ typedef struct {
     int *token;                // [slots] the token in each slot; within an expert tokens keep their order
     size_t copies;             // slots in use: start[E]
 } Routing;
+enum { FEW_EXPERTS = 64 };  // of so many a loop keeps something on its stack; for more it allocates
 // Soft routing instead: the weights with which tokens are mixed into slots, and slots into outputs (router.h).
 typedef struct { real *dispatch, *combine; } Mixing;    // [M,E*S] each; in the backward their gradients
 

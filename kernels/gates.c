@@ -5,10 +5,7 @@
 #include "lib/numeric.h"
 #include "lib/profile.h"
 #include "lib/simd.h"
-
-enum { SMALL = 1 << 14 };   // numbers below which waking the threads costs more than it gains
-#define PRAGMA(text) _Pragma(#text)
-#define ROWS(count, size) PRAGMA(omp parallel for if ((count) * (size) > SMALL))
+#include "lib/threads.h"
 
 // ---- short convolution ---------------------------------------------------------------------------
 
@@ -50,7 +47,7 @@ void short_conv_forward(real *y, real *before, const real *x, const real *w, rea
                         ConvShape s) {
     size_t M = s.B * s.T;
     PROFILE(conv_forward, (2 * s.W + PROFILE_SIGMOID + 1) * M * s.C, 2 * M * s.C + s.W * s.C + (s.W > 0) * M * s.C);
-    ROWS(M, s.C)
+    PARALLEL_ROWS(M, s.C)
     for (size_t m = 0; m < M; m++) {
         size_t b = m / s.T;
         if (s.W) conv_token(y + m * s.C, before + m * s.C, x, w, tail ? tail + b * tail_step : NULL, b, m % s.T, &s);
@@ -88,7 +85,7 @@ static void conv_weight_backward(real *dw, const real *dbefore, const real *x, s
 void short_conv_backward(real *dx, real *dw, real *dy, const real *before, const real *x, const real *w, ConvShape s) {
     size_t M = s.B * s.T;
     PROFILE(conv_backward, (4 * s.W + PROFILE_SIGMOID + 5) * M * s.C, (3 + (s.W > 0)) * M * s.C + 3 * s.W * s.C);
-    ROWS(M, s.C)
+    PARALLEL_ROWS(M, s.C)
     for (size_t m = 0; m < M; m++)
         for (size_t c = 0; c < s.C; c += LANES) {
             vec slope = silu_slope(vec_load_at(s.W ? before + m * s.C : x + m * s.x_stride, c, s.C));
@@ -96,19 +93,17 @@ void short_conv_backward(real *dx, real *dw, real *dy, const real *before, const
                          vec_mul(vec_load_at(dy + m * s.C, c, s.C), slope));
         }
     if (!s.W) return;
-    ROWS(M, s.C)
+    PARALLEL_ROWS(M, s.C)
     for (size_t c = 0; c < s.C; c += LANES) conv_weight_backward(dw, dy, x, c, &s);
-    ROWS(M, s.C)
+    PARALLEL_ROWS(M, s.C)
     for (size_t m = 0; m < M; m++) conv_token_backward(dx + m * s.x_stride, dy, w, m / s.T, m % s.T, &s);
 }
 
 // ---- features ------------------------------------------------------------------------------------
 
 static real unit_scale(const real *x, size_t K) {            // 1 / sqrt(|x|^2 + 1e-6)
-    vec sum = vec_zero();
-    for (size_t d = 0; d < K; d += LANES) sum = vec_fma(vec_load_at(x, d, K), vec_load_at(x, d, K), sum);
     real root[LANES];
-    vec_store(root, vec_sqrt(vec_set(vec_sum(sum) + (real)1e-6)));
+    vec_store(root, vec_sqrt(vec_set(row_dot(x, x, K) + (real)1e-6)));
     return 1 / root[0];
 }
 
@@ -119,7 +114,7 @@ static size_t feature_flops(FeatureShape s) {
 
 void feature_forward(real *y, const real *x, FeatureShape s) {
     PROFILE(gate_forward, feature_flops(s) * s.M * s.heads * s.K, 2 * s.M * s.heads * s.K);
-    ROWS(s.M, s.heads * s.K)
+    PARALLEL_ROWS(s.M, s.heads * s.K)
     for (size_t m = 0; m < s.M; m++)
         for (size_t h = 0; h < s.heads; h++) {
             const real *from = x + m * s.x_stride + h * s.K;
@@ -138,7 +133,7 @@ void feature_forward(real *y, const real *x, FeatureShape s) {
 void feature_backward(real *dx, const real *dy, const real *x, FeatureShape s) {
     PROFILE(gate_backward, (feature_flops(s) + (s.feature == FEATURE_UNIT ? 6 : 0)) * s.M * s.heads * s.K,
             3 * s.M * s.heads * s.K);
-    ROWS(s.M, s.heads * s.K)
+    PARALLEL_ROWS(s.M, s.heads * s.K)
     for (size_t m = 0; m < s.M; m++)
         for (size_t h = 0; h < s.heads; h++) {
             const real *from = x + m * s.x_stride + h * s.K, *g = dy + m * s.y_stride + h * s.K;
@@ -162,7 +157,7 @@ void feature_backward(real *dx, const real *dy, const real *x, FeatureShape s) {
 
 void sigmoid_forward(real *y, const real *x, size_t x_stride, size_t M, size_t N) {
     PROFILE(gate_forward, PROFILE_SIGMOID * M * N, 2 * M * N);
-    ROWS(M, N)
+    PARALLEL_ROWS(M, N)
     for (size_t m = 0; m < M; m++)
         for (size_t i = 0; i < N; i += LANES)
             vec_store_at(y + m * N, i, N, vec_sigmoid(vec_load_at(x + m * x_stride, i, N)));
@@ -170,7 +165,7 @@ void sigmoid_forward(real *y, const real *x, size_t x_stride, size_t M, size_t N
 
 void sigmoid_backward(real *dx, size_t x_stride, const real *dy, const real *y, size_t M, size_t N) {
     PROFILE(gate_backward, 3 * M * N, 3 * M * N);
-    ROWS(M, N)
+    PARALLEL_ROWS(M, N)
     for (size_t m = 0; m < M; m++)
         for (size_t i = 0; i < N; i += LANES) {
             vec s = vec_load_at(y + m * N, i, N), slope = vec_mul(s, vec_sub(vec_set(1), s));
@@ -181,7 +176,7 @@ void sigmoid_backward(real *dx, size_t x_stride, const real *dy, const real *y, 
 // The sixteenth root is four square roots.
 void key_decay_forward(real *decay, const real *x, size_t n) {
     PROFILE(gate_forward, (PROFILE_SIGMOID + 4) * n, 2 * n);
-#pragma omp parallel for if (n > SMALL)
+    PARALLEL_ROWS(n, 1)
     for (size_t i = 0; i < n; i += LANES) {
         vec s = vec_sigmoid(vec_load_at(x, i, n));
         for (int root = 0; root < 4; root++) s = vec_sqrt(s);
@@ -192,7 +187,7 @@ void key_decay_forward(real *decay, const real *x, size_t n) {
 // d log sigmoid(x) / 16 = (1 - sigmoid(x)) / 16
 void key_decay_backward(real *dx, const real *dlog, const real *x, size_t n) {
     PROFILE(gate_backward, (PROFILE_SIGMOID + 3) * n, 3 * n);
-#pragma omp parallel for if (n > SMALL)
+    PARALLEL_ROWS(n, 1)
     for (size_t i = 0; i < n; i += LANES) {
         vec slope = vec_mul(vec_sub(vec_set(1), vec_sigmoid(vec_load_at(x, i, n))), vec_set((real)(1. / 16)));
         vec_store_at(dx, i, n, vec_mul(vec_load_at(dlog, i, n), slope));
@@ -207,7 +202,7 @@ static double softplus(double x) { return x > 30 || isnan(x) ? x : num_log(1 + n
 void head_decay_forward(real *decay, real *step, const real *x, size_t x_stride, const real *rate, const real *shift,
                         size_t M, size_t H) {
     PROFILE(gate_forward, HEAD_DECAY_FLOPS * M * H, (2 + !!step) * M * H + 2 * H);
-    ROWS(M, H * HEAD_DECAY_FLOPS)
+    PARALLEL_ROWS(M, H * HEAD_DECAY_FLOPS)
     for (size_t m = 0; m < M; m++)
         for (size_t h = 0; h < H; h++) {
             double size = softplus((double)x[m * x_stride + h] + (double)shift[h]);
@@ -220,7 +215,7 @@ void head_decay_forward(real *decay, real *step, const real *x, size_t x_stride,
 void head_decay_backward(real *dx, size_t x_stride, real *drate, real *dshift, const real *dlog, const real *dstep,
                          const real *x, const real *rate, const real *shift, size_t M, size_t H) {
     PROFILE(gate_backward, HEAD_DECAY_FLOPS * M * H, (3 + !!dstep) * M * H + 6 * H);
-    ROWS(H, M * HEAD_DECAY_FLOPS)
+    PARALLEL_ROWS(H, M * HEAD_DECAY_FLOPS)
     for (size_t h = 0; h < H; h++)
         for (size_t m = 0; m < M; m++) {
             double z = (double)x[m * x_stride + h] + (double)shift[h],
@@ -235,7 +230,7 @@ void head_decay_backward(real *dx, size_t x_stride, real *drate, real *dshift, c
 
 void skip_forward(real *y, const real *x, size_t x_stride, const real *by, size_t M, size_t H, size_t V) {
     PROFILE(gate_forward, 2 * M * H * V, 3 * M * H * V + H);
-    ROWS(M, H * V)
+    PARALLEL_ROWS(M, H * V)
     for (size_t m = 0; m < M; m++)
         for (size_t h = 0; h < H; h++)
             for (size_t i = 0; i < V; i += LANES) {
@@ -248,7 +243,7 @@ void skip_forward(real *y, const real *x, size_t x_stride, const real *by, size_
 void skip_backward(real *dx, real *dby, const real *dy, const real *x, size_t x_stride, const real *by, size_t M,
                    size_t H, size_t V) {
     PROFILE(gate_backward, 4 * M * H * V, 4 * M * H * V + 3 * H);
-    ROWS(H, M * V)
+    PARALLEL_ROWS(H, M * V)
     for (size_t h = 0; h < H; h++)
         for (size_t m = 0; m < M; m++) {
             const real *d = dy + (m * H + h) * V;
@@ -265,7 +260,7 @@ void skip_backward(real *dx, real *dby, const real *dy, const real *x, size_t x_
 
 void silu_gate_forward(real *y, const real *x, const real *gate, size_t gate_stride, size_t M, size_t N) {
     PROFILE(gate_forward, (PROFILE_SIGMOID + 2) * M * N, 3 * M * N);
-    ROWS(M, N)
+    PARALLEL_ROWS(M, N)
     for (size_t m = 0; m < M; m++)
         for (size_t i = 0; i < N; i += LANES)
             vec_store_at(y + m * N, i, N,
@@ -275,7 +270,7 @@ void silu_gate_forward(real *y, const real *x, const real *gate, size_t gate_str
 void silu_gate_backward(real *dx, real *dgate, const real *dy, const real *x, const real *gate, size_t gate_stride,
                         size_t M, size_t N) {
     PROFILE(gate_backward, (PROFILE_SIGMOID + 7) * M * N, 5 * M * N);
-    ROWS(M, N)
+    PARALLEL_ROWS(M, N)
     for (size_t m = 0; m < M; m++)
         for (size_t i = 0; i < N; i += LANES) {
             vec z = vec_load_at(gate + m * gate_stride, i, N), d = vec_load_at(dy + m * N, i, N);
@@ -287,14 +282,14 @@ void silu_gate_backward(real *dx, real *dgate, const real *dy, const real *x, co
 
 void sigmoid_gate_forward(real *y, const real *x, const real *gate, size_t n) {
     PROFILE(gate_forward, (PROFILE_SIGMOID + 1) * n, 3 * n);
-#pragma omp parallel for if (n > SMALL)
+    PARALLEL_ROWS(n, 1)
     for (size_t i = 0; i < n; i += LANES)
         vec_store_at(y, i, n, vec_mul(vec_load_at(x, i, n), vec_sigmoid(vec_load_at(gate, i, n))));
 }
 
 void sigmoid_gate_backward(real *dx, real *dgate, const real *dy, const real *x, const real *gate, size_t n) {
     PROFILE(gate_backward, (PROFILE_SIGMOID + 5) * n, 5 * n);
-#pragma omp parallel for if (n > SMALL)
+    PARALLEL_ROWS(n, 1)
     for (size_t i = 0; i < n; i += LANES) {
         vec s = vec_sigmoid(vec_load_at(gate, i, n)), d = vec_load_at(dy, i, n), open = vec_mul(d, s);
         vec slope = vec_mul(open, vec_sub(vec_set(1), s));

@@ -11,19 +11,19 @@
 #include <omp.h>
 #include <stdlib.h>
 
-#define READ_COST 0.3                    // of bringing a row of A to the cache, where 1 is to multiply it by a panel
+#define READ_COST 0.3                    // of loading a row of A into the cache, where 1 is to multiply it by a panel
 #define PACK_COST 12                     // of packing a panel of B, in the same unit
 enum {
-    K_BLOCK = 384,                       // rows of B per pass: a tile of A (12 x 384 floats) stays in L1
+    K_BLOCK = 384,                       // rows of B per macro-kernel: a tile of A (12 x 384 floats) stays in L1
     PANELS = 32,                         // of B that a thread packs at a time: with their K_BLOCK rows, 1.5 MB
-    SHARED_ROWS = 4,                     // the rows of C are shared out in such pieces
-    TILES = 48 / SIMD_ROWS,              // of A at a time: they stay in L2 while a thread's panels of B go by
-    ROW = K_BLOCK + LANES,               // from one row of such a tile to the next, where it is copied row by row
-    AHEAD = 1024,                        // numbers: how far ahead of the reads they are asked for
+    ROW_GRAIN = 4,                       // the rows of C are shared out to threads in multiples of it
+    TILES = 48 / SIMD_ROWS,              // of A per macro-kernel: they stay in L2 while a thread's panels of B go by
+    LD_COPY = K_BLOCK + LANES,           // leading dimension of a tile of A that is copied row by row
     SUB = SIMD_VECS * LANES,             // columns of a register tile
-    COLUMNS_AHEAD = 48,                  // numbers: how far along its rows a transposition asks for them
-    ROWS_AHEAD = 12,                     // how far ahead of a copy that skips through memory rows are asked for
-    READS_COLUMNS = SIMD_ROWS > LANES / 2,  // where columns of A are far apart: a tile uses most of a line, no copy
+    PREFETCH = 1024,                     // distance in numbers, of a sweep through memory
+    PREFETCH_COLUMNS = 48,               // distance in numbers along the rows of a matrix that is transposed
+    PREFETCH_ROWS = 12,                  // distance in rows of a copy with a stride
+    COLUMNS_IN_PLACE = SIMD_ROWS > LANES / 2,  // columns of A are not copied: a tile uses most of a cache line
     SMALL = 1 << 16,                     // multiply-adds below which waking the threads costs more than it gains
 };
 
@@ -34,7 +34,7 @@ static void pack_panel(real *panel, const real *b, size_t b_row, size_t b_col, s
     if (b_col == 1 && n == PANEL) {
         for (size_t k = 0; k < K; k++)
             for (size_t j = 0; j < PANEL; j += LANES) {
-                __builtin_prefetch(b + (k + ROWS_AHEAD) * b_row + j);
+                __builtin_prefetch(b + (k + PREFETCH_ROWS) * b_row + j);
                 vec_store(panel + k * PANEL + j, vec_load(b + k * b_row + j));
             }
         return;
@@ -42,7 +42,7 @@ static void pack_panel(real *panel, const real *b, size_t b_row, size_t b_col, s
     size_t k = 0;
     if (b_row == 1 && n == PANEL)
         for (; k + LANES <= K; k += LANES) {
-            size_t ahead = k + COLUMNS_AHEAD < K ? COLUMNS_AHEAD : PANEL * b_col + COLUMNS_AHEAD - K;
+            size_t ahead = k + PREFETCH_COLUMNS < K ? PREFETCH_COLUMNS : PANEL * b_col + PREFETCH_COLUMNS - K;
             for (size_t j = 0; j < PANEL; j += LANES) {
                 vec r[LANES];
                 const real *at = b + k + j * b_col;
@@ -64,16 +64,16 @@ void pack(real *packed, const real *b, size_t b_row, size_t b_col, size_t K, siz
         pack_panel(packed + j * K, b + j * b_col, b_row, b_col, K, smaller(N - j, PANEL));
 }
 
-// ---- the register tile ---------------------------------------------------------------------------
+// ---- the micro-kernel ----------------------------------------------------------------------------
 
 // What the chains of a tile start from.
 typedef enum { START_ZERO, START_C, START_BIAS } Start;
 
 // c [rows, SUB] gets the chains over K of a [rows, K], which lies by rows or by columns, `lda` apart, and b [K, SUB]
 // (row stride 32). `rows` and `by_columns` are constants where this is expanded, so that the accumulators live in
-// registers. Meanwhile a tile by columns asks for 16 rows of what is multiplied next, a line for every k.
-INLINE void tile(size_t rows, bool by_columns, real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K,
-                 Start start, const real *bias, const real *next) {
+// registers. Meanwhile a tile by columns prefetches 16 rows of the next tiles, a cache line for every k.
+INLINE void micro_kernel(size_t rows, bool by_columns, real *c, size_t ldc, const real *a, size_t lda, const real *b,
+                         size_t K, Start start, const real *bias, const real *next) {
     size_t a_row = by_columns ? 1 : lda, a_col = by_columns ? lda : 1;
     vec sum[SIMD_ROWS][SIMD_VECS];
     const real *fourth[(SIMD_ROWS + 3) / 4];     // rows 0, 4, 8: four rows with one base and three distances
@@ -90,7 +90,7 @@ INLINE void tile(size_t rows, bool by_columns, real *c, size_t ldc, const real *
                       : start == START_BIAS ? vec_load(bias + j * LANES) : vec_zero();
     for (size_t k = 0; k < K; k++) {
         vec column[SIMD_VECS];
-        if (by_columns && READS_COLUMNS) __builtin_prefetch(next + k * lda, 0, 2);
+        if (by_columns && COLUMNS_IN_PLACE) __builtin_prefetch(next + k * lda, 0, 2);
         for (size_t j = 0; j < SIMD_VECS; j++) column[j] = vec_load(b + k * PANEL + j * LANES);
         for (size_t i = 0; i < rows; i++) {
             vec x = vec_set(fourth[i / 4][i % 4 * a_row + k * a_col]);
@@ -107,7 +107,7 @@ typedef void TileFunction(real *c, size_t ldc, const real *a, size_t lda, const 
 #define TILE_FUNCTION(name, rows, by_columns)                                                              \
     static void name(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start, \
                      const real *bias, const real *next) {                                                 \
-        tile(rows, by_columns, c, ldc, a, lda, b, K, start, bias, next);                                   \
+        micro_kernel(rows, by_columns, c, ldc, a, lda, b, K, start, bias, next);                           \
     }
 #define TILE(rows) TILE_FUNCTION(tile_rows_##rows, rows, false) TILE_FUNCTION(tile_columns_##rows, rows, true)
 TILE(1) TILE(2) TILE(3) TILE(4)
@@ -136,7 +136,7 @@ static TileFunction *const tiles[2][SIMD_ROWS + 1] = {
     },
 };
 
-// Up to SUB columns of c: all in place, fewer through a copy, so that nothing beyond column n is touched.
+// A full tile in place, one at the edge (n < SUB columns) through a copy, so that nothing beyond column n is touched.
 static void tile_in_bounds(size_t rows, size_t n, real *c, size_t ldc, bool by_columns, const real *a, size_t lda,
                            const real *b, size_t K, Start start, const real *bias, const real *next) {
     if (n >= SUB) {
@@ -162,7 +162,7 @@ static void pack_columns(real *copy, const real *a, size_t a_col, size_t rows, s
     size_t full = rows / SIMD_ROWS;
     for (size_t k = 0; k < K; k++)
         for (size_t t = 0; t < full; t++) {
-            __builtin_prefetch(a + (k + ROWS_AHEAD) * a_col + t * SIMD_ROWS);
+            __builtin_prefetch(a + (k + PREFETCH_ROWS) * a_col + t * SIMD_ROWS);
             vec column = vec_load_n(a + k * a_col + t * SIMD_ROWS, SIMD_ROWS);
             vec_store_n(copy + (t * K + k) * SIMD_ROWS, column, SIMD_ROWS);
         }
@@ -172,23 +172,23 @@ static void pack_columns(real *copy, const real *a, size_t a_col, size_t rows, s
 
 // Copies rows of A that are a multiple of 4096 bytes apart, and so would fall on the same lines of the L1 cache.
 static void pack_rows(real *copy, const real *a, size_t a_row, size_t rows, size_t K) {
-    for (size_t i = 0; i < rows; i++) memcpy(copy + i * ROW, a + i * a_row, K * sizeof *a);
+    for (size_t i = 0; i < rows; i++) memcpy(copy + i * LD_COPY, a + i * a_row, K * sizeof *a);
 }
 
-// Asks for part `part` of `parts` of a [rows, K], which is multiplied next, while what came before it is.
+// Prefetches part `part` of `parts` of a [rows, K], the next tiles of A, while those before it are multiplied.
 static void prefetch_part(const real *a, size_t a_row, size_t a_col, size_t rows, size_t K, size_t part, size_t parts) {
     size_t lines = a_row == 1 ? K : rows, length = a_row == 1 ? rows : K, stride = a_row == 1 ? a_col : a_row;
     for (size_t i = lines * part / parts; i < lines * (part + 1) / parts; i++)
         for (size_t j = 0; j < length; j += LANES) __builtin_prefetch(a + i * stride + j, 0, 2);
 }
 
-// Rows k .. k + depth of B, a range of its columns (`packed`, `stride` numbers from panel to panel), against a range of
-// the rows of A: a few tiles of A, then one panel after the other.
-static void pass(const Product *p, Range rows, Range columns, const real *packed, size_t stride, size_t k,
-                 size_t depth) {
-    real copy[TILES * SIMD_ROWS * ROW];
-    bool by_columns = p->a_col != 1, copied = by_columns ? !READS_COLUMNS : p->a_row * sizeof(real) % 4096 == 0;
-    size_t a_row = !copied ? p->a_row : by_columns ? depth : ROW;
+// The macro-kernel: rows k .. k + depth of B, a range of its columns (`packed`, `stride` numbers from panel to panel),
+// times a range of the rows of A: a few tiles of A, then one panel after the other.
+static void macro_kernel(const Product *p, Range rows, Range columns, const real *packed, size_t stride, size_t k,
+                         size_t depth) {
+    real copy[TILES * SIMD_ROWS * LD_COPY];
+    bool by_columns = p->a_col != 1, copied = by_columns ? !COLUMNS_IN_PLACE : p->a_row * sizeof(real) % 4096 == 0;
+    size_t a_row = !copied ? p->a_row : by_columns ? depth : LD_COPY;
     size_t lda = !by_columns ? a_row : copied ? SIMD_ROWS : p->a_col;
     size_t parts = (columns.to - columns.from + SUB - 1) / SUB;
     Start start = k || p->accumulate ? START_C : p->bias ? START_BIAS : START_ZERO;
@@ -196,21 +196,21 @@ static void pass(const Product *p, Range rows, Range columns, const real *packed
         count = smaller(rows.to - i, TILES * SIMD_ROWS);
         next = smaller(rows.to - i - count, TILES * SIMD_ROWS);
         const real *a = p->a + i * p->a_row + k * p->a_col, *next_a = a + count * p->a_row, *tile_a = copied ? copy : a;
-        size_t asked = 0;
+        size_t prefetched = 0;
         if (copied) (by_columns ? pack_columns : pack_rows)(copy, a, by_columns ? p->a_col : p->a_row, count, depth);
         for (size_t j = columns.from, part = 0; j < columns.to; j += SUB, part++) {
             const real *b = packed + part * SUB / PANEL * stride + part * SUB % PANEL;
             if (!by_columns || copied) prefetch_part(next_a, p->a_row, p->a_col, next, depth, part, parts);
-            for (size_t t = 0; t < count; t += SIMD_ROWS, asked += LANES)
+            for (size_t t = 0; t < count; t += SIMD_ROWS, prefetched += LANES)
                 tile_in_bounds(smaller(count - t, SIMD_ROWS), columns.to - j, p->c + (i + t) * p->ldc + j, p->ldc,
                                by_columns, tile_a + t * a_row, lda, b, depth, start, p->bias ? p->bias + j : NULL,
-                               asked < next ? next_a + asked : a);
+                               prefetched < next ? next_a + prefetched : a);
         }
     }
 }
 
-// A range of rows and a range of panels of a product. What is not packed yet is packed pass by pass into `space`: the
-// panels of a pass are used while they are in the cache, and are never written to memory.
+// A range of rows and a range of panels of a product. What is not packed yet is packed into `space` for one
+// macro-kernel at a time: panels are used while they are in the cache, and are never written to memory.
 static void block(const Product *p, Range rows, Range panels, real *space) {
     size_t rows_of_b = p->packed_rows ? p->packed_rows : p->K, most = p->packed ? SIZE_MAX : PANELS;
     if (p->K == 0)
@@ -225,14 +225,15 @@ static void block(const Product *p, Range rows, Range panels, real *space) {
             if (!p->packed)
                 pack(space, p->b + k * p->b_row + columns.from * p->b_col, p->b_row, p->b_col, depth,
                      columns.to - columns.from);
-            pass(p, rows, columns, p->packed ? p->packed + panel * stride + k * PANEL : space, stride, k, depth);
+            macro_kernel(p, rows, columns, p->packed ? p->packed + panel * stride + k * PANEL : space, stride, k,
+                         depth);
         }
     }
 }
 
-// One row, as decoding has it: the work is to read B, once, from one end to the other. Nothing is blocked, since
-// the row of A stays in the cache anyway; what comes next is asked for across the borders of pages.
-static void row_panel(const Product *p, size_t panel) {
+// Vector times matrix, as decoding has it: the work is to read B, once, from one end to the other. Nothing is blocked,
+// since the vector stays in the cache anyway. The prefetch crosses pages, where the hardware's own stops.
+static void vector_panel(const Product *p, size_t panel) {
     size_t stride = (p->packed_rows ? p->packed_rows : p->K) * PANEL, vecs = PANEL / LANES;
     const real *b = p->packed + panel * stride, *bias = p->bias ? p->bias + panel * PANEL : NULL;
     real *c = p->c + panel * PANEL;
@@ -242,7 +243,7 @@ static void row_panel(const Product *p, size_t panel) {
     for (size_t k = 0; k < p->K; k++, b += PANEL) {
         vec x = vec_set(p->a[k * p->a_col]);
         for (size_t j = 0; j < vecs; j++) {
-            __builtin_prefetch(b + AHEAD + j * LANES, 0, 2);
+            __builtin_prefetch(b + PREFETCH + j * LANES, 0, 2);
             sum[j] = vec_fma(x, vec_load(b + j * LANES), sum[j]);
         }
     }
@@ -253,12 +254,12 @@ void product_serial(const Product *p) { block(p, (Range){0, p->M}, (Range){0, pa
 
 // ---- threads -------------------------------------------------------------------------------------
 
-// All threads call this. Each takes its share of what is left, then of what is left then, down to single panels, so
-// that they end together although the memory does not serve them alike.
-static void row(const Product *p) {
+// Vector times matrix, called by all threads. The guided schedule hands out ever shorter ranges of panels, so that they
+// end together although the memory does not serve them alike.
+static void vector_product(const Product *p) {
 #pragma omp for schedule(guided) nowait
     for (size_t j = 0; j < panels_of(p->N); j++)
-        if ((j + 1) * PANEL <= p->N) row_panel(p, j);
+        if ((j + 1) * PANEL <= p->N) vector_panel(p, j);
         else block(p, (Range){0, 1}, (Range){j, j + 1}, NULL);
 }
 
@@ -281,19 +282,19 @@ static Range share(size_t n, size_t threads, size_t thread) {
 // The part of a product that belongs to one thread: the threads form a grid over the rows and the panels of C, the one
 // where the thread with the most to do has the least. A thread owns whole outputs, never a part of a sum.
 static void block_of_thread(const Product *p, size_t threads, size_t thread, real *space) {
-    size_t pieces = (p->M + SHARED_ROWS - 1) / SHARED_ROWS, across = 1;
+    size_t pieces = (p->M + ROW_GRAIN - 1) / ROW_GRAIN, across = 1;
     double least = 0, packing = p->packed ? 0 : PACK_COST;
     for (size_t n = 1; n <= threads; n++) {
         if (threads % n) continue;
         double panels = (double)((panels_of(p->N) + n - 1) / n);
-        double rows = (double)((pieces + threads / n - 1) / (threads / n) * SHARED_ROWS);
+        double rows = (double)((pieces + threads / n - 1) / (threads / n) * ROW_GRAIN);
         double cost = rows * (panels + READ_COST) + panels * packing;
         if (n == 1 || cost < least) least = cost, across = n;
     }
     Range panels = share(panels_of(p->N), across, thread % across);
     Range rows = share(pieces, threads / across, thread / across);
     if (rows.from == rows.to) return;
-    block(p, (Range){rows.from * SHARED_ROWS, smaller(rows.to * SHARED_ROWS, p->M)}, panels, space);
+    block(p, (Range){rows.from * ROW_GRAIN, smaller(rows.to * ROW_GRAIN, p->M)}, panels, space);
 }
 
 void products(const Product *p, size_t count) {
@@ -310,7 +311,7 @@ void products(const Product *p, size_t count) {
         size_t threads = (size_t)omp_get_num_threads(), thread = (size_t)omp_get_thread_num();
         real *own = each ? space + thread * each : NULL;
         for (size_t i = 0; i < count; i++)
-            if (p[i].M == 1 && p[i].packed) row(&p[i]);
+            if (p[i].M == 1 && p[i].packed) vector_product(&p[i]);
             else if (p[i].M && p[i].N) block_of_thread(&p[i], threads, (thread + i) % threads, own);
     }
 }
@@ -364,12 +365,13 @@ size_t linear_workspace(size_t M, size_t N, size_t K) {
     return size_mul(weights > inputs ? weights : inputs, (size_t)omp_get_max_threads());
 }
 
-void linear_pack(real *packed, const real *w, size_t N, size_t K) {
-    PROFILE(pack, 0, 2 * N * K);
-#pragma omp parallel if (N * K > SMALL)
-    {
-        Range panels = share(panels_of(N), (size_t)omp_get_num_threads(), (size_t)omp_get_thread_num());
-        size_t from = panels.from * PANEL, to = smaller(panels.to * PANEL, N);
-        pack(packed + from * K, w + from * K, 1, K, K, to - from);
+void linear_pack(real *packed, const real *w, size_t count, size_t N, size_t K) {
+    PROFILE(pack, 0, 2 * count * N * K);
+    size_t panels = panels_of(N);
+#pragma omp parallel for schedule(static) if (count * N * K > SMALL)
+    for (size_t i = 0; i < count * panels; i++) {
+        size_t matrix = i / panels, j = i % panels * PANEL;
+        pack_panel(packed + matrix * packed_size(K, N) + j * K, w + (matrix * N + j) * K, 1, K, K,
+                   smaller(N - j, PANEL));
     }
 }

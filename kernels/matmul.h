@@ -37,8 +37,9 @@ void linear_forward(real *y, const real *x, const real *w_packed, const real *bi
 void linear_backward_input(real *dx, const real *dy, const real *w, size_t M, size_t N, size_t K, bool accumulate);
 // dw [N,K] += dy^T x, and dbias [N] += sum over rows of dy, rows in order (dbias NULL: none).
 void linear_backward_weight(real *dw, real *dbias, const real *dy, const real *x, size_t M, size_t N, size_t K);
-// Packs w [N,K] (a linear layer's weight) for linear_forward, with all threads.
-void linear_pack(real *packed, const real *w, size_t N, size_t K);
+// Packs the weight w [N,K] of a linear layer for linear_forward, or a stack of them [count][N,K] (experts), with all
+// threads; each takes packed_size(K, N) numbers.
+void linear_pack(real *packed, const real *w, size_t count, size_t N, size_t K);
 
 // Numbers of scratch memory that the backward of a linear layer, or of several at once, takes: where all threads pack
 // pieces of w for one product and of x for the other.

@@ -5,10 +5,7 @@
 #include "lib/numeric.h"
 #include "lib/profile.h"
 #include "lib/simd.h"
-
-enum { SMALL = 1 << 14 };   // numbers below which waking the threads costs more than it gains
-#define PRAGMA(text) _Pragma(#text)
-#define ROWS(count, size) PRAGMA(omp parallel for if ((count) * (size) > SMALL))
+#include "lib/threads.h"
 
 static real inverse_root(real x) {
 #ifdef REAL_DOUBLE
@@ -49,7 +46,7 @@ static size_t norm_numbers(NormShape s) { return s.M * s.groups * s.C; }
 
 void norm_forward(real *y, real *mean, real *rstd, const real *x, const real *w, const real *b, NormShape s) {
     PROFILE(norm_forward, (6 + (mean != NULL) + (b != NULL)) * norm_numbers(s), 2 * norm_numbers(s));
-    ROWS(s.M * s.groups, s.C)
+    PARALLEL_ROWS(s.M * s.groups, s.C)
     for (size_t i = 0; i < s.M * s.groups; i++) {
         size_t m = i / s.groups, g = i % s.groups;
         norm_row(y + m * s.y_stride + g * s.C, mean ? mean + i : NULL, rstd + i, x + m * s.x_stride + g * s.C, w, b,
@@ -80,7 +77,7 @@ void norm_backward(real *dx, real *dw, real *db, const real *dy, const real *x, 
                    const real *mean, const real *rstd, NormShape s, bool accumulate) {
     PROFILE(norm_backward, (17 + (db != NULL) + accumulate) * norm_numbers(s), (3 + accumulate) * norm_numbers(s));
     // Weights first: dx may stand in the memory of dy.
-    ROWS(s.M * s.groups, s.C)
+    PARALLEL_ROWS(s.M * s.groups, s.C)
     for (size_t c = 0; c < s.C; c += LANES) {
         vec sum_w = vec_load_at(dw, c, s.C), sum_b = db ? vec_load_at(db, c, s.C) : vec_zero();
         for (size_t i = 0; i < s.M * s.groups; i++) {
@@ -93,7 +90,7 @@ void norm_backward(real *dx, real *dw, real *db, const real *dy, const real *x, 
         vec_store_at(dw, c, s.C, sum_w);
         if (db) vec_store_at(db, c, s.C, sum_b);
     }
-    ROWS(s.M * s.groups, s.C)
+    PARALLEL_ROWS(s.M * s.groups, s.C)
     for (size_t i = 0; i < s.M * s.groups; i++) {
         size_t m = i / s.groups, g = i % s.groups, at = m * s.x_stride + g * s.C;
         norm_row_backward(dx + at, dy + m * s.y_stride + g * s.C, x + at, w, mean ? mean[i] : 0, rstd[i], s.C,
@@ -106,7 +103,7 @@ void norm_backward(real *dx, real *dw, real *db, const real *dy, const real *x, 
 void dyt_forward(real *y, const real *x, const real *alpha, const real *w, const real *b, size_t M, size_t C) {
     PROFILE(norm_forward, (PROFILE_TANH + 3) * M * C, 2 * M * C);
     vec a = vec_set(*alpha);
-    ROWS(M, C)
+    PARALLEL_ROWS(M, C)
     for (size_t m = 0; m < M; m++)
         for (size_t i = 0; i < C; i += LANES) {
             vec t = vec_tanh(vec_mul(a, vec_load_at(x + m * C, i, C)));
@@ -129,7 +126,7 @@ static real dyt_row_backward(real *dx, const real *dy, const real *x, real alpha
 
 static void dyt_backward_weight(real *dw, real *db, const real *dy, const real *x, real alpha, size_t M, size_t C) {
     vec a = vec_set(alpha);
-    ROWS(M, C)
+    PARALLEL_ROWS(M, C)
     for (size_t i = 0; i < C; i += LANES) {
         vec sum_w = vec_load_at(dw, i, C), sum_b = vec_load_at(db, i, C);
         for (size_t m = 0; m < M; m++) {
@@ -149,7 +146,7 @@ void dyt_backward(real *dx, real *dalpha, real *dw, real *db, const real *dy, co
     for (size_t first = 0; first < M; first += BLOCK) {
         size_t rows = M - first < BLOCK ? M - first : BLOCK;
         real part[BLOCK];
-        ROWS(rows, C)
+        PARALLEL_ROWS(rows, C)
         for (size_t m = 0; m < rows; m++) {
             size_t at = (first + m) * C;
             part[m] = dyt_row_backward(dx + at, dy + at, x + at, *alpha, w, C, accumulate);
@@ -162,7 +159,7 @@ void dyt_backward(real *dx, real *dalpha, real *dw, real *db, const real *dy, co
 
 void swiglu_forward(real *y, const real *x, size_t M, size_t F) {
     PROFILE(activation_forward, (PROFILE_SIGMOID + 2) * M * F, 3 * M * F);
-    ROWS(M, F)
+    PARALLEL_ROWS(M, F)
     for (size_t m = 0; m < M; m++) {
         const real *gate = x + m * 2 * F, *up = gate + F;
         for (size_t i = 0; i < F; i += LANES) {
@@ -176,7 +173,7 @@ void swiglu_forward(real *y, const real *x, size_t M, size_t F) {
 void swiglu_backward(real *dx, const real *dy, const real *x, size_t M, size_t F) {
     PROFILE(activation_backward, (PROFILE_SIGMOID + 7) * M * F, 5 * M * F);
     vec one = vec_set(1);
-    ROWS(M, F)
+    PARALLEL_ROWS(M, F)
     for (size_t m = 0; m < M; m++) {
         const real *gate = x + m * 2 * F, *up = gate + F;
         for (size_t i = 0; i < F; i += LANES) {
@@ -195,7 +192,7 @@ void swiglu_backward(real *dx, const real *dy, const real *x, size_t M, size_t F
 
 void gelu_forward(real *y, const real *x, size_t n) {
     PROFILE(activation_forward, (PROFILE_SIGMOID + 5) * n, 2 * n);
-    ROWS(n, 1)
+    PARALLEL_ROWS(n, 1)
     for (size_t i = 0; i < n; i += LANES) {
         vec v = vec_load_at(x, i, n), square = vec_mul(v, v);
         vec u = vec_mul(v, vec_fma(vec_set(GELU_B), square, vec_set(GELU_A)));
@@ -205,7 +202,7 @@ void gelu_forward(real *y, const real *x, size_t n) {
 
 void gelu_backward(real *dx, const real *dy, const real *x, size_t n) {
     PROFILE(activation_backward, (PROFILE_SIGMOID + 12) * n, 3 * n);
-    ROWS(n, 1)
+    PARALLEL_ROWS(n, 1)
     for (size_t i = 0; i < n; i += LANES) {
         vec v = vec_load_at(x, i, n), square = vec_mul(v, v);
         vec s = vec_sigmoid(vec_mul(v, vec_fma(vec_set(GELU_B), square, vec_set(GELU_A))));
@@ -217,7 +214,7 @@ void gelu_backward(real *dx, const real *dy, const real *x, size_t n) {
 
 void relu2_forward(real *y, const real *x, size_t n) {
     PROFILE(activation_forward, n, 2 * n);
-    ROWS(n, 1)
+    PARALLEL_ROWS(n, 1)
     for (size_t i = 0; i < n; i += LANES) {
         vec v = vec_max(vec_zero(), vec_load_at(x, i, n));     // in this order a NaN stays
         vec_store_at(y, i, n, vec_mul(v, v));
@@ -226,7 +223,7 @@ void relu2_forward(real *y, const real *x, size_t n) {
 
 void relu2_backward(real *dx, const real *dy, const real *x, size_t n) {
     PROFILE(activation_backward, 2 * n, 3 * n);
-    ROWS(n, 1)
+    PARALLEL_ROWS(n, 1)
     for (size_t i = 0; i < n; i += LANES) {
         vec v = vec_max(vec_zero(), vec_load_at(x, i, n));     // in this order a NaN stays
         vec_store_at(dx, i, n, vec_mul(vec_load_at(dy, i, n), vec_add(v, v)));
@@ -235,7 +232,7 @@ void relu2_backward(real *dx, const real *dy, const real *x, size_t n) {
 
 // ---- rotary positions ----------------------------------------------------------------------------
 
-// The pair of dimensions, as a number that need not be whole, that turns `turns` times over the trained tokens.
+// The pair of dimensions, as a number that need not be whole, that makes `turns` rotations over the trained tokens.
 static double pair_that_turns(double turns, double P, double theta, double trained) {
     return P * num_log(trained / (turns * 6.283185307179586)) / (2 * num_log(theta));
 }
@@ -284,7 +281,7 @@ static void rope_head(real *x, const real *cosine, const real *sine, size_t half
 void rope(real *x, size_t stride, size_t heads, size_t head_stride, size_t P, const real *cosine, const real *sine,
           size_t M, size_t T, size_t start, bool inverse) {
     PROFILE(rope, 3 * M * heads * P, 2 * M * heads * P + M * P);
-    ROWS(M, heads * P)
+    PARALLEL_ROWS(M, heads * P)
     for (size_t m = 0; m < M; m++) {
         size_t at = (start + m % T) * (P / 2);
         for (size_t h = 0; h < heads; h++)
@@ -297,7 +294,7 @@ void rope(real *x, size_t stride, size_t heads, size_t head_stride, size_t P, co
 void embed_forward(real *y, const real *table, const real *position, const int *token, size_t M, size_t T, size_t start,
                    size_t C) {
     PROFILE(embed_forward, position ? M * C : 0, (position ? 3 : 2) * M * C);
-    ROWS(M, C)
+    PARALLEL_ROWS(M, C)
     for (size_t m = 0; m < M; m++)
         for (size_t i = 0; i < C; i += LANES) {
             vec v = vec_load_at(table + (size_t)token[m] * C, i, C);
@@ -309,7 +306,7 @@ void embed_forward(real *y, const real *table, const real *position, const int *
 // Two rows may hold the same token, so threads own columns and go through the rows in order.
 void embed_backward(real *dtable, real *dposition, const real *dy, const int *token, size_t M, size_t T, size_t C) {
     PROFILE(embed_backward, (dposition ? 2 : 1) * M * C, (dposition ? 5 : 3) * M * C);
-    ROWS(M, C)
+    PARALLEL_ROWS(M, C)
     for (size_t i = 0; i < C; i += LANES)
         for (size_t m = 0; m < M; m++) {
             real *d = dtable + (size_t)token[m] * C, *p = dposition ? dposition + m % T * C : NULL;
@@ -324,7 +321,7 @@ void embed_backward(real *dtable, real *dposition, const real *dy, const int *to
 void add_scaled(real *y, const real *x, double scale, const real *f, size_t n) {
     PROFILE(residual, 2 * n, 3 * n);
     vec a = vec_set((real)scale);
-    ROWS(n, 1)
+    PARALLEL_ROWS(n, 1)
     for (size_t i = 0; i < n; i += LANES)
         vec_store_at(y, i, n, vec_fma(a, vec_load_at(x, i, n), vec_load_at(f, i, n)));
 }
@@ -335,7 +332,7 @@ double sum_of_squares(const real *x, size_t n) {
     double total = 0, part[BLOCKS];
     for (size_t first = 0; first < n; first += BLOCK * BLOCKS) {
         size_t blocks = (n - first + BLOCK - 1) / BLOCK < BLOCKS ? (n - first + BLOCK - 1) / BLOCK : BLOCKS;
-        ROWS(blocks, (size_t)BLOCK)
+        PARALLEL_ROWS(blocks, (size_t)BLOCK)
         for (size_t b = 0; b < blocks; b++) {
             const real *at = x + first + b * BLOCK;
             size_t m = n - first - b * BLOCK < BLOCK ? n - first - b * BLOCK : BLOCK;
@@ -353,14 +350,13 @@ double sum_of_squares(const real *x, size_t n) {
 
 // ---- cross-entropy -------------------------------------------------------------------------------
 
-// The largest of a row. Padding repeats a real element, so that it never wins.
+// The largest of a row. Padding is not looked at, so that it never wins.
 static real largest(const real *x, size_t V) {
     vec top = vec_set(x[0]);
     size_t i = 0;
     for (; i + LANES <= V; i += LANES) top = vec_max(vec_load(x + i), top);
-    real most = vec_largest(top);
-    for (; i < V; i++) most = x[i] > most ? x[i] : most;
-    return most;
+    if (i < V) top = vec_max(vec_first(V - i, vec_load_n(x + i, V - i), top), top);
+    return vec_largest(top);
 }
 
 // Sum of exp(x - most); with out, the exponentials are stored there.
@@ -373,17 +369,11 @@ static real sum_exp(const real *x, real most, size_t V, real *out) {
         if (out) vec_store(out + i, e);
     }
     if (i < V) {
-        real e[LANES] = {0};
-        vec_store(e, vec_exp(vec_sub(vec_load_n(x + i, V - i), top)));
-        for (size_t j = V - i; j < LANES; j++) e[j] = 0;
-        sum = vec_add(sum, vec_load(e));
-        if (out) memcpy(out + i, e, (V - i) * sizeof *out);
+        vec e = vec_exp(vec_sub(vec_load_n(x + i, V - i), top));
+        sum = vec_add(sum, vec_first(V - i, e, vec_zero()));
+        if (out) vec_store_n(out + i, e, V - i);
     }
     return vec_sum(sum);
-}
-
-static void scale_row(real *x, real scale, size_t V) {
-    for (size_t i = 0; i < V; i += LANES) vec_store_at(x, i, V, vec_mul(vec_load_at(x, i, V), vec_set(scale)));
 }
 
 // A NaN must reach the caller as a NaN: num_log is defined on normal numbers only.
@@ -391,7 +381,7 @@ static double log_of(real x) { return x > 0 ? num_log((double)x) : (double)NAN; 
 
 void cross_entropy_forward(double *loss, bool *hit, const real *logits, const int *target, size_t M, size_t V) {
     PROFILE(loss_forward, (PROFILE_EXP + 2) * M * V, M * V);
-    ROWS(M, V)
+    PARALLEL_ROWS(M, V)
     for (size_t m = 0; m < M; m++) {
         const real *x = logits + m * V;
         loss[m] = 0;
@@ -408,7 +398,7 @@ void cross_entropy_forward(double *loss, bool *hit, const real *logits, const in
 
 void cross_entropy_backward(real *logits, const int *target, double scale, size_t M, size_t V) {
     PROFILE(loss_backward, (PROFILE_EXP + 3) * M * V, 2 * M * V);
-    ROWS(M, V)
+    PARALLEL_ROWS(M, V)
     for (size_t m = 0; m < M; m++) {
         real *x = logits + m * V;
         if (target[m] < 0) {
@@ -416,13 +406,13 @@ void cross_entropy_backward(real *logits, const int *target, double scale, size_
             continue;
         }
         real sum = sum_exp(x, largest(x, V), V, x);
-        scale_row(x, (real)scale / sum, V);
+        row_scale(x, x, (real)scale / sum, V);
         x[target[m]] -= (real)scale;
     }
 }
 
 double softmax_row(real *x, size_t V) {
     real most = largest(x, V), sum = sum_exp(x, most, V, x);
-    scale_row(x, 1 / sum, V);
+    row_scale(x, x, 1 / sum, V);
     return log_of(sum) + (double)most;
 }

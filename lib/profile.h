@@ -1,6 +1,6 @@
 // profile.h: which kinds of operation the time goes to (--profile). An operation says in one line at its
-// top what it computes and what it must move; the clock stops when its function returns. Off, it costs a
-// comparison.
+// top what it computes and what it must move; the clock stops when its function returns. Where it says 0 of
+// both, it waits for something else and has no roof. Off, it costs a comparison.
 //
 // FLOPs: an addition, multiplication, division or root is 1, a fused multiply-add 2; comparisons and
 // shuffles are none. Masked scores of attention are not counted, though a tile computes some. Numbers: the
@@ -24,6 +24,7 @@
     X(rope, "rotary positions") X(embed_forward, "embedding, forward") X(embed_backward, "embedding, backward") \
     X(residual, "residual addition") X(loss_forward, "loss, forward") X(loss_backward, "loss, backward") \
     X(route, "router") X(dispatch, "dispatch to experts and back") X(cache, "keys and values moved") \
+    X(data, "rows of data") X(save, "checkpoints written") \
     X(zero, "gradients zeroed") X(squares, "sums of squares") X(adamw, "AdamW")
 #define PROFILE_KIND(name, label) PROFILE_##name,
 typedef enum { PROFILE_KINDS(PROFILE_KIND) PROFILE_COUNT } ProfileKind;

@@ -294,6 +294,22 @@ INLINE void vec_store_at(real *p, size_t i, size_t n, vec v) {
     else vec_store_n(p + i, v, n - i);
 }
 
+INLINE vec vec_lane_numbers(void) {
+    static const real number[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return vec_load(number);
+}
+// Lanes 0..n-1 of a, the others of b.
+INLINE vec vec_first(size_t n, vec a, vec b) { return vec_select_less(vec_lane_numbers(), vec_set((real)n), a, b); }
+
+INLINE real row_dot(const real *a, const real *b, size_t n) {
+    vec sum = vec_zero();
+    for (size_t i = 0; i < n; i += LANES) sum = vec_fma(vec_load_at(a, i, n), vec_load_at(b, i, n), sum);
+    return vec_sum(sum);
+}
+INLINE void row_scale(real *y, const real *x, real by, size_t n) {     // y may be x
+    for (size_t i = 0; i < n; i += LANES) vec_store_at(y, i, n, vec_mul(vec_load_at(x, i, n), vec_set(by)));
+}
+
 const char *simd_name(void);
 // GFLOP/s of fused multiply-adds in registers on this path with this many threads: the roof.
 double simd_fma_peak(int threads);

@@ -5,9 +5,7 @@ void pack_weights(Model *m) {
     if (m->packed_fresh) return;
     for (size_t i = 0; i < m->pack_count; i++) {
         const Linear *l = &m->packs[i];
-        for (size_t e = 0; e < l->count; e++)
-            linear_pack(m->packed + l->packed + e * packed_size(l->K, l->N), m->values + l->weight + e * l->N * l->K,
-                        l->N, l->K);
+        linear_pack(m->packed + l->packed, m->values + l->weight, l->count, l->N, l->K);
     }
     m->packed_fresh = true, m->absorbed_fresh = false;
 }

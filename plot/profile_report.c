@@ -23,6 +23,11 @@ static double share_of_roof(const ProfileRow *row, Roofs r) {
 }
 
 static void print_row(FILE *out, const ProfileRow *row, double seconds, Roofs r) {
+    if (row->bytes == 0) {                  // neither arithmetic nor memory is what it waits for: no roof
+        fprintf(out, "%-28s %9zu %9s %8s %8.3g %6.1f%%\n", row->label, row->calls, "", "", row->seconds,
+                100 * row->seconds / seconds);
+        return;
+    }
     fprintf(out, "%-28s %9zu %9.4g %8.3g %8.3g %6.1f%% %7.2f %8.1f  %4.0f%% of %s\n", row->label, row->calls,
             1e-9 * row->flops, 1e-9 * row->bytes, row->seconds, 100 * row->seconds / seconds, row->flops / row->bytes,
             1e-9 * row->flops / row->seconds, 100 * share_of_roof(row, r),

@@ -189,12 +189,29 @@ static void draw_points(Drawing *d) {
         if (has_line(l)) canvas_stroke(d->canvas, (Point[]){l->at, l->touch}, 2, 1.5, grey, 0.8);
         if (l->placed) canvas_text(d->canvas, point_style, l->box.left + 2, (l->box.top + l->box.bottom) / 2, l->text);
     }
-    for (Label *l = d->label; l < d->label + d->labels; l++) {
+    for (const Label *l = d->label; l < d->label + d->labels; l++) {
         int group = l->point->group;
         canvas_marker(d->canvas, group % MARKER_SHAPES, l->at, MARKER, series_colour[group % COLOURS]);
-        free(l->text);
     }
-    free(d->label);
+}
+
+// Under the picture: the points whose labels found no place, as many as two lines hold.
+static void draw_left_out(Canvas *c, const Label *label, size_t labels, double y) {
+    enum { LINES = 2 };
+    size_t lost = 0, drawn = 0;
+    for (size_t i = 0; i < labels; i++) lost += !label[i].placed;
+    char *line = xprintf("%zu label%s left out:", lost, lost == 1 ? "" : "s");
+    for (size_t i = 0, named = 0; i < labels && drawn < LINES; i++) {
+        if (label[i].placed) continue;
+        char *longer = xprintf("%s %s%s", line, label[i].text, ++named < lost ? ";" : "");
+        bool fits = text_width(point_style, longer) < PAGE_WIDTH - 2 * MARGIN;
+        if (!fits) canvas_text(c, point_style, MARGIN, y + LINE * (double)drawn++, line);
+        free(line);
+        line = fits ? longer : xprintf("%s%s", label[i].text, named < lost ? ";" : "");
+        if (!fits) free(longer);
+    }
+    if (lost && drawn < LINES) canvas_text(c, point_style, MARGIN, y + LINE * (double)drawn, line);
+    free(line);
 }
 
 static void draw_legend(Canvas *c, const Roofline *r, double right, double y) {
@@ -214,7 +231,7 @@ void roofline_draw(const char *path, const Roofline *r) {
     Frame *f = &d.f;
     choose_axes(f, r);
     f->top = draw_heading(&c, PAGE_WIDTH, r->title, r->subtitle) + 52;
-    f->bottom = PAGE_HEIGHT - 112;
+    f->bottom = PAGE_HEIGHT - 160;
     size_t ny = make_ticks(&f->y, floor((f->bottom - f->top) / 68), y);
     f->left = ceil(MARGIN + 14 + widest_label(y, ny));
     f->right = PAGE_WIDTH - MARGIN;
@@ -227,6 +244,9 @@ void roofline_draw(const char *path, const Roofline *r) {
     draw_roofs(&d);
     make_labels(&d);
     draw_points(&d);
+    draw_left_out(&c, d.label, d.labels, f->bottom + 112);
+    for (size_t i = 0; i < d.labels; i++) free(d.label[i].text);
+    free(d.label);
     canvas_write(&c, path);
     canvas_free(&c);
 }

@@ -20,6 +20,6 @@ static inline double roofline_at(const Roofline *r, double intensity) {
 }
 
 // Writes a PNG. Every point is labelled with its share of the roof above it; labels that would cover one another are
-// moved, those that find no place are left out. Points that are not finite and positive are left out.
+// moved. Those that find no place are named under the picture. Points that are not finite and positive are left out.
 void roofline_draw(const char *path, const Roofline *r);
 #endif

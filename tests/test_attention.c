@@ -49,12 +49,11 @@ static Call make_call(size_t B, size_t n, size_t L, Heads h, int kernel, size_t 
     return c;
 }
 
-static void forward(Call *c) {
-    attention_forward(c->out, c->out_stride, c->lse, c->probability, c->q, c->q_stride, c->view, c->B, c->n, c->s);
-}
+static AttnOutput output_of(Call *c) { return (AttnOutput){c->out, c->out_stride, c->lse, c->probability}; }
+static AttnInput input_of(const Call *c) { return (AttnInput){c->q, c->q_stride, c->view, c->B, c->n}; }
+static void forward(Call *c) { attention_forward(output_of(c), input_of(c), c->s); }
 static void backward(Call *c) {
-    attention_backward(c->dq, c->q_stride, c->dk, c->dv, c->dout, c->out, c->out_stride, c->lse, c->probability, c->q,
-                       c->q_stride, c->view, c->B, c->n, c->s);
+    attention_backward((AttnGradient){c->dq, c->dk, c->dv}, c->dout, output_of(c), input_of(c), c->s);
 }
 
 // ---- the formula ---------------------------------------------------------------------------------
@@ -148,7 +147,7 @@ static void check_call(size_t B, size_t n, size_t L, Heads h, int kernel, size_t
         close_to(&c, "d keys", c.dk, e.dk, c.k_size);
         close_to(&c, "d values", c.dv, e.dv, c.v_size);
     }
-    attention_forward_naive(c.out, c.out_stride, c.q, c.q_stride, c.view, B, n, c.s);
+    attention_forward_naive(output_of(&c), input_of(&c), c.s);
     close_to(&c, "the readable reference", c.out, e.out, c.out_size);
     arrays_free();
 }

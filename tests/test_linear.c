@@ -21,27 +21,28 @@ typedef struct {
     real *q, *k, *v, *beta, *decay, *dout, *out, *states, *dq, *dk, *dv, *dbeta, *dlog;
 } Call;
 
-static bool has_beta(RecurrenceShape s) { return s.delta || s.steps; }
+static bool has_beta(RecurrenceShape s) { return s.delta || s.has_step; }
 
 // Rows lie a few numbers apart. Keys of a delta rule are unit vectors, as in the layer: with longer ones the recurrence
 // itself grows without bound. Decays are between `least` and 1.
 static Call make_call(size_t B, size_t T, RecurrenceShape s, double least, Rng *r) {
     Call c = {.B = B, .T = T, .s = s};
-    size_t q_row = s.H * s.K + 3, v_row = s.H * s.V + 2, decays = s.fades_per_key ? s.K : 1;
-    c.q_size = (B * T - 1) * q_row + s.H * s.K, c.v_size = (B * T - 1) * v_row + s.H * s.V;
+    size_t q_row = s.H * s.D + 3, v_row = s.H * s.Dv + 2, decays = s.decay_per_key ? s.D : 1;
+    c.q_size = (B * T - 1) * q_row + s.H * s.D, c.v_size = (B * T - 1) * v_row + s.H * s.Dv;
     c.beta_size = B * T * s.H, c.decay_size = B * T * s.H * decays;
     c.q = array_random(c.q_size, r), c.k = array_random(c.q_size, r), c.v = array_random(c.v_size, r);
     c.beta = array_random(c.beta_size, r), c.decay = array_random(c.decay_size, r),
-    c.dout = array_random(B * T * s.H * s.V, r);
+    c.dout = array_random(B * T * s.H * s.Dv, r);
     for (size_t i = 0; i < c.beta_size; i++) c.beta[i] = (1 + c.beta[i]) / 2;
     for (size_t i = 0; i < c.decay_size; i++) c.decay[i] = (real)(least + (1 - least) * (1 + (double)c.decay[i]) / 2);
     for (size_t i = 0; i < B * T * s.H && s.delta; i++) {
-        real *k = c.k + i / s.H * q_row + i % s.H * s.K, sum = 0;
-        for (size_t d = 0; d < s.K; d++) sum += k[d] * k[d];
-        for (size_t d = 0; d < s.K; d++) k[d] /= (real)sqrt((double)sum);
+        real *k = c.k + i / s.H * q_row + i % s.H * s.D, sum = 0;
+        for (size_t d = 0; d < s.D; d++) sum += k[d] * k[d];
+        for (size_t d = 0; d < s.D; d++) k[d] /= (real)sqrt((double)sum);
     }
-    c.in = (RecurrenceInput){c.q, c.k, c.v, q_row, q_row, v_row, has_beta(s) ? c.beta : NULL, s.fades ? c.decay : NULL};
-    c.out = array_random(B * T * s.H * s.V, r), c.states = array(recurrence_states_size(B, T, s));
+    c.in = (RecurrenceInput){c.q, c.k, c.v, q_row, q_row, v_row, has_beta(s) ? c.beta : NULL,
+                             s.has_decay ? c.decay : NULL};
+    c.out = array_random(B * T * s.H * s.Dv, r), c.states = array(recurrence_states_size(B, T, s));
     c.dq = array_random(c.q_size, r), c.dk = array_random(c.q_size, r), c.dv = array_random(c.v_size, r);
     c.dbeta = array_random(c.beta_size, r), c.dlog = array_random(c.decay_size, r);
     return c;
@@ -66,13 +67,13 @@ static double *exact_like(const real *x, size_t n) {            // what no row c
     return e;
 }
 static double decay_at(const Call *c, size_t row, size_t h, size_t d) {
-    if (!c->s.fades) return 1;
-    return (double)c->decay[c->s.fades_per_key ? (row * c->s.H + h) * c->s.K + d : row * c->s.H + h];
+    if (!c->s.has_decay) return 1;
+    return (double)c->decay[c->s.decay_per_key ? (row * c->s.H + h) * c->s.D + d : row * c->s.H + h];
 }
 
 // The state after every token of one head: S[t+1] = Diag(a) S[t] + k u^T, with u and the unwritten part v - S^T k kept.
 static void exact_states(const Call *c, double *S, double *u, double *error, Exact *e, size_t b, size_t h) {
-    size_t K = c->s.K, V = c->s.V;
+    size_t K = c->s.D, V = c->s.Dv;
     for (size_t t = 0; t < c->T; t++) {
         size_t row = b * c->T + t;
         const real *q = c->q + row * c->in.q_stride + h * K, *k = c->k + row * c->in.k_stride + h * K;
@@ -93,7 +94,7 @@ static void exact_states(const Call *c, double *S, double *u, double *error, Exa
 // The chain rule through the same, from the last token to the first. dS: of the state after the token.
 static void exact_gradients(const Call *c, const double *S, const double *u, const double *error, double *dS, Exact *e,
                             size_t b, size_t h) {
-    size_t K = c->s.K, V = c->s.V;
+    size_t K = c->s.D, V = c->s.Dv;
     memset(dS, 0, K * V * sizeof *dS);
     for (size_t t = c->T; t-- > 0;) {
         size_t row = b * c->T + t, q = row * c->in.q_stride + h * K, v = row * c->in.v_stride + h * V,
@@ -119,26 +120,26 @@ static void exact_gradients(const Call *c, const double *S, const double *u, con
             }
         }
         for (size_t d = 0; d < K; d++) {
-            double *to = &e->dlog[c->s.fades_per_key ? one * K + d : one], a = decay_at(c, row, h, d);
-            if (c->s.fades && (c->s.fades_per_key || d == 0)) *to = 0;
+            double *to = &e->dlog[c->s.decay_per_key ? one * K + d : one], a = decay_at(c, row, h, d);
+            if (c->s.has_decay && (c->s.decay_per_key || d == 0)) *to = 0;
             for (size_t j = 0; j < V; j++) {
                 dS[d * V + j] *= a;
-                if (c->s.fades) *to += dS[d * V + j] * before[d * V + j];
+                if (c->s.has_decay) *to += dS[d * V + j] * before[d * V + j];
             }
         }
     }
 }
 
 static Exact by_formula(const Call *c) {
-    size_t KV = c->s.K * c->s.V;
-    Exact e = {exact_like(c->out, c->B * c->T * c->s.H * c->s.V),
+    size_t KV = c->s.D * c->s.Dv;
+    Exact e = {exact_like(c->out, c->B * c->T * c->s.H * c->s.Dv),
                exact_like(c->dq, c->q_size),
                exact_like(c->dk, c->q_size),
                exact_like(c->dv, c->v_size),
                exact_like(c->dbeta, c->beta_size),
                exact_like(c->dlog, c->decay_size)};
-    double *S = array_bytes((c->T + 1) * KV * sizeof *S), *u = array_bytes(c->T * c->s.V * sizeof *u),
-           *error = array_bytes(c->T * c->s.V * sizeof *error), *dS = array_bytes(KV * sizeof *dS);
+    double *S = array_bytes((c->T + 1) * KV * sizeof *S), *u = array_bytes(c->T * c->s.Dv * sizeof *u),
+           *error = array_bytes(c->T * c->s.Dv * sizeof *error), *dS = array_bytes(KV * sizeof *dS);
     for (size_t i = 0; i < c->B * c->s.H; i++) {
         exact_states(c, S, u, error, &e, i / c->s.H, i % c->s.H);
         exact_gradients(c, S, u, error, dS, &e, i / c->s.H, i % c->s.H);
@@ -156,7 +157,7 @@ static void close_to(const Call *c, const char *what, const real *found, const d
     double allowed = sizeof(real) == sizeof(double) ? 1e-12 : PROMISED;
     CHECK(worst <= allowed,
           "%s: B %zu T %zu H %zu K %zu V %zu delta %d fades %d per key %d steps %d: off by %.2g of %.2g", what, c->B,
-          c->T, c->s.H, c->s.K, c->s.V, c->s.delta, c->s.fades, c->s.fades_per_key, c->s.steps, worst, scale);
+          c->T, c->s.H, c->s.D, c->s.Dv, c->s.delta, c->s.has_decay, c->s.decay_per_key, c->s.has_step, worst, scale);
 }
 
 // ---- against the formula -------------------------------------------------------------------------
@@ -180,7 +181,7 @@ static void check_call(size_t B, size_t T, RecurrenceShape s, double least, Rng 
     Call c = make_call(B, T, s, least, r);
     Exact e = by_formula(&c);
     forward(&c);
-    close_to(&c, "output", c.out, e.out, B * T * s.H * s.V);
+    close_to(&c, "output", c.out, e.out, B * T * s.H * s.Dv);
     backward(&c);
     close_to(&c, "d queries", c.dq, e.dq, c.q_size);
     close_to(&c, "d keys", c.dk, e.dk, c.q_size);
@@ -188,7 +189,7 @@ static void check_call(size_t B, size_t T, RecurrenceShape s, double least, Rng 
     close_to(&c, "d beta", c.dbeta, e.dbeta, c.beta_size);
     close_to(&c, "d log decay", c.dlog, e.dlog, c.decay_size);
     recurrence_forward_naive(c.out, &c.in, B, T, s);
-    close_to(&c, "the readable reference", c.out, e.out, B * T * s.H * s.V);
+    close_to(&c, "the readable reference", c.out, e.out, B * T * s.H * s.Dv);
     arrays_free();
 }
 
@@ -212,7 +213,7 @@ static void strong_decays(void) {
         for (size_t i = 0; i < c.decay_size; i++) c.decay[i] = i % 3 ? c.decay[i] : 0;
         Exact e = by_formula(&c);
         forward(&c), backward(&c);
-        close_to(&c, "output where all is forgotten", c.out, e.out, 70 * c.s.H * c.s.V);
+        close_to(&c, "output where all is forgotten", c.out, e.out, 70 * c.s.H * c.s.Dv);
         close_to(&c, "d keys where all is forgotten", c.dk, e.dk, c.q_size);
         close_to(&c, "d log decay where all is forgotten", c.dlog, e.dlog, c.decay_size);
         arrays_free();
@@ -230,7 +231,7 @@ static void memory(void) {
             for (size_t most = 1; most <= 40; most += 13) {
                 RecurrenceShape s = shape(k, w);
                 Call c = make_call(2, T, s, 0.8, &r);
-                size_t size = recurrence_state_size(s), row = s.H * s.V, decays = s.fades_per_key ? s.K : 1;
+                size_t size = recurrence_state_size(s), row = s.H * s.Dv, decays = s.decay_per_key ? s.D : 1;
                 real *state = array(size), *piece = array(T * row);
                 forward(&c);
                 for (size_t done = 0, n; done < T; done += n) {
@@ -244,7 +245,7 @@ static void memory(void) {
                                                 c.in.k_stride,
                                                 c.in.v_stride,
                                                 has_beta(s) ? c.beta + at * s.H : NULL,
-                                                s.fades ? c.decay + at * s.H * decays : NULL};
+                                                s.has_decay ? c.decay + at * s.H * decays : NULL};
                     recurrence_forward(piece + done * row, NULL, &in, 1, n, (RecurrenceState){state, size, done}, s);
                 }
                 size_t i = 0;
@@ -256,7 +257,7 @@ static void memory(void) {
 }
 
 static uint64_t digest(const Call *c) {
-    uint64_t h = hash_bytes(HASH_START, c->out, c->B * c->T * c->s.H * c->s.V * sizeof(real));
+    uint64_t h = hash_bytes(HASH_START, c->out, c->B * c->T * c->s.H * c->s.Dv * sizeof(real));
     h = hash_bytes(hash_bytes(h, c->dq, c->q_size * sizeof(real)), c->dk, c->q_size * sizeof(real));
     h = hash_bytes(hash_bytes(h, c->dv, c->v_size * sizeof(real)), c->dbeta, c->beta_size * sizeof(real));
     return hash_bytes(h, c->dlog, c->decay_size * sizeof(real));
@@ -284,7 +285,7 @@ static void threads(void) {
 static void overwriting(void) {
     enum { T = 50, K = 8, V = 5 };
     Rng r = rng_stream(20, RNG_TEST, 4);
-    Call c = make_call(1, T, (RecurrenceShape){.H = 1, .K = K, .V = V, .delta = true}, 1, &r);
+    Call c = make_call(1, T, (RecurrenceShape){.H = 1, .D = K, .Dv = V, .delta = true}, 1, &r);
     int key[T], last[K];
     for (size_t d = 0; d < K; d++) last[d] = -1;
     for (size_t t = 0; t < T; t++) {
@@ -310,7 +311,7 @@ static void overwriting(void) {
 static void looked_at(void) {
     enum { T = 37, K = 8, V = 11 };
     Rng r = rng_stream(20, RNG_TEST, 9);
-    Call c = make_call(1, T, (RecurrenceShape){.H = 1, .K = K, .V = V, .delta = true}, 1, &r);
+    Call c = make_call(1, T, (RecurrenceShape){.H = 1, .D = K, .Dv = V, .delta = true}, 1, &r);
     real *weight = array(T * T);
     double written = 0;
     size_t look[T], looks = 0;
@@ -345,7 +346,7 @@ static void rank_of_two(void) {
     const RecurrenceInput in = {.q = q, .k = k, .v = v, .q_stride = 2, .k_stride = 2, .v_stride = 2};
     double expected = exp(-0.75 * log(0.75) - 0.25 * log(0.25));
     real state[2][4];
-    recurrence_states_at(state[0], &in, (size_t[]){0, 1}, 2, (RecurrenceShape){.H = 1, .K = 2, .V = 2});
+    recurrence_states_at(state[0], &in, (size_t[]){0, 1}, 2, (RecurrenceShape){.H = 1, .D = 2, .Dv = 2});
     double one = maps_effective_rank(state[0], 2, 2), two = maps_effective_rank(state[1], 2, 2);
     CHECK(fabs(one - 1) < 1e-6 && fabs(two - expected) < 1e-6, "%g, then %g", one, two);
 }

@@ -92,7 +92,7 @@ static void packing(void) {
                 CHECK(!wrong, "K %zu N %zu: %zu numbers of the panels are wrong", K, N, wrong);
                 if (p.b_row == 1 && p.b_col == K) {              // weights are [N,K]
                     real *again = array_random(packed_size(K, N), &r);
-                    linear_pack(again, p.b, N, K);
+                    linear_pack(again, p.b, 1, N, K);
                     CHECK(same_bits(again, p.packed, packed_size(K, N)), "linear_pack: K %zu N %zu", K, N);
                 }
                 arrays_free();
@@ -200,7 +200,7 @@ static void check_linear(size_t M, size_t N, size_t K, bool accumulate, size_t c
     Linear l = {
         e.w, e.bias, e.x, e.dy, array(M * N), array_copy(e.dx, M * K), array_copy(e.dw, N * K), array_copy(e.dbias, N)};
     real *packed = array(packed_size(K, N));
-    linear_pack(packed, e.w, N, K);
+    linear_pack(packed, e.w, 1, N, K);
     linear_by_loops(&e, M, N, K, accumulate);
     linear_forward(l.y, l.x, packed, l.bias, M, N, K);
     linear_backward_input(l.dx, l.dy, l.w, M, N, K, accumulate);

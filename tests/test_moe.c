@@ -470,9 +470,9 @@ static void check_experts(bool dead, size_t N, size_t K, Rng *rng) {
     real *y = array_random(copies * ldy, rng), *dx = array_random(copies * ldx, rng),
          *dw = array_random(EXPERTS * N * K, rng);
     real *ey = array_copy(y, copies * ldy), *edx = array_copy(dx, copies * ldx), *edw = array_copy(dw, EXPERTS * N * K);
+    linear_pack(packed, w, EXPERTS, N, K);
     for (size_t e = 0; e < EXPERTS; e++) {
         size_t first = r.start[e], tokens = r.count[e];
-        linear_pack(packed + e * each, w + e * N * K, N, K);
         CHECK(!dead || (e != 1 && e != 4) || !tokens, "expert %zu should have no token", e);
         Product p[3] = {
             {.c = ey + first * ldy, .ldc = ldy, .a = x + first * ldx, .a_row = ldx, .a_col = 1, .b = w + e * N * K,
@@ -510,7 +510,7 @@ static void many_experts(void) {
     RouterShape s = shape(E, 1, M);
     s.aux = 0.1;
     Routing r = route(logits, NULL, M, s);
-    for (size_t i = 0; i < E; i++) linear_pack(packed + i * packed_size(K, N), w + i * N * K, N, K);
+    linear_pack(packed, w, E, N, K);
     experts_forward(y, N, x, K, packed, &r, E, N, K);
     for (size_t i = 0; i < M; i++)
         products_naive(&(Product){.c = e + i * N, .ldc = N, .a = x + i * K, .a_row = K, .a_col = 1,

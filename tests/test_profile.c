@@ -204,7 +204,7 @@ static void experts(void) {
     expect(&p, PROFILE_experts_forward, 3 * L, flops, moved + L * weights);
     expect(&p, PROFILE_experts_input, 3 * L, flops, moved + L * weights + L * rows * C);  // up adds to gate's
     expect(&p, PROFILE_experts_weight, 3 * L, flops, moved + 2 * L * weights);
-    CHECK(p.row[PROFILE_route].calls == 2 * L, "forward and backward: %zu", p.row[PROFILE_route].calls);
+    CHECK(p.row[PROFILE_route].calls == 3 * L, "forward, backward, balance: %zu", p.row[PROFILE_route].calls);
     // Sorted and back: x to rows, rows to y; dy to rows with the weights' gradients, rows to dx.
     double moved_rows = 2 * rows + (K + 1) * M + (2 * K + 1) * M + (K + 2) * M;
     expect(&p, PROFILE_dispatch, 4 * L, L * (2 + 3 + 1) * rows * C, L * moved_rows * C);
