@@ -24,7 +24,7 @@ from scipy import stats as scipy_stats
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
-from lab import check, figure, match, report, stats, table, trainer, verdict  # noqa: E402
+from lab import check, figure, front, match, report, stats, table, trainer, verdict  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -366,6 +366,8 @@ class Records(unittest.TestCase):
                 claim = toy(**changes)
                 figure.draw(claim, records_of(claim, value), Path(folder) / "a.png")
                 self.assertGreater((Path(folder) / "a.png").stat().st_size, 5000)
+                figure.draw_small(claim, records_of(claim, value), Path(folder) / "a.small.png")
+                self.assertGreater((Path(folder) / "a.small.png").stat().st_size, 1000)
 
 
 class Pages(unittest.TestCase):
@@ -403,7 +405,8 @@ class Pages(unittest.TestCase):
         records = records_of(self.claim, value)
         wanted = {run.key for run in verdict.wanted(self.claim, records)[0]}
         write_records(self.root / "claims/results/toy.csv", {k: r for k, r in records.items() if k in wanted})
-        (self.root / "claims/results/toy.png").touch()
+        for name in ("toy.png", "toy.small.png"):
+            (self.root / "claims/results" / name).touch()
 
     def notebook(self, texts):
         cells = [{"cell_type": "markdown", "metadata": {}, "source": [text]} for text in texts]
@@ -440,7 +443,7 @@ class Pages(unittest.TestCase):
         readme, results = ((self.root / page).read_text() for page in ("README.md", "claims/RESULTS.md"))
         rows = [line for line in readme.splitlines() if re.match(r"\| \d", line)]
         self.assertEqual([int(row.split("|")[1]) for row in rows], list(range(1, 24)))
-        self.assertRegex(rows[3], r"\| b ends \+0\.\d{4} above a\. \| \*\*HOLDS\*\*<br>\[1 claim\].*results/toy\.png")
+        self.assertRegex(rows[3], r"\| b ends \+0\.\d{4} above a\. \| \*\*HOLDS\*\*<br>\[1 claim\].*results/toy\.small\.png")
         self.assertTrue(all("| open |" in row for row in rows[:3] + rows[4:]))
         self.assertIn("## Post 4\n", results)
         self.assertRegex(results, r"b vs a: \+0\.\d{4} \[\+0\.\d{4}, \+0\.\d{4}\], predicted > 0\.1: HOLDS")
@@ -477,9 +480,14 @@ class Pages(unittest.TestCase):
 
     def test_two_headlines(self):
         for path in (self.root / "claims/results").glob("toy.*"):
-            path.with_stem("too").write_bytes(path.read_bytes())
+            path.with_name(path.name.replace("toy", "too")).write_bytes(path.read_bytes())
         (self.root / "claims/too.toml").write_text((self.root / "claims/toy.toml").read_text())
         self.assertIn("found: too and toy", self.check()[1])
+
+    def test_missing_thumbnail(self):
+        (self.root / "claims/results/toy.small.png").unlink()
+        self.assertIn("claims/results/toy.small.png, which is not there", self.check()[1])
+        self.assertEqual(list(front.thumbnails(table.Lab(self.root))), [self.root / "claims/results/toy.small.png"])
 
     def test_headline_of_an_open_claim(self):
         """A post is open until a claim is settled, whatever its headline says."""

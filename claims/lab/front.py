@@ -10,6 +10,7 @@ from .command import UsageError
 from .report import effect
 
 LONGEST = 25   # words of a sentence in README's table
+SMALL = ".small"   # as in norm-qk.small.png
 FACT = re.compile(r"\{([^{}]*)\}")
 # A measured number in a text: one with a point, a per cent, or a multiple. Code and links may have any.
 MEASURED = re.compile(r"(?<![\w.])[-+\u2212]?\d+\.\d+(?![\w.]*\w)|\d+(?:\.\d+)? ?%|\d+(?:\.\d+)?x\b")
@@ -67,9 +68,15 @@ def headline_claim(lab, number):
     return named[0] if lab.outcome(named[0]).verdict != "OPEN" else None
 
 
-def picture(claim, folder, width):
-    image = f"{folder}results/{claim.name}.png"
-    return f'<a href="{image}"><img src="{image}" width="{width}" alt="{claim.title}"></a>'
+def picture(claim, folder, small=""):
+    image = f"{folder}results/{claim.name}"
+    return f'<a href="{image}.png"><img src="{image}{small}.png" width="{220 if small else 200}" alt="{claim.title}"></a>'
+
+
+def thumbnails(lab):
+    """The small pictures of README's rows, drawn from the records: {path: claim}."""
+    shown = [headline_claim(lab, post["number"]) for post in lab.posts]
+    return {lab.root / f"claims/results/{claim.name}{SMALL}.png": claim for claim in shown if claim}
 
 
 def flag_words(post, built):
@@ -84,7 +91,7 @@ def post_row(lab, post):
     every = f"<br>[{'all ' if count > 1 else ''}{count} claim{'s' * (count > 1)}](claims/RESULTS.md#post-{number})"
     if claim:
         return [number, named, headline(claim, lab.facts(claim.name)),
-                f"**{lab.outcome(claim).verdict}**{every}", picture(claim, "claims/", 160),
+                f"**{lab.outcome(claim).verdict}**{every}", picture(claim, "claims/", SMALL),
                 f"`claims/sweep claims/{claim.name}.toml`", lab.facts(claim.name)["minutes"]]
     thesis = sentence(post["thesis"], f"claims/posts.toml: the thesis of post {number}")
     return [number, named, thesis, "open" + every * bool(count), "", flag_words(post, lab.flags()), ""]
@@ -102,7 +109,7 @@ def claim_row(lab, claim):
         return [named, "open", "", "", command, f"at most {claim.budget:g}" if claim.budget else ""]
     told = [f"{f.comparison.name}: {effect(f)}, predicted {f.comparison.predict}"
             + (" (control)" if f.comparison.role == "control" else "") + f": {f.verdict}" for f in outcome.findings]
-    return [named, f"**{outcome.verdict}**", "<br>".join(told), picture(claim, "", 200), command,
+    return [named, f"**{outcome.verdict}**", "<br>".join(told), picture(claim, ""), command,
             lab.facts(claim.name)["minutes"]]
 
 

@@ -12,7 +12,7 @@ import re
 import sys
 import tomllib
 
-from . import front, size
+from . import figure, front, size
 from .bench import Bench
 from .claim import read_claim
 from .command import UsageError
@@ -161,6 +161,8 @@ def main(words):
             for name, text in lab.facts(source).items():
                 print(f"{source}: {name} = {text}")
     else:
+        for path, claim in front.thumbnails(lab).items():
+            figure.draw_small(claim, lab.records[claim.name], path)
         for path in lab.pages():
             text = refreshed(path, lab)
             if text != path.read_text():
