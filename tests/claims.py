@@ -443,7 +443,7 @@ class Pages(unittest.TestCase):
         readme, results = ((self.root / page).read_text() for page in ("README.md", "claims/RESULTS.md"))
         rows = [line for line in readme.splitlines() if re.match(r"\| \d", line)]
         self.assertEqual([int(row.split("|")[1]) for row in rows], list(range(1, 24)))
-        self.assertRegex(rows[3], r"\| b ends \+0\.\d{4} above a\. \| \*\*HOLDS\*\*<br>\[1 claim\].*results/toy\.small\.png")
+        self.assertRegex(rows[3], r"\| b ends \+0\.\d{4} above a\. \| \*\*HOLDS\*\*<br>\[1 claim\].*/toy\.small\.png")
         self.assertTrue(all("| open |" in row for row in rows[:3] + rows[4:]))
         self.assertIn("## Post 4\n", results)
         self.assertRegex(results, r"b vs a: \+0\.\d{4} \[\+0\.\d{4}, \+0\.\d{4}\], predicted > 0\.1: HOLDS")
@@ -495,6 +495,15 @@ class Pages(unittest.TestCase):
         text = table.refreshed(self.root / "README.md", table.Lab(self.root))
         self.assertRegex(text, r"\| 4 \|.*\| open<br>\[1 claim\]")
         self.assertNotIn("b ends", text)
+        self.assertNotIn("headline", self.headline(""))
+
+    def test_headline_that_waits(self):
+        """A post with a settled claim is open while the claim of its headline is."""
+        toy = self.root / "claims/toy.toml"
+        toy.with_name("too.toml").write_text(toy.read_text().replace("1..5", "1..6"))
+        toy.write_text(re.sub("headline = .*", "", toy.read_text()))
+        self.assertRegex(table.refreshed(self.root / "README.md", table.Lab(self.root)),
+                         r"\| 4 \|.*\| open<br>\[all 2 claims\]")
 
     def test_long_thesis(self):
         path = self.root / "claims/posts.toml"
@@ -661,6 +670,16 @@ class Repository(unittest.TestCase):
         self.assertGreater(len(pages), 8)
         for path in pages:
             self.assertEqual(check.broken_links(path, path.read_text()), [], path)
+
+    def test_every_named_file_is_there(self):
+        """`kernels/ops.c` in a text is a file; names in capitals stand for any, and some come from elsewhere."""
+        files = set(subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT).stdout.split())
+        names, elsewhere = {path.split("/")[-1] for path in files}, {"sample.txt", "llm.c", "x.c", "x.h"}
+        for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "claims/README.md", *ROOT.glob("docs/*.md")):
+            named = re.findall(r"(?<=[`( ])((?:[\w.-]+/)*[\w-]+\.(?:[ch]|def|sh|py|txt|toml))(?=[`), :])",
+                               path.read_text())
+            lost = {name for name in named if not re.search(r"[A-Z]{2}|downloads/", name)} - files - names - elsewhere
+            self.assertEqual(lost, set(), path)
 
     def test_one_line_builds_it_in_any_shell(self):
         """README's line for those without make names every file, in words that plain sh expands."""

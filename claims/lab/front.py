@@ -70,7 +70,8 @@ def headline_claim(lab, number):
 
 def picture(claim, folder, small=""):
     image = f"{folder}results/{claim.name}"
-    return f'<a href="{image}.png"><img src="{image}{small}.png" width="{220 if small else 200}" alt="{claim.title}"></a>'
+    width = 220 if small else 200
+    return f'<a href="{image}.png"><img src="{image}{small}.png" width="{width}" alt="{claim.title}"></a>'
 
 
 def thumbnails(lab):
