@@ -376,9 +376,9 @@ class Pages(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
         self.root = Path(self.folder.name)
-        for room in ("claims/results", "notebooks", "docs", "config", "lib"):
+        for room in ("claims/results", "notebooks", "lib", "config"):
             (self.root / room).mkdir(parents=True)
-        for path in (ROOT / "claims/posts.toml", *ROOT.glob("config/*.def")):
+        for path in (ROOT / "claims/posts.toml", *(ROOT / "config").glob("*.def")):
             (self.root / path.relative_to(ROOT)).write_text(path.read_text())
         (self.root / "claims/toy.toml").write_text('''
             post = 4
@@ -392,6 +392,7 @@ class Pages(unittest.TestCase):
         self.claim = read_claim(self.root / "claims/toy.toml")
         self.record(lambda run: 1.0 + 0.5 * (run.arm.name == "b") + own_noise(run))
         self.quote = "b is higher by <!-- claim toy: b vs a: mean -->?<!-- / -->."
+        (self.root / "docs").mkdir()
         for page in ("README.md", "claims/RESULTS.md"):
             (self.root / page).write_text(f"{table.BEGIN}{table.END}\n{self.quote}\n")
         (self.root / "docs/a.md").write_text(self.quote + "\n")
