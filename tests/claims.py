@@ -7,6 +7,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from scipy import stats as scipy_stats
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
-from lab import check, figure, match, report, stats, table, trainer, verdict  # noqa: E402
+from lab import check, figure, front, match, report, stats, table, trainer, verdict  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -365,6 +366,8 @@ class Records(unittest.TestCase):
                 claim = toy(**changes)
                 figure.draw(claim, records_of(claim, value), Path(folder) / "a.png")
                 self.assertGreater((Path(folder) / "a.png").stat().st_size, 5000)
+                figure.draw_small(claim, records_of(claim, value), Path(folder) / "a.small.png")
+                self.assertGreater((Path(folder) / "a.small.png").stat().st_size, 1000)
 
 
 class Pages(unittest.TestCase):
@@ -380,6 +383,7 @@ class Pages(unittest.TestCase):
         (self.root / "claims/toy.toml").write_text('''
             post = 4
             thesis = "b is above a"
+            headline = "b ends {b vs a: mean} above a."
             metric = "val_loss"
             command = "./train --lr 0.001,0.01 --seed 1..5"
             tune_seeds = "11..12"
@@ -388,7 +392,10 @@ class Pages(unittest.TestCase):
         self.claim = read_claim(self.root / "claims/toy.toml")
         self.record(lambda run: 1.0 + 0.5 * (run.arm.name == "b") + own_noise(run))
         self.quote = "b is higher by <!-- claim toy: b vs a: mean -->?<!-- / -->."
-        (self.root / "README.md").write_text(f"{table.BEGIN}{table.END}\n{self.quote}\n")
+        (self.root / "docs").mkdir()
+        for page in ("README.md", "claims/RESULTS.md"):
+            (self.root / page).write_text(f"{table.BEGIN}{table.END}\n{self.quote}\n")
+        (self.root / "docs/a.md").write_text(self.quote + "\n")
         self.notebook([self.quote])
         self.refresh()
 
@@ -399,7 +406,8 @@ class Pages(unittest.TestCase):
         records = records_of(self.claim, value)
         wanted = {run.key for run in verdict.wanted(self.claim, records)[0]}
         write_records(self.root / "claims/results/toy.csv", {k: r for k, r in records.items() if k in wanted})
-        (self.root / "claims/results/toy.png").touch()
+        for name in ("toy.png", "toy.small.png"):
+            (self.root / "claims/results" / name).touch()
 
     def notebook(self, texts):
         cells = [{"cell_type": "markdown", "metadata": {}, "source": [text]} for text in texts]
@@ -423,7 +431,7 @@ class Pages(unittest.TestCase):
         self.assertEqual(self.check(), (0, ""))
 
     def test_changed_number(self):
-        for path in ("README.md", "notebooks/a.ipynb"):
+        for path in ("README.md", "claims/RESULTS.md", "docs/a.md", "notebooks/a.ipynb"):
             text = (self.root / path).read_text()
             (self.root / path).write_text(text.replace("-->+0.", "-->+1."))
             status, error = self.check()
@@ -431,12 +439,110 @@ class Pages(unittest.TestCase):
             self.assertIn(path, error)
             (self.root / path).write_text(text)
 
+    def test_one_row_per_post(self):
+        """README has the headline, filled in; RESULTS.md every comparison, the control too."""
+        readme, results = ((self.root / page).read_text() for page in ("README.md", "claims/RESULTS.md"))
+        rows = [line for line in readme.splitlines() if re.match(r"\| \d", line)]
+        self.assertEqual([int(row.split("|")[1]) for row in rows], list(range(1, 24)))
+        self.assertRegex(rows[3], r"\| b ends \+0\.\d{4} above a\. \| \*\*HOLDS\*\*<br>\[1 claim\].*/toy\.small\.png")
+        self.assertTrue(all("| open |" in row for row in rows[:3] + rows[4:]))
+        self.assertIn("## Post 4\n", results)
+        self.assertRegex(results, r"b vs a: \+0\.\d{4} \[\+0\.\d{4}, \+0\.\d{4}\], predicted > 0\.1: HOLDS")
+        for page in ("README.md", "claims/RESULTS.md"):
+            text = (self.root / page).read_text()
+            (self.root / page).write_text(re.sub("HOLDS", "FAILS", text, count=1))
+            self.assertIn(f"{page}: it differs from the records", self.check()[1])
+            (self.root / page).write_text(text)
+
+    def headline(self, text):
+        """What check says of a headline."""
+        path = self.root / "claims/toy.toml"
+        path.write_text(re.sub("headline = .*", f'headline = "{text}"' if text else "", path.read_text()))
+        return self.check()[1]
+
+    def test_bad_headlines(self):
+        """Each is one line, and the page that would show it is not written."""
+        for text, part in (("b ends {b over a: mean} above a.", "names 'b over a: mean', which is no fact"),
+                           ("b is above a.", "no number from the records"), ("It {verdict}.", "no number"),
+                           ("b ends 0.5 above a, {b vs a: mean}.", "the number 0.5, which no record backs"),
+                           ("b ends {b vs a: mean above a.", "a brace without its other half"),
+                           ("b ends {b vs a: mean} above a" + " and so on" * 7, "26 words"),
+                           ("", "exactly one of its claims has a headline; found: none")):
+            with self.subTest(text):
+                path = self.root / "claims/toy.toml"
+                before = path.read_text()
+                error = self.headline(text)
+                self.assertEqual(error.count("\n"), 1, error)
+                self.assertIn(part, error)
+                with self.assertRaises(UsageError):
+                    table.refreshed(self.root / "README.md", table.Lab(self.root))
+                path.write_text(before)
+        self.assertEqual(self.check(), (0, ""))
+
+    def test_two_headlines(self):
+        for path in (self.root / "claims/results").glob("toy.*"):
+            path.with_name(path.name.replace("toy", "too")).write_bytes(path.read_bytes())
+        (self.root / "claims/too.toml").write_text((self.root / "claims/toy.toml").read_text())
+        self.assertIn("found: too and toy", self.check()[1])
+
+    def test_missing_thumbnail(self):
+        (self.root / "claims/results/toy.small.png").unlink()
+        self.assertIn("claims/results/toy.small.png, which is not there", self.check()[1])
+        self.assertEqual(list(front.thumbnails(table.Lab(self.root))), [self.root / "claims/results/toy.small.png"])
+
+    def test_headline_of_an_open_claim(self):
+        """A post is open until a claim is settled, whatever its headline says."""
+        (self.root / "claims/results/toy.csv").unlink()
+        text = table.refreshed(self.root / "README.md", table.Lab(self.root))
+        self.assertRegex(text, r"\| 4 \|.*\| open<br>\[1 claim\]")
+        self.assertNotIn("b ends", text)
+        self.assertNotIn("headline", self.headline(""))
+
+    def test_headline_that_waits(self):
+        """A post with a settled claim is open while the claim of its headline is."""
+        toy = self.root / "claims/toy.toml"
+        toy.with_name("too.toml").write_text(toy.read_text().replace("1..5", "1..6"))
+        toy.write_text(re.sub("headline = .*", "", toy.read_text()))
+        self.assertRegex(table.refreshed(self.root / "README.md", table.Lab(self.root)),
+                         r"\| 4 \|.*\| open<br>\[all 2 claims\]")
+
+    def test_long_thesis(self):
+        path = self.root / "claims/posts.toml"
+        path.write_text(path.read_text().replace("not composition.", "not" + " composition" * 21))
+        self.assertIn("the thesis of post 2 has 26 words", self.check()[1])
+
+    def test_counts_may_lag(self):
+        """A count of lines that is a little behind is not an error; one that is far behind is."""
+        (self.root / "bench").mkdir()
+        (self.root / "bench/a.c").write_text("\n" * 2000)
+        page = self.root / "docs/a.md"
+        for told, ok in (("2,000", True), ("1,900", True), ("2,500", False), ("many", False)):
+            page.write_text(f"<!-- claim code: bench -->{told}<!-- / --> lines\n")
+            self.assertEqual("docs/a.md" not in self.check()[1], ok, told)
+        self.refresh()
+        self.assertIn("-->2,000<", page.read_text())
+
+    def test_links(self):
+        """To files, headings and lines."""
+        page = self.root / "docs/a.md"
+        (self.root / "lib/a.c").write_text("int f(void) {\n    return 0;\n}\n")
+        good = ["a.md", "#a-head-of-2", "../lib/a.c#L3", "https://a.b/c", "b.md#its-own"]
+        (self.root / "docs/b.md").write_text("# It's own\n".replace("'", "") + "```\n# no head\n```\n")
+        text = "# A `head` of 2?\n" + self.quote + "".join(f" [x]({link})" for link in good)
+        page.write_text(text + "\n")
+        self.refresh()
+        self.assertEqual(self.check(), (0, ""))
+        for link in ("c.md", "../lib/a.c#L4", "b.md#no-head", "#nowhere", "../lib/a.c#f"):
+            page.write_text(page.read_text().split(" [y]")[0] + f" [y]({link})\n")
+            self.assertIn(link, self.check()[1])
+
     def test_changed_records(self):
         """The table says HOLDS; the records no longer do."""
         self.record(lambda run: 1.0 + own_noise(run))
         status, error = self.check()
         self.assertEqual(status, 1)
-        self.assertIn("README.md", error)
+        for page in ("README.md", "claims/RESULTS.md", "docs/a.md"):
+            self.assertIn(page, error)
 
     def test_loose_number(self):
         self.notebook([self.quote, "It is 0.25 higher, in 40% of cases, `--lr 0.5` and [3.4](http://a.b/1.2) aside."])
@@ -514,11 +620,12 @@ class Pages(unittest.TestCase):
                           {"context": 8192, "matrix_leaves_cache": True, "forward": times(1.8),
                            "backward": times(2.0), "kept_bytes_flash": 4 << 20, "kept_bytes_naive": 516 << 20}],
             "context": []}
-        bench = {"commit": "abc", "machine": {"cpu": "Z80"}, "sections": sections,
+        bench = {"commit": "abc", "machine": {"cpu": "Z80", "cores": 1, "simd": "plain"}, "sections": sections,
                  "limits": {"fma_gflops": 235.6, "read_gbytes_per_second": 30.0},
                  "limits_at_the_end": {"fma_gflops": 170.0, "read_gbytes_per_second": 34.8}}
         (self.root / "claims/results/bench.json").write_text(json.dumps(bench))
-        expected = {"fma": "236 GFLOP/s", "small: ours": "400 tok/s, 70%", "small: compiled": "250 tok/s, 40%",
+        expected = {"machine": "Z80", "cores": "1", "simd": "plain", "fma": "236 GFLOP/s",
+                    "small: ours": "400 tok/s, 70%", "small: compiled": "250 tok/s, 40%",
                     "small: times": "1.75", "small: goal": "80%", "moe: of baby": "0.91",
                     "weight gradients": "75% to 86%", "other products": "90%",
                     "flash: short": "1.10 to 1.40", "flash: outside": "1.80 to 2.00",
@@ -548,6 +655,43 @@ class Pages(unittest.TestCase):
         path = self.root / "claims/results/toy.csv"
         path.write_text(path.read_text().replace(",abc,", ",abc-dirty,"))
         self.assertIn("without a commit", self.check()[1])
+
+
+class Repository(unittest.TestCase):
+    """The pages of this repository."""
+
+    def test_front_page_is_short(self):
+        lines = (ROOT / "README.md").read_text().splitlines()
+        self.assertLessEqual(len(lines), 170)
+        self.assertEqual(sum(bool(re.match(r"\| \d", line)) for line in lines), 23)
+
+    def test_every_link_leads_somewhere(self):
+        pages = [path for room in ("", "claims/", "docs/", "notebooks/", "tests/", "bench/", "data/")
+                 for path in ROOT.glob(f"{room}*.md")]
+        self.assertGreater(len(pages), 8)
+        for path in pages:
+            self.assertEqual(check.broken_links(path, path.read_text()), [], path)
+
+    def test_every_named_file_is_there(self):
+        """`kernels/ops.c` in a text is a file; names in capitals stand for any, and some come from elsewhere."""
+        files = set(subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT).stdout.split())
+        names, elsewhere = {path.split("/")[-1] for path in files}, {"sample.txt", "llm.c", "x.c", "x.h"}
+        for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "claims/README.md", *ROOT.glob("docs/*.md")):
+            named = re.findall(r"(?<=[`( ])((?:[\w.-]+/)*[\w-]+\.(?:[ch]|def|sh|py|txt|toml))(?=[`), :])",
+                               path.read_text())
+            named = {name.removeprefix("../") for name in named if not re.search(r"[A-Z]{2}|downloads/", name)}
+            lost = named - files - names - elsewhere
+            self.assertEqual(lost, set(), path)
+
+    def test_one_line_builds_it_in_any_shell(self):
+        """README's line for those without make names every file, in words that plain sh expands."""
+        line = next(line for line in (ROOT / "README.md").read_text().splitlines() if re.match(r"cc .*train\.c", line))
+        self.assertNotIn("{", line)
+        words = subprocess.run(["sh", "-c", f"echo {line}"], capture_output=True, text=True, cwd=ROOT).stdout.split()
+        programs = {"generate.c", "gpt.c", "serve.c", "quantize.c"}
+        rooms = ("", "lib/", "kernels/", "config/", "data/", "formats/", "model/", "infer/", "run/", "plot/")
+        files = {str(path.relative_to(ROOT)) for room in rooms for path in ROOT.glob(f"{room}*.c")} - programs
+        self.assertEqual({word for word in words if word.endswith(".c")}, files)
 
 
 class Matching(unittest.TestCase):

@@ -1,4 +1,4 @@
-"""bench.py: what bench/bench recorded of one machine, as the facts that the front page quotes.
+"""bench.py: what bench/bench recorded of one machine, as the facts that pages quote.
 
     make bench TORCH=1 ARGS="--out claims/results/bench.json"                   measures again; leave it alone meanwhile
     make SIMD=avx2 build/avx2/bench/bench && build/avx2/bench/bench products --out claims/results/bench-avx2.json
@@ -37,7 +37,9 @@ class Bench:
         """{name: text}: everything that a page may quote."""
         fma, read = (max(self.all[when][what] for when in ("limits", "limits_at_the_end"))
                      for what in ("fma_gflops", "read_gbytes_per_second"))
-        found = {"machine": self.all["machine"]["cpu"], "fma": f"{fma:.0f} GFLOP/s", "read": f"{read:.0f} GB/s",
+        machine = self.all["machine"]
+        found = {"machine": machine["cpu"], "cores": str(machine["cores"]), "simd": machine["simd"],
+                 "fma": f"{fma:.0f} GFLOP/s", "read": f"{read:.0f} GB/s",
                  "fma at the end": f"{self.all['limits_at_the_end']['fma_gflops']:.0f} GFLOP/s"}
         for name, of_section in (("steps", self.steps), ("torch", self.torch), ("decode", self.decode),
                                  ("memory", self.memory), ("products", self.products), ("attention", self.attention)):

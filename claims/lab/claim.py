@@ -15,7 +15,7 @@ from .records import METRICS
 from .stats import Prediction
 
 NUMBER = (int, float)
-KEYS = {"post": int, "title": str, "thesis": str, "command": str, "metric": str, "better": str,
+KEYS = {"post": int, "title": str, "thesis": str, "headline": str, "command": str, "metric": str, "better": str,
         "tune": list, "tune_seeds": str, "usable": str, "worst": NUMBER, "match": str, "match_to": str,
         "budget_minutes": NUMBER, "controls": str, "arms": dict, "comparison": list, "figure": dict}
 COMPARISON_KEYS = {"a": str, "b": str, "predict": str, "role": str, "metric": str}
@@ -87,6 +87,7 @@ class Claim:
     match_to: str = ""
     comparisons: list = field(default_factory=list)
     figure: dict = field(default_factory=dict)
+    headline: str = ""          # of its post, where this claim has it: the finding, {FACT} for a number
     path: Path = None
 
     def runs(self, seeds):
@@ -232,7 +233,7 @@ def claim_of(row, name):
                  parse_usable(row["usable"], tuned) if "usable" in row else None,
                  row.get("worst"), row.get("post", 0), row.get("title", name), row["thesis"].strip(),
                  row.get("budget_minutes"), row.get("controls", "").strip(), row.get("match", ""),
-                 row.get("match_to", ""), comparisons, row.get("figure", {}))
+                 row.get("match_to", ""), comparisons, row.get("figure", {}), row.get("headline", "").strip())
 
 
 def check_place(x, arms):

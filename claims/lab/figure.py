@@ -117,8 +117,9 @@ def draw_rates(axes, claim, results, facet, top):
     axes.set_title(", ".join(f"{v} {k}" for k, v in facet), fontsize=9)
 
 
-def draw_comparisons(axes, findings):
-    """One row per comparison of two arms: the predicted region grey, the estimate and its 95% interval."""
+def draw_comparisons(axes, findings, size=7, named=True):
+    """One row per comparison of two arms: the predicted region grey, the estimate and its 95% interval. named: with
+    its verdict."""
     findings = [f for f in findings if f.comparison.b]
     shade = {"HOLDS": "o", "FAILS": "X", "INCONCLUSIVE": "D"}
     ends = [x for f in findings for x in (f.estimate.low, f.estimate.high, f.comparison.predict.bound, 0)]
@@ -132,14 +133,29 @@ def draw_comparisons(axes, findings):
         reach = f.estimate.high - f.estimate.mean
         axes.errorbar(f.estimate.mean, row, xerr=reach if math.isfinite(reach) else 0, color="black", capsize=2.5,
                       marker=shade[f.verdict], markerfacecolor="white" if f.verdict == "INCONCLUSIVE" else "black")
-        axes.annotate(f.verdict, (right, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7,
-                      annotation_clip=False)
+        if named:
+            axes.annotate(f.verdict, (right, row), xytext=(4, 0), textcoords="offset points", va="center",
+                          fontsize=size, annotation_clip=False)
     axes.axvline(0, color="#888888", linewidth=0.8)
     axes.set_xlim(left, right)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_yticks(range(len(findings)), [f.comparison.name.replace(" vs ", "\nvs ") for f in findings], fontsize=7)
+    axes.set_yticks(range(len(findings)), [f.comparison.name.replace(" vs ", "\nvs ") for f in findings], fontsize=size)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
+
+
+def draw_small(claim, records, path):
+    """The comparisons alone, to be read at the size of a thumbnail (front.py)."""
+    claim = recall_claim(claim, records)
+    findings = [f for f in evaluate(claim, records).findings if f.comparison.b and f.comparison.role == "thesis"]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(2.7, 0.3 * len(findings) + 0.5), layout="constrained")
+        draw_comparisons(axes, findings, size=9, named=False)
+        axes.set_yticks(range(len(findings)), [f.comparison.name for f in findings], fontsize=9)
+        axes.tick_params(length=2)
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        figure.savefig(path, metadata={"Software": None})
+        plt.close(figure)
 
 
 def draw(claim, records, path):

@@ -1,22 +1,23 @@
-"""table.py: the README's table of posts, between its two markers, from the records and claims/posts.toml.
+"""table.py: README's table of posts and RESULTS.md's of claims, from the records and claims/posts.toml (front.py).
 
-    claims/table            writes it, and refreshes every number that README or a notebook quotes from the records
-    claims/table --print    only shows it
+    claims/table            writes both, and refreshes every number that a page or a notebook quotes from the records
+    claims/table --print    only shows README's
     claims/table --execute  also runs the cells of every notebook, and keeps what they show
 
 A quoted number stands between two comments, <!-- claim NAME: FACT --> and <!-- / -->; claims/table --facts lists them.
-A notebook's links to C, [`FUNCTION`](../FILE.c#L1), are moved to the line on which the function begins.
+Links to C, [`FUNCTION`](../FILE.c#L1), are moved to the line on which the function begins.
 """
 import json
 import re
 import sys
 import tomllib
 
+from . import figure, front, size
 from .bench import Bench
 from .claim import read_claim
 from .command import UsageError
 from .records import read_records
-from .report import effect, facts
+from .report import facts
 from .speed import Speeds
 from .match import recall_claim
 from .trainer import ROOT
@@ -24,7 +25,7 @@ from .verdict import evaluate
 
 BEGIN, END = "<!-- claims: written by claims/table -->", "<!-- /claims -->"
 QUOTE = re.compile(r"(<!-- claim (\S+): (.+?) -->)(.*?)(<!-- / -->)", re.S)
-LINK = re.compile(r"(\[`(\w+)`\]\(\.\./([\w/]+\.[ch])#L)(\d+)\)")   # [`mla_forward`](../attention.c#L260)
+LINK = re.compile(r"(\[`(\w+)`\]\(((?:\.\./)?[\w/]+\.[ch])#L)(\d+)\)")   # [`mla_forward`](../attention.c#L260)
 ROW = re.compile(r"^(?:SIZE|REAL|BOOL|ENUM|PATTERN|TEXT)\((\w+)", re.M)
 
 
@@ -47,9 +48,17 @@ class Lab:
         self.records = {c.name: read_records(root / f"claims/results/{c.name}.csv") for c in self.claims}
         self.speeds = {path.stem: measured(path) for path in sorted((root / "claims/results").glob("*.json"))}
         self.posts = tomllib.loads((root / "claims/posts.toml").read_text())["post"]
-        self._facts = {}
+        self._facts, self._outcomes = {}, {}
+
+    def outcome(self, claim):
+        if claim.name not in self._outcomes:
+            records = self.records[claim.name]
+            self._outcomes[claim.name] = evaluate(recall_claim(claim, records), records)
+        return self._outcomes[claim.name]
 
     def facts(self, name):
+        if name == "code":
+            return size.facts(self.root)
         if name in self.speeds:
             return self.speeds[name].facts()
         if name not in self.records:
@@ -64,60 +73,21 @@ class Lab:
         names = [ROW.findall(path.read_text()) for path in (self.root / "config").glob("*.def")]
         return {"--" + name.replace("_", "-") for group in names for name in group}
 
-    def post(self, number):
-        """Its number, as a link to its notebook where there is one."""
-        book = next((self.root / "notebooks").glob(f"{number:02d}-*.ipynb"), None)
-        return f"[{number}](notebooks/{book.name})" if book else str(number)
+    def notebook(self, number):
+        return next((self.root / "notebooks").glob(f"{number:02d}-*.ipynb"), None)
 
     def pages(self):
-        return [self.root / "README.md", *sorted((self.root / "notebooks").glob("*.ipynb"))]
+        """Those whose every measured number is quoted from the records."""
+        texts = [self.root / "README.md", self.root / "CONTRIBUTING.md", self.root / "claims/RESULTS.md"]
+        return [path for path in texts if path.exists()] + sorted((self.root / "docs").glob("*.md")) \
+            + sorted((self.root / "notebooks").glob("*.ipynb"))
 
 
-def cell(text):
-    return " ".join(str(text).split()).replace("|", "\\|")
-
-
-def claim_row(lab, claim):
-    records = lab.records[claim.name]
-    named = lab.post(claim.post), f"**{claim.title}.** {claim.thesis}"
-    command = f"`claims/sweep claims/{claim.name}.toml`"
-    outcome = evaluate(recall_claim(claim, records), records)
-    if outcome.verdict == "OPEN":
-        budget = f"at most {claim.budget:g}" if claim.budget else ""
-        post = next((p for p in lab.posts if p["number"] == claim.post), {"flags": []})
-        flags = flag_words(post, lab.flags())
-        return [*named, "open", "", "", f"{command} {flags}", budget]
-    told = [f"{f.comparison.name}: {effect(f)}, predicted {f.comparison.predict}" for f in outcome.findings
-            if f.comparison.role == "thesis"]
-    image = f"claims/results/{claim.name}.png"
-    picture = f'<a href="{image}"><img src="{image}" width="200" alt="{claim.title}"></a>'
-    return [*named, f"**{outcome.verdict}**", "<br>".join(told), picture, command,
-            lab.facts(claim.name)["minutes"]]
-
-
-def flag_words(post, built):
-    return " ".join(f"`{flag}`" if flag in built else f"*{flag}*" for flag in post["flags"])
-
-
-def open_row(post, built):
-    return [post["number"], f"**{post['title']}.** {post['thesis']}", "open", "", "", flag_words(post, built), ""]
-
-
-def table(lab):
-    names = "post", "thesis", "verdict", "effect, 95% interval", "figure", "run it", "minutes, two cores"
-    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
-    rows = [(claim.post, claim_row(lab, claim)) for claim in lab.claims]
-    settled, built = {claim.post for claim in lab.claims}, lab.flags()
-    rows += [(post["number"], open_row(post, built)) for post in lab.posts if post["number"] not in settled]
-    lines += ["| " + " | ".join(cell(c) for c in row) + " |" for _, row in sorted(rows, key=lambda r: r[0])]
-    return "\n".join(lines)
-
-
-def with_table(text, lab):
+def with_table(text, name, table):
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise UsageError(f"README.md has no place for the table: {BEGIN} and {END} stand in it once each")
+        raise UsageError(f"{name} has no place for the table: {BEGIN} and {END} stand in it once each")
     before, rest = text.split(BEGIN)
-    return before + BEGIN + "\n" + table(lab) + "\n" + END + rest.split(END)[1]
+    return before + BEGIN + "\n" + table + "\n" + END + rest.split(END)[1]
 
 
 def quoted(text, lab):
@@ -131,16 +101,19 @@ def quoted(text, lab):
     return QUOTE.sub(fill, text)
 
 
-def linked(text, root):
-    """Links to lines of C, moved to where the function of that name is defined now."""
+def linked(text, folder):
+    """A page's links to lines of C, moved to where the function of that name is defined now."""
     def fill(match):
-        name, path = match[2], root / match[3]
+        name, path = match[2], folder / match[3]
         lines = path.read_text().splitlines() if path.exists() else []
         starts = [i for i, line in enumerate(lines, 1) if re.match(rf"\w[^;=]*\b{name}\b[^;]*$", line)]
         if not starts:
             raise UsageError(f"a page links to {name} in {match[3]}, which defines no such thing")
         return f"{match[1]}{starts[0]})"
     return LINK.sub(fill, text)
+
+
+TABLES = {"README.md": front.front, "RESULTS.md": front.results}
 
 
 def refreshed(path, lab):
@@ -150,9 +123,11 @@ def refreshed(path, lab):
         book = json.loads(text)
         for c in book["cells"]:
             if c["cell_type"] == "markdown":
-                c["source"] = linked(quoted("".join(c["source"]), lab), lab.root).splitlines(keepends=True)
+                c["source"] = linked(quoted("".join(c["source"]), lab), path.parent).splitlines(keepends=True)
         return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
-    return quoted(with_table(text, lab) if path.name == "README.md" else text, lab)
+    if path.name in TABLES:
+        text = with_table(text, path.name, TABLES[path.name](lab))
+    return linked(quoted(text, lab), path.parent)
 
 
 def run_cells(book, path):
@@ -180,12 +155,14 @@ def main(words):
         raise UsageError(f"unknown option '{unknown.pop()}'; there are --print, --facts and --execute")
     lab = Lab()
     if "--print" in words:
-        print(table(lab))
+        print(front.front(lab))
     elif "--facts" in words:
-        for source in [claim.name for claim in lab.claims] + list(lab.speeds):
+        for source in [claim.name for claim in lab.claims] + list(lab.speeds) + ["code"]:
             for name, text in lab.facts(source).items():
                 print(f"{source}: {name} = {text}")
     else:
+        for path, claim in front.thumbnails(lab).items():
+            figure.draw_small(claim, lab.records[claim.name], path)
         for path in lab.pages():
             text = refreshed(path, lab)
             if text != path.read_text():
