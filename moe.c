@@ -261,8 +261,8 @@ void moe_backward(Model *m, size_t l, real *dx, const real *dy, const real *x, c
 
 size_t moe_rows(const Model *m, size_t B, size_t T, bool keep) {
     RouterShape s = router_shape(m, T, false);
-    size_t M = B * T, batch = m->c.router == ROUTER_soft ? soft_rows(M, s) : route_room(M, s);
-    size_t alone = keep ? 0 : route_room(M, router_shape(m, T, true));
+    size_t M = B * T, batch = m->c.router == ROUTER_soft ? soft_rows(M, s) : route_max_choices(M, s);
+    size_t alone = keep ? 0 : route_max_choices(M, router_shape(m, T, true));
     return batch > alone ? batch : alone;
 }
 
