@@ -293,8 +293,8 @@ static void moe_backward(Model *m, size_t l, real *dx, const real *dout, const r
 // Rows that the experts can get: with a backward to follow those of a batch, else also those of tokens on their own.
 static size_t expert_rows(const Model *m, size_t B, size_t T, bool keep) {
     RouterShape s = router_shape(m, T, false);
-    size_t M = B * T, batch = m->c.router == ROUTER_soft ? soft_rows(M, s) : route_room(M, s);
-    size_t alone = keep ? 0 : route_room(M, router_shape(m, T, true));
+    size_t M = B * T, batch = m->c.router == ROUTER_soft ? soft_rows(M, s) : route_max_choices(M, s);
+    size_t alone = keep ? 0 : route_max_choices(M, router_shape(m, T, true));
     return batch > alone ? batch : alone;
 }
 

@@ -34,12 +34,13 @@ static size_t pool_share(size_t tokens, size_t E, size_t K) {
     return share ? share : 1;
 }
 
-size_t route_room(size_t M, RouterShape s) {
-    size_t room = 0;
+size_t route_max_choices(size_t M, RouterShape s) {
+    size_t choices = 0;
     if (s.choice == CHOOSE_BEST) return size_mul(M, s.K);
     if (s.choice != CHOOSE_TOKENS) return size_mul(M, s.E);
-    for (size_t i = 0; i < pool_count(M, s); i++) room += size_mul(s.E, pool_share(pool_at(i, M, s).tokens, s.E, s.K));
-    return room;
+    for (size_t i = 0; i < pool_count(M, s); i++)
+        choices += size_mul(s.E, pool_share(pool_at(i, M, s).tokens, s.E, s.K));
+    return choices;
 }
 
 // ---- scores --------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ typedef struct { size_t first, step, tokens; } Pool;
 size_t pool_count(size_t M, RouterShape s);
 Pool pool_at(size_t i, size_t M, RouterShape s);
 
-size_t route_room(size_t M, RouterShape s);   // the most choices that M tokens can have
+size_t route_max_choices(size_t M, RouterShape s);   // the most choices that M tokens can have
 // logits [M,E] (kept unchanged). state [E]: for CHOOSE_BEST a bias that moves the selection only, never the weights
 // (may be NULL); for CHOOSE_ABOVE the thresholds (NULL: zeros). Ties go to the lower expert; in a pool, to the earlier
 // token.

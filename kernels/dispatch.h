@@ -6,7 +6,7 @@
 
 // ---- which token passes which expert --------------------------------------------------------------
 // What a layer remembers of the routing of M tokens. A choice is a pair of token and expert; those of token m are
-// first[m] .. first[m+1]-1. There is room for route_room() of them.
+// first[m] .. first[m+1]-1. There are at most route_max_choices().
 typedef struct {
     real *score;               // [M,E] what the logits become: see Score
     real *log_sum;             // [M] log sum exp of the logits (for the z-loss)

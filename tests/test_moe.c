@@ -208,8 +208,8 @@ static void check_choices(const Routing *r, const real *threshold, size_t M, Rou
             i++, copies += kept;
         }
     }
-    CHECK(r->first[M] == i && i <= route_room(M, s), "%zu choices, expected %zu, room for %zu", r->first[M], i,
-          route_room(M, s));
+    CHECK(r->first[M] == i && i <= route_max_choices(M, s), "%zu choices, expected %zu, room for %zu", r->first[M], i,
+          route_max_choices(M, s));
     CHECK(r->copies == copies && r->start[s.E] == copies, "%zu copies, expected %zu", r->copies, copies);
 }
 
