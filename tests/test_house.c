@@ -254,6 +254,9 @@ static void sizes(void) {
     for (const char *c = text; *c; c++) lines += *c == '\n';
     CHECK(lines <= 400, "train.c has %zu lines", lines);
     free(text);
+    glob_t root = files_like("*.c");
+    CHECK(root.gl_pathc <= 12, "%zu C files at the root, which is for chapters and programs", root.gl_pathc);
+    globfree(&root);
 }
 
 // Of characters: in UTF-8 all but the first byte of one begin with the bits 10. Tables of data are left out.
@@ -335,7 +338,7 @@ static const Test tests[] = {
     {"house/circles", "no two files call into each other, on whatever way", circles},
     {"house/declarations", "what a header declares is defined in its own family", declarations},
     {"house/kernels", "kernels never see the Config, not even through another header", kernels_see_no_config},
-    {"house/sizes", "train.c has at most 400 lines", sizes},
+    {"house/sizes", "train.c has at most 400 lines, the root at most 12 C files", sizes},
     {"house/lines", "no line of code is longer than 120 characters", line_lengths},
     {"house/compiler", "no compiler flag that changes what a formula computes", compiler_flags},
     {"house/numbers", "nothing that reaches a digest calls the C library's exp, log, pow, sin or a parallel reduction",
