@@ -126,17 +126,10 @@ static float largest(const float *x, size_t n) {
 static inline float exponential(float x) {
     float y = x > 88 ? 88 : x < -87 ? -87 : x, shifted = fmaf(y, 1.44269504f, 12582912), n = shifted - 12582912, power;
     float r = fmaf(n, 2.12194440e-4f, fmaf(n, -0.693359375f, y)), p = 1.f / 5040;
-    p = fmaf(p, r, 1.f / 720);
-    p = fmaf(p, r, 1.f / 120);
-    p = fmaf(p, r, 1.f / 24);
-    p = fmaf(p, r, 1.f / 6);
-    p = fmaf(p, r, 1.f / 2);
-    p = fmaf(p, r, 1);
-    p = fmaf(p, r, 1);
+    p = fmaf(p, r, 1.f / 720), p = fmaf(p, r, 1.f / 120), p = fmaf(p, r, 1.f / 24), p = fmaf(p, r, 1.f / 6);
+    p = fmaf(p, r, 1.f / 2), p = fmaf(p, r, 1), p = fmaf(p, r, 1);
     uint32_t bits;
-    memcpy(&bits, &shifted, 4);
-    bits = (bits + 127) << 23;
-    memcpy(&power, &bits, 4);
+    memcpy(&bits, &shifted, 4), bits = (bits + 127) << 23, memcpy(&power, &bits, 4);
     return x < -87 ? 0 : p * power;
 }
 
@@ -162,8 +155,7 @@ static uint64_t hash(uint64_t h, const void *data, size_t bytes) {
         uint64_t word = *p;
         n = bytes >= 8 ? 8 : 1;
         if (n == 8) memcpy(&word, p, 8);
-        h = (h ^ word) * 0x100000001b3;
-        h ^= h >> 32;
+        h = (h ^ word) * 0x100000001b3, h ^= h >> 32;
     }
     return h;
 }
@@ -191,10 +183,6 @@ static Random random_of(uint64_t seed, uint64_t purpose, uint64_t index) {
 static uint32_t random_word(Random *r) {
     if (r->used == 4) philox(r->word, r->seed, r->purpose | r->block++ << 32, r->index), r->used = 0;
     return r->word[r->used++];
-}
-static double random_share(Random *r) {                                        // in [0, 1), 53 bits
-    uint64_t high = random_word(r) >> 5, low = random_word(r) >> 6;
-    return (double)(high << 26 | low) * 0x1p-53;
 }
 static uint32_t random_below(Random *r, uint32_t n) {                          // Lemire 2019: no value is favoured
     uint64_t p = (uint64_t)random_word(r) * n;
@@ -236,8 +224,8 @@ static double logarithm(double x, double *rest) {
     return result;
 }
 static double log_of(double x) {                                               // NaN where there is no logarithm
-    double rest, high = x > 0 ? logarithm(x, &rest) : (double)NAN;
-    return x > 0 ? high + rest : high;
+    double rest = 0, high = x > 0 ? logarithm(x, &rest) : (double)NAN;
+    return high + rest;
 }
 
 static double power(double base, double exponent) {                            // e^(exponent log base)
@@ -268,12 +256,7 @@ static void sine_and_cosine(double x, double *sine, double *cosine) {          /
 }
 
 // ---- 3. Settings ----------------------------------------------------------------------------------------------------
-enum { MHA, GQA, MLA };
-enum { ROPE, LEARNED };
-enum { QK_NONE, QK_HEAD, QK_FULL };
-enum { PRE, POST };
-enum { RMS, LAYER };
-enum { SWIGLU, GELU };
+enum { MHA, GQA, MLA, ROPE = 0, LEARNED, QK_NONE = 0, QK_HEAD, QK_FULL, PRE = 0, POST, RMS = 0, LAYER, SWIGLU = 0, GELU };
 
 // 0 often stands for a value that is derived from the others (derive_settings, below).
 static struct {
@@ -438,7 +421,7 @@ static void derive_settings(void) {
 // Row n of the training or validation rows is a function of n and a seed. targets[t] is the token that follows
 // tokens[t], or -1 where the answer is not scored.
 typedef enum { TRAINING, VALIDATION } Split;
-static struct { char *text; size_t *letter, vocab, training, count; int *token; } corpus;  // letter: where it stands first
+static struct { char *text; size_t *letter, vocab, training, count; int *token; } corpus;  // letter [vocab]: where
 static size_t validation_rows;
 
 // The bytes of the character at the start of a text, and its code (RFC 3629); 0: there is none.
@@ -455,31 +438,22 @@ static size_t character(const char *text, size_t bytes, uint32_t *code) {
     return *code < least[n] || *code > 0x10FFFF || (*code >= 0xD800 && *code < 0xE000) ? 0 : n;
 }
 
-static char *read_file(const char *path, size_t *bytes) {
-    FILE *f = fopen(path, "rb");
-    char *text = NULL;
-    *bytes = 0;
-    for (size_t n = 1, room = 0; f && n; *bytes += n) {
-        if (*bytes == room) text = realloc(text, room = 2 * room + 65536);
-        if (!text) stop(1, "no memory for %s", path);
-        n = fread(text + *bytes, 1, room - *bytes, f);
-    }
-    if (!f || ferror(f)) stop(1, "cannot read %s: %s", path, strerror(errno));
-    fclose(f);
-    if (*bytes > UINT32_MAX) stop(1, "%s has %zu bytes; a text of up to 4 GB was expected", path, *bytes);
-    return text;
-}
-
 // The vocabulary is the characters of the text in the order of their codes. The end of the text is for validation.
 static void open_text(const char *path) {
     static size_t number[0x110000];                        // of a code: first where it stands, plus 1; then its token
-    size_t bytes, n, cut, V = 0, length = strlen(path);
+    const char *ending = strrchr(path, '.');
+    if (ending && !strcmp(ending, ".bin")) stop(2, "%s holds tokens, not a text; ./train reads it", path);
+    FILE *f = fopen(path, "rb");
+    long end = f && !fseek(f, 0, SEEK_END) ? ftell(f) : -1;
+    size_t bytes = end < 0 || end > 0xffffffff ? 0 : (size_t)end, n, cut, V = 0;
+    char *text = corpus.text = zeros(bytes + 4, 1);
+    if (!bytes || fseek(f, 0, SEEK_SET) || fread(text, 1, bytes, f) != bytes)
+        stop(1, "cannot read %s%s%s; a text of up to 4 GB was expected", path, f ? "" : ": ", f ? "" : strerror(errno));
+    fclose(f);
     uint32_t code;
-    if (length > 4 && !strcmp(path + length - 4, ".bin")) stop(2, "%s holds tokens, not a text: for ./train", path);
-    char *text = corpus.text = read_file(path, &bytes);
     for (cut = (size_t)((1 - c.val_fraction) * (double)bytes); cut < bytes && (text[cut] & 0xC0) == 0x80;) cut++;
     for (size_t at = 0; at < bytes; at += n) {
-        if (!(n = character(text + at, bytes - at, &code))) stop(1, "%s: byte %zu is not UTF-8: for ./train", path, at);
+        if (!(n = character(text + at, bytes - at, &code))) stop(1, "%s: byte %zu is no UTF-8; see ./train", path, at);
         if (!number[code]) number[code] = at + 1, V++;
     }
     corpus.letter = zeros(V, sizeof(size_t)), corpus.token = zeros(bytes, sizeof(int)), corpus.vocab = V;
@@ -490,8 +464,8 @@ static void open_text(const char *path) {
         corpus.token[corpus.count++] = (int)number[code], corpus.training += at < cut;
     }
     if (corpus.training <= c.context || corpus.count - corpus.training <= c.context)
-        stop(1, "%s: its %zu characters for training and %zu for validation should both be more than --context %zu", path,
-             corpus.training, corpus.count - corpus.training, c.context);
+        stop(1, "%s: %zu characters for training and %zu for validation, but both should be more than --context %zu",
+             path, corpus.training, corpus.count - corpus.training, c.context);
 }
 
 // A window of the text: at a random place, or, for validation, one of some that are evenly spaced.
@@ -545,15 +519,6 @@ static void open_data(void) {
     if (c.vocab < corpus.vocab) stop(2, "--vocab %zu: the data have %zu tokens", c.vocab, corpus.vocab);
 }
 
-// Reads rows from number `first` on; returns how many of their tokens are scored.
-static size_t load_rows(Split split, size_t first, size_t rows, int *tokens, int *targets) {
-    size_t T = c.context, scored = 0;
-    for (size_t i = 0; i < rows; i++)
-        (corpus.text ? text_row : recall_row)(split, first + i, tokens + i * T, targets + i * T);
-    for (size_t i = 0; i < rows * T; i++) scored += targets[i] >= 0;
-    return scored;
-}
-
 // ---- 5. Parameters --------------------------------------------------------------------------------------------------
 // One table of all tensors, in the order in which they enter the digest. The optimizer goes through it, and the norm of
 // the gradient; layers point to their tensors' numbers.
@@ -582,8 +547,8 @@ static Linear rows_of(Linear l, size_t from, size_t N) {
     return l;
 }
 
-// Normal initial weights, two at a time (Box and Muller 1958). Number i is a function of the seed, the tensor's name and
-// i, so models that share a tensor start it alike.
+// Normal initial weights, two at a time (Box and Muller 1958). Number i is a function of the seed, the tensor's name
+// and i, so models that share a tensor start it alike.
 static Linear add_matrix(int layer, const char *part, const char *name, size_t N, size_t K, double deviation) {
     Tensor *t = add_tensor(layer, part, name, N, K, true);
     float *x = t->value;
@@ -621,8 +586,11 @@ static Norm add_norm(int layer, const char *part, size_t C, bool centered, doubl
 }
 
 typedef struct { Linear gate, up, down; } Ffn;             // of experts: the rows of all, one expert after the other
-typedef struct { Norm norm[2], q_norm, k_norm, q_a_norm, kv_a_norm; Linear q, k, v, o, q_a, kv_a, kv_b, router;
-                 Ffn ffn, shared; } Layer;                 // norm: of the attention branch and of the feed-forward branch
+typedef struct {
+    Norm norm[2], q_norm, k_norm, q_a_norm, kv_a_norm;     // norm: of the attention branch, of the feed-forward branch
+    Linear q, k, v, o, q_a, kv_a, kv_b, router;
+    Ffn ffn, shared;
+} Layer;
 static Layer *layers;
 static Linear embedding, positions, head;
 static Norm final_norm;
@@ -1245,7 +1213,8 @@ static int draw(float *x, size_t n) {
     for (size_t i = 0; i < V; i++) x[i] = (float)((double)(x[i] - most) / 0.8);
     softmax(x, V);
     for (size_t i = 0; i < V; i++) total += (double)x[i];
-    double share = random_share(&r) * total;
+    uint64_t high = random_word(&r) >> 5, low = random_word(&r) >> 6;          // 53 random bits
+    double share = (double)(high << 26 | low) * 0x1p-53 * total;
     for (size_t i = 0; i < V && (so_far == 0 || so_far <= share); i++)
         if (x[i] > 0) so_far += (double)x[last = i];
     return (int)last;
@@ -1272,15 +1241,9 @@ static void write_sample(void) {
 }
 
 // ---- 12. Training ---------------------------------------------------------------------------------------------------
-static int *tokens, *targets;                              // [B,T]
-static double *row_loss;                                   // [B]
+static int *tokens, *targets;                              // [B,T], for validation [validation_rows,T]
+static double *row_loss;
 static uint64_t loss_hash;
-
-static double seconds(void) {
-    struct timespec t;
-    timespec_get(&t, TIME_UTC);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 // A loss enters the digest; it is printed as the shortest text that reads back as the same number.
 static void log_loss(const char *name, double x) {
@@ -1291,36 +1254,34 @@ static void log_loss(const char *name, double x) {
     printf("  %s %s", name, text);
 }
 
-// The mean loss of the validation rows, which are the same each time.
-static double validation_loss(void) {
-    size_t scored = 0;
+// The mean loss per scored token of `count` rows from row `first` on, in pieces; of training rows its gradient, too.
+static double mean_loss(Split split, size_t first, size_t count) {
+    size_t T = c.context, scored = 0;
     double loss = 0;
-    for (size_t first = 0, B; first < validation_rows; first += B) {
-        B = validation_rows - first < c.micro_batch ? validation_rows - first : c.micro_batch;
-        scored += load_rows(VALIDATION, first, B, tokens, targets);
-        losses(row_loss, tokens, targets, B, 0);
-        for (size_t b = 0; b < B; b++) loss += row_loss[b];
+    for (size_t i = 0; i < count; i++)
+        (corpus.text ? text_row : recall_row)(split, first + i, tokens + i * T, targets + i * T);
+    for (size_t i = 0; i < count * T; i++) scored += targets[i] >= 0;
+    double scale = 1 / (double)scored;
+    for (size_t i = 0, rows; i < count; i += rows) {
+        rows = count - i < c.micro_batch ? count - i : c.micro_batch;
+        losses(row_loss + i, tokens + i * T, targets + i * T, rows, split == TRAINING ? scale : 0);
     }
-    return loss / (double)scored;
+    for (size_t i = 0; i < count; i++) loss += row_loss[i];
+    return split == TRAINING ? scale * loss : loss / (double)scored;           // which differ in the last bit
 }
 
-// Step n, from 1 on: the gradient of the mean loss of the batch's scored tokens, rows in pieces, then the update.
+// Step n, from 1 on: the loss of a batch and its gradient, then the update.
 static double train_step(size_t n) {
-    size_t B = c.batch, T = c.context, scored = load_rows(TRAINING, (n - 1) * B, B, tokens, targets);
-    double scale = 1 / (double)scored, loss = 0;
+    size_t VC = c.vocab * c.width;
     for (size_t t = 0; t < tensors; t++) memset(tensor[t].gradient, 0, tensor[t].size * sizeof(float));
-    memset(d_embedding, 0, c.vocab * c.width * sizeof(float));
-    for (size_t first = 0, rows; first < B; first += rows) {
-        rows = B - first < c.micro_batch ? B - first : c.micro_batch;
-        losses(row_loss + first, tokens + first * T, targets + first * T, rows, scale);
-    }
-    for (size_t i = 0; i < c.vocab * c.width; i++) embedding.dw[i] += d_embedding[i];
-    for (size_t b = 0; b < B; b++) loss += row_loss[b];
+    memset(d_embedding, 0, VC * sizeof(float));
+    double loss = mean_loss(TRAINING, (n - 1) * c.batch, c.batch);
+    for (size_t i = 0; i < VC; i++) embedding.dw[i] += d_embedding[i];         // after that of a tied head
     double norm = gradient_norm();
-    if (!isfinite(scale * loss) || !isfinite(norm))
-        stop(1, "diverged after step %zu: loss %g, gradient norm %g; try a lower --lr", n - 1, scale * loss, norm);
+    if (!isfinite(loss) || !isfinite(norm))
+        stop(1, "diverged after step %zu: loss %g, gradient norm %g; try a lower --lr", n - 1, loss, norm);
     update(n, norm);
-    return scale * loss;
+    return loss;
 }
 
 // The digest: a hash of the losses that were logged, and of the name and the numbers of every tensor.
@@ -1336,21 +1297,24 @@ static uint64_t digest(void) {
 }
 
 int main(int argc, char **argv) {
-    double start = seconds(), val = 0;
+    time_t start = time(NULL);
+    double val = 0;
     read_settings(argc, argv), derive_settings(), open_data(), fill_factorials(), add_parameters();
 #ifdef _OPENMP
     if (c.threads) omp_set_num_threads((int)c.threads);
 #endif
     size_t rows = product(c.micro_batch, c.context), longest = c.context + c.sample_tokens, numbers = 0;
     make_room(rows > longest ? rows : longest), fill_rotations(longest);
-    tokens = zeros(product(c.batch, c.context), sizeof(int)), targets = zeros(product(c.batch, c.context), sizeof(int));
-    row_loss = zeros(c.batch, sizeof *row_loss), loss_hash = HASH_START;
+    size_t most = c.batch > validation_rows ? c.batch : validation_rows;
+    tokens = zeros(product(most, c.context), sizeof(int)), targets = zeros(product(most, c.context), sizeof(int));
+    row_loss = zeros(most, sizeof *row_loss), loss_hash = HASH_START;
     for (size_t t = 0; t < tensors; t++) numbers += tensor[t].size;
     printf("data %s, a vocabulary of %zu; model of %zu parameters\n", c.data, c.vocab, numbers);
     for (size_t n = 0; n <= c.steps; n++) {
         double loss = n ? train_step(n) : 0;
         bool validates = n % c.eval_every == 0 || n == c.steps;
-        if (validates && !isfinite(val = validation_loss())) stop(1, "diverged after step %zu: validation loss %g", n, val);
+        if (validates) val = mean_loss(VALIDATION, 0, validation_rows);
+        if (!isfinite(val)) stop(1, "diverged after step %zu: validation loss %g", n, val);
         if (!validates && n % c.log_every) continue;
         printf("step %zu", n);
         if (n) log_loss("train_loss", loss);
@@ -1358,9 +1322,9 @@ int main(int argc, char **argv) {
         putchar('\n'), fflush(stdout);
     }
     uint64_t result = digest();
-    double wall = seconds() - start;
+    double wall = difftime(time(NULL), start);
     if (c.sample_tokens) write_sample();
-    printf("receipt: digest %016llx, loss %.4f, floor %s, tokens %zu, wall %.1f s,", (unsigned long long)result, val,
+    printf("receipt: digest %016llx, loss %.4f, floor %s, tokens %zu, wall %.0f s,", (unsigned long long)result, val,
            corpus.text ? "unknown" : "0.0000", c.steps * c.batch * c.context, wall);
     for (int i = 0; i < argc; i++) printf(" %s", argv[i]);
     putchar('\n');
