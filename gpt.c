@@ -65,18 +65,13 @@ static _Noreturn void stop(int status, const char *format, ...) {
     exit(status);
 }
 
-static size_t product(size_t a, size_t b) {
-    if (b && a > SIZE_MAX / b) stop(1, "%zu times %zu numbers are more than any memory; choose smaller sizes", a, b);
-    return a * b;
-}
-
-static void *zeros(size_t count, size_t size) {
-    void *p = calloc(count ? count : 1, size);
-    if (!p) stop(1, "out of memory: %zu times %zu bytes were needed; choose smaller sizes", count, size);
+// rows x columns zeros of a size.
+static void *zeros(size_t rows, size_t columns, size_t size) {
+    void *p = columns && rows > SIZE_MAX / columns ? NULL : calloc(rows * columns + 1, size);
+    if (!p) stop(1, "out of memory: %zu x %zu numbers were needed; choose smaller sizes", rows, columns);
     return p;
 }
-
-static float *floats(size_t rows, size_t columns) { return zeros(product(rows, columns), sizeof(float)); }
+static float *floats(size_t rows, size_t columns) { return zeros(rows, columns, sizeof(float)); }
 
 // ---- 1. The same bits -----------------------------------------------------------------------------------------------
 // Floating-point addition is not associative, so a sum has the same bits everywhere only if its order is written down.
@@ -256,7 +251,8 @@ static void sine_and_cosine(double x, double *sine, double *cosine) {          /
 }
 
 // ---- 3. Settings ----------------------------------------------------------------------------------------------------
-enum { MHA, GQA, MLA, ROPE = 0, LEARNED, QK_NONE = 0, QK_HEAD, QK_FULL, PRE = 0, POST, RMS = 0, LAYER, SWIGLU = 0, GELU };
+enum { MHA, GQA, MLA, ROPE = 0, LEARNED, QK_NONE = 0, QK_HEAD, QK_FULL };     // the words of lists, in their order
+enum { PRE, POST, RMS = 0, LAYER, SWIGLU = 0, GELU };
 
 // 0 often stands for a value that is derived from the others (derive_settings, below).
 static struct {
@@ -339,7 +335,7 @@ static void set(const struct Flag *f, const char *text) {
     else {
         bool whole = *f->takes == 'N', digits = strspn(text, "0123456789") == strlen(text);
         if (end == text || *end || *text <= ' ' || (whole && !digits) || !(x >= f->low && x <= f->high))
-            stop(2, "--%s is a number from %.9g to %.9g%s, not '%s'", f->name, f->low, f->high, whole ? ", whole" : "", text);
+            stop(2, "--%s %s: a%s number from %.9g to %.9g", f->name, text, whole ? " whole" : "", f->low, f->high);
         if (whole) *(size_t *)f->at = (size_t)x;
         else *(double *)f->at = x;
     }
@@ -377,43 +373,43 @@ static void read_settings(int argc, char **argv) {
     for (int i = 1; i < argc;) i += strncmp(argv[i], "--preset", 8) ? parse(argv + i, argc - i) : argv[i][8] ? 1 : 2;
 }
 
-// Refuses what has no effect or cannot be, and fills in what was left to be derived.
+static void need(bool fine, const char *what) {
+    if (!fine) stop(2, "%s", what);
+}
+// Refuses what cannot be or has no effect, and fills in what was left to be derived.
 static void derive_settings(void) {
-    if (!strcmp(c.data, "stories"))
-        stop(2, "give --data FILE or --data recall: the language stories, the default of ./train, is only in ./train");
-    if (!strcmp(c.data, "recall") ? c.val_fraction != 0.1 : c.pairs != 8 || c.keys != 64 || c.data_seed != 1)
-        stop(2, "--pairs, --keys and --data-seed belong to --data recall, --val-fraction to --data FILE");
-    if (c.attn != MLA && (c.kv_rank || c.q_rank || c.nope_dim || c.v_dim))
-        stop(2, "--kv-rank, --q-rank, --nope-dim and --v-dim belong to --attn mla");
-    if ((c.attn != GQA && c.kv_heads) || (c.attn == MLA && c.qk_norm))
-        stop(2, "--kv-heads belongs to --attn gqa, --qk-norm to mha and gqa");
-    if (c.pos != ROPE && (c.rope_dim || c.rope_theta != 10000)) stop(2, "--rope-dim and -theta are for --pos rope");
-    if (!c.experts && (c.top_k != 2 || c.expert_width || c.shared_experts || !c.norm_topk || c.aux_loss != -1))
-        stop(2, "--top-k, --expert-width, --shared-experts, --norm-topk and --aux-loss belong to --experts");
-    if (!c.head_dim && c.width % c.heads) stop(2, "--width %zu cannot be divided by --heads %zu", c.width, c.heads);
+    need(strcmp(c.data, "stories"), "give --data FILE or --data recall; stories, the default, is for ./train alone");
+    if (!strcmp(c.data, "recall")) need(c.val_fraction == 0.1, "--val-fraction belongs to --data FILE");
+    else need(c.pairs == 8 && c.keys == 64 && c.data_seed == 1, "--pairs, --keys, --data-seed belong to --data recall");
+    need(c.attn == MLA || !(c.kv_rank || c.q_rank || c.nope_dim || c.v_dim), "ranks, --nope-dim, --v-dim belong to mla");
+    need(c.attn == GQA || !c.kv_heads, "--kv-heads belongs to --attn gqa");
+    need(c.attn != MLA || !c.qk_norm, "--qk-norm belongs to --attn mha and gqa");
+    need(c.pos == ROPE || (!c.rope_dim && c.rope_theta == 10000), "--rope-dim and --rope-theta belong to --pos rope");
+    need(c.experts || (c.top_k == 2 && !c.expert_width && !c.shared_experts && c.norm_topk && c.aux_loss == -1),
+         "--top-k, --expert-width, --shared-experts, --norm-topk and --aux-loss belong to --experts");
+    need(c.head_dim || c.width % c.heads == 0, "--heads has to divide --width, or give --head-dim");
     if (!c.head_dim) c.head_dim = c.width / c.heads;
     if (!c.kv_heads) c.kv_heads = c.attn == GQA && c.heads > 1 ? c.heads / 2 : c.heads;
-    if (c.heads % c.kv_heads) stop(2, "--heads %zu cannot be divided by --kv-heads %zu", c.heads, c.kv_heads);
+    need(c.heads % c.kv_heads == 0, "--kv-heads has to divide --heads");
     if (!c.rope_dim && c.pos == ROPE) c.rope_dim = c.attn == MLA ? (c.head_dim / 2 + 1) / 2 * 2 : c.head_dim;
-    if (c.rope_dim % 2 || (c.attn != MLA && c.rope_dim > c.head_dim))
-        stop(2, "--rope-dim %zu should be even, and of a head of %zu numbers", c.rope_dim, c.head_dim);
+    need(c.rope_dim % 2 == 0, "pairs are rotated: --rope-dim, or else --head-dim, has to be even");
+    need(c.attn == MLA || c.rope_dim <= c.head_dim, "--rope-dim is more than a head has");
     if (!c.kv_rank) c.kv_rank = 2 * c.head_dim;
     if (!c.nope_dim) c.nope_dim = c.head_dim;
     if (!c.v_dim) c.v_dim = c.head_dim;
     if (c.attn == MLA) c.head_dim = c.nope_dim + c.rope_dim;                   // of queries and keys
     if (!c.ffn_width) c.ffn_width = c.ffn == SWIGLU ? (8 * c.width / 3 + 31) / 32 * 32 : 4 * c.width;
     if (!c.expert_width) c.expert_width = c.ffn_width;
-    if (c.experts && c.top_k > c.experts) stop(2, "--top-k %zu is more than --experts %zu", c.top_k, c.experts);
-    if (c.experts > 1 && c.top_k == 1 && c.norm_topk)
-        stop(2, "--top-k 1 with --norm-topk 1: every weight is 1, so the router learns nothing; give --norm-topk 0");
-    if (c.aux_loss < 0 && c.aux_loss != -1) stop(2, "--aux-loss %g is negative", c.aux_loss);
+    need(!c.experts || c.top_k <= c.experts, "--top-k is more than --experts");
+    need(c.experts < 2 || c.top_k > 1 || !c.norm_topk, "--top-k 1 with --norm-topk 1 teaches the router nothing");
+    need(c.aux_loss >= 0 || c.aux_loss == -1, "--aux-loss is negative");
     if (c.aux_loss < 0) c.aux_loss = 0.01;
     if (!c.micro_batch) c.micro_batch = c.batch;
-    if (c.micro_batch > c.batch) stop(2, "--micro-batch %zu is more than --batch %zu", c.micro_batch, c.batch);
-    char tenth[32];                                      // as one writes it: 0.0003, not 0.00030000000000000003
+    need(c.micro_batch <= c.batch, "--micro-batch is more than --batch");
+    char tenth[32];                                        // as one writes it: 0.0003, not 0.00030000000000000003
     snprintf(tenth, sizeof tenth, "%.15g", c.lr / 10);
     if (c.min_lr == -1) c.min_lr = strtod(tenth, NULL);
-    if (c.min_lr < 0 || c.min_lr > c.lr) stop(2, "--min-lr %g should be between 0 and --lr %g", c.min_lr, c.lr);
+    need(c.min_lr >= 0 && c.min_lr <= c.lr, "--min-lr has to be between 0 and --lr");
     if (!c.eval_every) c.eval_every = c.steps >= 10 ? c.steps / 10 : 1;
 }
 
@@ -421,51 +417,32 @@ static void derive_settings(void) {
 // Row n of the training or validation rows is a function of n and a seed. targets[t] is the token that follows
 // tokens[t], or -1 where the answer is not scored.
 typedef enum { TRAINING, VALIDATION } Split;
-static struct { char *text; size_t *letter, vocab, training, count; int *token; } corpus;  // letter [vocab]: where
+static struct { bool is_text; size_t vocab, training, count; int *token, newline; char letter[128]; } corpus;
 static size_t validation_rows;
-
-// The bytes of the character at the start of a text, and its code (RFC 3629); 0: there is none.
-static size_t character(const char *text, size_t bytes, uint32_t *code) {
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};              // shorter forms are forbidden
-    const unsigned char *p = (const unsigned char *)text;
-    size_t n = p[0] < 0x80 ? 1 : p[0] < 0xC0 ? 0 : p[0] < 0xE0 ? 2 : p[0] < 0xF0 ? 3 : p[0] < 0xF8 ? 4 : 0;
-    if (n == 0 || n > bytes) return 0;
-    *code = n == 1 ? p[0] : p[0] & (0x7Fu >> n);
-    for (size_t i = 1; i < n; i++) {
-        if ((p[i] & 0xC0) != 0x80) return 0;
-        *code = *code << 6 | (p[i] & 0x3Fu);
-    }
-    return *code < least[n] || *code > 0x10FFFF || (*code >= 0xD800 && *code < 0xE000) ? 0 : n;
-}
 
 // The vocabulary is the characters of the text in the order of their codes. The end of the text is for validation.
 static void open_text(const char *path) {
-    static size_t number[0x110000];                        // of a code: first where it stands, plus 1; then its token
-    const char *ending = strrchr(path, '.');
-    if (ending && !strcmp(ending, ".bin")) stop(2, "%s holds tokens, not a text; ./train reads it", path);
     FILE *f = fopen(path, "rb");
     long end = f && !fseek(f, 0, SEEK_END) ? ftell(f) : -1;
-    size_t bytes = end < 0 || end > 0xffffffff ? 0 : (size_t)end, n, cut, V = 0;
-    char *text = corpus.text = zeros(bytes + 4, 1);
-    if (!bytes || fseek(f, 0, SEEK_SET) || fread(text, 1, bytes, f) != bytes)
+    size_t n = end < 0 || end > 0xffffffff ? 0 : (size_t)end;
+    unsigned char *text = zeros(n, 1, 1);
+    if (!n || fseek(f, 0, SEEK_SET) || fread(text, 1, n, f) != n)
         stop(1, "cannot read %s%s%s; a text of up to 4 GB was expected", path, f ? "" : ": ", f ? "" : strerror(errno));
     fclose(f);
-    uint32_t code;
-    for (cut = (size_t)((1 - c.val_fraction) * (double)bytes); cut < bytes && (text[cut] & 0xC0) == 0x80;) cut++;
-    for (size_t at = 0; at < bytes; at += n) {
-        if (!(n = character(text + at, bytes - at, &code))) stop(1, "%s: byte %zu is no UTF-8; see ./train", path, at);
-        if (!number[code]) number[code] = at + 1, V++;
+    int number[128] = {0};
+    for (size_t i = 0; i < n; i++) {
+        if (text[i] > 127) stop(1, "%s: byte %zu is not ASCII, which is all that gpt.c knows; see ./train", path, i);
+        number[text[i]] = 1;
     }
-    corpus.letter = zeros(V, sizeof(size_t)), corpus.token = zeros(bytes, sizeof(int)), corpus.vocab = V;
-    for (V = code = 0; code < 0x110000; code++)
-        if (number[code]) corpus.letter[V] = number[code] - 1, number[code] = V++;
-    for (size_t at = 0; at < bytes; at += n) {
-        n = character(text + at, bytes - at, &code);
-        corpus.token[corpus.count++] = (int)number[code], corpus.training += at < cut;
-    }
-    if (corpus.training <= c.context || corpus.count - corpus.training <= c.context)
-        stop(1, "%s: %zu characters for training and %zu for validation, but both should be more than --context %zu",
-             path, corpus.training, corpus.count - corpus.training, c.context);
+    for (int code = 0; code < 128; code++)
+        if (number[code]) number[code] = (int)corpus.vocab, corpus.letter[corpus.vocab++] = (char)code;
+    corpus.is_text = true, corpus.newline = number['\n'], corpus.token = zeros(n, 1, sizeof(int)), corpus.count = n;
+    corpus.training = (size_t)((1 - c.val_fraction) * (double)n);
+    for (size_t i = 0; i < n; i++) corpus.token[i] = number[text[i]];
+    if (corpus.training <= c.context || n - corpus.training <= c.context)
+        stop(1, "%s has %zu characters for training and %zu for validation, but both should be more than --context %zu",
+             path, corpus.training, n - corpus.training, c.context);
+    free(text);
 }
 
 // A window of the text: at a random place, or, for validation, one of some that are evenly spaced.
@@ -485,10 +462,10 @@ static void text_row(Split split, size_t row, int *tokens, int *targets) {
 // Tokens: 0 the blank, then --keys keys, then as many values.
 static void recall_row(Split split, size_t row, int *tokens, int *targets) {
     size_t N = c.pairs, T = c.context, left = T + 1 - 2 * N, places = left > 2 * N ? left / 2 : N, at = 0;
-    bool training = split == TRAINING, *taken = zeros(c.keys, sizeof *taken);
+    bool training = split == TRAINING, *taken = zeros(c.keys, 1, sizeof *taken);
     Random r = random_of(training ? c.seed : c.data_seed, training ? FOR_TRAINING : FOR_VALIDATION, row);
-    size_t *key = zeros(3 * N, sizeof *key), *value = key + N, *asked = value + N;
-    int *line = zeros(T + 2, sizeof *line);
+    size_t *key = zeros(3 * N, 1, sizeof *key), *value = key + N, *asked = value + N;
+    int *line = zeros(T + 2, 1, sizeof *line);
     for (size_t i = 0, last; i < N; i++) {                 // Floyd's sample (Bentley and Floyd 1987)
         last = c.keys - N + i, key[i] = random_below(&r, (uint32_t)last + 1);
         if (taken[key[i]]) key[i] = last;
@@ -531,7 +508,7 @@ static Tensor *add_tensor(int layer, const char *part, const char *name, size_t 
     if ((tensors & (tensors - 1)) == 0) tensor = realloc(tensor, (2 * tensors + 1) * sizeof *tensor);
     if (!tensor) stop(1, "no memory for the table of tensors");
     Tensor *t = &tensor[tensors++];
-    *t = (Tensor){.size = product(rows, columns), .decays = decays, .value = floats(rows, columns)};
+    *t = (Tensor){.size = rows * columns, .decays = decays, .value = floats(rows, columns)};
     t->gradient = floats(rows, columns), t->mean = floats(rows, columns), t->square = floats(rows, columns);
     if (layer < 0) snprintf(t->name, sizeof t->name, "%s.%s", part, name);
     else snprintf(t->name, sizeof t->name, "layers.%d.%s.%s", layer, part, name);
@@ -621,12 +598,12 @@ static void add_attention(int l, Layer *y, double s) {
 
 static Ffn add_ffn(int l, const char *part, size_t count, size_t F, double s, double s_out) {
     Ffn f = {0};
-    size_t C = c.width, rows = product(count, F);
+    size_t C = c.width, rows = count * F;
     if (c.ffn == SWIGLU) f.gate = add_matrix(l, part, "gate.weight", rows, C, s);
     f.up = add_matrix(l, part, "up.weight", rows, C, s);
     bool biased = !c.experts;
     if (biased) add_bias(l, part, "gate.bias", &f.gate), add_bias(l, part, "up.bias", &f.up);
-    f.down = add_matrix(l, part, "down.weight", product(count, C), F, s_out);
+    f.down = add_matrix(l, part, "down.weight", count * C, F, s_out);
     if (biased) add_bias(l, part, "down.bias", &f.down);
     return f;
 }
@@ -639,7 +616,7 @@ static void add_parameters(void) {
     bool pre = c.norm == PRE, centered = c.norm_kind == LAYER;
     embedding = add_matrix(-1, "embed", "weight", c.vocab, C, s);
     if (c.pos == LEARNED) positions = add_matrix(-1, "pos", "weight", c.context, C, s);
-    layers = zeros(c.layers, sizeof *layers);
+    layers = zeros(c.layers, 1, sizeof *layers);
     for (int l = 0; l < (int)c.layers; l++) {
         Layer *y = &layers[l];
         y->norm[0] = add_norm(l, pre ? "attn_norm" : "attn_norm_out", C, centered, c.norm_eps);
@@ -723,19 +700,14 @@ static void norm_forward(float *y, float *stat, const Norm *n, const float *x, s
 static void norm_backward(float *dx, const float *dy, const float *stat, const Norm *n, const float *x, size_t M,
                           bool more) {
     size_t C = n->C;
-    for (size_t m = 0; m < M; m++)
-        for (size_t i = 0; i < C; i++) {
-            float g = dy[m * C + i], u = (x[m * C + i] - stat[2 * m]) * stat[2 * m + 1];
-            n->dw[i] = fmaf(g, u, n->dw[i]);
-            if (n->db) n->db[i] += g;
-        }
-    PARALLEL(M * C)
     for (size_t m = 0; m < M; m++) {
         const float *g = dy + m * C, *from = x + m * C, mean = stat[2 * m], root = stat[2 * m + 1];
         float *to = dx + m * C, lane[16] = {0}, lane_u[16] = {0};
         for (size_t i = 0; i < C; i++) {
-            float du = g[i] * n->w[i];
-            lane[i % 16] += du, lane_u[i % 16] = fmaf(du, (from[i] - mean) * root, lane_u[i % 16]);
+            float u = (from[i] - mean) * root, du = g[i] * n->w[i];
+            lane[i % 16] += du, lane_u[i % 16] = fmaf(du, u, lane_u[i % 16]);
+            n->dw[i] = fmaf(g[i], u, n->dw[i]);
+            if (n->db) n->db[i] += g[i];
         }
         float mean_du = n->centered ? tree(lane) / (float)C : 0, mean_duu = tree(lane_u) / (float)C;
         for (size_t i = 0; i < C; i++) {
@@ -797,7 +769,7 @@ static Acts new_acts(size_t M) {
 #define X(name, size) a.name = floats(M, size);
     ACTS(X)
 #undef X
-    a.expert = zeros(M * K, sizeof(size_t)), a.slot = zeros(M * K, sizeof(size_t)), a.start = zeros(E + 1, sizeof(size_t));
+    a.expert = zeros(M * K, 1, sizeof(size_t)), a.slot = zeros(M * K, 1, sizeof(size_t)), a.start = zeros(E + 1, 1, sizeof(size_t));
     return a;
 }
 
@@ -1067,7 +1039,7 @@ static void experts_backward(const Layer *w, const Acts *a, float *dx, const flo
 static float **stream, *branch, *hidden, *final_stat, *logits, *d_stream, *d_branch, *d_sum, *d_embedding;
 static void make_room(size_t M) {
     size_t L = c.layers, C = c.width;
-    stream = zeros(2 * L + 1, sizeof *stream), acts = zeros(L, sizeof *acts);
+    stream = zeros(2 * L + 1, 1, sizeof *stream), acts = zeros(L, 1, sizeof *acts);
     for (size_t i = 0; i <= 2 * L; i++) stream[i] = floats(M, C);
     for (size_t l = 0; l < L; l++) acts[l] = new_acts(M);
     d = new_acts(M);
@@ -1132,23 +1104,6 @@ static double cross_entropy(float *x, int target, float scale) {
     x[target] -= scale;
     return log_of((double)total) + (double)most - (double)of_target;
 }
-// The losses of B rows: in each the tokens are summed in order. With scale, the gradients of scale times their sum are
-// added to those of the weights.
-static void losses(double *row_loss, const int *tokens, const int *targets, size_t B, double scale) {
-    size_t T = c.context, M = B * T, V = c.vocab;
-    double *loss = zeros(M, sizeof *loss);
-    const float *h = forward(tokens, M, T);
-    linear_forward(logits, &head, h, M);
-    PARALLEL(M * V)
-    for (size_t m = 0; m < M; m++) loss[m] = cross_entropy(logits + m * V, targets[m], (float)scale);
-    for (size_t b = 0; b < B; b++) row_loss[b] = 0;
-    for (size_t m = 0; m < M; m++) row_loss[m / T] += loss[m];
-    free(loss);
-    if (scale == 0) return;
-    linear_backward(d_branch, logits, &head, h, M, false);
-    backward(tokens, M, T);
-}
-
 // ---- 10. The optimizer ----------------------------------------------------------------------------------------------
 // The length of the gradient: squares of 4096 numbers by lanes, these in order in double, tensor by tensor.
 static double gradient_norm(void) {
@@ -1196,12 +1151,9 @@ static void update(size_t n, double norm) {
 }
 
 // ---- 11. A sample ---------------------------------------------------------------------------------------------------
-static void print_token(size_t token, bool first) {
-    uint32_t code;
-    const char *at = corpus.text ? corpus.text + corpus.letter[token] : NULL;
-    if (!at) printf("%s%zu", first ? "" : " ", token);
-    else if ((unsigned char)*at < ' ' || *at == 127) putchar(*at == '\n' ? '\n' : '?');
-    else fwrite(at, 1, character(at, 4, &code), stdout);
+static void print_token(int token, bool first) {
+    if (!corpus.is_text) printf("%s%d", first ? "" : " ", token);
+    else putchar(corpus.letter[token] >= ' ' || corpus.letter[token] == '\n' ? corpus.letter[token] : '?');
 }
 
 // Draws number n of a text from softmax(x / 0.8): the token in whose share of the probability a random number falls.
@@ -1225,16 +1177,15 @@ static int draw(float *x, size_t n) {
 // When learned positions run out, the last half of the text becomes the beginning of a new one.
 static void write_sample(void) {
     size_t T = c.context, n = 1, from = 0;
-    int *text = zeros(T + c.sample_tokens, sizeof *text), *targets = zeros(T, sizeof *targets);
-    for (size_t v = 0; v < corpus.vocab && corpus.text; v++)
-        if (corpus.text[corpus.letter[v]] == '\n') text[0] = (int)v;
-    if (!corpus.text) for (recall_row(VALIDATION, 0, text, targets); targets[n - 1] < 0;) n++;
-    for (size_t i = 0; i < n; i++) print_token((size_t)text[i], i == 0);
+    int *text = zeros(T + c.sample_tokens, 1, sizeof *text), *targets = zeros(T, 1, sizeof *targets);
+    text[0] = corpus.newline;
+    if (!corpus.is_text) for (recall_row(VALIDATION, 0, text, targets); targets[n - 1] < 0;) n++;
+    for (size_t i = 0; i < n; i++) print_token(text[i], i == 0);
     for (size_t end = n + c.sample_tokens; n < end; n++) {
         if (positions.w && n - from > T) from = n - (T > 1 ? T / 2 : 1);
         const float *h = forward(text + from, n - from, n - from);
         linear_forward(logits, &head, h + (n - from - 1) * c.width, 1);
-        print_token((size_t)(text[n] = draw(logits, n)), false);
+        print_token(text[n] = draw(logits, n), false);
     }
     puts("\n");
     free(text), free(targets);
@@ -1242,7 +1193,7 @@ static void write_sample(void) {
 
 // ---- 12. Training ---------------------------------------------------------------------------------------------------
 static int *tokens, *targets;                              // [B,T], for validation [validation_rows,T]
-static double *row_loss;
+static double *loss;                                       // of each token of a piece
 static uint64_t loss_hash;
 
 // A loss enters the digest; it is printed as the shortest text that reads back as the same number.
@@ -1254,20 +1205,31 @@ static void log_loss(const char *name, double x) {
     printf("  %s %s", name, text);
 }
 
-// The mean loss per scored token of `count` rows from row `first` on, in pieces; of training rows its gradient, too.
+// The mean loss per scored token of `count` rows from row `first` on, and of training rows its gradient. Rows go by in
+// pieces of micro_batch. A row's losses are summed in double, in order, and so are the rows.
 static double mean_loss(Split split, size_t first, size_t count) {
-    size_t T = c.context, scored = 0;
-    double loss = 0;
+    size_t T = c.context, V = c.vocab, scored = 0;
     for (size_t i = 0; i < count; i++)
-        (corpus.text ? text_row : recall_row)(split, first + i, tokens + i * T, targets + i * T);
+        (corpus.is_text ? text_row : recall_row)(split, first + i, tokens + i * T, targets + i * T);
     for (size_t i = 0; i < count * T; i++) scored += targets[i] >= 0;
-    double scale = 1 / (double)scored;
-    for (size_t i = 0, rows; i < count; i += rows) {
-        rows = count - i < c.micro_batch ? count - i : c.micro_batch;
-        losses(row_loss + i, tokens + i * T, targets + i * T, rows, split == TRAINING ? scale : 0);
+    double scale = 1 / (double)scored, all = 0;
+    for (size_t from = 0, rows; from < count; from += rows) {
+        rows = count - from < c.micro_batch ? count - from : c.micro_batch;
+        const int *in = tokens + from * T, *out = targets + from * T;
+        const float *h = forward(in, rows * T, T);
+        linear_forward(logits, &head, h, rows * T);
+        PARALLEL(rows * T * V)
+        for (size_t m = 0; m < rows * T; m++) loss[m] = cross_entropy(logits + m * V, out[m], (float)scale);
+        for (size_t b = 0; b < rows; b++) {
+            double row = 0;
+            for (size_t t = 0; t < T; t++) row += loss[b * T + t];
+            all += row;
+        }
+        if (split == VALIDATION) continue;
+        linear_backward(d_branch, logits, &head, h, rows * T, false);
+        backward(in, rows * T, T);
     }
-    for (size_t i = 0; i < count; i++) loss += row_loss[i];
-    return split == TRAINING ? scale * loss : loss / (double)scored;           // which differ in the last bit
+    return split == TRAINING ? scale * all : all / (double)scored;             // which differ in the last bit
 }
 
 // Step n, from 1 on: the loss of a batch and its gradient, then the update.
@@ -1303,11 +1265,11 @@ int main(int argc, char **argv) {
 #ifdef _OPENMP
     if (c.threads) omp_set_num_threads((int)c.threads);
 #endif
-    size_t rows = product(c.micro_batch, c.context), longest = c.context + c.sample_tokens, numbers = 0;
+    size_t rows = c.micro_batch * c.context, longest = c.context + c.sample_tokens, numbers = 0;
     make_room(rows > longest ? rows : longest), fill_rotations(longest);
     size_t most = c.batch > validation_rows ? c.batch : validation_rows;
-    tokens = zeros(product(most, c.context), sizeof(int)), targets = zeros(product(most, c.context), sizeof(int));
-    row_loss = zeros(most, sizeof *row_loss), loss_hash = HASH_START;
+    tokens = zeros(most * c.context, 1, sizeof(int)), targets = zeros(most * c.context, 1, sizeof(int));
+    loss = zeros(rows, 1, sizeof *loss), loss_hash = HASH_START;
     for (size_t t = 0; t < tensors; t++) numbers += tensor[t].size;
     printf("data %s, a vocabulary of %zu; model of %zu parameters\n", c.data, c.vocab, numbers);
     for (size_t n = 0; n <= c.steps; n++) {
@@ -1325,7 +1287,7 @@ int main(int argc, char **argv) {
     double wall = difftime(time(NULL), start);
     if (c.sample_tokens) write_sample();
     printf("receipt: digest %016llx, loss %.4f, floor %s, tokens %zu, wall %.0f s,", (unsigned long long)result, val,
-           corpus.text ? "unknown" : "0.0000", c.steps * c.batch * c.context, wall);
+           corpus.is_text ? "unknown" : "0.0000", c.steps * c.batch * c.context, wall);
     for (int i = 0; i < argc; i++) printf(" %s", argv[i]);
     putchar('\n');
     if (fflush(stdout) || ferror(stdout)) stop(1, "cannot write to standard output");
