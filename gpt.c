@@ -1,19 +1,19 @@
 // gpt.c: a GPT trainer in one file, written to be read from top to bottom in under an hour.
 //
 // What it is. The default path of this project once more, as plain loops over plain arrays: text becomes tokens, tokens
-// go through a transformer, its mistake becomes gradients, and AdamW moves the weights. It shares no line with
-// ./train, which does the same work many times as fast in many files, and it gives the same bits: for all settings
-// that it knows, the digest in its last line is that of ./train. So this file is the specification of the fast one,
-// which checks it in turn (tests/onefile.sh); a mistake in either shows as another digest.
+// go through a transformer, its mistakes become gradients, and AdamW moves the weights. It shares no line with ./train,
+// which is several times as fast and many files long, and it gives the same bits: for every setting that it knows, the
+// digest in its last line is that of ./train. So each proves the other (tests/onefile.sh), and this file is the
+// specification of the bits.
 //
-// What it is not. Fast, complete, or resumable: it has no run directory, no key-value cache, no other attention,
-// router, norm, schedule, tokenizer or synthetic language than those below. What it does not know it refuses, and
-// ./train does it.
+// What it is not. Fast, complete or resumable: there is no run directory, no cache of keys and values, and no attention,
+// router, norm, schedule, tokenizer or synthetic language but those below. It refuses what it does not know.
 //
 //     cc -O3 -march=native -ffp-contract=off -fopenmp gpt.c -lm -o gpt
 //     ./gpt --data input.txt --preset shakespeare          # characters of a text
 //     ./gpt --data recall --attn mla --steps 300           # keys and values to hold in mind
-//     ./gpt --help                                         # every flag; names and defaults are those of ./train
+//     ./gpt --help                                         # every flag: names and defaults are those of ./train
+// (On a machine with other work, OMP_WAIT_POLICY=passive keeps idle threads from spinning.)
 //
 // Conventions. A matrix is an array of rows: "x [M,C]" has M rows of C numbers, number c of row m is x[m * C + c]. All
 // that a model says of M = B * T tokens stands in M rows, row by row of the batch. B rows of the batch, T tokens in a
@@ -58,14 +58,10 @@
 static _Noreturn void stop(int status, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    fflush(stdout);
-    fputs("gpt: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
+    fflush(stdout), fputs("gpt: ", stderr), vfprintf(stderr, format, arguments), fputc('\n', stderr);
     exit(status);
 }
 
-// rows x columns zeros of a size.
 static void *zeros(size_t rows, size_t columns, size_t size) {
     void *p = columns && rows > SIZE_MAX / columns ? NULL : calloc(rows * columns + 1, size);
     if (!p) stop(1, "out of memory: %zu x %zu numbers were needed; choose smaller sizes", rows, columns);
@@ -95,19 +91,16 @@ static float tree(float lane[16]) {
         for (int i = 0; i < half; i++) lane[i] += lane[i + half];
     return lane[0];
 }
-
 static float sum(const float *x, size_t n) {
     float lane[16] = {0};
     for (size_t i = 0; i < n; i++) lane[i % 16] += x[i];
     return tree(lane);
 }
-
 static float dot(const float *x, const float *y, size_t n) {
     float lane[16] = {0};
     for (size_t i = 0; i < n; i++) lane[i % 16] = fmaf(x[i], y[i], lane[i % 16]);
     return tree(lane);
 }
-
 static float largest(const float *x, size_t n) {
     float most = x[0];
     for (size_t i = 1; i < n; i++) most = x[i] > most ? x[i] : most;
@@ -127,7 +120,6 @@ static inline float exponential(float x) {
     memcpy(&bits, &shifted, 4), bits = (bits + 127) << 23, memcpy(&power, &bits, 4);
     return x < -87 ? 0 : p * power;
 }
-
 static inline float sigmoid(float x) { return 1 / (1 + exponential(0 - x)); }
 
 // x becomes e^(x - most), where most is its largest number, so that nothing overflows; returns the sum.
@@ -135,7 +127,6 @@ static float exponentials(float *x, size_t n, float most) {
     for (size_t i = 0; i < n; i++) x[i] = exponential(x[i] - most);
     return sum(x, n);
 }
-
 static void softmax(float *x, size_t n) {
     float scale = 1 / exponentials(x, n, largest(x, n));
     for (size_t i = 0; i < n; i++) x[i] *= scale;
@@ -222,7 +213,6 @@ static double log_of(double x) {                                               /
     double rest = 0, high = x > 0 ? logarithm(x, &rest) : (double)NAN;
     return high + rest;
 }
-
 static double power(double base, double exponent) {                            // e^(exponent log base)
     double rest, high = logarithm(base, &rest), y = exponent * high, series = 0;
     double y_rest = fma(exponent, rest, fma(exponent, high, -y)), n = floor(fma(y, 1.4426950408889634, 0.5));
@@ -231,14 +221,12 @@ static double power(double base, double exponent) {                            /
     double result = ldexp(series, (int)n);
     return fma(result, y_rest, result);
 }
-
 static double whole_power(double base, size_t n) {                             // by squaring
     double result = 1;
     for (; n; n /= 2, base *= base)
         if (n % 2) result *= base;
     return result;
 }
-
 static void sine_and_cosine(double x, double *sine, double *cosine) {          // x = n pi/2 + r
     double n = floor(fma(x, 0.6366197723675814, 0.5)), s = 0, c = 0;
     double r = fma(-n, HALF_PI_REST, fma(-n, HALF_PI, x));
@@ -251,51 +239,36 @@ static void sine_and_cosine(double x, double *sine, double *cosine) {          /
 }
 
 // ---- 3. Settings ----------------------------------------------------------------------------------------------------
-enum { MHA, GQA, MLA, ROPE = 0, LEARNED, QK_NONE = 0, QK_HEAD, QK_FULL };     // the words of lists, in their order
+enum { MHA, GQA, MLA, ROPE = 0, LEARNED, QK_NONE = 0, QK_HEAD, QK_FULL };     // places in the lists of words below
 enum { PRE, POST, RMS = 0, LAYER, SWIGLU = 0, GELU };
 
-// 0 often stands for a value that is derived from the others (derive_settings, below).
-static struct {
-    const char *data;
-    size_t vocab, data_seed, pairs, keys, layers, width, context, heads, kv_heads, head_dim, kv_rank, q_rank, rope_dim;
-    size_t nope_dim, v_dim, ffn_width, bias, tie, experts, top_k, expert_width, shared_experts, norm_topk, steps, batch;
-    size_t micro_batch, warmup, seed, eval_every, eval_tokens, log_every, sample_tokens, digest, threads;
-    size_t attn, qk_norm, pos, norm, norm_kind, ffn, only;                     // of a list; only: has one word
-    double val_fraction, rope_theta, norm_eps, init_scale, aux_loss, lr, min_lr, beta1, beta2, eps, weight_decay, clip;
-} c;
+// N: a whole number, with its default and its range. X: any number. W: a word of a list. Where a default is 0 or -1, the
+// value is often derived from others (derive_settings, below).
+#define SETTINGS(N, X, W)                                                                                             \
+    W(tokenizer, auto, "auto|char") N(vocab, 0, 0, 1e7) X(val_fraction, 0.1, 0.001, 0.9) N(data_seed, 1, 0, 0x1p53)   \
+    N(pairs, 8, 1, 65536) N(keys, 64, 2, 1e6)                                                                         \
+    N(layers, 4, 1, 1e5) N(width, 128, 1, 1e6) N(context, 128, 1, 1e8) W(attn, mha, "mha|gqa|mla")                    \
+    N(heads, 4, 1, 65536) N(kv_heads, 0, 0, 65536) N(head_dim, 0, 0, 65536) N(kv_rank, 0, 0, 65536)                   \
+    N(q_rank, 0, 0, 65536) N(rope_dim, 0, 0, 65536) N(nope_dim, 0, 0, 65536) N(v_dim, 0, 0, 65536)                    \
+    W(attn_kernel, flash, "flash") W(qk_norm, none, "none|head|full") W(pos, rope, "rope|learned")                    \
+    X(rope_theta, 10000, 1, 1e12) W(norm, pre, "pre|post") W(norm_kind, rms, "rms|layer") X(norm_eps, 1e-5, 0, 1)     \
+    W(ffn, swiglu, "swiglu|gelu") N(ffn_width, 0, 0, 1e7) N(bias, 0, 0, 1) N(tie, 1, 0, 1) X(init_scale, 1, 0, 1000)  \
+    N(experts, 0, 0, 65536) N(top_k, 2, 1, 65536) N(expert_width, 0, 0, 1e7) N(shared_experts, 0, 0, 65536)           \
+    W(router, topk, "topk") W(gate, softmax, "softmax") N(norm_topk, 1, 0, 1) X(aux_loss, -1, -1, 1000)               \
+    N(steps, 700, 0, 1e9) N(batch, 16, 1, 1e6) N(micro_batch, 0, 0, 1e6) X(lr, 3e-3, 0, 1000) X(min_lr, -1, -1, 1000) \
+    N(warmup, 50, 0, 1e9) W(schedule, cosine, "cosine") X(beta1, 0.9, 0, 0.999999) X(beta2, 0.99, 0, 0.999999999)     \
+    X(eps, 1e-8, 1e-30, 1) X(weight_decay, 0.1, 0, 1000) X(clip, 1, 0, 1e30) N(seed, 1, 0, 0x1p53)                    \
+    N(eval_every, 0, 0, 1e9) N(eval_tokens, 16384, 1, 1e9) N(log_every, 10, 1, 1e9) N(sample_tokens, 200, 0, 1e6)     \
+    N(digest, 0, 0, 1) N(threads, 0, 0, 4096)
+#define SIZE_FIELD(name, ...) size_t name;
+#define REAL_FIELD(name, ...) double name;
+static struct { const char *data; SETTINGS(SIZE_FIELD, REAL_FIELD, SIZE_FIELD) } c;
 
-// Name, default, and what it takes: a FILE, a whole number N or a number X in a range, or a word of a list.
+#define N_FLAG(name, standard, low, high) {#name, #standard, "N", low, high, &c.name},
+#define X_FLAG(name, standard, low, high) {#name, #standard, "X", low, high, &c.name},
+#define W_FLAG(name, standard, words) {#name, #standard, words, 0, 0, &c.name},
 static const struct Flag { const char *name, *text, *takes; double low, high; void *at; } flags[] = {
-    {"data", "stories", "FILE", 0, 0, &c.data}, {"tokenizer", "auto", "auto|char", 0, 0, &c.only},
-    {"vocab", "0", "N", 0, 1e7, &c.vocab}, {"val-fraction", "0.1", "X", 0.001, 0.9, &c.val_fraction},
-    {"pairs", "8", "N", 1, 65536, &c.pairs}, {"keys", "64", "N", 2, 1e6, &c.keys},
-    {"data-seed", "1", "N", 0, 0x1p53, &c.data_seed}, {"layers", "4", "N", 1, 1e5, &c.layers},
-    {"width", "128", "N", 1, 1e6, &c.width}, {"context", "128", "N", 1, 1e8, &c.context},
-    {"attn", "mha", "mha|gqa|mla", 0, 0, &c.attn}, {"heads", "4", "N", 1, 65536, &c.heads},
-    {"kv-heads", "0", "N", 0, 65536, &c.kv_heads}, {"head-dim", "0", "N", 0, 65536, &c.head_dim},
-    {"kv-rank", "0", "N", 0, 65536, &c.kv_rank}, {"q-rank", "0", "N", 0, 65536, &c.q_rank},
-    {"rope-dim", "0", "N", 0, 65536, &c.rope_dim}, {"nope-dim", "0", "N", 0, 65536, &c.nope_dim},
-    {"v-dim", "0", "N", 0, 65536, &c.v_dim}, {"attn-kernel", "flash", "flash", 0, 0, &c.only},
-    {"qk-norm", "none", "none|head|full", 0, 0, &c.qk_norm}, {"pos", "rope", "rope|learned", 0, 0, &c.pos},
-    {"rope-theta", "10000", "X", 1, 1e12, &c.rope_theta}, {"norm", "pre", "pre|post", 0, 0, &c.norm},
-    {"norm-kind", "rms", "rms|layer", 0, 0, &c.norm_kind}, {"norm-eps", "1e-5", "X", 0, 1, &c.norm_eps},
-    {"ffn", "swiglu", "swiglu|gelu", 0, 0, &c.ffn}, {"ffn-width", "0", "N", 0, 1e7, &c.ffn_width},
-    {"bias", "0", "N", 0, 1, &c.bias}, {"tie", "1", "N", 0, 1, &c.tie},
-    {"init-scale", "1", "X", 0, 1000, &c.init_scale}, {"experts", "0", "N", 0, 65536, &c.experts},
-    {"top-k", "2", "N", 1, 65536, &c.top_k}, {"expert-width", "0", "N", 0, 1e7, &c.expert_width},
-    {"shared-experts", "0", "N", 0, 65536, &c.shared_experts}, {"router", "topk", "topk", 0, 0, &c.only},
-    {"gate", "softmax", "softmax", 0, 0, &c.only}, {"norm-topk", "1", "N", 0, 1, &c.norm_topk},
-    {"aux-loss", "-1", "X", -1, 1000, &c.aux_loss}, {"steps", "700", "N", 0, 1e9, &c.steps},
-    {"batch", "16", "N", 1, 1e6, &c.batch}, {"micro-batch", "0", "N", 0, 1e6, &c.micro_batch},
-    {"lr", "3e-3", "X", 0, 1000, &c.lr}, {"min-lr", "-1", "X", -1, 1000, &c.min_lr},
-    {"warmup", "50", "N", 0, 1e9, &c.warmup}, {"schedule", "cosine", "cosine", 0, 0, &c.only},
-    {"beta1", "0.9", "X", 0, 0.999999, &c.beta1}, {"beta2", "0.99", "X", 0, 0.999999999, &c.beta2},
-    {"eps", "1e-8", "X", 1e-30, 1, &c.eps}, {"weight-decay", "0.1", "X", 0, 1000, &c.weight_decay},
-    {"clip", "1", "X", 0, 1e30, &c.clip}, {"seed", "1", "N", 0, 0x1p53, &c.seed},
-    {"eval-every", "0", "N", 0, 1e9, &c.eval_every}, {"eval-tokens", "16384", "N", 1, 1e9, &c.eval_tokens},
-    {"log-every", "10", "N", 1, 1e9, &c.log_every}, {"sample-tokens", "200", "N", 0, 1e6, &c.sample_tokens},
-    {"digest", "0", "N", 0, 1, &c.digest}, {"threads", "0", "N", 0, 4096, &c.threads},
-};
+    {"data", "stories", "FILE", 0, 0, &c.data}, SETTINGS(N_FLAG, X_FLAG, W_FLAG)};
 enum { FLAGS = sizeof flags / sizeof *flags };
 static const char shakespeare[] =
     "--tokenizer char --layers 4 --heads 4 --width 128 --context 64 --batch 12 --pos learned --norm-kind layer "
@@ -303,14 +276,12 @@ static const char shakespeare[] =
 
 static void help(void) {
     puts("./gpt [--name value]...\n\n"
-         "Trains a GPT as ./train does, number by number, from one file of plain loops: the same flags give the same\n"
-         "losses and the same digest. Begin with --data FILE, a text whose characters are the tokens, or with --data\n"
-         "recall, keys and values to hold in mind. The flags are those of ./train, whose --help explains them;\n"
-         "its others are refused. What each takes, and its default (0 and -1 often stand for \"derived\"):\n");
+         "Trains a GPT as ./train does, from one file of plain loops: the same flags give the same losses and the same\n"
+         "digest. Begin with --data FILE, a text whose characters are the tokens, or with --data recall, keys and values\n"
+         "to hold in mind. ./train --help says what each flag is for; here is what it takes, and its default:\n");
     for (size_t i = 0; i < FLAGS; i++) {
-        char text[64];
-        snprintf(text, sizeof text, "--%s %s [%s]", flags[i].name, flags[i].takes, flags[i].text);
-        printf("  %-36s%s", text, i % 3 == 2 || i + 1 == FLAGS ? "\n" : "");
+        int n = printf("  --%s %s [%s]", flags[i].name, flags[i].takes, flags[i].text);
+        printf("%*s", i % 3 == 2 || i + 1 == FLAGS ? 1 : 38 - n, i % 3 == 2 || i + 1 == FLAGS ? "\n" : "");
     }
     printf("\n--preset shakespeare stands for\n  %s\n", shakespeare);
     exit(0);
@@ -330,8 +301,8 @@ static void set(const struct Flag *f, const char *text) {
     int place = place_in(f->takes, text);
     double x = strtod(text, &end);
     if (!strcmp(f->takes, "FILE")) *(const char **)f->at = text;
-    else if (*f->takes >= 'a' && place >= 0) *(size_t *)f->at = (size_t)place;
-    else if (*f->takes >= 'a') stop(2, "--%s %s: gpt.c knows %s only; ./train may know it", f->name, text, f->takes);
+    else if (*f->takes >= 'a' && place < 0) stop(2, "--%s %s: gpt.c knows %s; see ./train", f->name, text, f->takes);
+    else if (*f->takes >= 'a') *(size_t *)f->at = (size_t)place;
     else {
         bool whole = *f->takes == 'N', digits = strspn(text, "0123456789") == strlen(text);
         if (end == text || *end || *text <= ' ' || (whole && !digits) || !(x >= f->low && x <= f->high))
@@ -346,9 +317,9 @@ static int parse(char **word, int words) {
     size_t n = strcspn(word[0], "="), f = 0;
     char name[32] = "";
     if (strncmp(word[0], "--", 2) || n < 3) stop(2, "'%s' is no flag: --name value was expected (--help)", word[0]);
-    for (size_t i = 2; i < n && i < sizeof name + 1; i++) name[i - 2] = word[0][i] == '_' ? '-' : word[0][i];
+    for (size_t i = 2; i < n && i < sizeof name + 1; i++) name[i - 2] = word[0][i] == '-' ? '_' : word[0][i];
     while (f < FLAGS && strcmp(flags[f].name, name)) f++;
-    if (f == FLAGS) stop(2, "gpt.c does not know --%s (--help lists what it knows); ./train may", name);
+    if (f == FLAGS) stop(2, "%.*s is not a flag of gpt.c (--help lists them); see ./train", (int)n, word[0]);
     bool equals = word[0][n], next = !equals && words > 1 && strncmp(word[1], "--", 2);
     bool bare = *flags[f].takes == 'N' && flags[f].high == 1;
     if (!equals && !next && !bare) stop(2, "--%s needs a value: %s", name, flags[f].takes);
@@ -367,50 +338,45 @@ static void read_settings(int argc, char **argv) {
         if (!strcmp(argv[i], "--help")) help();
         if (strncmp(argv[i], "--preset", 8)) continue;
         const char *name = argv[i][8] ? argv[i] + 9 : i + 1 < argc ? argv[i + 1] : "";
-        if (strcmp(name, "shakespeare")) stop(2, "--preset %s: gpt.c knows shakespeare; ./train may know it", name);
+        if (strcmp(name, "shakespeare")) stop(2, "--preset %s: gpt.c knows shakespeare; see ./train", name);
         for (int at = 0; at < words;) at += parse(word + at, words - at);
     }
     for (int i = 1; i < argc;) i += strncmp(argv[i], "--preset", 8) ? parse(argv + i, argc - i) : argv[i][8] ? 1 : 2;
 }
 
-static void need(bool fine, const char *what) {
-    if (!fine) stop(2, "%s", what);
-}
+static void need(bool fine, const char *what) { if (!fine) stop(2, "%s", what); }
+static void derive(size_t *x, size_t value) { if (!*x) *x = value; }
 // Refuses what cannot be or has no effect, and fills in what was left to be derived.
 static void derive_settings(void) {
     need(strcmp(c.data, "stories"), "give --data FILE or --data recall; stories, the default, is for ./train alone");
     if (!strcmp(c.data, "recall")) need(c.val_fraction == 0.1, "--val-fraction belongs to --data FILE");
     else need(c.pairs == 8 && c.keys == 64 && c.data_seed == 1, "--pairs, --keys, --data-seed belong to --data recall");
-    need(c.attn == MLA || !(c.kv_rank || c.q_rank || c.nope_dim || c.v_dim), "ranks, --nope-dim, --v-dim belong to mla");
+    need(c.attn == MLA || !(c.kv_rank || c.q_rank || c.nope_dim || c.v_dim), "ranks, --nope-dim and --v-dim are for mla");
     need(c.attn == GQA || !c.kv_heads, "--kv-heads belongs to --attn gqa");
     need(c.attn != MLA || !c.qk_norm, "--qk-norm belongs to --attn mha and gqa");
     need(c.pos == ROPE || (!c.rope_dim && c.rope_theta == 10000), "--rope-dim and --rope-theta belong to --pos rope");
     need(c.experts || (c.top_k == 2 && !c.expert_width && !c.shared_experts && c.norm_topk && c.aux_loss == -1),
          "--top-k, --expert-width, --shared-experts, --norm-topk and --aux-loss belong to --experts");
     need(c.head_dim || c.width % c.heads == 0, "--heads has to divide --width, or give --head-dim");
-    if (!c.head_dim) c.head_dim = c.width / c.heads;
-    if (!c.kv_heads) c.kv_heads = c.attn == GQA && c.heads > 1 ? c.heads / 2 : c.heads;
+    derive(&c.head_dim, c.width / c.heads), derive(&c.kv_heads, c.attn == GQA && c.heads > 1 ? c.heads / 2 : c.heads);
     need(c.heads % c.kv_heads == 0, "--kv-heads has to divide --heads");
-    if (!c.rope_dim && c.pos == ROPE) c.rope_dim = c.attn == MLA ? (c.head_dim / 2 + 1) / 2 * 2 : c.head_dim;
+    derive(&c.rope_dim, c.pos != ROPE ? 0 : c.attn == MLA ? (c.head_dim / 2 + 1) / 2 * 2 : c.head_dim);
     need(c.rope_dim % 2 == 0, "pairs are rotated: --rope-dim, or else --head-dim, has to be even");
     need(c.attn == MLA || c.rope_dim <= c.head_dim, "--rope-dim is more than a head has");
-    if (!c.kv_rank) c.kv_rank = 2 * c.head_dim;
-    if (!c.nope_dim) c.nope_dim = c.head_dim;
-    if (!c.v_dim) c.v_dim = c.head_dim;
+    derive(&c.kv_rank, 2 * c.head_dim), derive(&c.nope_dim, c.head_dim), derive(&c.v_dim, c.head_dim);
     if (c.attn == MLA) c.head_dim = c.nope_dim + c.rope_dim;                   // of queries and keys
-    if (!c.ffn_width) c.ffn_width = c.ffn == SWIGLU ? (8 * c.width / 3 + 31) / 32 * 32 : 4 * c.width;
-    if (!c.expert_width) c.expert_width = c.ffn_width;
+    derive(&c.ffn_width, c.ffn == SWIGLU ? (8 * c.width / 3 + 31) / 32 * 32 : 4 * c.width);
+    derive(&c.expert_width, c.ffn_width), derive(&c.micro_batch, c.batch);
+    derive(&c.eval_every, c.steps >= 10 ? c.steps / 10 : 1);
     need(!c.experts || c.top_k <= c.experts, "--top-k is more than --experts");
     need(c.experts < 2 || c.top_k > 1 || !c.norm_topk, "--top-k 1 with --norm-topk 1 teaches the router nothing");
     need(c.aux_loss >= 0 || c.aux_loss == -1, "--aux-loss is negative");
     if (c.aux_loss < 0) c.aux_loss = 0.01;
-    if (!c.micro_batch) c.micro_batch = c.batch;
     need(c.micro_batch <= c.batch, "--micro-batch is more than --batch");
     char tenth[32];                                        // as one writes it: 0.0003, not 0.00030000000000000003
     snprintf(tenth, sizeof tenth, "%.15g", c.lr / 10);
     if (c.min_lr == -1) c.min_lr = strtod(tenth, NULL);
     need(c.min_lr >= 0 && c.min_lr <= c.lr, "--min-lr has to be between 0 and --lr");
-    if (!c.eval_every) c.eval_every = c.steps >= 10 ? c.steps / 10 : 1;
 }
 
 // ---- 4. Data --------------------------------------------------------------------------------------------------------
@@ -639,7 +605,6 @@ static void turn(float *to, const float *x, size_t row, size_t N, size_t K) {
     for (size_t n = 0; n < N; n++)
         for (size_t k = 0; k < K; k++) to[k * N + n] = x[n * row + k];
 }
-
 static void linear_forward(float *y, const Linear *l, const float *x, size_t M) {
     static float *turned;
     static size_t room;
