@@ -6,7 +6,7 @@
 // digest in its last line is that of ./train. So each proves the other (tests/onefile.sh), and this file is the
 // specification of the bits.
 //
-// What it is not. Fast, complete or resumable: there is no run directory, no cache of keys and values, and no attention,
+// What it is not. Fast, complete or resumable: there is no run directory, no cache of keys and values, no attention,
 // router, norm, schedule, tokenizer or synthetic language but those below. It refuses what it does not know.
 //
 //     cc -O3 -march=native -ffp-contract=off -fopenmp gpt.c -lm -o gpt
@@ -242,8 +242,8 @@ static void sine_and_cosine(double x, double *sine, double *cosine) {          /
 enum { MHA, GQA, MLA, ROPE = 0, LEARNED, QK_NONE = 0, QK_HEAD, QK_FULL };     // places in the lists of words below
 enum { PRE, POST, RMS = 0, LAYER, SWIGLU = 0, GELU };
 
-// N: a whole number, with its default and its range. X: any number. W: a word of a list. Where a default is 0 or -1, the
-// value is often derived from others (derive_settings, below).
+// N: a whole number, with its default and its range. X: any number. W: a word of a list. Where a default is 0 or -1,
+// the value is often derived from others (derive_settings, below).
 #define SETTINGS(N, X, W)                                                                                             \
     W(tokenizer, auto, "auto|char") N(vocab, 0, 0, 1e7) X(val_fraction, 0.1, 0.001, 0.9) N(data_seed, 1, 0, 0x1p53)   \
     N(pairs, 8, 1, 65536) N(keys, 64, 2, 1e6)                                                                         \
@@ -276,9 +276,9 @@ static const char shakespeare[] =
 
 static void help(void) {
     puts("./gpt [--name value]...\n\n"
-         "Trains a GPT as ./train does, from one file of plain loops: the same flags give the same losses and the same\n"
-         "digest. Begin with --data FILE, a text whose characters are the tokens, or with --data recall, keys and values\n"
-         "to hold in mind. ./train --help says what each flag is for; here is what it takes, and its default:\n");
+         "Trains a GPT as ./train does, from one file of plain loops: the same flags give the same losses and the\n"
+         "same digest. Begin with --data FILE, a text whose characters are the tokens, or with --data recall, keys\n"
+         "and values to hold in mind. ./train --help says what a flag is for; here is what each takes [default]:\n");
     for (size_t i = 0; i < FLAGS; i++) {
         int n = printf("  --%s %s [%s]", flags[i].name, flags[i].takes, flags[i].text);
         printf("%*s", i % 3 == 2 || i + 1 == FLAGS ? 1 : 38 - n, i % 3 == 2 || i + 1 == FLAGS ? "\n" : "");
@@ -351,7 +351,7 @@ static void derive_settings(void) {
     need(strcmp(c.data, "stories"), "give --data FILE or --data recall; stories, the default, is for ./train alone");
     if (!strcmp(c.data, "recall")) need(c.val_fraction == 0.1, "--val-fraction belongs to --data FILE");
     else need(c.pairs == 8 && c.keys == 64 && c.data_seed == 1, "--pairs, --keys, --data-seed belong to --data recall");
-    need(c.attn == MLA || !(c.kv_rank || c.q_rank || c.nope_dim || c.v_dim), "ranks, --nope-dim and --v-dim are for mla");
+    need(c.attn == MLA || !(c.kv_rank || c.q_rank || c.nope_dim || c.v_dim), "ranks, --nope-dim, --v-dim are for mla");
     need(c.attn == GQA || !c.kv_heads, "--kv-heads belongs to --attn gqa");
     need(c.attn != MLA || !c.qk_norm, "--qk-norm belongs to --attn mha and gqa");
     need(c.pos == ROPE || (!c.rope_dim && c.rope_theta == 10000), "--rope-dim and --rope-theta belong to --pos rope");
@@ -390,16 +390,13 @@ static size_t validation_rows;
 static void open_text(const char *path) {
     FILE *f = fopen(path, "rb");
     long end = f && !fseek(f, 0, SEEK_END) ? ftell(f) : -1;
+    int number[128] = {0};
     size_t n = end < 0 || end > 0xffffffff ? 0 : (size_t)end;
     unsigned char *text = zeros(n, 1, 1);
     if (!n || fseek(f, 0, SEEK_SET) || fread(text, 1, n, f) != n)
         stop(1, "cannot read %s%s%s; a text of up to 4 GB was expected", path, f ? "" : ": ", f ? "" : strerror(errno));
-    fclose(f);
-    int number[128] = {0};
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; number[text[i++]] = 1)
         if (text[i] > 127) stop(1, "%s: byte %zu is not ASCII, which is all that gpt.c knows; see ./train", path, i);
-        number[text[i]] = 1;
-    }
     for (int code = 0; code < 128; code++)
         if (number[code]) number[code] = (int)corpus.vocab, corpus.letter[corpus.vocab++] = (char)code;
     corpus.is_text = true, corpus.newline = number['\n'], corpus.token = zeros(n, 1, sizeof(int)), corpus.count = n;
@@ -408,7 +405,7 @@ static void open_text(const char *path) {
     if (corpus.training <= c.context || n - corpus.training <= c.context)
         stop(1, "%s has %zu characters for training and %zu for validation, but both should be more than --context %zu",
              path, corpus.training, n - corpus.training, c.context);
-    free(text);
+    free(text), fclose(f);
 }
 
 // A window of the text: at a random place, or, for validation, one of some that are evenly spaced.
@@ -474,8 +471,8 @@ static Tensor *add_tensor(int layer, const char *part, const char *name, size_t 
     if ((tensors & (tensors - 1)) == 0) tensor = realloc(tensor, (2 * tensors + 1) * sizeof *tensor);
     if (!tensor) stop(1, "no memory for the table of tensors");
     Tensor *t = &tensor[tensors++];
-    *t = (Tensor){.size = rows * columns, .decays = decays, .value = floats(rows, columns)};
-    t->gradient = floats(rows, columns), t->mean = floats(rows, columns), t->square = floats(rows, columns);
+    *t = (Tensor){"", rows * columns, decays, floats(rows, columns), floats(rows, columns), floats(rows, columns),
+                  floats(rows, columns)};
     if (layer < 0) snprintf(t->name, sizeof t->name, "%s.%s", part, name);
     else snprintf(t->name, sizeof t->name, "layers.%d.%s.%s", layer, part, name);
     return t;
@@ -494,9 +491,9 @@ static Linear rows_of(Linear l, size_t from, size_t N) {
 // and i, so models that share a tensor start it alike.
 static Linear add_matrix(int layer, const char *part, const char *name, size_t N, size_t K, double deviation) {
     Tensor *t = add_tensor(layer, part, name, N, K, true);
-    float *x = t->value;
     uint64_t purpose = hash_name(HASH_START ^ FOR_INIT, t);
-    size_t size = t->size;
+    size_t size = N * K;
+    float *x = t->value;
     PARALLEL(size)
     for (size_t i = 0; i < size; i += 2) {
         uint32_t r[4];
@@ -539,18 +536,14 @@ static Linear embedding, positions, head;
 static Norm final_norm;
 
 static void add_attention(int l, Layer *y, double s) {
-    size_t C = c.width, q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-    if (c.attn == MLA) {
-        const double eps = 1e-6;                           // of the norms of latents, as in DeepSeek's own code
-        if (c.q_rank) {
-            y->q_a = add_matrix(l, "attn", "q_a.weight", c.q_rank, C, s), add_bias(l, "attn", "q_a.bias", &y->q_a);
-            y->q_a_norm = add_norm(l, "attn.q_a_norm", c.q_rank, false, eps);
-        }
-        y->q = add_matrix(l, "attn", c.q_rank ? "q_b.weight" : "q.weight", q, c.q_rank ? c.q_rank : C, s);
-        y->kv_a = add_matrix(l, "attn", "kv_a.weight", c.kv_rank + c.rope_dim, C, s);
-        add_bias(l, "attn", "kv_a.bias", &y->kv_a);
-        y->kv_a_norm = add_norm(l, "attn.kv_a_norm", c.kv_rank, false, eps);
-        y->kv_b = add_matrix(l, "attn", "kv_b.weight", c.heads * (c.nope_dim + c.v_dim), c.kv_rank, s);
+    size_t C = c.width, q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim, Rq = c.q_rank, R = c.kv_rank;
+    if (c.attn == MLA) {                                   // 1e-6: as in DeepSeek's own code, for the norms of latents
+        if (Rq) y->q_a = add_matrix(l, "attn", "q_a.weight", Rq, C, s), add_bias(l, "attn", "q_a.bias", &y->q_a);
+        if (Rq) y->q_a_norm = add_norm(l, "attn.q_a_norm", Rq, false, 1e-6);
+        y->q = add_matrix(l, "attn", Rq ? "q_b.weight" : "q.weight", q, Rq ? Rq : C, s);
+        y->kv_a = add_matrix(l, "attn", "kv_a.weight", R + c.rope_dim, C, s), add_bias(l, "attn", "kv_a.bias", &y->kv_a);
+        y->kv_a_norm = add_norm(l, "attn.kv_a_norm", R, false, 1e-6);
+        y->kv_b = add_matrix(l, "attn", "kv_b.weight", c.heads * (c.nope_dim + c.v_dim), R, s);
         return;
     }
     y->q = add_matrix(l, "attn", "q.weight", q, C, s), y->k = add_matrix(l, "attn", "k.weight", kv, C, s);
@@ -564,13 +557,11 @@ static void add_attention(int l, Layer *y, double s) {
 
 static Ffn add_ffn(int l, const char *part, size_t count, size_t F, double s, double s_out) {
     Ffn f = {0};
-    size_t C = c.width, rows = count * F;
-    if (c.ffn == SWIGLU) f.gate = add_matrix(l, part, "gate.weight", rows, C, s);
-    f.up = add_matrix(l, part, "up.weight", rows, C, s);
-    bool biased = !c.experts;
-    if (biased) add_bias(l, part, "gate.bias", &f.gate), add_bias(l, part, "up.bias", &f.up);
-    f.down = add_matrix(l, part, "down.weight", count * C, F, s_out);
-    if (biased) add_bias(l, part, "down.bias", &f.down);
+    if (c.ffn == SWIGLU) f.gate = add_matrix(l, part, "gate.weight", count * F, c.width, s);
+    f.up = add_matrix(l, part, "up.weight", count * F, c.width, s);
+    if (!c.experts) add_bias(l, part, "gate.bias", &f.gate), add_bias(l, part, "up.bias", &f.up);
+    f.down = add_matrix(l, part, "down.weight", count * c.width, F, s_out);
+    if (!c.experts) add_bias(l, part, "down.bias", &f.down);
     return f;
 }
 
@@ -590,8 +581,8 @@ static void add_parameters(void) {
         y->o = add_matrix(l, "attn", "o.weight", C, c.heads * c.v_dim, s_out), add_bias(l, "attn", "o.bias", &y->o);
         y->norm[1] = add_norm(l, pre ? "ffn_norm" : "ffn_norm_out", C, centered, c.norm_eps);
         if (c.experts) y->router = add_matrix(l, "moe", "router.weight", c.experts, C, s);
-        if (c.experts) y->ffn = add_ffn(l, "moe", c.experts, c.expert_width, s, s_out);
-        else y->ffn = add_ffn(l, "ffn", 1, c.ffn_width, s, s_out);
+        y->ffn = c.experts ? add_ffn(l, "moe", c.experts, c.expert_width, s, s_out)
+                           : add_ffn(l, "ffn", 1, c.ffn_width, s, s_out);
         if (c.shared_experts) y->shared = add_ffn(l, "moe.shared", 1, c.shared_experts * c.expert_width, s, s_out);
     }
     if (pre) final_norm = add_norm(-1, "final_norm", C, centered, c.norm_eps);
@@ -621,8 +612,8 @@ static void linear_forward(float *y, const Linear *l, const float *x, size_t M) 
         }
     }
 }
-// dx = dy w, dw += dy^T x, and db += the sum of dy's rows. With `more`, the chains of dx go on from what dx holds: where
-// several layers read the same x, each goes on where the one before it stopped.
+// dx = dy w, dw += dy^T x, and db += the sum of dy's rows. With `more`, the chains of dx go on from what dx holds: of
+// several layers that read the same x, each goes on where the one before it stopped.
 static void linear_backward(float *dx, const float *dy, const Linear *l, const float *x, size_t M, bool more) {
     size_t N = l->N, K = l->K;
     PARALLEL(M * N * K)
@@ -660,8 +651,8 @@ static void norm_forward(float *y, float *stat, const Norm *n, const float *x, s
         stat[2 * m] = mean, stat[2 * m + 1] = root;
     }
 }
-// With u = (x - mean) root, which w multiplies, and du = dy w:  dx = root (du - mean(du) - u mean(du u)); RMSNorm has no
-// mean(du). With `more`, dx is added to.
+// With u = (x - mean) root, which w multiplies, and du = dy w:  dx = root (du - mean(du) - u mean(du u)). RMSNorm has
+// no mean(du). With `more`, dx is added to.
 static void norm_backward(float *dx, const float *dy, const float *stat, const Norm *n, const float *x, size_t M,
                           bool more) {
     size_t C = n->C;
@@ -701,10 +692,9 @@ static void rotate(float *x, size_t count, size_t D, size_t M, size_t T, float d
     size_t half = c.rope_dim / 2;
     PARALLEL(M * count * D)
     for (size_t row = 0; row < M * count; row++)
-        for (size_t i = 0, at = row / count % T * half; i < half; i++) {
-            float *a = x + row * D + i, *b = a + half, first = *a, cosine = cosines[at + i], sine = direction * sines[at + i];
-            *a = fmaf(first, cosine, *b * (0 - sine));
-            *b = fmaf(*b, cosine, first * sine);
+        for (size_t i = 0, at = row / count % T * half; i < half; i++, at++) {
+            float *a = x + row * D + i, *b = a + half, old = *a, sine = direction * sines[at];
+            *a = fmaf(old, cosines[at], *b * (0 - sine)), *b = fmaf(*b, cosines[at], old * sine);
         }
 }
 
@@ -722,7 +712,7 @@ typedef struct {
 #define X(name, size) float *name;
     ACTS(X)
 #undef X
-    size_t *expert, *slot, *start;                                             // [M,K] [M,K] [E+1]
+    size_t *expert, *slot, *start;                                             // [M,K] [M,K] [E,2]
 } Acts;
 static Acts *acts, d;
 
@@ -734,15 +724,15 @@ static Acts new_acts(size_t M) {
 #define X(name, size) a.name = floats(M, size);
     ACTS(X)
 #undef X
-    a.expert = zeros(M * K, 1, sizeof(size_t)), a.slot = zeros(M * K, 1, sizeof(size_t)), a.start = zeros(E + 1, 1, sizeof(size_t));
+    a.expert = zeros(M, K, sizeof(size_t)), a.slot = zeros(M, K, sizeof(size_t)), a.start = zeros(E, 2, sizeof(size_t));
     return a;
 }
 
-// Attention (Vaswani et al. 2017, eq. 1), causal: out_i = sum over j <= i of p_ij v_j, p_i = softmax(q_i . k_j / sqrt D).
+// Attention (Vaswani et al. 2017, eq. 1), causal: out_i = sum over j <= i of p_ij v_j, p_i = softmax(q_i k_j / sqrt D).
 // H/KV query heads share one head of keys and values (Ainslie et al. 2023). The softmax is online (Milakov and
-// Gimelshein 2018): keys come in tiles of 64, and when a tile has a larger score than all before, what was summed so far
-// fades. Flash attention (Dao et al. 2022, algorithm 1) does so to avoid a matrix of T x T scores; here the tiles are
-// because they are part of the order. lse, log sum exp of a query's scores, is all that the backward needs of them.
+// Gimelshein 2018): keys come in tiles of 64, and when a tile has a larger score than all before, what was summed so
+// far fades. Flash attention (Dao et al. 2022, algorithm 1) does so to avoid a matrix of T x T scores; here the tiles
+// are because they are part of the order. lse, log sum exp of a query's scores, is what the backward needs of them.
 enum { TILE = 64 };
 static void attention_forward(Acts *a, size_t M, size_t T) {
     size_t H = c.heads, KV = c.kv_heads, D = c.head_dim, Dv = c.v_dim;
@@ -789,7 +779,8 @@ static void attention_backward(const Acts *a, size_t M, size_t T) {
     for (size_t task = 0; task < M / T * KV; task++) {
         size_t first = task / KV * T, g = task % KV;
         float *keys = floats(D, T), *values = floats(Dv, T), *p = floats(2, T), *ds = p + T;
-        turn(keys, a->k + (first * KV + g) * D, KV * D, T, D), turn(values, a->v + (first * KV + g) * Dv, KV * Dv, T, Dv);
+        turn(keys, a->k + (first * KV + g) * D, KV * D, T, D);
+        turn(values, a->v + (first * KV + g) * Dv, KV * Dv, T, Dv);
         for (size_t h = g * (H / KV); h < (g + 1) * (H / KV); h++)
             for (size_t i = 0; i < T; i++) {
                 size_t row = (first + i) * H + h;
@@ -815,9 +806,9 @@ static void attention_backward(const Acts *a, size_t M, size_t T) {
 }
 
 // The attention branch: queries, keys and values; perhaps a norm of queries and keys (Henry et al. 2020); rotations;
-// attention; the output matrix. In multi-head latent attention (DeepSeek-V2 2024, eq. 9-19) keys and values of all heads
-// come from one latent kv_c of R numbers, but for P numbers of a key that carry the position and are shared by the heads;
-// queries may have a latent of their own. Head h of kv is N numbers of its key, then Dv numbers of its value.
+// attention; the output matrix. In multi-head latent attention (DeepSeek-V2 2024, eq. 9-19) the keys and values of all
+// heads come from one latent kv_c of R numbers, but for P numbers of a key that carry the position and are the same for
+// all heads; queries may have a latent of their own. Head h of kv is N numbers of its key, then Dv of its value.
 static void attend_forward(const Layer *w, Acts *a, float *y, const float *x, size_t M, size_t T) {
     size_t H = c.heads, KV = c.kv_heads, D = c.head_dim, N = c.nope_dim, P = c.rope_dim, Dv = c.v_dim;
     if (c.attn == MLA) {
@@ -834,8 +825,8 @@ static void attend_forward(const Layer *w, Acts *a, float *y, const float *x, si
             memcpy(a->v + i * Dv, a->kv + i * (N + Dv) + N, Dv * sizeof(float));
         }
     } else {
-        linear_forward(c.qk_norm ? a->q_in : a->q, &w->q, x, M), linear_forward(c.qk_norm ? a->k_in : a->k, &w->k, x, M);
-        linear_forward(a->v, &w->v, x, M);
+        linear_forward(c.qk_norm ? a->q_in : a->q, &w->q, x, M);
+        linear_forward(c.qk_norm ? a->k_in : a->k, &w->k, x, M), linear_forward(a->v, &w->v, x, M);
         if (c.qk_norm) norm_forward(a->q, a->q_stat, &w->q_norm, a->q_in, M * H * D / w->q_norm.C);
         if (c.qk_norm) norm_forward(a->k, a->k_stat, &w->k_norm, a->k_in, M * KV * D / w->k_norm.C);
         rotate(a->q, H, D, M, T, 1), rotate(a->k, KV, D, M, T, 1);
@@ -903,16 +894,15 @@ static void ffn_backward(float *dx, const float *dy, const Ffn *f, FfnActs a, Ff
     linear_backward(dx, da.up, &f->up, x, M, more || c.ffn == SWIGLU);
 }
 
-// Mixture of experts (Shazeer et al. 2017): a router, a matrix and a softmax, gives a token a score for every expert. The
-// K best experts take it, and their outputs are summed, weighted by the scores, which may be scaled to sum to 1. Shared
-// experts (DeepSeekMoE 2024, eq. 9) take all tokens. Copies of tokens are sorted by expert: start[e] to start[e+1] are
-// the slots of expert e, in the order of the tokens, and an expert is a dense layer over its slots.
+// Mixture of experts (Shazeer et al. 2017): a router, a matrix and a softmax, gives a token a score for every expert.
+// The K best experts take it, and their outputs are summed, weighted by the scores, which may be scaled to sum to 1.
+// Shared experts (DeepSeekMoE 2024, eq. 9) take all tokens. Copies of tokens are sorted by expert: from slot start[e] on
+// are those of expert e, in the order of the tokens, up to start[e+1], and an expert is a dense layer over its slots.
 static const float LEAST_SUM = 1e-20f;                     // so that no sum of scores is 0
 static Ffn expert(const Ffn *all, size_t e) {
-    size_t F = c.expert_width;
-    Ffn one = {.up = rows_of(all->up, e * F, F), .down = rows_of(all->down, e * c.width, c.width)};
-    if (c.ffn == SWIGLU) one.gate = rows_of(all->gate, e * F, F);
-    return one;
+    size_t F = c.expert_width, C = c.width;
+    Linear gate = c.ffn == SWIGLU ? rows_of(all->gate, e * F, F) : all->gate;
+    return (Ffn){gate, rows_of(all->up, e * F, F), rows_of(all->down, e * C, C)};
 }
 static FfnActs acts_from(const Acts *a, size_t slot) {
     size_t at = slot * c.expert_width;
@@ -927,12 +917,11 @@ static void experts_forward(const Layer *w, Acts *a, float *y, const float *x, s
         float *score = a->score + m * E, total = LEAST_SUM;
         size_t *chosen = a->expert + m * K;
         softmax(score, E);
-        for (size_t k = 0; k < K; total += score[chosen[k++]]) {               // of equal ones the first
+        for (size_t k = 0; k < K; total += score[chosen[k++]]) {
             chosen[k] = E;
-            for (size_t e = 0; e < E; e++) {
-                bool taken = false;
-                for (size_t j = 0; j < k; j++) taken |= chosen[j] == e;
-                if (!taken && (chosen[k] == E || score[e] > score[chosen[k]])) chosen[k] = e;
+            for (size_t e = 0, j; e < E; e++) {                                // of equal ones the first
+                for (j = 0; j < k && chosen[j] != e;) j++;
+                if (j == k && (chosen[k] == E || score[e] > score[chosen[k]])) chosen[k] = e;
             }
         }
         for (size_t k = 0; k < K; k++) a->weight[m * K + k] = score[chosen[k]] / (c.norm_topk ? total : 1);
@@ -953,9 +942,9 @@ static void experts_forward(const Layer *w, Acts *a, float *y, const float *x, s
     ffn_forward(a->shared_out, &w->shared, shared_acts(a), x, M);
     for (size_t i = 0; i < M * C; i++) y[i] += a->shared_out[i];
 }
-// From the gradients of the weights of T tokens in a row to those of their logits. The balancing loss of a row (Fedus et
-// al. 2021, eq. 4, and per row as in DeepSeek-V3 2024, eq. 17) is E sum_e f_e P_e: f_e is the share of its choices that
-// fell on expert e, P_e the mean score. f is not differentiable, so the slope of a score is E f_e / T.
+// From the gradients of the weights of T tokens in a row to those of their logits. The balancing loss of a row (Fedus
+// et al. 2021, eq. 4, and per row as in DeepSeek-V3 2024, eq. 17) is E sum_e f_e P_e: f_e is the share of its choices
+// that fell on expert e, P_e the mean score. f is not differentiable, so the slope of a score is E f_e / T.
 static void router_backward(const Acts *a, size_t first, size_t T) {
     size_t E = c.experts, K = c.top_k;
     const float aux = (float)(c.aux_loss * (1 / (double)c.batch));
@@ -967,7 +956,7 @@ static void router_backward(const Acts *a, size_t first, size_t T) {
         float *ds = d.score + m * E, chosen = LEAST_SUM, mean = 0, inner = 0;
         for (size_t e = 0; e < E; e++) ds[e] = 0;
         for (size_t k = m * K; k < (m + 1) * K; k++) chosen += score[a->expert[k]], mean += d.weight[k] * a->weight[k];
-        for (size_t k = m * K; k < (m + 1) * K; k++)       // w_k = s_k / sum s, so ds_k = (dw_k - sum_j dw_j w_j) / sum s
+        for (size_t k = m * K; k < (m + 1) * K; k++)       // w_k = s_k / sum s: ds_k = (dw_k - sum_j dw_j w_j) / sum s
             ds[a->expert[k]] = c.norm_topk ? (d.weight[k] - mean) / chosen : d.weight[k];
         for (size_t e = 0; e < E && aux != 0; e++) ds[e] += aux * slope[e];
         for (size_t e = 0; e < E; e++) inner += ds[e] * score[e];
@@ -986,8 +975,8 @@ static void experts_backward(const Layer *w, const Acts *a, float *dx, const flo
     for (size_t e = 0; e < E; e++) {
         Ffn one = expert(&w->ffn, e);
         size_t from = a->start[e], count = a->start[e + 1] - from, at = from * C;
-        ffn_backward(d.sorted + at, d.expert_out + at, &one, acts_from(a, from), acts_from(&d, from), a->sorted + at, count,
-                     false);
+        FfnActs kept = acts_from(a, from), grads = acts_from(&d, from);
+        ffn_backward(d.sorted + at, d.expert_out + at, &one, kept, grads, a->sorted + at, count, false);
     }
     for (size_t first = 0; first < M; first += T) router_backward(a, first, T);
     linear_backward(dx, d.score, &w->router, x, M, false);
@@ -997,7 +986,7 @@ static void experts_backward(const Layer *w, const Acts *a, float *dx, const flo
 }
 
 // ---- 9. The model ---------------------------------------------------------------------------------------------------
-// The stream x begins as the embeddings of the tokens; 2 layers branches F add to it, attention and feed-forward in turns:
+// The stream x begins as the embeddings of the tokens, and then goes through branches F, attention and feed-forward:
 //   pre   x + F(N(x))   Xiong et al. 2020; one more norm ends the stream
 //   post  N(x + F(x))   Vaswani et al. 2017
 // h keeps what the inner function gave, N(x) or x + F(x).
@@ -1069,17 +1058,14 @@ static double cross_entropy(float *x, int target, float scale) {
     x[target] -= scale;
     return log_of((double)total) + (double)most - (double)of_target;
 }
+
 // ---- 10. The optimizer ----------------------------------------------------------------------------------------------
 // The length of the gradient: squares of 4096 numbers by lanes, these in order in double, tensor by tensor.
 static double gradient_norm(void) {
-    double all = 0;
-    for (size_t t = 0; t < tensors; t++) {
-        double squares = 0;
-        for (size_t at = 0, size = tensor[t].size; at < size; at += 4096) {
-            const float *g = tensor[t].gradient + at;
-            squares += (double)dot(g, g, size - at < 4096 ? size - at : 4096);
-        }
-        all += squares;
+    double all = 0, squares;
+    for (size_t t = 0; t < tensors; t++, all += squares) {
+        const float *g = tensor[t].gradient, *end = g + tensor[t].size;
+        for (squares = 0; g < end; g += 4096) squares += (double)dot(g, g, end - g < 4096 ? (size_t)(end - g) : 4096);
     }
     return sqrt(all);
 }
@@ -1093,16 +1079,15 @@ static double learning_rate(size_t step) {
     return c.min_lr + 0.5 * (1 + cosine) * (c.lr - c.min_lr);
 }
 
-// AdamW (Loshchilov and Hutter 2019, algorithm 2) with the bias corrections of Adam (Kingma and Ba 2015); n counts from 1:
+// AdamW (Loshchilov and Hutter 2019, algorithm 2), with the bias corrections of Adam (Kingma and Ba 2015), n from 1 on:
 //     mean = beta1 mean + (1 - beta1) g             square = beta2 square + (1 - beta2) g^2
 //     w -= lr weight_decay w                        w -= lr / (1 - beta1^n) mean / (sqrt(square / (1 - beta2^n)) + eps)
 // A gradient longer than clip is shortened to it (Pascanu et al. 2013, algorithm 1).
 static void update(size_t n, double norm) {
-    double lr = learning_rate(n - 1);
-    const float shorten = (float)(c.clip > 0 && norm > c.clip ? c.clip / norm : 1), eps = (float)c.eps;
-    const float beta1 = (float)c.beta1, rest1 = (float)(1 - c.beta1), move = (float)(-lr / (1 - whole_power(c.beta1, n)));
-    const float beta2 = (float)c.beta2, rest2 = (float)(1 - c.beta2), decay = (float)(-lr * c.weight_decay);
-    const float root_scale = (float)(1 / sqrt(1 - whole_power(c.beta2, n)));
+    double lr = learning_rate(n - 1), unbiased1 = 1 - whole_power(c.beta1, n), unbiased2 = 1 - whole_power(c.beta2, n);
+    const float beta1 = (float)c.beta1, rest1 = (float)(1 - c.beta1), move = (float)(-lr / unbiased1), eps = (float)c.eps;
+    const float beta2 = (float)c.beta2, rest2 = (float)(1 - c.beta2), root_scale = (float)(1 / sqrt(unbiased2));
+    const float shorten = (float)(c.clip > 0 && norm > c.clip ? c.clip / norm : 1), decay = (float)(-lr * c.weight_decay);
     for (size_t i = 0; i < tensors; i++) {
         const Tensor t = tensor[i];
         bool decays = t.decays && c.weight_decay > 0;
@@ -1158,7 +1143,7 @@ static void write_sample(void) {
 
 // ---- 12. Training ---------------------------------------------------------------------------------------------------
 static int *tokens, *targets;                              // [B,T], for validation [validation_rows,T]
-static double *loss;                                       // of each token of a piece
+static double *token_loss;                                 // [M]
 static uint64_t loss_hash;
 
 // A loss enters the digest; it is printed as the shortest text that reads back as the same number.
@@ -1177,18 +1162,17 @@ static double mean_loss(Split split, size_t first, size_t count) {
     for (size_t i = 0; i < count; i++)
         (corpus.is_text ? text_row : recall_row)(split, first + i, tokens + i * T, targets + i * T);
     for (size_t i = 0; i < count * T; i++) scored += targets[i] >= 0;
-    double scale = 1 / (double)scored, all = 0;
+    double scale = 1 / (double)scored, all = 0, row;
     for (size_t from = 0, rows; from < count; from += rows) {
         rows = count - from < c.micro_batch ? count - from : c.micro_batch;
         const int *in = tokens + from * T, *out = targets + from * T;
         const float *h = forward(in, rows * T, T);
         linear_forward(logits, &head, h, rows * T);
         PARALLEL(rows * T * V)
-        for (size_t m = 0; m < rows * T; m++) loss[m] = cross_entropy(logits + m * V, out[m], (float)scale);
-        for (size_t b = 0; b < rows; b++) {
-            double row = 0;
-            for (size_t t = 0; t < T; t++) row += loss[b * T + t];
-            all += row;
+        for (size_t m = 0; m < rows * T; m++) token_loss[m] = cross_entropy(logits + m * V, out[m], (float)scale);
+        for (size_t b = 0; b < rows; b++, all += row) {
+            row = 0;
+            for (size_t m = b * T; m < (b + 1) * T; m++) row += token_loss[m];
         }
         if (split == VALIDATION) continue;
         linear_backward(d_branch, logits, &head, h, rows * T, false);
@@ -1202,13 +1186,11 @@ static double train_step(size_t n) {
     size_t VC = c.vocab * c.width;
     for (size_t t = 0; t < tensors; t++) memset(tensor[t].gradient, 0, tensor[t].size * sizeof(float));
     memset(d_embedding, 0, VC * sizeof(float));
-    double loss = mean_loss(TRAINING, (n - 1) * c.batch, c.batch);
+    double loss = mean_loss(TRAINING, (n - 1) * c.batch, c.batch), norm;
     for (size_t i = 0; i < VC; i++) embedding.dw[i] += d_embedding[i];         // after that of a tied head
-    double norm = gradient_norm();
-    if (!isfinite(loss) || !isfinite(norm))
+    if (!isfinite(norm = gradient_norm()) || !isfinite(loss))
         stop(1, "diverged after step %zu: loss %g, gradient norm %g; try a lower --lr", n - 1, loss, norm);
-    update(n, norm);
-    return loss;
+    return update(n, norm), loss;
 }
 
 // The digest: a hash of the losses that were logged, and of the name and the numbers of every tensor.
@@ -1234,7 +1216,7 @@ int main(int argc, char **argv) {
     make_room(rows > longest ? rows : longest), fill_rotations(longest);
     size_t most = c.batch > validation_rows ? c.batch : validation_rows;
     tokens = zeros(most * c.context, 1, sizeof(int)), targets = zeros(most * c.context, 1, sizeof(int));
-    loss = zeros(rows, 1, sizeof *loss), loss_hash = HASH_START;
+    token_loss = zeros(rows, 1, sizeof(double)), loss_hash = HASH_START;
     for (size_t t = 0; t < tensors; t++) numbers += tensor[t].size;
     printf("data %s, a vocabulary of %zu; model of %zu parameters\n", c.data, c.vocab, numbers);
     for (size_t n = 0; n <= c.steps; n++) {
@@ -1249,12 +1231,10 @@ int main(int argc, char **argv) {
         putchar('\n'), fflush(stdout);
     }
     uint64_t result = digest();
-    double wall = difftime(time(NULL), start);
     if (c.sample_tokens) write_sample();
     printf("receipt: digest %016llx, loss %.4f, floor %s, tokens %zu, wall %.0f s,", (unsigned long long)result, val,
-           corpus.is_text ? "unknown" : "0.0000", c.steps * c.batch * c.context, wall);
+           corpus.is_text ? "unknown" : "0.0000", c.steps * c.batch * c.context, difftime(time(NULL), start));
     for (int i = 0; i < argc; i++) printf(" %s", argv[i]);
-    putchar('\n');
-    if (fflush(stdout) || ferror(stdout)) stop(1, "cannot write to standard output");
+    if (putchar('\n') == EOF || fflush(stdout) || ferror(stdout)) stop(1, "cannot write to standard output");
     return 0;
 }
