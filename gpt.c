@@ -13,27 +13,21 @@
 //     ./gpt --data input.txt --preset shakespeare          # characters of a text
 //     ./gpt --data recall --attn mla --steps 300           # keys and values to hold in mind
 //     ./gpt --help                                         # every flag: names and defaults are those of ./train
-// (On a machine with other work, OMP_WAIT_POLICY=passive keeps idle threads from spinning.)
+// (Where other programs run too, OMP_WAIT_POLICY=passive keeps waiting threads from using their cores.)
 //
-// Conventions. A matrix is an array of rows: "x [M,C]" has M rows of C numbers, number c of row m is x[m * C + c]. All
-// that a model says of M = B * T tokens stands in M rows, row by row of the batch. B rows of the batch, T tokens in a
-// row, C the width of the residual stream, H heads of width D, F the width of a feed-forward, E experts of which a
-// token takes K, V tokens in the vocabulary. "dx" is the gradient of the loss by x. A backward stands directly below
-// its forward; it sets the gradient of its input and adds to the gradients of its weights.
+// Conventions. A matrix is an array of rows: x [M,C] has M rows of C numbers, and number i of row m is x[m * C + i]. Of
+// the M = B T tokens of a batch, B rows of T tokens, each has a row in every such array. C is the width of the residual
+// stream, H the heads, D their width, F the width of a feed-forward, E the experts, K of which take a token, V the size
+// of the vocabulary. dx is the gradient of the loss by x. A backward stands directly below its forward; it sets the
+// gradient of its input, and adds to those of its weights.
 //
 // Where each part lives in the fast version:
-//      1  The same bits            lib/simd.h, top of kernels/matmul.c, kernels/ops.c
-//      2  Numbers from nowhere     lib/rng.c, lib/numeric.c
-//      3  Settings                 config/, lib/flags.c
-//      4  Data                     data/file.c, data/tokenizer.c, data/recall.c
-//      5  Parameters               model/
-//      6  Layers                   kernels/matmul.c, kernels/ops.c
-//      7  Attention                kernels/, attention.c
-//      8  Feed-forward, experts    moe.c, router.c
-//      9  The model                model.c
-//     10  The optimizer            kernels/optim.c
-//     11  A sample                 sample.c
-//     12  Training                 train.c, run/
+//    1 The same bits          lib/simd.h, kernels/                  7 Attention              attention.c, kernels/
+//    2 Numbers from nowhere   lib/rng.c, lib/numeric.c              8 Feed-forward, experts  moe.c, router.c
+//    3 Settings               config/, lib/flags.c                  9 The model              model.c
+//    4 Data                   data/file.c, data/recall.c           10 The optimizer          kernels/optim.c
+//    5 Parameters             model/                               11 A sample               sample.c
+//    6 Layers                 kernels/matmul.c, kernels/ops.c      12 Training               train.c, run/
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
@@ -270,9 +264,10 @@ static struct { const char *data; SETTINGS(SIZE_FIELD, REAL_FIELD, SIZE_FIELD) }
 static const struct Flag { const char *name, *text, *takes; double low, high; void *at; } flags[] = {
     {"data", "stories", "FILE", 0, 0, &c.data}, SETTINGS(N_FLAG, X_FLAG, W_FLAG)};
 enum { FLAGS = sizeof flags / sizeof *flags };
-static const char shakespeare[] =
-    "--tokenizer char --layers 4 --heads 4 --width 128 --context 64 --batch 12 --pos learned --norm-kind layer "
-    "--ffn gelu --steps 2000 --lr 2e-3 --min-lr 2e-4 --warmup 100 --beta2 0.99 --eval-every 250";
+static char *const shakespeare[] = {                       // the setting of nanoGPT for a small machine
+    "--tokenizer=char", "--layers=4", "--heads=4", "--width=128", "--context=64", "--batch=12", "--pos=learned",
+    "--norm-kind=layer", "--ffn=gelu", "--steps=2000", "--lr=2e-3", "--min-lr=2e-4", "--warmup=100", "--eval-every=250"};
+enum { PRESET = sizeof shakespeare / sizeof *shakespeare };
 
 static void help(void) {
     puts("./gpt [--name value]...\n\n"
@@ -283,7 +278,9 @@ static void help(void) {
         int n = printf("  --%s %s [%s]", flags[i].name, flags[i].takes, flags[i].text);
         printf("%*s", i % 3 == 2 || i + 1 == FLAGS ? 1 : 38 - n, i % 3 == 2 || i + 1 == FLAGS ? "\n" : "");
     }
-    printf("\n--preset shakespeare stands for\n  %s\n", shakespeare);
+    printf("\n--preset shakespeare stands for");
+    for (size_t i = 0; i < PRESET; i++) printf("%s %s", i % 7 ? "" : "\n ", shakespeare[i]);
+    putchar('\n');
     exit(0);
 }
 
@@ -313,7 +310,7 @@ static void set(const struct Flag *f, const char *text) {
 }
 
 // One flag at word[0], perhaps with its value at word[1]; returns how many words it took. - and _ are alike.
-static int parse(char **word, int words) {
+static int parse(char *const *word, int words) {
     size_t n = strcspn(word[0], "="), f = 0;
     char name[32] = "";
     if (strncmp(word[0], "--", 2) || n < 3) stop(2, "'%s' is no flag: --name value was expected (--help)", word[0]);
@@ -329,17 +326,13 @@ static int parse(char **word, int words) {
 
 // Flags win over the preset wherever it stands.
 static void read_settings(int argc, char **argv) {
-    static char text[sizeof shakespeare];
-    char *word[64];
-    int words = 0;
     for (int i = 0; i < FLAGS; i++) set(&flags[i], flags[i].text);
-    for (char *w = strtok(strcpy(text, shakespeare), " "); w; w = strtok(NULL, " ")) word[words++] = w;
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--help")) help();
         if (strncmp(argv[i], "--preset", 8)) continue;
         const char *name = argv[i][8] ? argv[i] + 9 : i + 1 < argc ? argv[i + 1] : "";
         if (strcmp(name, "shakespeare")) stop(2, "--preset %s: gpt.c knows shakespeare; see ./train", name);
-        for (int at = 0; at < words;) at += parse(word + at, words - at);
+        for (int p = 0; p < PRESET; p++) parse(&shakespeare[p], 1);
     }
     for (int i = 1; i < argc;) i += strncmp(argv[i], "--preset", 8) ? parse(argv + i, argc - i) : argv[i][8] ? 1 : 2;
 }
@@ -541,7 +534,8 @@ static void add_attention(int l, Layer *y, double s) {
         if (Rq) y->q_a = add_matrix(l, "attn", "q_a.weight", Rq, C, s), add_bias(l, "attn", "q_a.bias", &y->q_a);
         if (Rq) y->q_a_norm = add_norm(l, "attn.q_a_norm", Rq, false, 1e-6);
         y->q = add_matrix(l, "attn", Rq ? "q_b.weight" : "q.weight", q, Rq ? Rq : C, s);
-        y->kv_a = add_matrix(l, "attn", "kv_a.weight", R + c.rope_dim, C, s), add_bias(l, "attn", "kv_a.bias", &y->kv_a);
+        y->kv_a = add_matrix(l, "attn", "kv_a.weight", R + c.rope_dim, C, s);
+        add_bias(l, "attn", "kv_a.bias", &y->kv_a);
         y->kv_a_norm = add_norm(l, "attn.kv_a_norm", R, false, 1e-6);
         y->kv_b = add_matrix(l, "attn", "kv_b.weight", c.heads * (c.nope_dim + c.v_dim), R, s);
         return;
@@ -712,7 +706,7 @@ typedef struct {
 #define X(name, size) float *name;
     ACTS(X)
 #undef X
-    size_t *expert, *slot, *start;                                             // [M,K] [M,K] [E,2]
+    size_t *expert, *slot, *start;                                             // [M,K] [M,K] [E+1]
 } Acts;
 static Acts *acts, d;
 
@@ -724,8 +718,8 @@ static Acts new_acts(size_t M) {
 #define X(name, size) a.name = floats(M, size);
     ACTS(X)
 #undef X
-    a.expert = zeros(M, K, sizeof(size_t)), a.slot = zeros(M, K, sizeof(size_t)), a.start = zeros(E, 2, sizeof(size_t));
-    return a;
+    a.expert = zeros(M, K, sizeof(size_t)), a.slot = zeros(M, K, sizeof(size_t));
+    return a.start = zeros(E + 1, 1, sizeof(size_t)), a;
 }
 
 // Attention (Vaswani et al. 2017, eq. 1), causal: out_i = sum over j <= i of p_ij v_j, p_i = softmax(q_i k_j / sqrt D).
@@ -896,8 +890,8 @@ static void ffn_backward(float *dx, const float *dy, const Ffn *f, FfnActs a, Ff
 
 // Mixture of experts (Shazeer et al. 2017): a router, a matrix and a softmax, gives a token a score for every expert.
 // The K best experts take it, and their outputs are summed, weighted by the scores, which may be scaled to sum to 1.
-// Shared experts (DeepSeekMoE 2024, eq. 9) take all tokens. Copies of tokens are sorted by expert: from slot start[e] on
-// are those of expert e, in the order of the tokens, up to start[e+1], and an expert is a dense layer over its slots.
+// Shared experts (DeepSeekMoE 2024, eq. 9) take all tokens. Copies of tokens are sorted by expert: from slot start[e]
+// to start[e+1] stand those of expert e, in the order of the tokens, and an expert is a dense layer over its slots.
 static const float LEAST_SUM = 1e-20f;                     // so that no sum of scores is 0
 static Ffn expert(const Ffn *all, size_t e) {
     size_t F = c.expert_width, C = c.width;
@@ -1084,16 +1078,16 @@ static double learning_rate(size_t step) {
 //     w -= lr weight_decay w                        w -= lr / (1 - beta1^n) mean / (sqrt(square / (1 - beta2^n)) + eps)
 // A gradient longer than clip is shortened to it (Pascanu et al. 2013, algorithm 1).
 static void update(size_t n, double norm) {
-    double lr = learning_rate(n - 1), unbiased1 = 1 - whole_power(c.beta1, n), unbiased2 = 1 - whole_power(c.beta2, n);
-    const float beta1 = (float)c.beta1, rest1 = (float)(1 - c.beta1), move = (float)(-lr / unbiased1), eps = (float)c.eps;
-    const float beta2 = (float)c.beta2, rest2 = (float)(1 - c.beta2), root_scale = (float)(1 / sqrt(unbiased2));
-    const float shorten = (float)(c.clip > 0 && norm > c.clip ? c.clip / norm : 1), decay = (float)(-lr * c.weight_decay);
+    double lr = learning_rate(n - 1), part1 = 1 - whole_power(c.beta1, n), part2 = 1 - whole_power(c.beta2, n);
+    const float beta1 = (float)c.beta1, rest1 = (float)(1 - c.beta1), move = (float)(-lr / part1), eps = (float)c.eps;
+    const float beta2 = (float)c.beta2, rest2 = (float)(1 - c.beta2), root_scale = (float)(1 / sqrt(part2));
+    const float decay = (float)(-lr * c.weight_decay), cut = (float)(c.clip > 0 && norm > c.clip ? c.clip / norm : 1);
     for (size_t i = 0; i < tensors; i++) {
         const Tensor t = tensor[i];
         bool decays = t.decays && c.weight_decay > 0;
         PARALLEL(t.size)
         for (size_t k = 0; k < t.size; k++) {
-            float g = t.gradient[k] * shorten, w = decays ? fmaf(decay, t.value[k], t.value[k]) : t.value[k];
+            float g = t.gradient[k] * cut, w = decays ? fmaf(decay, t.value[k], t.value[k]) : t.value[k];
             t.mean[k] = fmaf(beta1, t.mean[k], rest1 * g), t.square[k] = fmaf(beta2, t.square[k], rest2 * g * g);
             t.value[k] = fmaf(move, t.mean[k] / fmaf(sqrtf(t.square[k]), root_scale, eps), w);
         }
@@ -1143,7 +1137,7 @@ static void write_sample(void) {
 
 // ---- 12. Training ---------------------------------------------------------------------------------------------------
 static int *tokens, *targets;                              // [B,T], for validation [validation_rows,T]
-static double *token_loss;                                 // [M]
+static double *loss;                                       // [M]
 static uint64_t loss_hash;
 
 // A loss enters the digest; it is printed as the shortest text that reads back as the same number.
@@ -1162,47 +1156,25 @@ static double mean_loss(Split split, size_t first, size_t count) {
     for (size_t i = 0; i < count; i++)
         (corpus.is_text ? text_row : recall_row)(split, first + i, tokens + i * T, targets + i * T);
     for (size_t i = 0; i < count * T; i++) scored += targets[i] >= 0;
-    double scale = 1 / (double)scored, all = 0, row;
-    for (size_t from = 0, rows; from < count; from += rows) {
-        rows = count - from < c.micro_batch ? count - from : c.micro_batch;
-        const int *in = tokens + from * T, *out = targets + from * T;
-        const float *h = forward(in, rows * T, T);
-        linear_forward(logits, &head, h, rows * T);
-        PARALLEL(rows * T * V)
-        for (size_t m = 0; m < rows * T; m++) token_loss[m] = cross_entropy(logits + m * V, out[m], (float)scale);
-        for (size_t b = 0; b < rows; b++, all += row) {
-            row = 0;
-            for (size_t m = b * T; m < (b + 1) * T; m++) row += token_loss[m];
+    double scale = 1 / (double)scored, all = 0, row = 0;
+    for (size_t t = 0; t < tensors; t++) memset(tensor[t].gradient, 0, tensor[t].size * sizeof(float));
+    memset(d_embedding, 0, V * c.width * sizeof(float));
+    for (size_t from = 0, M; from < count * T; from += M) {
+        M = (count - from / T < c.micro_batch ? count - from / T : c.micro_batch) * T;
+        const float *h = forward(tokens + from, M, T);
+        linear_forward(logits, &head, h, M);
+        PARALLEL(M * V)
+        for (size_t m = 0; m < M; m++) loss[m] = cross_entropy(logits + m * V, targets[from + m], (float)scale);
+        for (size_t m = 0; m < M; m++) {
+            row += loss[m];
+            if (m % T == T - 1) all += row, row = 0;
         }
         if (split == VALIDATION) continue;
-        linear_backward(d_branch, logits, &head, h, rows * T, false);
-        backward(in, rows * T, T);
+        linear_backward(d_branch, logits, &head, h, M, false);
+        backward(tokens + from, M, T);
     }
+    for (size_t i = 0; i < V * c.width; i++) embedding.dw[i] += d_embedding[i];        // after that of a tied head
     return split == TRAINING ? scale * all : all / (double)scored;             // which differ in the last bit
-}
-
-// Step n, from 1 on: the loss of a batch and its gradient, then the update.
-static double train_step(size_t n) {
-    size_t VC = c.vocab * c.width;
-    for (size_t t = 0; t < tensors; t++) memset(tensor[t].gradient, 0, tensor[t].size * sizeof(float));
-    memset(d_embedding, 0, VC * sizeof(float));
-    double loss = mean_loss(TRAINING, (n - 1) * c.batch, c.batch), norm;
-    for (size_t i = 0; i < VC; i++) embedding.dw[i] += d_embedding[i];         // after that of a tied head
-    if (!isfinite(norm = gradient_norm()) || !isfinite(loss))
-        stop(1, "diverged after step %zu: loss %g, gradient norm %g; try a lower --lr", n - 1, loss, norm);
-    return update(n, norm), loss;
-}
-
-// The digest: a hash of the losses that were logged, and of the name and the numbers of every tensor.
-static uint64_t digest(void) {
-    uint64_t all = loss_hash;
-    if (c.digest) printf("%016llx  the logged losses\n", (unsigned long long)loss_hash);
-    for (size_t t = 0; t < tensors; t++) {
-        uint64_t h = hash(hash_name(HASH_START, &tensor[t]), tensor[t].value, tensor[t].size * sizeof(float));
-        if (c.digest) printf("%016llx  %s\n", (unsigned long long)h, tensor[t].name);
-        all = hash(all, &h, sizeof h);
-    }
-    return all;
 }
 
 int main(int argc, char **argv) {
@@ -1216,23 +1188,33 @@ int main(int argc, char **argv) {
     make_room(rows > longest ? rows : longest), fill_rotations(longest);
     size_t most = c.batch > validation_rows ? c.batch : validation_rows;
     tokens = zeros(most * c.context, 1, sizeof(int)), targets = zeros(most * c.context, 1, sizeof(int));
-    token_loss = zeros(rows, 1, sizeof(double)), loss_hash = HASH_START;
+    loss = zeros(rows, 1, sizeof(double)), loss_hash = HASH_START;
     for (size_t t = 0; t < tensors; t++) numbers += tensor[t].size;
     printf("data %s, a vocabulary of %zu; model of %zu parameters\n", c.data, c.vocab, numbers);
-    for (size_t n = 0; n <= c.steps; n++) {
-        double loss = n ? train_step(n) : 0;
+    for (size_t n = 0; n <= c.steps; n++) {                // n: steps done
+        double train = 0, norm = 0;
+        if (n) train = mean_loss(TRAINING, (n - 1) * c.batch, c.batch), norm = gradient_norm();
+        if (n && isfinite(train) && isfinite(norm)) update(n, norm);
         bool validates = n % c.eval_every == 0 || n == c.steps;
         if (validates) val = mean_loss(VALIDATION, 0, validation_rows);
-        if (!isfinite(val)) stop(1, "diverged after step %zu: validation loss %g", n, val);
+        if (!isfinite(train) || !isfinite(norm) || !isfinite(val))
+            stop(1, "diverged at step %zu: loss %g, gradient norm %g, validation loss %g", n, train, norm, val);
         if (!validates && n % c.log_every) continue;
         printf("step %zu", n);
-        if (n) log_loss("train_loss", loss);
+        if (n) log_loss("train_loss", train);
         if (validates) log_loss("val_loss", val);
         putchar('\n'), fflush(stdout);
     }
-    uint64_t result = digest();
+    // The digest: a hash of the losses that were logged, and of the name and the numbers of every tensor.
+    unsigned long long digest = loss_hash;
+    if (c.digest) printf("%016llx  the logged losses\n", digest);
+    for (size_t t = 0; t < tensors; t++) {
+        uint64_t h = hash(hash_name(HASH_START, &tensor[t]), tensor[t].value, tensor[t].size * sizeof(float));
+        if (c.digest) printf("%016llx  %s\n", (unsigned long long)h, tensor[t].name);
+        digest = hash(digest, &h, sizeof h);
+    }
     if (c.sample_tokens) write_sample();
-    printf("receipt: digest %016llx, loss %.4f, floor %s, tokens %zu, wall %.0f s,", (unsigned long long)result, val,
+    printf("receipt: digest %016llx, loss %.4f, floor %s, tokens %zu, wall %.0f s,", digest, val,
            corpus.is_text ? "unknown" : "0.0000", c.steps * c.batch * c.context, difftime(time(NULL), start));
     for (int i = 0; i < argc; i++) printf(" %s", argv[i]);
     if (putchar('\n') == EOF || fflush(stdout) || ferror(stdout)) stop(1, "cannot write to standard output");
