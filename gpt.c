@@ -47,7 +47,6 @@
 #else
 #define PARALLEL(work)
 #endif
-
 // One line on stderr, then the end. Status 2: the command line is wrong; 1: anything else is.
 static _Noreturn void stop(int status, const char *format, ...) {
     va_list arguments;
@@ -55,7 +54,6 @@ static _Noreturn void stop(int status, const char *format, ...) {
     fflush(stdout), fputs("gpt: ", stderr), vfprintf(stderr, format, arguments), fputc('\n', stderr);
     exit(status);
 }
-
 static void *zeros(size_t rows, size_t columns, size_t size) {
     void *p = columns && rows > SIZE_MAX / columns ? NULL : calloc(rows * columns + 1, size);
     if (!p) stop(1, "out of memory: %zu x %zu numbers were needed; choose smaller sizes", rows, columns);
@@ -77,8 +75,7 @@ static float *floats(size_t rows, size_t columns) { return zeros(rows, columns, 
 //   4. A sum along a row has one output, so a chain would leave a vector unit idle. Sixteen sums, lanes, take numbers
 //      i, i + 16, i + 32, ..., and then one tree adds the lanes: the widest vectors of today have 16 floats, and
 //      narrower ones can do in two or four steps what they do in one.
-//   5. exp is a polynomial of our own, because that of every C library is another one. So are the functions in
-//      section 2.
+//   5. exp is a polynomial of our own, because every C library has another. So are the functions in section 2.
 
 static float tree(float lane[16]) {
     for (int half = 8; half; half /= 2)
@@ -115,7 +112,6 @@ static inline float exponential(float x) {
     return x < -87 ? 0 : p * power;
 }
 static inline float sigmoid(float x) { return 1 / (1 + exponential(0 - x)); }
-
 // x becomes e^(x - most), where most is its largest number, so that nothing overflows; returns the sum.
 static float exponentials(float *x, size_t n, float most) {
     for (size_t i = 0; i < n; i++) x[i] = exponential(x[i] - most);
@@ -237,7 +233,7 @@ enum { MHA, GQA, MLA, ROPE = 0, LEARNED, QK_NONE = 0, QK_HEAD, QK_FULL };     //
 enum { PRE, POST, RMS = 0, LAYER, SWIGLU = 0, GELU };
 
 // N: a whole number, with its default and its range. X: any number. W: a word of a list. Where a default is 0 or -1,
-// the value is often derived from others (derive_settings, below).
+// the value is often derived from others (derive_settings).
 #define SETTINGS(N, X, W)                                                                                             \
     W(tokenizer, auto, "auto|char") N(vocab, 0, 0, 1e7) X(val_fraction, 0.1, 0.001, 0.9) N(data_seed, 1, 0, 0x1p53)   \
     N(pairs, 8, 1, 65536) N(keys, 64, 2, 1e6)                                                                         \
@@ -257,7 +253,6 @@ enum { PRE, POST, RMS = 0, LAYER, SWIGLU = 0, GELU };
 #define SIZE_FIELD(name, ...) size_t name;
 #define REAL_FIELD(name, ...) double name;
 static struct { const char *data; SETTINGS(SIZE_FIELD, REAL_FIELD, SIZE_FIELD) } c;
-
 #define N_FLAG(name, standard, low, high) {#name, #standard, "N", low, high, &c.name},
 #define X_FLAG(name, standard, low, high) {#name, #standard, "X", low, high, &c.name},
 #define W_FLAG(name, standard, words) {#name, #standard, words, 0, 0, &c.name},
@@ -266,7 +261,8 @@ static const struct Flag { const char *name, *text, *takes; double low, high; vo
 enum { FLAGS = sizeof flags / sizeof *flags };
 static char *const shakespeare[] = {                       // the setting of nanoGPT for a small machine
     "--tokenizer=char", "--layers=4", "--heads=4", "--width=128", "--context=64", "--batch=12", "--pos=learned",
-    "--norm-kind=layer", "--ffn=gelu", "--steps=2000", "--lr=2e-3", "--min-lr=2e-4", "--warmup=100", "--eval-every=250"};
+    "--norm-kind=layer", "--ffn=gelu", "--steps=2000", "--lr=2e-3", "--min-lr=2e-4", "--warmup=100", "--eval-every=250"
+};
 enum { PRESET = sizeof shakespeare / sizeof *shakespeare };
 
 static void help(void) {
@@ -292,7 +288,6 @@ static int place_in(const char *words, const char *word) {
         if (!*(words += n)) return -1;
     }
 }
-
 static void set(const struct Flag *f, const char *text) {
     char *end;
     int place = place_in(f->takes, text);
@@ -318,14 +313,13 @@ static int parse(char *const *word, int words) {
     while (f < FLAGS && strcmp(flags[f].name, name)) f++;
     if (f == FLAGS) stop(2, "%.*s is not a flag of gpt.c (--help lists them); see ./train", (int)n, word[0]);
     bool equals = word[0][n], next = !equals && words > 1 && strncmp(word[1], "--", 2);
-    bool bare = *flags[f].takes == 'N' && flags[f].high == 1;
-    if (!equals && !next && !bare) stop(2, "--%s needs a value: %s", name, flags[f].takes);
+    bool bare = !equals && !next, is_switch = *flags[f].takes == 'N' && flags[f].high == 1;
+    if (bare && !is_switch) stop(2, "%s needs a value: %s", word[0], flags[f].takes);
     set(&flags[f], equals ? word[0] + n + 1 : next ? word[1] : "1");
     return next ? 2 : 1;
 }
 
-// Flags win over the preset wherever it stands.
-static void read_settings(int argc, char **argv) {
+static void read_settings(int argc, char **argv) {         // flags win over the preset, wherever it stands
     for (int i = 0; i < FLAGS; i++) set(&flags[i], flags[i].text);
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--help")) help();
@@ -345,8 +339,7 @@ static void derive_settings(void) {
     if (!strcmp(c.data, "recall")) need(c.val_fraction == 0.1, "--val-fraction belongs to --data FILE");
     else need(c.pairs == 8 && c.keys == 64 && c.data_seed == 1, "--pairs, --keys, --data-seed belong to --data recall");
     need(c.attn == MLA || !(c.kv_rank || c.q_rank || c.nope_dim || c.v_dim), "ranks, --nope-dim, --v-dim are for mla");
-    need(c.attn == GQA || !c.kv_heads, "--kv-heads belongs to --attn gqa");
-    need(c.attn != MLA || !c.qk_norm, "--qk-norm belongs to --attn mha and gqa");
+    need(c.attn == GQA || !c.kv_heads, "--kv-heads is for gqa"), need(c.attn != MLA || !c.qk_norm, "no --qk-norm for mla");
     need(c.pos == ROPE || (!c.rope_dim && c.rope_theta == 10000), "--rope-dim and --rope-theta belong to --pos rope");
     need(c.experts || (c.top_k == 2 && !c.expert_width && !c.shared_experts && c.norm_topk && c.aux_loss == -1),
          "--top-k, --expert-width, --shared-experts, --norm-topk and --aux-loss belong to --experts");
@@ -354,8 +347,7 @@ static void derive_settings(void) {
     derive(&c.head_dim, c.width / c.heads), derive(&c.kv_heads, c.attn == GQA && c.heads > 1 ? c.heads / 2 : c.heads);
     need(c.heads % c.kv_heads == 0, "--kv-heads has to divide --heads");
     derive(&c.rope_dim, c.pos != ROPE ? 0 : c.attn == MLA ? (c.head_dim / 2 + 1) / 2 * 2 : c.head_dim);
-    need(c.rope_dim % 2 == 0, "pairs are rotated: --rope-dim, or else --head-dim, has to be even");
-    need(c.attn == MLA || c.rope_dim <= c.head_dim, "--rope-dim is more than a head has");
+    need(c.rope_dim % 2 == 0 && (c.attn == MLA || c.rope_dim <= c.head_dim), "--rope-dim: even, and no more than a head");
     derive(&c.kv_rank, 2 * c.head_dim), derive(&c.nope_dim, c.head_dim), derive(&c.v_dim, c.head_dim);
     if (c.attn == MLA) c.head_dim = c.nope_dim + c.rope_dim;                   // of queries and keys
     derive(&c.ffn_width, c.ffn == SWIGLU ? (8 * c.width / 3 + 31) / 32 * 32 : 4 * c.width);
@@ -378,7 +370,6 @@ static void derive_settings(void) {
 typedef enum { TRAINING, VALIDATION } Split;
 static struct { bool is_text; size_t vocab, training, count; int *token, newline; char letter[128]; } corpus;
 static size_t validation_rows;
-
 // The vocabulary is the characters of the text in the order of their codes. The end of the text is for validation.
 static void open_text(const char *path) {
     FILE *f = fopen(path, "rb");
@@ -392,12 +383,11 @@ static void open_text(const char *path) {
         if (text[i] > 127) stop(1, "%s: byte %zu is not ASCII, which is all that gpt.c knows; see ./train", path, i);
     for (int code = 0; code < 128; code++)
         if (number[code]) number[code] = (int)corpus.vocab, corpus.letter[corpus.vocab++] = (char)code;
-    corpus.is_text = true, corpus.newline = number['\n'], corpus.token = zeros(n, 1, sizeof(int)), corpus.count = n;
-    corpus.training = (size_t)((1 - c.val_fraction) * (double)n);
+    corpus.is_text = true, corpus.newline = number['\n'], corpus.token = zeros(n, 1, sizeof(int));
+    corpus.count = n, corpus.training = (size_t)((1 - c.val_fraction) * (double)n);
     for (size_t i = 0; i < n; i++) corpus.token[i] = number[text[i]];
     if (corpus.training <= c.context || n - corpus.training <= c.context)
-        stop(1, "%s has %zu characters for training and %zu for validation, but both should be more than --context %zu",
-             path, corpus.training, n - corpus.training, c.context);
+        stop(1, "%s: --context %zu is too much for its %zu characters, or for --val-fraction", path, c.context, n);
     free(text), fclose(f);
 }
 
@@ -444,12 +434,11 @@ static void recall_row(Split split, size_t row, int *tokens, int *targets) {
 }
 
 static void open_data(void) {
-    validation_rows = (c.eval_tokens + c.context - 1) / c.context, corpus.vocab = 1 + 2 * c.keys;
+    validation_rows = (c.eval_tokens + c.context - 1) / c.context;
     if (strcmp(c.data, "recall")) open_text(c.data);
-    else if (c.pairs > c.keys || c.context < 4 * c.pairs - 1)
-        stop(2, "--pairs %zu takes as many --keys, and --context %zu", c.pairs, 4 * c.pairs - 1);
-    if (!c.vocab) c.vocab = corpus.vocab;
-    if (c.vocab < corpus.vocab) stop(2, "--vocab %zu: the data have %zu tokens", c.vocab, corpus.vocab);
+    else need(c.pairs <= c.keys && c.context + 1 >= 4 * c.pairs, "--pairs takes as many --keys, 4 times its --context");
+    derive(&corpus.vocab, 1 + 2 * c.keys), derive(&c.vocab, corpus.vocab);
+    need(c.vocab >= corpus.vocab, "--vocab is less than the data have");
 }
 
 // ---- 5. Parameters --------------------------------------------------------------------------------------------------
@@ -458,8 +447,6 @@ static void open_data(void) {
 typedef struct { char name[64]; size_t size; bool decays; float *value, *gradient, *mean, *square; } Tensor;
 static Tensor *tensor;
 static size_t tensors;
-
-// layers.LAYER.PART.NAME, where there is a layer, with the part in two pieces: as Hugging Face has them, nearly.
 static Tensor *add_tensor(int layer, const char *part, const char *name, size_t rows, size_t columns, bool decays) {
     if ((tensors & (tensors - 1)) == 0) tensor = realloc(tensor, (2 * tensors + 1) * sizeof *tensor);
     if (!tensor) stop(1, "no memory for the table of tensors");
@@ -471,7 +458,6 @@ static Tensor *add_tensor(int layer, const char *part, const char *name, size_t 
     return t;
 }
 static uint64_t hash_name(uint64_t h, const Tensor *t) { return hash(h, t->name, strlen(t->name) + 1); }
-
 // y = x w^T + b, with w [N,K] and b [N] or none. It may also be some rows of a larger one.
 typedef struct { float *w, *dw, *b, *db; size_t N, K; } Linear;
 static Linear rows_of(Linear l, size_t from, size_t N) {
@@ -517,7 +503,6 @@ static Norm add_norm(int layer, const char *part, size_t C, bool centered, doubl
     t = add_tensor(layer, part, "bias", 1, C, false), n.b = t->value, n.db = t->gradient;
     return n;
 }
-
 typedef struct { Linear gate, up, down; } Ffn;             // of experts: the rows of all, one expert after the other
 typedef struct {
     Norm norm[2], q_norm, k_norm, q_a_norm, kv_a_norm;     // norm: of the attention branch, of the feed-forward branch
@@ -527,7 +512,6 @@ typedef struct {
 static Layer *layers;
 static Linear embedding, positions, head;
 static Norm final_norm;
-
 static void add_attention(int l, Layer *y, double s) {
     size_t C = c.width, q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim, Rq = c.q_rank, R = c.kv_rank;
     if (c.attn == MLA) {                                   // 1e-6: as in DeepSeek's own code, for the norms of latents
@@ -548,7 +532,6 @@ static void add_attention(int l, Layer *y, double s) {
     y->q_norm = add_norm(l, "attn.q_norm", all ? q : c.head_dim, false, c.norm_eps);
     y->k_norm = add_norm(l, "attn.k_norm", all ? kv : c.head_dim, false, c.norm_eps);
 }
-
 static Ffn add_ffn(int l, const char *part, size_t count, size_t F, double s, double s_out) {
     Ffn f = {0};
     if (c.ffn == SWIGLU) f.gate = add_matrix(l, part, "gate.weight", count * F, c.width, s);
@@ -591,10 +574,8 @@ static void turn(float *to, const float *x, size_t row, size_t N, size_t K) {
         for (size_t k = 0; k < K; k++) to[k * N + n] = x[n * row + k];
 }
 static void linear_forward(float *y, const Linear *l, const float *x, size_t M) {
-    static float *turned;
-    static size_t room;
     size_t N = l->N, K = l->K;
-    if (N * K > room) free(turned), turned = floats(N, K), room = N * K;
+    float *turned = floats(N, K);
     turn(turned, l->w, K, N, K);
     PARALLEL(M * N * K)
     for (size_t m = 0; m < M; m++) {
@@ -605,6 +586,7 @@ static void linear_forward(float *y, const Linear *l, const float *x, size_t M) 
             for (size_t n = 0; n < N; n++) to[n] = fmaf(a, w[n], to[n]);
         }
     }
+    free(turned);
 }
 // dx = dy w, dw += dy^T x, and db += the sum of dy's rows. With `more`, the chains of dx go on from what dx holds: of
 // several layers that read the same x, each goes on where the one before it stopped.
@@ -709,7 +691,6 @@ typedef struct {
     size_t *expert, *slot, *start;                                             // [M,K] [M,K] [E+1]
 } Acts;
 static Acts *acts, d;
-
 static Acts new_acts(size_t M) {
     size_t C = c.width, H = c.heads, KV = c.kv_heads, D = c.head_dim, Dv = c.v_dim, E = c.experts, K = E ? c.top_k : 1;
     size_t Rq = c.q_rank, R = c.kv_rank, P = c.rope_dim, N = c.nope_dim, F = E ? c.expert_width : c.ffn_width;
@@ -903,7 +884,6 @@ static FfnActs acts_from(const Acts *a, size_t slot) {
     return (FfnActs){a->gate + at, a->up + at, a->act + at};
 }
 static FfnActs shared_acts(const Acts *a) { return (FfnActs){a->shared_gate, a->shared_up, a->shared_act}; }
-
 static void experts_forward(const Layer *w, Acts *a, float *y, const float *x, size_t M) {
     size_t E = c.experts, K = c.top_k, C = c.width, slots = 0;
     linear_forward(a->score, &w->router, x, M);
@@ -1099,7 +1079,6 @@ static void print_token(int token, bool first) {
     if (!corpus.is_text) printf("%s%d", first ? "" : " ", token);
     else putchar(corpus.letter[token] >= ' ' || corpus.letter[token] == '\n' ? corpus.letter[token] : '?');
 }
-
 // Draws number n of a text from softmax(x / 0.8): the token in whose share of the probability a random number falls.
 static int draw(float *x, size_t n) {
     size_t V = corpus.vocab, last = 0;
@@ -1139,7 +1118,6 @@ static void write_sample(void) {
 static int *tokens, *targets;                              // [B,T], for validation [validation_rows,T]
 static double *loss;                                       // [M]
 static uint64_t loss_hash;
-
 // A loss enters the digest; it is printed as the shortest text that reads back as the same number.
 static void log_loss(const char *name, double x) {
     char text[32] = "";
@@ -1178,8 +1156,7 @@ static double mean_loss(Split split, size_t first, size_t count) {
 }
 
 int main(int argc, char **argv) {
-    time_t start = time(NULL);
-    double val = 0;
+    double val = 0, start = (double)time(NULL);
     read_settings(argc, argv), derive_settings(), open_data(), fill_factorials(), add_parameters();
 #ifdef _OPENMP
     if (c.threads) omp_set_num_threads((int)c.threads);
@@ -1215,7 +1192,7 @@ int main(int argc, char **argv) {
     }
     if (c.sample_tokens) write_sample();
     printf("receipt: digest %016llx, loss %.4f, floor %s, tokens %zu, wall %.0f s,", digest, val,
-           corpus.is_text ? "unknown" : "0.0000", c.steps * c.batch * c.context, difftime(time(NULL), start));
+           corpus.is_text ? "unknown" : "0.0000", c.steps * c.batch * c.context, (double)time(NULL) - start);
     for (int i = 0; i < argc; i++) printf(" %s", argv[i]);
     if (putchar('\n') == EOF || fflush(stdout) || ferror(stdout)) stop(1, "cannot write to standard output");
     return 0;
