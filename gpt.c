@@ -271,12 +271,13 @@ static void help(void) {
          "same digest. Begin with --data FILE, a text whose characters are the tokens, or with --data recall, keys\n"
          "and values to hold in mind. ./train --help says what a flag is for; here is what each takes [default]:\n");
     for (size_t i = 0; i < FLAGS; i++) {
-        int n = printf("  --%s %s [%s]", flags[i].name, flags[i].takes, flags[i].text);
-        printf("%*s", i % 3 == 2 || i + 1 == FLAGS ? 1 : 38 - n, i % 3 == 2 || i + 1 == FLAGS ? "\n" : "");
+        char text[64], *bar = text;
+        snprintf(text, sizeof text, "--%s %s [%s]", flags[i].name, flags[i].takes, flags[i].text);
+        while ((bar = strchr(bar, '_'))) *bar = '-';
+        printf("  %-36s%s", text, i % 3 == 2 || i + 1 == FLAGS ? "\n" : "");
     }
-    printf("\n--preset shakespeare stands for");
-    for (size_t i = 0; i < PRESET; i++) printf("%s %s", i % 7 ? "" : "\n ", shakespeare[i]);
-    putchar('\n');
+    printf("\n--preset shakespeare stands for\n ");
+    for (size_t i = 0; i < PRESET; i++) printf(" %s%s", shakespeare[i], i + 1 == PRESET ? "\n" : "");
     exit(0);
 }
 
@@ -339,7 +340,7 @@ static void derive_settings(void) {
     if (!strcmp(c.data, "recall")) need(c.val_fraction == 0.1, "--val-fraction belongs to --data FILE");
     else need(c.pairs == 8 && c.keys == 64 && c.data_seed == 1, "--pairs, --keys, --data-seed belong to --data recall");
     need(c.attn == MLA || !(c.kv_rank || c.q_rank || c.nope_dim || c.v_dim), "ranks, --nope-dim, --v-dim are for mla");
-    need(c.attn == GQA || !c.kv_heads, "--kv-heads is for gqa"), need(c.attn != MLA || !c.qk_norm, "no --qk-norm for mla");
+    need(c.attn == MLA ? !c.qk_norm : c.attn == GQA || !c.kv_heads, "--kv-heads is for gqa, --qk-norm not for mla");
     need(c.pos == ROPE || (!c.rope_dim && c.rope_theta == 10000), "--rope-dim and --rope-theta belong to --pos rope");
     need(c.experts || (c.top_k == 2 && !c.expert_width && !c.shared_experts && c.norm_topk && c.aux_loss == -1),
          "--top-k, --expert-width, --shared-experts, --norm-topk and --aux-loss belong to --experts");
@@ -347,7 +348,7 @@ static void derive_settings(void) {
     derive(&c.head_dim, c.width / c.heads), derive(&c.kv_heads, c.attn == GQA && c.heads > 1 ? c.heads / 2 : c.heads);
     need(c.heads % c.kv_heads == 0, "--kv-heads has to divide --heads");
     derive(&c.rope_dim, c.pos != ROPE ? 0 : c.attn == MLA ? (c.head_dim / 2 + 1) / 2 * 2 : c.head_dim);
-    need(c.rope_dim % 2 == 0 && (c.attn == MLA || c.rope_dim <= c.head_dim), "--rope-dim: even, and no more than a head");
+    need(c.rope_dim % 2 == 0 && (c.attn == MLA || c.rope_dim <= c.head_dim), "--rope-dim: even, and within a head");
     derive(&c.kv_rank, 2 * c.head_dim), derive(&c.nope_dim, c.head_dim), derive(&c.v_dim, c.head_dim);
     if (c.attn == MLA) c.head_dim = c.nope_dim + c.rope_dim;                   // of queries and keys
     derive(&c.ffn_width, c.ffn == SWIGLU ? (8 * c.width / 3 + 31) / 32 * 32 : 4 * c.width);
@@ -372,6 +373,7 @@ static struct { bool is_text; size_t vocab, training, count; int *token, newline
 static size_t validation_rows;
 // The vocabulary is the characters of the text in the order of their codes. The end of the text is for validation.
 static void open_text(const char *path) {
+    need(!strstr(path, ".bin"), "a .bin file holds tokens, not a text; see ./train");
     FILE *f = fopen(path, "rb");
     long end = f && !fseek(f, 0, SEEK_END) ? ftell(f) : -1;
     int number[128] = {0};
@@ -436,7 +438,7 @@ static void recall_row(Split split, size_t row, int *tokens, int *targets) {
 static void open_data(void) {
     validation_rows = (c.eval_tokens + c.context - 1) / c.context;
     if (strcmp(c.data, "recall")) open_text(c.data);
-    else need(c.pairs <= c.keys && c.context + 1 >= 4 * c.pairs, "--pairs takes as many --keys, 4 times its --context");
+    else need(c.pairs <= c.keys && c.context + 1 >= 4 * c.pairs, "--pairs takes as many --keys, and 4 times --context");
     derive(&corpus.vocab, 1 + 2 * c.keys), derive(&c.vocab, corpus.vocab);
     need(c.vocab >= corpus.vocab, "--vocab is less than the data have");
 }
@@ -1163,8 +1165,8 @@ int main(int argc, char **argv) {
 #endif
     size_t rows = c.micro_batch * c.context, longest = c.context + c.sample_tokens, numbers = 0;
     make_room(rows > longest ? rows : longest), fill_rotations(longest);
-    size_t most = c.batch > validation_rows ? c.batch : validation_rows;
-    tokens = zeros(most * c.context, 1, sizeof(int)), targets = zeros(most * c.context, 1, sizeof(int));
+    tokens = zeros(c.batch + validation_rows, c.context, sizeof(int));
+    targets = zeros(c.batch + validation_rows, c.context, sizeof(int));
     loss = zeros(rows, 1, sizeof(double)), loss_hash = HASH_START;
     for (size_t t = 0; t < tensors; t++) numbers += tensor[t].size;
     printf("data %s, a vocabulary of %zu; model of %zu parameters\n", c.data, c.vocab, numbers);
