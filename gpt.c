@@ -231,7 +231,6 @@ static void sine_and_cosine(double x, double *sine, double *cosine) {          /
 // ---- 3. Settings ----------------------------------------------------------------------------------------------------
 enum { MHA, GQA, MLA, ROPE = 0, LEARNED, QK_NONE = 0, QK_HEAD, QK_FULL };     // places in the lists of words below
 enum { PRE, POST, RMS = 0, LAYER, SWIGLU = 0, GELU };
-
 // N: a whole number, with its default and its range. X: any number. W: a word of a list. Where a default is 0 or -1,
 // the value is often derived from others (derive_settings).
 #define SETTINGS(N, X, W)                                                                                             \

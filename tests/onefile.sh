@@ -116,32 +116,107 @@ of_gpt() {
 }
 sample_of_gpt() { sed '1,/^step '"$2"' /d; /^receipt: /d' "$1"; }
 
-# differs BINARY LINE: runs gpt.c's program with that line of the settings; true where it is not what ./train says.
-run_gpt() { "$1" $(sed -n "$2p" "$scratch/settings") > "$scratch/out" 2> "$scratch/log"; }
+
 settings=$(wc -l < "$scratch/settings")
+line_of() { sed -n "$1p" "$scratch/settings"; }
 for i in $(seq "$settings"); do
-    line=$(sed -n "${i}p" "$scratch/settings")
-    if ./train $line --out "$scratch/run" --fresh > "$scratch/log" 2>&1; then
+    if ./train $(line_of "$i") --out "$scratch/run" --fresh > "$scratch/log" 2>&1; then
         of_train "$scratch/run" > "$scratch/expected-$i"
         cp "$scratch/run/sample.txt" "$scratch/sample-$i"
-    else flunk "./train $line"; fi
+    else flunk "./train $(line_of "$i")"; fi
 done
 
 # ---- builds --------------------------------------------------------------------------------------
-one_line=$(sed -n 's|^// *\(cc .* gpt\.c .*\) -o gpt$|\1|p' gpt.c)
-strict="-std=c11 -pedantic -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Werror"
-compare() {                                    # NAME COMMAND...: builds gpt.c, runs every setting
+strict="-std=c11 -pedantic -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Werror -ffp-contract=off"
+same_losses() { "$1" $(line_of "$2") > "$scratch/out" 2> "$scratch/log" && of_gpt "$scratch/out" > "$scratch/found" &&
+                    diff "$scratch/expected-$2" "$scratch/found" > "$scratch/log"; }
+same_sample() {
+    local steps=$(sed -nE 's/.*--steps ([0-9]+).*/\1/p' <<< "$(line_of "$1")")
+    [[ $(line_of "$1") == *mla* ]] ||
+        diff <(cat "$scratch/sample-$1"; echo; echo) <(sample_of_gpt "$scratch/out" "$steps") > "$scratch/log"
+}
+
+# build NAME COMMAND...: builds gpt.c and runs all settings.
+build() {
     local name=$1 wrong=0
     shift
-    "$@" -o "$scratch/gpt" > "$scratch/log" 2>&1 || { flunk "$name: building"; return; }
+    "$@" -o "$scratch/gpt" > "$scratch/log" 2>&1 || { flunk "$name: $* -o gpt"; return; }
     for i in $(seq "$settings"); do
-        local line=$(sed -n "${i}p" "$scratch/settings")
-        run_gpt "$scratch/gpt" "$i" && of_gpt "$scratch/out" > "$scratch/found" &&
-            diff "$scratch/expected-$i" "$scratch/found" > "$scratch/log" || { flunk "$name: $line"; continue; }
-        [[ $line == *mla* ]] || diff <(cat "$scratch/sample-$i"; echo; echo) \
-            <(sample_of_gpt "$scratch/out" "$(sed -n 's/.*--steps \([0-9]*\).*/\1/p' <<< "$line")") > "$scratch/log" ||
-            { flunk "$name: the sample of $line"; continue; }
-        pass "$name: $line"
+        same_losses "$scratch/gpt" "$i" && same_sample "$i" || { flunk "$name: $(line_of "$i")"; wrong=$((wrong + 1)); }
     done
+    [ $wrong -gt 0 ] || { pass "$name: the losses and the digests of $settings settings"; passed=$((passed + settings - 1)); }
 }
-compare "the one line" $one_line
+readme=$(sed -nE 's|^// *(cc .* gpt\.c .*) -o gpt$|\1|p' gpt.c)
+build "the one line" $readme
+cp "$scratch/gpt" "$scratch/gpt-fast"
+for compiler in gcc clang; do
+    command -v $compiler > /dev/null || { echo "absent  $compiler: not installed"; continue; }
+    build "$compiler -O0, without OpenMP" $compiler -O0 $strict gpt.c -lm
+    build "$compiler -O3" $compiler -O3 -march=native -fopenmp $strict gpt.c -lm
+done
+[ "$(uname -m)" != x86_64 ] || build "without an instruction for fused multiply-adds" cc -O3 -march=x86-64 $strict gpt.c -lm
+for threads in 1 3; do
+    if OMP_NUM_THREADS=$threads same_losses "$scratch/gpt-fast" 25; then pass "$threads threads"; else flunk "$threads threads"; fi
+done
+
+# ---- the command line ----------------------------------------------------------------------------
+# The flags of gpt.c have the defaults that they have in ./train, but for words that it does not know.
+./train --help | awk '/^  --/ { if (flag) print text; flag = 1; text = "" } /^[^ ]/ { if (flag) print text; flag = 0 }
+                      flag { text = text " " $0 } END { if (flag) print text }' |
+    sed -nE 's/^ *(--[a-z0-9-]+) .*\[([^];]*)[];].*/\1 \2/p' | sort > "$scratch/of-train"
+"$scratch/gpt-fast" --help | grep -oE -- '--[a-z0-9-]+ [^ ]+ \[[^]]*\]' | sed -E 's/ [^ ]+ \[(.*)\]/ \1/' | sort > "$scratch/of-gpt"
+if [ "$(wc -l < "$scratch/of-gpt")" -gt 50 ] && comm -13 "$scratch/of-train" "$scratch/of-gpt" > "$scratch/log" &&
+    ! [ -s "$scratch/log" ]; then pass "names and defaults are those of ./train"; else flunk "names and defaults"; fi
+
+# refused STATUS WORDS ARGUMENT...: one line on stderr that holds the words.
+refused() {
+    local status=$1 words=$2
+    shift 2
+    "$scratch/gpt-fast" "$@" > "$scratch/out" 2> "$scratch/log"
+    if [ $? = "$status" ] && [ "$(wc -l < "$scratch/log")" = 1 ] && grep -q -- "$words" "$scratch/log"
+    then pass "refused: $*"; else flunk "refused: $*"; fi
+}
+refused 2 ./train
+for flag in "--norm peri" "--attn gqa+mla" "--window 4" "--router bias" "--tokenizer byte" "--preset llama" "--out here"; do
+    refused 2 ./train --data recall $flag
+done
+refused 2 ./train --data shards.bin
+refused 1 nothere --data nothere
+refused 2 "--batch" --data recall --batch 0
+refused 2 "--lr" --data recall --lr nan
+refused 2 "kv-rank\|ranks" --data recall --kv-rank 4
+refused 1 "choose smaller" --data recall --width 1000000
+
+# ---- a mistake is seen ---------------------------------------------------------------------------
+# Each spoils one place, in a backward for the most part. Some setting has to show another digest, or else the one that
+# is named after it, because that is where the place is used.
+spoil() {
+    sed -E "$2" gpt.c > "$scratch/spoiled.c"
+    if cmp -s gpt.c "$scratch/spoiled.c"; then flunk "spoiled: $1: there is no such place any more"; return; fi
+    cc -O1 -march=native -ffp-contract=off "$scratch/spoiled.c" -lm -o "$scratch/spoiled" > "$scratch/log" 2>&1 ||
+        { flunk "spoiled: $1: building"; return; }
+    for i in $(seq "$settings"); do
+        same_losses "$scratch/spoiled" "$i" || { pass "seen: $1, by setting $i"; return; }
+    done
+    flunk "not seen: $1"
+}
+spoil "dQ with another sign" 's/fmaf\(ds\[j\], a->k/fmaf(-ds[j], a->k/'
+spoil "dK from the values" 's/(d\.k\[at \* D \+ e\] = fmaf\()ds\[j\]/\1p[j]/'
+spoil "delta left out of the softmax" 's/\(ds\[j\] - delta\)/ds[j]/'
+spoil "a norm's mean of du u" 's/ - \(from\[i\] - mean\) \* root \* mean_duu//'
+spoil "the bias of a linear layer" 's/l->db\[n\] \+= dy/l->db[n] -= dy/'
+spoil "the slope of SwiGLU" 's/fmaf\(g \* s, 1 - s, s\)/s/'
+spoil "the slope of GELU" 's/fmaf\(3 \* GELU_B/fmaf(2 * GELU_B/'
+spoil "rotations not turned back" 's/(rotate\(d\.k, KV, D, M, T, )-1/\11/'
+spoil "the shared part of MLA's keys" 's/d\.position\[i \/ H \* P \+ e\] \+=/d.position[i \/ H * P + e] =/'
+spoil "the balancing loss" 's/ds\[e\] \+= aux \* slope/ds[e] -= aux * slope/'
+spoil "the weights of experts" 's/\(d\.weight\[k\] - mean\) \/ chosen/d.weight[k] \/ chosen/'
+spoil "the head's gradient of a tied matrix" 's/embedding\.dw\[i\] \+= d_embedding/embedding.dw[i] = d_embedding/'
+spoil "positions of a row" 's/positions\.dw\[i % \(T \* C\)\]/positions.dw[i % C]/'
+spoil "weight decay before the step" 's/fmaf\(decay, t\.value\[k\], t\.value\[k\]\)/t.value[k]/'
+spoil "a sum in another order" 's/for \(int half = 8; half; half \/= 2\)/for (int half = 8; half; half -= half > 4 ? 4 : half > 2 ? 2 : 1)/'
+spoil "tiles of 32 keys" 's/enum \{ TILE = 64 \}/enum { TILE = 32 }/'
+spoil "one rounding more" 's/to\[n\] = fmaf\(a, w\[n\], to\[n\]\)/to[n] += a * w[n]/'
+
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]
