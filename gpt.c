@@ -1176,7 +1176,7 @@ int main(int argc, char **argv) {
         bool validates = n % c.eval_every == 0 || n == c.steps;
         if (validates) val = mean_loss(VALIDATION, 0, validation_rows);
         if (!isfinite(train) || !isfinite(norm) || !isfinite(val))
-            stop(1, "diverged at step %zu: loss %g, gradient norm %g, validation loss %g", n, train, norm, val);
+            stop(1, "diverged at step %zu: losses %g and %g, gradient norm %g", n, fabs(train), fabs(val), fabs(norm));
         if (!validates && n % c.log_every) continue;
         printf("step %zu", n);
         if (n) log_loss("train_loss", train);

@@ -44,7 +44,7 @@ mla part post rms - swiglu plain untied dense undecayed text whole
 gqa rope post layer - swiglu plain untied topk scaled text pieces
 END
 text=$scratch/text
-{ sed -n '1,150p' Makefile | tr '\t' ' '; for i in {1..60}; do echo "What? ~{}"; done; } > "$text"
+{ sed -n '1,150p' Makefile | tr -cd '\n -~'; for i in {1..60}; do echo "What? ~{}"; done; } > "$text"
 
 flags_of() {
     case $1 in

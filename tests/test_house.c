@@ -23,6 +23,7 @@ static const struct { const char *files, *may[8]; } rooms[] = {
     {"train.c", {""}},
     {"generate.c", {""}},
     {"serve.c", {""}},
+    {"gpt.c", {NULL}},
     {"bench/*.[ch]", {"bench/", "model.h", "attention.h", "lib/"}},
 };
 enum { ROOMS = sizeof rooms / sizeof rooms[0] };
@@ -109,12 +110,16 @@ static void kernels_see_no_config(void) {
 
 // ---- sizes ---------------------------------------------------------------------------------------
 
-static void sizes(void) {
+static void check_size(const char *file, size_t most) {
     size_t lines = 0;
-    char *text = read_whole_file("train.c", NULL);
+    char *text = read_whole_file(file, NULL);
     for (const char *c = text; *c; c++) lines += *c == '\n';
-    CHECK(lines <= 400, "train.c has %zu lines", lines);
+    CHECK(lines <= most, "%s has %zu lines", file, lines);
     free(text);
+}
+static void sizes(void) {
+    check_size("train.c", 400);
+    check_size("gpt.c", 1200);
 }
 
 // Of characters: in UTF-8 all but the first byte of one begin with the bits 10. Tables of data are left out.
@@ -158,7 +163,7 @@ static void compiler_flags(void) {
 // The C library's exp and its kin differ between libraries; sums that OpenMP reduces differ between runs.
 // Pictures may use them. attention.c has a reference that no training calls, and simd.h the double build's exp.
 static const char *const numeric_files[] = {
-    "block*.c", "model.c", "moe.c", "sample.c", "train.c", "report.c", "lib/matmul.[ch]", "lib/ops.[ch]",
+    "gpt.c", "block*.c", "model.c", "moe.c", "sample.c", "train.c", "report.c", "lib/matmul.[ch]", "lib/ops.[ch]",
     "lib/numeric.[ch]", "lib/optim.[ch]", "lib/rng.[ch]", "lib/config.c", "data/*.[ch]"};
 static const char *const machine_dependent[] = {
     "exp(", "expf(", "exp2(", "log(", "logf(", "log2(", "log10(", "pow(", "powf(", "sin(", "sinf(", "cos(", "cosf(",
@@ -193,7 +198,7 @@ static const Test tests[] = {
     {"house/arrows", "rooms include only what is below them", arrows},
     {"house/rooms", "every file in the root has its place", every_file_has_a_room},
     {"house/kernels", "kernels never see the Config, not even through another header", kernels_see_no_config},
-    {"house/sizes", "train.c has at most 400 lines", sizes},
+    {"house/sizes", "train.c has at most 400 lines, gpt.c at most 1,200", sizes},
     {"house/lines", "no line of code is longer than 120 characters", line_lengths},
     {"house/compiler", "no compiler flag that changes what a formula computes", compiler_flags},
     {"house/numbers", "nothing that reaches a digest calls the C library's exp, log, pow, sin or a parallel reduction",
