@@ -10,7 +10,7 @@
 // router, norm, schedule, tokenizer or synthetic language but those below. It refuses what it does not know.
 //
 //     cc -O3 -march=native -ffp-contract=off -fopenmp gpt.c -lm -o gpt
-//     ./gpt --data input.txt --preset shakespeare          # characters of a text
+//     ./gpt --data input.txt --preset shakespeare          # a text in ASCII, character by character
 //     ./gpt --data recall --attn mla --steps 300           # keys and values to hold in mind
 //     ./gpt --help                                         # every flag: names and defaults are those of ./train
 // (Where other programs run too, OMP_WAIT_POLICY=passive keeps waiting threads from using their cores.)

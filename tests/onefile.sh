@@ -151,7 +151,11 @@ build() {                                              # NAME COMMAND...: builds
     echo "ok      $name: losses and digest of $good settings"
     passed=$((passed + good))
 }
-build "the one line" $(sed -nE 's|^// *(cc .* gpt\.c .*) -o gpt$|\1|p' gpt.c)
+line=$(sed -nE 's|^// *(cc .* gpt\.c .*) -o gpt$|\1|p' gpt.c)
+build "the one line" $line
+if grep '^cc .*gpt\.c' README.md > "$scratch/log" && [ "$(cat "$scratch/log")" != "$line -o gpt" ]; then
+    flunk "the one line of README.md is another"
+fi
 for compiler in gcc clang; do
     command -v $compiler > /dev/null || { echo "absent  $compiler: not installed"; continue; }
     build "$compiler -O0, without OpenMP" $compiler -O0 $strict gpt.c -lm
