@@ -229,6 +229,7 @@ spoil "the head's gradient of a tied matrix" 's/embedding\.dw\[i\] \+= d_embeddi
 spoil "positions of a row" 's/positions\.dw\[i % \(T \* C\)\]/positions.dw[i % C]/'
 spoil "weight decay before the step" 's/fmaf\(decay, t\.value\[k\], t\.value\[k\]\)/t.value[k]/'
 spoil "a sum in another order" 's/lane\[i\] \+= lane\[i \+ half\]/lane[i] = lane[2 * i] + lane[2 * i + 1]/'
+spoil "what was summed does not fade" 's/fade = exponential\(before - most\)/fade = 1/'
 spoil "tiles of 32 keys" 's/enum \{ TILE = 64 \}/enum { TILE = 32 }/'
 spoil "one rounding more" 's/to\[n\] = fmaf\(a, w\[n\], to\[n\]\)/to[n] += a * w[n]/'
 
