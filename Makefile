@@ -3,6 +3,7 @@
 # make tsan         data races, by ThreadSanitizer: needs clang, libomp and its tool Archer
 # make oracle       our models against PyTorch and transformers
 # make digest       the same bits from every compiler, instruction set and thread count at hand, and as recorded
+# make gpt          the trainer in one file       make onefile  the same bits from it as from ./train
 # make demo         train the default model, look at what it says
 # make claims       the verdicts, recomputed from the records, and the tests of what computes them
 # make bench        speed, as a share of what this machine can do (ARGS=--quick: in a minute)
@@ -59,6 +60,10 @@ endif
 
 $(BIN)train $(BIN)generate: $(BIN)%: $(B)/objects/%.o $(OBJECTS)
 	$(call say,LINK)$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
+
+# The trainer in one file shares nothing with the rest: this is the command at its top.
+gpt: gpt.c
+	$(CC) -O3 -march=native -ffp-contract=off -fopenmp gpt.c -lm -o gpt
 
 $(BIN)bench/bench: $(BENCH) $(OBJECTS)
 	@mkdir -p $(@D)
@@ -127,6 +132,10 @@ digest: ready
 	tests/digest.sh
 	tests/digests.sh
 
+onefile: ready
+	+$(BUILD) all
+	tests/onefile.sh
+
 # Statistics, sweeps and pages in Python, its packages in a cache folder as for the oracle.
 claims: ready
 	+$(BUILD) all
@@ -171,7 +180,7 @@ ready:
 	@./setup --check $(CC) || { ./setup && ./setup --check $(CC); }
 
 clean:
-	rm -rf build train generate bench/bench
+	rm -rf build train generate gpt bench/bench
 
-.PHONY: all test oracle claims digest bench versus asan tsan fuzz replay demo ready clean always
+.PHONY: all test oracle claims digest onefile bench versus asan tsan fuzz replay demo ready clean always
 -include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(B)/objects/train.d $(B)/objects/generate.d $(HARNESS:.o=.d)
