@@ -39,7 +39,7 @@ else flunk "libarcher.so, of the package libomp-14-dev, was not loaded: reports 
 
 planted() {
     mkdir "$scratch/copy"
-    cp -r Makefile ./*.[ch] ./*.def lib data tests "$scratch/copy"
+    cp -r Makefile ./*.[ch] lib kernels config data formats model infer run plot tests "$scratch/copy"
     sed -i 's/space + thread \* each/space/' "$scratch/copy/kernels/matmul.c"
     make -s -C "$scratch/copy" CC=clang SIMD=plain RACES=1 "$build/digest" > "$scratch/log" 2>&1 || return 1
     "$scratch/copy/$build/digest" 2 > "$scratch/log" 2>&1
@@ -49,7 +49,7 @@ if planted; then pass "a product of matrices whose threads pack into the same sp
 else flunk "a planted race was not reported"; fi
 
 # ---- the rooms, the models, the programs -------------------------------------------------------
-for room in attention matmul moe model ops optim; do clean "tests $room" "$build/tests" "$room"; done
+for room in attention matmul moe router linear model ops optim; do clean "tests $room" "$build/tests" "$room"; done
 clean "nine kinds of models, 3 threads" "$build/digest" 4
 clean "nine kinds of models, 8 threads, micro-batches, resumed" env OMP_NUM_THREADS=8 "$build/digest" 4 2 2
 
