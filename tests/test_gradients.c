@@ -89,7 +89,7 @@ static double objective(Problem *p) {
 // a place is shortened until the routing is the same at all its points.
 static double quotient(Problem *p, const Param *row, const double *direction, double h) {
     const double step[4] = {1, -1, 2, -2}, weight[4] = {8, -8, -1, 1};
-    double *x = model_values(p->m) + row->at, *kept = xmalloc(row->size * sizeof *kept), sum = 0;
+    double *x = model_values(p->m) + row->offset, *kept = xmalloc(row->size * sizeof *kept), sum = 0;
     h *= 4;
     memcpy(kept, x, row->size * sizeof *kept);
     bool smooth = false;
