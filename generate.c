@@ -101,13 +101,11 @@ _Static_assert((int)ROPE_SCALING_none == ROPE_none && (int)ROPE_SCALING_linear =
                (int)ROPE_SCALING_ntk == ROPE_ntk && (int)ROPE_SCALING_yarn == ROPE_yarn,
                "--rope-scaling is passed to the kernel as it is");
 
-// Stretches the rotations as asked. A checkpoint of others does not tell us what it was trained on.
+// Stretches the rotations as asked.
 static void scale_rope(const GenerateOptions *o, const Source *s) {
     if (o->rope_scaling == ROPE_SCALING_none) return;
     if (s->config.pos != POS_rope)
         usage_error("--rope-scaling stretches the rotations of --pos rope, but %s has none", s->dir);
-    if (o->rope_scaling == ROPE_SCALING_yarn && !s->ours)
-        usage_error("--rope-scaling yarn needs the trained context, which %s does not say; use ntk or linear", s->dir);
     model_scale_rope(s->model, (RopeScaling){o->rope_scaling, o->rope_factor, (double)s->config.context});
 }
 
@@ -117,6 +115,7 @@ static Source open_source(const GenerateOptions *o) {
     s.ours = hf_flags(&s.config, s.dir);
     if (!s.ours) hf_config(&s.config, s.dir);
     config_resolve(&s.config);
+    if (!s.ours) s.config.context = hf_trained_context(s.dir);
     s.tokenizer = open_tokenizer(&s);
     s.model = model_new(&s.config, false);
     hf_load(s.model, s.dir);

@@ -42,17 +42,17 @@ static const struct { unsigned families; const char *ours, *theirs; Layout layou
     {OLMO, "attn_norm_out", "post_attention_layernorm", PLAIN},
     {OLMO, "ffn_norm_out", "post_feedforward_layernorm", PLAIN},
     {ROTARY, "attn.q", "self_attn.q_proj", PLAIN},
-    {ROTARY & ~DEEPSEEK, "attn.k", "self_attn.k_proj", PLAIN},
-    {ROTARY & ~DEEPSEEK, "attn.v", "self_attn.v_proj", PLAIN},
+    {ROTARY & ~LATENT, "attn.k", "self_attn.k_proj", PLAIN},
+    {ROTARY & ~LATENT, "attn.v", "self_attn.v_proj", PLAIN},
     {ROTARY, "attn.o", "self_attn.o_proj", PLAIN},
-    {QWEN3 | OLMO, "attn.q_norm", "self_attn.q_norm", PLAIN},
-    {QWEN3 | OLMO, "attn.k_norm", "self_attn.k_norm", PLAIN},
-    {DEEPSEEK, "attn.q_a", "self_attn.q_a_proj", PLAIN},
-    {DEEPSEEK, "attn.q_a_norm", "self_attn.q_a_layernorm", PLAIN},
-    {DEEPSEEK, "attn.q_b", "self_attn.q_b_proj", PLAIN},
-    {DEEPSEEK, "attn.kv_a", "self_attn.kv_a_proj_with_mqa", PLAIN},
-    {DEEPSEEK, "attn.kv_a_norm", "self_attn.kv_a_layernorm", PLAIN},
-    {DEEPSEEK, "attn.kv_b", "self_attn.kv_b_proj", PLAIN},
+    {QWEN3 | QWEN3_MOE | OLMO | OLMOE, "attn.q_norm", "self_attn.q_norm", PLAIN},
+    {QWEN3 | QWEN3_MOE | OLMO | OLMOE, "attn.k_norm", "self_attn.k_norm", PLAIN},
+    {LATENT, "attn.q_a", "self_attn.q_a_proj", PLAIN},
+    {LATENT, "attn.q_a_norm", "self_attn.q_a_layernorm", PLAIN},
+    {LATENT, "attn.q_b", "self_attn.q_b_proj", PLAIN},
+    {LATENT, "attn.kv_a", "self_attn.kv_a_proj_with_mqa", PLAIN},
+    {LATENT, "attn.kv_a_norm", "self_attn.kv_a_layernorm", PLAIN},
+    {LATENT, "attn.kv_b", "self_attn.kv_b_proj", PLAIN},
     {ROTARY, "ffn.gate", "mlp.gate_proj", PLAIN},
     {ROTARY, "ffn.up", "mlp.up_proj", PLAIN},
     {ROTARY, "ffn.down", "mlp.down_proj", PLAIN},
@@ -61,13 +61,13 @@ static const struct { unsigned families; const char *ours, *theirs; Layout layou
     {MIXTRAL, "moe.up", "block_sparse_moe.experts.*.w3", PLAIN},
     {MIXTRAL, "moe.down", "block_sparse_moe.experts.*.w2", PLAIN},
     {DEEPSEEK, "moe.router.bias", "mlp.gate.e_score_correction_bias", PLAIN},
-    {DEEPSEEK, "moe.router", "mlp.gate", PLAIN},
-    {DEEPSEEK, "moe.gate", "mlp.experts.*.gate_proj", PLAIN},
-    {DEEPSEEK, "moe.up", "mlp.experts.*.up_proj", PLAIN},
-    {DEEPSEEK, "moe.down", "mlp.experts.*.down_proj", PLAIN},
-    {DEEPSEEK, "moe.shared.gate", "mlp.shared_experts.gate_proj", PLAIN},
-    {DEEPSEEK, "moe.shared.up", "mlp.shared_experts.up_proj", PLAIN},
-    {DEEPSEEK, "moe.shared.down", "mlp.shared_experts.down_proj", PLAIN},
+    {LATENT | QWEN3_MOE | OLMOE, "moe.router", "mlp.gate", PLAIN},
+    {LATENT | QWEN3_MOE | OLMOE, "moe.gate", "mlp.experts.*.gate_proj", PLAIN},
+    {LATENT | QWEN3_MOE | OLMOE, "moe.up", "mlp.experts.*.up_proj", PLAIN},
+    {LATENT | QWEN3_MOE | OLMOE, "moe.down", "mlp.experts.*.down_proj", PLAIN},
+    {LATENT, "moe.shared.gate", "mlp.shared_experts.gate_proj", PLAIN},
+    {LATENT, "moe.shared.up", "mlp.shared_experts.up_proj", PLAIN},
+    {LATENT, "moe.shared.down", "mlp.shared_experts.down_proj", PLAIN},
     {GPT2, "embed", "transformer.wte", PLAIN},
     {GPT2, "pos", "transformer.wpe", PLAIN},
     {GPT2, "final_norm", "transformer.ln_f", PLAIN},
@@ -90,6 +90,7 @@ typedef struct {
     size_t rank, shape[3], size;      // as in the file
     Part part[4];
     size_t parts, groups, columns;    // groups: heads that are laid out one after the other, or 1
+    size_t head, rotated;             // of every `head` rows, the last `rotated` are neighbours that rotate; 0: none are
     bool transposed, from_one, found; // transposed: [in, out] in the file
 } Link;
 typedef struct { Link *link; size_t count; } Links;
@@ -154,7 +155,17 @@ static void link_ours(Links *all, const Param *p) {
     snprintf(k->name, sizeof k->name, "%s", p->name);
 }
 
-static void link_theirs(Links *all, const Family *family, const Param *p, const Config *c) {
+// DeepSeek rotates neighbours (0 1)(2 3)..., at the end of each query head and of the latent's key. In ours, dimension d
+// pairs with d + P/2.
+static void interleave(Link *k, const char *ours, const Config *c) {
+    bool query = strncmp(ours, "attn.q.", 7) == 0 || strncmp(ours, "attn.q_b.", 9) == 0;
+    bool key = strncmp(ours, "attn.kv_a.", 10) == 0;
+    if (query) k->head = c->nope_dim + c->rope_dim;
+    if (key) k->head = c->kv_rank + c->rope_dim;
+    if (query || key) k->rotated = c->rope_dim;
+}
+
+static void link_theirs(Links *all, const Family *family, const Param *p, const Config *c, bool interleaved) {
     const char *suffix;
     char name[TENSOR_NAME];
     bool delta = p->layer >= 0 && pattern_at(&c->attn, (size_t)p->layer) == ATTN_gated_delta;
@@ -171,25 +182,35 @@ static void link_theirs(Links *all, const Family *family, const Param *p, const 
         Link *k = add_link(all, p, p->offset + e * (p->size / pieces), experts);
         strcpy(k->name, name);
         lay_out(k, names[r].layout, c->heads);
+        if (interleaved) interleave(k, without_layer(p), c);
     }
 }
 
-static Links links_of(const Model *m, const Family *family) {
+static Links links_of(const Model *m, const Family *family, bool interleaved) {
     const Param *p;
     Links all = {0};
     for (size_t i = 0, n = model_params(m, &p); i < n; i++)
         if (family->bit == OURS) link_ours(&all, &p[i]);
-        else link_theirs(&all, family, &p[i], model_config(m));
+        else link_theirs(&all, family, &p[i], model_config(m), interleaved);
     return all;
 }
 
 // ---- layouts -----------------------------------------------------------------------------------
-static bool is_plain(const Link *k) { return k->parts == 1 && !k->transposed; }
+static bool is_plain(const Link *k) { return k->parts == 1 && !k->transposed && !k->rotated; }
+
+// Row r of a tensor whose rotated rows are neighbours, in ours.
+static size_t paired_by_halves(const Link *k, size_t r) {
+    size_t first = k->head - k->rotated, at = r % k->head;
+    if (at < first) return r;
+    size_t i = at - first;
+    return r - at + first + (i % 2 ? k->rotated / 2 + i / 2 : i / 2);
+}
 
 // Where number i of the tensor in the file lies in the arenas.
 static size_t place_of(const Link *k, size_t i) {
     size_t rows = k->size / k->columns;
     size_t row = k->transposed ? i % rows : i / k->columns, column = k->transposed ? i / rows : i % k->columns;
+    if (k->rotated) row = paired_by_halves(k, row);
     size_t group = row / (rows / k->groups), within = row % (rows / k->groups);
     const Part *part = k->part;
     while (within >= part->rows) within -= part++->rows;
@@ -231,7 +252,8 @@ static void put_wide_first(Links *all) {
 
 // values: weights, of which some architectures store the distance from 1; a gradient is the same for either.
 static void write_tensors(const Model *m, const real *arena, const char *path, bool values) {
-    Links all = links_of(m, hf_family(model_config(m)));
+    const Family *family = hf_family(model_config(m));
+    Links all = links_of(m, family, family->bit == DEEPSEEK2);
     put_wide_first(&all);
     TensorOut *out = xmalloc((all.count + 1) * sizeof *out);
     for (size_t i = 0; i < all.count; i++) out[i] = tensor_out(&all.link[i], arena, values);
@@ -308,15 +330,15 @@ static void copy_tensor(const SafeTensors *file, const TensorIn *t, const Link *
     free(number);
 }
 
-// What a file may hold beside the parameters: constants of old versions, and the head where it is tied.
-static bool is_harmless(const char *name, const Config *c) {
+// What a file may hold beside the parameters: constants of old versions.
+static bool is_harmless(const char *name) {
     static const char *const endings[] = {".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"};
     size_t n = strlen(name);
     for (int i = 0; i < 3; i++) {
         size_t e = strlen(endings[i]);
         if (n >= e && strcmp(name + n - e, endings[i]) == 0) return true;
     }
-    return c->tie && strcmp(name, "lm_head.weight") == 0;
+    return false;
 }
 
 static int by_name(const void *a, const void *b) { return strcmp(((const Link *)a)->name, ((const Link *)b)->name); }
@@ -333,66 +355,88 @@ static Link *find_link(const Links *all, const char *prefix, const char *name) {
     return bsearch(&key, all->link, all->count, sizeof key, by_name);
 }
 
-static void load_file(const Model *m, const char *path, const Links *all, const char *prefix, real *values) {
+typedef struct {
+    const Model *m;
+    const Family *family;
+    Links all;
+    size_t further;     // layers behind the last one, which predict further tokens
+    bool noted;
+    real *head;         // of a file whose model ties it to the embedding
+} Loading;
+
+static const Param *embedding_of(const Model *m) {
+    const Param *p;
+    model_params(m, &p);
+    while (strcmp(p->name, "embed.weight") != 0) p++;
+    return p;
+}
+
+static void keep_head(Loading *l, const SafeTensors *file, const TensorIn *t) {
+    const Param *embed = embedding_of(l->m);
+    Link like = {.rank = 2, .shape = {embed->shape[0], embed->shape[1]}, .size = embed->size, .parts = 1};
+    if (l->head) fail("%s: tensor %s is there twice", file->path, t->name);
+    l->head = xmalloc(embed->size * sizeof *l->head);
+    copy_tensor(file, t, &like, l->head);
+}
+
+// Some readers take the embedding and some the head, so a model with both is one model or another.
+static void compare_head(const Loading *l, const char *dir) {
+    const Param *embed = embedding_of(l->m);
+    if (l->head && memcmp(l->head, model_values((Model *)l->m) + embed->offset, embed->size * sizeof *l->head) != 0)
+        fail("%s: config.json says tie_word_embeddings, but lm_head.weight differs from the embedding; set it to false, "
+             "or remove the tensor", dir);
+}
+
+static bool predicts_further(const Loading *l, const char *name) {
+    size_t n = strlen(l->family->layer), first = model_config(l->m)->layers;
+    if (!l->further || strncmp(name, l->family->layer, n) != 0) return false;
+    size_t layer = strtoul(name + n, NULL, 10);
+    return layer >= first && layer < first + l->further;
+}
+
+// True for a tensor that is no parameter of this model, and need not be.
+static bool pass_over(Loading *l, const SafeTensors *file, const TensorIn *t) {
+    if (model_config(l->m)->tie && strcmp(t->name, "lm_head.weight") == 0) return keep_head(l, file, t), true;
+    if (!predicts_further(l, t->name)) return is_harmless(t->name);
+    if (!l->noted)
+        fprintf(stderr, "note     %s: layers from number %zu on predict further tokens; they are passed over\n",
+                file->path, model_config(l->m)->layers);
+    return l->noted = true;
+}
+
+static void load_file(Loading *l, const char *path) {
     SafeTensors *file = safetensors_open(path);
     char shape[96];
     for (size_t i = 0; i < file->count; i++) {
         const TensorIn *t = &file->tensor[i];
-        Link *k = find_link(all, prefix, t->name);
-        if (!k && !is_harmless(t->name, model_config(m)))
+        Link *k = find_link(&l->all, l->family->layer, t->name);
+        if (!k && !pass_over(l, file, t))
             fail("%s: tensor %s %s is left over: this model has no place for it", path, t->name,
                  shape_text(t->rank, t->shape, shape));
         if (k && k->found) fail("%s: tensor %s is there twice", path, t->name);
         if (!k) continue;
-        copy_tensor(file, t, k, values);
+        copy_tensor(file, t, k, model_values((Model *)l->m));
         k->found = true;
     }
     safetensors_close(file);
 }
 
-// Rows of rotated pairs (0 1)(2 3)... brought into our order, halves that pair: 0 2 ... 1 3 ...
-static void deinterleave(real *matrix, size_t rows, size_t columns) {
-    size_t bytes = rows * columns * sizeof *matrix;
-    real *pairs = memcpy(xmalloc(bytes), matrix, bytes);
-    for (size_t i = 0; i < rows; i++)
-        memcpy(matrix + i * columns, pairs + (i < rows / 2 ? 2 * i : 2 * i - rows + 1) * columns,
-               columns * sizeof *matrix);
-    free(pairs);
-}
-
-// DeepSeek's own checkpoints (rope_interleave) rotate neighbours; in ours dimension d pairs with d + P/2.
-static void deinterleave_model(const Model *m, real *values) {
-    const Config *c = model_config(m);
-    const Param *p;
-    size_t head = c->nope_dim + c->rope_dim;
-    for (size_t i = 0, n = model_params(m, &p); i < n; i++) {
-        if (p[i].layer < 0) continue;
-        const char *name = without_layer(&p[i]);
-        size_t columns = p[i].rank == 2 ? p[i].shape[1] : 1;
-        if (strcmp(name, "attn.q.weight") == 0 || strcmp(name, "attn.q_b.weight") == 0)
-            for (size_t h = 0; h < c->heads; h++)
-                deinterleave(values + p[i].offset + (h * head + c->nope_dim) * columns, c->rope_dim, columns);
-        if (strcmp(name, "attn.kv_a.weight") == 0 || strcmp(name, "attn.kv_a.bias") == 0)
-            deinterleave(values + p[i].offset + c->kv_rank * columns, c->rope_dim, columns);
-    }
-}
-
 void hf_load(Model *m, const char *dir) {
     JsonFile j = hf_read_json(dir, "config.json");
     const Family *family = hf_family_in(&j);
-    const json_t *interleaved = json_object_get(j.json, "rope_interleave");
-    Links all = links_of(m, family);
+    Loading l = {m, family, links_of(m, family, hf_interleaved(&j, family->bit)),
+                 hf_prediction_layers(&j, family->bit), false, NULL};
     Paths files = weight_files(dir);
     char shape[96];
-    qsort(all.link, all.count, sizeof *all.link, by_name);
-    for (size_t i = 0; i < files.count; i++) load_file(m, files.path[i], &all, family->layer, model_values(m));
-    for (size_t i = 0; i < all.count; i++) {
-        const Link *k = &all.link[i];
+    qsort(l.all.link, l.all.count, sizeof *l.all.link, by_name);
+    for (size_t i = 0; i < files.count; i++) load_file(&l, files.path[i]);
+    for (size_t i = 0; i < l.all.count; i++) {
+        const Link *k = &l.all.link[i];
         if (!k->found) fail("%s: tensor %s %s is missing", dir, k->name, shape_text(k->rank, k->shape, shape));
     }
-    if (family->bit == DEEPSEEK && (!interleaved || json_is_true(interleaved))) deinterleave_model(m, model_values(m));
+    compare_head(&l, dir);
     model_changed(m);
     for (size_t i = 0; i < files.count; i++) free(files.path[i]);
-    free(files.path), free(all.link);
+    free(files.path), free(l.all.link), free(l.head);
     hf_close_json(&j);
 }

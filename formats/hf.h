@@ -1,7 +1,7 @@
 // hf.h: Hugging Face's names and configurations for our models, so that transformers opens what we
-// train and we open what transformers saved. Llama, Mistral, Ministral, Qwen3, Qwen3-Next (without its experts),
-// OLMo-2, OLMo-3, Mixtral, DeepSeek-V3 and GPT-2 are known; any other combination of flags is saved as model_type
-// "receipts" under our own names (model.h).
+// train and we open what transformers saved. Llama, Mistral, Ministral, Qwen3, Qwen3-MoE, Qwen3-Next (without its
+// experts), OLMo-2, OLMo-3, OLMoE, Mixtral, DeepSeek-V2, DeepSeek-V3 and GPT-2 are known; any other combination of flags
+// is saved as model_type "receipts" under our own names (model.h).
 // The tensors themselves are not touched here: safetensors.h reads and writes the files.
 #ifndef HF_H
 #define HF_H
@@ -23,11 +23,16 @@ void hf_write_tensors(const Model *m, const real *arena, const char *path);
 // Fills in what the directory's config.json fixes: sizes and everything else that decides what the
 // model computes; the context where positions are learned. Flags of training are left as they are.
 // config_resolve must follow.
-// Fails with one line that names file and key where a model cannot be represented by our flags.
+// Fails with one line that names file and key where a model cannot be represented by our flags, where values contradict
+// each other, and where the keys say another model than the flags of the run that wrote them. Keys that nobody reads
+// are named on stderr.
 void hf_config(Config *c, const char *dir);
-// Every flag of the run of ours that wrote the directory. False (c untouched) if none of ours did.
+// Every flag of the run of ours that wrote the directory; fails like hf_config. False (c untouched) if none of ours did.
 bool hf_flags(Config *c, const char *dir);
+// The tokens of context that the model of a directory was trained on, or is said to be good for.
+size_t hf_trained_context(const char *dir);
 // Fills the parameters from model.safetensors, or from the shards that model.safetensors.index.json
-// names. Every shape is checked, nothing may be missing or left over.
+// names. Every shape is checked, nothing may be missing or left over, but layers that predict further tokens
+// (DeepSeek-V3) are passed over with a note. A head beside a tied embedding must be equal to it.
 void hf_load(Model *m, const char *dir);
 #endif

@@ -1,4 +1,5 @@
-// hf_config.h: what hf_config.c (config.json) does for hf.c (tensors) alone. Its other functions are in hf.h.
+// hf_config.h: what hf_config.c (architectures, config.json written), hf_config_read.c (config.json read) and
+// hf_config_keys.c (its keys, as tables) do for each other and for hf.c (tensors). Their other functions are in hf.h.
 #ifndef HF_CONFIG_H
 #define HF_CONFIG_H
 #include "formats/hf.h"
@@ -7,20 +8,46 @@
 // The architectures, as bits, so that a row of a table can speak of several.
 enum {
     LLAMA = 1, QWEN3 = 2, OLMO2 = 4, MIXTRAL = 8, DEEPSEEK = 16, GPT2 = 32, OURS = 64, MISTRAL = 128,
-    QWEN3_NEXT = 256, MINISTRAL = 512, OLMO3 = 1024,
+    QWEN3_NEXT = 256, MINISTRAL = 512, OLMO3 = 1024, QWEN3_MOE = 4096, OLMOE = 8192, DEEPSEEK2 = 16384,
     OLMO = OLMO2 | OLMO3,
-    ROTARY = LLAMA | QWEN3 | OLMO | MIXTRAL | DEEPSEEK | MISTRAL | MINISTRAL | QWEN3_NEXT,  // RMSNorm, RoPE, SwiGLU
-    HYBRID = QWEN3 | MINISTRAL | OLMO3,  // layers with a window, and layers without
-    WINDOWED = HYBRID | MISTRAL | MIXTRAL,
+    LATENT = DEEPSEEK | DEEPSEEK2,                // multi-head latent attention
+    CHOOSING = MIXTRAL | QWEN3_MOE | OLMOE,       // experts that softmax weighs, and nothing beside them
+    ROTARY = LLAMA | QWEN3 | OLMO | CHOOSING | LATENT | MISTRAL | MINISTRAL | QWEN3_NEXT,  // RMSNorm, RoPE, SwiGLU
+    EVERYONE = ROTARY | GPT2,
+    HYBRID = QWEN3 | MINISTRAL | OLMO3,           // layers with a window, and layers without
+    WINDOWED = HYBRID | MISTRAL | MIXTRAL | QWEN3_MOE,
     DELTA_NET = 2048,  // no architecture, but the layers of one that are a gated delta net
 };
 typedef struct { unsigned bit; const char *model_type, *architecture, *layer; } Family;  // layer: starts its tensors
+extern const Family hf_families[];                  // ours is the last one
 
 const Family *hf_family(const Config *c);           // under whose names a model is saved; OURS where no other fits
+json_t *hf_config_as_json(const Config *c, const Family *family);  // of a resolved config that is of this family
 void hf_write_config(const Config *c, const char *path);
+bool hf_attention_is(const Config *c, int attn);    // on all layers
+bool hf_has_attention(const Config *c, int attn);   // on one of them
+
+// The tables of hf_config_keys.c; a row without families ends each.
+// A key and the flag that it is. absent, null: what it means if it is not there, and if it is null, as the text of the
+// flag (0 where the flag is derived); NULL: then the file is refused.
+typedef struct { unsigned families; const char *key, *flag, *absent, *null; } HfKey;
+// A key of which we can compute some values, as a JSON array. We may write the first of them; we must find one of them
+// where its absence would mean another value.
+typedef enum { HF_ALLOWED, HF_WRITTEN, HF_REQUIRED } HfUse;
+typedef struct { unsigned families; const char *key, *values; HfUse use; } HfFixed;
+typedef struct { unsigned families; const char *alias, *key; } HfAlias;
+typedef struct { unsigned families; const char *names; } HfHarmless;    // names: with blanks between them
+extern const HfKey hf_keys[];
+extern const HfFixed hf_fixed[];
+extern const HfAlias hf_aliases[];
+extern const HfHarmless hf_harmless[];
 
 typedef struct { char *path; json_t *json; } JsonFile;
 JsonFile hf_read_json(const char *dir, const char *file);  // an object; fails with path, line and fault
 void hf_close_json(JsonFile *j);
 const Family *hf_family_in(const JsonFile *j);      // by its model_type; fails where it is none of ours
+// DeepSeek's rotations of neighbours (0 1)(2 3)...; ours are of halves.
+bool hf_interleaved(const JsonFile *j, unsigned family);
+// Layers behind the last one that predict further tokens (DeepSeek-V3): their tensors are nothing that we have.
+size_t hf_prediction_layers(const JsonFile *j, unsigned family);
 #endif

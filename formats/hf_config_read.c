@@ -1,0 +1,595 @@
+// hf_config_read.c: config.json, read. What a model is comes from the keys that everybody reads (hf_config_keys.c); the
+// object receipts of a run of ours supplies the flags of its training, and all flags where the model_type is our own.
+// Where both speak of the model and differ, the file is refused: somebody changed one of them.
+#include "formats/hf_config.h"
+#include <stdlib.h>
+#include <string.h>
+
+// The flags that decide which function the model computes; the others are about training it. The context
+// is one of them only where positions are learned: RoPE goes on beyond it.
+static const char *const architecture_flags[] = {
+    "vocab", "layers", "width", "attn", "heads", "kv_heads", "head_dim", "kv_rank", "q_rank", "rope_dim",
+    "nope_dim", "v_dim", "qk_norm", "pos", "rope_theta", "norm", "norm_kind", "norm_eps", "ffn", "ffn_width", "bias",
+    "window", "attn_gate", "state_dim", "short_conv", "tie", "experts", "top_k", "expert_width", "shared_experts",
+    "first_dense", "moe_layers", "gate", "router", "norm_topk", "route_scale", "capacity", "pool",
+};
+enum { ARCHITECTURE_FLAGS = sizeof architecture_flags / sizeof *architecture_flags };
+
+// ---- the file ----------------------------------------------------------------------------------
+JsonFile hf_read_json(const char *dir, const char *file) {
+    JsonFile j = {xprintf("%s/%s", dir, file), NULL};
+    size_t bytes;
+    json_error_t error;
+    char *text = read_whole_file(j.path, &bytes);
+    j.json = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+    free(text);
+    if (!j.json) fail("%s is not JSON: line %d: %.200s", j.path, error.line, error.text);
+    if (!json_is_object(j.json)) fail("%s: a JSON object was expected", j.path);
+    return j;
+}
+
+void hf_close_json(JsonFile *j) {
+    json_decref(j->json);
+    free(j->path);
+}
+
+const Family *hf_family_in(const JsonFile *j) {
+    const char *type = json_string_value(json_object_get(j->json, "model_type"));
+    char known[512] = "";
+    const Family *f = hf_families;
+    for (;; f++) {
+        if (type && strcmp(f->model_type, type) == 0) return f;
+        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", f == hf_families ? "" : ", ",
+                 f->model_type);
+        if (f->bit == OURS) fail("%s: model_type %.60s is none of %s", j->path, type ? type : "(none)", known);
+    }
+}
+
+static json_t *get(const JsonFile *j, const char *key) { return json_object_get(j->json, key); }
+static bool is_there(const JsonFile *j, const char *key) { return get(j, key) && !json_is_null(get(j, key)); }
+static bool is_true(const JsonFile *j, const char *key) { return json_is_true(get(j, key)); }
+
+static char *text_of(const json_t *value) {
+    return value ? json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(15)) : xprintf("absent");
+}
+
+static _Noreturn void refuse(const JsonFile *j, const char *key, const char *expected) {
+    fail("%s: %s is %.200s, but only %s can be computed here", j->path, key, text_of(get(j, key)), expected);
+}
+
+static void expect_flag(const JsonFile *j, const char *key) {
+    if (get(j, key) && !json_is_boolean(get(j, key))) refuse(j, key, "true or false");
+}
+
+// ---- whose fault it is -------------------------------------------------------------------------
+// A bad value is the file's fault, not the command line's: the message and the exit status say so, and speak of the
+// file's keys where they would of flags.
+static struct { char where[600]; const char *flag, *key; unsigned family; } blamed;
+static void (*outer_hook)(int status, const char *message);
+
+static const char *key_of_flag(const char *flag) {
+    if (blamed.flag && strcmp(flag, blamed.flag) == 0) return blamed.key;
+    for (const HfKey *k = hf_keys; k->families; k++)
+        if (k->families & blamed.family && strcmp(k->flag, flag) == 0) return k->key;
+    return NULL;
+}
+
+// The message, with "--top-k 9" as "num_experts_per_tok 9".
+static void in_their_words(char *out, size_t size, const char *message) {
+    size_t n = 0;
+    while (*message && n + 1 < size) {
+        char flag[64];
+        size_t length = strncmp(message, "--", 2) ? 0 : strspn(message + 2, "abcdefghijklmnopqrstuvwxyz-");
+        snprintf(flag, sizeof flag, "%.*s", (int)length, message + 2);
+        for (char *c = flag; *c; c++) *c = *c == '-' ? '_' : *c;
+        const char *key = length ? key_of_flag(flag) : NULL;
+        if (!key) out[n++] = *message++;
+        else n += (size_t)snprintf(out + n, size - n, "%s", key), message += 2 + length;
+    }
+    out[n < size ? n : size - 1] = '\0';
+}
+
+static void blame_file(int status, const char *message) {
+    char text[1024];
+    (void)status;
+    fail_hook = outer_hook;
+    in_their_words(text, sizeof text, message);
+    fail("%s: %s", blamed.where, text);
+}
+
+// Until blame_nobody, what is wrong with a flag is the fault of this key of the file (NULL: of several).
+static void blame(const JsonFile *j, unsigned family, const char *flag, const char *key) {
+    bool ours = key && family == OURS;      // a flag by its own name
+    snprintf(blamed.where, sizeof blamed.where, ours ? "%.400s: receipts.%.60s" : "%.400s", j->path, key);
+    blamed.flag = flag, blamed.key = key, blamed.family = ours ? 0 : family;
+    if (ours) blamed.flag = NULL;
+    outer_hook = fail_hook;
+    fail_hook = blame_file;
+}
+
+static void blame_nobody(void) { fail_hook = outer_hook; }
+
+// ---- one key, one flag -------------------------------------------------------------------------
+static void set_flag(Config *c, const JsonFile *j, const char *key, const char *flag, const char *text) {
+    blame(j, EVERYONE, flag, key);
+    flags_set(&config_table, c, flag, text);
+    blame_nobody();
+}
+
+static void set_from_json(Config *c, const JsonFile *j, const char *key, const char *flag, const json_t *value) {
+    bool is_switch = config_table.flag[flags_find(&config_table, flag)].kind == FLAG_BOOL && json_is_boolean(value);
+    char *text = is_switch ? xprintf("%d", json_is_true(value)) : json_dumps(value, JSON_ENCODE_ANY);
+    set_flag(c, j, key, flag, text);
+    free(text);
+}
+
+static void set_default(Config *c, const char *flag) {
+    flags_set(&config_table, c, flag, config_table.flag[flags_find(&config_table, flag)].default_text);
+}
+
+// Where a flag takes 0 for "derive it", a 0 in the file would become another number.
+static void refuse_zero(const JsonFile *j, const HfKey *k, unsigned family) {
+    const json_t *value = get(j, k->key);
+    bool counts = strcmp(k->flag, "first_dense") == 0 || strcmp(k->flag, "shared_experts") == 0 ||
+                  strcmp(k->flag, "vocab") == 0 || (strcmp(k->flag, "experts") == 0 && family == QWEN3_MOE);
+    bool is_size = config_table.flag[flags_find(&config_table, k->flag)].kind == FLAG_SIZE;
+    if (is_size && !counts && json_is_number(value) && json_number_value(value) == 0) refuse(j, k->key, "1 or more");
+}
+
+static void read_keys(Config *c, const JsonFile *j, unsigned family) {
+    for (const HfKey *k = hf_keys; k->families; k++) {
+        if (!(k->families & family)) continue;
+        refuse_zero(j, k, family);
+        const char *text = get(j, k->key) ? k->null : k->absent;
+        if (is_there(j, k->key)) set_from_json(c, j, k->key, k->flag, get(j, k->key));
+        else if (text) set_flag(c, j, k->key, k->flag, text);
+        else fail("%s: the key %s is %s", j->path, k->key, get(j, k->key) ? "null" : "missing");
+    }
+}
+
+// A size that no flag of ours stands for alone.
+static size_t read_count(const JsonFile *j, const char *key, const char *absent) {
+    Config c;
+    flags_defaults(&config_table, &c);
+    if (get(j, key)) set_from_json(&c, j, key, "experts", get(j, key));
+    else set_flag(&c, j, key, "experts", absent);
+    return c.experts;
+}
+
+// ---- every key -----------------------------------------------------------------------------------
+// An alias sets the key that it stands for, also where that is there too: transformers assigns it later.
+static void resolve_aliases(JsonFile *j, unsigned family) {
+    for (const HfAlias *a = hf_aliases; a->families; a++) {
+        if (!(a->families & family) || !get(j, a->alias)) continue;
+        json_object_set(j->json, a->key, get(j, a->alias));
+        json_object_del(j->json, a->alias);
+    }
+}
+
+// [1] is 1; [1, 2, 3] is 1, 2 or 3.
+static _Noreturn void refuse_all_but(const JsonFile *j, const char *key, const json_t *values) {
+    char text[256] = "";
+    size_t i, n = json_array_size(values);
+    json_t *value;
+    json_array_foreach(values, i, value)
+        snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", i == 0 ? "" : i + 1 < n ? ", " : " or ",
+                 text_of(value));
+    refuse(j, key, text);
+}
+
+static void check_fixed(const JsonFile *j, unsigned family) {
+    for (const HfFixed *f = hf_fixed; f->families; f++) {
+        if (!(f->families & family)) continue;
+        json_t *values = json_loads(f->values, 0, NULL), *value = get(j, f->key), *one;
+        bool holds = !value && f->use != HF_REQUIRED;
+        size_t i;
+        json_array_foreach(values, i, one) holds |= value && json_equal(one, value);
+        if (!holds) refuse_all_but(j, f->key, values);
+        json_decref(values);
+    }
+}
+
+static bool has_word(const char *words, const char *word) {
+    size_t n = strlen(word);
+    for (const char *at = words; (at = strstr(at, word)); at += n)
+        if ((at == words || at[-1] == ' ') && (at[n] == ' ' || at[n] == '\0')) return true;
+    return false;
+}
+
+static bool is_known(const char *key, unsigned family) {
+    for (const HfKey *k = hf_keys; k->families; k++)
+        if (k->families & family && strcmp(k->key, key) == 0) return true;
+    for (const HfFixed *f = hf_fixed; f->families; f++)
+        if (f->families & family && strcmp(f->key, key) == 0) return true;
+    for (const HfHarmless *h = hf_harmless; h->families; h++)
+        if (h->families & family && has_word(h->names, key)) return true;
+    return false;
+}
+
+// A key that transformers' class does not know is an attribute that nobody reads. It may be another program's, or a
+// slip of the pen; to refuse it would be to refuse most checkpoints of some age.
+static void note_unknown(const JsonFile *j, unsigned family) {
+    char names[160] = "";
+    const char *key;
+    json_t *value;
+    json_object_foreach(j->json, key, value) {
+        size_t n = strlen(names);
+        if (!is_known(key, family) && n + strlen(key) + 3 < sizeof names)
+            snprintf(names + n, sizeof names - n, "%s%s", n ? ", " : "", key);
+    }
+    if (*names)
+        fprintf(stderr, "note     %s: nobody who computes a %s reads %s; passed over, as by transformers\n", j->path,
+                json_string_value(get(j, "model_type")), names);
+}
+
+// ---- rotations -----------------------------------------------------------------------------------
+static bool is_default_rope(const json_t *about) {
+    const json_t *type = json_object_get(about, "rope_type");
+    if (!type) type = json_object_get(about, "type");
+    return !type || (json_is_string(type) && strcmp(json_string_value(type), "default") == 0);
+}
+
+static void check_rope(const JsonFile *j, const char *key, const json_t *about, unsigned family) {
+    const json_t *part = json_object_get(about, "partial_rotary_factor");
+    bool in_part = part && json_number_value(part) != 1 && family != QWEN3_NEXT;
+    if (about && !json_is_null(about) && !json_is_object(about)) refuse(j, key, "an object");
+    if (!is_default_rope(about) || in_part) refuse(j, key, "rope_type \"default\" over all dimensions");
+}
+
+// transformers takes rope_scaling, the older name, if it says anything, else rope_parameters.
+static const char *rope_key(const JsonFile *j) {
+    bool old = is_there(j, "rope_scaling") && json_object_size(get(j, "rope_scaling")) > 0;
+    return old || !is_there(j, "rope_parameters") ? "rope_scaling" : "rope_parameters";
+}
+
+static void set_theta(Config *c, const JsonFile *j, const json_t *theta, const char *absent) {
+    if (theta) set_from_json(c, j, "rope_theta", "rope_theta", theta);
+    else set_flag(c, j, "rope_theta", "rope_theta", absent);
+}
+
+// rope_theta beside the object counts where there is none in it.
+static void read_rope(Config *c, const JsonFile *j, unsigned family) {
+    static const char *const types[] = {"full_attention", "sliding_attention", "linear_attention"};
+    const char *key = rope_key(j);
+    const json_t *about = get(j, key), *theta = json_object_get(about, "rope_theta");
+    check_rope(j, "rope_scaling", get(j, "rope_scaling"), family);
+    check_rope(j, "rope_parameters", get(j, "rope_parameters"), family);
+    for (int i = 0; i < 3; i++)
+        if (json_object_get(about, types[i])) refuse(j, key, "one object for all layers");
+    if (is_there(j, "partial_rotary_factor") && json_number_value(get(j, "partial_rotary_factor")) != 1 &&
+        family != QWEN3_NEXT)
+        refuse(j, "partial_rotary_factor", "1");
+    set_theta(c, j, theta ? theta : get(j, "rope_theta"), family == MIXTRAL ? "1e6" : "1e4");
+}
+
+// OLMo-3 has an object for each type of layers. In it, rope_scaling and the rope_theta outside are about the layers with
+// full attention alone.
+static void read_rope_of_types(Config *c, const JsonFile *j) {
+    const json_t *both = get(j, "rope_parameters"), *scaling = get(j, "rope_scaling");
+    const json_t *full = json_object_get(both, "full_attention"), *near = json_object_get(both, "sliding_attention");
+    check_rope(j, "rope_scaling", scaling, OLMO3);
+    check_rope(j, "rope_parameters", both, OLMO3);
+    check_rope(j, "rope_parameters", full, OLMO3);
+    check_rope(j, "rope_parameters", near, OLMO3);
+    if (json_object_get(both, "rope_theta") || json_object_get(both, "rope_type") || json_object_get(both, "type"))
+        refuse(j, "rope_parameters", "an object for full_attention and one for sliding_attention");
+    const json_t *theta = json_object_get(scaling, "rope_theta");
+    if (!theta) theta = json_object_get(full, "rope_theta");
+    if (!theta) theta = get(j, "rope_theta");
+    set_theta(c, j, hf_has_attention(c, ATTN_swa) ? json_object_get(near, "rope_theta") : theta, "5e5");
+    bool differ = theta ? json_number_value(theta) != c->rope_theta : c->rope_theta != 5e5;
+    if (differ && !hf_attention_is(c, ATTN_swa)) refuse(j, "rope_parameters", "one rope_theta for all layers");
+}
+
+// ---- layers --------------------------------------------------------------------------------------
+// What transformers makes of layer l where layer_types is not there.
+static const char *default_type(const Config *c, const JsonFile *j, unsigned family, size_t l) {
+    size_t first = family == QWEN3 ? read_count(j, "max_window_layers", "28") : 0;
+    size_t interval = family == QWEN3_NEXT ? read_count(j, "full_attention_interval", "4") : 4;
+    if (interval == 0) refuse(j, "full_attention_interval", "1 or more");
+    bool last_of_some = (l + 1) % interval == 0;
+    if (family == QWEN3_NEXT && !last_of_some) return "linear_attention";
+    if (family == OLMO3 && !last_of_some) return "sliding_attention";
+    if (family == MINISTRAL && c->window) return "sliding_attention";
+    if (family == QWEN3 && c->window && l >= first) return "sliding_attention";
+    return "full_attention";
+}
+
+// The mixer that layer l of the file has.
+static int mixer_of_layer(const Config *c, const JsonFile *j, unsigned family, size_t l) {
+    bool grouped = c->kv_heads && c->kv_heads != c->heads;
+    const char *type = json_string_value(json_array_get(get(j, "layer_types"), l));
+    if (!is_there(j, "layer_types")) type = default_type(c, j, family, l);
+    bool full = type && strcmp(type, "full_attention") == 0, sliding = type && strcmp(type, "sliding_attention") == 0;
+    if (sliding && family & HYBRID && !c->window) refuse(j, "sliding_window", "a number of tokens");
+    if ((full && family & WINDOWED & ~HYBRID && c->window) || (sliding && family & HYBRID)) return ATTN_swa;
+    if (full) return grouped ? ATTN_gqa : ATTN_mha;
+    if (type && strcmp(type, "linear_attention") == 0 && family == QWEN3_NEXT) return ATTN_gated_delta;
+    refuse(j, "layer_types", family == QWEN3_NEXT ? "linear_attention and full_attention, one for each layer"
+                             : family & HYBRID    ? "sliding_attention and full_attention, one for each layer"
+                                                  : "full_attention for each layer");
+}
+
+static bool repeats(const unsigned char *value, size_t layers, size_t period) {
+    for (size_t l = period; l < layers; l++)
+        if (value[l] != value[l - period]) return false;
+    return true;
+}
+
+// The values of all layers, as the shortest pattern that gives them.
+static Pattern shortest_pattern(const JsonFile *j, const char *key, const unsigned char *value, size_t layers) {
+    Pattern p = {0};
+    size_t period = 1;
+    while (period <= PATTERN_SIZE && !repeats(value, layers, period)) period++;
+    if (period > PATTERN_SIZE) refuse(j, key, "a pattern that repeats after at most 64 layers");
+    p.count = (unsigned char)period;
+    memcpy(p.at, value, period < layers ? period : layers);
+    return p;
+}
+
+static void read_mixers(Config *c, const JsonFile *j, unsigned family) {
+    unsigned char *mixer = xmalloc(c->layers);
+    for (size_t l = 0; l < c->layers; l++) mixer[l] = (unsigned char)mixer_of_layer(c, j, family, l);
+    if (is_there(j, "layer_types") && json_array_size(get(j, "layer_types")) != c->layers)
+        refuse(j, "layer_types", "one type for each layer");
+    c->attn = shortest_pattern(j, "layer_types", mixer, c->layers);
+    if (!hf_has_attention(c, ATTN_swa)) c->window = 0;
+    free(mixer);
+}
+
+static void finish_heads(Config *c, const JsonFile *j, unsigned family) {
+    const char *heads = family & GPT2 ? "n_head" : "num_attention_heads";
+    if (c->kv_heads && c->heads % c->kv_heads != 0)
+        refuse(j, "num_key_value_heads", "a divisor of num_attention_heads");
+    read_mixers(c, j, family);
+    if (c->kv_heads == c->heads) c->kv_heads = 0;
+    if (!c->head_dim && c->width % c->heads != 0) refuse(j, heads, "a divisor of the width");
+    if (!c->head_dim) c->head_dim = c->width / c->heads;
+    if (c->head_dim % 2 && family & ROTARY & ~QWEN3_NEXT)
+        refuse(j, is_there(j, "head_dim") ? "head_dim" : heads, "what gives heads of an even width, whose halves rotate,");
+}
+
+// ---- experts -------------------------------------------------------------------------------------
+static void drop_experts(Config *c) {
+    static const char *const unused[] = {"experts", "top_k", "expert_width", "shared_experts", "first_dense",
+                                         "moe_layers", "gate", "router", "norm_topk", "route_scale"};
+    for (size_t i = 0; i < sizeof unused / sizeof *unused; i++) set_default(c, unused[i]);
+}
+
+static void check_choice(const Config *c, const JsonFile *j) {
+    if (c->experts && c->top_k > c->experts) refuse(j, "num_experts_per_tok", "a number up to that of the experts");
+    if (c->top_k == 1 && c->experts > 1 && c->norm_topk)
+        refuse(j, "num_experts_per_tok", "2 or more (the weight of a single expert is always 1, and its router idle)");
+}
+
+static bool is_listed(const json_t *list, size_t n) {
+    size_t i;
+    json_t *entry;
+    json_array_foreach(list, i, entry)
+        if (json_is_integer(entry) && json_integer_value(entry) == (json_int_t)n) return true;
+    return false;
+}
+
+// Whether layer l of a Qwen has experts, if there are any.
+static bool is_sparse(const JsonFile *j, size_t l) {
+    size_t step = read_count(j, "decoder_sparse_step", "1");
+    if (step == 0) refuse(j, "decoder_sparse_step", "1 or more");
+    if (is_there(j, "mlp_only_layers") && !json_is_array(get(j, "mlp_only_layers")))
+        refuse(j, "mlp_only_layers", "a list of layers");
+    return (l + 1) % step == 0 && !is_listed(get(j, "mlp_only_layers"), l);
+}
+
+static void finish_qwen3_moe(Config *c, const JsonFile *j) {
+    unsigned char *kind = xmalloc(c->layers);
+    bool sparse = false;
+    for (size_t l = 0; l < c->layers; l++) {
+        kind[l] = c->experts && is_sparse(j, l) ? MOE_LAYER_moe : MOE_LAYER_dense;
+        sparse |= kind[l] == MOE_LAYER_moe;
+    }
+    c->moe_layers = shortest_pattern(j, "mlp_only_layers", kind, c->layers);
+    if (!sparse) drop_experts(c);
+    free(kind);
+}
+
+// DeepSeek: its attention is another kind, and it may turn out to have no experts at all.
+static void finish_deepseek(Config *c, const JsonFile *j, unsigned family) {
+    read_mixers(c, j, family);       // refuses other types of layers; it has one of its own
+    c->attn = (Pattern){1, {ATTN_mla}};
+    c->head_dim = c->nope_dim;
+    if (c->rope_dim % 2) refuse(j, "qk_rope_head_dim", "an even number");
+    if (get(j, "head_dim") && json_integer_value(get(j, "head_dim")) != (json_int_t)c->rope_dim)
+        refuse(j, "head_dim", "the value of qk_rope_head_dim");
+    if (c->bias && c->first_dense > 0) refuse(j, "attention_bias", "false (or experts in all layers)");
+    if (c->first_dense >= c->layers) drop_experts(c);
+    else if (c->shared_experts == 0) refuse(j, "n_shared_experts", "1 or more");
+}
+
+// ---- Qwen3-Next: its gated delta nets have heads of their own, and its experts a gate that we have not.
+// Whether transformers gives no layer experts.
+static bool is_dense(const Config *c, const JsonFile *j) {
+    size_t experts = read_count(j, "num_experts", "512");
+    for (size_t l = 0; l < c->layers; l++)
+        if (is_sparse(j, l) && experts) return false;
+    return true;
+}
+
+// null outside of the object is not the default, but nothing: then all of a head rotates.
+static size_t read_rotated(const Config *c, const JsonFile *j) {
+    const json_t *share = json_object_get(get(j, rope_key(j)), "partial_rotary_factor");
+    if (!share) share = get(j, "partial_rotary_factor");
+    double rotated = (double)c->head_dim * (json_is_null(share) ? 1 : share ? json_number_value(share) : 0.25);
+    if (!(rotated >= 2 && rotated <= (double)c->head_dim))
+        refuse(j, "partial_rotary_factor", "a share of 2 dimensions or more");
+    return (size_t)rotated;
+}
+
+static void finish_qwen3_next(Config *c, const JsonFile *j) {
+    size_t heads = read_count(j, "linear_num_value_heads", "32"), width = read_count(j, "linear_value_head_dim", "128");
+    if (heads == 0 || read_count(j, "linear_num_key_heads", "16") != heads)
+        refuse(j, "linear_num_key_heads", "the value of linear_num_value_heads");
+    if (!is_dense(c, j)) refuse(j, "num_experts", "0 (or mlp_only_layers for all layers)");
+    if (hf_attention_is(c, ATTN_gated_delta)) {
+        c->heads = heads, c->head_dim = width, c->kv_heads = 0;
+        set_default(c, "rope_theta");
+        return;
+    }
+    if (heads != c->heads) refuse(j, "linear_num_value_heads", "the value of num_attention_heads");
+    if (width != c->head_dim) refuse(j, "linear_value_head_dim", "the value of head_dim");
+    if (!hf_has_attention(c, ATTN_gated_delta)) refuse(j, "layer_types", "linear_attention in some layers");
+    c->qk_norm = QK_head, c->attn_gate = true, c->rope_dim = read_rotated(c, j);
+}
+
+// ---- a model -------------------------------------------------------------------------------------
+// What a family is, apart from its sizes.
+static void set_family(Config *c, const JsonFile *j, unsigned family) {
+    if (family & OLMO) c->norm = NORM_out;
+    if (family & (QWEN3 | QWEN3_MOE)) c->qk_norm = QK_head;
+    if (family & (OLMO | OLMOE)) c->qk_norm = QK_full;
+    if (family & GPT2) c->pos = POS_learned, c->norm_kind = NORM_KIND_layer, c->ffn = FFN_gelu, c->bias = true;
+    if (family & DEEPSEEK) c->gate = GATE_sigmoid, c->router = ROUTER_bias;
+    if (family & DEEPSEEK2) c->norm_topk = false;    // it has the key norm_topk_prob, which nothing reads
+    if (!(family & (LLAMA | LATENT))) return;
+    expect_flag(j, "attention_bias");
+    c->bias = is_true(j, "attention_bias");
+    if (family & LLAMA && is_true(j, "mlp_bias") != c->bias) refuse(j, "mlp_bias", "the value of attention_bias");
+}
+
+static void read_family(Config *c, const JsonFile *j, unsigned family) {
+    check_fixed(j, family);
+    set_family(c, j, family);
+    read_keys(c, j, family);
+    if (family & (QWEN3 | QWEN3_MOE)) {
+        expect_flag(j, "use_sliding_window");
+        if (!is_true(j, "use_sliding_window")) c->window = 0;
+    }
+    if (family & ROTARY & ~OLMO3) read_rope(c, j, family);
+    if (family & LATENT) finish_deepseek(c, j, family);
+    else finish_heads(c, j, family);
+    if (family & OLMO3) read_rope_of_types(c, j);
+    if (family & QWEN3_MOE) finish_qwen3_moe(c, j);
+    if (family & QWEN3_NEXT) finish_qwen3_next(c, j);
+    check_choice(c, j);
+}
+
+// Flags take 0 for "as many as the data has"; a model that exists has some.
+static void need_vocab(const Config *c, const JsonFile *j) {
+    if (c->vocab == 0) fail("%s: a vocabulary of 0 tokens; the model's own, 1 or more, was expected", j->path);
+}
+
+// With what is derived. Values that contradict each other are the file's fault.
+static Config resolved(const Config *c, const JsonFile *j, unsigned family) {
+    Config out = *c;
+    blame(j, family, NULL, NULL);
+    config_resolve(&out);
+    blame_nobody();
+    return out;
+}
+
+static void read_flag(Config *c, const JsonFile *j, const char *name) {
+    const json_t *value = json_object_get(get(j, "receipts"), name);
+    if (!value) return;
+    if (!json_is_string(value)) fail("%s: receipts.%s must be text", j->path, name);
+    blame(j, OURS, name, name);
+    flags_set(&config_table, c, name, json_string_value(value));
+    blame_nobody();
+}
+
+static void read_flags(Config *c, const JsonFile *j) {
+    for (size_t i = 0; i < config_table.count; i++)
+        if (config_table.flag[i].kind != FLAG_GROUP) read_flag(c, j, config_table.flag[i].name);
+}
+
+// Both as config.json would say them, so that two flags for one thing do not differ. 15 digits: as we write numbers.
+static void refuse_difference(const JsonFile *j, const json_t *keys, const json_t *run) {
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)run, key, value) {
+        const json_t *other = json_object_get(keys, key);
+        char *said = text_of(other), *was = text_of(value);
+        if (strcmp(key, "receipts") != 0 && strcmp(said, was) != 0)
+            fail("%s: %s is %.200s, but the flags of the run in the object receipts say %.200s; if the file was changed "
+                 "on purpose, remove that object", j->path, key, said, was);
+        free(said), free(was);
+    }
+}
+
+// The file's model, and where a run of ours wrote it, the flags of its training. The context is the trained one.
+static Config model_in(JsonFile *j) {
+    const Family *family = hf_family_in(j);
+    bool run = json_is_object(get(j, "receipts"));
+    Config c, keys;
+    flags_defaults(&config_table, &c);
+    if (family->bit == OURS && !run) fail("%s: the object receipts, with the flags, is missing", j->path);
+    if (run) read_flags(&c, j);
+    keys = c;
+    if (family->bit != OURS) {
+        for (size_t i = 0; i < ARCHITECTURE_FLAGS; i++) set_default(&keys, architecture_flags[i]);
+        if (!run) note_unknown(j, family->bit);
+        resolve_aliases(j, family->bit);
+        read_family(&keys, j, family->bit);
+    }
+    if (!run) c = keys;
+    need_vocab(&keys, j);
+    need_vocab(&c, j);
+    Config whole = resolved(&c, j, run ? OURS : family->bit), said = resolved(&keys, j, family->bit);
+    if (family->bit == OURS || !run) return c;
+    const Family *was = hf_family(&whole);
+    if (was != family)
+        fail("%s: model_type is \"%s\", but the flags of the run in the object receipts are a \"%s\"; if the file was "
+             "changed on purpose, remove that object", j->path, family->model_type, was->model_type);
+    json_t *now = hf_config_as_json(&said, family), *then = hf_config_as_json(&whole, family);
+    refuse_difference(j, now, then);
+    json_decref(now), json_decref(then);
+    return c;
+}
+
+// ---- for others ----------------------------------------------------------------------------------
+static void copy_flag(Config *c, const Config *from, const char *name) {
+    char *text = flags_get(&config_table, from, flags_find(&config_table, name));
+    flags_set(&config_table, c, name, text);
+    free(text);
+}
+
+void hf_config(Config *c, const char *dir) {
+    JsonFile j = hf_read_json(dir, "config.json");
+    Config model = model_in(&j);
+    for (size_t i = 0; i < ARCHITECTURE_FLAGS; i++) copy_flag(c, &model, architecture_flags[i]);
+    if (c->pos == POS_learned) c->context = model.context;
+    hf_close_json(&j);
+}
+
+bool hf_flags(Config *c, const char *dir) {
+    JsonFile j = hf_read_json(dir, "config.json");
+    bool ours = json_is_object(get(&j, "receipts"));
+    if (ours) {
+        model_in(&j);
+        read_flags(c, &j);
+    }
+    hf_close_json(&j);
+    return ours;
+}
+
+size_t hf_trained_context(const char *dir) {
+    JsonFile j = hf_read_json(dir, "config.json");
+    const Family *family = hf_family_in(&j);
+    Config c;
+    flags_defaults(&config_table, &c);
+    if (family->bit == OURS) read_flags(&c, &j);
+    resolve_aliases(&j, family->bit);
+    for (const HfKey *k = hf_keys; k->families; k++) {
+        if (!(k->families & family->bit) || strcmp(k->flag, "context") != 0) continue;
+        if (is_there(&j, k->key)) set_from_json(&c, &j, k->key, k->flag, get(&j, k->key));
+        else if (k->absent) set_flag(&c, &j, k->key, k->flag, k->absent);
+    }
+    hf_close_json(&j);
+    return c.context;
+}
+
+bool hf_interleaved(const JsonFile *j, unsigned family) {
+    return family == DEEPSEEK2 || (family == DEEPSEEK && (!get(j, "rope_interleave") || is_true(j, "rope_interleave")));
+}
+
+size_t hf_prediction_layers(const JsonFile *j, unsigned family) {
+    if (family != DEEPSEEK) return 0;
+    return read_count(j, get(j, "num_mtp_layers") ? "num_mtp_layers" : "num_nextn_predict_layers", "1");
+}
