@@ -379,10 +379,15 @@ static void keep_head(Loading *l, const SafeTensors *file, const TensorIn *t) {
     copy_tensor(file, t, &like, l->head);
 }
 
-// Some readers take the embedding and some the head, so a model with both is one model or another.
-static void compare_head(const Loading *l, const char *dir) {
+// Some readers take the embedding and some the head, so a model with both is one model or another. One with the head
+// alone has it in both places.
+static void compare_head(Loading *l, const char *dir) {
     const Param *embed = embedding_of(l->m);
-    if (l->head && memcmp(l->head, model_values((Model *)l->m) + embed->offset, embed->size * sizeof *l->head) != 0)
+    real *values = model_values((Model *)l->m) + embed->offset;
+    Link *link = l->all.link;
+    while (l->head && link->part[0].offset != embed->offset) link++;
+    if (l->head && !link->found) memcpy(values, l->head, embed->size * sizeof *values), link->found = true;
+    if (l->head && memcmp(l->head, values, embed->size * sizeof *values) != 0)
         fail("%s: config.json says tie_word_embeddings, but lm_head.weight differs from the embedding; set it to false, "
              "or remove the tensor", dir);
 }
@@ -430,11 +435,11 @@ void hf_load(Model *m, const char *dir) {
     char shape[96];
     qsort(l.all.link, l.all.count, sizeof *l.all.link, by_name);
     for (size_t i = 0; i < files.count; i++) load_file(&l, files.path[i]);
+    compare_head(&l, dir);
     for (size_t i = 0; i < l.all.count; i++) {
         const Link *k = &l.all.link[i];
         if (!k->found) fail("%s: tensor %s %s is missing", dir, k->name, shape_text(k->rank, k->shape, shape));
     }
-    compare_head(&l, dir);
     model_changed(m);
     for (size_t i = 0; i < files.count; i++) free(files.path[i]);
     free(files.path), free(l.all.link), free(l.head);

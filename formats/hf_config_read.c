@@ -127,13 +127,18 @@ static void set_default(Config *c, const char *flag) {
     flags_set(&config_table, c, flag, config_table.flag[flags_find(&config_table, flag)].default_text);
 }
 
-// Where a flag takes 0 for "derive it", a 0 in the file would become another number.
+// Where a flag takes 0 for "derive it", a 0 in the file would become another number. These count, and 0 is none of them;
+// a model of DeepSeek's may turn out to have no experts.
 static void refuse_zero(const JsonFile *j, const HfKey *k, unsigned family) {
-    const json_t *value = get(j, k->key);
-    bool counts = strcmp(k->flag, "first_dense") == 0 || strcmp(k->flag, "shared_experts") == 0 ||
-                  strcmp(k->flag, "vocab") == 0 || (strcmp(k->flag, "experts") == 0 && family == QWEN3_MOE);
+    static const struct { unsigned families; const char *flag; } counts[] = {
+        {EVERYONE, "vocab"}, {EVERYONE, "first_dense"}, {EVERYONE, "shared_experts"}, {QWEN3_MOE | LATENT, "experts"},
+        {LATENT, "expert_width"},
+    };
     bool is_size = config_table.flag[flags_find(&config_table, k->flag)].kind == FLAG_SIZE;
-    if (is_size && !counts && json_is_number(value) && json_number_value(value) == 0) refuse(j, k->key, "1 or more");
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        is_size &= !(counts[i].families & family) || strcmp(counts[i].flag, k->flag) != 0;
+    const json_t *value = get(j, k->key);
+    if (is_size && json_is_number(value) && json_number_value(value) == 0) refuse(j, k->key, "1 or more");
 }
 
 static void read_keys(Config *c, const JsonFile *j, unsigned family) {
@@ -346,7 +351,7 @@ static void finish_heads(Config *c, const JsonFile *j, unsigned family) {
     if (!c->head_dim && c->width % c->heads != 0) refuse(j, heads, "a divisor of the width");
     if (!c->head_dim) c->head_dim = c->width / c->heads;
     if (c->head_dim % 2 && family & ROTARY & ~QWEN3_NEXT)
-        refuse(j, is_there(j, "head_dim") ? "head_dim" : heads, "what gives heads of an even width, whose halves rotate,");
+        refuse(j, is_there(j, "head_dim") ? "head_dim" : heads, "heads of an even width, whose halves rotate,");
 }
 
 // ---- experts -------------------------------------------------------------------------------------
@@ -402,6 +407,8 @@ static void finish_deepseek(Config *c, const JsonFile *j, unsigned family) {
     if (c->bias && c->first_dense > 0) refuse(j, "attention_bias", "false (or experts in all layers)");
     if (c->first_dense >= c->layers) drop_experts(c);
     else if (c->shared_experts == 0) refuse(j, "n_shared_experts", "1 or more");
+    else if (c->experts == 0) refuse(j, "n_routed_experts", "1 or more");
+    else if (c->expert_width == 0) refuse(j, "moe_intermediate_size", "1 or more");
 }
 
 // ---- Qwen3-Next: its gated delta nets have heads of their own, and its experts a gate that we have not.

@@ -32,7 +32,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 from safetensors import safe_open  # noqa: E402
-from safetensors.numpy import load_file  # noqa: E402
+from safetensors.numpy import load_file, save_file  # noqa: E402
 
 PROBE = sys.argv[1] if len(sys.argv) > 1 else "build/probe"
 TOLERANCE = 3e-5
@@ -111,6 +111,9 @@ SMALL = dict(NO_IDS, vocab_size=VOCAB, hidden_size=48, intermediate_size=80, num
 LATENT = dict(SMALL, num_key_value_heads=4, kv_lora_rank=20, qk_nope_head_dim=10, qk_rope_head_dim=6, v_head_dim=14,
               moe_intermediate_size=24, n_routed_experts=6, num_experts_per_tok=3, n_shared_experts=2, n_group=1,
               topk_group=1, first_k_dense_replace=1, rope_interleave=False, num_mtp_layers=0)
+CHOOSING = dict(SMALL, num_key_value_heads=2, num_experts=6, num_experts_per_tok=3)
+LATENT2 = dict({k: v for k, v in LATENT.items() if k not in ("n_group", "topk_group", "rope_interleave", "num_mtp_layers")},
+               q_lora_rank=18)
 DELTA, FULL, SLIDING = "linear_attention", "full_attention", "sliding_attention"
 QWEN3_NEXT = dict(SMALL, num_key_value_heads=2, head_dim=12, num_experts=0, linear_num_key_heads=4,
                   linear_num_value_heads=4, linear_key_head_dim=10, linear_value_head_dim=12, linear_conv_kernel_dim=3)
@@ -150,6 +153,16 @@ THEIRS = {
     "olmo2": (T.Olmo2Config, dict(SMALL, num_key_value_heads=4)),
     "olmo2-gqa": (T.Olmo2Config, dict(SMALL, num_key_value_heads=2, tie_word_embeddings=True)),
     "mixtral": (T.MixtralConfig, dict(SMALL, num_key_value_heads=2, num_local_experts=5, num_experts_per_tok=2)),
+    "qwen3-moe": (T.Qwen3MoeConfig, dict(CHOOSING, moe_intermediate_size=24, head_dim=10)),
+    "qwen3-moe-window": (T.Qwen3MoeConfig, dict(CHOOSING, moe_intermediate_size=24, norm_topk_prob=True,
+                                                use_sliding_window=True, sliding_window=4, tie_word_embeddings=True)),
+    "qwen3-moe-some-dense": (T.Qwen3MoeConfig, dict(CHOOSING, moe_intermediate_size=24, num_hidden_layers=4,
+                                                    mlp_only_layers=[3], decoder_sparse_step=2)),
+    "olmoe": (T.OlmoeConfig, dict(CHOOSING)),
+    "olmoe-normed": (T.OlmoeConfig, dict(CHOOSING, num_key_value_heads=4, norm_topk_prob=True)),
+    "deepseek-v2": (T.DeepseekV2Config, dict(LATENT2, routed_scaling_factor=1.7, norm_topk_prob=True)),
+    "deepseek-v2-no-q-rank": (T.DeepseekV2Config, dict(LATENT2, q_lora_rank=None, tie_word_embeddings=True)),
+    "deepseek-v2-all-experts-biased": (T.DeepseekV2Config, dict(LATENT2, first_k_dense_replace=0, attention_bias=True)),
     "deepseek-v3": (T.DeepseekV3Config, dict(LATENT, q_lora_rank=18)),
     "deepseek-v3-no-q-rank": (T.DeepseekV3Config, dict(LATENT, q_lora_rank=None, norm_topk_prob=False,
                                                        routed_scaling_factor=1.0)),
@@ -244,6 +257,18 @@ def interleaved(directory):
     return agree(ours(directory), (logits, gradients))
 
 
+def further_layers(directory):
+    """What DeepSeek-V3 predicts further tokens with stands behind its layers."""
+    model = random_model(T.DeepseekV3Config, dict(LATENT, q_lora_rank=18))
+    model.save_pretrained(directory)
+    tensors = read_all(directory)
+    last = {n.replace(".2.", ".3."): t for n, t in tensors.items() if n.startswith("model.layers.2.")}
+    save_file({**tensors, **last, "model.layers.3.eh_proj.weight": np.ones((48, 96), np.float32)},
+              directory + "/model.safetensors", {"format": "pt"})
+    edit_config(directory, num_mtp_layers=..., num_nextn_predict_layers=1)
+    return agree(ours(directory), theirs(model, directory))
+
+
 def without_prefix(directory):
     model = random_model(*THEIRS["gpt2"])
     model.transformer.save_pretrained(directory)
@@ -280,6 +305,7 @@ OTHER_WAYS = {
     "bfloat16": half_precision(torch.bfloat16),
     "float16": half_precision(torch.float16),
     "deepseek-v3-interleaved": interleaved,
+    "deepseek-v3-further-layers": further_layers,
     "gpt2-without-prefix": without_prefix,
 }
 
@@ -313,6 +339,13 @@ OURS = {
     "mixtral-window": ("MixtralForCausalLM", "--attn swa --kv-heads 2 --window 4 " + EXPERTS),
     "mixtral": ("MixtralForCausalLM", "--attn gqa --tie 0 --top-k 3 " + EXPERTS),
     "mixtral-all-chosen": ("MixtralForCausalLM", "--top-k 6 " + EXPERTS),
+    "qwen3-moe": ("Qwen3MoeForCausalLM", "--qk-norm head --norm-topk 0 --attn gqa --tie 0 --head-dim 10 " + EXPERTS),
+    "qwen3-moe-window": ("Qwen3MoeForCausalLM", "--qk-norm head --attn swa --window 4 --moe-layers dense+moe+moe " + EXPERTS),
+    "olmoe": ("OlmoeForCausalLM", "--qk-norm full --norm-topk 0 --attn gqa --tie 0 " + EXPERTS),
+    "olmoe-normed": ("OlmoeForCausalLM", "--qk-norm full --top-k 3 " + EXPERTS),
+    "deepseek-v2": ("DeepseekV2ForCausalLM", LATENTS + EXPERTS + "--norm-topk 0 --shared-experts 2 --first-dense 1 "
+                    "--route-scale 1.7 --q-rank 18 --tie 0"),
+    "deepseek-v2-biased": ("DeepseekV2ForCausalLM", LATENTS + EXPERTS + "--norm-topk 0 --shared-experts 1 --bias"),
     "mla": ("DeepseekV3ForCausalLM", LATENTS),
     "deepseek-v3": ("DeepseekV3ForCausalLM", DEEPSEEK + "--shared-experts 2 --first-dense 1 --top-k 3 "
                     "--route-scale 1.7 --tie 0"),

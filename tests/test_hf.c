@@ -33,6 +33,10 @@ static void test_architectures(void) {
         {"--attn mha+swa --qk-norm head", "Qwen3ForCausalLM", NULL},
         {"--attn swa+gqa --norm out --qk-norm full", "Olmo3ForCausalLM", NULL},
         {MOE "--attn swa --kv-heads 1", "MixtralForCausalLM", NULL},
+        {MOE "--qk-norm head --norm-topk 0", "Qwen3MoeForCausalLM", NULL},
+        {MOE "--qk-norm head --attn swa --moe-layers dense+moe", "Qwen3MoeForCausalLM", NULL},
+        {MOE "--qk-norm full --attn gqa", "OlmoeForCausalLM", NULL},
+        {MLA MOE "--norm-topk 0 --shared-experts 1 --first-dense 1", "DeepseekV2ForCausalLM", NULL},
         {MLA, "DeepseekV3ForCausalLM", NULL},
         {DEEPSEEK "--q-rank 6 --first-dense 1", "DeepseekV3ForCausalLM", NULL},
         {DEEPSEEK "--bias", "DeepseekV3ForCausalLM", NULL},
@@ -70,6 +74,10 @@ static void test_architectures(void) {
         {MOE "--norm-topk 0", NULL, "--norm-topk 1"},
         {MOE "--route-scale 2", NULL, "--route-scale 1"},
         {MOE "--shared-experts 1", NULL, "--shared-experts 0"},
+        {MOE "--qk-norm head --attn swa+mha", NULL, "Qwen3MoeForCausalLM needs --attn mha, gqa or swa"},
+        {MOE "--qk-norm full --head-dim 6", NULL, "OlmoeForCausalLM needs --head-dim of width/heads"},
+        {MOE "--qk-norm full --attn swa", NULL, "OlmoeForCausalLM needs --attn mha or gqa"},
+        {MLA MOE "--norm-topk 0", NULL, "DeepseekV2ForCausalLM needs --shared-experts of at least 1"},
         {MLA MOE, NULL, "DeepseekV3ForCausalLM needs --gate sigmoid"},
         {MLA MOE "--gate sigmoid", NULL, "--router bias"},
         {MLA MOE "--gate sigmoid --router bias", NULL, "--shared-experts of at least 1"},
@@ -145,6 +153,11 @@ static void test_round_trip(void) {
         "--attn swa+gqa --window 3 --qk-norm head --head-dim 6",
         MOE "--attn swa --window 3",
         MOE "--attn gqa --tie 0",
+        MOE "--qk-norm head --moe-layers dense+moe+moe --layers 4 --norm-topk 0 --head-dim 6",
+        MOE "--qk-norm head --attn swa --window 3 --tie 0 --top-k 3",
+        MOE "--qk-norm full --attn gqa --norm-topk 0",
+        MLA MOE "--norm-topk 0 --shared-experts 2 --first-dense 1 --route-scale 1.5",
+        MLA MOE "--norm-topk 0 --shared-experts 1 --q-rank 6 --bias",
         MLA,
         DEEPSEEK "--q-rank 6 --first-dense 1 --route-scale 2.5",
         DEEPSEEK "--bias --norm-topk 0",
@@ -205,6 +218,20 @@ static const char *const deepseek =
     " 'intermediate_size':24, 'kv_lora_rank':6, 'q_lora_rank':null, 'qk_nope_head_dim':6, 'qk_rope_head_dim':4,"
     " 'v_head_dim':10, 'n_routed_experts':4, 'num_experts_per_tok':2, 'moe_intermediate_size':12,"
     " 'first_k_dense_replace':1, 'n_group':1, 'topk_group':1}";
+static const char *const deepseek2 =
+    "{'model_type':'deepseek_v2', 'vocab_size':11, 'hidden_size':16, 'num_hidden_layers':2, 'num_attention_heads':4,"
+    " 'intermediate_size':24, 'kv_lora_rank':6, 'q_lora_rank':null, 'qk_nope_head_dim':6, 'qk_rope_head_dim':4,"
+    " 'v_head_dim':10, 'n_routed_experts':4, 'num_experts_per_tok':2, 'moe_intermediate_size':12}";
+static const char *const mistral =
+    "{'model_type':'mistral', 'vocab_size':11, 'hidden_size':16, 'num_hidden_layers':2, 'num_attention_heads':8,"
+    " 'num_key_value_heads':2, 'intermediate_size':24}";
+static const char *const qwen3_moe =
+    "{'model_type':'qwen3_moe', 'vocab_size':11, 'hidden_size':16, 'num_hidden_layers':3, 'num_attention_heads':4,"
+    " 'num_key_value_heads':2, 'intermediate_size':24, 'num_experts':4, 'num_experts_per_tok':2,"
+    " 'moe_intermediate_size':12}";
+static const char *const olmoe =
+    "{'model_type':'olmoe', 'vocab_size':11, 'hidden_size':16, 'num_hidden_layers':2, 'num_attention_heads':4,"
+    " 'intermediate_size':24, 'num_experts':4, 'num_experts_per_tok':2}";
 static const char *const gpt2 =
     "{'model_type':'gpt2', 'vocab_size':11, 'n_embd':16, 'n_layer':2, 'n_head':2, 'n_positions':8, 'n_inner':null}";
 
@@ -231,6 +258,46 @@ static void load_config(void *out) {
     flags_defaults(&config_table, out);
     hf_config(out, test_directory());
     config_resolve(out);
+}
+
+static void load_flags(void *out) { CHECK(hf_flags(out, test_directory()), "a run of ours is not known as one"); }
+
+// What others change in a run of ours is not overruled by the flags that it was trained with.
+static void test_two_truths(void) {
+    static const struct { const char *flags, *key, *value, *word; } cases[] = {
+        {"", "rms_norm_eps", "0.1", "rms_norm_eps is 0.1, but the flags of the run in the object receipts say 1e-"},
+        {"", "tie_word_embeddings", "false", "tie_word_embeddings is false, but"},
+        {"", "attention_bias", "true", "mlp_bias is false"},
+        {"", "max_position_embeddings", "16", "max_position_embeddings is 16, but"},
+        {"", "rope_parameters", "{'rope_type':'default','rope_theta':9.0}", "rope_theta"},
+        {"", "num_key_value_heads", "1", "num_key_value_heads is 1, but"},
+        {"", "model_type", "'mistral'", "model_type is \"mistral\", but"},
+        {"--attn swa+gqa --window 3", "layer_types", "['sliding_attention','sliding_attention']", "layer_types is"},
+        {MOE, "num_experts_per_tok", "3", "num_experts_per_tok is 3, but"},
+        {MOE "--qk-norm head", "norm_topk_prob", "false", "norm_topk_prob is false, but"},
+        {GPT2, "n_positions", "7", "n_positions is 7, but"},
+        {"", "use_cache", "false", NULL},
+        {MOE, "router_aux_loss_coef", "0.5", NULL},
+        {"--attn gqa --kv-heads 2", "attention_dropout", "0.5", NULL},
+        {"--attn gqa+gqa --norm-eps 1.0000000000000002e-5", "use_cache", "false", NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Config c = resolved(cases[i].flags), out;
+        hf_save(random_model(&c), test_directory());
+        json_t *j = read_config(test_directory());
+        json_object_set_new(j, cases[i].key, json_of(cases[i].value));
+        write_config(test_directory(), j);
+        for (int all = 0; all < 2; all++) {
+            void (*load)(void *) = all ? load_flags : load_config;
+            flags_defaults(&config_table, &out);
+            if (cases[i].word) {
+                CHECK(test_fails(1, cases[i].word, load, &out), "%s: %s", cases[i].key, test_message);
+                continue;
+            }
+            load(&out);
+            CHECK(out.norm_eps == c.norm_eps && out.attn.count == c.attn.count, "%s: other flags", cases[i].key);
+        }
+    }
 }
 
 static void test_refused_configs(void) {
@@ -260,6 +327,29 @@ static void test_refused_configs(void) {
         {&llama, "quantization_config", "{'bits':4}", "quantization_config"},
         {&llama, "receipts", "{'layers':'-1'}", "receipts.layers: --layers takes"},
         {&llama, "receipts", "{'layers':4}", "must be text"},
+        {&llama, "is_causal", "false", "is_causal is false"},
+        {&llama, "is_causal", "null", "is_causal is null"},
+        {&llama, "per_layer_config", "{'0':{'head_dim':2}}", "per_layer_config"},
+        {&llama, "head_dim", "5", "head_dim is 5"},
+        {&llama, "head_dim", "0", "head_dim is 0, but only 1 or more"},
+        {&llama, "rope_scaling", "{'rope_type':'linear','factor':2.0}", "rope_scaling"},
+        {&llama, "partial_rotary_factor", "0.5", "partial_rotary_factor is 0.5"},
+        {&llama, "rope_parameters", "{'full_attention':{'rope_theta':5}}", "one object for all layers"},
+        {&llama, "max_position_embeddings", "null", "max_position_embeddings is null"},
+        {&mistral, "sliding_window", "0", "sliding_window is 0"},
+        {&mixtral, "num_experts_per_tok", "9", "num_experts_per_tok is 9"},
+        {&mixtral, "num_experts_per_tok", "1", "num_experts_per_tok is 1"},
+        {&mixtral, "num_experts", "1", "num_experts_per_tok is 2"},
+        {&olmoe, "clip_qkv", "8.0", "clip_qkv is 8.0, but only null"},
+        {&qwen3_moe, "decoder_sparse_step", "0", "decoder_sparse_step"},
+        {&qwen3_moe, "mlp_only_layers", "3", "mlp_only_layers"},
+        {&deepseek2, "topk_method", "'group_limited_greedy'", "topk_method"},
+        {&deepseek2, "mlp_bias", "true", "mlp_bias"},
+        {&deepseek, "scoring_func", "'softmax'", "scoring_func"},
+        {&deepseek, "head_dim", "6", "head_dim is 6"},
+        {&qwen3_next, "full_attention_interval", "0", "full_attention_interval"},
+        {&olmo3, "rope_theta", "7.0", "rope_parameters"},
+        {&olmo3, "rope_parameters", "{'rope_theta':7.0}", "an object for full_attention"},
         {&qwen3, "attention_bias", "true", "attention_bias is true"},
         {&qwen3, "layer_types", "['full_attention','sliding_attention']", "sliding_window is absent"},
         {&qwen3, "layer_types", "['full_attention']", "sliding_attention and full_attention, one for each"},
@@ -363,6 +453,23 @@ static void test_accepted_configs(void) {
         {&deepseek, "q_lora_rank", "9", "q-rank=9"},
         {&gpt2, NULL, NULL, "pos=learned context=8 norm-kind=layer ffn=gelu bias=1 tie=1 ffn-width=64 head-dim=8"},
         {&gpt2, "n_inner", "40", "ffn-width=40"},
+        {&gpt2, "num_hidden_layers", "3", "layers=3"},
+        {&gpt2, "max_position_embeddings", "6", "context=6"},
+        {&gpt2, "n_ctx", "5", "context=8"},
+        {&mixtral, "num_experts", "3", "experts=3"},
+        {&mistral, NULL, NULL, "attn=swa window=4096 kv-heads=2"},
+        {&mistral, "num_key_value_heads", NULL, "heads=8 attn=swa kv-heads=0"},
+        {&olmoe, NULL, NULL, "experts=4 top-k=2 expert-width=24 qk-norm=full norm=pre norm-topk=0 attn=mha"},
+        {&qwen3_moe, NULL, NULL, "experts=4 expert-width=12 qk-norm=head norm-topk=0 moe-layers=moe ffn-width=24"},
+        {&qwen3_moe, "decoder_sparse_step", "2", "moe-layers=dense+moe"},
+        {&qwen3_moe, "mlp_only_layers", "[1, 2]", "moe-layers=moe+dense+dense"},
+        {&qwen3_moe, "mlp_only_layers", "[0, 1, 2]", "experts=0 ffn-width=24"},
+        {&deepseek2, NULL, NULL, "attn=mla gate=softmax router=topk norm-topk=0 route-scale=1 shared-experts=2"},
+        {&deepseek2, "norm_topk_prob", "true", "norm-topk=0"},
+        {&deepseek, "norm_topk_prob", "null", "norm-topk=0"},
+        {&qwen3_next, "full_attention_interval", "2", "attn=gated-delta+gqa"},
+        {&olmo3, "rope_theta", "500000.0", "rope-theta=500000"},
+        {&llama, "rope_scaling", "{}", "rope-theta=10000"},
     };
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         Config c;
@@ -414,12 +521,43 @@ static void write_weights(const char *file, size_t from, size_t to, const char *
     free(out);
 }
 
+// The tensors of the victim (without the embedding, unless it is asked for), and a head of these values.
+static void write_head(const real *values, bool embedding) {
+    const Param *p;
+    TensorOut head = {.name = "lm_head.weight", .rank = 2, .data = values};
+    model_params(victim, &p);
+    memcpy(head.shape, p[0].shape, sizeof p[0].shape);
+    write_weights("model-1.safetensors", !embedding, 99, NULL, 0);
+    safetensors_write(test_path("model-2.safetensors"), &head, 1, NULL, 0);
+    static const char index[] = "{\"weight_map\":{\"a\":\"model-2.safetensors\",\"b\":\"model-1.safetensors\"}}";
+    write_whole_file(test_path("model.safetensors.index.json"), index, strlen(index));
+}
+
+// A head beside a tied embedding is the same one, or the file is two models.
+static void test_tied_head(void) {
+    Config c = resolved("");
+    victim = random_model(&c);
+    hf_save(victim, test_directory());
+    CHECK(remove(test_path("model.safetensors")) == 0, "model.safetensors was saved");
+    const Param *p;
+    model_params(victim, &p);
+    CHECK(strcmp(p[0].name, "embed.weight") == 0, "%s", p[0].name);
+    real *head = memcpy(xmalloc(p[0].size * sizeof *head), model_values(victim) + p[0].offset, p[0].size * sizeof *head);
+    for (int embedding = 0; embedding < 2; embedding++) {
+        write_head(head, embedding);
+        check_same_values(victim, loaded_from(test_directory()), "a head that is the embedding");
+    }
+    head[7] += (real)0.001;
+    write_head(head, true);
+    CHECK(test_fails(1, "lm_head.weight differs from the embedding", load_victim, NULL), "%s", test_message);
+}
+
 static void test_weights(void) {
     Config c = resolved("");
     victim = random_model(&c);
     hf_save(victim, test_directory());
-    write_weights("model.safetensors", 0, 99, "lm_head.weight", 5);  // tied: what stands there does not matter
-    load_victim(NULL);
+    write_weights("model.safetensors", 0, 99, "lm_head.weight", 5);
+    CHECK(test_fails(1, "lm_head.weight: expected [11, 16], found [5]", load_victim, NULL), "%s", test_message);
     write_weights("model.safetensors", 0, 99, "model.layers.0.self_attn.rotary_emb.inv_freq", 4);
     load_victim(NULL);
     write_weights("model.safetensors", 0, 99, "model.layers.2.mlp.up_proj.weight", 4);
@@ -431,6 +569,26 @@ static void test_weights(void) {
           test_message);
     CHECK(remove(test_path("model.safetensors")) == 0 && test_fails(1, "neither", load_victim, NULL), "%s",
           test_message);
+}
+
+static void test_predicting_layers(void) {
+    static const struct { const char *tensor; int layers; bool refused; } cases[] = {
+        {"model.layers.2.eh_proj.weight", 1, false}, {"model.layers.3.mlp.up_proj.weight", 2, false},
+        {"model.layers.2.eh_proj.weight", 0, true},  {"model.layers.3.eh_proj.weight", 1, true},
+        {"model.layers.1.eh_proj.weight", 1, true},
+    };
+    Config c = resolved(DEEPSEEK);
+    victim = random_model(&c);
+    hf_save(victim, test_directory());
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *j = read_config(test_directory());
+        json_object_del(j, "receipts");
+        json_object_set_new(j, "num_nextn_predict_layers", json_integer(cases[i].layers));
+        write_config(test_directory(), j);
+        write_weights("model.safetensors", 0, 99, cases[i].tensor, 5);
+        if (cases[i].refused) CHECK(test_fails(1, "is left over", load_victim, NULL), "%s", test_message);
+        else check_same_values(victim, loaded_from(test_directory()), cases[i].tensor);
+    }
 }
 
 static void test_shards(void) {
@@ -516,6 +674,9 @@ static const Test tests[] = {
     {"hf/accepted-configs", "old and new spellings and absent keys become the right flags", test_accepted_configs},
     {"hf/training-flags", "loading an architecture leaves the flags of training alone", test_training_flags_stay},
     {"hf/weights", "missing, left over and misshapen tensors are refused, harmless ones tolerated", test_weights},
+    {"hf/tied-head", "a head beside a tied embedding is equal to it, or refused", test_tied_head},
+    {"hf/two-truths", "keys that say another model than the object receipts are refused, and no others", test_two_truths},
+    {"hf/predicting-layers", "layers that predict further tokens are passed over, others not", test_predicting_layers},
     {"hf/shards", "an index of shards is followed; a wrong one is refused", test_shards},
     {"hf/old-gpt2", "masks are tolerated, names without a prefix understood", test_old_gpt2},
     {"hf/wrong-model", "a checkpoint is not read into a model of another kind", test_wrong_model},
