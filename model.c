@@ -16,7 +16,9 @@
 
 // ---- the dense feed-forward ----------------------------------------------------------------------
 
-static void add_ffn(Model *m, Layer *layer, int l) { layer->dense = add_dense(m, l, "ffn", layer->F, m->c.bias); }
+static void add_ffn(Model *m, Layer *layer, int l) {
+    layer->dense = add_dense(m, l, "ffn", layer->F, config_ffn_bias(&m->c));
+}
 static void layout_ffn(const Model *m, const Layer *layer, LayerActs *acts, Arena *arena, size_t B, size_t T,
                        bool keep) {
     (void)keep;
@@ -75,7 +77,8 @@ static void add_layer(Model *m, int l) {
     layer->F = layer->has_experts ? c->expert_width : c->ffn_width;
     layer->mixer_norm = add_branch_norms(m, l, 2 * (size_t)l, "attn_norm", "attn_norm_out");
     layer->mixer->add_params(m, layer, l);
-    layer->o = add_linear(m, l, (Weight[]){{"attn.o", c->width, m->std.residual}}, 1, layer->H * layer->Dv, c->bias);
+    layer->o = add_linear(m, l, (Weight[]){{"attn.o", c->width, m->std.residual}}, 1, layer->H * layer->Dv,
+                          config_o_bias(c));
     layer->ffn_norm = add_branch_norms(m, l, 2 * (size_t)l + 1, "ffn_norm", "ffn_norm_out");
     layer->ffn->add_params(m, layer, l);
 }

@@ -22,6 +22,17 @@ size_t config_rope_dim(const Config *c, int attn) {
     return attn == ATTN_mla ? (c->head_dim / 2 + 1) / 2 * 2 : c->head_dim;
 }
 
+// ---- biases --------------------------------------------------------------------------------------
+bool config_qkv_bias(const Config *c) {
+    return c->attn_bias == ATTN_BIAS_auto ? c->bias : c->attn_bias != ATTN_BIAS_none;
+}
+bool config_o_bias(const Config *c) {
+    return c->attn_bias == ATTN_BIAS_auto ? c->bias : c->attn_bias == ATTN_BIAS_all;
+}
+bool config_ffn_bias(const Config *c) {
+    return c->ffn_bias == FFN_BIAS_auto ? c->bias : c->ffn_bias == FFN_BIAS_all;
+}
+
 // ---- derived -------------------------------------------------------------------------------------
 // Linear mixers see the order of the tokens through their state. Where all layers are such, nothing is left to rotate.
 void config_drop_unused_rotation(Config *c) {
