@@ -22,10 +22,17 @@ static void rotate(const Model *m, const Layer *layer, real *x, size_t stride, s
 
 _Static_assert((int)KERNEL_naive == ATTENTION_naive && (int)KERNEL_band == ATTENTION_band &&
                    (int)KERNEL_flash == ATTENTION_flash, "the flag's values are those of kernels/attention.h");
+// Of mla stretched by YaRN, the part without position grows too, and that by its scores: DeepSeek-V3's reference code.
+static double score_scale(const Model *m, const Layer *layer) {
+    double scale = 1 / sqrt((double)layer->D), mscale = m->c.rope_mscale_all_dim;
+    double grown = mscale > 0 && layer->attn == ATTN_mla ? rope_mscale(m->c.rope_factor, mscale) : 1;
+    return scale * grown * grown;
+}
+
 static AttnShape attn_shape(const Model *m, const Layer *layer) {
-    return (AttnShape){.H = layer->H, .KV = layer->KV, .D = layer->D, .Dv = layer->Dv,
-                       .scale = 1 / sqrt((double)layer->D), .kernel = (AttnKernel)m->c.attn_kernel, .tile = m->c.tile,
-                       .window = layer->mha.window, .slope = m->slopes};
+    return (AttnShape){.H = layer->H, .KV = layer->KV, .D = layer->D, .Dv = layer->Dv, .scale = score_scale(m, layer),
+                       .kernel = (AttnKernel)m->c.attn_kernel, .tile = m->c.tile, .window = layer->mha.window,
+                       .slope = m->slopes};
 }
 
 // Attention over the keys and values of the batch.
@@ -261,6 +268,7 @@ static void add_mla(Model *m, Layer *layer, int l) {
     const Config *c = &m->c;
     const double latent_eps = 1e-6;      // the reference implementation's default, whatever the other norms use
     size_t R = c->kv_rank, q = layer->H * layer->D;
+    bool bias = config_qkv_bias(c);
     if (c->q_rank) {
         layer->mla.q_a = add_linear(m, l, (Weight[]){{"attn.q_a", c->q_rank, m->std.plain}}, 1, c->width, bias);
         layer->mla.q_a_norm = add_rms_norm(m, l, "attn.q_a_norm", c->q_rank, latent_eps);
@@ -268,7 +276,6 @@ static void add_mla(Model *m, Layer *layer, int l) {
     } else {
         layer->mla.q = add_linear(m, l, (Weight[]){{"attn.q", q, m->std.plain}}, 1, c->width, false);
     }
-    bool bias = config_qkv_bias(c);
     add_gate(m, layer, l);
     layer->mla.kv_a = add_linear(m, l, (Weight[]){{"attn.kv_a", R + layer->P, m->std.plain}}, 1, c->width, bias);
     layer->mla.kv_a_norm = add_rms_norm(m, l, "attn.kv_a_norm", R, latent_eps);

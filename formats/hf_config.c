@@ -84,6 +84,12 @@ static unsigned nearest_family(const Config *c) {
     return attention_is(c, ATTN_swa) ? MISTRAL : windows ? MINISTRAL : LLAMA;
 }
 
+static bool rotates_everywhere(const Config *c) {
+    for (size_t l = 0; l < c->layers; l++)
+        if (pattern_at(&c->rope_layers, l) != ROPE_LAYER_rope) return false;
+    return true;
+}
+
 // The first thing that a family has only one way of, and this config another; NULL if there is none.
 static const char *missing_in(unsigned family, const Config *c) {
     bool mha = attention_is(c, ATTN_mha), gqa = attention_is(c, ATTN_gqa), moe = c->experts > 0;
@@ -97,6 +103,11 @@ static const char *missing_in(unsigned family, const Config *c) {
         {ROTARY, c->ffn == FFN_swiglu, "--ffn swiglu"},
         {GPT2, c->ffn == FFN_gelu, "--ffn gelu"},
         {ROTARY & ~QWEN3_NEXT, c->pos == POS_rope, "--pos rope"},
+        {ROTARY, c->rope_scaling == ROPE_SCALING_none, "--rope-scaling none"},
+        {ROTARY, rotates_everywhere(c), "--rope-layers rope"},
+        {ROTARY | GPT2, c->attn_bias == ATTN_BIAS_auto && c->ffn_bias == FFN_BIAS_auto,
+         "--attn-bias and --ffn-bias auto"},
+        {ROTARY, c->route_groups == 0, "--route-groups 0"},
         {QWEN3_NEXT, is_hybrid(c, ATTN_gated_delta), "--attn gated-delta, with mha or with gqa in between"},
         {QWEN3_NEXT, c->pos == (no_softmax ? POS_none : POS_rope), no_softmax ? "--pos none" : "--pos rope"},
         {QWEN3_NEXT, no_softmax || c->qk_norm == QK_head, "--qk-norm head"},
@@ -213,7 +224,10 @@ enum { FIXED = sizeof fixed / sizeof *fixed };
 // is one of them only where positions are learned: RoPE goes on beyond it.
 static const char *const architecture_flags[] = {
     "vocab", "layers", "width", "attn", "heads", "kv_heads", "head_dim", "kv_rank", "q_rank", "rope_dim",
-    "nope_dim", "v_dim", "qk_norm", "pos", "rope_theta", "norm", "norm_kind", "norm_eps", "ffn", "ffn_width", "bias",
+    "nope_dim", "v_dim", "qk_norm", "pos", "rope_theta", "rope_layers", "rope_scaling", "rope_factor", "rope_trained",
+    "rope_beta_fast", "rope_beta_slow", "rope_truncate", "rope_attention_factor", "rope_mscale", "rope_mscale_all_dim",
+    "rope_low_freq", "rope_high_freq", "norm", "norm_kind", "norm_eps", "ffn", "ffn_width", "bias", "attn_bias",
+    "ffn_bias", "route_groups", "route_top_groups", "route_group_score",
     "window", "attn_gate", "state_dim", "short_conv", "tie", "experts", "top_k", "expert_width", "shared_experts",
     "first_dense", "moe_layers", "gate", "router", "norm_topk", "route_scale", "capacity", "pool",
 };
