@@ -22,10 +22,17 @@ static void rotate(const Model *m, const Layer *layer, real *x, size_t stride, s
 
 _Static_assert((int)KERNEL_naive == ATTENTION_naive && (int)KERNEL_band == ATTENTION_band &&
                    (int)KERNEL_flash == ATTENTION_flash, "the flag's values are those of kernels/attention.h");
+// Of mla stretched by YaRN, the part without position grows too, and that by its scores: DeepSeek-V3's reference code.
+static double score_scale(const Model *m, const Layer *layer) {
+    double scale = 1 / sqrt((double)layer->D), mscale = m->c.rope_mscale_all_dim;
+    double grown = mscale > 0 && layer->attn == ATTN_mla ? rope_mscale(m->c.rope_factor, mscale) : 1;
+    return scale * grown * grown;
+}
+
 static AttnShape attn_shape(const Model *m, const Layer *layer) {
-    return (AttnShape){.H = layer->H, .KV = layer->KV, .D = layer->D, .Dv = layer->Dv,
-                       .scale = 1 / sqrt((double)layer->D), .kernel = (AttnKernel)m->c.attn_kernel, .tile = m->c.tile,
-                       .window = layer->mha.window, .slope = m->slopes};
+    return (AttnShape){.H = layer->H, .KV = layer->KV, .D = layer->D, .Dv = layer->Dv, .scale = score_scale(m, layer),
+                       .kernel = (AttnKernel)m->c.attn_kernel, .tile = m->c.tile, .window = layer->mha.window,
+                       .slope = m->slopes};
 }
 
 // Attention over the keys and values of the batch.
@@ -53,7 +60,7 @@ static void attend_backward(Model *m, size_t l, real *dq, real *dk, real *dv, co
 static void add_gate(Model *m, Layer *layer, int l) {
     if (!m->c.attn_gate) return;
     layer->gate = add_linear(m, l, (Weight[]){{"attn.gate", layer->H * layer->Dv, m->std.plain}}, 1, m->c.width,
-                             m->c.bias);
+                             config_qkv_bias(&m->c));
 }
 static void output_forward(Model *m, size_t l, real *out, const real *x, const Batch *b) {
     const Layer *layer = &m->layers[l];
@@ -181,7 +188,7 @@ static void add_mha(Model *m, Layer *layer, int l) {
     if (layer->mha.window)                                       // and spare tiles: see free_slots
         layer->mha.cache_slots = (layer->mha.window + 7 * c->tile - 1) / c->tile * c->tile;
     const Weight weights[] = {{"attn.q", q, m->std.plain}, {"attn.k", kv, m->std.plain}, {"attn.v", kv, m->std.value}};
-    layer->mha.qkv = add_linear(m, l, weights, 3, c->width, c->bias);
+    layer->mha.qkv = add_linear(m, l, weights, 3, c->width, config_qkv_bias(c));
     add_gate(m, layer, l);
     if (c->qk_norm == QK_none) return;
     Norm *norm[] = {&layer->mha.q_norm, &layer->mha.k_norm};
@@ -261,15 +268,16 @@ static void add_mla(Model *m, Layer *layer, int l) {
     const Config *c = &m->c;
     const double latent_eps = 1e-6;      // the reference implementation's default, whatever the other norms use
     size_t R = c->kv_rank, q = layer->H * layer->D;
+    bool bias = config_qkv_bias(c);
     if (c->q_rank) {
-        layer->mla.q_a = add_linear(m, l, (Weight[]){{"attn.q_a", c->q_rank, m->std.plain}}, 1, c->width, c->bias);
+        layer->mla.q_a = add_linear(m, l, (Weight[]){{"attn.q_a", c->q_rank, m->std.plain}}, 1, c->width, bias);
         layer->mla.q_a_norm = add_rms_norm(m, l, "attn.q_a_norm", c->q_rank, latent_eps);
         layer->mla.q_b = add_linear(m, l, (Weight[]){{"attn.q_b", q, m->std.plain}}, 1, c->q_rank, false);
     } else {
         layer->mla.q = add_linear(m, l, (Weight[]){{"attn.q", q, m->std.plain}}, 1, c->width, false);
     }
     add_gate(m, layer, l);
-    layer->mla.kv_a = add_linear(m, l, (Weight[]){{"attn.kv_a", R + layer->P, m->std.plain}}, 1, c->width, c->bias);
+    layer->mla.kv_a = add_linear(m, l, (Weight[]){{"attn.kv_a", R + layer->P, m->std.plain}}, 1, c->width, bias);
     layer->mla.kv_a_norm = add_rms_norm(m, l, "attn.kv_a_norm", R, latent_eps);
     layer->mla.kv_a_norm.x_stride = R + layer->P;
     layer->mla.kv_b = add_linear(m, l, (Weight[]){{"attn.kv_b", kv_width(layer), m->std.value}}, 1, R, false);

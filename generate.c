@@ -97,29 +97,38 @@ static void warm_up(Model *m) {
     free(logits);
 }
 
-_Static_assert((int)ROPE_SCALING_none == ROPE_none && (int)ROPE_SCALING_linear == ROPE_linear &&
-               (int)ROPE_SCALING_ntk == ROPE_ntk && (int)ROPE_SCALING_yarn == ROPE_yarn,
-               "--rope-scaling is passed to the kernel as it is");
+static bool is_given(const bool *given, const char *name) { return given[flags_find(&generate_table, name)]; }
 
-// Stretches the rotations as asked.
-static void scale_rope(const GenerateOptions *o, const Source *s) {
-    if (o->rope_scaling == ROPE_SCALING_none) return;
-    if (s->config.pos != POS_rope)
+// Stretches the rotations as asked, in place of what the model says.
+static void stretch(const GenerateOptions *o, const bool *given, Source *s, size_t trained) {
+    if (!is_given(given, "rope_scaling")) return;
+    bool none = o->rope_scaling == ROPE_SCALING_none;
+    if (s->config.pos != POS_rope && !none)
         usage_error("--rope-scaling stretches the rotations of --pos rope, but %s has none", s->dir);
-    model_scale_rope(s->model, (RopeScaling){o->rope_scaling, o->rope_factor, (double)s->config.context});
+    config_stretch(&s->config, &generate_table, o, trained);
+    if (o->rope_scaling == ROPE_SCALING_dynamic && s->config.context > s->config.rope_trained)
+        s->config.context = s->config.rope_trained;
 }
 
-static Source open_source(const GenerateOptions *o) {
+static void refuse_long(const Config *c, size_t prompt, size_t tokens) {
+    if (c->rope_scaling == ROPE_SCALING_dynamic && prompt + tokens > c->rope_trained)
+        usage_error("the rotations of this model are dynamic: they are known for the %zu tokens that it was trained "
+                    "on, but a prompt of %zu and --tokens %zu are more; give fewer, or --rope-scaling ntk or yarn",
+                    c->rope_trained, prompt, tokens);
+}
+
+static Source open_source(const GenerateOptions *o, const bool *given) {
     Source s = {.dir = find_run(o)};
     flags_defaults(&config_table, &s.config);
     s.ours = hf_flags(&s.config, s.dir);
     if (!s.ours) hf_config(&s.config, s.dir);
+    size_t trained = s.ours ? s.config.context : hf_trained_context(s.dir);
+    stretch(o, given, &s, trained);
     config_resolve(&s.config);
-    if (!s.ours) s.config.context = hf_trained_context(s.dir);
+    if (!s.ours) s.config.context = trained;     // after: flags of training, of which there are none, may contradict it
     s.tokenizer = open_tokenizer(&s);
     s.model = model_new(&s.config, false);
     hf_load(s.model, s.dir);
-    scale_rope(o, &s);
     warm_up(s.model);
     return s;
 }
@@ -150,8 +159,6 @@ static size_t read_numbers(const char *text, size_t vocab, int **tokens) {
     tokenizer_free(t);
     return n;
 }
-
-static bool is_given(const bool *given, const char *name) { return given[flags_find(&generate_table, name)]; }
 
 static size_t read_prompt(const GenerateOptions *o, const bool *given, const Source *s, int **tokens) {
     bool text = is_given(given, "prompt"), file = is_given(given, "prompt_file");
@@ -320,10 +327,11 @@ int main(int argc, char **argv) {
     if (*o.picture) check_picture("picture", o.picture);
     if (*o.roofline) check_picture("roofline", o.roofline);
     memory_advice = "choose a shorter prompt, or fewer --tokens, --samples or --picture-tokens";
-    Source s = open_source(&o);
+    Source s = open_source(&o, given);
     report_writing(&s.config, stderr);
     int *prompt;
     size_t n = read_prompt(&o, given, &s, &prompt);
+    refuse_long(&s.config, n, o.tokens);
     Clock clock = {.profiled = o.profile || *o.roofline};
     catch_signals();
     SampleOptions sampling = {o.temperature, o.sample_top_k, o.top_p, o.seed, o.tokens, o.samples};

@@ -51,7 +51,7 @@ static void add_linear_mixer(Model *m, Layer *layer, int l) {
     if (has_head_decay(layer)) weight[n++] = (Weight){"attn.decay", H, std};
     if (gla) weight[n++] = (Weight){"attn.decay_a", GATE_RANK, std};
     layer->linear.taps = taps;
-    layer->linear.qkv = add_linear(m, l, weight, n, C, m->c.bias);
+    layer->linear.qkv = add_linear(m, l, weight, n, C, config_qkv_bias(&m->c));
     if (gla) layer->linear.decay_b = add_linear(m, l, (Weight[]){{"attn.decay_b", q, std}}, 1, GATE_RANK, true);
     // The deviation of PyTorch's Conv1d: uniform in +-1/sqrt(taps).
     if (taps)

@@ -16,7 +16,9 @@
 
 // ---- the dense feed-forward ----------------------------------------------------------------------
 
-static void add_ffn(Model *m, Layer *layer, int l) { layer->dense = add_dense(m, l, "ffn", layer->F, m->c.bias); }
+static void add_ffn(Model *m, Layer *layer, int l) {
+    layer->dense = add_dense(m, l, "ffn", layer->F, config_ffn_bias(&m->c));
+}
 static void layout_ffn(const Model *m, const Layer *layer, LayerActs *acts, Arena *arena, size_t B, size_t T,
                        bool keep) {
     (void)keep;
@@ -67,7 +69,7 @@ static void add_layer(Model *m, int l) {
     Layer *layer = &m->layers[l];
     layer->attn = pattern_at(&c->attn, (size_t)l), layer->has_experts = config_layer_has_experts(c, (size_t)l);
     layer->mixer = mixer_of(layer->attn), layer->ffn = layer->has_experts ? &ffn_moe : &ffn_dense;
-    layer->H = c->heads, layer->KV = config_kv_heads(c, layer->attn), layer->P = config_rope_dim(c, layer->attn);
+    layer->H = c->heads, layer->KV = config_kv_heads(c, layer->attn), layer->P = config_layer_rope_dim(c, (size_t)l);
     layer->D = layer->attn == ATTN_mla           ? c->nope_dim + layer->P
                : config_is_linear(layer->attn) ? c->state_dim
                                                  : c->head_dim;
@@ -75,7 +77,8 @@ static void add_layer(Model *m, int l) {
     layer->F = layer->has_experts ? c->expert_width : c->ffn_width;
     layer->mixer_norm = add_branch_norms(m, l, 2 * (size_t)l, "attn_norm", "attn_norm_out");
     layer->mixer->add_params(m, layer, l);
-    layer->o = add_linear(m, l, (Weight[]){{"attn.o", c->width, m->std.residual}}, 1, layer->H * layer->Dv, c->bias);
+    layer->o = add_linear(m, l, (Weight[]){{"attn.o", c->width, m->std.residual}}, 1, layer->H * layer->Dv,
+                          config_o_bias(c));
     layer->ffn_norm = add_branch_norms(m, l, 2 * (size_t)l + 1, "ffn_norm", "ffn_norm_out");
     layer->ffn->add_params(m, layer, l);
 }
@@ -106,9 +109,22 @@ static Model *model_sketch(const Config *config) {          // everything but th
     return m;
 }
 
+#define SAME(word) (int)ROPE_SCALING_##word == ROPE_##word
+_Static_assert(SAME(none) && SAME(linear) && SAME(ntk) && SAME(yarn) && SAME(llama3) && SAME(dynamic),
+               "--rope-scaling is passed to the kernel as it is");
+static RopeScaling rope_scaling(const Config *c) {
+    RopeScaling s = {.kind = c->rope_scaling, .factor = c->rope_factor, .trained = (double)c->rope_trained,
+                     .beta_fast = c->rope_beta_fast, .beta_slow = c->rope_beta_slow, .fractional = !c->rope_truncate,
+                     .attention = c->rope_attention_factor, .low_freq = c->rope_low_freq,
+                     .high_freq = c->rope_high_freq};
+    if (c->rope_mscale > 0)                     // as DeepSeek-V3's reference code has it
+        s.attention = rope_mscale(s.factor, c->rope_mscale) / rope_mscale(s.factor, c->rope_mscale_all_dim);
+    return s;
+}
+
 Model *model_new(const Config *config, bool training) {
     Model *m = model_sketch(config);
-    m->training = training;
+    m->training = training, m->rope_scaling = rope_scaling(config);
     memory_take_parameters(m);
     memory_take_rotations(m, m->c.context);
     if (m->c.pos == POS_alibi) alibi_slopes(m->slopes = xmalloc(m->c.heads * sizeof *m->slopes), m->c.heads);

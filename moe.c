@@ -24,7 +24,9 @@ static RouterShape router_shape(const Model *m, size_t T, bool inference) {
                                     [ROUTER_dense] = CHOOSE_ALL};
     const Config *c = &m->c;
     RouterShape s = {.E = c->experts, .K = c->top_k, .T = T, .choice = choice[c->router], .normalise = c->norm_topk,
-                     .scale = c->route_scale, .capacity = inference ? 0 : config_capacity(c, T)};
+                     .scale = c->route_scale, .capacity = inference ? 0 : config_capacity(c, T),
+                     .groups = c->route_groups, .top_groups = c->route_top_groups,
+                     .group_sum = c->route_group_score == GROUP_SCORE_top2};
     s.score = c->router == ROUTER_relu ? SCORE_RELU : c->gate == GATE_sigmoid ? SCORE_SIGMOID : SCORE_SOFTMAX;
     if (c->router != ROUTER_expert_choice && c->router != ROUTER_soft) return s;
     ConfigPool pool = config_pool(c);

@@ -56,12 +56,40 @@ static void score_row(real *score, real *log_sum, const real *logits, RouterShap
 
 // ---- choices of tokens ---------------------------------------------------------------------------
 
-// The K experts with the largest score + bias, best first, in one pass: the best so far are kept sorted, and once
-// there are K of them most experts cost one comparison.
-static void choose_top_k(int *expert, const real *score, const real *bias, RouterShape s) {
 #define VALUE(e) (score[e] + (bias ? bias[e] : 0))
+
+// How good the group of `size` experts from `first` on is.
+static real group_score(const real *score, const real *bias, size_t first, size_t size, bool sum) {
+    real best = VALUE(first), second = -INFINITY;
+    for (size_t e = first + 1; e < first + size; e++) {
+        real value = VALUE(e);
+        if (value > best) second = best, best = value;
+        else if (value > second) second = value;
+    }
+    return sum ? best + second : best;
+}
+
+// Node-limited routing, DeepSeek-V3 2024, section 2.1.2 (V2: 2.2.2): marks the groups that a token may choose from.
+static void open_groups(uint8_t *open, const real *score, const real *bias, RouterShape s) {
+    size_t size = s.E / s.groups;
+    memset(open, 0, s.groups);
+    for (size_t k = 0; k < s.top_groups; k++) {
+        size_t best = s.groups;
+        real most = 0;
+        for (size_t g = 0; g < s.groups; g++) {
+            real value = open[g] ? 0 : group_score(score, bias, g * size, size, s.group_sum);
+            if (!open[g] && (best == s.groups || value > most)) best = g, most = value;
+        }
+        open[best] = 1;
+    }
+}
+
+// The K experts with the largest score + bias, best first, in one pass: the best so far are kept sorted, and once
+// there are K of them most experts cost one comparison. open: [groups] with those to choose from, or NULL.
+static void choose_top_k(int *expert, const real *score, const real *bias, const uint8_t *open, RouterShape s) {
     real least = 0;                                                    // of the K best so far
     for (size_t e = 0, n = 0; e < s.E; e++) {
+        if (open && !open[e / (s.E / s.groups)]) continue;
         real value = VALUE(e);
         if (n == s.K && !(value > least)) continue;
         size_t k = n < s.K ? n++ : s.K - 1;
@@ -69,8 +97,8 @@ static void choose_top_k(int *expert, const real *score, const real *bias, Route
         expert[k] = (int)e;
         least = VALUE(expert[n - 1]);
     }
-#undef VALUE
 }
+#undef VALUE
 
 // A score that is no number counts as above, so that it is seen in the loss.
 static void choose_above(uint8_t *taken, const real *score, const real *threshold, RouterShape s) {
@@ -184,8 +212,10 @@ void route_forward(Routing *r, const real *logits, const real *state, size_t M, 
     for (size_t m = 0; m < M; m++) {
         real *score = r->score + m * s.E;
         score_row(score, r->log_sum + m, logits + m * s.E, s);
-        if (best) choose_top_k(r->expert + m * s.K, score, state, s);
-        else if (s.choice != CHOOSE_TOKENS) choose_above(r->taken + m * s.E, score, state, s);
+        uint8_t *taken = r->taken + m * s.E;            // of a token that chooses groups: those
+        if (best && s.groups) open_groups(taken, score, state, s);
+        if (best) choose_top_k(r->expert + m * s.K, score, state, s.groups ? taken : NULL, s);
+        else if (s.choice != CHOOSE_TOKENS) choose_above(taken, score, state, s);
     }
     if (s.choice == CHOOSE_TOKENS) choose_tokens(r, M, s);
     if (best) list_equal(r, M, s.K);

@@ -26,6 +26,10 @@ typedef struct {
     PoolKind pool;             // CHOOSE_TOKENS, soft: tokens that are routed together, see Pool
     size_t pool_tokens;        // POOL_TIME: how many
     size_t slots;              // soft: per expert and pool
+    // CHOOSE_BEST: where groups is not 0, experts stand in so many groups of E/groups neighbours, and a token's choices
+    // come from the top_groups best of them, by their best score plus bias, or by the sum of their best two.
+    size_t groups, top_groups;
+    bool group_sum;
 } RouterShape;
 
 // Tokens that are routed together: `tokens` of them, first, first + step, ... POOL_TIME: neighbours in a sequence (the
@@ -36,8 +40,8 @@ Pool pool_at(size_t i, size_t M, RouterShape s);
 
 size_t route_max_choices(size_t M, RouterShape s);   // the most choices that M tokens can have
 // logits [M,E] (kept unchanged). state [E]: for CHOOSE_BEST a bias that moves the selection only, never the weights
-// (may be NULL); for CHOOSE_ABOVE the thresholds (NULL: zeros). Ties go to the lower expert; in a pool, to the earlier
-// token.
+// (may be NULL); for CHOOSE_ABOVE the thresholds (NULL: zeros). Ties go to the lower expert or group; in a pool,
+// to the earlier token.
 void route_forward(Routing *r, const real *logits, const real *state, size_t M, RouterShape s);
 // dweight [choices] -> dlogits [M,E], with the gradients of the auxiliary losses.
 void route_backward(real *dlogits, const real *dweight, const Routing *r, size_t M, RouterShape s);

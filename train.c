@@ -51,10 +51,11 @@ typedef struct {
 } Training;
 
 // ---- preparing ---------------------------------------------------------------------------------
-// The architecture is that of the checkpoint; a flag that says otherwise is a mistake.
+// The architecture is that of the checkpoint; a flag that says otherwise is a mistake. Rotations may be stretched.
 static void load_config(Config *c, const bool *given) {
     Config asked = *c;
     hf_config(c, c->load);
+    if (given[flags_find(&config_table, "rope_scaling")]) config_stretch(c, &config_table, &asked, 0);
     for (size_t i = 0; i < config_table.count; i++) {
         if (!given[i]) continue;
         char *wanted = flags_get(&config_table, &asked, i), *found = flags_get(&config_table, c, i);

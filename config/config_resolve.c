@@ -11,6 +11,7 @@ void config_resolve(Config *c) {
     config_drop_unused_rotation(c);     // first: what --pos is decides what has an effect
     config_refuse_unused(c, NULL);
     config_resolve_model(c);
+    config_resolve_rope(c);
     config_resolve_optim(c);
     config_resolve_moe(c);              // after them: pools need the rows of a micro-batch
     resolve_run(c);

@@ -22,6 +22,21 @@ size_t config_rope_dim(const Config *c, int attn) {
     return attn == ATTN_mla ? (c->head_dim / 2 + 1) / 2 * 2 : c->head_dim;
 }
 
+size_t config_layer_rope_dim(const Config *c, size_t l) {
+    return pattern_at(&c->rope_layers, l) == ROPE_LAYER_rope ? config_rope_dim(c, pattern_at(&c->attn, l)) : 0;
+}
+
+// ---- biases --------------------------------------------------------------------------------------
+bool config_qkv_bias(const Config *c) {
+    return c->attn_bias == ATTN_BIAS_auto ? c->bias : c->attn_bias != ATTN_BIAS_none;
+}
+bool config_o_bias(const Config *c) {
+    return c->attn_bias == ATTN_BIAS_auto ? c->bias : c->attn_bias == ATTN_BIAS_all;
+}
+bool config_ffn_bias(const Config *c) {
+    return c->ffn_bias == FFN_BIAS_auto ? c->bias : c->ffn_bias == FFN_BIAS_all;
+}
+
 // ---- derived -------------------------------------------------------------------------------------
 // Linear mixers see the order of the tokens through their state. Where all layers are such, nothing is left to rotate.
 void config_drop_unused_rotation(Config *c) {
@@ -58,6 +73,12 @@ static void refuse_heads(const Config *c) {
     if (c->tile % 32 != 0) usage_error("--tile %zu is not a multiple of 32", c->tile);
 }
 
+static void refuse_unrotated(const Config *c) {
+    for (size_t l = 0; l < c->layers; l++)
+        if (c->pos != POS_rope || config_layer_rope_dim(c, l)) return;
+    usage_error("--rope-layers leaves no layer that rotates; give --pos none");
+}
+
 static void refuse_rotation(const Config *c) {
     for (int attn = ATTN_mha; attn <= ATTN_swa; attn++) {
         size_t rotated = config_rope_dim(c, attn);
@@ -73,8 +94,10 @@ static void refuse_rotation(const Config *c) {
 
 void config_resolve_model(Config *c) {
     config_refuse_long_pattern(c, "attn", &c->attn);
+    config_refuse_long_pattern(c, "rope-layers", &c->rope_layers);
     refuse_heads(c);
     derive_attention(c);
     if (!c->ffn_width) c->ffn_width = c->ffn == FFN_swiglu ? (8 * c->width / 3 + 31) / 32 * 32 : 4 * c->width;
     refuse_rotation(c);
+    refuse_unrotated(c);
 }

@@ -13,6 +13,7 @@ static bool router_is(const Config *c, unsigned routers) { return c->experts && 
 enum {  // sets of routers, as bits
     POOLED = 1 << ROUTER_expert_choice | 1 << ROUTER_soft,
     COUNTED = 1 << ROUTER_topk | 1 << ROUTER_bias | 1 << ROUTER_hash,    // a token has K experts, no more and no less
+    LIMITED = 1 << ROUTER_topk | 1 << ROUTER_bias,      // a token's experts may have to come from a few groups
     NORMALISED = 1 << ROUTER_topk | 1 << ROUTER_bias | 1 << ROUTER_dense,
     TOKENS_CHOOSE = COUNTED | 1 << ROUTER_threshold | 1 << ROUTER_relu,
     BALANCED = 1 << ROUTER_topk | 1 << ROUTER_bias | 1 << ROUTER_threshold,  // may have a balancing loss
@@ -78,6 +79,24 @@ static void refuse_router_flags(const Config *c) {
     free(router);
 }
 
+static void refuse_groups(const Config *c) {
+    size_t size = c->experts / c->route_groups;
+    if (!router_is(c, LIMITED))
+        usage_error("--route-groups %zu limits what --router topk and bias choose; leave it out", c->route_groups);
+    if (c->experts % c->route_groups)
+        usage_error("--experts %zu cannot be divided into --route-groups %zu of equal size", c->experts,
+                    c->route_groups);
+    if (c->route_top_groups >= c->route_groups)
+        usage_error("--route-top-groups %zu of --route-groups %zu leave nothing out; give fewer, or neither flag",
+                    c->route_top_groups, c->route_groups);
+    if (c->top_k > c->route_top_groups * size)
+        usage_error("--top-k %zu experts cannot be chosen from --route-top-groups %zu of %zu expert%s each", c->top_k,
+                    c->route_top_groups, size, plural(size));
+    if (c->route_group_score == GROUP_SCORE_top2 && size < 2)
+        usage_error("--route-group-score top2 sums two experts of a group, but --route-groups %zu leave one each; give "
+                    "max", c->route_groups);
+}
+
 static void refuse_pool(const Config *c) {
     ConfigPool pool = config_pool(c);
     size_t rows = (c->eval_tokens + c->context - 1) / c->context;
@@ -100,6 +119,7 @@ static void refuse_experts(const Config *c) {
         usage_error("--top-k %zu experts per token cannot be chosen from --experts %zu", c->top_k, c->experts);
     refuse_router_flags(c);
     if (router_is(c, POOLED)) refuse_pool(c);
+    if (c->route_groups) refuse_groups(c);
     if (c->top_k == 1 && c->experts > 1 && c->norm_topk)
         usage_error("--top-k 1 with --norm-topk 1 gives every chosen expert the weight 1, so the router learns nothing "
                     "from the loss; add --norm-topk 0");

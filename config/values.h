@@ -22,7 +22,11 @@
                               X(ROUTER, relu) X(ROUTER, hash) X(ROUTER, soft) X(ROUTER, dense)
 #define SCHEDULE_VALUES(X)    X(SCHEDULE, cosine) X(SCHEDULE, linear) X(SCHEDULE, wsd) X(SCHEDULE, constant)
 #define ROPE_SCALING_VALUES(X) X(ROPE_SCALING, none) X(ROPE_SCALING, linear) X(ROPE_SCALING, ntk) \
-                               X(ROPE_SCALING, yarn)
+                               X(ROPE_SCALING, yarn) X(ROPE_SCALING, llama3) X(ROPE_SCALING, dynamic)
+#define ROPE_LAYER_VALUES(X)  X(ROPE_LAYER, rope) X(ROPE_LAYER, none)
+#define ATTN_BIAS_VALUES(X)   X(ATTN_BIAS, auto) X(ATTN_BIAS, none) X(ATTN_BIAS, qkv) X(ATTN_BIAS, all)
+#define FFN_BIAS_VALUES(X)    X(FFN_BIAS, auto) X(FFN_BIAS, none) X(FFN_BIAS, all)
+#define GROUP_SCORE_VALUES(X) X(GROUP_SCORE, top2) X(GROUP_SCORE, max)
 #define DRY_RUN_VALUES(X)     X(DRY_RUN, no) X(DRY_RUN, text) X(DRY_RUN, json)
 
 // ATTN_mha, ATTN_gqa, ..., NORM_pre, ...: prefix_word.
@@ -39,5 +43,9 @@ enum { GATE_VALUES(CONFIG_CONSTANT) };
 enum { ROUTER_VALUES(CONFIG_CONSTANT) };
 enum { SCHEDULE_VALUES(CONFIG_CONSTANT) };
 enum { ROPE_SCALING_VALUES(CONFIG_CONSTANT) };
+enum { ROPE_LAYER_VALUES(CONFIG_CONSTANT) };
+enum { ATTN_BIAS_VALUES(CONFIG_CONSTANT) };
+enum { FFN_BIAS_VALUES(CONFIG_CONSTANT) };
+enum { GROUP_SCORE_VALUES(CONFIG_CONSTANT) };
 enum { DRY_RUN_VALUES(CONFIG_CONSTANT) };
 #endif

@@ -90,7 +90,7 @@ typedef struct {
     size_t rank, shape[3], size;      // as in the file
     Part part[4];
     size_t parts, groups, columns;    // groups: heads that are laid out one after the other, or 1
-    size_t head, rotated;             // of every `head` rows, the last `rotated` are neighbours that rotate; 0: none are
+    size_t head, rotated;             // the last `rotated` of every `head` rows rotate as neighbours; 0: none does
     bool transposed, from_one, found; // transposed: [in, out] in the file
 } Link;
 typedef struct { Link *link; size_t count; } Links;
@@ -155,8 +155,8 @@ static void link_ours(Links *all, const Param *p) {
     snprintf(k->name, sizeof k->name, "%s", p->name);
 }
 
-// DeepSeek rotates neighbours (0 1)(2 3)..., at the end of each query head and of the latent's key. In ours, dimension d
-// pairs with d + P/2.
+// DeepSeek rotates neighbours (0 1)(2 3)..., at the end of each query head and of the latent's key. In ours, dimension
+// d pairs with d + P/2.
 static void interleave(Link *k, const char *ours, const Config *c) {
     bool query = strncmp(ours, "attn.q.", 7) == 0 || strncmp(ours, "attn.q_b.", 9) == 0;
     bool key = strncmp(ours, "attn.kv_a.", 10) == 0;
@@ -388,8 +388,8 @@ static void compare_head(Loading *l, const char *dir) {
     while (l->head && link->part[0].offset != embed->offset) link++;
     if (l->head && !link->found) memcpy(values, l->head, embed->size * sizeof *values), link->found = true;
     if (l->head && memcmp(l->head, values, embed->size * sizeof *values) != 0)
-        fail("%s: config.json says tie_word_embeddings, but lm_head.weight differs from the embedding; set it to false, "
-             "or remove the tensor", dir);
+        fail("%s: config.json says tie_word_embeddings, but lm_head.weight differs from the embedding; set it to "
+             "false, or remove the tensor", dir);
 }
 
 static bool predicts_further(const Loading *l, const char *name) {

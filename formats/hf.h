@@ -1,7 +1,7 @@
 // hf.h: Hugging Face's names and configurations for our models, so that transformers opens what we
-// train and we open what transformers saved. Llama, Mistral, Ministral, Qwen3, Qwen3-MoE, Qwen3-Next (without its
-// experts), OLMo-2, OLMo-3, OLMoE, Mixtral, DeepSeek-V2, DeepSeek-V3 and GPT-2 are known; any other combination of flags
-// is saved as model_type "receipts" under our own names (model.h).
+// train and we open what transformers saved. Llama, Mistral, Ministral, SmolLM3, Qwen2, Qwen3, Qwen3-MoE, Qwen3-Next
+// (without its experts), OLMo-2, OLMo-3, OLMoE, Mixtral, DeepSeek-V2, DeepSeek-V3 and GPT-2 are known; any other
+// combination of flags is saved as model_type "receipts" under our own names (model.h).
 // The tensors themselves are not touched here: safetensors.h reads and writes the files.
 #ifndef HF_H
 #define HF_H
@@ -27,7 +27,8 @@ void hf_write_tensors(const Model *m, const real *arena, const char *path);
 // each other, and where the keys say another model than the flags of the run that wrote them. Keys that nobody reads
 // are named on stderr.
 void hf_config(Config *c, const char *dir);
-// Every flag of the run of ours that wrote the directory; fails like hf_config. False (c untouched) if none of ours did.
+// Every flag of the run of ours that wrote the directory; fails like hf_config. False (c untouched) if none of ours
+// did.
 bool hf_flags(Config *c, const char *dir);
 // The tokens of context that the model of a directory was trained on, or is said to be good for.
 size_t hf_trained_context(const char *dir);

@@ -11,6 +11,8 @@ const Family hf_families[] = {
     {LLAMA, "llama", "LlamaForCausalLM", "model.layers."},
     {MISTRAL, "mistral", "MistralForCausalLM", "model.layers."},
     {MINISTRAL, "ministral", "MinistralForCausalLM", "model.layers."},
+    {QWEN2, "qwen2", "Qwen2ForCausalLM", "model.layers."},
+    {SMOLLM3, "smollm3", "SmolLM3ForCausalLM", "model.layers."},
     {QWEN3, "qwen3", "Qwen3ForCausalLM", "model.layers."},
     {QWEN3_NEXT, "qwen3_next", "Qwen3NextForCausalLM", "model.layers."},
     {OLMO2, "olmo2", "Olmo2ForCausalLM", "model.layers."},
@@ -72,6 +74,15 @@ static size_t dense_layers(const Config *c) {
     return n;
 }
 
+// As transformers has them: on what makes q, k and v and on the output matrix, or on neither.
+static bool attention_biases_agree(const Config *c) { return config_qkv_bias(c) == config_o_bias(c); }
+
+static bool rotates_everywhere(const Config *c) {
+    for (size_t l = 0; l < c->layers; l++)
+        if (pattern_at(&c->rope_layers, l) != ROPE_LAYER_rope) return false;
+    return true;
+}
+
 // The closest relative: the one whose mark the config bears.
 static unsigned nearest_family(const Config *c) {
     bool softmax = c->experts && c->gate == GATE_softmax && c->router == ROUTER_topk;
@@ -83,6 +94,8 @@ static unsigned nearest_family(const Config *c) {
     bool windows = hf_has_attention(c, ATTN_swa);
     if (c->norm == NORM_out || c->qk_norm == QK_full) return windows ? OLMO3 : OLMO2;
     if (c->qk_norm == QK_head) return QWEN3;
+    if (!rotates_everywhere(c)) return SMOLLM3;
+    if (config_qkv_bias(c) && !config_o_bias(c)) return QWEN2;
     return hf_attention_is(c, ATTN_swa) ? MISTRAL : windows ? MINISTRAL : LLAMA;
 }
 
@@ -99,6 +112,11 @@ static const char *missing_in(unsigned family, const Config *c) {
         {ROTARY, c->ffn == FFN_swiglu, "--ffn swiglu"},
         {GPT2, c->ffn == FFN_gelu, "--ffn gelu"},
         {ROTARY & ~QWEN3_NEXT, c->pos == POS_rope, "--pos rope"},
+        {ROTARY, c->rope_scaling != ROPE_SCALING_ntk, "--rope-scaling of another kind than ntk"},
+        {ROTARY & ~SMOLLM3, rotates_everywhere(c), "--rope-layers rope"},
+        {CHOOSING, c->route_groups == 0, "--route-groups 0"},
+        {DEEPSEEK, !c->route_groups || c->route_group_score == GROUP_SCORE_top2, "--route-group-score top2"},
+        {DEEPSEEK2, !c->route_groups || c->route_group_score == GROUP_SCORE_max, "--route-group-score max"},
         {QWEN3_NEXT, is_hybrid(c, ATTN_gated_delta), "--attn gated-delta, with mha or with gqa in between"},
         {QWEN3_NEXT, c->pos == (no_softmax ? POS_none : POS_rope), no_softmax ? "--pos none" : "--pos rope"},
         {QWEN3_NEXT, no_softmax || c->qk_norm == QK_head, "--qk-norm head"},
@@ -108,7 +126,7 @@ static const char *missing_in(unsigned family, const Config *c) {
         {MIXTRAL | QWEN3_MOE, mha || gqa || hf_attention_is(c, ATTN_swa), "--attn mha, gqa or swa on all layers"},
         {HYBRID, is_hybrid(c, ATTN_swa), "--attn swa, with mha or with gqa in between, and as many key heads in both"},
         {GPT2, mha, "--attn mha"},
-        {LLAMA | MISTRAL | MINISTRAL | MIXTRAL | GPT2, c->qk_norm == QK_none, "--qk-norm none"},
+        {BIASED | QWEN2 | MISTRAL | MINISTRAL | MIXTRAL | GPT2, c->qk_norm == QK_none, "--qk-norm none"},
         {QWEN3, c->qk_norm == QK_head, "--qk-norm head"},
         {OLMO, c->qk_norm == QK_full, "--qk-norm full"},
         {ROTARY & ~(LATENT | QWEN3_NEXT), config_rope_dim(c, ATTN_mha) == c->head_dim,
@@ -116,9 +134,12 @@ static const char *missing_in(unsigned family, const Config *c) {
         {(ROTARY & ~QWEN3_NEXT) | GPT2, !c->attn_gate, "--attn-gate 0"},
         {OLMOE | GPT2, c->heads * c->head_dim == c->width, "--head-dim of width/heads"},
         {LLAMA | DEEPSEEK2, c->width % c->heads == 0, "--width to be a multiple of --heads"},
-        {GPT2, c->bias, "--bias 1"},
-        {ROTARY & ~(LLAMA | LATENT), !c->bias, "--bias 0"},
-        {LATENT, !c->bias || dense_layers(c) == 0, "--bias 0, or experts in all layers"},
+        {GPT2, c->bias && config_qkv_bias(c) && config_o_bias(c) && config_ffn_bias(c), "--bias 1"},
+        {QWEN2, config_qkv_bias(c) && !config_o_bias(c), "--attn-bias qkv"},
+        {BIASABLE, attention_biases_agree(c), "--attn-bias none or all"},
+        {ROTARY & ~(BIASABLE | QWEN2), !config_qkv_bias(c) && !config_o_bias(c), "--bias 0"},
+        {ROTARY & ~(BIASED | LATENT), !config_ffn_bias(c) || dense_layers(c) == 0, "--bias 0 (or --attn-bias alone)"},
+        {LATENT, !config_ffn_bias(c) || dense_layers(c) == 0, "--bias 0, or experts in all layers"},
         {(ROTARY & ~(CHOOSING | LATENT)) | GPT2, !moe, "--experts 0"},
         {MIXTRAL | OLMOE, experts_from(c, 0), "experts in all layers"},
         {CHOOSING, c->gate == GATE_softmax, "--gate softmax"},
@@ -191,23 +212,51 @@ static double rotated_share(const Config *c) {
     return floor(all * share) == rotated ? share : (rotated + 0.5) / all;
 }
 
+// How rotations are slowed down, in rope_parameters: what a flag is called there, and for which kinds.
+const HfRope hf_rope[] = {
+    {1 << ROPE_SCALING_linear | 1 << ROPE_SCALING_dynamic, "factor", "rope_factor", false},
+    {1 << ROPE_SCALING_yarn | 1 << ROPE_SCALING_llama3, "factor", "rope_factor", false},
+    {1 << ROPE_SCALING_yarn | 1 << ROPE_SCALING_llama3, "original_max_position_embeddings", "rope_trained", false},
+    {1 << ROPE_SCALING_yarn, "beta_fast", "rope_beta_fast", true},
+    {1 << ROPE_SCALING_yarn, "beta_slow", "rope_beta_slow", true},
+    {1 << ROPE_SCALING_yarn, "attention_factor", "rope_attention_factor", true},
+    {1 << ROPE_SCALING_yarn, "mscale", "rope_mscale", true},
+    {1 << ROPE_SCALING_yarn, "mscale_all_dim", "rope_mscale_all_dim", true},
+    {1 << ROPE_SCALING_llama3, "low_freq_factor", "rope_low_freq", false},
+    {1 << ROPE_SCALING_llama3, "high_freq_factor", "rope_high_freq", false},
+    {0, NULL, NULL, false},
+};
+
 static json_t *rope_as_json(const Config *c) {
+    char *kind = flags_get(&config_table, c, flags_find(&config_table, "rope_scaling"));
     json_t *rope = json_object();
-    put(rope, "rope_type", json_string("default"));
+    put(rope, "rope_type", json_string(c->rope_scaling == ROPE_SCALING_none ? "default" : kind));
     put(rope, "rope_theta", flag_as_json(c, "rope_theta"));
+    for (const HfRope *r = hf_rope; r->kinds; r++)
+        if (r->kinds >> c->rope_scaling & 1 &&
+            !(r->optional && flags_is_default(&config_table, c, flags_find(&config_table, r->flag))))
+            put(rope, r->key, flag_as_json(c, r->flag));
+    if (!c->rope_truncate) put(rope, "truncate", json_false());
+    free(kind);
     return rope;
 }
 
+// rope_scaling is where transformers before 5 look for what is not plain; with it they are right or refuse, without it
+// they would be wrong. OLMo-3 of theirs scales one type of layers only.
 static void put_rotary(json_t *object, const Config *c, unsigned family) {
+    bool plain = c->rope_scaling == ROPE_SCALING_none;
     put(object, "num_key_value_heads", size_as_json(config_kv_heads(c, softmax_of(c))));
     put(object, "rope_theta", flag_as_json(c, "rope_theta"));  // where transformers before 5 look
     json_t *rope = family == OLMO3 ? json_object() : rope_as_json(c);
     put(object, "rope_parameters", rope);
     for (int i = 0; i < 2 && family == OLMO3; i++)
         put(rope, i ? "full_attention" : "sliding_attention", rope_as_json(c));
-    if (family != QWEN3_NEXT) return;
-    put(rope, "partial_rotary_factor", json_real(rotated_share(c)));
-    put(object, "partial_rotary_factor", json_real(rotated_share(c)));
+    if (family == OLMO3 && !c->rope_truncate) put(rope, "truncate", json_false());  // they look for it here
+    if (family == QWEN3_NEXT) put(rope, "partial_rotary_factor", json_real(rotated_share(c)));
+    if (family == QWEN3_NEXT) put(object, "partial_rotary_factor", json_real(rotated_share(c)));
+    if (!plain && family != OLMO3) put(object, "rope_scaling", json_deep_copy(rope));
+    if (c->rope_scaling != ROPE_SCALING_dynamic) return;
+    put(object, "max_position_embeddings", flag_as_json(c, "rope_trained"));   // where they would begin to change
 }
 
 static const char *type_of_mixer(int attn) {
@@ -223,7 +272,7 @@ static void put_layer_types(json_t *object, const Config *c) {
 
 static void put_windows(json_t *object, const Config *c, unsigned family) {
     if (!c->window) put(object, "sliding_window", json_null());
-    if (family & (QWEN3 | QWEN3_MOE)) put(object, "use_sliding_window", json_boolean(c->window));
+    if (family & SWITCHED) put(object, "use_sliding_window", json_boolean(c->window));
     if (family & HYBRID) put_layer_types(object, c);
 }
 
@@ -245,17 +294,28 @@ static void put_dense_layers(json_t *object, const Config *c) {
 }
 
 static void put_latent(json_t *object, const Config *c, unsigned family) {
-    put(object, "attention_bias", flag_as_json(c, "bias"));
+    size_t groups = c->route_groups ? c->route_groups : 1;
     if (family == DEEPSEEK) put(object, "rope_interleave", json_false());
     if (family == DEEPSEEK) put(object, "num_nextn_predict_layers", size_as_json(0));
+    if (family == DEEPSEEK2) put(object, "topk_method", json_string(groups > 1 ? "group_limited_greedy" : "greedy"));
+    put(object, "n_group", size_as_json(groups));
+    put(object, "topk_group", size_as_json(groups > 1 ? c->route_top_groups : 1));
     if (c->q_rank == 0) put(object, "q_lora_rank", json_null());
     if (c->experts == 0) put(object, "first_k_dense_replace", flag_as_json(c, "layers"));
 }
 
+static void put_rotating_layers(json_t *object, const Config *c) {
+    json_t *rotates = json_array();
+    for (size_t l = 0; l < c->layers; l++)
+        json_array_append_new(rotates, size_as_json(pattern_at(&c->rope_layers, l) == ROPE_LAYER_rope));
+    put(object, "no_rope_layers", rotates);         // by its values, layers with RoPE
+}
+
 static void put_family(json_t *object, const Config *c, unsigned family) {
     if (family & ROTARY) put_rotary(object, c, family);
-    if (family & LLAMA) put(object, "mlp_bias", flag_as_json(c, "bias"));
-    if (family & LLAMA) put(object, "attention_bias", flag_as_json(c, "bias"));
+    if (family & BIASED) put(object, "mlp_bias", json_boolean(config_ffn_bias(c)));
+    if (family & BIASABLE) put(object, "attention_bias", json_boolean(config_o_bias(c)));
+    if (family & SMOLLM3) put_rotating_layers(object, c);
     if (family & CHOOSING) put(object, "router_aux_loss_coef", flag_as_json(c, "aux_loss"));
     if (family & QWEN3_MOE) put_dense_layers(object, c);
     if (family & LATENT) put_latent(object, c, family);

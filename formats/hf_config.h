@@ -9,13 +9,17 @@
 enum {
     LLAMA = 1, QWEN3 = 2, OLMO2 = 4, MIXTRAL = 8, DEEPSEEK = 16, GPT2 = 32, OURS = 64, MISTRAL = 128,
     QWEN3_NEXT = 256, MINISTRAL = 512, OLMO3 = 1024, QWEN3_MOE = 4096, OLMOE = 8192, DEEPSEEK2 = 16384,
+    QWEN2 = 32768, SMOLLM3 = 65536,
     OLMO = OLMO2 | OLMO3,
     LATENT = DEEPSEEK | DEEPSEEK2,                // multi-head latent attention
     CHOOSING = MIXTRAL | QWEN3_MOE | OLMOE,       // experts that softmax weighs, and nothing beside them
-    ROTARY = LLAMA | QWEN3 | OLMO | CHOOSING | LATENT | MISTRAL | MINISTRAL | QWEN3_NEXT,  // RMSNorm, RoPE, SwiGLU
+    BIASED = LLAMA | SMOLLM3,                     // biases of attention, of the feed-forward, or of both
+    BIASABLE = BIASED | QWEN3 | QWEN3_MOE | OLMO | OLMOE | LATENT,  // of attention
+    ROTARY = BIASABLE | QWEN2 | MIXTRAL | MISTRAL | MINISTRAL | QWEN3_NEXT,  // RMSNorm, RoPE, SwiGLU
     EVERYONE = ROTARY | GPT2,
-    HYBRID = QWEN3 | MINISTRAL | OLMO3,           // layers with a window, and layers without
+    HYBRID = QWEN2 | QWEN3 | MINISTRAL | OLMO3 | SMOLLM3,  // layers with a window, and layers without
     WINDOWED = HYBRID | MISTRAL | MIXTRAL | QWEN3_MOE,
+    SWITCHED = QWEN2 | QWEN3 | QWEN3_MOE | SMOLLM3,  // windows, if use_sliding_window says so
     DELTA_NET = 2048,  // no architecture, but the layers of one that are a gated delta net
 };
 typedef struct { unsigned bit; const char *model_type, *architecture, *layer; } Family;  // layer: starts its tensors
@@ -37,6 +41,8 @@ typedef enum { HF_ALLOWED, HF_WRITTEN, HF_REQUIRED } HfUse;
 typedef struct { unsigned families; const char *key, *values; HfUse use; } HfFixed;
 typedef struct { unsigned families; const char *alias, *key; } HfAlias;
 typedef struct { unsigned families; const char *names; } HfHarmless;    // names: with blanks between them
+typedef struct { unsigned kinds; const char *key, *flag; bool optional; } HfRope;  // kinds: bits of ROPE_SCALING_...
+extern const HfRope hf_rope[];                      // in hf_config.c
 extern const HfKey hf_keys[];
 extern const HfFixed hf_fixed[];
 extern const HfAlias hf_aliases[];

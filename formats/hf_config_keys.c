@@ -13,7 +13,8 @@ const HfKey hf_keys[] = {
     {ROTARY, "num_attention_heads", "heads", NULL, NULL},
     {LLAMA | OLMO | OLMOE, "num_key_value_heads", "kv_heads", "0", "0"},
     {MISTRAL | MINISTRAL | MIXTRAL, "num_key_value_heads", "kv_heads", "8", "0"},
-    {QWEN3, "num_key_value_heads", "kv_heads", "32", "0"},
+    {QWEN2 | QWEN3, "num_key_value_heads", "kv_heads", "32", "0"},
+    {SMOLLM3, "num_key_value_heads", "kv_heads", "4", "0"},
     {QWEN3_NEXT, "num_key_value_heads", "kv_heads", "2", NULL},
     {QWEN3_MOE, "num_key_value_heads", "kv_heads", "4", NULL},
     {ROTARY & ~(LATENT | QWEN3 | QWEN3_NEXT), "head_dim", "head_dim", "0", "0"},
@@ -23,15 +24,16 @@ const HfKey hf_keys[] = {
     {MIXTRAL | OLMOE, "intermediate_size", "expert_width", NULL, NULL},
     {LLAMA | OLMO | DEEPSEEK2, "max_position_embeddings", "context", "2048", NULL},
     {OLMOE | DEEPSEEK, "max_position_embeddings", "context", "4096", NULL},
-    {QWEN3 | QWEN3_NEXT | QWEN3_MOE, "max_position_embeddings", "context", "32768", NULL},
+    {QWEN2 | QWEN3 | QWEN3_NEXT | QWEN3_MOE | SMOLLM3, "max_position_embeddings", "context", "32768", NULL},
     {MISTRAL | MINISTRAL | MIXTRAL, "max_position_embeddings", "context", "131072", NULL},
     {QWEN3_NEXT, "linear_conv_kernel_dim", "short_conv", "4", NULL},
     {QWEN3_NEXT, "linear_key_head_dim", "state_dim", "128", NULL},
     {ROTARY & ~(MIXTRAL | OLMO | OLMOE), "rms_norm_eps", "norm_eps", "1e-6", NULL},
     {MIXTRAL | OLMO | OLMOE, "rms_norm_eps", "norm_eps", "1e-5", NULL},
-    {ROTARY, "tie_word_embeddings", "tie", "0", NULL},
-    {WINDOWED & ~MIXTRAL, "sliding_window", "window", "4096", "0"},
-    {MIXTRAL, "sliding_window", "window", "0", "0"},
+    {ROTARY & ~SMOLLM3, "tie_word_embeddings", "tie", "0", NULL},
+    {GPT2 | SMOLLM3, "tie_word_embeddings", "tie", "1", NULL},
+    {WINDOWED & ~(MIXTRAL | SMOLLM3), "sliding_window", "window", "4096", "0"},
+    {MIXTRAL | SMOLLM3, "sliding_window", "window", "0", "0"},
     {MIXTRAL, "num_local_experts", "experts", "8", NULL},
     {MIXTRAL, "num_experts_per_tok", "top_k", "2", NULL},
     {QWEN3_MOE, "num_experts", "experts", "128", NULL},
@@ -60,7 +62,6 @@ const HfKey hf_keys[] = {
     {GPT2, "n_positions", "context", NULL, NULL},
     {GPT2, "n_inner", "ffn_width", "0", "0"},
     {GPT2, "layer_norm_epsilon", "norm_eps", "1e-5", NULL},
-    {GPT2, "tie_word_embeddings", "tie", "1", NULL},
     {0, NULL, NULL, NULL, NULL},
 };
 
@@ -69,12 +70,10 @@ const HfKey hf_keys[] = {
 const HfFixed hf_fixed[] = {
     {ROTARY, "hidden_act", "[\"silu\", \"swish\"]", HF_WRITTEN},
     {GPT2, "activation_function", "[\"gelu_new\", \"gelu_pytorch_tanh\", \"gelu_fast\"]", HF_WRITTEN},
-    {QWEN3 | QWEN3_MOE | OLMO | OLMOE | QWEN3_NEXT, "attention_bias", "[false]", HF_WRITTEN},
-    {DEEPSEEK, "n_group", "[1]", HF_REQUIRED},
-    {DEEPSEEK, "topk_group", "[1]", HF_REQUIRED},
+    {QWEN3_NEXT, "attention_bias", "[false]", HF_WRITTEN},
     {DEEPSEEK, "topk_method", "[\"noaux_tc\"]", HF_ALLOWED},
     {DEEPSEEK, "scoring_func", "[\"sigmoid\"]", HF_ALLOWED},
-    {DEEPSEEK2, "topk_method", "[\"greedy\"]", HF_WRITTEN},
+    {DEEPSEEK2, "topk_method", "[\"greedy\", \"group_limited_greedy\"]", HF_ALLOWED},
     {DEEPSEEK2, "scoring_func", "[\"softmax\"]", HF_ALLOWED},
     {DEEPSEEK2, "mlp_bias", "[false]", HF_WRITTEN},
     {LATENT, "moe_layer_freq", "[1]", HF_ALLOWED},
@@ -108,8 +107,8 @@ const HfAlias hf_aliases[] = {
 
 // At any value they change nothing that is computed here: names of things, training, generation, what is returned.
 const HfHarmless hf_harmless[] = {
-    {EVERYONE, "model_type architectures auto_map transformers_version _name_or_path name_or_path _commit_hash receipts "
-               "dtype torch_dtype return_dict output_hidden_states output_attentions attn_implementation "
+    {EVERYONE, "model_type architectures auto_map transformers_version _name_or_path name_or_path _commit_hash "
+               "receipts dtype torch_dtype return_dict output_hidden_states output_attentions attn_implementation "
                "experts_implementation _attn_implementation _attn_implementation_autoset use_cache id2label label2id "
                "num_labels problem_type chunk_size_feed_forward initializer_range bos_token_id eos_token_id "
                "pad_token_id sep_token_id decoder_start_token_id tokenizer_class task_specific_params torchscript "
@@ -120,19 +119,22 @@ const HfHarmless hf_harmless[] = {
                "remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens "
                "num_beam_groups diversity_penalty"},
     {ROTARY, "attention_dropout pretraining_tp rope_theta rope_scaling rope_parameters partial_rotary_factor "
-             "layer_types"},                                            // the last five are read by hf_config_read.c
-    {LLAMA, "attention_bias mlp_bias"},                                 // and so are these
-    {QWEN3, "use_sliding_window max_window_layers"},
-    {QWEN3_MOE, "use_sliding_window decoder_sparse_step mlp_only_layers"},
+             "layer_types original_max_position_embeddings"},           // the last six are read by hf_config_read.c
+    {BIASABLE, "attention_bias"},                                       // and so are these
+    {BIASED, "mlp_bias"},
+    {SWITCHED, "use_sliding_window"},
+    {QWEN2 | QWEN3, "max_window_layers"},
+    {SMOLLM3, "no_rope_layers no_rope_layer_interval"},
+    {QWEN3_MOE, "decoder_sparse_step mlp_only_layers"},
     {QWEN3_NEXT, "full_attention_interval linear_num_key_heads linear_num_value_heads linear_value_head_dim "
                  "decoder_sparse_step mlp_only_layers num_experts"},
-    {LATENT, "attention_bias head_dim rope_interleave"},
+    {LATENT, "head_dim rope_interleave n_group topk_group"},
     {DEEPSEEK, "num_nextn_predict_layers"},                             // to here
     {QWEN3_NEXT, "moe_intermediate_size shared_expert_intermediate_size num_experts_per_tok norm_topk_prob"},
     {MIXTRAL | QWEN3_MOE | OLMOE | LATENT | QWEN3_NEXT, "output_router_logits router_aux_loss_coef"},
     {MIXTRAL, "router_jitter_noise"},
     {LATENT, "num_key_value_heads qk_head_dim ep_size seq_aux aux_loss_alpha"},  // all its heads have keys of their own
-    {DEEPSEEK2, "n_group topk_group norm_topk_prob"},                   // with topk_method greedy nobody reads them
+    {DEEPSEEK2, "norm_topk_prob"},                                      // its router does not read it
     {GPT2, "n_ctx resid_pdrop embd_pdrop attn_pdrop hidden_dropout reorder_and_upcast_attn summary_type "
            "summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout"},
     {0, NULL},

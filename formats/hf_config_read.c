@@ -9,9 +9,12 @@
 // is one of them only where positions are learned: RoPE goes on beyond it.
 static const char *const architecture_flags[] = {
     "vocab", "layers", "width", "attn", "heads", "kv_heads", "head_dim", "kv_rank", "q_rank", "rope_dim",
-    "nope_dim", "v_dim", "qk_norm", "pos", "rope_theta", "norm", "norm_kind", "norm_eps", "ffn", "ffn_width", "bias",
-    "window", "attn_gate", "state_dim", "short_conv", "tie", "experts", "top_k", "expert_width", "shared_experts",
-    "first_dense", "moe_layers", "gate", "router", "norm_topk", "route_scale", "capacity", "pool",
+    "nope_dim", "v_dim", "qk_norm", "pos", "rope_theta", "rope_layers", "rope_scaling", "rope_factor", "rope_trained",
+    "rope_beta_fast", "rope_beta_slow", "rope_truncate", "rope_attention_factor", "rope_mscale", "rope_mscale_all_dim",
+    "rope_low_freq", "rope_high_freq", "norm", "norm_kind", "norm_eps", "ffn", "ffn_width", "bias", "attn_bias",
+    "ffn_bias", "route_groups", "route_top_groups", "route_group_score", "window",
+    "attn_gate", "state_dim", "short_conv", "tie", "experts", "top_k", "expert_width", "shared_experts", "first_dense",
+    "moe_layers", "gate", "router", "norm_topk", "route_scale", "capacity", "pool",
 };
 enum { ARCHITECTURE_FLAGS = sizeof architecture_flags / sizeof *architecture_flags };
 
@@ -127,8 +130,8 @@ static void set_default(Config *c, const char *flag) {
     flags_set(&config_table, c, flag, config_table.flag[flags_find(&config_table, flag)].default_text);
 }
 
-// Where a flag takes 0 for "derive it", a 0 in the file would become another number. These count, and 0 is none of them;
-// a model of DeepSeek's may turn out to have no experts.
+// Where a flag takes 0 for "derive it", a 0 in the file would become another number. These count, and 0 is none of
+// them; a model of DeepSeek's may turn out to have no experts.
 static void refuse_zero(const JsonFile *j, const HfKey *k, unsigned family) {
     static const struct { unsigned families; const char *flag; } counts[] = {
         {EVERYONE, "vocab"}, {EVERYONE, "first_dense"}, {EVERYONE, "shared_experts"}, {QWEN3_MOE | LATENT, "experts"},
@@ -228,17 +231,70 @@ static void note_unknown(const JsonFile *j, unsigned family) {
 }
 
 // ---- rotations -----------------------------------------------------------------------------------
-static bool is_default_rope(const json_t *about) {
-    const json_t *type = json_object_get(about, "rope_type");
-    if (!type) type = json_object_get(about, "type");
-    return !type || (json_is_string(type) && strcmp(json_string_value(type), "default") == 0);
+// One object about rotations, and what it is called in messages.
+typedef struct { const JsonFile *j; const char *name; const json_t *about; unsigned family; } Rope;
+
+static bool says(const Rope *r, const char *key) { return json_number_value(json_object_get(r->about, key)) != 0; }
+
+static _Noreturn void refuse_rope(const Rope *r, const char *expected) {
+    fail("%s: %s is %.200s, but only %s can be computed here", r->j->path, r->name, text_of(r->about), expected);
 }
 
-static void check_rope(const JsonFile *j, const char *key, const json_t *about, unsigned family) {
-    const json_t *part = json_object_get(about, "partial_rotary_factor");
-    bool in_part = part && json_number_value(part) != 1 && family != QWEN3_NEXT;
-    if (about && !json_is_null(about) && !json_is_object(about)) refuse(j, key, "an object");
-    if (!is_default_rope(about) || in_part) refuse(j, key, "rope_type \"default\" over all dimensions");
+// One of the words of --rope-scaling, by what it is called there.
+static const char *kind_of_rope(const Rope *r) {
+    static const char *const kinds[] = {"linear", "dynamic", "yarn", "llama3"};
+    const json_t *type = json_object_get(r->about, "rope_type");
+    const json_t *part = json_object_get(r->about, "partial_rotary_factor");
+    if (r->about && !json_is_null(r->about) && !json_is_object(r->about)) refuse_rope(r, "an object");
+    if (part && json_number_value(part) != 1 && r->family != QWEN3_NEXT) refuse_rope(r, "a rotation of all dimensions");
+    if (!type) type = json_object_get(r->about, "type");
+    if (!type || (json_is_string(type) && strcmp(json_string_value(type), "default") == 0)) return "none";
+    for (int i = 0; i < 4 && json_is_string(type); i++)
+        if (strcmp(json_string_value(type), kinds[i]) == 0) return kinds[i];
+    refuse_rope(r, "rope_type \"default\", \"linear\", \"dynamic\", \"yarn\" or \"llama3\"");
+}
+
+// transformers has yarn's attention factor from attention_factor, or from both mscale and mscale_all_dim, and ignores
+// one of the two alone, except DeepSeek, whose scores grow by mscale_all_dim.
+static bool has_no_effect(const Rope *r, const char *key) {
+    bool given = says(r, "attention_factor"), both = says(r, "mscale") && says(r, "mscale_all_dim") && !given;
+    if (strcmp(key, "mscale") == 0) return !both;
+    return strcmp(key, "mscale_all_dim") == 0 && !both && !(r->family & LATENT);
+}
+
+static void set_rope(Config *c, const Rope *r, const HfRope *row, size_t trained) {
+    const json_t *value = json_object_get(r->about, row->key);
+    char *name = xprintf("%s.%s", r->name, row->key), text[64];
+    bool is_trained = strcmp(row->flag, "rope_trained") == 0, is_factor = strcmp(row->flag, "rope_factor") == 0;
+    bool zero = json_is_number(value) && json_number_value(value) == 0;
+    if (is_trained && get(r->j, row->key) && !(r->family & OLMO3)) value = get(r->j, row->key);
+    if (zero && strcmp(row->key, "attention_factor") == 0) refuse_rope(r, "an attention_factor above 0");
+    snprintf(text, sizeof text, "%zu", trained);
+    bool implied = is_factor && json_is_null(value) && c->rope_scaling == ROPE_SCALING_yarn;
+    if (implied && !says(r, "mscale_all_dim")) {
+        double from = json_number_value(json_object_get(r->about, "original_max_position_embeddings"));
+        snprintf(text, sizeof text, "%.17g", (double)trained / (from > 0 ? from : (double)trained));
+        set_flag(c, r->j, name, row->flag, text);
+    } else if (is_trained && !value) set_flag(c, r->j, name, row->flag, text);
+    else if (!row->optional && !value) fail("%s: the key %s is missing", r->j->path, name);
+    else if (value && !(row->optional && (json_is_null(value) || zero || has_no_effect(r, row->key))))
+        set_from_json(c, r->j, name, row->flag, value);
+    free(name);
+}
+
+// The flags of the section rope.def, and rope_theta; theta: where the object has none. c->context: of the file.
+static void read_rotations(Config *c, const Rope *r, const json_t *theta, const char *absent, const json_t *truncate) {
+    const json_t *own = json_object_get(r->about, "rope_theta");
+    const char *kind = kind_of_rope(r);
+    flags_set(&config_table, c, "rope_scaling", kind);
+    for (const HfRope *row = hf_rope; row->kinds; row++)
+        if (row->kinds >> c->rope_scaling & 1) set_rope(c, r, row, c->context);
+    if (c->rope_scaling == ROPE_SCALING_dynamic) c->rope_trained = c->context;
+    if (c->rope_scaling == ROPE_SCALING_yarn && truncate) c->rope_truncate = json_is_true(truncate);
+    if (r->family & LATENT && strcmp(kind, "none") && strcmp(kind, "yarn") && says(r, "mscale_all_dim"))
+        refuse_rope(r, "mscale_all_dim with rope_type \"yarn\"");
+    if (own || theta) set_from_json(c, r->j, "rope_theta", "rope_theta", own ? own : theta);
+    else set_flag(c, r->j, "rope_theta", "rope_theta", absent);
 }
 
 // transformers takes rope_scaling, the older name, if it says anything, else rope_parameters.
@@ -247,56 +303,72 @@ static const char *rope_key(const JsonFile *j) {
     return old || !is_there(j, "rope_parameters") ? "rope_scaling" : "rope_parameters";
 }
 
-static void set_theta(Config *c, const JsonFile *j, const json_t *theta, const char *absent) {
-    if (theta) set_from_json(c, j, "rope_theta", "rope_theta", theta);
-    else set_flag(c, j, "rope_theta", "rope_theta", absent);
+static void refuse_types_of_layers(const Rope *r) {
+    static const char *const types[] = {"full_attention", "sliding_attention", "linear_attention"};
+    for (int i = 0; i < 3; i++)
+        if (json_object_get(r->about, types[i])) refuse_rope(r, "one object for all layers");
 }
 
 // rope_theta beside the object counts where there is none in it.
 static void read_rope(Config *c, const JsonFile *j, unsigned family) {
-    static const char *const types[] = {"full_attention", "sliding_attention", "linear_attention"};
-    const char *key = rope_key(j);
-    const json_t *about = get(j, key), *theta = json_object_get(about, "rope_theta");
-    check_rope(j, "rope_scaling", get(j, "rope_scaling"), family);
-    check_rope(j, "rope_parameters", get(j, "rope_parameters"), family);
-    for (int i = 0; i < 3; i++)
-        if (json_object_get(about, types[i])) refuse(j, key, "one object for all layers");
+    Rope r = {j, rope_key(j), get(j, rope_key(j)), family};
+    refuse_types_of_layers(&r);
+    kind_of_rope(&(Rope){j, "rope_parameters", get(j, "rope_parameters"), family});   // or refuse what is not sound
     if (is_there(j, "partial_rotary_factor") && json_number_value(get(j, "partial_rotary_factor")) != 1 &&
         family != QWEN3_NEXT)
         refuse(j, "partial_rotary_factor", "1");
-    set_theta(c, j, theta ? theta : get(j, "rope_theta"), family == MIXTRAL ? "1e6" : "1e4");
+    const char *absent = family == MIXTRAL ? "1e6" : family == SMOLLM3 ? "2e6" : "1e4";
+    read_rotations(c, &r, get(j, "rope_theta"), absent, json_object_get(r.about, "truncate"));
 }
 
-// OLMo-3 has an object for each type of layers. In it, rope_scaling and the rope_theta outside are about the layers with
-// full attention alone.
+static bool same_rotations(const Config *a, const Config *b) {
+    bool same = true;
+    for (size_t i = 0; i < ARCHITECTURE_FLAGS; i++) {
+        size_t flag = flags_find(&config_table, architecture_flags[i]);
+        char *one = flags_get(&config_table, a, flag), *other = flags_get(&config_table, b, flag);
+        same &= strcmp(one, other) == 0;
+        free(one), free(other);
+    }
+    return same;
+}
+
+// OLMo-3 has an object for each type of layers. In it, rope_scaling and the rope_theta outside are about the layers
+// with full attention alone, and truncate is looked for outside of both.
 static void read_rope_of_types(Config *c, const JsonFile *j) {
-    const json_t *both = get(j, "rope_parameters"), *scaling = get(j, "rope_scaling");
-    const json_t *full = json_object_get(both, "full_attention"), *near = json_object_get(both, "sliding_attention");
-    check_rope(j, "rope_scaling", scaling, OLMO3);
-    check_rope(j, "rope_parameters", both, OLMO3);
-    check_rope(j, "rope_parameters", full, OLMO3);
-    check_rope(j, "rope_parameters", near, OLMO3);
-    if (json_object_get(both, "rope_theta") || json_object_get(both, "rope_type") || json_object_get(both, "type"))
+    const json_t *both = get(j, "rope_parameters"), *truncate = json_object_get(both, "truncate");
+    json_t *full = json_deep_copy(json_object_get(both, "full_attention"));
+    Rope outside = {j, "rope_parameters", both, OLMO3}, old = {j, "rope_scaling", get(j, "rope_scaling"), OLMO3};
+    if (json_object_get(both, "rope_theta") || strcmp(kind_of_rope(&outside), "none") ||
+        json_object_get(both, "rope_type") || json_object_get(both, "type"))
         refuse(j, "rope_parameters", "an object for full_attention and one for sliding_attention");
-    const json_t *theta = json_object_get(scaling, "rope_theta");
-    if (!theta) theta = json_object_get(full, "rope_theta");
-    if (!theta) theta = get(j, "rope_theta");
-    set_theta(c, j, hf_has_attention(c, ATTN_swa) ? json_object_get(near, "rope_theta") : theta, "5e5");
-    bool differ = theta ? json_number_value(theta) != c->rope_theta : c->rope_theta != 5e5;
-    if (differ && !hf_attention_is(c, ATTN_swa)) refuse(j, "rope_parameters", "one rope_theta for all layers");
+    kind_of_rope(&old);
+    if (!json_is_object(full)) json_decref(full), full = json_object();
+    if (json_is_object(old.about)) json_object_update(full, (json_t *)old.about);
+    Config all = *c, windowed = *c;
+    Rope far = {j, is_there(j, "rope_scaling") ? "rope_scaling" : "rope_parameters", full, OLMO3};
+    Rope near = {j, "rope_parameters", json_object_get(both, "sliding_attention"), OLMO3};
+    read_rotations(&all, &far, get(j, "rope_theta"), "5e5", truncate);
+    read_rotations(&windowed, &near, NULL, "5e5", truncate);
+    bool some = hf_has_attention(c, ATTN_swa), only = hf_attention_is(c, ATTN_swa);
+    if (some && !only && !same_rotations(&all, &windowed))
+        refuse(j, far.name, "one rope_theta and one scaling for all layers");
+    *c = some ? windowed : all;
+    json_decref(full);
 }
 
 // ---- layers --------------------------------------------------------------------------------------
 // What transformers makes of layer l where layer_types is not there.
 static const char *default_type(const Config *c, const JsonFile *j, unsigned family, size_t l) {
-    size_t first = family == QWEN3 ? read_count(j, "max_window_layers", "28") : 0;
+    size_t first = family & (QWEN2 | QWEN3) ? read_count(j, "max_window_layers", "28") : 0;
     size_t interval = family == QWEN3_NEXT ? read_count(j, "full_attention_interval", "4") : 4;
     if (interval == 0) refuse(j, "full_attention_interval", "1 or more");
     bool last_of_some = (l + 1) % interval == 0;
     if (family == QWEN3_NEXT && !last_of_some) return "linear_attention";
     if (family == OLMO3 && !last_of_some) return "sliding_attention";
     if (family == MINISTRAL && c->window) return "sliding_attention";
-    if (family == QWEN3 && c->window && l >= first) return "sliding_attention";
+    bool unrotated = pattern_at(&c->rope_layers, l) != ROPE_LAYER_rope;
+    if (family == SMOLLM3 && c->window && unrotated && is_true(j, "use_sliding_window")) return "sliding_attention";
+    if (family & (QWEN2 | QWEN3) && c->window && l >= first) return "sliding_attention";
     return "full_attention";
 }
 
@@ -330,6 +402,26 @@ static Pattern shortest_pattern(const JsonFile *j, const char *key, const unsign
     p.count = (unsigned char)period;
     memcpy(p.at, value, period < layers ? period : layers);
     return p;
+}
+
+// SmolLM3: no_rope_layers has a 1 where a layer rotates.
+static void read_rotating_layers(Config *c, const JsonFile *j) {
+    const json_t *list = get(j, "no_rope_layers");
+    size_t every = read_count(j, "no_rope_layer_interval", "4");
+    if (every == 0) refuse(j, "no_rope_layer_interval", "1 or more");
+    if (is_there(j, "no_rope_layers") && json_array_size(list) < c->layers)
+        refuse(j, "no_rope_layers", "a list of 1 (the layer rotates) and 0, one for each layer");
+    unsigned char *kind = xmalloc(c->layers);
+    bool some = false;
+    for (size_t l = 0; l < c->layers; l++) {
+        const json_t *entry = json_array_get(list, l);
+        bool rotates = entry ? json_is_true(entry) || json_integer_value(entry) != 0 : (l + 1) % every != 0;
+        kind[l] = rotates ? ROPE_LAYER_rope : ROPE_LAYER_none;
+        some |= rotates;
+    }
+    if (!some) refuse(j, list ? "no_rope_layers" : "no_rope_layer_interval", "a layer that rotates");
+    c->rope_layers = shortest_pattern(j, "no_rope_layers", kind, c->layers);
+    free(kind);
 }
 
 static void read_mixers(Config *c, const JsonFile *j, unsigned family) {
@@ -396,6 +488,21 @@ static void finish_qwen3_moe(Config *c, const JsonFile *j) {
     free(kind);
 }
 
+// No groups, or all of them, leave nothing out.
+static void read_groups(Config *c, const JsonFile *j, unsigned family) {
+    const char *method = json_string_value(get(j, "topk_method"));
+    if (family == DEEPSEEK2 && (!method || strcmp(method, "greedy") == 0)) return;
+    c->route_groups = read_count(j, "n_group", family == DEEPSEEK ? "8" : "0");
+    c->route_top_groups = read_count(j, "topk_group", family == DEEPSEEK ? "4" : "0");
+    c->route_group_score = family == DEEPSEEK ? GROUP_SCORE_top2 : GROUP_SCORE_max;
+    if (c->route_groups == 0 || c->experts % c->route_groups != 0)
+        refuse(j, "n_group", "a divisor of n_routed_experts");
+    if (c->route_top_groups == 0 || c->route_top_groups > c->route_groups)
+        refuse(j, "topk_group", "a number from 1 to n_group");
+    if (c->route_top_groups == c->route_groups)
+        c->route_groups = 0, c->route_top_groups = 1, c->route_group_score = GROUP_SCORE_top2;
+}
+
 // DeepSeek: its attention is another kind, and it may turn out to have no experts at all.
 static void finish_deepseek(Config *c, const JsonFile *j, unsigned family) {
     read_mixers(c, j, family);       // refuses other types of layers; it has one of its own
@@ -404,11 +511,11 @@ static void finish_deepseek(Config *c, const JsonFile *j, unsigned family) {
     if (c->rope_dim % 2) refuse(j, "qk_rope_head_dim", "an even number");
     if (get(j, "head_dim") && json_integer_value(get(j, "head_dim")) != (json_int_t)c->rope_dim)
         refuse(j, "head_dim", "the value of qk_rope_head_dim");
-    if (c->bias && c->first_dense > 0) refuse(j, "attention_bias", "false (or experts in all layers)");
     if (c->first_dense >= c->layers) drop_experts(c);
     else if (c->shared_experts == 0) refuse(j, "n_shared_experts", "1 or more");
     else if (c->experts == 0) refuse(j, "n_routed_experts", "1 or more");
     else if (c->expert_width == 0) refuse(j, "moe_intermediate_size", "1 or more");
+    if (c->experts) read_groups(c, j, family);
 }
 
 // ---- Qwen3-Next: its gated delta nets have heads of their own, and its experts a gate that we have not.
@@ -437,7 +544,8 @@ static void finish_qwen3_next(Config *c, const JsonFile *j) {
     if (!is_dense(c, j)) refuse(j, "num_experts", "0 (or mlp_only_layers for all layers)");
     if (hf_attention_is(c, ATTN_gated_delta)) {
         c->heads = heads, c->head_dim = width, c->kv_heads = 0;
-        set_default(c, "rope_theta");
+        for (size_t i = 0; i < ARCHITECTURE_FLAGS; i++)
+            if (strncmp(architecture_flags[i], "rope_", 5) == 0) set_default(c, architecture_flags[i]);
         return;
     }
     if (heads != c->heads) refuse(j, "linear_num_value_heads", "the value of num_attention_heads");
@@ -455,20 +563,23 @@ static void set_family(Config *c, const JsonFile *j, unsigned family) {
     if (family & GPT2) c->pos = POS_learned, c->norm_kind = NORM_KIND_layer, c->ffn = FFN_gelu, c->bias = true;
     if (family & DEEPSEEK) c->gate = GATE_sigmoid, c->router = ROUTER_bias;
     if (family & DEEPSEEK2) c->norm_topk = false;    // it has the key norm_topk_prob, which nothing reads
-    if (!(family & (LLAMA | LATENT))) return;
+    if (family & QWEN2) c->attn_bias = ATTN_BIAS_qkv;
+    if (!(family & BIASABLE)) return;
     expect_flag(j, "attention_bias");
-    c->bias = is_true(j, "attention_bias");
-    if (family & LLAMA && is_true(j, "mlp_bias") != c->bias) refuse(j, "mlp_bias", "the value of attention_bias");
+    if (family & BIASED) expect_flag(j, "mlp_bias");
+    bool attention = is_true(j, "attention_bias"), feed_forward = family & BIASED && is_true(j, "mlp_bias");
+    c->bias = attention && feed_forward;
+    if (attention && !feed_forward) c->attn_bias = ATTN_BIAS_all;
+    if (feed_forward && !attention) c->ffn_bias = FFN_BIAS_all;
 }
 
 static void read_family(Config *c, const JsonFile *j, unsigned family) {
     check_fixed(j, family);
     set_family(c, j, family);
     read_keys(c, j, family);
-    if (family & (QWEN3 | QWEN3_MOE)) {
-        expect_flag(j, "use_sliding_window");
-        if (!is_true(j, "use_sliding_window")) c->window = 0;
-    }
+    expect_flag(j, "use_sliding_window");
+    if (family & SWITCHED & ~SMOLLM3 && !is_true(j, "use_sliding_window")) c->window = 0;
+    if (family & SMOLLM3) read_rotating_layers(c, j);
     if (family & ROTARY & ~OLMO3) read_rope(c, j, family);
     if (family & LATENT) finish_deepseek(c, j, family);
     else finish_heads(c, j, family);
@@ -514,8 +625,8 @@ static void refuse_difference(const JsonFile *j, const json_t *keys, const json_
         const json_t *other = json_object_get(keys, key);
         char *said = text_of(other), *was = text_of(value);
         if (strcmp(key, "receipts") != 0 && strcmp(said, was) != 0)
-            fail("%s: %s is %.200s, but the flags of the run in the object receipts say %.200s; if the file was changed "
-                 "on purpose, remove that object", j->path, key, said, was);
+            fail("%s: %s is %.200s, but the flags of the run in the object receipts say %.200s; if the file was "
+                 "changed on purpose, remove that object", j->path, key, said, was);
         free(said), free(was);
     }
 }
@@ -562,6 +673,8 @@ void hf_config(Config *c, const char *dir) {
     Config model = model_in(&j);
     for (size_t i = 0; i < ARCHITECTURE_FLAGS; i++) copy_flag(c, &model, architecture_flags[i]);
     if (c->pos == POS_learned) c->context = model.context;
+    bool dynamic = c->rope_scaling == ROPE_SCALING_dynamic;     // known only so far
+    if (dynamic && c->context > c->rope_trained) c->context = c->rope_trained;
     hf_close_json(&j);
 }
 

@@ -237,26 +237,40 @@ static double pair_that_turns(double turns, double P, double theta, double train
     return P * num_log(trained / (turns * 6.283185307179586)) / (2 * num_log(theta));
 }
 
-// Where the ramp of YaRN is at pair i, from 0 (stays) to 1 (is divided): from 32 turns to one, as whole pairs, as in
-// the authors' code. Peng et al. 2023, section 3.2, have it over turns, with the same ends.
-static double yarn_ramp(double i, double P, double theta, double trained) {
-    double first = floor(pair_that_turns(32, P, theta, trained)), last = ceil(pair_that_turns(1, P, theta, trained));
+static double clamp(double x) { return x < 0 ? 0 : x > 1 ? 1 : x; }
+
+// Where the ramp of YaRN is at pair i, from 0 (stays) to 1 (is divided): from beta_fast turns to beta_slow, as whole
+// pairs, as in the authors' code. Peng et al. 2023, section 3.2, have it over turns, with the same ends. Where those
+// are not among the pairs, it is what transformers makes of them.
+static double yarn_ramp(double i, double P, double theta, const RopeScaling *s) {
+    double first = pair_that_turns(s->beta_fast > 0 ? s->beta_fast : 32, P, theta, s->trained);
+    double last = pair_that_turns(s->beta_slow > 0 ? s->beta_slow : 1, P, theta, s->trained);
+    if (!s->fractional) first = floor(first), last = ceil(last);
     first = first > 0 ? first : 0, last = last < P - 1 ? last : P - 1;
-    double at = (i - first) / (last > first ? last - first : 0.001);
-    return at < 0 ? 0 : at > 1 ? 1 : at;
+    return clamp((i - first) / (last != first ? last - first : 0.001));
+}
+
+// That of Llama 3.1, by how often a frequency turns over the trained tokens.
+static double llama3_ramp(double frequency, const RopeScaling *s) {
+    double turns = s->trained * frequency / 6.283185307179586;
+    return 1 - clamp((turns - s->low_freq) / (s->high_freq - s->low_freq));
 }
 
 static double rope_frequency(size_t i, size_t P, double theta, const RopeScaling *s) {
     double exponent = -2.0 * (double)i / (double)P, ramp = 1;
     if (s->kind == ROPE_ntk && P > 2) theta *= num_pow(s->factor, (double)P / (double)(P - 2));
     double frequency = num_pow(theta, exponent);
-    if (s->kind == ROPE_none || s->kind == ROPE_ntk) return frequency;
-    if (s->kind == ROPE_yarn) ramp = yarn_ramp((double)i, (double)P, theta, s->trained);
+    if (s->kind == ROPE_none || s->kind == ROPE_ntk || s->kind == ROPE_dynamic) return frequency;
+    if (s->kind == ROPE_yarn) ramp = yarn_ramp((double)i, (double)P, theta, s);
+    if (s->kind == ROPE_llama3) ramp = llama3_ramp(frequency, s);
     return frequency / s->factor * ramp + frequency * (1 - ramp);
 }
 
+double rope_mscale(double factor, double mscale) { return factor <= 1 ? 1 : 0.1 * mscale * num_log(factor) + 1; }
+
 void rope_table(real *cosine, real *sine, size_t positions, size_t P, double theta, RopeScaling scaling) {
-    double size = scaling.kind == ROPE_yarn ? 0.1 * num_log(scaling.factor) + 1 : 1;   // Peng et al. 2023, eq. 22
+    double size = scaling.kind != ROPE_yarn ? 1 : scaling.attention > 0 ? scaling.attention
+                                                                        : rope_mscale(scaling.factor, 1);
     for (size_t i = 0; i < P / 2; i++) {
         double frequency = rope_frequency(i, P, theta, &scaling);
         for (size_t t = 0; t < positions; t++) {

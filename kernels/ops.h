@@ -36,16 +36,28 @@ void relu2_backward(real *dx, const real *dy, const real *x, size_t n);
 //   linear  every frequency is divided by it (positional interpolation: Chen et al. 2023)
 //   ntk     theta grows, so that the slowest frequency is divided by it and the fastest stays
 //           ("NTK-aware": Peng et al. 2023, definition 1)
-//   yarn    frequencies that turn often over `trained` tokens stay, those that turn less than once are divided by it,
-//           and in between there is a ramp; queries and keys grow a little (Peng et al. 2023, section 3.2 to 3.4)
-enum { ROPE_none, ROPE_linear, ROPE_ntk, ROPE_yarn };
-typedef struct { int kind; double factor, trained; } RopeScaling;
+//   yarn    frequencies that turn often over `trained` tokens (beta_fast times) stay, those that turn less than once
+//           (beta_slow) are divided by it, and in between there is a ramp over pairs; queries and keys grow a little
+//           (Peng et al. 2023, section 3.2 to 3.4)
+//   llama3  the same with low_freq and high_freq turns, and a ramp over turns (Llama 3.1's reference code, 2024)
+//   dynamic none; model/ sees to it that no text is longer than `trained`
+enum { ROPE_none, ROPE_linear, ROPE_ntk, ROPE_yarn, ROPE_llama3, ROPE_dynamic };
+typedef struct {
+    int kind;
+    double factor, trained;
+    double beta_fast, beta_slow;    // yarn; 0: 32 and 1, as in the paper
+    bool fractional;                // yarn: the ends of the ramp are not rounded to whole pairs
+    double attention;               // yarn: multiplies cosine and sine; 0: rope_mscale(factor, 1), eq. 22 of the paper
+    double low_freq, high_freq;     // llama3
+} RopeScaling;
+// 0.1 mscale ln(factor) + 1: how much queries and keys, or (squared) their scores, grow.
+double rope_mscale(double factor, double mscale);
 
 // cosine, sine [positions, P/2] of position * theta^(-2i/P): Su et al. 2021, eq. 15.
 void rope_table(real *cosine, real *sine, size_t positions, size_t P, double theta, RopeScaling s);
 // Rotates, in place, the first P numbers of each of `heads` heads (head_stride apart) of M rows. Row m
-// has position start + m % T. Dimension d pairs with d + P/2. inverse: the transposed rotation, which
-// is the backward.
+// has position start + m % T. Dimension d pairs with d + P/2. inverse: the transposed map, which is the backward: the
+// rotation goes back, a factor in cosine and sine stays.
 void rope(real *x, size_t stride, size_t heads, size_t head_stride, size_t P, const real *cosine, const real *sine,
           size_t M, size_t T, size_t start, bool inverse);
 

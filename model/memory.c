@@ -114,6 +114,10 @@ void memory_take_parameters(Model *m) {
 }
 
 void memory_take_rotations(Model *m, size_t positions) {
+    if (m->rope_scaling.kind == ROPE_dynamic && (double)positions > m->rope_scaling.trained)
+        fail("the model was trained on %.0f tokens, and its rotations are dynamic: beyond them they would depend on "
+             "how a text is cut, but token %zu was asked for; use --rope-scaling ntk or yarn, or a shorter text",
+             m->rope_scaling.trained, positions);
     if (positions <= m->rope_positions) return;
     if (positions < 2 * m->rope_positions) positions = 2 * m->rope_positions;    // a text that grows token by token
     m->rope_positions = positions;

@@ -18,6 +18,6 @@ void memory_take_parameters(Model *m);          // parameters and packed weights
 // Activations for B rows of T tokens; nothing happens when there are enough. Evaluation uses what training has;
 // decoding needs its own.
 void memory_take_activations(Model *m, size_t B, size_t T, bool keep, bool decoding);
-void memory_take_rotations(Model *m, size_t positions);    // the sines and cosines of RoPE
+void memory_take_rotations(Model *m, size_t positions);    // the sines and cosines of RoPE; fails where there are none
 void memory_free(Model *m);
 #endif

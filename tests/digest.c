@@ -45,6 +45,19 @@ static const struct { const char *name, *flags; } kinds[] = {
     {"hash", "--attn mla --experts 6 --top-k 3 --router hash --first-dense 1"},
     {"soft", "--attn mha --experts 4 --router soft --pool time:8"},
     {"dense-moe", "--attn mha --experts 3 --expert-width 11 --router dense --z-loss 0.01"},
+    {"yarn",
+     "--attn gqa+mla --kv-heads 2 --rope-scaling yarn --rope-factor 4 --rope-trained 20 --rope-mscale 0.7 "
+     "--rope-mscale-all-dim 1.3 --attn-bias qkv"},
+    {"llama3",
+     "--attn swa+gqa --kv-heads 2 --window 13 --rope-layers rope+none --rope-scaling llama3 --rope-factor 8 "
+     "--rope-trained 30 --attn-bias all --ffn-bias all"},
+    {"dynamic", "--attn mha --rope-scaling dynamic --rope-trained 50 --bias --attn-bias none"},
+    {"slower", "--attn mha --rope-scaling linear --bias --ffn-bias none"},
+    {"ntk", "--attn gqa --kv-heads 2 --rope-scaling ntk --rope-factor 3"},
+    {"groups",
+     "--attn mla --experts 6 --top-k 2 --expert-width 13 --gate sigmoid --router bias --route-groups 3 "
+     "--route-top-groups 2"},
+    {"groups-max", "--attn mha --experts 8 --top-k 3 --route-groups 4 --route-top-groups 2 --route-group-score max"},
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 

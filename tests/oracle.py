@@ -277,25 +277,49 @@ def without_prefix(directory):
     return agree(ours(directory), theirs(model, directory))
 
 
-# Ours, the scaling of theirs, and the tokens that the model is said to have been trained on. Theirs has no ntk, but
-# "dynamic" is that with the factor by which a text is too long, here 13 / 5.
+# Flags of ours, the scaling of theirs, and what else their config says. Theirs has no ntk, but "dynamic" is that with
+# the factor by which a text is too long, here 13 / 5.
+WIDE = dict(SMALL, head_dim=24)
 STRETCHED = {
-    "linear": ("linear", 3.0, {"rope_type": "linear"}, 32),
-    "ntk": ("ntk", LENGTH / 5, {"rope_type": "dynamic"}, 5),
-    "yarn": ("yarn", 4.0, {"rope_type": "yarn"}, 8),
-    "yarn-long": ("yarn", 16.0, {"rope_type": "yarn"}, 4096),
+    "linear": ("linear --rope-factor 3", {"factor": 3.0}, T.LlamaConfig, WIDE),
+    "ntk": (f"ntk --rope-factor {LENGTH / 5!r}", {"rope_type": "dynamic", "factor": 1.0}, T.LlamaConfig,
+            dict(WIDE, max_position_embeddings=5)),
+    "yarn": ("yarn --rope-factor 4 --rope-trained 8", {"factor": 4.0, "original_max_position_embeddings": 8},
+             T.LlamaConfig, WIDE),
+    "yarn-long": ("yarn --rope-factor 16 --rope-trained 4096",
+                  {"factor": 16.0, "original_max_position_embeddings": 4096}, T.LlamaConfig, WIDE),
+    "yarn-set": ("yarn --rope-factor 4 --rope-trained 64 --rope-beta-fast 4 --rope-beta-slow 0.5 --rope-truncate 0 "
+                 "--rope-attention-factor 1.3",
+                 {"factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 4.0, "beta_slow": 0.5,
+                  "truncate": False, "attention_factor": 1.3}, T.LlamaConfig, WIDE),
+    "yarn-turns": ("yarn --rope-factor 8 --rope-trained 2", {"factor": 8.0, "original_max_position_embeddings": 2},
+                   T.LlamaConfig, WIDE),
+    "yarn-mscale": ("yarn --rope-factor 4 --rope-trained 64 --rope-mscale 0.7 --rope-mscale-all-dim 1.3",
+                    {"factor": 4.0, "original_max_position_embeddings": 64, "mscale": 0.7, "mscale_all_dim": 1.3},
+                    T.LlamaConfig, WIDE),
+    "yarn-latent": ("yarn --rope-factor 4 --rope-trained 64 --rope-mscale 0.7 --rope-mscale-all-dim 1.3",
+                    {"factor": 4.0, "original_max_position_embeddings": 64, "mscale": 0.7, "mscale_all_dim": 1.3},
+                    T.DeepseekV3Config, LATENT),
+    "yarn-latent-scores": ("yarn --rope-factor 4 --rope-trained 64 --rope-mscale-all-dim 1.3",
+                           {"factor": 4.0, "original_max_position_embeddings": 64, "mscale_all_dim": 1.3},
+                           T.DeepseekV3Config, LATENT),
+    "llama3": ("llama3 --rope-factor 8 --rope-trained 64",
+               {"factor": 8.0, "original_max_position_embeddings": 64, "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0}, T.LlamaConfig, WIDE),
+    "llama3-set": ("llama3 --rope-factor 3 --rope-trained 32 --rope-low-freq 0.5 --rope-high-freq 2.5",
+                   {"factor": 3.0, "original_max_position_embeddings": 32, "low_freq_factor": 0.5,
+                    "high_freq_factor": 2.5}, T.LlamaConfig, WIDE),
 }
 
 
-def stretched(kind, factor, theirs_is, trained):
+def stretched(flags, theirs_is, config_class, options):
     def check(directory):
-        model = random_model(T.LlamaConfig, dict(SMALL, head_dim=24, max_position_embeddings=trained))
+        model = random_model(config_class, options)
         model.save_pretrained(directory)
-        scaling = dict(theirs_is, rope_theta=10000.0, original_max_position_embeddings=trained,
-                       factor=1.0 if kind == "ntk" else factor)
-        config = T.LlamaConfig(**dict(SMALL, head_dim=24, max_position_embeddings=trained, rope_parameters=scaling))
-        again = T.AutoModelForCausalLM.from_pretrained(directory, config=config)
-        return agree(ours(directory, kind, repr(factor), str(trained)), theirs(again, directory))
+        scaling = dict({"rope_type": flags.split()[0], "rope_theta": 10000.0}, **theirs_is)
+        config = config_class(**dict(options, rope_parameters=scaling))
+        again = T.AutoModelForCausalLM.from_pretrained(directory, config=config, experts_implementation="eager")
+        return agree(ours(directory, "--rope-scaling", *flags.split()), theirs(again, directory))
     return check
 
 

@@ -1,7 +1,7 @@
 // probe.c: our side of tests/oracle.py, which compares it with transformers.
 //     build/probe DIR tokens.json OUT        logits and gradients of the model in DIR, as safetensors in OUT
 //     build/probe DIR tokens.json OUT losses  the same with what the routers of a run of ours add to the loss
-//     build/probe DIR tokens.json OUT KIND FACTOR TRAINED      the same with rotations stretched (kernels/ops.h)
+//     build/probe DIR tokens.json OUT --rope-scaling KIND ...  the same with rotations stretched
 //     build/probe --random "FLAGS" DIR       saves a random model of ours, with no norm or bias at 1 or 0
 #include "formats/hf.h"
 #include "lib/rng.h"
@@ -53,28 +53,29 @@ static void write_logits(Model *m, const Batch *b, const char *path) {
     free(logits);
 }
 
-static void write_gradients(Model *m, const Batch *b, const char *path) {
+// Under the names of the checkpoint that was read, also where rotations were stretched since.
+static void write_gradients(Model *m, const Config *read, const Batch *b, const char *path) {
     double *row_loss = xmalloc(b->B * sizeof *row_loss);
     model_zero_gradients(m);
     double B = (double)b->B, T = (double)b->T;
     model_forward_backward(m, b->tokens, b->targets, b->B, b->T, 1 / (B * T), 1 / B, row_loss);
     model_finish_gradients(m);
-    hf_write_tensors(m, model_gradients(m), path);
+    Model *names = model_new(read, false);
+    hf_write_tensors(names, model_gradients(m), path);
+    model_free(names);
     free(row_loss);
 }
 
-static RopeScaling scaling_of(char **words) {
-#define IS(prefix, word) if (strcmp(words[0], #word) == 0) s.kind = (int)prefix##_##word;
-    RopeScaling s = {ROPE_none, strtod(words[1], NULL), strtod(words[2], NULL)};
-    ROPE_SCALING_VALUES(IS)
-    return s;
-}
-
-static void probe(const char *dir, const char *tokens, const char *out, bool losses, char **scaling) {
-    Config c, all;
+// flags: those of config/rope.def, after a word that stands for the program; or none.
+static void probe(const char *dir, const char *tokens, const char *out, bool losses, int flags, char **flag) {
+    Config c, all, stretched, read;
     Batch b = read_batch(tokens);
     flags_defaults(&config_table, &c);
     hf_config(&c, dir);
+    read = c;
+    config_resolve(&read);
+    flags_parse(&config_table, &stretched, flags, flag, NULL);
+    if (flags > 1) config_stretch(&c, &config_table, &stretched, 0);
     c.batch = b.B, c.eval_tokens = b.B * c.context;     // full batches, as a router that pools over them wants
     config_resolve(&c);
     flags_defaults(&config_table, &all);
@@ -83,18 +84,16 @@ static void probe(const char *dir, const char *tokens, const char *out, bool los
     c.z_loss = losses ? all.z_loss : 0;
     Model *m = model_new(&c, true);
     hf_load(m, dir);
-    if (scaling) model_scale_rope(m, scaling_of(scaling));
     make_directories(out);
     write_logits(m, &b, xprintf("%s/logits.safetensors", out));
-    write_gradients(m, &b, xprintf("%s/gradients.safetensors", out));
+    write_gradients(m, &read, &b, xprintf("%s/gradients.safetensors", out));
     model_free(m);
 }
 
 int main(int argc, char **argv) {
     bool losses = argc == 5 && strcmp(argv[4], "losses") == 0;
-    if (argc != 4 && argc != 7 && !losses)
-        usage_error("probe DIR tokens.json OUT [losses | KIND FACTOR TRAINED], or probe --random FLAGS DIR");
+    if (argc < 4) usage_error("probe DIR tokens.json OUT [losses | --rope-...], or probe --random FLAGS DIR");
     if (strcmp(argv[1], "--random") == 0) save_random(argv[2], argv[3]);
-    else probe(argv[1], argv[2], argv[3], losses, argc == 7 ? argv + 4 : NULL);
+    else probe(argv[1], argv[2], argv[3], losses, losses ? 1 : argc - 3, argv + 3);
     return 0;
 }

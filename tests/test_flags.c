@@ -49,7 +49,7 @@ static void test_forms(void) {
 }
 
 static void test_given(void) {
-    bool given[128];
+    bool given[256];
     Config c;
     flags_parse_text(&config_table, &c, "--layers 4 --preset llama", given);
     CHECK(given[flags_find(&config_table, "layers")] && given[flags_find(&config_table, "tie")],
@@ -384,10 +384,29 @@ static void test_derived_by_kind(void) {
           "given");
     CHECK(config_kv_heads(&(Config){.heads = 1}, ATTN_gqa) == 1, "at least one");
     c = resolved("--experts 4 --layers 6 --first-dense 1 --moe-layers dense+moe+moe");
+    Config every = resolved("--layers 4 --attn mha+mla --rope-layers rope+rope+none+none --rope-dim 4");
+    static const size_t rotated[] = {4, 4, 0, 0};
+    for (size_t l = 0; l < 4; l++) CHECK(config_layer_rope_dim(&every, l) == rotated[l], "rotated in layer %zu", l);
     static const bool expected[] = {false, true, true, false, true, true};
     for (size_t l = 0; l < 6; l++) CHECK(config_layer_has_experts(&c, l) == expected[l], "layer %zu", l);
     c = resolved("--moe-layers moe");
     CHECK(!config_layer_has_experts(&c, 0), "no experts, no expert layer");
+}
+
+// --bias alone, and each of the two that speak for a part of it.
+static void test_biases(void) {
+    static const struct { const char *flags; bool norm, qkv, o, ffn; } cases[] = {
+        {"", false, false, false, false}, {"--bias", true, true, true, true},
+        {"--attn-bias qkv", false, true, false, false}, {"--attn-bias all", false, true, true, false},
+        {"--ffn-bias all", false, false, false, true}, {"--bias --attn-bias none", true, false, false, true},
+        {"--bias --attn-bias qkv --ffn-bias none", true, true, false, false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Config c = resolved(cases[i].flags);
+        CHECK(c.bias == cases[i].norm && config_qkv_bias(&c) == cases[i].qkv && config_o_bias(&c) == cases[i].o &&
+                  config_ffn_bias(&c) == cases[i].ffn, "%s: biases on norms %d, q, k, v %d, o %d, feed-forward %d",
+              cases[i].flags, c.bias, config_qkv_bias(&c), config_o_bias(&c), config_ffn_bias(&c));
+    }
 }
 
 static void test_refused(void) {
@@ -468,6 +487,33 @@ static void test_refused(void) {
         {"--attn swa --heads 6 --width 36 --kv-heads 4", "cannot share --kv-heads 4"},
         {"--data stories --val-fraction 0.2", "--data FILE"},
         {"--preset shakespeare", "--tokenizer belongs to --data FILE"},
+        {"--rope-factor 4", "--rope-factor belongs to --rope-scaling"},
+        {"--pos none --rope-scaling ntk", "slows down the rotations of --pos rope"},
+        {"--attn delta --rope-scaling ntk", "slows down the rotations of --pos rope"},
+        {"--rope-scaling yarn", "--rope-scaling yarn needs --rope-trained"},
+        {"--rope-scaling llama3", "--rope-scaling llama3 needs --rope-trained"},
+        {"--rope-scaling ntk --rope-trained 8", "--rope-trained belongs to --rope-scaling yarn|llama3|dynamic"},
+        {"--rope-scaling yarn --rope-trained 8 --rope-high-freq 3", "--rope-high-freq belongs to --rope-scaling lla"},
+        {"--rope-scaling llama3 --rope-trained 8 --rope-beta-fast 3", "--rope-beta-fast belongs to --rope-scaling ya"},
+        {"--rope-scaling llama3 --rope-trained 8 --rope-high-freq 1", "not above --rope-low-freq 1"},
+        {"--rope-scaling yarn --rope-trained 8 --rope-beta-fast 0.5", "fewer than --rope-beta-slow 1"},
+        {"--rope-scaling yarn --rope-trained 8 --rope-theta 1", "--rope-theta 1 lets all pairs turn alike"},
+        {"--rope-scaling yarn --rope-trained 8 --rope-mscale 1", "without --rope-mscale-all-dim"},
+        {"--rope-scaling yarn --rope-trained 8 --rope-mscale-all-dim 1", "or a layer of --attn mla"},
+        {"--rope-scaling yarn --rope-trained 8 --rope-mscale 1 --rope-mscale-all-dim 1 --rope-attention-factor 2",
+         "beside --rope-attention-factor"},
+        {"--rope-scaling dynamic --rope-trained 64 --context 65", "--context 65 is beyond the --rope-trained 64"},
+        {"--rope-layers none", "--rope-layers leaves no layer that rotates; give --pos none"},
+        {"--attn delta+mha --rope-layers rope+none", "--rope-layers leaves no layer that rotates"},
+        {"--pos learned --rope-layers rope+none", "--rope-layers belongs to --pos rope"},
+        {"--layers 2 --rope-layers rope+none+none", "--rope-layers has 3 entries"},
+        {"--experts 8 --route-top-groups 2", "--route-top-groups belongs to --route-groups"},
+        {"--route-groups 2", "--route-groups belongs to --experts"},
+        {"--experts 8 --route-groups 3", "--experts 8 cannot be divided into --route-groups 3"},
+        {"--experts 8 --route-groups 4 --route-top-groups 4", "leave nothing out"},
+        {"--experts 8 --route-groups 4 --top-k 3", "--top-k 3 experts cannot be chosen from --route-top-groups 1 of 2"},
+        {"--experts 8 --route-groups 8 --route-top-groups 2", "sums two experts of a group"},
+        {"--experts 8 --route-groups 2 --router threshold", "limits what --router topk and bias choose"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         CHECK(test_fails(2, bad[i].says, parse_and_resolve, (void *)bad[i].line), "%s: %s", bad[i].line, test_message);
@@ -476,7 +522,7 @@ static void test_refused(void) {
 // What somebody typed is refused at its default too where another --data ignores it; where another architecture does,
 // it is not, so that a sweep over --experts 0,4 may fix --top-k 2.
 static void refuse_typed(void *line) {
-    bool given[128];
+    bool given[256];
     Config c;
     flags_parse_text(&config_table, &c, line, given);
     config_refuse_unused(&c, given);
@@ -543,6 +589,7 @@ static const Test tests[] = {
     {"flags/help", "the help names every flag, default and preset, without colour in a file", test_help},
     {"flags/derived", "0 is derived as the help says", test_derived},
     {"flags/derived-by-kind", "layers that differ have their own derived sizes", test_derived_by_kind},
+    {"flags/biases", "--bias, and what speaks for a part of it", test_biases},
     {"flags/refused", "impossible or ignored combinations are refused with the reason", test_refused},
     {"flags/refused-at-default", "a flag for another --data is refused, whatever its value", test_refused_at_default},
     {"flags/needs", "what a flag belongs to exists", test_needs_exist},

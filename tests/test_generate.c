@@ -99,6 +99,10 @@ static void test_cache(void) {
         "--experts 4 --gate sigmoid --router bias --first-dense 1 --pos none", "--experts 4 --router threshold",
         "--experts 6 --router relu", "--experts 4 --router hash", "--experts 3 --router dense",
         "--experts 4 --capacity 1", "--experts 4 --router expert-choice", "--experts 4 --router soft --pool time:8",
+        "--rope-scaling yarn --rope-factor 4 --rope-trained 40 --attn gqa --kv-heads 2 --attn-bias qkv",
+        "--rope-scaling llama3 --rope-factor 8 --rope-trained 60 --rope-layers rope+none --tile 32 --ffn-bias all",
+        "--rope-layers none+rope --attn gqa+swa --window 50 --attn-kernel naive",
+        "--experts 6 --route-groups 3 --route-top-groups 1 --gate sigmoid --router bias",
     };
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_cache(flags[i]);
 }
@@ -199,7 +203,8 @@ static void test_mla(void) {
     static const char *const flags[] = {
         "--attn mla --kv-rank 12", "--attn mla --kv-rank 12 --attn-kernel naive", "--attn mla --pos learned",
         "--attn mla --q-rank 9 --rope-dim 2 --v-dim 5", "--attn mla --pos none", "--attn mla --pos alibi",
-        "--attn gqa+mla --kv-heads 2",
+        "--attn gqa+mla --kv-heads 2", "--attn mla --rope-layers rope+none",
+        "--attn mla --rope-scaling yarn --rope-factor 4 --rope-trained 40 --rope-mscale 0.7 --rope-mscale-all-dim 1.3",
         "--attn mla --kv-rank 20 --nope-dim 4 --bias --norm-kind layer", "--attn mla --tile 32 --experts 4",
     };
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
@@ -461,7 +466,7 @@ static void test_longer_texts(void) {
     for (int kind = ROPE_none; kind <= ROPE_yarn; kind++)
         for (int k = 0; k < 2; k++) {
             size_t factor = k ? LONGER : 2;
-            model_scale_rope(m, (RopeScaling){kind, (double)factor, SHORT});
+            model_scale_rope(m, (RopeScaling){.kind = kind, .factor = (double)factor, .trained = SHORT});
             at[k][kind] = recalled(m, d, factor * SHORT);
         }
     CHECK(trained > 0.7, "%.3f of the answers at the trained length", trained);
@@ -953,6 +958,21 @@ static void test_stretched(void) {
               a.err);
         free(flags);
     }
+    // What a run says about itself, what is said on the command line, and that it was trained on 16 tokens before.
+#define STRETCH "--rope-scaling yarn --rope-factor 4 --rope-beta-fast 20"
+    model_free(make_run("stretched", "--data x.txt --attn gqa+mla --kv-heads 2 --rope-trained 16 " STRETCH, t));
+    Answer own = run("--run stretched --prompt abc --tokens 60"),
+           said = run("--run r --prompt abc --tokens 60 --rope-trained 16 " STRETCH),
+           over = run("--run stretched --prompt abc --tokens 60 " STRETCH),
+           off = run("--run stretched --prompt abc --tokens 60 --rope-scaling none");
+    CHECK(own.status == 0 && !strcmp(own.out, said.out) && strcmp(own.out, plain.out), "%s%s", own.err, said.err);
+    CHECK(over.status == 0 && !strcmp(own.out, over.out), "%s%s", over.err, over.out);
+    CHECK(off.status == 0 && !strcmp(off.out, plain.out), "%s%s", off.err, off.out);
+    Answer fits = run("--run r --prompt abc --tokens 10 --rope-scaling dynamic --rope-trained 13"),
+           less = run("--run r --prompt abc --tokens 10"),
+           longer = run("--run r --prompt abc --tokens 11 --rope-scaling dynamic --rope-trained 13");
+    CHECK(fits.status == 0 && !strcmp(fits.out, less.out), "%s%s", fits.err, fits.out);
+    CHECK(longer.status == 2 && strstr(longer.err, "known for the 13 tokens"), "%s", longer.err);
     Answer none = run("--run learned --prompt abc --rope-scaling ntk"),
            alone = run("--run r --prompt abc --rope-factor 2.5"), other = run("--run r --rope-scaling half");
     CHECK(none.status == 2 && strstr(none.err, "learned has none"), "%s", none.err);

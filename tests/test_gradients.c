@@ -112,7 +112,8 @@ static double quotient(Problem *p, const Param *row, const double *direction, do
 // the bias of the keys has no effect, and its gradient must be zero.
 static bool has_no_effect(const Config *c, const Param *row) {
     bool softmax = row->layer >= 0 && !config_is_linear(pattern_at(&c->attn, (size_t)row->layer));
-    return softmax && strstr(row->name, "attn.k.bias") && c->pos != POS_rope && c->qk_norm == QK_none;
+    return softmax && strstr(row->name, "attn.k.bias") && !config_layer_rope_dim(c, (size_t)row->layer) &&
+           c->qk_norm == QK_none;
 }
 
 // Along `direction`: the analytic derivative is its dot product with the gradient. An element whose
@@ -176,11 +177,14 @@ static const char *const axes[][16] = {
      "--attn gated-delta+mha --state-dim 8", "--attn mamba2 --state-dim 5", "--attn mamba2+gqa --short-conv 0"},
     {"--attn-kernel flash", "--attn-kernel band", "--attn-kernel naive"},
     {"--qk-norm none", "--qk-norm head", "--qk-norm full"},
-    {"--pos rope", "--pos rope --rope-dim 4 --rope-theta 100", "--pos learned", "--pos none", "--pos alibi"},
+    {"--pos rope", "--pos rope --rope-dim 4 --rope-theta 100", "--pos learned", "--pos none", "--pos alibi",
+     "--pos rope --rope-scaling yarn --rope-factor 3 --rope-trained 12 --rope-mscale 0.7 --rope-mscale-all-dim 1.3",
+     "--pos rope --rope-scaling yarn --rope-factor 3 --rope-trained 12 --rope-attention-factor 1.7 --rope-truncate 0",
+     "--pos rope --rope-layers none+rope --rope-scaling llama3 --rope-factor 4 --rope-trained 30"},
     {"--norm pre", "--norm post", "--norm out", "--norm peri", "--norm deepnorm", "--norm keel", "--norm none"},
     {"--norm-kind rms", "--norm-kind layer", "--norm-kind dyt"},
     {"--ffn swiglu", "--ffn gelu", "--ffn relu2"},
-    {"--bias 0", "--bias 1"},
+    {"--bias 0", "--bias 1", "--attn-bias qkv", "--attn-bias all", "--ffn-bias all", "--bias 1 --attn-bias none"},
     {"--tie 0", "--tie 1"},
     {"", "--experts 4 --top-k 2", "--experts 3 --top-k 1 --norm-topk 0 --shared-experts 2",
      "--experts 5 --top-k 3 --gate sigmoid --expert-width 6 --route-scale 1.5",
@@ -189,7 +193,9 @@ static const char *const axes[][16] = {
      "--experts 4 --top-k 2 --capacity 0.75 --shared-experts 1",
      "--experts 4 --router expert-choice --pool time:3 --gate sigmoid", "--experts 4 --router expert-choice",
      "--experts 4 --router threshold", "--experts 4 --router relu", "--experts 4 --router hash --top-k 3",
-     "--experts 4 --router soft --pool time:5", "--experts 3 --router dense --gate sigmoid"},
+     "--experts 4 --router soft --pool time:5", "--experts 3 --router dense --gate sigmoid",
+     "--experts 6 --top-k 2 --gate sigmoid --router bias --route-groups 3 --route-top-groups 2",
+     "--experts 6 --top-k 3 --route-groups 3 --route-top-groups 2 --route-group-score max"},
     {"", "--aux-loss 0.3", "--z-loss 0.2"},
     {"--attn-gate 0", "--attn-gate 1"},
 };
@@ -209,7 +215,7 @@ static bool allowed(const int *pick) {
     only_linear &= !strstr(attn, "mha") && !strstr(attn, "gqa");
     if (only_mla && pick[2]) return false;
     if (strstr(axes[4][pick[4]], "none") && pick[5]) return false;
-    bool softmax_pos = strstr(axes[3][pick[3]], "rope-dim") || strstr(axes[3][pick[3]], "alibi");
+    bool softmax_pos = strstr(axes[3][pick[3]], "--rope-") || strstr(axes[3][pick[3]], "alibi");
     if (only_linear && (pick[1] || pick[2] || pick[11] || softmax_pos)) return false;
     if (*loss && !*moe) return false;
     bool balanced = !strstr(moe, "--router") || strstr(moe, "--router bias") || strstr(moe, "--router threshold");

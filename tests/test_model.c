@@ -47,6 +47,13 @@ static const char *const kinds[] = {
     "--attn mha --experts 3 --router dense --z-loss 0.01",
     "--attn mha --experts 4 --router expert-choice --pool time:7",
     "--attn mha --experts 4 --router soft --pool time:7 --shared-experts 1",
+    ("--attn gqa+mla --kv-heads 2 --rope-scaling yarn --rope-factor 4 --rope-trained 20 --rope-mscale 0.7 "
+     "--rope-mscale-all-dim 1.3 --attn-bias qkv"),
+    ("--attn swa+gqa --kv-heads 2 --window 13 --rope-layers rope+none --rope-scaling llama3 --rope-factor 8 "
+     "--rope-trained 30 --attn-bias all --ffn-bias all"),
+    "--attn mla --rope-layers none+rope --rope-scaling dynamic --rope-trained 50 --bias --attn-bias none",
+    ("--attn mha --experts 6 --top-k 2 --expert-width 13 --gate sigmoid --router bias --route-groups 3 "
+     "--route-top-groups 2"),
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 

@@ -112,6 +112,64 @@ static void invariants(void) {
     }
 }
 
+// Groups as they are defined, with sorting by hand: s.top_groups times the best group that is left, then K times the
+// best expert of those groups that is left; of equal ones the lower.
+static void choose_in_groups(int *expert, const real *score, const real *bias, RouterShape s) {
+    size_t size = s.E / s.groups;
+    bool open[128] = {false}, used[128] = {false};
+    for (size_t k = 0; k < s.top_groups; k++) {
+        size_t best = 0;
+        real most = -INFINITY;
+        for (size_t g = s.groups; g-- > 0;) {
+            real first = -INFINITY, sum = -INFINITY;
+            for (size_t i = 0; i < size; i++) {
+                real x = score[g * size + i] + (bias ? bias[g * size + i] : 0);
+                first = x > first ? x : first;
+                for (size_t j = 0; j < i; j++) {
+                    real pair = x + (score[g * size + j] + (bias ? bias[g * size + j] : 0));
+                    sum = pair > sum ? pair : sum;
+                }
+            }
+            if (!open[g] && (s.group_sum ? sum : first) >= most) best = g, most = s.group_sum ? sum : first;
+        }
+        open[best] = true;
+    }
+    for (size_t k = 0; k < s.K; k++) {
+        real most = -INFINITY;
+        for (size_t e = s.E; e-- > 0;) {
+            real x = score[e] + (bias ? bias[e] : 0);
+            if (open[e / size] && !used[e] && x >= most) expert[k] = (int)e, most = x;
+        }
+        used[expert[k]] = true;
+    }
+}
+
+static void groups(void) {
+    Rng rng = rng_stream(4, RNG_TEST, 20);
+    for (int draw = 0; draw < 400; draw++) {
+        size_t N = 2 + rng_below(&rng, 5), size = 1 + rng_below(&rng, 6), top = 1 + rng_below(&rng, (uint32_t)N - 1),
+               most = top * size, K = 1 + rng_below(&rng, (uint32_t)(most < 8 ? most : 8)), T = 1 + rng_below(&rng, 12),
+               M = T * 3, E = N * size;
+        RouterShape s = shape(E, K, T);
+        s.groups = N, s.top_groups = top, s.group_sum = size > 1 && draw & 32;
+        s.score = draw & 1 ? SCORE_SIGMOID : SCORE_SOFTMAX, s.normalise = draw & 2, s.scale = draw & 4 ? 2.5 : 1;
+        real *logits = array_random(M * E, &rng), *bias = draw & 8 ? array_random(E, &rng) : NULL;
+        for (size_t i = 0; i < M * E; i++)
+            logits[i] = draw & 16 ? (real)floor(3 * (double)logits[i]) : 3 * logits[i];    // many ties
+        Routing r = route(logits, bias, M, s);
+        for (size_t m = 0; m < M; m++) {
+            int expected[8];
+            choose_in_groups(expected, r.score + m * E, bias, s);
+            for (size_t k = 0; k < K; k++)
+                CHECK(r.expert[m * K + k] == expected[k], "%zu of %zu groups of %zu: choice %zu is %d, not %d", top, N,
+                      size, k, r.expert[m * K + k], expected[k]);
+            check_weights(&r, logits + m * E, m, s);
+        }
+        check_slots(&r, M, s);
+        arrays_free();
+    }
+}
+
 static void ties(void) {
     enum { M = 4, E = 6, K = 3 };
     real *logits = array(M * E);
@@ -585,6 +643,7 @@ static void threads_of_pools(void) {
 static const Test tests[] = {
     {"moe/invariants", "the K best, weights that sum to 1, slots that are a permutation sorted by expert", invariants},
     {"moe/ties", "of equal experts the lowest are chosen", ties},
+    {"moe/groups", "choices from the best groups of experts, against a plain reading of the definition", groups},
     {"moe/bias", "a selection bias moves the selection and nothing else", bias_moves_the_selection},
     {"moe/nan", "logits of NaN stay in bounds and stay NaN", routing_nan},
     {"moe/zero-scores", "experts chosen by their bias with a score of 0", scores_of_zero},

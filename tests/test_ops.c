@@ -336,6 +336,9 @@ static Table make_scaled_table(size_t P, RopeScaling s) {
     rope_table(t.cosine, t.sine, POSITIONS, P, 10000, s);
     return t;
 }
+static RopeScaling scaling(int kind, double factor, double trained) {
+    return (RopeScaling){.kind = kind, .factor = factor, .trained = trained};
+}
 static Table make_table(size_t P) { return make_scaled_table(P, (RopeScaling){0}); }
 
 static void rotary(void) {
@@ -378,7 +381,7 @@ static double dot(const real *a, const real *b, size_t n) {
 static void rotary_properties(void) {
     enum { P = 22 };
     Rng r = rng_stream(2, RNG_TEST, 6);
-    Table t = make_table(P);
+    Table t = make_scaled_table(P, scaling(ROPE_yarn, 4, 40));     // with a factor on top of the rotation
     for (size_t i = 0; i < 30; i++)
         for (size_t j = 0; j < 30; j++) {
             real x[P], y[P], at[5][P];
@@ -411,9 +414,9 @@ static bool turns_as(Table s, Table plain, size_t pairs, size_t i, size_t slower
 // one at i = 20.1, so YaRN leaves 0 to 8 as they are, divides 21 and above, and does something between to the others.
 static void rotary_scaling(void) {
     enum { P = 64, PAIRS = P / 2, FACTOR = 4 };
-    Table plain = make_table(P), linear = make_scaled_table(P, (RopeScaling){ROPE_linear, FACTOR, 0}),
-          ntk = make_scaled_table(P, (RopeScaling){ROPE_ntk, FACTOR, 0}),
-          yarn = make_scaled_table(P, (RopeScaling){ROPE_yarn, FACTOR, 2048});
+    Table plain = make_table(P), linear = make_scaled_table(P, scaling(ROPE_linear, FACTOR, 0)),
+          ntk = make_scaled_table(P, scaling(ROPE_ntk, FACTOR, 0)),
+          yarn = make_scaled_table(P, scaling(ROPE_yarn, FACTOR, 2048));
     double size = 0.1 * log(FACTOR) + 1;
     for (size_t i = 0; i < PAIRS; i++) {
         CHECK(turns_as(linear, plain, PAIRS, i, FACTOR, 1), "linear: pair %zu", i);
@@ -422,10 +425,62 @@ static void rotary_scaling(void) {
         CHECK(turns_as(yarn, plain, PAIRS, i, 1, size) == (i <= 8), "yarn: pair %zu of the fast ones", i);
         CHECK(turns_as(yarn, plain, PAIRS, i, FACTOR, size) == (i >= 21), "yarn: pair %zu of the slow ones", i);
     }
-    const RopeScaling narrow[] = {{ROPE_linear, 1, 0}, {ROPE_ntk, 8, 0}, {ROPE_yarn, 1, 40}};
+    const RopeScaling narrow[] = {scaling(ROPE_linear, 1, 0), scaling(ROPE_ntk, 8, 0), scaling(ROPE_yarn, 1, 40)};
     plain = make_table(2);
     for (size_t k = 0; k < 3; k++)
         CHECK(turns_as(make_scaled_table(2, narrow[k]), plain, 1, 0, 1, 1), "one pair alone, or a factor of 1");
+    arrays_free();
+}
+
+// The formulas as transformers 5.23 writes them (modeling_rope_utils.py), by wavelengths and by dimensions.
+static double frequency_of(size_t i, double P, RopeScaling s) {
+    double plain = pow(10000, -2 * (double)i / P), wave = 2 * M_PI / plain;
+    if (s.kind == ROPE_llama3) {
+        double smooth = (s.trained / wave - s.low_freq) / (s.high_freq - s.low_freq);
+        if (wave < s.trained / s.high_freq) return plain;
+        if (wave > s.trained / s.low_freq) return plain / s.factor;
+        return (1 - smooth) * plain / s.factor + smooth * plain;
+    }
+    double low = P * log(s.trained / (s.beta_fast * 2 * M_PI)) / (2 * log(10000)),
+           high = P * log(s.trained / (s.beta_slow * 2 * M_PI)) / (2 * log(10000));
+    if (!s.fractional) low = floor(low), high = ceil(high);
+    low = fmax(low, 0), high = fmin(high, P - 1);
+    double ramp = fmin(fmax(((double)i - low) / (low == high ? 0.001 : high - low), 0), 1);
+    return plain / s.factor * ramp + plain * (1 - ramp);
+}
+
+// Angles are good to a few roundings of doubles, which the angle itself multiplies: 40 at most.
+static void rotary_ramps(void) {
+    static const RopeScaling cases[] = {
+        {ROPE_llama3, 8, 64, .low_freq = 1, .high_freq = 4}, {ROPE_llama3, 32, 8192, .low_freq = 1, .high_freq = 4},
+        {ROPE_llama3, 3, 200, .low_freq = 0.5, .high_freq = 20}, {ROPE_llama3, 4, 2, .low_freq = 1, .high_freq = 4},
+        {ROPE_yarn, 4, 2048, 32, 1, false, 1.25, 0, 0}, {ROPE_yarn, 4, 2048, 32, 1, true, 0.5, 0, 0},
+        {ROPE_yarn, 40, 4096, 8, 3, false, 1, 0, 0}, {ROPE_yarn, 16, 100, 2, 2, false, 1, 0, 0},
+        {ROPE_yarn, 16, 100, 12, 0.25, true, 1, 0, 0}, {ROPE_yarn, 2, 3, 32, 1, false, 1, 0, 0},
+    };
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++)
+        for (size_t P = 2; P <= 64; P += 62) {
+            RopeScaling s = cases[k];
+            Table t = make_scaled_table(P, s);
+            double size = s.kind == ROPE_yarn ? s.attention : 1;
+            for (size_t i = 0; i < P / 2; i++)
+                for (size_t at = 0; at < POSITIONS; at++) {
+                    double angle = (double)at * frequency_of(i, (double)P, s), c = (double)t.cosine[at * (P / 2) + i],
+                           sine = (double)t.sine[at * (P / 2) + i];
+                    CHECK(fabs(c - size * cos(angle)) < 64 * EPSILON && fabs(sine - size * sin(angle)) < 64 * EPSILON,
+                          "case %zu, pair %zu of %zu at %zu: %g and %g, expected %g and %g", k, i, P / 2, at, c, sine,
+                          size * cos(angle), size * sin(angle));
+                }
+            arrays_free();
+        }
+    Table plain = make_table(64), dynamic = make_scaled_table(64, scaling(ROPE_dynamic, 4, 40)),
+          deep = make_scaled_table(64, scaling(ROPE_yarn, 40, 4096)),
+          same = make_scaled_table(64, (RopeScaling){ROPE_yarn, 40, 4096, 32, 1, false, 0.1 * log(40) + 1, 0, 0});
+    CHECK(same_bits(plain.cosine, dynamic.cosine, POSITIONS * 32), "dynamic is plain as far as it goes");
+    for (size_t i = 0; i < POSITIONS * 32; i++)
+        CHECK(fabs((double)deep.sine[i] - (double)same.sine[i]) < 8 * EPSILON, "what is left out is the paper's");
+    CHECK(fabs(rope_mscale(40, 0.7) - (0.07 * log(40) + 1)) < 8 * EPSILON && rope_mscale(1, 3) == 1 &&
+          rope_mscale(0.5, 3) == 1, "mscale");
     arrays_free();
 }
 
@@ -638,6 +693,7 @@ static const Test tests[] = {
     {"ops/activations-nan", "a NaN stays a NaN", activations_of_nan},
     {"ops/rope", "rotations are those of the formula, undone by the inverse, and touch nothing else", rotary},
     {"ops/rope-scaling", "linear, ntk and yarn slow down the pairs that they should", rotary_scaling},
+    {"ops/rope-ramps", "yarn and llama3 with all that can be set, against the formulas of transformers", rotary_ramps},
     {"ops/rope-relative", "the inverse is the transpose; scores depend on distances only", rotary_properties},
     {"ops/embed", "embeddings and their gradients, summed over rows in order, bit for bit", embeddings},
     {"ops/residual", "y = scale x + f, also in place", residual},

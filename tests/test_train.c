@@ -320,6 +320,24 @@ static void test_load(void) {
     CHECK(!*r.error, "the same tokenizer is nothing to note: %s", r.error);
 }
 
+// A model goes on with rows four times as long, its rotations slowed down; what is loaded after it is so by itself.
+static void test_load_stretched(void) {
+    digest_of(TINY, "first");
+    CHECK(train(TINY "--load first --context 128 --rope-scaling yarn --rope-factor 4 --rope-trained 32 --out long")
+              .status == 0, "trained on longer rows");
+    Result same = train(TINY "--steps 0 --load long --context 128 --out again"),
+           plain = train(TINY "--steps 0 --load long --context 128 --rope-scaling none --out plain"),
+           part = train(TINY "--load long --context 128 --rope-factor 8");
+    CHECK(same.status == 0 && plain.status == 0, "%s%s", same.error, plain.error);
+    double loss[3];
+    const char *const runs[] = {"long", "again", "plain"};
+    for (int i = 0; i < 3; i++)
+        loss[i] = json_number_value(json_object_get(json_object_get(run_json(runs[i]), "final"), "val_loss"));
+    CHECK(loss[0] == loss[1] && loss[0] != loss[2], "%.17g, loaded %.17g, without yarn %.17g", loss[0], loss[1],
+          loss[2]);
+    CHECK(part.status == 2 && strstr(part.error, "--rope-factor"), "%s", part.error);
+}
+
 static void test_load_refused(void) {
     static const struct { const char *line, *says; } bad[] = {
         {TINY "--load first --heads 4", "--heads 4 contradicts the model in first, which has 2; leave the flag out"},
@@ -409,6 +427,7 @@ static const Test tests[] = {
     {"train/dry-run-json", "the same sizes for programs, as in run.json", test_dry_run_json},
     {"train/target-loss", "training stops at the target loss", test_target_loss},
     {"train/load", "a saved model is loaded with the same loss", test_load},
+    {"train/load-stretched", "a loaded model learns longer rows with slower rotations", test_load_stretched},
     {"train/file-size-limit", "a file that may not grow ends in one line, and what was saved stays",
      test_file_size_limit},
     {"train/full-output", "output that cannot be written is an error, and the run is complete", test_full_output},
