@@ -125,7 +125,8 @@ endif
 # Against PyTorch and transformers, installed from PyPI into a cache folder on first use.
 oracle: ready
 	+$(BUILD) $(B)/probe
-	python=$$(tests/venv.sh tests/oracle-requirements.txt) && $$python tests/oracle.py $(B)/probe
+	python=$$(tests/venv.sh tests/oracle-requirements.txt) && $$python tests/oracle.py $(B)/probe && \
+	$$python -B tests/config_walk.py $(B)/probe
 
 digest: ready
 	+$(BUILD) all

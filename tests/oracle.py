@@ -112,12 +112,32 @@ LATENT = dict(SMALL, num_key_value_heads=4, kv_lora_rank=20, qk_nope_head_dim=10
               moe_intermediate_size=24, n_routed_experts=6, num_experts_per_tok=3, n_shared_experts=2, n_group=1,
               topk_group=1, first_k_dense_replace=1, rope_interleave=False, num_mtp_layers=0)
 CHOOSING = dict(SMALL, num_key_value_heads=2, num_experts=6, num_experts_per_tok=3)
-LATENT2 = dict({k: v for k, v in LATENT.items() if k not in ("n_group", "topk_group", "rope_interleave", "num_mtp_layers")},
-               q_lora_rank=18)
+LATENT2 = {k: v for k, v in dict(LATENT, q_lora_rank=18).items()
+           if k not in ("n_group", "topk_group", "rope_interleave", "num_mtp_layers")}
 DELTA, FULL, SLIDING = "linear_attention", "full_attention", "sliding_attention"
 QWEN3_NEXT = dict(SMALL, num_key_value_heads=2, head_dim=12, num_experts=0, linear_num_key_heads=4,
                   linear_num_value_heads=4, linear_key_head_dim=10, linear_value_head_dim=12, linear_conv_kernel_dim=3)
 GPT2 = dict(NO_IDS, vocab_size=VOCAB, n_embd=48, n_layer=3, n_head=4, n_positions=32)
+# How rotations are slowed down. Small contexts, and theta not their default, so that it shows within 13 tokens.
+SCALED = [
+    dict(rope_type="linear", factor=3.0, rope_theta=500.0),
+    dict(rope_type="dynamic", factor=4.0, rope_theta=500.0),
+    dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16,
+         rope_theta=500.0),
+    dict(rope_type="llama3", factor=2.0, low_freq_factor=0.5, high_freq_factor=3.0, rope_theta=10000.0),
+    dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=8, rope_theta=500.0),
+    dict(rope_type="yarn", factor=4.0, beta_fast=8.0, beta_slow=0.5, truncate=False, attention_factor=1.2,
+         rope_theta=10000.0),
+    dict(rope_type="yarn", factor=None, original_max_position_embeddings=8, mscale=0.5, rope_theta=10000.0),
+]
+YARNS = [
+    dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64, rope_theta=500.0),
+    dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64, mscale=0.7, mscale_all_dim=1.3,
+         rope_theta=500.0),
+    dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64, mscale_all_dim=1.3, rope_theta=500.0),
+    dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64, mscale=0.7, mscale_all_dim=1.3,
+         attention_factor=0.8, rope_theta=500.0),
+]
 THEIRS = {
     "llama-mha": (T.LlamaConfig, dict(SMALL)),
     "llama-gqa": (T.LlamaConfig, dict(SMALL, num_key_value_heads=2, head_dim=16, rms_norm_eps=1e-3,
@@ -153,6 +173,32 @@ THEIRS = {
     "olmo2": (T.Olmo2Config, dict(SMALL, num_key_value_heads=4)),
     "olmo2-gqa": (T.Olmo2Config, dict(SMALL, num_key_value_heads=2, tie_word_embeddings=True)),
     "mixtral": (T.MixtralConfig, dict(SMALL, num_key_value_heads=2, num_local_experts=5, num_experts_per_tok=2)),
+    "llama-attention-bias": (T.LlamaConfig, dict(SMALL, num_key_value_heads=2, attention_bias=True)),
+    "llama-mlp-bias": (T.LlamaConfig, dict(SMALL, num_key_value_heads=2, mlp_bias=True)),
+    "qwen2": (T.Qwen2Config, dict(SMALL, num_key_value_heads=2)),
+    "qwen2-window": (T.Qwen2Config, dict(SMALL, num_key_value_heads=4, use_sliding_window=True, sliding_window=4,
+                                         max_window_layers=2, tie_word_embeddings=True)),
+    "qwen3-biased": (T.Qwen3Config, dict(SMALL, num_key_value_heads=2, head_dim=10, attention_bias=True)),
+    "olmo2-biased": (T.Olmo2Config, dict(SMALL, num_key_value_heads=2, attention_bias=True)),
+    "smollm3": (T.SmolLM3Config, dict(SMALL, num_hidden_layers=5, num_key_value_heads=2)),
+    "smollm3-listed-biased-window": (T.SmolLM3Config, dict(
+        SMALL, num_key_value_heads=2, no_rope_layers=[0, 1, 1], tie_word_embeddings=False, mlp_bias=True,
+        use_sliding_window=True, sliding_window=5)),  # without RoPE the gradient of a key's bias is 0 but for rounding
+    "deepseek-v3-groups": (T.DeepseekV3Config, dict(LATENT, q_lora_rank=18, n_group=3, topk_group=2)),
+    "deepseek-v2-groups": (T.DeepseekV2Config, dict(LATENT2, n_group=3, topk_group=2, num_experts_per_tok=2,
+                                                    topk_method="group_limited_greedy")),
+    **{f"llama-{r['rope_type']}-{i}": (T.LlamaConfig, dict(SMALL, num_key_value_heads=2, rope_parameters=r))
+       for i, r in enumerate(SCALED)},
+    **{f"{name}-yarn-{i}": (kind, dict(options, rope_parameters=r))
+       for i, r in enumerate(YARNS) for name, kind, options in (
+           ("deepseek-v3", T.DeepseekV3Config, dict(LATENT, q_lora_rank=18)),
+           ("deepseek-v2", T.DeepseekV2Config, LATENT2),
+           ("qwen3", T.Qwen3Config, dict(SMALL, num_key_value_heads=2, head_dim=16)))},
+    "olmo3-yarn": (T.Olmo3Config, dict(SMALL, num_key_value_heads=2, layer_types=[SLIDING, FULL, FULL],
+                                       sliding_window=4, rope_parameters={FULL: dict(YARNS[0]),
+                                                                          SLIDING: dict(YARNS[0])})),
+    "qwen3-next-linear": (T.Qwen3NextConfig, dict(QWEN3_NEXT, layer_types=[DELTA, DELTA, FULL], rope_parameters=dict(
+        rope_type="linear", factor=3.0, rope_theta=300.0, partial_rotary_factor=0.5))),
     "qwen3-moe": (T.Qwen3MoeConfig, dict(CHOOSING, moe_intermediate_size=24, head_dim=10)),
     "qwen3-moe-window": (T.Qwen3MoeConfig, dict(CHOOSING, moe_intermediate_size=24, norm_topk_prob=True,
                                                 use_sliding_window=True, sliding_window=4, tie_word_embeddings=True)),
@@ -363,8 +409,30 @@ OURS = {
     "mixtral-window": ("MixtralForCausalLM", "--attn swa --kv-heads 2 --window 4 " + EXPERTS),
     "mixtral": ("MixtralForCausalLM", "--attn gqa --tie 0 --top-k 3 " + EXPERTS),
     "mixtral-all-chosen": ("MixtralForCausalLM", "--top-k 6 " + EXPERTS),
+    "attention-bias": ("LlamaForCausalLM", "--attn gqa --attn-bias all"),
+    "ffn-bias": ("LlamaForCausalLM", "--ffn-bias all --tie 0"),
+    "qwen2": ("Qwen2ForCausalLM", "--attn gqa --attn-bias qkv --tie 0"),
+    "qwen2-window": ("Qwen2ForCausalLM", "--attn mha+swa --window 5 --attn-bias qkv"),
+    "qwen3-biased": ("Qwen3ForCausalLM", "--qk-norm head --attn-bias all"),
+    "smollm3": ("SmolLM3ForCausalLM", "--attn gqa --rope-layers rope+rope+none --tie 0"),
+    "smollm3-biased-window": ("SmolLM3ForCausalLM", "--attn swa+gqa --window 4 --rope-layers none+rope --ffn-bias all"),
+    "linear": ("LlamaForCausalLM", "--rope-scaling linear --rope-factor 3"),
+    "dynamic": ("LlamaForCausalLM", "--rope-scaling dynamic --rope-factor 3 --rope-trained 40"),
+    "llama3": ("LlamaForCausalLM", "--rope-scaling llama3 --rope-factor 8 --rope-trained 16 --rope-theta 500"),
+    "yarn": ("MistralForCausalLM", "--attn swa --window 9 --rope-scaling yarn --rope-factor 4 --rope-trained 16 "
+             "--rope-theta 500 --rope-beta-fast 8 --rope-truncate 0 --rope-attention-factor 1.2"),
+    "yarn-olmo3": ("Olmo3ForCausalLM", "--norm out --qk-norm full --attn mha+swa --window 6 --rope-scaling yarn "
+                   "--rope-factor 4 --rope-trained 16 --rope-theta 500 --rope-truncate 0"),
+    "yarn-qwen3-next": ("Qwen3NextForCausalLM", "--attn mha+gated-delta --rope-scaling yarn --rope-trained 16 " + NEXT
+                        + "--rope-dim 6"),
+    "yarn-deepseek-v3": ("DeepseekV3ForCausalLM", DEEPSEEK + "--shared-experts 1 --route-groups 3 --route-top-groups 2 "
+                         "--rope-scaling yarn --rope-factor 4 --rope-trained 16 --rope-mscale 0.7 "
+                         "--rope-mscale-all-dim 1.3"),
+    "deepseek-v2-groups": ("DeepseekV2ForCausalLM", LATENTS + EXPERTS + "--norm-topk 0 --shared-experts 1 "
+                           "--route-groups 3 --route-top-groups 2 --route-group-score max"),
     "qwen3-moe": ("Qwen3MoeForCausalLM", "--qk-norm head --norm-topk 0 --attn gqa --tie 0 --head-dim 10 " + EXPERTS),
-    "qwen3-moe-window": ("Qwen3MoeForCausalLM", "--qk-norm head --attn swa --window 4 --moe-layers dense+moe+moe " + EXPERTS),
+    "qwen3-moe-window": ("Qwen3MoeForCausalLM", "--qk-norm head --attn swa --window 4 --moe-layers dense+moe+moe "
+                         + EXPERTS),
     "olmoe": ("OlmoeForCausalLM", "--qk-norm full --norm-topk 0 --attn gqa --tie 0 " + EXPERTS),
     "olmoe-normed": ("OlmoeForCausalLM", "--qk-norm full --top-k 3 " + EXPERTS),
     "deepseek-v2": ("DeepseekV2ForCausalLM", LATENTS + EXPERTS + "--norm-topk 0 --shared-experts 2 --first-dense 1 "

@@ -595,7 +595,8 @@ static void test_tied_head(void) {
     const Param *p;
     model_params(victim, &p);
     CHECK(strcmp(p[0].name, "embed.weight") == 0, "%s", p[0].name);
-    real *head = memcpy(xmalloc(p[0].size * sizeof *head), model_values(victim) + p[0].offset, p[0].size * sizeof *head);
+    size_t bytes = p[0].size * sizeof(real);
+    real *head = memcpy(xmalloc(bytes), model_values(victim) + p[0].offset, bytes);
     for (int embedding = 0; embedding < 2; embedding++) {
         write_head(head, embedding);
         check_same_values(victim, loaded_from(test_directory()), "a head that is the embedding");
@@ -728,7 +729,8 @@ static const Test tests[] = {
     {"hf/training-flags", "loading an architecture leaves the flags of training alone", test_training_flags_stay},
     {"hf/weights", "missing, left over and misshapen tensors are refused, harmless ones tolerated", test_weights},
     {"hf/tied-head", "a head beside a tied embedding is equal to it, or refused", test_tied_head},
-    {"hf/two-truths", "keys that say another model than the object receipts are refused, and no others", test_two_truths},
+    {"hf/two-truths", "keys that say another model than the object receipts are refused, and no others",
+     test_two_truths},
     {"hf/predicting-layers", "layers that predict further tokens are passed over, others not", test_predicting_layers},
     {"hf/shards", "an index of shards is followed; a wrong one is refused", test_shards},
     {"hf/old-gpt2", "masks are tolerated, names without a prefix understood", test_old_gpt2},
