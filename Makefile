@@ -88,7 +88,7 @@ $(B)/replay: $(HARNESS) $(B)/objects/tests/fuzz/replay.o $(OBJECTS)
 	$(call say,LINK)$(CC) $(FLAGS) $(WATCHED) $^ $(LDLIBS) -o $@
 
 # Model and optimizer alone: needs no library, so that it can be built for other machines.
-DIGEST = tests/digest model attention linear moe router $(addprefix lib/,numeric profile rng simd util) \
+DIGEST = tests/digest model attention linear moe router $(addprefix lib/,numeric profile rng simd text util) \
          $(patsubst %.c,%,$(wildcard kernels/*.c config/*.c model/*.c))
 $(B)/digest: $(DIGEST:%=$(B)/objects/%.o)
 	$(call say,LINK)$(CC) $(FLAGS) $^ -lm -o $@
