@@ -23,6 +23,7 @@
 #define SCHEDULE_VALUES(X)    X(SCHEDULE, cosine) X(SCHEDULE, linear) X(SCHEDULE, wsd) X(SCHEDULE, constant)
 #define ROPE_SCALING_VALUES(X) X(ROPE_SCALING, none) X(ROPE_SCALING, linear) X(ROPE_SCALING, ntk) \
                                X(ROPE_SCALING, yarn)
+#define SAVE_DTYPE_VALUES(X)  X(SAVE_DTYPE, f32) X(SAVE_DTYPE, bf16)
 #define DRY_RUN_VALUES(X)     X(DRY_RUN, no) X(DRY_RUN, text) X(DRY_RUN, json)
 
 // ATTN_mha, ATTN_gqa, ..., NORM_pre, ...: prefix_word.
@@ -39,5 +40,6 @@ enum { GATE_VALUES(CONFIG_CONSTANT) };
 enum { ROUTER_VALUES(CONFIG_CONSTANT) };
 enum { SCHEDULE_VALUES(CONFIG_CONSTANT) };
 enum { ROPE_SCALING_VALUES(CONFIG_CONSTANT) };
+enum { SAVE_DTYPE_VALUES(CONFIG_CONSTANT) };
 enum { DRY_RUN_VALUES(CONFIG_CONSTANT) };
 #endif

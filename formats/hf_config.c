@@ -316,7 +316,8 @@ static json_t *config_as_json(const Config *c) {
     json_t *object = json_object();
     put(object, "architectures", json_pack("[s]", hf_family(c)->architecture));
     put(object, "model_type", json_string(hf_family(c)->model_type));
-    put(object, "dtype", json_string(sizeof(real) == 8 ? "float64" : "float32"));
+    put(object, "dtype", json_string(c->save_dtype == SAVE_DTYPE_bf16 ? "bfloat16"
+                                     : sizeof(real) == 8              ? "float64" : "float32"));
     for (size_t i = 0; i < FIXED; i++)
         if (fixed[i].families & family) put(object, fixed[i].key, json_loads(fixed[i].value, JSON_DECODE_ANY, NULL));
     for (size_t i = 0; i < KEYS; i++)
