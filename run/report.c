@@ -63,9 +63,9 @@ void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out) {
     if (*c->load && file_exists(path) && hf_flags(&theirs, c->load)) {
         Tokenizer *old = tokenizer_load(path);
         if (!tokenizer_equal(old, t))
-            fprintf(out, "note     %s was trained with another tokenizer (%s, %zu tokens) than --data %s has (%s, "
-                    "%zu): its tokens change their meaning\n", c->load, tokenizer_kind(old), tokenizer_vocab(old),
-                    c->data, tokenizer_kind(t), tokenizer_vocab(t));
+            print_line(out, "note     %s was trained with another tokenizer (%s, %zu tokens) than --data %s has (%s, "
+                       "%zu): its tokens change their meaning\n", c->load, tokenizer_kind(old), tokenizer_vocab(old),
+                       c->data, tokenizer_kind(t), tokenizer_vocab(t));
         tokenizer_free(old);
     }
     free(path);
@@ -114,6 +114,12 @@ void report_writing(const Config *c, FILE *out) {
                 "is dropped\n", c->capacity);
 }
 
+static void print_warmup(const Config *c, FILE *out) {
+    if (c->steps == 0 || c->warmup <= c->steps) return;
+    fprintf(out, "note     --warmup %zu is longer than --steps %zu: the learning rate ends at %.3g and never reaches "
+            "--lr %g\n", c->warmup, c->steps, c->lr * (double)c->steps / (double)c->warmup, c->lr);
+}
+
 // Who else can open the run, or what would have to differ for that.
 static void print_export(const Config *c, FILE *out) {
     const char *architecture = hf_architecture(c);
@@ -125,7 +131,8 @@ void report_banner(const Facts *f, FILE *out) {
     const ModelSize *s = f->size;
     char *resolved = flags_summary(&config_table, f->config, false);
     fprintf(out, "flags    %s\n", resolved);
-    fprintf(out, "data     %s, a vocabulary of %zu", f->data->name, f->data->vocab);
+    print_warmup(f->config, out);
+    print_line(out, "data     %s, a vocabulary of %zu", f->data->name, f->data->vocab);
     if (isfinite(f->data->floor))
         fprintf(out, "; floor %.4f nats per token (%s)", f->data->floor, f->data->floor_about);
     fprintf(out, "\nmodel    %zu parameters", s->parameters);
@@ -255,7 +262,7 @@ void report_profile(const Facts *f, Run *run) {
     profile_print(stdout, "training, with its validations and checkpoints", &p, roofs);
     profile_draw(path, "Where the time of this training went", &p, NULL, 1, roofs);
     json_object_set_new(run->json, "profile", profile_json(&p, roofs));
-    printf("picture  %s\n", path);
+    print_line(stdout, "picture  %s\n", path);
     free(path);
 }
 
