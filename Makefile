@@ -122,10 +122,11 @@ else
 	OMP_WAIT_POLICY=passive $(B)/tests $(T)
 endif
 
-# Against PyTorch and transformers, installed from PyPI into a cache folder on first use.
+# Against PyTorch and transformers, and TensorBoard, installed from PyPI into a cache folder on first use.
 oracle: ready
-	+$(BUILD) $(B)/probe
+	+$(BUILD) $(B)/probe all
 	python=$$(tests/venv.sh tests/oracle-requirements.txt) && $$python tests/oracle.py $(B)/probe
+	python=$$(tests/venv.sh tests/events-requirements.txt) && $$python tests/events.py $(BIN)train
 
 digest: ready
 	+$(BUILD) all

@@ -278,8 +278,7 @@ static void open_run(Training *t) {
     for (size_t i = 0; i < sizeof file / sizeof file[0]; i++)
         if (!file_exists(run_path(t->run, file[i])))
             fail("%s holds this run, finished, but its %s is missing; --fresh trains it again", t->run->dir, file[i]);
-    print_line(stdout, "%s holds this run, finished; --fresh trains it again\n%s\n", t->run->dir,
-               json_string_value(json_object_get(t->run->json, "receipt")));
+    report_finished(&t->config, t->run, stdout);
     flush_output("; the run itself is complete");
     exit(0);
 }

@@ -2,6 +2,7 @@
 #include "run/report.h"
 #include "formats/hf.h"
 #include "run/curves.h"
+#include "run/events.h"
 #include "lib/machine.h"
 #include "kernels/optim.h"
 #include "plot/profile_report.h"
@@ -300,6 +301,20 @@ const char *report_receipt(const Facts *f, const RunTensors *t, const RunState *
     free(receipt);
     free(floor);
     return json_string_value(json_object_get(run_json, "receipt"));
+}
+
+// Nothing is saved again, so a note where it would be saved otherwise; curves can be made of the log at any time.
+void report_finished(const Config *c, const Run *run, FILE *out) {
+    const char *was = json_string_value(json_object_get(json_object_get(run->json, "flags"), "save_dtype"));
+    char *asked = flags_get(&config_table, c, flags_find(&config_table, "save_dtype"));
+    print_line(out, "%s holds this run, finished; --fresh trains it again\n", run->dir);
+    if (strcmp(was ? was : "f32", asked) != 0)
+        print_line(out, "note     its weights were saved with --save-dtype %s and stay so; --fresh trains again, and "
+                   "saves as %s\n", was ? was : "f32", asked);
+    if (c->tensorboard)
+        events_open(run->dir, json_number_value(json_object_get(json_object_get(run->json, "final"), "seconds")));
+    print_line(out, "%s\n", json_string_value(json_object_get(run->json, "receipt")));
+    free(asked);
 }
 
 void report_curves(const Facts *f, Run *run, const char *asked) {

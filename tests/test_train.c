@@ -403,8 +403,25 @@ static void test_save_dtype(void) {
     CHECK(r.status == 0 && strstr(r.out, "\nverified: digest "), "status %d: %s%s", r.status, r.out, r.error);
     r = train(TINY "--steps 1 --load run --save-dtype bf16 --out more");
     CHECK(r.status == 0 && !*r.error, "status %d: %s", r.status, r.error);
+    r = train(TINY "--save-dtype f32 --out run");
+    CHECK(r.status == 0 && strstr(r.out, "\nnote     its weights were saved with --save-dtype bf16 and stay so"), "%s",
+          r.out);
     r = train(TINY "--save-dtype f16 --out other");
     CHECK(r.status == 2 && strstr(r.error, "--save-dtype is one of f32|bf16"), "status %d: %s", r.status, r.error);
+}
+
+// The file is the same whether it was written on the way or made of the log of a run that has ended.
+static void test_tensorboard(void) {
+    const char *digest = digest_of(TINY, "late");
+    same_digest(digest, digest_of(TINY "--tensorboard", "run"), "curves change no number");
+    size_t bytes, late_bytes;
+    read_whole_file(test_path("run/events.out.tfevents.receipts"), &bytes);
+    CHECK(!file_exists(test_path("late/events.out.tfevents.receipts")), "only where it is asked for");
+    digest_of(TINY "--tensorboard", "late");
+    read_whole_file(test_path("late/events.out.tfevents.receipts"), &late_bytes);
+    CHECK(bytes > 1000 && bytes == late_bytes, "%zu bytes, and %zu", bytes, late_bytes);
+    digest_of(TINY "--fresh", "late");
+    CHECK(!file_exists(test_path("late/events.out.tfevents.receipts")), "curves of another training");
 }
 
 // What a model says goes whole into sample.txt, and without what a terminal would obey to the screen.
@@ -431,6 +448,7 @@ static void test_warmup_note(void) {
 
 static const Test tests[] = {
     {"train/save-dtype", "--save-dtype rounds the exported weights and nothing else", test_save_dtype},
+    {"train/tensorboard", "--tensorboard leaves an event file and changes no number", test_tensorboard},
     {"train/sample", "what a model says does not command the terminal", test_sample_on_screen},
     {"train/warmup", "a warm-up longer than the run is noted, one into the decay refused", test_warmup_note},
     {"train/profile", "--profile leaves a table, a picture and a receipt", test_profile},
