@@ -264,7 +264,7 @@ static void report(const Source *s, const Sampler *t, const Clock *clock) {
     size_t written = t->count - t->prompt, texts = t->options.samples;
     size_t decoded = written > 1 ? texts * (written - 1) : 0;                        // the prefill gave the first
     ModelSize size = model_size(&s->config);
-    size_t each = size.cache_bytes_per_token, held = texts * cache_length(t->cache);
+    size_t half = t->window > 1 ? t->window / 2 : 1, each = size.cache_bytes_per_token, held = texts * cache_length(t->cache);
     fprintf(stderr, "\nprefill  %zu token%s, %.0f tok/s", clock->read, plural(clock->read),
             (double)clock->read / clock->prefill);
     if (written) fprintf(stderr, "; %.1f ms to the first token", 1e3 * clock->first);
@@ -277,8 +277,9 @@ static void report(const Source *s, const Sampler *t, const Clock *clock) {
     fprintf(stderr, ", %.2f MiB for %zu token%s\n", (double)(each * held + texts * size.state_bytes) / (1 << 20), held,
             plural(held));
     if (t->refills)
-        fprintf(stderr, "note     the %zu learned positions were used up %zu times: each time the last %zu tokens were "
-                "read again\n", t->window, t->refills, t->window > 1 ? t->window / 2 : 1);
+        fprintf(stderr, "note     the %zu learned position%s used up %zu time%s: each time the last %zu token%s read "
+                "again\n", t->window, t->window == 1 ? " was" : "s were", t->refills, plural(t->refills), half,
+                half == 1 ? " was" : "s were");
     else if (t->count > s->config.context)
         fprintf(stderr, "note     the text is longer than the %zu token%s that the model was trained on\n",
                 s->config.context, plural(s->config.context));

@@ -150,13 +150,13 @@ static void read_offsets(Reading *r, TensorIn *t, const json_t *offsets, size_t 
     size_t end = get_size(r, t->name, json_array_get(offsets, 1), "data_offsets");
     size_t available = r->file->size - data_start, bits;
     if (end < begin || end > available)
-        damaged(r, "data_offsets of tensor %s are [%zu, %zu], but the data has %zu bytes", t->name, begin, end,
-                available);
+        damaged(r, "data_offsets of tensor %s are [%zu, %zu], but the data has %zu byte%s", t->name, begin, end,
+                available, plural(available));
     bool huge = __builtin_mul_overflow(t->elements, dtype_bits(t->dtype), &bits);
     t->bytes = end - begin;
     if (huge || bits % 8 || bits / 8 != t->bytes)
-        damaged(r, "tensor %s: dtype %s and %zu elements do not fill its %zu bytes", t->name, t->dtype, t->elements,
-                t->bytes);
+        damaged(r, "tensor %s: dtype %s and %zu element%s do not fill its %zu byte%s", t->name, t->dtype, t->elements,
+                plural(t->elements), t->bytes, plural(t->bytes));
     t->data = (const unsigned char *)r->file->bytes + data_start + begin;
 }
 
@@ -219,7 +219,7 @@ static void check_places(Reading *r, size_t data_start) {
 static json_t *parse_header(Reading *r, size_t *data_start) {
     const SafeTensors *s = r->file;
     uint64_t length;
-    if (s->size < LENGTH_BYTES) damaged(r, "it has %zu bytes, too few for a header", s->size);
+    if (s->size < LENGTH_BYTES) damaged(r, "it has %zu byte%s, too few for a header", s->size, plural(s->size));
     memcpy(&length, s->bytes, LENGTH_BYTES);
     if (length > HEADER_LIMIT || length > s->size - LENGTH_BYTES)
         damaged(r, "its header claims %llu bytes, but the file has %zu", (unsigned long long)length, s->size);
