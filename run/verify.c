@@ -148,11 +148,16 @@ typedef struct { const Verify *v; const Run *rerun; size_t differences, losses, 
 
 static void PRINTF_LIKE(2, 3) differs(Comparison *c, const char *format, ...) {
     va_list arguments;
+    char *line = NULL;
+    size_t bytes;
+    FILE *f = open_memstream(&line, &bytes);
+    if (!f) fail("no memory for a line about a difference");
     va_start(arguments, format);
-    char line[2048];
-    vsnprintf(line, sizeof line, format, arguments);
-    print_line(stdout, "differs  %s\n", line);
+    vfprintf(f, format, arguments);
     va_end(arguments);
+    fclose(f);
+    print_line(stdout, "differs  %s\n", line);
+    free(line);
     c->differences++;
 }
 
