@@ -88,7 +88,7 @@ $(B)/replay: $(HARNESS) $(B)/objects/tests/fuzz/replay.o $(OBJECTS)
 	$(call say,LINK)$(CC) $(FLAGS) $(WATCHED) $^ $(LDLIBS) -o $@
 
 # Model and optimizer alone: needs no library, so that it can be built for other machines.
-DIGEST = tests/digest model attention linear moe router $(addprefix lib/,numeric profile rng simd util) \
+DIGEST = tests/digest model attention linear moe router $(addprefix lib/,numeric profile rng simd text util) \
          $(patsubst %.c,%,$(wildcard kernels/*.c config/*.c model/*.c))
 $(B)/digest: $(DIGEST:%=$(B)/objects/%.o)
 	$(call say,LINK)$(CC) $(FLAGS) $^ -lm -o $@
@@ -122,11 +122,12 @@ else
 	OMP_WAIT_POLICY=passive $(B)/tests $(T)
 endif
 
-# Against PyTorch and transformers, installed from PyPI into a cache folder on first use.
+# Against PyTorch and transformers, and TensorBoard, installed from PyPI into a cache folder on first use.
 oracle: ready
-	+$(BUILD) $(B)/probe
+	+$(BUILD) $(B)/probe all
 	python=$$(tests/venv.sh tests/oracle-requirements.txt) && $$python tests/oracle.py $(B)/probe && \
 	$$python -B tests/config_walk.py $(B)/probe
+	python=$$(tests/venv.sh tests/events-requirements.txt) && $$python tests/events.py $(BIN)train
 
 digest: ready
 	+$(BUILD) all

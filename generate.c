@@ -65,7 +65,7 @@ static char *find_run(const GenerateOptions *o) {
     if (stat(dir, &s) != 0) fail("--run %s: %s; ./train makes a run, and names its directory", dir, strerror(errno));
     if (!S_ISDIR(s.st_mode)) fail("--run %s is a file; the directory of a run was expected", dir);
     if (!file_exists(config)) fail("--run %s has no config.json: no run, or nothing has been saved in it yet", dir);
-    if (!*o->run) fprintf(stderr, "run      %s\n", dir);
+    if (!*o->run) print_line(stderr, "run      %s\n", dir);
     free(config);
     return dir;
 }
@@ -83,7 +83,7 @@ static Tokenizer *open_tokenizer(const Source *s) {
         free(path);
         if (t) return t;
     }
-    fprintf(stderr, "note     %s has no tokenizer of ours: tokens are numbers, below and in --prompt\n", s->dir);
+    print_line(stderr, "note     %s has no tokenizer of ours: tokens are numbers, below and in --prompt\n", s->dir);
     return tokenizer_numbers(s->config.vocab);
 }
 
@@ -153,11 +153,18 @@ static char *prompt_from_file(const char *path) {
 }
 
 static size_t read_numbers(const char *text, size_t vocab, int **tokens) {
-    Tokenizer *t = tokenizer_numbers(vocab);
-    size_t n = tokenizer_encode(t, text, strlen(text), tokens);
-    if (!n) usage_error("--prompt-tokens is empty; numbers from 0 to %zu were expected", vocab - 1);
-    tokenizer_free(t);
-    return n;
+    static const char blanks[] = " \t\r\n";
+    int *token = *tokens = xmalloc(strlen(text) * sizeof *token);
+    for (const char *at = text + strspn(text, blanks), *end; *at; at = end + strspn(end, blanks)) {
+        size_t digits = strspn(at, "0123456789"), value = strtoull(at, NULL, 10);
+        end = at + strcspn(at, blanks);
+        if (digits != (size_t)(end - at) || value >= vocab)
+            usage_error("--prompt-tokens: numbers from 0 to %zu were expected, with spaces between them, but '%.*s' "
+                        "was given", vocab - 1, (int)(end - at), at);
+        *token++ = (int)value;
+    }
+    if (token == *tokens) usage_error("--prompt-tokens is empty; numbers from 0 to %zu were expected", vocab - 1);
+    return (size_t)(token - *tokens);
 }
 
 static size_t read_prompt(const GenerateOptions *o, const bool *given, const Source *s, int **tokens) {
@@ -182,16 +189,10 @@ static void catch_signals(void) {
     sigaction(SIGTERM, &action, NULL);
 }
 
-// A terminal obeys control characters, and an untrained model may write any: it gets U+FFFD instead.
+// A terminal obeys control characters, and an untrained model may write any.
 static void print_text(const char *text, size_t bytes, bool terminal) {
-    for (size_t i = 0; i < bytes; i++) {
-        unsigned char c = (unsigned char)text[i];
-        bool high = c == 0xC2 && i + 1 < bytes && (unsigned char)text[i + 1] < 0xA0;     // U+0080 to U+009F
-        bool obeyed = (c < 32 && c != '\n' && c != '\t') || c == 127 || high;
-        fputs(terminal && obeyed ? "\xEF\xBF\xBD" : "", stdout);
-        if (!terminal || !obeyed) putchar(c);
-        else i += high;
-    }
+    if (terminal) text_print(stdout, text, bytes);
+    else fwrite(text, 1, bytes, stdout);
     if (fflush(stdout) != 0) fail("cannot write the text: %s", strerror(errno));
 }
 
@@ -270,6 +271,7 @@ static void report(const Source *s, const Sampler *t, const Clock *clock) {
     size_t decoded = written > 1 ? texts * (written - 1) : 0;                        // the prefill gave the first
     ModelSize size = model_size(&s->config);
     size_t each = size.cache_bytes_per_token, held = texts * cache_length(t->cache);
+    size_t half = t->window > 1 ? t->window / 2 : 1;
     fprintf(stderr, "\nprefill  %zu token%s, %.0f tok/s", clock->read, plural(clock->read),
             (double)clock->read / clock->prefill);
     if (written) fprintf(stderr, "; %.1f ms to the first token", 1e3 * clock->first);
@@ -282,8 +284,9 @@ static void report(const Source *s, const Sampler *t, const Clock *clock) {
     fprintf(stderr, ", %.2f MiB for %zu token%s\n", (double)(each * held + texts * size.state_bytes) / (1 << 20), held,
             plural(held));
     if (t->refills)
-        fprintf(stderr, "note     the %zu learned positions were used up %zu times: each time the last %zu tokens were "
-                "read again\n", t->window, t->refills, t->window > 1 ? t->window / 2 : 1);
+        fprintf(stderr, "note     the %zu learned position%s used up %zu time%s: each time the last %zu token%s read "
+                "again\n", t->window, t->window == 1 ? " was" : "s were", t->refills, plural(t->refills), half,
+                half == 1 ? " was" : "s were");
     else if (t->count > s->config.context)
         fprintf(stderr, "note     the text is longer than the %zu token%s that the model was trained on\n",
                 s->config.context, plural(s->config.context));
@@ -297,7 +300,7 @@ static void show_profile(const Clock *clock, const char *path) {
     for (size_t i = 0; i < 2; i++) profile_print(stderr, label[i], &clock->profile[i], roofs);
     if (!*path) return;
     profile_draw(path, "Generation: the prompt at once, then token by token", clock->profile, label, 2, roofs);
-    fprintf(stderr, "picture  %s\n", path);
+    print_line(stderr, "picture  %s\n", path);
 }
 
 // ---- the picture ---------------------------------------------------------------------------------

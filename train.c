@@ -10,6 +10,7 @@
 #include "formats/hf.h"
 #include "lib/cpu.h"
 #include "lib/profile.h"
+#include "run/events.h"
 #include "run/progress.h"
 #include "lib/simd.h"
 #include "lib/threads.h"
@@ -42,6 +43,7 @@ typedef struct {
     bool *is_answer, *hit;          // [micro_batch, context]
     double *row_loss;               // [batch]
     Run *run;
+    Events *events;                 // with --tensorboard
     Verify *verify;                 // with --verify: the recorded run that this one must be
     RunState state;
     Progress progress;
@@ -81,6 +83,7 @@ static void prepare(Training *t, int argc, char **argv) {
     c->vocab = t->data->vocab;
     report_loaded_tokenizer(c, t->data->tokenizer, stderr);
     config_resolve(c);
+    if (!t->verify) config_refuse_jump(c);
     if (c->threads) omp_set_num_threads((int)c->threads);
     t->size = model_size(c);
     t->facts = report_facts(c, t->data, &t->size, argc, argv);
@@ -237,6 +240,7 @@ static void log_step(Training *t, bool has_train, bool has_validation) {
                              (json_int_t)t->state.tokens, "seconds", t->state.seconds);
     if (has_train) log_train(t, line, &s);
     if (has_validation) log_validation(t, line, &s);
+    events_add(t->events, line);
     run_log(t->run, line);
     t->logged = t->state;
 }
@@ -275,8 +279,7 @@ static void open_run(Training *t) {
     for (size_t i = 0; i < sizeof file / sizeof file[0]; i++)
         if (!file_exists(run_path(t->run, file[i])))
             fail("%s holds this run, finished, but its %s is missing; --fresh trains it again", t->run->dir, file[i]);
-    printf("%s holds this run, finished; --fresh trains it again\n%s\n", t->run->dir,
-           json_string_value(json_object_get(t->run->json, "receipt")));
+    report_finished(&t->config, t->run, stdout);
     flush_output("; the run itself is complete");
     exit(0);
 }
@@ -301,6 +304,7 @@ static void begin(Training *t) {
         (RunState){.train_loss = NAN, .val_loss = NAN, .best_val_loss = NAN, .accuracy = NAN, .loss_hash = HASH_START};
     bool resumed = run_resume(t->run, &t->tensors, &t->state);
     model_changed(t->model);
+    if (t->config.tensorboard) t->events = events_open(t->run->dir, t->state.seconds);
     t->logged = t->state;
     t->started = seconds_now() - t->state.seconds;
     t->progress = progress_begin(stdout, t->state.step, t->config.steps, t->data->floor);
@@ -309,8 +313,8 @@ static void begin(Training *t) {
     char *tokenizer = run_path(t->run, "tokenizer.json");
     tokenizer_save(t->data->tokenizer, tokenizer);
     free(tokenizer);
-    printf("run      %s, %s step %zu of %zu\n", t->run->dir, resumed ? "resumed at" : "from", t->state.step,
-           t->config.steps);
+    print_line(stdout, "run      %s, %s step %zu of %zu\n", t->run->dir, resumed ? "resumed at" : "from",
+               t->state.step, t->config.steps);
     if (!resumed && !evaluate(t)) stop_diverged(t);
     if (!resumed) log_step(t, false, true);
     save(t);                            // resumed too: a kill within a save leaves the model of an older state
@@ -338,8 +342,8 @@ static void train(Training *t) {
 static int stop_interrupted(Training *t) {
     if (t->verify) fail("interrupted at step %zu of %zu: nothing is verified", t->state.step, t->verify->steps);
     run_write(t->run, "interrupted");
-    printf("interrupted at step %zu of %zu and saved; the same command%s goes on from there:\n%s\n", t->state.step,
-           t->config.steps, t->config.fresh ? ", without --fresh," : "", t->facts.command);
+    print_line(stdout, "interrupted at step %zu of %zu and saved; the same command%s goes on from there:\n%s\n",
+               t->state.step, t->config.steps, t->config.fresh ? ", without --fresh," : "", t->facts.command);
     return 128 + stop_signal;
 }
 
@@ -355,9 +359,9 @@ static void write_sample(Training *t) {
                 sample_defaults(t->config.seed, t->config.sample_tokens), append_text, f);
     fclose(f);
     write_whole_file(path, text, bytes);
-    for (size_t i = 0; i < bytes; i++)
-        if (text[i] != '\n' && ((unsigned char)text[i] < ' ' || text[i] == 127)) text[i] = '?';
-    printf("\n%s\n\nsample   %s\n", text, path);
+    putchar('\n');
+    text_print(stdout, text, bytes);
+    print_line(stdout, "\n\nsample   %s\n", path);
     free(path), free(text);
 }
 
@@ -368,7 +372,7 @@ static int finish(Training *t) {
     model_free(t->model);               // pictures need memory too
     report_curves(&t->facts, t->run, t->asked);
     run_write(t->run, "finished");
-    printf("curve    %s/loss.png\n%s\n", t->run->dir, receipt);
+    print_line(stdout, "curve    %s/loss.png\n%s\n", t->run->dir, receipt);
     return 0;
 }
 

@@ -200,8 +200,9 @@ static void value_from_text(const Flag *f, const char *text, void *field) {
     case FLAG_PATTERN: *(Pattern *)field = pattern_from(f, text); break;
     case FLAG_TEXT:
         if (strlen(text) >= FLAG_TEXT_SIZE)
-            usage_error("--%s takes at most %d characters, but %zu were given", flags_shown(f->name, name),
-                        FLAG_TEXT_SIZE - 1, strlen(text));
+            usage_error("--%s takes at most %d bytes, but %zu were given%s%s", flags_shown(f->name, name),
+                        FLAG_TEXT_SIZE - 1, strlen(text), f->longer ? "; a file may hold more: --" : "",
+                        f->longer ? flags_shown(f->longer, (char[64]){0}) : "");
         snprintf(field, FLAG_TEXT_SIZE, "%s", text);
         break;
     case FLAG_GROUP: break;
@@ -420,9 +421,11 @@ void flags_refuse_unused(const FlagTable *t, const void *target, size_t i) {
 static char *quote_controls(const char *value) {
     char *out = xmalloc(4 * strlen(value) + 4), *p = out;
     p += sprintf(p, "$'");
-    for (; *value; value++) {
-        if (iscntrl((unsigned char)*value)) p += sprintf(p, "\\x%02x", (unsigned char)*value);
-        else p += sprintf(p, *value == '\'' || *value == '\\' ? "\\%c" : "%c", *value);
+    for (size_t left = strlen(value), n; left; value += n, left -= n) {
+        bool control = text_control(value, left), mark = *value == '\'' || *value == '\\';
+        n = control ? 1 : utf8_length(value, left);
+        p += control ? sprintf(p, "\\x%02x", (unsigned char)*value)
+                     : sprintf(p, "%s%.*s", mark ? "\\" : "", (int)n, value);
     }
     *p = '\'';
     return out;
@@ -430,8 +433,10 @@ static char *quote_controls(const char *value) {
 
 // A value as a shell would need it: in quotes where it holds anything unusual.
 char *flags_quote(const char *value) {
-    for (const char *p = value; *p; p++)
-        if (iscntrl((unsigned char)*p)) return quote_controls(value);
+    for (size_t at = 0, n, bytes = strlen(value); at < bytes; at += n) {
+        if (text_control(value + at, bytes - at)) return quote_controls(value);
+        n = utf8_length(value + at, bytes - at);
+    }
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+./:,=@%";
     if (*value && strspn(value, plain) == strlen(value)) return xprintf("%s", value);
     char *out = xmalloc(4 * strlen(value) + 3), *p = out;

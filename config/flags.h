@@ -46,6 +46,7 @@ typedef struct {
     const char *posts;      // the posts a flag belongs to, e.g. "1,3", or NULL
     const char *needs;      // "attn gqa|mla": no effect unless --attn has one of these values; "data !FILE": if it has
                             // this one; "experts": unless --experts is neither 0 nor empty; NULL: it always has one
+    const char *longer;     // TEXT: the flag that takes a longer one, as a file, or NULL
     const char *help;       // one line
     bool same_numbers;      // changes no number (threads, out, profile, ...): left out of the run's name
 } Flag;

@@ -17,3 +17,13 @@ void config_resolve_optim(Config *c) {
     if (c->min_lr < 0) usage_error("--min-lr %g is negative; give 0 or more, or -1 for a tenth of --lr", c->min_lr);
     if (c->min_lr > c->lr) usage_error("--min-lr %g is above --lr %g; the schedule only goes down", c->min_lr, c->lr);
 }
+
+// Not among what config_resolve refuses, which is called for models too that have been trained so.
+void config_refuse_jump(const Config *c) {
+    double start = (double)c->steps - c->decay * (double)c->steps;
+    bool decays = c->schedule == SCHEDULE_wsd && c->warmup < c->steps && c->min_lr < c->lr;
+    if (decays && (double)c->warmup > start + 1)
+        usage_error("--warmup %zu reaches into the decay of --schedule wsd, which begins after step %.0f (--decay %g "
+                    "of --steps %zu): the learning rate would jump down; shorten one of them", c->warmup, start,
+                    c->decay, c->steps);
+}

@@ -4,4 +4,5 @@
 #include "config/config.h"
 
 void config_resolve_optim(Config *c);               // for config_resolve
+void config_refuse_jump(const Config *c);           // of a training that begins: a warm-up that reaches into the decay
 #endif

@@ -256,7 +256,10 @@ static void write_tensors(const Model *m, const real *arena, const char *path, b
     Links all = links_of(m, family, family->bit == DEEPSEEK2);
     put_wide_first(&all);
     TensorOut *out = xmalloc((all.count + 1) * sizeof *out);
-    for (size_t i = 0; i < all.count; i++) out[i] = tensor_out(&all.link[i], arena, values);
+    for (size_t i = 0; i < all.count; i++) {
+        out[i] = tensor_out(&all.link[i], arena, values);
+        out[i].brain = values && model_config(m)->save_dtype == SAVE_DTYPE_bf16;
+    }
     safetensors_write(path, out, all.count, NULL, 0);
     for (size_t i = 0; i < all.count; i++) {
         if (!is_plain(&all.link[i])) free((void *)out[i].data);
@@ -310,8 +313,9 @@ static Paths weight_files(const char *dir) {
 
 static const char *shape_text(size_t rank, const size_t *shape, char out[96]) {
     int n = snprintf(out, 96, "[");
-    for (size_t d = 0; d < rank; d++) n += snprintf(out + n, (size_t)(96 - n), d ? ", %zu" : "%zu", shape[d]);
-    snprintf(out + n, (size_t)(96 - n), "]");
+    for (size_t d = 0; d < smaller(rank, TENSOR_RANK); d++)
+        n += snprintf(out + n, (size_t)(96 - n), d ? ", %zu" : "%zu", shape[d]);
+    snprintf(out + n, (size_t)(96 - n), rank > TENSOR_RANK ? ", ...]" : "]");
     return out;
 }
 

@@ -13,8 +13,8 @@
 const char *hf_architecture(const Config *c);
 const char *hf_obstacle(const Config *c);   // NULL where hf_architecture is not
 
-// Writes model.safetensors and config.json into the directory, which exists. config.json also has an
-// object "receipts" with every flag as text, so that a run of ours is read back exactly.
+// Writes model.safetensors, in the numbers of --save-dtype, and config.json into the directory, which exists.
+// config.json also has an object "receipts" with every flag as text, so that a run of ours is read back exactly.
 void hf_save(const Model *m, const char *dir);
 // Any arena with the layout of the parameters under the names that hf_save gives them. As it stands: of the norms
 // whose distance from 1 Qwen3-Next stores, the gradients are the same.

@@ -327,7 +327,8 @@ json_t *hf_config_as_json(const Config *c, const Family *family) {
     json_t *object = json_object();
     put(object, "architectures", json_pack("[s]", family->architecture));
     put(object, "model_type", json_string(family->model_type));
-    put(object, "dtype", json_string(sizeof(real) == 8 ? "float64" : "float32"));
+    put(object, "dtype", json_string(c->save_dtype == SAVE_DTYPE_bf16 ? "bfloat16"
+                                     : sizeof(real) == 8              ? "float64" : "float32"));
     for (const HfFixed *f = hf_fixed; f->families; f++) {
         if (f->use == HF_ALLOWED || !(f->families & family->bit)) continue;
         json_t *values = json_loads(f->values, 0, NULL);

@@ -17,13 +17,16 @@ static size_t out_elements(const TensorOut *t) {
     return n;
 }
 
-static size_t out_width(const TensorOut *t) { return t->wide ? sizeof *t->wide : sizeof *t->data; }
+static size_t out_width(const TensorOut *t) {
+    return t->brain ? sizeof(uint16_t) : t->wide ? sizeof *t->wide : sizeof *t->data;
+}
 
 static json_t *out_entry(const TensorOut *t, size_t begin, size_t end) {
+    static const char *const dtype[] = {[2] = "BF16", [4] = "F32", [8] = "F64"};
     json_t *shape = json_array();
     for (size_t d = 0; d < t->rank; d++) json_array_append_new(shape, json_integer((json_int_t)t->shape[d]));
-    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", out_width(t) == 8 ? "F64" : "F32", "shape", shape,
-                     "data_offsets", (json_int_t)begin, (json_int_t)end);
+    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype[out_width(t)], "shape", shape, "data_offsets",
+                     (json_int_t)begin, (json_int_t)end);
 }
 
 static void set(const char *path, json_t *object, const char *key, json_t *value) {
@@ -54,6 +57,28 @@ static char *out_header(const char *path, const TensorOut *tensor, size_t count,
     return text;
 }
 
+// bfloat16 is the upper half of a float. What is no float itself is first rounded to an odd one, which the second
+// rounding then sees on the right side of every tie (Boldo and Melquiond 2008). A NaN stays one.
+uint16_t safetensors_brain(double x) {
+    float near = (float)x;
+    uint32_t bits;
+    memcpy(&bits, &near, sizeof bits);
+    if (isnan(x)) return (uint16_t)(bits >> 16 | 0x40);
+    if ((double)near != x) bits = (bits - (fabs((double)near) > fabs(x))) | 1;
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static void write_brain(AtomicFile *file, const TensorOut *t) {
+    enum { BLOCK = 4096 };
+    uint16_t block[BLOCK];
+    for (size_t at = 0, end = out_elements(t); at < end; at += BLOCK) {
+        size_t n = smaller(end - at, BLOCK);
+        for (size_t i = 0; i < n; i++)
+            block[i] = safetensors_brain(t->wide ? t->wide[at + i] : (double)t->data[at + i]);
+        atomic_write(file, block, n * sizeof *block);
+    }
+}
+
 void safetensors_write(const char *path, const TensorOut *tensor, size_t count, const Metadata *meta, size_t metas) {
     char *header = out_header(path, tensor, count, meta, metas);
     uint64_t length = strlen(header);
@@ -62,21 +87,25 @@ void safetensors_write(const char *path, const TensorOut *tensor, size_t count, 
     atomic_write(&file, header, length);
     for (size_t i = 0; i < count; i++) {
         const TensorOut *t = &tensor[i];
-        atomic_write(&file, t->wide ? (const void *)t->wide : t->data, out_elements(t) * out_width(t));
+        if (t->brain) write_brain(&file, t);
+        else atomic_write(&file, t->wide ? (const void *)t->wide : t->data, out_elements(t) * out_width(t));
     }
     atomic_close(&file);
     free(header);
 }
 
 // ---- reading -----------------------------------------------------------------------------------
-static const struct { char name[8]; size_t bytes; } dtypes[] = {
-    {"BOOL", 1}, {"U8", 1},   {"I8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"F8_E8M0", 1}, {"U16", 2}, {"I16", 2},
-    {"F16", 2},  {"BF16", 2}, {"U32", 4}, {"I32", 4},     {"F32", 4},     {"U64", 8},     {"I64", 8}, {"F64", 8},
+// Those of safetensors 0.8. A shape counts elements, of which two or more may share a byte.
+static const struct { char name[12]; size_t bits; } dtypes[] = {
+    {"BOOL", 8},    {"U8", 8},      {"I8", 8},      {"U16", 16},    {"I16", 16},        {"U32", 32},
+    {"I32", 32},    {"U64", 64},    {"I64", 64},    {"F16", 16},    {"BF16", 16},       {"F32", 32},
+    {"F64", 64},    {"C64", 64},    {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8},
+    {"F8_E8M0", 8}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4},
 };
 
-static size_t dtype_bytes(const char *name) {
+static size_t dtype_bits(const char *name) {
     for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
-        if (strcmp(dtypes[i].name, name) == 0) return dtypes[i].bytes;
+        if (strcmp(dtypes[i].name, name) == 0) return dtypes[i].bits;
     return 0;
 }
 
@@ -105,12 +134,12 @@ static size_t get_size(Reading *r, const char *name, const json_t *value, const 
 
 static void read_shape(Reading *r, TensorIn *t, const json_t *shape) {
     t->rank = json_array_size(shape);
-    if (!json_is_array(shape) || t->rank > TENSOR_RANK)
-        damaged(r, "the shape of tensor %s must be an array of at most %d sizes", t->name, TENSOR_RANK);
+    if (!json_is_array(shape)) damaged(r, "the shape of tensor %s must be an array of sizes", t->name);
     t->elements = 1;
     for (size_t d = 0; d < t->rank; d++) {
-        t->shape[d] = get_size(r, t->name, json_array_get(shape, d), "the shape");
-        if (__builtin_mul_overflow(t->elements, t->shape[d], &t->elements))
+        size_t size = get_size(r, t->name, json_array_get(shape, d), "the shape");
+        if (d < TENSOR_RANK) t->shape[d] = size;
+        if (__builtin_mul_overflow(t->elements, size, &t->elements))
             damaged(r, "the shape of tensor %s is larger than any memory", t->name);
     }
 }
@@ -119,13 +148,15 @@ static void read_offsets(Reading *r, TensorIn *t, const json_t *offsets, size_t 
     if (json_array_size(offsets) != 2) damaged(r, "data_offsets of tensor %s must be [begin, end]", t->name);
     size_t begin = get_size(r, t->name, json_array_get(offsets, 0), "data_offsets");
     size_t end = get_size(r, t->name, json_array_get(offsets, 1), "data_offsets");
-    size_t available = r->file->size - data_start, bytes;
+    size_t available = r->file->size - data_start, bits;
     if (end < begin || end > available)
-        damaged(r, "data_offsets of tensor %s are [%zu, %zu], but the data has %zu bytes", t->name, begin, end,
-                available);
-    if (__builtin_mul_overflow(t->elements, dtype_bytes(t->dtype), &bytes) || bytes != end - begin)
-        damaged(r, "tensor %s: dtype %s and %zu elements do not fill its %zu bytes", t->name, t->dtype, t->elements,
-                end - begin);
+        damaged(r, "data_offsets of tensor %s are [%zu, %zu], but the data has %zu byte%s", t->name, begin, end,
+                available, plural(available));
+    bool huge = __builtin_mul_overflow(t->elements, dtype_bits(t->dtype), &bits);
+    t->bytes = end - begin;
+    if (huge || bits % 8 || bits / 8 != t->bytes)
+        damaged(r, "tensor %s: dtype %s and %zu element%s do not fill its %zu byte%s", t->name, t->dtype, t->elements,
+                plural(t->elements), t->bytes, plural(t->bytes));
     t->data = (const unsigned char *)r->file->bytes + data_start + begin;
 }
 
@@ -135,9 +166,8 @@ static void read_tensor(Reading *r, const char *name, const json_t *entry, size_
         damaged(r, "a tensor's name has %zu bytes, more than %d", strlen(name), TENSOR_NAME - 1);
     strcpy(t->name, name);
     const char *dtype = json_string_value(json_object_get(entry, "dtype"));
-    if (!dtype || !dtype_bytes(dtype))
-        damaged(r, "tensor %s has dtype %.20s, expected one of F32, F16, BF16, F64, I64, ...", name,
-                dtype ? dtype : "(none)");
+    if (!dtype || !dtype_bits(dtype))
+        damaged(r, "tensor %s has dtype %.20s, which safetensors 0.8 does not know", name, dtype ? dtype : "(none)");
     strcpy(t->dtype, dtype);
     read_shape(r, t, json_object_get(entry, "shape"));
     read_offsets(r, t, json_object_get(entry, "data_offsets"), data_start);
@@ -178,17 +208,18 @@ static void check_places(Reading *r, size_t data_start) {
         if (t->data != at)
             damaged(r, "tensor %s starts at byte %zu of the data, where %zu was expected (a %s)", t->name,
                     (size_t)(t->data - start), (size_t)(at - start), t->data > at ? "hole" : "overlap");
-        at += t->elements * dtype_bytes(t->dtype);
+        at += t->bytes;
     }
     const unsigned char *end = (const unsigned char *)s->bytes + s->size;
-    if (at != end) damaged(r, "%zu bytes follow after the last tensor", (size_t)(end - at));
+    if (at != end)
+        damaged(r, "%zu byte%s after the last tensor", (size_t)(end - at), end - at == 1 ? " follows" : "s follow");
     qsort(s->tensor, s->count, sizeof *s->tensor, by_name);
 }
 
 static json_t *parse_header(Reading *r, size_t *data_start) {
     const SafeTensors *s = r->file;
     uint64_t length;
-    if (s->size < LENGTH_BYTES) damaged(r, "it has %zu bytes, too few for a header", s->size);
+    if (s->size < LENGTH_BYTES) damaged(r, "it has %zu byte%s, too few for a header", s->size, plural(s->size));
     memcpy(&length, s->bytes, LENGTH_BYTES);
     if (length > HEADER_LIMIT || length > s->size - LENGTH_BYTES)
         damaged(r, "its header claims %llu bytes, but the file has %zu", (unsigned long long)length, s->size);
@@ -292,12 +323,12 @@ static Convert *conversion_of(const SafeTensors *s, const TensorIn *t) {
 
 void safetensors_copy(const SafeTensors *s, const TensorIn *t, real *out) {
     Convert *convert = conversion_of(s, t);
-    size_t bytes = dtype_bytes(t->dtype);
+    size_t bytes = dtype_bits(t->dtype) / 8;
     for (size_t i = 0; i < t->elements; i++) out[i] = (real)convert(t->data + i * bytes);
 }
 
 void safetensors_copy_wide(const SafeTensors *s, const TensorIn *t, double *out) {
     Convert *convert = conversion_of(s, t);
-    size_t bytes = dtype_bytes(t->dtype);
+    size_t bytes = dtype_bits(t->dtype) / 8;
     for (size_t i = 0; i < t->elements; i++) out[i] = convert(t->data + i * bytes);
 }

@@ -11,17 +11,21 @@ typedef struct {
     size_t rank, shape[TENSOR_RANK];
     const real *data;          // written as F32 (F64 in the double build)
     const double *wide;        // or, where it is not NULL, these, as F64; such tensors come first, for alignment's sake
+    bool brain;                // instead as BF16, rounded to the nearest, ties to even
 } TensorOut;
 typedef struct { const char *key, *value; } Metadata;
+
+uint16_t safetensors_brain(double x);      // its bfloat16, rounded once: to the nearest, ties to even
 
 // Writes atomically (util.h). Tensors appear in the given order.
 void safetensors_write(const char *path, const TensorOut *tensor, size_t count, const Metadata *meta, size_t metas);
 
 typedef struct {
     char name[TENSOR_NAME];
-    char dtype[8];             // "F32", "F16", "BF16", "F64", "I32", "I64", "U8"...
-    size_t rank, shape[TENSOR_RANK], elements;
+    char dtype[16];            // any of safetensors 0.8: "F32", "BF16", "I64", "C64", "F8_E4M3", ...
+    size_t rank, shape[TENSOR_RANK], elements;   // of a higher rank, shape has the first sizes
     const unsigned char *data; // little-endian, into the file's memory
+    size_t bytes;
 } TensorIn;
 typedef struct {
     char *path, *bytes; size_t size;
@@ -31,7 +35,7 @@ typedef struct {
 
 // Reads and checks everything (header length, JSON, dtypes, shapes against offsets, holes, overlaps,
 // size of the file); fails with one line naming path and fault. No allocation is larger than the file
-// warrants.
+// warrants. A tensor may be of any dtype and rank: whether it can be a weight is asked when it is copied.
 SafeTensors *safetensors_open(const char *path);
 void safetensors_close(SafeTensors *s);
 const TensorIn *safetensors_find(const SafeTensors *s, const char *name);   // NULL if absent

@@ -11,16 +11,13 @@
 // that starts a document has a text only inside of one, so each is decoded as if it came again.
 static char *token_label(const Tokenizer *t, int token) {
     const char *bytes;
-    size_t n = tokenizer_decode(t, token, token, &bytes), used = 0, spaces = 0;
-    bool valid = utf8_valid_length(bytes, n) == n;
-    for (size_t i = 0; i < n; i++) spaces += bytes[i] == ' ';
-    char *label = xmalloc(4 * n + 2);
-    for (size_t i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)bytes[i];
-        if (c == '\n') used += (size_t)sprintf(label + used, "\\n");
-        else if (c < 32 || c == 127 || (c > 127 && !valid)) used += (size_t)sprintf(label + used, "\\x%02x", c);
-        else if (c != ' ' || spaces == n) label[used++] = c == ' ' ? '_' : (char)c;
-    }
+    size_t n = tokenizer_decode(t, token, token, &bytes), size = 4 * n + 8, used = 0;
+    char *label = xmalloc(size);
+    text_escape(label, size, bytes, n);
+    bool blank = strspn(label, " ") == n;
+    for (const char *c = label; *c; c++)
+        if (*c != ' ' || blank) label[used++] = *c == ' ' ? '_' : *c;
+    label[used] = '\0';
     return label;
 }
 
@@ -88,7 +85,7 @@ static void draw_attention(Model *m, const int *token, char *const *word, size_t
     }
     plot_map_grid(path, &(MapGrid){title, has_states(c) ? both : softmax, map, (const char *const *)label, maps, heads,
                                    n, (const char *const *)word});
-    fprintf(stderr, "picture  %s, %zu maps of %zu tokens\n", path, maps, n);
+    print_line(stderr, "picture  %s, %zu map%s of %zu token%s\n", path, maps, plural(maps), n, plural(n));
     free_labels(label, maps);
     free(value), free(map), free(title);
 }
@@ -172,7 +169,8 @@ static void draw_ranks(Model *m, const int *token, size_t n, const char *from, c
     const char *const levels[] = {level};
     plot_chart(path,
                &(Chart){title, about, "tokens read", "effective rank", false, false, series, count, &most, levels, 1});
-    fprintf(stderr, "picture  %s, %zu layers with a state over %zu tokens\n", path, count, n);
+    print_line(stderr, "picture  %s, %zu layer%s with a state over %zu token%s\n", path, count, plural(count), n,
+               plural(n));
     for (size_t i = 0; i < count; i++) free((char *)series[i].label);
     free(look), free(x), free(series), free(path), free(level), free(title);
 }
@@ -209,7 +207,8 @@ static void draw_experts(Model *m, const int *token, char *const *word, size_t n
         "Which expert takes which token",
         "The colour is the expert with the largest weight in the token's output; grey: none.",
         (const char *const *)word, (const char *const *)label, shown, n, layers, c->experts});
-    fprintf(stderr, "picture  %s, %zu layers of experts over %zu tokens\n", path, layers, n);
+    print_line(stderr, "picture  %s, %zu layer%s of experts over %zu token%s\n", path, layers, plural(layers), n,
+               plural(n));
     free_labels(label, layers);
     free(expert), free(shown), free(path);
 }

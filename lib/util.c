@@ -13,24 +13,10 @@
 void (*fail_hook)(int status, const char *message);
 
 // Messages quote what users typed and files hold: that must neither break the one line nor command a terminal.
-static void escape(const char *text, char *out, size_t size) {
-    char *end = out + size - 5;
-    for (size_t n, left = strlen(text); left && out < end; text += n, left -= n) {
-        n = utf8_length(text, left);
-        unsigned char c = (unsigned char)text[0], next = (unsigned char)text[1];
-        bool control = n == 0 || c < 32 || c == 127 || (c == 0xC2 && next < 0xA0);  // U+0080 to U+009F are obeyed too
-        if (c == '\n') out += sprintf(out, "\\n");
-        else if (control) out += sprintf(out, "\\x%02x", c);
-        else memcpy(out, text, n), out += n;
-        if (control) n = 1;
-    }
-    *out = '\0';
-}
-
 static _Noreturn void stop(int status, const char *format, va_list arguments) {
     char raw[2048], message[2048];
     vsnprintf(raw, sizeof raw, format, arguments);
-    escape(raw, message, sizeof message);
+    text_escape(message, sizeof message, raw, strlen(raw));
     if (fail_hook) fail_hook(status, message);
     fflush(stdout);
     fprintf(stderr, "error: %s\n", message);
@@ -68,17 +54,32 @@ void *xrealloc(void *p, size_t bytes) {
     return q;
 }
 
-char *xprintf(const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
+// malloc'd; the arguments are used up.
+static char *formatted(const char *format, va_list arguments) {
     va_list again;
     va_copy(again, arguments);
     int length = vsnprintf(NULL, 0, format, arguments);
-    va_end(arguments);
     char *text = xmalloc((size_t)length + 1);
     vsnprintf(text, (size_t)length + 1, format, again);
     va_end(again);
     return text;
+}
+
+char *xprintf(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    char *text = formatted(format, arguments);
+    va_end(arguments);
+    return text;
+}
+
+void print_line(FILE *out, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    char *text = formatted(format, arguments);
+    va_end(arguments);
+    text_print(out, text, strlen(text));
+    free(text);
 }
 
 size_t size_mul(size_t a, size_t b) {
@@ -218,25 +219,6 @@ void make_directories(const char *path) {
     if (stat(path, &s) != 0 || !S_ISDIR(s.st_mode))
         fail("%s was expected to be a directory, but a file is there", path);
     free(partial);
-}
-
-// ---- UTF-8 -------------------------------------------------------------------------------------
-size_t utf8_length(const char *text, size_t bytes) {
-    const unsigned char *p = (const unsigned char *)text;
-    if (p[0] < 0x80) return 1;
-    size_t n = p[0] < 0xC2 || p[0] > 0xF4 ? 0 : p[0] < 0xE0 ? 2 : p[0] < 0xF0 ? 3 : 4;
-    if (n == 0 || n > bytes) return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((p[i] & 0xC0) != 0x80) return 0;
-    bool overlong = (p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xF0 && p[1] < 0x90);
-    bool surrogate = p[0] == 0xED && p[1] >= 0xA0, too_high = p[0] == 0xF4 && p[1] >= 0x90;
-    return overlong || surrogate || too_high ? 0 : n;
-}
-
-size_t utf8_valid_length(const char *text, size_t bytes) {
-    size_t at = 0;
-    for (size_t n; at < bytes && (n = utf8_length(text + at, bytes - at)) > 0;) at += n;
-    return at;
 }
 
 // ---- hashing, time -----------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 // util.h: what every room needs: the number type, errors, arenas, hashing, time.
 #ifndef UTIL_H
 #define UTIL_H
+#include "lib/text.h"
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -28,6 +29,8 @@ static inline size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / u
 _Noreturn void fail(const char *format, ...) PRINTF_LIKE(1, 2);
 _Noreturn void usage_error(const char *format, ...) PRINTF_LIKE(1, 2);
 extern void (*fail_hook)(int status, const char *message);
+// As fprintf, but control characters do not get through (text_print): for lines that quote a file or a command.
+void print_line(FILE *out, const char *format, ...) PRINTF_LIKE(2, 3);
 void flush_output(const char *rest);          // fails if standard output could not be written; rest: what is not lost
 
 // ---- memory ------------------------------------------------------------------------------------
@@ -61,12 +64,6 @@ void write_whole_file(const char *path, const void *data, size_t bytes);  // all
 char *read_whole_file(const char *path, size_t *bytes);  // malloc'd, NUL after the end; fails with the reason
 bool file_exists(const char *path);
 void make_directories(const char *path);      // mkdir -p
-
-// ---- UTF-8 -------------------------------------------------------------------------------------
-// Length of the character at the start of the text, 0 where there is none (RFC 3629, section 4).
-size_t utf8_length(const char *text, size_t bytes);
-// The position of the first byte that is not UTF-8 (overlong forms and surrogates are not), or `bytes`.
-size_t utf8_valid_length(const char *text, size_t bytes);
 
 // ---- hashing, time -----------------------------------------------------------------------------
 #define HASH_START 0xcbf29ce484222325ull

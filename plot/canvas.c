@@ -217,7 +217,7 @@ size_t utf8_decode(const char *text, uint32_t *code) {
     return broken ? 1 : length;
 }
 
-static uint32_t printable(uint32_t code) { return code < 32 || code == 127 ? ' ' : code; }
+static uint32_t printable(uint32_t code) { return code < 32 || (code >= 127 && code < 160) ? ' ' : code; }
 
 // stb_easy_font has ASCII only, in units of which 7 make a capital letter.
 static const double easy_unit = 0.1, easy_capital = 7;

@@ -2,6 +2,7 @@
 #include "run/report.h"
 #include "formats/hf.h"
 #include "run/curves.h"
+#include "run/events.h"
 #include "lib/machine.h"
 #include "kernels/optim.h"
 #include "plot/profile_report.h"
@@ -63,9 +64,9 @@ void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out) {
     if (*c->load && file_exists(path) && hf_flags(&theirs, c->load)) {
         Tokenizer *old = tokenizer_load(path);
         if (!tokenizer_equal(old, t))
-            fprintf(out, "note     %s was trained with another tokenizer (%s, %zu tokens) than --data %s has (%s, "
-                    "%zu): its tokens change their meaning\n", c->load, tokenizer_kind(old), tokenizer_vocab(old),
-                    c->data, tokenizer_kind(t), tokenizer_vocab(t));
+            print_line(out, "note     %s was trained with another tokenizer (%s, %zu tokens) than --data %s has (%s, "
+                       "%zu): its tokens change their meaning\n", c->load, tokenizer_kind(old), tokenizer_vocab(old),
+                       c->data, tokenizer_kind(t), tokenizer_vocab(t));
         tokenizer_free(old);
     }
     free(path);
@@ -114,6 +115,12 @@ void report_writing(const Config *c, FILE *out) {
                 "is dropped\n", c->capacity);
 }
 
+static void print_warmup(const Config *c, FILE *out) {
+    if (c->steps == 0 || c->warmup <= c->steps) return;
+    fprintf(out, "note     --warmup %zu is longer than --steps %zu: the learning rate ends at %.3g and never reaches "
+            "--lr %g\n", c->warmup, c->steps, c->lr * (double)c->steps / (double)c->warmup, c->lr);
+}
+
 // Who else can open the run, or what would have to differ for that.
 static void print_export(const Config *c, FILE *out) {
     const char *architecture = hf_architecture(c);
@@ -125,7 +132,8 @@ void report_banner(const Facts *f, FILE *out) {
     const ModelSize *s = f->size;
     char *resolved = flags_summary(&config_table, f->config, false);
     fprintf(out, "flags    %s\n", resolved);
-    fprintf(out, "data     %s, a vocabulary of %zu", f->data->name, f->data->vocab);
+    print_warmup(f->config, out);
+    print_line(out, "data     %s, a vocabulary of %zu", f->data->name, f->data->vocab);
     if (isfinite(f->data->floor))
         fprintf(out, "; floor %.4f nats per token (%s)", f->data->floor, f->data->floor_about);
     fprintf(out, "\nmodel    %zu parameters", s->parameters);
@@ -255,7 +263,7 @@ void report_profile(const Facts *f, Run *run) {
     profile_print(stdout, "training, with its validations and checkpoints", &p, roofs);
     profile_draw(path, "Where the time of this training went", &p, NULL, 1, roofs);
     json_object_set_new(run->json, "profile", profile_json(&p, roofs));
-    printf("picture  %s\n", path);
+    print_line(stdout, "picture  %s\n", path);
     free(path);
 }
 
@@ -293,6 +301,20 @@ const char *report_receipt(const Facts *f, const RunTensors *t, const RunState *
     free(receipt);
     free(floor);
     return json_string_value(json_object_get(run_json, "receipt"));
+}
+
+// Nothing is saved again, so a note where it would be saved otherwise; curves can be made of the log at any time.
+void report_finished(const Config *c, const Run *run, FILE *out) {
+    const char *was = json_string_value(json_object_get(json_object_get(run->json, "flags"), "save_dtype"));
+    char *asked = flags_get(&config_table, c, flags_find(&config_table, "save_dtype"));
+    print_line(out, "%s holds this run, finished; --fresh trains it again\n", run->dir);
+    if (strcmp(was ? was : "f32", asked) != 0)
+        print_line(out, "note     its weights were saved with --save-dtype %s and stay so; --fresh trains again, and "
+                   "saves as %s\n", was ? was : "f32", asked);
+    if (c->tensorboard)
+        events_open(run->dir, json_number_value(json_object_get(json_object_get(run->json, "final"), "seconds")));
+    print_line(out, "%s\n", json_string_value(json_object_get(run->json, "receipt")));
+    free(asked);
 }
 
 void report_curves(const Facts *f, Run *run, const char *asked) {

@@ -33,6 +33,8 @@ json_t *report_experts(Model *m);                        // load, entropy, ... o
 json_t *report_layers(Model *m, real *before, const double *squares, size_t numbers);
 // Prints what --profile recorded, draws roofline.png, adds "profile" to run.json.
 void report_profile(const Facts *f, Run *run);
+// Says that a run is there already, with its receipt, and what of these flags does not hold for it.
+void report_finished(const Config *c, const Run *run, FILE *out);
 // Draws the curves of a run that has its receipt, and then takes the peak of memory again. asked: the flags, in words.
 void report_curves(const Facts *f, Run *run, const char *asked);
 // Adds "final", "hashes", "digest" and "receipt" to run.json; the text belongs to it. With --digest the hashes go to

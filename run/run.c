@@ -164,7 +164,7 @@ static void refuse_other_run(const Run *r, const RunPlan *p, json_t *old) {
 static void refuse_foreign(const Run *r) {
     static const char *const ours[] = {"run.json", "state.safetensors", "log.jsonl"};
     static const char *const written[] = {"model.safetensors", "config.json", "tokenizer.json", "sample.txt",
-                                          "loss.png", "experts.png", "depth.png", "roofline.png"};
+                                          "loss.png", "experts.png", "depth.png", "roofline.png", EVENTS_FILE};
     bool found = false;
     for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++) {
         char *path = run_path(r, ours[i]);
@@ -197,8 +197,8 @@ static void enter(Run *r, const RunPlan *p, const char *path) {
 
 // run.json is replaced, never missing: it is what makes the directory ours.
 static void forget(Run *r) {
-    static const char *const files[] = {"state.safetensors", "log.jsonl"};
-    for (size_t i = 0; i < 2; i++) {
+    static const char *const files[] = {"state.safetensors", "log.jsonl", EVENTS_FILE};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         char *path = run_path(r, files[i]);
         if (unlink(path) != 0 && errno != ENOENT) fail("cannot remove %s: %s", path, strerror(errno));
         free(path);

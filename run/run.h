@@ -10,6 +10,8 @@
 #include "config/flags.h"
 #include <jansson.h>
 
+#define EVENTS_FILE "events.out.tfevents.receipts"   // TensorBoard looks for names with .tfevents. in them
+
 typedef struct {
     const FlagTable *table;
     const void *flags;         // resolved

@@ -72,8 +72,9 @@ static void take_flags(const FlagTable *t, void *flags, bool *given, const Verif
         const Flag *f = &t->flag[i];
         const json_t *value = json_object_get(recorded, f->name);
         bool is_memory = strcmp(f->name, "micro_batch") == 0;    // decides how much, and no number
+        bool is_written = strcmp(f->name, "save_dtype") == 0;    // model.safetensors is compared too
         known += value != NULL;
-        if (value && (!f->same_numbers || (is_memory && !given[i]))) {
+        if (value && (!f->same_numbers || is_written || (is_memory && !given[i]))) {
             char *text = run_flag_text(value);
             take_flag(t, flags, i, given[i], text, v->dir);
             free(text);
@@ -147,11 +148,16 @@ typedef struct { const Verify *v; const Run *rerun; size_t differences, losses, 
 
 static void PRINTF_LIKE(2, 3) differs(Comparison *c, const char *format, ...) {
     va_list arguments;
+    char *line = NULL;
+    size_t bytes;
+    FILE *f = open_memstream(&line, &bytes);
+    if (!f) fail("no memory for a line about a difference");
     va_start(arguments, format);
-    printf("differs  ");
-    vprintf(format, arguments);
-    printf("\n");
+    vfprintf(f, format, arguments);
     va_end(arguments);
+    fclose(f);
+    print_line(stdout, "differs  %s\n", line);
+    free(line);
     c->differences++;
 }
 
@@ -257,7 +263,7 @@ static void compare_final(Comparison *c) {
 // ---- the verdict -------------------------------------------------------------------------------
 static size_t print_change(const char *what, const json_t *then, const json_t *now, const char *key) {
     if (same(json_object_get(then, key), json_object_get(now, key))) return 0;
-    printf("%-8s recorded with %s, now %s\n", what, text_at(then, key), text_at(now, key));
+    print_line(stdout, "%-8s recorded with %s, now %s\n", what, text_at(then, key), text_at(now, key));
     return 1;
 }
 
@@ -278,7 +284,8 @@ static void print_causes(const Comparison *c) {
     }
     printf("cause    %s\n", print_changes(c) ? "likely one of these changes; other code may well compute other numbers"
            : "commit, compiler and machine are as recorded: a file was changed after the run, or memory failed");
-    if (*loaded && strcmp(loaded, "unknown")) printf("cause    or other weights in %s, where it started\n", loaded);
+    if (*loaded && strcmp(loaded, "unknown"))
+        print_line(stdout, "cause    or other weights in %s, where it started\n", loaded);
 }
 
 int verify_end(const Verify *v, const Run *rerun) {
@@ -296,9 +303,9 @@ int verify_end(const Verify *v, const Run *rerun) {
     if (c.differences) print_causes(&c);
     else print_changes(&c);
     if (c.differences)
-        printf("not verified: %s, %zu difference%s at step %zu\n", v->dir, c.differences, plural(c.differences),
-               v->steps);
-    else printf("verified: digest %s at step %zu, %zu losses and %zu tensors of %s, bit for bit\n",
-                json_string_value(digest), v->steps, c.losses, c.tensors, v->dir);
+        print_line(stdout, "not verified: %s, %zu difference%s at step %zu\n", v->dir, c.differences,
+                   plural(c.differences), v->steps);
+    else print_line(stdout, "verified: digest %s at step %zu, %zu losses and %zu tensors of %s, bit for bit\n",
+                    json_string_value(digest), v->steps, c.losses, c.tensors, v->dir);
     return c.differences != 0;
 }

@@ -33,6 +33,8 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from safetensors.numpy import load_file, save_file  # noqa: E402
+from safetensors.torch import load_file as load_torch  # noqa: E402
+from safetensors.torch import save_file as save_torch  # noqa: E402
 
 PROBE = sys.argv[1] if len(sys.argv) > 1 else "build/probe"
 TOLERANCE = 3e-5
@@ -470,6 +472,55 @@ def ours_is_opened(name, directory):
     return agree(us, theirs(model, directory, length))
 
 
+# ---- weights as bfloat16 -------------------------------------------------------------------------
+WEIGHTS = "/model.safetensors"
+# Subnormals, ties to either side, what rounds to infinity and what does not, infinities, not a number.
+SPECIAL = (0, 1, 0x7FFF, 0x8000, 0x8001, 0x18000, 0x7FFFFF, 0x3F807FFF, 0x3F808000, 0x3F808001, 0x3F818000, 0x7F7F7FFF,
+           0x7F7F8000, 0x7F7FFFFF, 0x7F800000, 0x7F800001, 0x7FC00000, 0x7FFFFFFF)
+
+
+def is_rounded(found, exact):
+    """Whether each number is the bfloat16 that torch makes of it; of what is not a number it keeps no bits either."""
+    expected = exact.to(torch.bfloat16)
+    same = found.view(torch.int16) == expected.view(torch.int16)
+    return found.dtype == torch.bfloat16 and bool((same | (found.isnan() & expected.isnan())).all())
+
+
+def rounded(name):
+    def check(directory):
+        save_ours(OURS[name][1], directory + ".exact")
+        save_ours(OURS[name][1] + " --save-dtype bf16", directory)
+        found, exact = load_torch(directory + WEIGHTS), load_torch(directory + ".exact" + WEIGHTS)
+        wrong = [n for n in sorted(found | exact) if not is_rounded(found[n], exact[n])]
+        if wrong:
+            raise AssertionError(f"not what torch rounds to: {wrong}")
+        open_it = T.AutoModelForCausalLM.from_pretrained
+        if open_it(directory).dtype != torch.bfloat16:
+            raise AssertionError("config.json does not say bfloat16")
+        model = open_it(directory, dtype=torch.float32, experts_implementation="eager")
+        return agree(ours(directory, length=length_of(name)), theirs(model, directory, length_of(name)))
+    return check
+
+
+def rounded_bits(directory):
+    """Random bits, and what is special, of either sign."""
+    save_ours("", directory)
+    tensors, count = load_torch(directory + WEIGHTS), 0
+    for name, t in sorted(tensors.items()):
+        bits = torch.randint(-2**31, 2**31, t.shape, generator=torch.Generator().manual_seed(count))
+        if count == 0:
+            bits.flatten()[:2 * len(SPECIAL)] = torch.tensor([s | sign for s in SPECIAL for sign in (0, -2**31)])
+        tensors[name] = bits.to(torch.int32).view(torch.float32)
+        count += t.numel()
+    save_torch(tensors, directory + WEIGHTS, {"format": "pt"})
+    subprocess.run([PROBE, "--round", directory, directory + ".rounded"], check=True)
+    found = load_torch(directory + ".rounded" + WEIGHTS)
+    wrong = [n for n in sorted(found | tensors) if not is_rounded(found[n], tensors[n])]
+    if wrong:
+        raise AssertionError(f"not what torch rounds to: {wrong}")
+    return f"{count} numbers are rounded as torch does"
+
+
 def llama_name(name):
     """What transformers calls a tensor of ours in a Llama."""
     ends = {"embed.weight": "model.embed_tokens.weight", "head.weight": "lm_head.weight",
@@ -836,6 +887,9 @@ def all_checks():
         yield f"theirs/rope-{name}", stretched(*options)
     for name in OURS:
         yield f"ours/{name}", lambda d, n=name: ours_is_opened(n, d)
+    for name in ("gqa", "gpt2", "qwen3-next-mha-first", "deepseek-v3"):
+        yield f"ours/{name}-as-bfloat16", rounded(name)
+    yield "ours/bits-as-bfloat16", rounded_bits
     for heads in (4, 6):
         yield f"ours/alibi-{heads}-heads", alibi(heads)
     yield "ours/no-such-architecture", ours_alone

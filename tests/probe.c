@@ -3,6 +3,7 @@
 //     build/probe DIR tokens.json OUT losses  the same with what the routers of a run of ours add to the loss
 //     build/probe DIR tokens.json OUT --rope-scaling KIND ...  the same with rotations stretched
 //     build/probe --random "FLAGS" DIR       saves a random model of ours, with no norm or bias at 1 or 0
+//     build/probe --round DIR OUT            saves the model in DIR as --save-dtype bf16 does
 #include "formats/hf.h"
 #include "lib/rng.h"
 #include "tests/config.h"
@@ -20,6 +21,19 @@ static void save_random(const char *words, const char *dir) {
     }
     make_directories(dir);
     hf_save(m, dir);
+    model_free(m);
+}
+
+static void save_rounded(const char *dir, const char *out) {
+    Config c;
+    flags_defaults(&config_table, &c);
+    hf_config(&c, dir);
+    c.save_dtype = SAVE_DTYPE_bf16;
+    config_resolve(&c);
+    Model *m = model_new(&c, false);
+    hf_load(m, dir);
+    make_directories(out);
+    hf_save(m, out);
     model_free(m);
 }
 
@@ -94,6 +108,7 @@ int main(int argc, char **argv) {
     bool losses = argc == 5 && strcmp(argv[4], "losses") == 0;
     if (argc < 4) usage_error("probe DIR tokens.json OUT [losses | --rope-...], or probe --random FLAGS DIR");
     if (strcmp(argv[1], "--random") == 0) save_random(argv[2], argv[3]);
+    else if (strcmp(argv[1], "--round") == 0) save_rounded(argv[2], argv[3]);
     else probe(argv[1], argv[2], argv[3], losses, losses ? 1 : argc - 3, argv + 3);
     return 0;
 }

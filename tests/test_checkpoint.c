@@ -164,7 +164,11 @@ static void test_damaged_headers(void) {
         {"{" TENSOR("x", "F32", "[-1]", "[0,4]") "}", 4, "at least 0"},
         {"{" TENSOR("x", "F32", "[1.0]", "[0,4]") "}", 4, "integers"},
         {"{" TENSOR("x", "F32", "[\"1\"]", "[0,4]") "}", 4, "integers"},
-        {"{" TENSOR("x", "F32", "[1,1,1,1,1]", "[0,4]") "}", 4, "at most 4"},
+        {"{" TENSOR("x", "F32", "[1,1,1,1,1,-1]", "[0,4]") "}", 4, "at least 0"},
+        {"{" TENSOR("x", "F4", "[3]", "[0,1]") "}", 1, "do not fill"},
+        {"{" TENSOR("x", "F4", "[3]", "[0,2]") "}", 2, "do not fill"},
+        {"{" TENSOR("x", "F6_E2M3", "[2305843009213693952,3]", "[0,0]") "}", 0, "do not fill"},
+        {"{" TENSOR("x", "F8_E4M3FNUZFNUZFNUZFNUZ", "[1]", "[0,1]") "}", 1, "dtype F8_E4M3FNUZFNUZFNUZF, which"},
         {"{" TENSOR("x", "F32", "[4294967296,4294967296]", "[0,0]") "}", 0, "larger than any memory"},
         {"{" TENSOR("x", "F32", "[4611686018427387904]", "[0,0]") "}", 0, "do not fill"},
         {"{" TENSOR("x", "F32", "[99999999999999999999]", "[0,4]") "}", 4, "at byte"},
@@ -181,7 +185,7 @@ static void test_damaged_headers(void) {
         {"{" TENSOR("x", "F32", "[2]", "[0,8]") "," TENSOR("y", "F32", "[2]", "[4,12]") "}", 12, "overlap"},
         {"{" TENSOR("x", "F32", "[1]", "[0,4]") "," TENSOR("y", "F32", "[1]", "[0,4]") "}", 4, "overlap"},
         {"{" TENSOR("x", "F32", "[1]", "[0,4]") "," TENSOR("x", "F32", "[1]", "[4,8]") "}", 8, "duplicate"},
-        {"{" TENSOR("x", "F32", "[1]", "[0,4]") "}", 5, "1 bytes follow"},
+        {"{" TENSOR("x", "F32", "[1]", "[0,4]") "}", 5, "1 byte follows"},
         {"{}", 3, "3 bytes follow"},
         {"{\"__metadata__\":[]}", 0, "object of strings"},
         {"{\"__metadata__\":{\"a\":1}}", 0, "object of strings"},
@@ -260,7 +264,88 @@ static void test_flipped(void) {
     CHECK(refused > 1000, "only %zu of 2000 were refused, though most of the file is its header", refused);
 }
 
+// ---- what we do not compute with ---------------------------------------------------------------
+static void copy_x(void *path) {
+    SafeTensors *s = safetensors_open(path);
+    static real out[64];
+    safetensors_copy(s, safetensors_find(s, "x"), out);
+}
+
+// A tensor that nobody asks for may be of any kind; one that is asked for is named with it. As in safetensors 0.8.
+static void test_dtypes(void) {
+    static const struct { const char *name; size_t bits; bool weight; } all[] = {
+        {"BOOL", 8, false},    {"F4", 4, false},       {"F6_E2M3", 6, false},     {"F6_E3M2", 6, false},
+        {"U8", 8, false},      {"I8", 8, false},       {"F8_E5M2", 8, false},     {"F8_E4M3", 8, false},
+        {"F8_E8M0", 8, false}, {"F8_E4M3FNUZ", 8, false}, {"F8_E5M2FNUZ", 8, false}, {"I16", 16, false},
+        {"U16", 16, false},    {"F16", 16, true},      {"BF16", 16, true},        {"I32", 32, false},
+        {"U32", 32, false},    {"F32", 32, true},      {"C64", 64, false},        {"F64", 64, true},
+        {"I64", 64, false},    {"U64", 64, false}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        size_t bytes = 12 * all[i].bits / 8;
+        char *header = xprintf("{\"x\":{\"dtype\":\"%s\",\"shape\":[4,1,1,1,3,1],\"data_offsets\":[0,%zu]}}",
+                               all[i].name, bytes), *says = xprintf("tensor x has dtype %s;", all[i].name);
+        void *path = (void *)file_of(header, bytes);
+        SafeTensors *s = safetensors_open(path);
+        const TensorIn *x = safetensors_find(s, "x");
+        CHECK(x && x->rank == 6 && x->elements == 12 && x->shape[0] == 4, "%s", header);
+        safetensors_close(s);
+        if (all[i].weight) copy_x(path);
+        else CHECK(test_fails(1, says, copy_x, path), "%s: %s", header, test_message);
+        free(header), free(says);
+    }
+}
+
+// ---- rounding ----------------------------------------------------------------------------------
+static double brain_value(unsigned bits) {
+    uint32_t whole = bits << 16;
+    float x;
+    memcpy(&x, &whole, sizeof x);
+    return (double)x;
+}
+
+// Between every two neighbours: both, their middle, and what lies closest to it on either side.
+static void test_rounding(void) {
+    for (unsigned b = 0; b < 0x7f80; b++) {
+        double low = brain_value(b), high = b < 0x7f7f ? brain_value(b + 1) : 0x1p128, middle = (low + high) / 2;
+        for (unsigned sign = 0; sign <= 0x8000; sign += 0x8000) {
+            double s = sign ? -1 : 1;
+            unsigned at = safetensors_brain(s * low), below = safetensors_brain(s * nextafter(middle, 0)),
+                     tie = safetensors_brain(s * middle), above = safetensors_brain(s * nextafter(middle, 0x1p200));
+            CHECK(at == (sign | b) && below == (sign | b) && tie == (sign | (b + (b & 1))) && above == (sign | (b + 1)),
+                  "%04x: %04x %04x %04x %04x", sign | b, at, below, tie, above);
+        }
+    }
+    CHECK(safetensors_brain(INFINITY) == 0x7f80 && safetensors_brain(-1e300) == 0xff80, "infinities");
+    CHECK(isnan(brain_value(safetensors_brain(NAN))) && isnan(brain_value(safetensors_brain(-NAN))), "not a number");
+}
+
+// Rounded tensors are half as long, whatever they are made from, and as many as a buffer holds or more.
+static void test_written_rounded(void) {
+    enum { N = 5001 };
+    static real data[N], back[N];
+    static double wide[3] = {1.0 / 3, -1e-300, 7};
+    for (int i = 0; i < N; i++) data[i] = (real)(i - 77) / 7;
+    const TensorOut out[] = {{.name = "wide", .rank = 1, .shape = {3}, .wide = wide, .brain = true},
+                             {.name = "x", .rank = 2, .shape = {3, N / 3}, .data = data, .brain = true}};
+    const char *path = test_path("rounded.safetensors");
+    safetensors_write(path, out, 2, NULL, 0);
+    SafeTensors *s = safetensors_open(path);
+    for (int k = 0; k < 2; k++) {
+        const TensorIn *t = safetensors_find(s, out[k].name);
+        CHECK(t && !strcmp(t->dtype, "BF16") && t->bytes == 2 * t->elements, "%s", out[k].name);
+        safetensors_copy(s, t, back);
+        for (size_t i = 0; i < t->elements; i++) {
+            double x = k ? (double)data[i] : wide[i];
+            CHECK((double)back[i] == brain_value(safetensors_brain(x)), "%s[%zu] of %g", t->name, i, x);
+        }
+    }
+    safetensors_close(s);
+}
+
 static const Test tests[] = {
+    {"checkpoint/dtypes", "every dtype and rank of safetensors 0.8 is sound; what is no weight says so", test_dtypes},
+    {"checkpoint/rounding", "bfloat16 is the nearest, ties to even: between all neighbours", test_rounding},
+    {"checkpoint/rounded", "rounded tensors are written and read", test_written_rounded},
     {"checkpoint/round-trip", "what is written is read back: every rank, both widths, empty, metadata",
      test_round_trip},
     {"checkpoint/refused-writing", "duplicate names, bad text and a missing directory leave nothing behind",

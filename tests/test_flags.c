@@ -300,7 +300,7 @@ static void test_bad_lines(void) {
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         CHECK(test_fails(2, bad[i].says, parse_only, (void *)bad[i].line), "%s: %s", bad[i].line, test_message);
     char *longer = xprintf("--out %02000d", 1), *pattern = xprintf("--attn mha");
-    CHECK(test_fails(2, "at most 1023 characters", parse_only, longer), "%s", test_message);
+    CHECK(test_fails(2, "at most 1023 bytes", parse_only, longer), "%s", test_message);
     for (int i = 0; i < PATTERN_SIZE; i++) {
         char *next = xprintf("%s+mla", pattern);
         free(pattern);
@@ -571,7 +571,46 @@ static void test_resolve_twice(void) {
     }
 }
 
+// ---- schedules ---------------------------------------------------------------------------------
+static void refuse_jump(void *line) {
+    Config c = resolved(line);
+    config_refuse_jump(&c);
+}
+
+// Where the warm-up ends on a step at which wsd goes down already, by more than the one step that is its pace.
+static void test_jump(void) {
+    static const struct { const char *line; bool jumps; } lines[] = {
+        {"--steps 20 --warmup 10 --decay 0.9", true}, {"--steps 20 --warmup 2 --decay 0.9", false},
+        {"--steps 20 --warmup 3 --decay 0.9", false}, {"--steps 20 --warmup 4 --decay 0.9", true},
+        {"--steps 20 --warmup 20 --decay 0.9", false}, {"--steps 20 --warmup 10 --decay 0.9 --min-lr 3e-3", false},
+        {"--steps 20 --warmup 19 --decay 0", false},
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+        char *line = xprintf("--schedule wsd %s", lines[i].line);
+        if (!lines[i].jumps) refuse_jump(line);
+        else CHECK(test_fails(2, "reaches into the decay of --schedule wsd, which begins after step 2 (--decay 0.9 of "
+                              "--steps 20)", refuse_jump, line), "%s: %s", line, test_message);
+        free(line);
+    }
+    refuse_jump("--steps 20 --warmup 10");
+}
+
+static void give_long_prompt(void *unused) {
+    (void)unused;
+    char line[1300] = "--prompt ";
+    for (int i = 0; i < 600; i++) strcat(line, "\xC3\xA9");
+    GenerateOptions o;
+    flags_parse_text(&generate_table, &o, line, NULL);
+}
+
+static void test_long_prompt(void) {
+    CHECK(test_fails(2, "--prompt takes at most 1023 bytes, but 1200 were given; a file may hold more: --prompt-file",
+                     give_long_prompt, NULL), "%s", test_message);
+}
+
 static const Test tests[] = {
+    {"flags/jump", "a warm-up that reaches into the decay is refused, one that ends before is not", test_jump},
+    {"flags/long-prompt", "bytes are counted, and the flag for more is named", test_long_prompt},
     {"flags/defaults", "no flags give the table's defaults", test_defaults},
     {"flags/forms", "--name value, --name=value, - or _, alone, repeated, patterns", test_forms},
     {"flags/given", "what the user set is told apart from defaults", test_given},

@@ -1029,7 +1029,7 @@ static void test_picture(void) {
     CHECK(stat(test_path("maps-rank.png"), &s) != 0, "a picture of states that are not there");
     model_free(make_run("h", "--data x.txt --attn swa+gla+mha --layers 3 --window 4", t));
     Answer b = run("--run h --prompt 'a b' --tokens 30 --picture both.png");
-    CHECK(b.status == 0 && strstr(b.err, "1 layers with a state over 33 tokens") &&
+    CHECK(b.status == 0 && strstr(b.err, "1 layer with a state over 33 tokens") &&
               stat(test_path("both-rank.png"), &s) == 0 && s.st_size > 1000, "%s", b.err);
     tokenizer_free(t);
 }
@@ -1054,7 +1054,7 @@ static void test_errors(void) {
         {"--run r --tokens 0", 2, "--tokens"}, {"--run r --samples 0", 2, "--samples"},
         {"--run r --temperature -1", 2, "--temperature"},
         {"--run r --top-p 1.5", 2, "--top-p"}, {"--run r --top-p nan", 2, "--top-p"},
-        {"--run r --prompt ZEBRA", 1, "\"Z\""}, {"--run r --prompt-tokens '1 99'", 1, "0 to 22"},
+        {"--run r --prompt ZEBRA", 1, "\"Z\""}, {"--run r --prompt-tokens '1 99'", 2, "-tokens: numbers from 0 to 22"},
         {"--run r --prompt-tokens ''", 2, "empty"}, {"--run r --prompt a --prompt-file nul", 2, "only one"},
         {"--run r --prompt-file nul", 1, "NUL"}, {"--run r --prompt-file missing", 1, "missing"},
         {"--run r --promt a", 2, "--prompt"}, {"--run r --tokens 5 a", 2, "'a'"},

@@ -1,7 +1,8 @@
 // test_run.c: the run directory: names, refusals, resume, kill -9 at random instants, log, digest.
 #include "tests/test.h"
 #include "config/config.h"
-#include "run/run.h"
+#include "formats/tensorboard.h"
+#include "run/events.h"
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -326,7 +327,51 @@ static void test_numbers(void) {
     }
 }
 
+// ---- event files -------------------------------------------------------------------------------
+// Bytes as TensorBoard 2.21 writes them (RecordWriter over Event).
+static void test_event_records(void) {
+    static const char known[] =
+        "1800000000000000a37f4b2209000000000000f83f1a0d627261696e2e4576656e743a322a28646c"
+        "2c00000000000000f4aecc45090000000065cdcd4110ac022a1e0a110a0a747261696e2f6c6f737315000020400a090a026c7215a69b44"
+        "3b21ef3418";
+    char *text, hex[2 * 200 + 1] = "";
+    size_t bytes;
+    FILE *f = open_memstream(&text, &bytes);
+    tensorboard_begin(f, 1.5);
+    tensorboard_scalars(f, 1e9, 300, (const Scalar[]){{"train/loss", 2.5}, {"lr", 0.003}}, 2);
+    fclose(f);
+    for (size_t i = 0; i < bytes && i < 200; i++) sprintf(hex + 2 * i, "%02x", (unsigned char)text[i]);
+    CHECK(!strcmp(hex, known), "%s", hex);
+    CHECK(tensorboard_begun(text, bytes) == 1.5 && isnan(tensorboard_begun(text, 20)), "when it began");
+    free(text);
+}
+
+// What the file is when a run goes on is what it would have been without a stop; anything else is made anew.
+static void test_events(void) {
+    static const char log[] = "{\"step\":0,\"seconds\":0.5,\"val_loss\":3.0}\n"
+                              "{\"step\":1,\"seconds\":1.0,\"lr\":0.1}\n{\"step\":2,\"seconds\":1.5,\"tokens\":7}\n";
+    const char *dir = test_directory(), *path = test_path(EVENTS_FILE);
+    write_whole_file(test_path("log.jsonl"), "", 0);
+    Events *e = events_open(dir, 0);
+    for (const char *at = log; *at; at = strchr(at, '\n') + 1)
+        events_add(e, json_loadb(at, strcspn(at, "\n"), 0, NULL));
+    size_t bytes, again;
+    char *whole = read_whole_file(path, &bytes);
+    CHECK(bytes > 100, "a file of %zu bytes", bytes);
+    for (int cut = 0; cut < 3; cut++) {
+        write_whole_file(path, whole, cut == 0 ? bytes : bytes - 40);
+        write_whole_file(test_path("log.jsonl"), log, cut == 2 ? strlen(log) / 3 : strlen(log));
+        events_open(dir, 1.5);
+        char *now = read_whole_file(path, &again);
+        bool same = again == bytes && !memcmp(whole, now, bytes);
+        CHECK(cut == 2 ? again < bytes : same, "%d: %zu bytes of %zu", cut, again, bytes);
+    }
+    events_add(NULL, NULL);
+}
+
 static const Test tests[] = {
+    {"run/event-records", "records are byte for byte those of TensorBoard", test_event_records},
+    {"run/events", "an event file goes on, or is made anew from the log", test_events},
     {"run/changed-log", "a digit that changed in the log is noticed", test_changed_log},
     {"run/changed-state", "a byte that changed in the state is noticed", test_changed_state},
     {"run/resume", "tensors, counters and log come back to the bit", test_resume},

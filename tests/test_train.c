@@ -406,7 +406,69 @@ static void test_foreign_directory(void) {
               file_exists(test_path("first/state.safetensors")), "the checkpoint has changed");
 }
 
+// ---- what else is written ----------------------------------------------------------------------
+static void test_save_dtype(void) {
+    struct stat exact, rounded;
+    const char *digest = digest_of(TINY, "exact");
+    same_digest(digest, digest_of(TINY "--save-dtype bf16", "run"), "the numbers of a file change no number");
+    stat(test_path("exact/model.safetensors"), &exact), stat(test_path("run/model.safetensors"), &rounded);
+    CHECK(exact.st_size > 18 * rounded.st_size / 10, "%d and %d bytes", (int)exact.st_size, (int)rounded.st_size);
+    stat(test_path("exact/state.safetensors"), &exact), stat(test_path("run/state.safetensors"), &rounded);
+    long difference = (long)(exact.st_size - rounded.st_size);       // the digits of the seconds that it took
+    CHECK(labs(difference) < 64, "the state is exact: %d and %d", (int)exact.st_size, (int)rounded.st_size);
+    CHECK(strstr(file_text("run/config.json"), "\"dtype\": \"bfloat16\""), "config.json says so");
+    Result r = train("--verify run");
+    CHECK(r.status == 0 && strstr(r.out, "\nverified: digest "), "status %d: %s%s", r.status, r.out, r.error);
+    r = train(TINY "--steps 1 --load run --save-dtype bf16 --out more");
+    CHECK(r.status == 0 && !*r.error, "status %d: %s", r.status, r.error);
+    r = train(TINY "--save-dtype f32 --out run");
+    CHECK(r.status == 0 && strstr(r.out, "\nnote     its weights were saved with --save-dtype bf16 and stay so"), "%s",
+          r.out);
+    r = train(TINY "--save-dtype f16 --out other");
+    CHECK(r.status == 2 && strstr(r.error, "--save-dtype is one of f32|bf16"), "status %d: %s", r.status, r.error);
+}
+
+// The file is the same whether it was written on the way or made of the log of a run that has ended.
+static void test_tensorboard(void) {
+    const char *digest = digest_of(TINY, "late");
+    same_digest(digest, digest_of(TINY "--tensorboard", "run"), "curves change no number");
+    size_t bytes, late_bytes;
+    read_whole_file(test_path("run/events.out.tfevents.receipts"), &bytes);
+    CHECK(!file_exists(test_path("late/events.out.tfevents.receipts")), "only where it is asked for");
+    digest_of(TINY "--tensorboard", "late");
+    read_whole_file(test_path("late/events.out.tfevents.receipts"), &late_bytes);
+    CHECK(bytes > 1000 && bytes == late_bytes, "%zu bytes, and %zu", bytes, late_bytes);
+    digest_of(TINY "--fresh", "late");
+    CHECK(!file_exists(test_path("late/events.out.tfevents.receipts")), "curves of another training");
+}
+
+// What a model says goes whole into sample.txt, and without what a terminal would obey to the screen.
+static void test_sample_on_screen(void) {
+    char text[6000] = "";
+    for (int i = 0; i < 300; i++) strcat(text, "a\xC2\x9B" "31m\tb\n");
+    write_whole_file(test_path("c1.txt"), text, strlen(text));
+    Result r = train("--data c1.txt --layers 1 --width 32 --heads 2 --context 16 --batch 8 --steps 60 --warmup 2 "
+                     "--lr 1e-2 --eval-tokens 64 --sample-tokens 60 --out run");
+    const char *sample = file_text("run/sample.txt");
+    CHECK(strstr(sample, "\xC2\x9B") && strchr(sample, '\t'), "the model has learned the text: %s", sample);
+    CHECK(r.status == 0 && !strstr(r.out, "\xC2\x9B"), "%d: %s", r.status, r.out);
+    CHECK(strstr(r.out, "\xEF\xBF\xBD") && strchr(r.out, '\t'), "%s", r.out);
+}
+
+static void test_warmup_note(void) {
+    Result r = train(TINY "--warmup 26 --out run"), w = train(TINY "--schedule wsd --warmup 12 --out other");
+    CHECK(r.status == 0 && strstr(r.out, "\nnote     --warmup 26 is longer than --steps 13: the learning rate ends at "
+                                         "0.0015 and never reaches --lr 0.003\n"), "%s%s", r.error, r.out);
+    CHECK(w.status == 2 && strstr(w.error, "--warmup 12 reaches into the decay") && count_lines(w.error) == 1, "%s",
+          w.error);
+    CHECK(!strstr(train(TINY "--warmup 13 --dry-run").out, "note "), "the last step has --lr");
+}
+
 static const Test tests[] = {
+    {"train/save-dtype", "--save-dtype rounds the exported weights and nothing else", test_save_dtype},
+    {"train/tensorboard", "--tensorboard leaves an event file and changes no number", test_tensorboard},
+    {"train/sample", "what a model says does not command the terminal", test_sample_on_screen},
+    {"train/warmup", "a warm-up longer than the run is noted, one into the decay refused", test_warmup_note},
     {"train/profile", "--profile leaves a table, a picture and a receipt", test_profile},
     {"train/foreign-directory", "files that are not of a run, or that it starts from, are not overwritten",
      test_foreign_directory},

@@ -136,7 +136,52 @@ static void test_streams(void) {
     CHECK(same == 1000 && other < 3, "%zu %zu", same, other);
 }
 
+// ---- what a terminal is shown ------------------------------------------------------------------
+// Every code point, as UTF-8 has it, and every byte alone.
+static void test_controls(void) {
+    for (unsigned code = 0; code < 0x3000; code++) {
+        char text[4] = {(char)code};
+        size_t n = code < 0x80 ? 1 : code < 0x800 ? 2 : 3;
+        if (n == 2) text[0] = (char)(0xC0 | code >> 6), text[1] = (char)(0x80 | (code & 63));
+        if (n == 3) text[0] = (char)(0xE0 | code >> 12), text[1] = (char)(0x80 | (code >> 6 & 63)),
+                    text[2] = (char)(0x80 | (code & 63));
+        bool control = code < 32 || (code >= 0x7F && code < 0xA0);
+        CHECK(text_control(text, n) == (control ? n : 0), "U+%04X", code);
+    }
+    for (int byte = 0x80; byte < 0x100; byte++)
+        CHECK(text_control(&(char){(char)byte}, 1) == 1, "the byte %02x alone", byte);
+}
+
+static void test_shown(void) {
+    static const struct { const char *text; size_t bytes; const char *printed, *escaped; } cases[] = {
+        {"a\tb\n", 4, "a\tb\n", "a\\x09b\\n"},
+        {"\033[31mred", 8, "\xEF\xBF\xBD[31mred", "\\x1b[31mred"},
+        {"\xC2\x9B" "31m", 5, "\xEF\xBF\xBD" "31m", "\\xc2\\x9b31m"},
+        {"\x9B" "31m", 4, "\xEF\xBF\xBD" "31m", "\\x9b31m"},
+        {"a\0b", 3, "a\xEF\xBF\xBD" "b", "a\\x00b"},
+        {"\xC3\xA9\xE2\x82\xAC\xC2\xA0", 7, "\xC3\xA9\xE2\x82\xAC\xC2\xA0", "\xC3\xA9\xE2\x82\xAC\xC2\xA0"},
+        {"\xE2\x82", 2, "\xEF\xBF\xBD\xEF\xBF\xBD", "\\xe2\\x82"},
+        {"", 0, "", ""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *printed, escaped[64];
+        size_t bytes;
+        FILE *f = open_memstream(&printed, &bytes);
+        text_print(f, cases[i].text, cases[i].bytes);
+        fclose(f);
+        text_escape(escaped, sizeof escaped, cases[i].text, cases[i].bytes);
+        CHECK(!strcmp(printed, cases[i].printed), "%zu: %s", i, printed);
+        CHECK(!strcmp(escaped, cases[i].escaped), "%zu: %s", i, escaped);
+        free(printed);
+    }
+    char cut[12];
+    text_escape(cut, sizeof cut, "0123456\x9b\x9b\x9b", 10);
+    CHECK(!strncmp(cut, "0123456", 7) && strlen(cut) < sizeof cut, "cut to its size: %s", cut);
+}
+
 static const Test tests[] = {
+    {"util/controls", "controls, C1 ones too, and bytes that are not UTF-8 are told from characters", test_controls},
+    {"util/shown", "what is printed or quoted commands no terminal, and keeps its tabs and lines", test_shown},
     {"util/memory", "sizes are checked; an arena hands out what it measured, aligned and zeroed", test_memory},
     {"util/files", "files are read, written and refused with the reason", test_files},
     {"util/full-disk", "a disk that fills up leaves the old file and no debris", test_full_disk},
