@@ -275,10 +275,12 @@ static void open_run(Training *t) {
         fail("the run in %s diverged at step %d; --fresh trains it again", t->run->dir,
              (int)json_integer_value(json_object_get(t->run->json, "diverged_at")));
     if (t->run->status != RUN_FINISHED) return;
-    const char *const file[] = {"log.jsonl", "model.safetensors", "config.json", "state.safetensors", "tokenizer.json"};
+    const char *const file[] = {"log.jsonl", "model.safetensors", "config.json", "state.safetensors"};
     for (size_t i = 0; i < sizeof file / sizeof file[0]; i++)
         if (!file_exists(run_path(t->run, file[i])))
             fail("%s holds this run, finished, but its %s is missing; --fresh trains it again", t->run->dir, file[i]);
+    if (!tokenizer_in_dir(t->run->dir))
+        fail("%s holds this run, finished, but its tokenizer.json is missing; --fresh trains it again", t->run->dir);
     report_finished(&t->config, t->run, stdout);
     flush_output("; the run itself is complete");
     exit(0);
@@ -310,9 +312,7 @@ static void begin(Training *t) {
     t->progress = progress_begin(stdout, t->state.step, t->config.steps, t->data->floor);
     report_describe(&t->facts, t->run->json);
     run_write(t->run, "running");
-    char *tokenizer = run_path(t->run, "tokenizer.json");
-    tokenizer_save(t->data->tokenizer, tokenizer);
-    free(tokenizer);
+    tokenizer_save_dir(t->data->tokenizer, t->run->dir);
     print_line(stdout, "run      %s, %s step %zu of %zu\n", t->run->dir, resumed ? "resumed at" : "from",
                t->state.step, t->config.steps);
     if (!resumed && !evaluate(t)) stop_diverged(t);
