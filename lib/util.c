@@ -239,6 +239,11 @@ size_t utf8_valid_length(const char *text, size_t bytes) {
     return at;
 }
 
+size_t utf8_next(const char *text, size_t at, size_t bytes) {
+    while (at < bytes && ((unsigned char)text[at] & 0xC0) == 0x80) at++;
+    return at;
+}
+
 // ---- hashing, time -----------------------------------------------------------------------------
 // The fold after the product is not part of FNV: without it the top bit of a word (the sign of a
 // float) would only ever reach the top bit of the hash, where two such changes cancel.

@@ -67,6 +67,7 @@ void make_directories(const char *path);      // mkdir -p
 size_t utf8_length(const char *text, size_t bytes);
 // The position of the first byte that is not UTF-8 (overlong forms and surrogates are not), or `bytes`.
 size_t utf8_valid_length(const char *text, size_t bytes);
+size_t utf8_next(const char *text, size_t at, size_t bytes);     // the first place from `at` on that starts a character
 
 // ---- hashing, time -----------------------------------------------------------------------------
 #define HASH_START 0xcbf29ce484222325ull
