@@ -70,21 +70,20 @@ static char *find_run(const GenerateOptions *o) {
     return dir;
 }
 
-// A run of ours has our tokenizer.json. The file of that name in other checkpoints is another format, so
-// their tokens stay numbers, unless llm.c's tokenizer.bin is there to give them a text.
-static Tokenizer *open_tokenizer(const Source *s) {
-    const char *const names[] = {"tokenizer.json", "tokenizer.bin"};
-    for (size_t i = !s->ours; i < 2; i++) {
-        char *path = xprintf("%s/%s", s->dir, names[i]);
-        Tokenizer *t = file_exists(path) ? tokenizer_load(path) : NULL;
-        if (t && tokenizer_vocab(t) > s->config.vocab)
-            fail("%s has %zu tokens, but the model of %s only %zu; they do not belong together", path,
-                 tokenizer_vocab(t), s->dir, s->config.vocab);
-        free(path);
-        if (t) return t;
+// Without a tokenizer tokens are numbers. Somebody else's that we cannot read need not be in the way of numbers.
+static Tokenizer *open_tokenizer(const Source *s, const GenerateOptions *o, bool numbers) {
+    bool known = s->ours || !numbers;
+    Tokenizer *t = known ? tokenizer_open_dir(s->dir) : NULL;
+    if (!t) {
+        fprintf(stderr, "note     %s: tokens are numbers, below and in the prompt\n",
+                known ? xprintf("%s has no tokenizer", s->dir) : "--prompt-tokens with a checkpoint of others");
+        return tokenizer_numbers(s->config.vocab);
     }
-    fprintf(stderr, "note     %s has no tokenizer of ours: tokens are numbers, below and in --prompt\n", s->dir);
-    return tokenizer_numbers(s->config.vocab);
+    if (tokenizer_vocab(t) > s->config.vocab)
+        fail("the tokenizer of %s has %zu tokens, but its model only %zu; they do not belong together", s->dir,
+             tokenizer_vocab(t), s->config.vocab);
+    tokenizer_show_special(t, o->show_special);
+    return t;
 }
 
 // Weights are packed for the kernels on their first use: before the clocks start, as the model is read.
@@ -111,13 +110,15 @@ static void scale_rope(const GenerateOptions *o, const Source *s) {
     model_scale_rope(s->model, (RopeScaling){o->rope_scaling, o->rope_factor, (double)s->config.context});
 }
 
-static Source open_source(const GenerateOptions *o) {
+static bool is_given(const bool *given, const char *name) { return given[flags_find(&generate_table, name)]; }
+
+static Source open_source(const GenerateOptions *o, const bool *given) {
     Source s = {.dir = find_run(o)};
     flags_defaults(&config_table, &s.config);
     s.ours = hf_flags(&s.config, s.dir);
     if (!s.ours) hf_config(&s.config, s.dir);
     config_resolve(&s.config);
-    s.tokenizer = open_tokenizer(&s);
+    s.tokenizer = open_tokenizer(&s, o, is_given(given, "prompt_tokens"));
     s.model = model_new(&s.config, false);
     hf_load(s.model, s.dir);
     scale_rope(o, &s);
@@ -129,6 +130,7 @@ static Source open_source(const GenerateOptions *o) {
 // What the data of the run starts with. A text file need not be there any more: it starts with nothing.
 static char *default_prompt(const Source *s) {
     const Config *c = &s->config;
+    if (strcmp(tokenizer_kind(s->tokenizer), "hf") == 0) return xprintf("%s", "");  // its mark for a begin
     if (!s->ours) usage_error("%s does not say what its texts start with; give --prompt or --prompt-tokens", s->dir);
     if (file_exists(c->data) || strpbrk(c->data, "./")) return xprintf("%s", "");
     Data *d = data_open(c);
@@ -151,8 +153,6 @@ static size_t read_numbers(const char *text, size_t vocab, int **tokens) {
     tokenizer_free(t);
     return n;
 }
-
-static bool is_given(const bool *given, const char *name) { return given[flags_find(&generate_table, name)]; }
 
 static size_t read_prompt(const GenerateOptions *o, const bool *given, const Source *s, int **tokens) {
     bool text = is_given(given, "prompt"), file = is_given(given, "prompt_file");
@@ -199,9 +199,9 @@ static void print_prompt(const char *text, size_t bytes, bool terminal) {
 // Seconds; tokens that the prefill read; and with --profile, what prefill and decode spent their time on.
 typedef struct { double start, prefill, first, decode; size_t read; bool profiled; Profile profile[2]; } Clock;
 
-// One more token for every text; false when there are enough, or after Ctrl-C.
+// One more token for every text; false when there are enough, when all have ended, or after Ctrl-C.
 static bool next(Sampler *s, Clock *clock) {
-    if (s->count == s->prompt + s->options.tokens || stop_signal) return false;
+    if (s->count == s->prompt + s->options.tokens || stop_signal || sampler_ended(s)) return false;
     sampler_next(s);
     if (s->count == s->prompt + 1) clock->first = seconds_now() - clock->start;
     return true;
@@ -275,6 +275,8 @@ static void report(const Source *s, const Sampler *t, const Clock *clock) {
     if (size.state_bytes) fprintf(stderr, " and %zu bytes of state per text", size.state_bytes);
     fprintf(stderr, ", %.2f MiB for %zu token%s\n", (double)(each * held + texts * size.state_bytes) / (1 << 20), held,
             plural(held));
+    if (sampler_ended(t))
+        fprintf(stderr, "note     the text%s ended with the token for that; --ignore-eos writes on\n", plural(texts));
     if (t->refills)
         fprintf(stderr, "note     the %zu learned positions were used up %zu times: each time the last %zu tokens were "
                 "read again\n", t->window, t->refills, t->window > 1 ? t->window / 2 : 1);
@@ -321,13 +323,14 @@ int main(int argc, char **argv) {
     if (*o.picture) check_picture("picture", o.picture);
     if (*o.roofline) check_picture("roofline", o.roofline);
     memory_advice = "choose a shorter prompt, or fewer --tokens, --samples or --picture-tokens";
-    Source s = open_source(&o);
+    Source s = open_source(&o, given);
     report_writing(&s.config, stderr);
     int *prompt;
     size_t n = read_prompt(&o, given, &s, &prompt);
     Clock clock = {.profiled = o.profile || *o.roofline};
     catch_signals();
-    SampleOptions sampling = {o.temperature, o.sample_top_k, o.top_p, o.seed, o.tokens, o.samples};
+    SampleOptions sampling = {o.temperature, o.sample_top_k, o.top_p, o.seed, o.tokens, o.samples,
+                              .stop = !o.ignore_eos};
     Sampler *sampler = write_texts(&s, prompt, n, sampling, &clock);
     report(&s, sampler, &clock);
     if (clock.profiled) show_profile(&clock, o.roofline);

@@ -270,10 +270,12 @@ static void open_run(Training *t) {
         fail("the run in %s diverged at step %d; --fresh trains it again", t->run->dir,
              (int)json_integer_value(json_object_get(t->run->json, "diverged_at")));
     if (t->run->status != RUN_FINISHED) return;
-    const char *const file[] = {"log.jsonl", "model.safetensors", "config.json", "state.safetensors", "tokenizer.json"};
+    const char *const file[] = {"log.jsonl", "model.safetensors", "config.json", "state.safetensors"};
     for (size_t i = 0; i < sizeof file / sizeof file[0]; i++)
         if (!file_exists(run_path(t->run, file[i])))
             fail("%s holds this run, finished, but its %s is missing; --fresh trains it again", t->run->dir, file[i]);
+    if (!tokenizer_in_dir(t->run->dir))
+        fail("%s holds this run, finished, but its tokenizer.json is missing; --fresh trains it again", t->run->dir);
     printf("%s holds this run, finished; --fresh trains it again\n%s\n", t->run->dir,
            json_string_value(json_object_get(t->run->json, "receipt")));
     flush_output("; the run itself is complete");
@@ -305,9 +307,7 @@ static void begin(Training *t) {
     t->progress = progress_begin(stdout, t->state.step, t->config.steps, t->data->floor);
     report_describe(&t->facts, t->run->json);
     run_write(t->run, "running");
-    char *tokenizer = run_path(t->run, "tokenizer.json");
-    tokenizer_save(t->data->tokenizer, tokenizer);
-    free(tokenizer);
+    tokenizer_save_dir(t->data->tokenizer, t->run->dir);
     printf("run      %s, %s step %zu of %zu\n", t->run->dir, resumed ? "resumed at" : "from", t->state.step,
            t->config.steps);
     if (!resumed && !evaluate(t)) stop_diverged(t);

@@ -22,8 +22,7 @@ static ByteClass class_of(unsigned char c) {
     return c >= '0' && c <= '9' ? DIGIT : SIGN;
 }
 
-// Length of the chunk at the start of the text; bytes > 0.
-static size_t chunk_length(const char *text, size_t bytes) {
+size_t bpe_chunk_length(const char *text, size_t bytes) {
     if (bytes > CHUNK_BYTES) bytes = CHUNK_BYTES;
     size_t n = text[0] == ' ' && bytes > 1 && class_of((unsigned char)text[1]) != SPACE;  // 1: a leading space
     ByteClass class = class_of((unsigned char)text[n]);
@@ -79,7 +78,7 @@ static void collect_chunks(Training *r, const char *text, size_t bytes) {
     Strings distinct = {0};
     size_t capacity = 0;
     for (size_t at = 0, n; at < bytes; at += n) {
-        n = chunk_length(text + at, bytes - at);
+        n = bpe_chunk_length(text + at, bytes - at);
         size_t i = strings_find(&distinct, text + at, n);
         if (i == SIZE_MAX) i = strings_add(&distinct, text + at, n);
         if (i >= capacity) {
@@ -104,11 +103,11 @@ static uint64_t most_frequent_pair(const Training *r) {
     return best;
 }
 
-static size_t merge_in(int *symbol, size_t length, Merge m, int made) {
+static size_t merge_in(int *symbol, size_t length, Merge m) {
     size_t n = 0;
     for (size_t i = 0; i < length; i++) {
         bool pair = symbol[i] == m.left && i + 1 < length && symbol[i + 1] == m.right;
-        symbol[n++] = pair ? made : symbol[i];
+        symbol[n++] = pair ? m.made : symbol[i];
         i += pair;
     }
     return n;
@@ -133,13 +132,13 @@ void bpe_train(Bpe *b, size_t merges, const char *text, size_t bytes) {
         if (!best)
             fail("bpe:%zu: the text has repeated pairs for %zu tokens only; ask for bpe:%zu or less",
                  vocab, made, made);
-        Merge m = {(int)((best - 1) >> 32), (int)(uint32_t)(best - 1)};
+        Merge m = {(int)((best - 1) >> 32), (int)(uint32_t)(best - 1), (int)made};
         b->merge[made - 256] = m;
         for (size_t i = 0; i < r.chunks; i++) {
             Chunk *c = &r.chunk[i];
             if (!contains(c, m)) continue;
             count_pairs(&r, c, -c->count);
-            c->length = merge_in(c->symbol, c->length, m, (int)made);
+            c->length = merge_in(c->symbol, c->length, m);
             count_pairs(&r, c, c->count);
         }
     }
@@ -147,16 +146,23 @@ void bpe_train(Bpe *b, size_t merges, const char *text, size_t bytes) {
 }
 
 // ---- using it ----------------------------------------------------------------------------------
-bool bpe_prepare(Bpe *b, Strings *tokens) {
-    for (int c = 0; c < 256; c++) strings_add(tokens, &(char){(char)c}, 1);
+void bpe_index(Bpe *b) {
     for (b->pairs = 16; b->pairs < 2 * b->merges;) b->pairs *= 2;
     b->pair = xmalloc(size_mul(b->pairs, sizeof *b->pair));
-    b->made = xmalloc(size_mul(b->pairs, sizeof *b->made));
+    b->rank = xmalloc(size_mul(b->pairs, sizeof *b->rank));
     for (size_t i = 0; i < b->merges; i++) {
         uint64_t key = pair_key(b->merge[i].left, b->merge[i].right);
-        size_t slot = pair_slot(b->pair, b->pairs, key), left, right;
-        if (!b->pair[slot]) b->pair[slot] = key, b->made[slot] = (int)(256 + i);
+        size_t slot = pair_slot(b->pair, b->pairs, key);
+        b->pair[slot] = key, b->rank[slot] = (int)i;
+    }
+}
+
+bool bpe_prepare(Bpe *b, Strings *tokens) {
+    for (int c = 0; c < 256; c++) strings_add(tokens, &(char){(char)c}, 1), b->byte[c] = c;
+    bpe_index(b);
+    for (size_t i = 0; i < b->merges; i++) {
         char both[2 * CHUNK_BYTES];
+        size_t left, right;
         const char *part = strings_get(tokens, (size_t)b->merge[i].left, &left);
         memcpy(both, part, left);
         part = strings_get(tokens, (size_t)b->merge[i].right, &right);
@@ -167,36 +173,124 @@ bool bpe_prepare(Bpe *b, Strings *tokens) {
     return true;
 }
 
-// The token that a pair makes, or -1. An earlier merge has a lower number.
-static int made_by(const Bpe *b, int left, int right) {
+// The merge of two neighbours, or -1.
+static int rank_of(const Bpe *b, int left, int right) {
     uint64_t key = pair_key(left, right);
     size_t slot = pair_slot(b->pair, b->pairs, key);
-    return b->pair[slot] ? b->made[slot] : -1;
+    return b->pair[slot] ? b->rank[slot] : -1;
 }
 
-static size_t encode_chunk(const Bpe *b, const char *text, size_t length, int *tokens) {
-    for (size_t i = 0; i < length; i++) tokens[i] = (unsigned char)text[i];
-    for (;;) {
-        int first = -1;
-        for (size_t i = 0; i + 1 < length; i++) {
-            int made = made_by(b, tokens[i], tokens[i + 1]);
-            if (made >= 0 && (first < 0 || made < first)) first = made;
-        }
-        if (first < 0) return length;
-        length = merge_in(tokens, length, b->merge[first - 256], first);
+// A chunk while it is merged: symbols in a chain, and a heap of the merges that are possible, the earliest merge on
+// top and of equal ones the leftmost. A chunk of n bytes takes O(n log n), however long it is.
+enum { FEW = 128 };
+typedef struct {
+    int *symbol; uint32_t *before, *after;   // the chain; a symbol that was merged away is -1
+    uint64_t *heap; size_t count;            // merge << 32 | position of its left symbol
+    size_t end;
+} Chain;
+
+static void push(const Bpe *b, Chain *c, size_t left) {
+    size_t right = c->after[left];
+    int rank = right < c->end ? rank_of(b, c->symbol[left], c->symbol[right]) : -1;
+    if (rank < 0) return;
+    size_t i = c->count++;
+    uint64_t entry = (uint64_t)(uint32_t)rank << 32 | left;
+    for (; i && c->heap[(i - 1) / 2] > entry; i = (i - 1) / 2) c->heap[i] = c->heap[(i - 1) / 2];
+    c->heap[i] = entry;
+}
+
+static uint64_t pop(Chain *c) {
+    uint64_t top = c->heap[0], last = c->heap[--c->count];
+    size_t i = 0;
+    for (size_t child; (child = 2 * i + 1) < c->count; i = child) {
+        child += child + 1 < c->count && c->heap[child + 1] < c->heap[child];
+        if (c->heap[child] >= last) break;
+        c->heap[i] = c->heap[child];
+    }
+    c->heap[i] = last;
+    return top;
+}
+
+static void merge_chain(const Bpe *b, Chain *c) {
+    for (size_t i = 0; i < c->end; i++) c->before[i] = (uint32_t)i - 1, c->after[i] = (uint32_t)i + 1;
+    for (size_t i = 0; i + 1 < c->end; i++) push(b, c, i);
+    while (c->count) {
+        uint64_t top = pop(c);
+        size_t left = (uint32_t)top, right = c->after[left];
+        const Merge *m = &b->merge[top >> 32];
+        if (right >= c->end || c->symbol[left] != m->left || c->symbol[right] != m->right) continue;
+        c->symbol[left] = m->made, c->symbol[right] = -1;
+        c->after[left] = c->after[right];
+        if (c->after[left] < c->end) c->before[c->after[left]] = (uint32_t)left;
+        push(b, c, left);
+        if (left) push(b, c, c->before[left]);
     }
 }
 
-size_t bpe_encode(const Bpe *b, const char *text, size_t bytes, int *tokens) {
+// Replaces the tokens of the bytes by those of the merges; returns how many there are.
+static size_t merge_symbols(const Bpe *b, int *symbol, size_t n) {
+    uint32_t link[2 * FEW];
+    uint64_t heap[3 * FEW];                  // n - 1 pairs at first, and two more for each merge
+    bool few = n <= FEW;
+    Chain c = {.symbol = symbol, .end = n, .before = few ? link : xmalloc(size_mul(2 * n, sizeof *link)),
+               .heap = few ? heap : xmalloc(size_mul(3 * n, sizeof *heap))};
+    c.after = c.before + n;
+    merge_chain(b, &c);
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++)
+        if (symbol[i] >= 0) symbol[count++] = symbol[i];
+    if (!few) free(c.before), free(c.heap);
+    return count;
+}
+
+static size_t encode_anew(const Bpe *b, const char *chunk, size_t bytes, int *tokens) {
+    size_t whole = b->whole ? strings_find(b->whole, chunk, bytes) : SIZE_MAX;
+    if (whole != SIZE_MAX) {
+        tokens[0] = b->whole_token[whole];
+        return 1;
+    }
+    for (size_t i = 0; i < bytes; i++)
+        if ((tokens[i] = b->byte[(unsigned char)chunk[i]]) < 0) return SIZE_MAX;
+    return merge_symbols(b, tokens, bytes);
+}
+
+// Words repeat, so most chunks were encoded before; what is remembered is bounded.
+static void remember(Bpe *b, const char *chunk, size_t bytes, const int *tokens, size_t count) {
+    enum { MOST = 1 << 20 };
+    if (bytes > FEW || b->seen.count >= MOST) return;
+    if (!b->first) b->first = xmalloc((MOST + 1) * sizeof *b->first);
+    if (b->used + count > b->capacity) {
+        b->capacity = 2 * (b->used + count) + 1024;
+        b->tokens = xrealloc(b->tokens, size_mul(b->capacity, sizeof *b->tokens));
+    }
+    memcpy(b->tokens + b->used, tokens, count * sizeof *tokens);
+    strings_add(&b->seen, chunk, bytes);
+    b->first[b->seen.count] = b->used += count;
+}
+
+size_t bpe_encode_chunk(Bpe *b, const char *chunk, size_t bytes, int *tokens) {
+    size_t known = bytes <= FEW ? strings_find(&b->seen, chunk, bytes) : SIZE_MAX;
+    if (known == SIZE_MAX) {
+        size_t count = encode_anew(b, chunk, bytes, tokens);
+        if (count != SIZE_MAX) remember(b, chunk, bytes, tokens, count);
+        return count;
+    }
+    size_t count = b->first[known + 1] - b->first[known];
+    memcpy(tokens, b->tokens + b->first[known], count * sizeof *tokens);
+    return count;
+}
+
+size_t bpe_encode(Bpe *b, const char *text, size_t bytes, int *tokens) {
     size_t count = 0;
     for (size_t at = 0, n; at < bytes; at += n) {
-        n = chunk_length(text + at, bytes - at);
-        count += encode_chunk(b, text + at, n, tokens + count);
+        n = bpe_chunk_length(text + at, bytes - at);
+        count += bpe_encode_chunk(b, text + at, n, tokens + count);
     }
     return count;
 }
 
 void bpe_free(Bpe *b) {
-    free(b->merge), free(b->pair), free(b->made);
+    free(b->merge), free(b->pair), free(b->rank), free(b->first), free(b->tokens);
+    strings_free(&b->seen);
     *b = (Bpe){0};
 }

@@ -1,8 +1,8 @@
 // tokenizer.h: text to token numbers and back: bytes, characters, byte-level BPE (trained here),
-// words (the synthetic languages), plain numbers (sources without a text), or decode-only tables.
-// Saved in the run directory as tokenizer.json (our own simple form, documented in tokenizer.c).
+// words (the synthetic languages), plain numbers (sources without a text), decode-only tables, and the
+// byte-level BPE of others from Hugging Face's tokenizer.json ("hf").
 // Any byte sequence survives encode and decode with byte and bpe; char and words refuse what they
-// have not seen, naming it.
+// have not seen, naming it; hf takes UTF-8 alone, as the library of tokenizers does.
 #ifndef TOKENIZER_H
 #define TOKENIZER_H
 #include "lib/util.h"
@@ -13,21 +13,39 @@ Tokenizer *tokenizer_char(const char *text, size_t bytes);               // the 
 Tokenizer *tokenizer_bpe(const char *text, size_t bytes, size_t vocab);  // 256 bytes, then merges by count
 Tokenizer *tokenizer_words(const char *const *words, size_t count);      // joined by spaces, none before . , ! 's
 Tokenizer *tokenizer_numbers(size_t vocab);                              // "3 17 5"
-Tokenizer *tokenizer_load(const char *path);     // tokenizer.json, or llm.c's tokenizer.bin (decode only)
-void tokenizer_save(const Tokenizer *t, const char *path);
 void tokenizer_free(Tokenizer *t);
-const char *tokenizer_kind(const Tokenizer *t);  // "byte", "char", "bpe", "words", "numbers", "table"
-size_t tokenizer_vocab(const Tokenizer *t);
+const char *tokenizer_kind(const Tokenizer *t);  // "byte", "char", "bpe", "words", "numbers", "table", "hf"
+size_t tokenizer_vocab(const Tokenizer *t);      // the largest token, and 1
 bool tokenizer_equal(const Tokenizer *a, const Tokenizer *b);            // every token has the same text
+uint64_t tokenizer_hash(const Tokenizer *t);     // of everything that decides how text becomes tokens, and back
 
+// ---- files (tokenizer_file.c) --------------------------------------------------------------------
+// tokenizer.json in Hugging Face's form or in ours, or llm.c's tokenizer.bin (decode only).
+Tokenizer *tokenizer_load(const char *path);
+void tokenizer_save(const Tokenizer *t, const char *path);               // in our form; not for hf
+// A run of ours or a checkpoint of others: tokenizer.receipts.json, tokenizer.json or tokenizer.bin, with what
+// tokenizer_config.json, generation_config.json and config.json say about its first and last tokens. NULL: none.
+Tokenizer *tokenizer_open_dir(const char *dir);
+// byte, char, bpe: tokenizer.json and tokenizer_config.json in Hugging Face's form; hf: as they were read; the others
+// have no such form: tokenizer.receipts.json. Never both.
+void tokenizer_save_dir(const Tokenizer *t, const char *dir);
+bool tokenizer_in_dir(const char *dir);          // whether there is a file that tokenizer_open_dir reads
+
+// ---- tokens with a meaning -----------------------------------------------------------------------
 // The token after which every document starts, and with which a sample has to start; -1: there is none.
 int tokenizer_start(const Tokenizer *t);
 void tokenizer_set_start(Tokenizer *t, int token);
+int tokenizer_end(const Tokenizer *t);                        // the token that ends a document; -1: there is none
+bool tokenizer_is_end(const Tokenizer *t, int token);         // that one or another (a checkpoint may name several)
+bool tokenizer_is_special(const Tokenizer *t, int token);     // a mark, no text: tokenizer_decode gives nothing for it,
+void tokenizer_show_special(Tokenizer *t, bool show);         // unless it is to be shown
 
+// ---- text ------------------------------------------------------------------------------------------
 // Encodes; returns the number of tokens and stores a malloc'd array in *tokens. Fails on text it cannot represent.
 size_t tokenizer_encode(const Tokenizer *t, const char *text, size_t bytes, int **tokens);
 // Encodes what a sample starts from: the start token (if there is one and the text does not begin
-// with it), then the text. Never empty: "" without a start token gives a newline, or else token 0.
+// with it), then the text; hf: what its template puts before and after a text. Never empty: "" without a start token
+// gives hf's token for the begin or the end of a text, a newline, or else token 0.
 size_t tokenizer_prompt(const Tokenizer *t, const char *text, int **tokens);
 // The bytes that one token adds after the token `previous` (-1: at the start, where the start token adds
 // none), so that text can be streamed; returns their number and stores a pointer valid until the next call on

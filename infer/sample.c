@@ -191,11 +191,20 @@ void sampler_next(Sampler *s) {
     if (s->count > s->prompt) read_tokens(s, s->count - 1, s->options.samples);
     size_t V = model_config(s->model)->vocab, spoken = tokenizer_vocab(s->tokenizer);
     for (size_t i = 0; i < s->options.samples; i++) {
-        s->text[i].token[s->count] =
-            sample_token(s->logits + i * V, spoken < V ? spoken : V, &s->options, draw_number(i, s->count));
-        decode(s->tokenizer, &s->text[i], s->count);
+        Text *t = &s->text[i];
+        int token = sample_token(s->logits + i * V, spoken < V ? spoken : V, &s->options, draw_number(i, s->count));
+        t->token[s->count] = token;
+        if (t->ended) continue;
+        decode(s->tokenizer, t, s->count);
+        if (s->options.stop && tokenizer_is_end(s->tokenizer, token)) t->ended = s->count + 1;
     }
     s->count++;
+}
+
+bool sampler_ended(const Sampler *s) {
+    for (size_t i = 0; i < s->options.samples; i++)
+        if (!s->text[i].ended) return false;
+    return true;
 }
 
 void sample_text(Model *m, const Tokenizer *t, const char *prompt, SampleOptions o,

@@ -13,6 +13,7 @@ typedef struct {
     uint64_t seed;
     size_t tokens;         // how many to sample after the prompt
     size_t samples;        // how many texts; each is the same, however many others there are
+    bool stop;             // a text ends with the token that its tokenizer has for that
 } SampleOptions;
 // One text, temperature 0.8, all tokens: what ./generate does when it is not told otherwise.
 SampleOptions sample_defaults(uint64_t seed, size_t tokens);
@@ -27,6 +28,7 @@ void sample_text(Model *m, const Tokenizer *t, const char *prompt, SampleOptions
 typedef struct {
     int *token;                      // the prompt's, then those that were sampled
     char *bytes; size_t count, given, capacity;  // decoded and not yet handed out: an unfinished character may wait
+    size_t ended;                    // tokens of a text that came to its end; 0: it did not
 } Text;
 
 typedef struct {
@@ -47,6 +49,7 @@ typedef struct {
 Sampler *sampler_new(Model *m, const Tokenizer *t, const int *prompt, size_t n, SampleOptions o);
 // Samples the next token of every text: the s->count-th.
 void sampler_next(Sampler *s);
+bool sampler_ended(const Sampler *s);   // whether all texts came to their ends: those that did get no more text
 // What a text (a number below `samples`) has got since it was last asked for: at first the prompt, without a token
 // that only marks the start of a document. Returns the number of bytes; they are valid until the next call.
 size_t sampler_text(Sampler *s, size_t sample, const char **bytes);

@@ -56,19 +56,20 @@ Facts report_facts(const Config *c, const Data *d, const ModelSize *size, int ar
 
 // ---- the start ---------------------------------------------------------------------------------
 // A model knows its tokens as numbers alone: with another tokenizer they have another meaning, and it starts badly.
-// Checkpoints of others have a tokenizer.json in another format.
+// That of others is opened only where it may be the same: ours that have no such form are another in any case.
 void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out) {
     static Config theirs;
-    char *path = xprintf("%s/tokenizer.json", c->load);
-    if (*c->load && file_exists(path) && hf_flags(&theirs, c->load)) {
-        Tokenizer *old = tokenizer_load(path);
-        if (!tokenizer_equal(old, t))
-            fprintf(out, "note     %s was trained with another tokenizer (%s, %zu tokens) than --data %s has (%s, "
-                    "%zu): its tokens change their meaning\n", c->load, tokenizer_kind(old), tokenizer_vocab(old),
-                    c->data, tokenizer_kind(t), tokenizer_vocab(t));
-        tokenizer_free(old);
-    }
-    free(path);
+    if (!*c->load || !tokenizer_in_dir(c->load)) return;
+    bool open = hf_flags(&theirs, c->load) || strcmp(tokenizer_kind(t), "hf") == 0;
+    Tokenizer *old = open ? tokenizer_open_dir(c->load) : NULL;
+    if (old && !tokenizer_equal(old, t))
+        fprintf(out, "note     %s was trained with another tokenizer (%s, %zu tokens) than --data %s has (%s, "
+                "%zu): its tokens change their meaning\n", c->load, tokenizer_kind(old), tokenizer_vocab(old),
+                c->data, tokenizer_kind(t), tokenizer_vocab(t));
+    if (!old)
+        fprintf(out, "note     %s was trained with a tokenizer of its own, not with that of --data %s (%s, %zu): its "
+                "tokens change their meaning\n", c->load, c->data, tokenizer_kind(t), tokenizer_vocab(t));
+    tokenizer_free(old);
 }
 
 static void print_bytes(FILE *out, const char *what, size_t bytes) {

@@ -20,7 +20,7 @@ char *report_command(int argc, char **argv);             // quoted for a shell
 // Measures the machine. Call it before there is a model.
 Facts report_facts(const Config *c, const Data *d, const ModelSize *size, int argc, char **argv);
 char *report_label(const char *data);                    // "stories", or a file's name without folders and ending
-// One line where the run of ours that --load names had another tokenizer.
+// One line where the run or checkpoint that --load names had another tokenizer.
 void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out);
 void report_banner(const Facts *f, FILE *out);
 // One line where a router cannot do in generation what it did in training: what it does instead, what that loses.
