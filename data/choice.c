@@ -12,13 +12,25 @@ bool choice_is_made(const Config *c) {
     return strcmp(kind, "byte") == 0 || strcmp(kind, "char") == 0 || strncmp(kind, "bpe:", 4) == 0;
 }
 
+// Of a Hugging Face's tokenizer, the files beside it say which token ends a text.
+static char *directory_of(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? xprintf("%.*s", (int)(slash - path + 1), path) : xprintf(".");
+}
+
+static bool is_called(const char *path, const char *name) {
+    const char *slash = strrchr(path, '/');
+    return strcmp(slash ? slash + 1 : path, name) == 0;
+}
+
 static Tokenizer *tokenizer_at(const char *path) {
     struct stat s;
     if (stat(path, &s) != 0)
         usage_error("--tokenizer %s: auto, byte, char or bpe:N was expected, for example bpe:1024, or a tokenizer.json "
                     "or a directory that has one", path);
-    if (!S_ISDIR(s.st_mode)) return tokenizer_load(path);
-    Tokenizer *t = tokenizer_open_dir(path);
+    bool file = !S_ISDIR(s.st_mode);
+    if (file && !is_called(path, "tokenizer.json")) return tokenizer_load(path);
+    Tokenizer *t = tokenizer_open_dir(file ? directory_of(path) : path);
     if (!t) fail("--tokenizer %s: the directory has no tokenizer", path);
     return t;
 }
@@ -83,8 +95,7 @@ static Tokenizer *tokenizer_if_readable(const char *dir) {
 
 Tokenizer *choice_for_shard(const Config *config, const char *path) {
     if (!is_auto(config)) return tokenizer_at(config->tokenizer);
-    const char *slash = strrchr(path, '/');
-    char *dir = slash ? xprintf("%.*s", (int)(slash - path + 1), path) : xprintf(".");
+    char *dir = directory_of(path);
     Tokenizer *t = tokenizer_if_readable(dir);
     free(dir);
     return t || !*config->load ? t : tokenizer_if_readable(config->load);

@@ -7,8 +7,8 @@
 // where the text is not UTF-8.
 //
 // Documents follow each other. Where the tokenizer has an end-of-text token, every document begins with it, as in
-// llm.c: so a model that has written it knows that something new begins, and may be asked for a text with it alone.
-// Else two newlines stand between documents.
+// llm.c, or with its token for the begin of a text and ends with it (tokens.h): so the model learns where something new
+// begins, and may be asked for a text with nothing else. Without one, two newlines stand between documents.
 //
 // Shards, known by names that end in .bin: one after the other. A tokenizer beside the first, or that --tokenizer
 // names, gives the vocabulary and the text of the tokens; else the vocabulary is the largest token and one, or --vocab,
@@ -151,7 +151,7 @@ static uint64_t hash_loaded(uint64_t hash, const Tokenizer *t) {
 }
 
 static char *prompt_of(const Tokenizer *t, const Texts *x) {
-    bool start = tokenizer_end(t) >= 0 || tokenizer_start(t) >= 0;
+    bool start = tokenizer_end(t) >= 0 || tokenizer_start(t) >= 0 || strcmp(tokenizer_kind(t), "hf") == 0;
     bool newline = strcmp(tokenizer_kind(t), "char") || memchr(x->text, '\n', x->bytes);
     return xprintf("%s", newline && !start ? "\n" : "");
 }

@@ -46,15 +46,35 @@ int tokens_at(const Tokens *s, size_t i) {
 }
 
 // ---- encoding ------------------------------------------------------------------------------------
-typedef struct { const Texts *texts; const Tokenizer *t; int end, *separator; size_t separators, piece; } Encoder;
+// opening: a document begins with it, closing: it ends with it; -1: with no token of the kind.
+typedef struct {
+    const Texts *texts;
+    const Tokenizer *t;
+    int opening, closing, *separator; size_t separators;
+    size_t piece;
+} Encoder;
+
+// What a sample from nothing begins with is what documents begin with: the token for the begin of a text where the
+// tokenizer puts one (Llama 3), and then the one for its end stands at its end; else the latter, as in llm.c (GPT-2).
+static void choose_marks(Encoder *e) {
+    int end = tokenizer_end(e->t), *prompt;
+    e->opening = e->closing = -1;
+    if (end < 0 && e->texts->documents > 1)
+        e->separators = tokenizer_encode(e->t, SEPARATOR, strlen(SEPARATOR), &e->separator);
+    if (end < 0) return;
+    tokenizer_prompt(e->t, "", &prompt);
+    e->opening = prompt[0];
+    if (!tokenizer_is_end(e->t, e->opening)) e->closing = end;
+    free(prompt);
+}
 
 // Characters and bytes are encoded piece by piece, to take less memory; what a loaded tokenizer refuses is counted in
 // bytes from the start of the document, so it gets it whole.
 static Encoder encoder_new(const Texts *x, const Tokenizer *t, bool loaded) {
     const char *kind = tokenizer_kind(t);
     bool pieces = !loaded && (strcmp(kind, "byte") == 0 || strcmp(kind, "char") == 0);
-    Encoder e = {x, t, tokenizer_end(t), NULL, 0, pieces ? 1 << 20 : SIZE_MAX};
-    if (e.end < 0 && x->documents > 1) e.separators = tokenizer_encode(t, SEPARATOR, strlen(SEPARATOR), &e.separator);
+    Encoder e = {.texts = x, .t = t, .piece = pieces ? 1 << 20 : SIZE_MAX};
+    choose_marks(&e);
     return e;
 }
 
@@ -69,15 +89,20 @@ static void encode_bytes(const Encoder *e, Tokens *out, size_t from, size_t to) 
     }
 }
 
+static void begin_document(const Encoder *e, Tokens *out) {
+    if (e->opening >= 0) put(out, &e->opening, 1);
+    else if (out->count) put(out, e->separator, e->separators);
+}
+
 static Tokens encode_documents(const Encoder *e, size_t from, size_t to) {
     Tokens out = tokens_for(e->t);
     for (size_t i = 0; i < e->texts->documents; i++) {
-        size_t start = e->texts->document[i].start, end = smaller(texts_end(e->texts, i), to);
+        size_t start = e->texts->document[i].start, whole = texts_end(e->texts, i), end = smaller(whole, to);
         if (start >= to || (start < from && end <= from)) continue;
         busy.document = i;
-        if (start >= from && e->end >= 0) put(&out, &e->end, 1);
-        else if (out.count) put(&out, e->separator, e->separators);
+        if (start >= from) begin_document(e, &out);
         encode_bytes(e, &out, start < from ? from : start, end);
+        if (end == whole && e->closing >= 0) put(&out, &e->closing, 1);
     }
     return out;
 }
