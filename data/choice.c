@@ -15,7 +15,7 @@ bool choice_is_made(const Config *c) {
 // Of a Hugging Face's tokenizer, the files beside it say which token ends a text.
 static char *directory_of(const char *path) {
     const char *slash = strrchr(path, '/');
-    return slash ? xprintf("%.*s", (int)(slash - path + 1), path) : xprintf(".");
+    return !slash ? xprintf(".") : slash == path ? xprintf("/") : xprintf("%.*s", (int)(slash - path), path);
 }
 
 static bool is_called(const char *path, const char *name) {

@@ -97,7 +97,7 @@ static void refuse_large(const Shard *s, uint32_t largest) {
 
 // The hash of the pieces is that of the whole: all but the last have a multiple of 8 bytes.
 static uint32_t walk(const Shard *s, int file, uint64_t *hash) {
-    unsigned char *piece = xmalloc(PIECE);
+    unsigned char *piece = xmalloc(smaller(PIECE, s->size));
     Walk w = {{0, 0}};
     for (size_t at = 0, n; at < s->size; at += n) {
         n = smaller(PIECE, s->size - at);
