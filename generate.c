@@ -138,7 +138,7 @@ static char *default_prompt(const Source *s) {
     const Config *c = &s->config;
     if (strcmp(tokenizer_kind(s->tokenizer), "hf") == 0) return xprintf("%s", "");  // its mark for a begin
     if (!s->ours) usage_error("%s does not say what its texts start with; give --prompt or --prompt-tokens", s->dir);
-    if (file_exists(c->data) || strpbrk(c->data, "./")) return xprintf("%s", "");
+    if (data_is_files(c->data)) return xprintf("%s", "");
     Data *d = data_open(c);
     char *prompt = xprintf("%s", d->default_prompt);
     data_close(d);

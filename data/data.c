@@ -1,5 +1,7 @@
 // data.c: opens what --data names. The sources are one file each.
 #include "data/source.h"
+#include "data/files.h"
+#include <errno.h>
 #include <sys/stat.h>
 
 // Every source is one function, NAME_open: recall_open in recall.c, and so on (iid in markov.c). file.c opens the rest.
@@ -39,19 +41,20 @@ static _Noreturn void fail_unknown(const char *data) {
     fail("--data %s: neither a file nor one of the sources %s; the nearest is %s", data, source_names, nearest);
 }
 
-static void open_source(Data *d, const Config *config) {
+static SourceOpen *source_called(const char *data) {
     for (size_t i = 0; i < SOURCES; i++)
-        if (strcmp(config->data, sources[i].name) == 0) {
-            sources[i].open(d, config);
-            return;
-        }
+        if (strcmp(data, sources[i].name) == 0) return sources[i].open;
+    return NULL;
+}
+
+bool data_is_files(const char *data) { return !source_called(data); }
+
+static void open_source(Data *d, const Config *config) {
+    SourceOpen *open = source_called(config->data);
     struct stat s;
-    if (stat(config->data, &s) != 0) fail_unknown(config->data);
-    if (S_ISDIR(s.st_mode))
-        fail("--data %s is a directory; a text or .bin file was expected, or one of %s", config->data, source_names);
-    if (!S_ISREG(s.st_mode))
-        fail("--data %s is not a regular file, which has an end and can be read again", config->data);
-    file_open(d, config);
+    bool missing = !open && !files_is_glob(config->data) && stat(config->data, &s) != 0;
+    if (missing && errno == ENOENT) fail_unknown(config->data);
+    (open ? open : file_open)(d, config);
 }
 
 Data *data_open(const Config *config) {
@@ -72,6 +75,6 @@ void data_close(Data *d) {
     if (!d) return;
     d->close(d);
     tokenizer_free((Tokenizer *)d->tokenizer);
-    free((char *)d->name), free((char *)d->floor_about), free((char *)d->default_prompt);
+    free((char *)d->name), free((char *)d->floor_about), free((char *)d->default_prompt), free((char *)d->splits);
     free(d);
 }

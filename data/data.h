@@ -3,7 +3,7 @@
 // see exactly the same rows.
 //
 // Synthetic sources are seeded generators with an exactly known floor: the lowest expected loss
-// that any model can reach, in nats per scored token. Real text comes from a file with a tokenizer,
+// that any model can reach, in nats per scored token. Real text comes from files with a tokenizer,
 // or from .bin shards.
 //
 // Training rows follow config->seed. Validation rows do not: they follow config->data_seed (text:
@@ -22,6 +22,7 @@ struct Data {
     double floor;              // nats per scored token at config.context tokens a row, or NAN when unknown
     const char *floor_about;   // one line: how the floor was computed
     bool has_accuracy;         // the scored tokens of `is_answer` have one right answer (recall, copy, ...)
+    const char *splits;        // files: one line, how many tokens of which are for training and validation; else NULL
     uint64_t hash;             // of everything that decides the rows, for run.json
     const Tokenizer *tokenizer;// never NULL; sources without a text print their tokens as numbers
     const char *default_prompt;// what a sample starts from, as text for tokenizer_prompt; "": a document's start
@@ -43,10 +44,12 @@ struct Data {
     void (*close)(Data *d);    // frees the state
 };
 
-// Opens what config->data names: a synthetic source, a .bin shard (llm.c or nanoGPT), or a text
-// file, for which the tokenizer is made as config->tokenizer says. Fails with one line on missing,
-// empty, truncated or corrupted input, and on a vocabulary or context that the source cannot have.
+// Opens what config->data names: a synthetic source, or a file, a directory or a glob of files: .bin shards (llm.c or
+// nanoGPT), texts or JSONL, for which the tokenizer is read or made as config->tokenizer says. Fails with one line on
+// missing, empty, truncated or corrupted input, and on a vocabulary or context that the source cannot have; what is
+// doubtful is noted on stderr.
 // config->vocab may already hold the vocabulary of the source (as in the configuration of a saved run), or more.
 Data *data_open(const Config *config);
+bool data_is_files(const char *data);      // what --data names is none of the synthetic sources
 void data_close(Data *d);
 #endif

@@ -1,37 +1,36 @@
-// file.c: tokens from a file.
+// file.c: tokens from files. files.c says which files are meant; texts.c reads documents of text or JSONL, choice.c
+// finds their tokenizer, and tokens.c applies it; shards.c reads tokens.
 //
-// Text: tokenised as --tokenizer says; the last --val-fraction of it is for validation, cut where a
-// UTF-8 character starts. The vocabulary of `char` is taken from the whole text, the merges of bpe:N
-// from the training part. `auto` is char, or byte where the text is not UTF-8.
+// Text: tokenised once, as --tokenizer says. The last --val-fraction of it is for validation, cut where a UTF-8
+// character starts, in JSONL where a document does; or what --val names is. The vocabulary of `char` is taken from all
+// of it, the merges of bpe:N from the training part. `auto` is the tokenizer of the model in --load, else char, or byte
+// where the text is not UTF-8.
 //
-// Shards, known by their name ending in .bin:
-//   llm.c     header of 256 little-endian 32-bit numbers: 20240520, 1, number of tokens; then 16-bit tokens,
-//             or 20240801, 7, number of tokens; then 32-bit tokens (the Llama 3 variant)
-//   nanoGPT   16-bit tokens without a header, known by the missing magic
-// Where the name holds "train" and the same name with "val" exists beside it, that file is the
-// validation split; else the last --val-fraction. A tokenizer.bin (llm.c) or tokenizer.json beside the
-// shard gives the vocabulary and the text of the tokens; else the vocabulary is the largest token and
-// one, or --vocab, and tokens print as numbers (nanoGPT's meta.pkl is a Python pickle and is not read).
+// Documents follow each other. Where the tokenizer has an end-of-text token, every document begins with it, as in
+// llm.c, or with its token for the begin of a text and ends with it (tokens.h): so the model learns where something new
+// begins, and may be asked for a text with nothing else. Without one, two newlines stand between documents.
+//
+// Shards, known by names that end in .bin: one after the other. A tokenizer beside the first, or that --tokenizer
+// names, gives the vocabulary and the text of the tokens; else the vocabulary is the largest token and one, or --vocab,
+// and tokens print as numbers (nanoGPT's meta.pkl is a Python pickle and is not read).
 //
 // A training row is a window at a random place. Validation rows are validation_rows windows, evenly
 // spaced over the split whatever the batch size; later row numbers repeat them.
 #include "data/source.h"
+#include "data/choice.h"
+#include "data/shards.h"
+#include "data/tokens.h"
+#include <unistd.h>
 
-// Numbers of 1, 2 or 4 bytes each, little-endian, inside somebody's memory.
-typedef struct { const unsigned char *first; size_t count, width; } Tokens;
+// The tokens of a split: in memory, or those of shards from number `first` on.
+typedef struct { Tokens text; const Shards *shards; size_t first, count; } Part;
 typedef struct {
     RowSeeds seeds;
-    Tokens split[2];           // by Split
+    Part split[2];             // by Split
     size_t validation_rows;
-    char *memory[2];
+    Files files[2];            // without a second: the end of the first is for validation
+    Shards shards[2];
 } File;
-
-static int token_at(const Tokens *s, size_t i) {
-    const unsigned char *p = s->first + i * s->width;
-    if (s->width == 1) return p[0];
-    uint32_t low = (uint32_t)p[0] | (uint32_t)p[1] << 8;
-    return (int)(s->width == 2 ? low : low | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24);
-}
 
 // ---- rows --------------------------------------------------------------------------------------
 // A number below n from 64 random bits; n is far below 2^64, so the bias is far below anything measurable.
@@ -47,22 +46,34 @@ static size_t window_start(const File *f, Split split, uint64_t row, size_t plac
     return f->validation_rows == 1 ? 0 : (size_t)((unsigned __int128)window * (places - 1) / (f->validation_rows - 1));
 }
 
+static void read_part(const Part *p, size_t at, size_t count, int *out) {
+    if (p->shards) shards_read(p->shards, p->first + at, count, out);
+    else
+        for (size_t i = 0; i < count; i++) out[i] = tokens_at(&p->text, at + i);
+}
+
 static void file_row(const Data *d, Split split, uint64_t row, size_t T, int *tokens, int *targets, bool *is_answer) {
     const File *f = d->state;
-    const Tokens *s = &f->split[split];
-    if (s->count <= T) fail("%s: a row of %zu tokens was asked for, but a split has %zu", d->name, T, s->count);
-    size_t start = window_start(f, split, row, s->count - T);
+    const Part *p = &f->split[split];
+    if (p->count <= T) fail("%s: a row of %zu tokens was asked for, but a split has %zu", d->name, T, p->count);
+    int *window = xmalloc(size_mul(T + 1, sizeof *window));
+    read_part(p, window_start(f, split, row, p->count - T), T + 1, window);
     Row out = {tokens, targets, is_answer, T, 0};
-    for (size_t i = 0; !row_full(&out); i++) row_put(&out, token_at(s, start + i), SCORED);
+    for (size_t i = 0; !row_full(&out); i++) row_put(&out, window[i], SCORED);
+    free(window);
 }
 
 static void file_close(Data *d) {
     File *f = d->state;
-    free(f->memory[0]), free(f->memory[1]);
+    for (int s = 0; s < 2; s++) {
+        free(f->split[s].text.bytes);
+        shards_free(&f->shards[s]);
+        files_free(&f->files[s]);
+    }
     free(f);
 }
 
-// Number of tokens in the training part of n.
+// Number of tokens, or of bytes, in the training part of n.
 static size_t training_part(const Config *c, size_t n) { return (size_t)((1 - c->val_fraction) * (double)n); }
 
 static void check_lengths(const Data *d, const Config *config) {
@@ -72,149 +83,158 @@ static void check_lengths(const Data *d, const Config *config) {
         if (f->split[s].count <= config->context)
             fail("%s: its %s split has %zu tokens, but --context %zu needs %zu or more; "
                  "use a longer file, a shorter context or another --val-fraction",
-                 d->name, names[s], f->split[s].count, config->context, config->context + 1);
+                 s && *config->val ? config->val : d->name, names[s], f->split[s].count, config->context,
+                 config->context + 1);
+}
+
+// "9000 tokens of 3 files, a_1.bin to a_3.bin,"
+static char *describe(const Files *f, size_t tokens) {
+    const char *first = f->path[0], *last = f->path[f->count - 1];
+    return f->count == 1 ? xprintf("%zu tokens of %s", tokens, first)
+                         : xprintf("%zu tokens of %zu files, %s to %s,", tokens, f->count, first, last);
+}
+
+static char *describe_splits(const File *f) {
+    size_t training = f->split[SPLIT_TRAIN].count, validation = f->split[SPLIT_VALIDATION].count;
+    bool own = f->files[SPLIT_VALIDATION].count > 0;
+    char *one = describe(&f->files[SPLIT_TRAIN], training);
+    char *two = own ? describe(&f->files[SPLIT_VALIDATION], validation) : xprintf("the %zu after them", validation);
+    char *all = xprintf("%s for training, %s for validation", one, two);
+    free(one), free(two);
+    return all;
+}
+
+// ---- notes -------------------------------------------------------------------------------------
+enum { LONG_TEXT = 64 << 20 };  // bytes that take long enough to be told about
+
+static bool is_long(size_t bytes) { return bytes >= LONG_TEXT && isatty(STDERR_FILENO); }
+
+static void note_speed(size_t bytes, const File *f, double seconds) {
+    size_t tokens = f->split[0].count + f->split[1].count;
+    if (is_long(bytes))
+        fprintf(stderr, "note     %zu MiB of text became %zu tokens in %.1f s, %.2g tokens per second\n", bytes >> 20,
+                tokens, seconds, (double)tokens / seconds);
 }
 
 // ---- text --------------------------------------------------------------------------------------
-static Tokenizer *make_tokenizer(const Config *config, const char *text, size_t bytes, size_t training) {
-    const char *kind = config->tokenizer;
-    size_t valid = utf8_valid_length(text, bytes);
-    if (strcmp(kind, "byte") == 0 || (strcmp(kind, "auto") == 0 && valid < bytes)) return tokenizer_byte();
-    if (strcmp(kind, "char") == 0 && valid < bytes)
-        fail("%s: byte %zu (0x%02x) is not UTF-8, so it has no characters; use --tokenizer byte or bpe:N",
-             config->data, valid, (unsigned char)text[valid]);
-    if (strcmp(kind, "auto") == 0 || strcmp(kind, "char") == 0) return tokenizer_char(text, bytes);
-    size_t vocab = 0;
-    int end = 0;
-    if (sscanf(kind, "bpe:%zu%n", &vocab, &end) != 1 || kind[end] || kind[4] == '-')
-        usage_error("--tokenizer %s: auto, byte, char or bpe:N was expected, for example bpe:1024", kind);
-    return tokenizer_bpe(text, training, vocab);
+// Where validation begins: in JSONL with a document, else with a character.
+static size_t cut_at_share(const Config *c, const Texts *x) {
+    size_t cut = utf8_next(x->text, training_part(c, x->bytes), x->bytes), i = 0;
+    while (i + 1 < x->documents && x->document[i + 1].start <= cut) i++;
+    bool within = cut < texts_end(x, i) && !(*c->field && x->documents > 1);
+    if (within || (!*c->field && i + 1 == x->documents)) return cut;
+    return x->document[smaller(cut > x->document[i].start ? i + 1 : i, x->documents - 1)].start;
 }
 
-// Encodes a part of the text into as many bytes a token as the vocabulary needs.
-static Tokens encode_part(const Tokenizer *t, const char *text, size_t bytes, char **memory) {
-    size_t vocab = tokenizer_vocab(t), width = vocab <= 1 << 8 ? 1 : vocab <= 1 << 16 ? 2 : 4;
-    int *tokens;
-    size_t count = tokenizer_encode(t, text, bytes, &tokens);
-    unsigned char *out = xmalloc(size_mul(count, width));
-    for (size_t i = 0; i < count; i++)
-        for (size_t b = 0; b < width; b++) out[i * width + b] = (unsigned char)((uint32_t)tokens[i] >> 8 * b);
-    free(tokens);
-    *memory = (char *)out;
-    return (Tokens){out, count, width};
+static Texts read_texts(const File *f, const Config *config, size_t *cut) {
+    Texts x = {0};
+    bool any_bytes = strcmp(config->tokenizer, "byte") == 0;
+    texts_add(&x, &f->files[SPLIT_TRAIN], config->field, any_bytes);
+    size_t training = x.documents;
+    texts_add(&x, &f->files[SPLIT_VALIDATION], config->field, any_bytes);
+    *cut = x.documents > training ? x.document[training].start : cut_at_share(config, &x);
+    return x;
+}
+
+// One plain text is its bytes. Of several documents, where they begin and where validation does counts too.
+static uint64_t hash_texts(uint64_t hash, const Config *config, const File *f, const Texts *x, size_t cut) {
+    bool plain = x->documents == 1 && !*config->field && !f->files[SPLIT_VALIDATION].count;
+    if (plain) return hash_bytes(hash_text(hash, "text"), x->text, x->bytes);
+    hash = hash_bytes(hash_bytes(hash_text(hash, "documents"), x->text, x->bytes), &(uint64_t){cut}, 8);
+    for (size_t i = 0; i < x->documents; i++) hash = hash_bytes(hash, &(uint64_t){x->document[i].start}, 8);
+    return hash;
+}
+
+static uint64_t hash_loaded(uint64_t hash, const Tokenizer *t) {
+    uint64_t own = tokenizer_hash(t);
+    return hash_bytes(hash_text(hash, "tokenizer"), &own, sizeof own);
+}
+
+static char *prompt_of(const Tokenizer *t, const Texts *x) {
+    bool start = tokenizer_end(t) >= 0 || tokenizer_start(t) >= 0 || strcmp(tokenizer_kind(t), "hf") == 0;
+    bool newline = strcmp(tokenizer_kind(t), "char") || memchr(x->text, '\n', x->bytes);
+    return xprintf("%s", newline && !start ? "\n" : "");
+}
+
+static void encode(File *f, const Texts *x, const Choice *c, size_t cut) {
+    double start = seconds_now();
+    for (int s = 0; s < 2; s++) {
+        Part *p = &f->split[s];
+        p->text = tokens_of(x, c->t, s ? cut : 0, s ? x->bytes : cut, c->loaded);
+        p->count = p->text.count;
+    }
+    note_speed(x->bytes, f, seconds_now() - start);
 }
 
 static void text_open(Data *d, const Config *config) {
     File *f = d->state;
-    size_t bytes;
-    char *text = read_whole_file(config->data, &bytes);
-    if (bytes == 0) fail("%s is empty; a text was expected", config->data);
-    size_t cut = training_part(config, bytes);
-    while (cut < bytes && ((unsigned char)text[cut] & 0xC0) == 0x80) cut++;
-    Tokenizer *t = make_tokenizer(config, text, bytes, cut);
-    d->tokenizer = t;
-    set_vocab(d, config, tokenizer_vocab(t));
-    f->split[SPLIT_TRAIN] = encode_part(t, text, cut, &f->memory[0]);
-    f->split[SPLIT_VALIDATION] = encode_part(t, text + cut, bytes - cut, &f->memory[1]);
-    bool newline = strcmp(tokenizer_kind(t), "char") || memchr(text, '\n', bytes);
-    d->default_prompt = xprintf("%s", newline ? "\n" : "");
-    d->hash = hash_text(hash_bytes(hash_text(d->hash, "text"), text, bytes), config->tokenizer);
-    free(text);
+    size_t cut;
+    Texts x = read_texts(f, config, &cut);
+    if (is_long(x.bytes)) fprintf(stderr, "note     %zu MiB of text are tokenised\n", x.bytes >> 20);
+    Choice c = choice_for_text(config, &x, cut);
+    d->tokenizer = c.t;
+    set_vocab(d, config, tokenizer_vocab(c.t));
+    encode(f, &x, &c, cut);
+    d->default_prompt = prompt_of(c.t, &x);
+    d->hash = hash_texts(d->hash, config, f, &x, cut);
+    d->hash = c.loaded ? hash_loaded(d->hash, c.t) : hash_text(d->hash, config->tokenizer);
+    texts_free(&x);
 }
 
 // ---- shards ------------------------------------------------------------------------------------
-enum { MAGIC_16 = 20240520, VERSION_16 = 1, MAGIC_32 = 20240801, VERSION_32 = 7, HEADER_BYTES = 1024 };
-
-static Tokens read_shard(const char *path, char **memory, uint64_t *hash) {
-    size_t bytes;
-    unsigned char *text = (unsigned char *)(*memory = read_whole_file(path, &bytes));
-    if (bytes == 0) fail("%s is empty; tokens of 16 bits or an llm.c shard were expected", path);
-    *hash = hash_bytes(*hash, text, bytes);
-    Tokens header = {text, bytes / 4, 4};
-    int magic = bytes >= 4 ? token_at(&header, 0) : 0;
-    if (magic != MAGIC_16 && magic != MAGIC_32) {
-        if (bytes % 2)
-            fail("%s: 16-bit tokens take an even number of bytes, but the file has %zu; it is truncated or no shard",
-                 path, bytes);
-        return (Tokens){text, bytes / 2, 2};
-    }
-    if (bytes < HEADER_BYTES)
-        fail("%s: a header of %d bytes was expected, but the file has %zu", path, HEADER_BYTES, bytes);
-    int version = token_at(&header, 1), expected = magic == MAGIC_16 ? VERSION_16 : VERSION_32;
-    if (version != expected)
-        fail("%s: version %d was expected after the magic %d, found %d", path, expected, magic, version);
-    size_t width = magic == MAGIC_16 ? 2 : 4, count = (uint32_t)token_at(&header, 2);
-    if ((bytes - HEADER_BYTES) / width != count || (bytes - HEADER_BYTES) % width)
-        fail("%s: its header announces %zu tokens of %zu bytes, but %zu bytes follow; it is truncated or damaged",
-             path, count, width, bytes - HEADER_BYTES);
-    return (Tokens){text + HEADER_BYTES, count, width};
-}
-
-// "shakespeare_train.bin" gives "shakespeare_val.bin" if there is such a file; else NULL.
-static char *validation_shard(const char *path) {
-    const char *slash = strrchr(path, '/'), *found = NULL;
-    for (const char *p = slash ? slash : path; (p = strstr(p, "train")); p++) found = p;
-    if (!found) return NULL;
-    char *other = xprintf("%.*sval%s", (int)(found - path), path, found + strlen("train"));
-    if (file_exists(other)) return other;
-    free(other);
-    return NULL;
-}
-
-static Tokenizer *tokenizer_beside(const char *path) {
-    static const char *const names[] = {"tokenizer.json", "tokenizer.bin"};
-    const char *slash = strrchr(path, '/');
-    Tokenizer *t = NULL;
-    for (size_t i = 0; i < 2 && !t; i++) {
-        char *beside = xprintf("%.*s%s", slash ? (int)(slash - path + 1) : 0, path, names[i]);
-        if (file_exists(beside)) t = tokenizer_load(beside);
-        free(beside);
-    }
-    return t;
-}
-
-static size_t largest_token(const File *f) {
-    uint32_t largest = 0;
-    for (int s = 0; s < 2; s++)
-        for (size_t i = 0; i < f->split[s].count; i++) {
-            uint32_t token = (uint32_t)token_at(&f->split[s], i);
-            if (token > largest) largest = token;
-        }
-    return largest;
-}
-
 // Flags of a text, where there is none.
-static void refuse_text_flags(const Config *config, const char *validation) {
-    if (strcmp(config->tokenizer, "auto") != 0)
+static void refuse_text_flags(const Config *config) {
+    if (choice_is_made(config))
         usage_error("--tokenizer %s is for a text, but %s holds tokens already; leave it out, or beside a preset give "
                     "--tokenizer auto", config->tokenizer, config->data);
-    if (validation && !flags_is_default(&config_table, config, flags_find(&config_table, "val_fraction")))
-        usage_error("--val-fraction has no effect with --data %s, because %s beside it is the validation split; "
-                    "leave it out", config->data, validation);
+    if (*config->field)
+        usage_error("--field %s is for JSONL, but %s holds tokens already; leave it out", config->field, config->data);
+}
+
+static void open_parts(File *f, const Config *config, uint64_t *hash) {
+    *hash = hash_text(*hash, "shard");
+    Part *training = &f->split[SPLIT_TRAIN], *validation = &f->split[SPLIT_VALIDATION];
+    bool own = f->files[SPLIT_VALIDATION].count > 0;
+    for (int s = 0; s <= own; s++) f->shards[s] = shards_open(&f->files[s], hash);
+    size_t all = f->shards[0].count, cut = own ? all : training_part(config, all);
+    *training = (Part){.shards = &f->shards[0], .count = cut};
+    *validation = own ? (Part){.shards = &f->shards[1], .count = f->shards[1].count}
+                      : (Part){.shards = &f->shards[0], .first = cut, .count = all - cut};
+    bool several = f->files[0].count > 1 || f->files[1].count > 1;     // where training ends is not in their bytes
+    if (several) *hash = hash_bytes(*hash, &(uint64_t){all}, 8);
+}
+
+static void check_widths(const File *f) {
+    const Shard *a = f->shards[0].shard, *b = f->shards[1].shard;
+    if (b && a->width != b->width)
+        fail("%s has tokens of %zu bits, %s of %zu; they do not belong together", a->path, 8 * a->width, b->path,
+             8 * b->width);
 }
 
 static void shard_open(Data *d, const Config *config) {
     File *f = d->state;
-    d->hash = hash_text(d->hash, "shard");
-    Tokens all = read_shard(config->data, &f->memory[0], &d->hash);
-    char *other = validation_shard(config->data);
-    refuse_text_flags(config, other);
-    size_t cut = other ? all.count : training_part(config, all.count);
-    f->split[SPLIT_TRAIN] = (Tokens){all.first, cut, all.width};
-    f->split[SPLIT_VALIDATION] = other ? read_shard(other, &f->memory[1], &d->hash)
-                                       : (Tokens){all.first + cut * all.width, all.count - cut, all.width};
-    free(other);
-    Tokenizer *t = tokenizer_beside(config->data);
-    size_t needed = largest_token(f) + 1;
-    if (needed > 10000000)
-        fail("%s: its largest token is %zu; tokens below 10000000 were expected, so it is damaged or no shard",
-             d->name, needed - 1);
+    refuse_text_flags(config);
+    open_parts(f, config, &d->hash);
+    check_widths(f);
+    Tokenizer *t = choice_for_shard(config, f->files[0].path[0]);
+    size_t one = f->shards[0].largest, two = f->shards[1].largest, needed = (one > two ? one : two) + 1;
     if (t && tokenizer_vocab(t) < needed)
         fail("%s: its largest token is %zu, but the tokenizer beside it has %zu tokens; they do not belong together",
              d->name, needed - 1, tokenizer_vocab(t));
     set_vocab(d, config, t ? tokenizer_vocab(t) : needed);
     d->tokenizer = t;
-    if (t) d->default_prompt = xprintf("%s", "");
+    if (!t) return;
+    d->default_prompt = xprintf("%s", "");
+    d->hash = hash_loaded(d->hash, t);
+}
+
+// ---- both ----------------------------------------------------------------------------------------
+static void refuse_share(const Config *config, const File *f) {
+    const Files *own = &f->files[SPLIT_VALIDATION];
+    if (!own->count || flags_is_default(&config_table, config, flags_find(&config_table, "val_fraction"))) return;
+    if (*config->val) usage_error("--val-fraction has no effect beside --val %s; leave it out", config->val);
+    usage_error("--val-fraction has no effect with --data %s, because %s beside it is the validation split; "
+                "leave it out", config->data, own->path[0]);
 }
 
 void file_open(Data *d, const Config *config) {
@@ -222,9 +242,12 @@ void file_open(Data *d, const Config *config) {
     *f = (File){.seeds = row_seeds(config), .validation_rows = d->validation_rows};
     d->row = file_row, d->close = file_close;
     d->floor_about = xprintf("unknown: nobody knows the entropy of real text");
-    const char *dot = strrchr(config->data, '.');
-    if (dot && strcmp(dot, ".bin") == 0) shard_open(d, config);
+    f->files[SPLIT_TRAIN] = files_find("data", config->data);
+    f->files[SPLIT_VALIDATION] = files_for_validation(&f->files[SPLIT_TRAIN], config->val);
+    refuse_share(config, f);
+    if (f->files[SPLIT_TRAIN].kind == FILES_SHARDS) shard_open(d, config);
     else text_open(d, config);
     check_lengths(d, config);
+    d->splits = describe_splits(f);
     d->hash = hash_bytes(d->hash, &config->val_fraction, sizeof config->val_fraction);
 }

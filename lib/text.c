@@ -22,6 +22,11 @@ size_t utf8_valid_length(const char *text, size_t bytes) {
     return at;
 }
 
+size_t utf8_next(const char *text, size_t at, size_t bytes) {
+    while (at < bytes && ((unsigned char)text[at] & 0xC0) == 0x80) at++;
+    return at;
+}
+
 // ---- showing -----------------------------------------------------------------------------------
 size_t text_control(const char *text, size_t bytes) {
     size_t n = utf8_length(text, bytes);

@@ -8,6 +8,7 @@
 size_t utf8_length(const char *text, size_t bytes);
 // The position of the first byte that is not UTF-8 (overlong forms and surrogates are not), or `bytes`.
 size_t utf8_valid_length(const char *text, size_t bytes);
+size_t utf8_next(const char *text, size_t at, size_t bytes);     // the first place from `at` on that starts a character
 
 // Length of what stands at the start of the text (bytes > 0) and is not to be shown: a control character, which a
 // terminal obeys (C0, DELETE, and C1: U+0080 to U+009F), or a byte that is not UTF-8 (0x9b alone is obeyed too).

@@ -137,6 +137,7 @@ void report_banner(const Facts *f, FILE *out) {
     print_line(out, "data     %s, a vocabulary of %zu", f->data->name, f->data->vocab);
     if (isfinite(f->data->floor))
         fprintf(out, "; floor %.4f nats per token (%s)", f->data->floor, f->data->floor_about);
+    if (f->data->splits) fprintf(out, "; %s", f->data->splits);
     fprintf(out, "\nmodel    %zu parameters", s->parameters);
     if (s->active_parameters != s->parameters) fprintf(out, ", %zu of them active per token", s->active_parameters);
     fprintf(out, ", %.3g MFLOP per token to train\n", s->flops_per_token * 1e-6);
@@ -173,6 +174,7 @@ void report_describe(const Facts *f, json_t *run_json) {
     put_size(data, "vocab", f->data->vocab);
     put(data, "floor", f->data->floor);
     json_object_set_new(data, "floor_about", json_string(f->data->floor_about ? f->data->floor_about : ""));
+    if (f->data->splits) json_object_set_new(data, "splits", json_string(f->data->splits));
     put(data, "source_loss", f->source_loss);
     put_size(model, "parameters", s->parameters);
     put_size(model, "active_parameters", s->active_parameters);

@@ -363,7 +363,7 @@ static void test_load_other_tokenizer(void) {
     write_whole_file(test_path("other.txt"), text, sizeof text);
     digest_of(TEXT "--data one.txt", "first");
     digest_of(TEXT "--data one.txt --load first", "same");     // and nothing on stderr
-    Result r = train(TEXT "--data other.txt --load first --out second");
+    Result r = train(TEXT "--data other.txt --load first --tokenizer char --out second");
     bool told = strstr(r.error, "first was trained with another tokenizer (char,") != NULL;
     CHECK(r.status == 0 && count_lines(r.error) == 1 && told, "status %d: %s", r.status, r.error);
 }

@@ -33,8 +33,11 @@ static void check_texts(const Config *c) {
     }
 }
 
-// The tables and floors of some sources take time in proportion to these.
-static bool is_quick(const Config *c) { return c->context <= 128 && c->vocab <= 128 && c->pairs <= 128; }
+// The tables and floors of some sources take time in proportion to these; a glob may look through a whole disk.
+static bool is_quick(const Config *c) {
+    return c->context <= 128 && c->vocab <= 128 && c->pairs <= 128 && !strpbrk(c->data, "*?[") &&
+           !strpbrk(c->val, "*?[");
+}
 
 void train_command(const char *input, size_t bytes) {
     Words w = words_of(input, bytes);

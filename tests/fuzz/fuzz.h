@@ -37,7 +37,8 @@ void enter_run(const char *input, size_t bytes), verify_run(const char *input, s
 void resume_state(const char *input, size_t bytes), resume_log(const char *input, size_t bytes);
 void draw_log(const char *input, size_t bytes), verify_log(const char *input, size_t bytes);
 void open_shard(const char *input, size_t bytes), open_shards(const char *input, size_t bytes);
-void open_text(const char *input, size_t bytes);
+void open_several(const char *input, size_t bytes), open_text(const char *input, size_t bytes);
+void open_lines(const char *input, size_t bytes), open_named_lines(const char *input, size_t bytes);
 void decode_tokens(const char *input, size_t bytes), encode_text(const char *input, size_t bytes);
 // commands.c
 void prepare_generate(void);

@@ -246,6 +246,26 @@ void open_shards(const char *input, size_t bytes) {
     look_at_data("--data beside/train.bin --context 4 --eval-tokens 12");
 }
 
+// Two files in a row, as a directory and as a glob.
+void open_several(const char *input, size_t bytes) {
+    mkdir("several", 0700);
+    fuzz_put("several/1.bin", input, bytes);
+    fuzz_put("several/2.bin", input, bytes);
+    look_at_data("--data several --context 4 --eval-tokens 12");
+    look_at_data("--data several/[12].bin --context 4 --eval-tokens 12");
+}
+
+// Lines of JSON, and the same lines for validation.
+void open_lines(const char *input, size_t bytes) {
+    fuzz_put("lines.jsonl", input, bytes);
+    look_at_data("--data lines.jsonl --field text --context 4 --eval-tokens 12 --val-fraction 0.3");
+}
+void open_named_lines(const char *input, size_t bytes) {
+    fuzz_put("named.jsonl", input, bytes);
+    fuzz_put("other.jsonl", "{\"text\": \"abc abc abc\"}\n", 24);
+    look_at_data("--data other.jsonl --val named.jsonl --field text --tokenizer byte --context 4 --eval-tokens 12");
+}
+
 // The first line says how the text behind it becomes tokens.
 void open_text(const char *input, size_t bytes) {
     const char *end = memchr(input, '\n', bytes);
