@@ -13,6 +13,7 @@
 #include "formats/hf.h"
 #include "lib/cpu.h"
 #include "lib/machine.h"
+#include "lib/process.h"
 #include "plot/profile_report.h"
 #include "run/run.h"
 #include "lib/simd.h"
@@ -310,6 +311,7 @@ static void check_picture(const char *flag, const char *path) {
 
 int main(int argc, char **argv) {
     cpu_check(run_commit());
+    process_begin();
     threads_wait_briefly(argv);
     GenerateOptions o;
     bool *given = xmalloc(generate_table.count * sizeof *given);

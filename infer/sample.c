@@ -199,17 +199,17 @@ void sampler_next(Sampler *s) {
 }
 
 void sample_text(Model *m, const Tokenizer *t, const char *prompt, SampleOptions o,
-                 void (*emit)(void *argument, const char *text, size_t bytes), void *argument) {
+                 bool (*emit)(void *argument, const char *text, size_t bytes), void *argument) {
     int *tokens;
     size_t n = tokenizer_prompt(t, prompt, &tokens);
     Sampler *s = sampler_new(m, t, tokens, n, o);
     const char *text;
     n = sampler_text(s, 0, &text);
-    emit(argument, text, n);
-    for (size_t i = 0; i < o.tokens; i++) {
+    bool more = emit(argument, text, n);
+    for (size_t i = 0; i < o.tokens && more; i++) {
         sampler_next(s);
         n = sampler_text(s, 0, &text);
-        emit(argument, text, n);
+        more = emit(argument, text, n);
     }
     sampler_free(s);
     free(tokens);

@@ -19,9 +19,9 @@ SampleOptions sample_defaults(uint64_t seed, size_t tokens);
 
 // Samples one text and hands it out piece by piece: first the prompt, then each token's text as soon as it
 // is known. A piece holds whole UTF-8 characters (as far as the model writes UTF-8) and may be empty.
-// The same model, prompt and options give the same text on every machine.
+// It ends where `emit` says false. The same model, prompt and options give the same text on every machine.
 void sample_text(Model *m, const Tokenizer *t, const char *prompt, SampleOptions o,
-                 void (*emit)(void *argument, const char *text, size_t bytes), void *argument);
+                 bool (*emit)(void *argument, const char *text, size_t bytes), void *argument);
 
 // ---- the same, step by step ----------------------------------------------------------------------
 typedef struct {

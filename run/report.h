@@ -22,6 +22,8 @@ Facts report_facts(const Config *c, const Data *d, const ModelSize *size, int ar
 char *report_label(const char *data);                    // "stories", or a file's name without folders and ending
 // One line where the run of ours that --load names had another tokenizer.
 void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out);
+// Of the weights that --load names, as this model takes them; 0 without --load.
+uint64_t report_loaded_hash(const Config *c);
 void report_banner(const Facts *f, FILE *out);
 // One line where a router cannot do in generation what it did in training: what it does instead, what that loses.
 void report_writing(const Config *c, FILE *out);
@@ -38,4 +40,6 @@ void report_curves(const Facts *f, Run *run, const char *asked);
 // Adds "final", "hashes", "digest" and "receipt" to run.json; the text belongs to it. With --digest the hashes go to
 // `out`.
 const char *report_receipt(const Facts *f, const RunTensors *t, const RunState *s, json_t *run_json, FILE *out);
+// The receipt of a finished run, computed again from its state and its log; fails if it is not the recorded one.
+const char *report_receipt_again(const Facts *f, const Run *run);
 #endif

@@ -35,7 +35,10 @@ static bool same(const json_t *a, const json_t *b) { return a == b || json_equal
 static void lock_for_reading(const char *dir) {
     int lock = open(dir, O_RDONLY);
     if (lock < 0) fail("--verify %s: %s", dir, strerror(errno));
-    if (flock(lock, LOCK_SH | LOCK_NB) == 0) return;
+    if (flock(lock, LOCK_SH | LOCK_NB) == 0) {
+        hold_directory(dir, lock);
+        return;
+    }
     if (errno == EWOULDBLOCK) fail("--verify %s: another process trains there; wait for it", dir);
     fail("--verify %s: cannot lock it: %s", dir, strerror(errno));
 }

@@ -26,7 +26,7 @@ static const struct { const char *files, *may[16]; } rooms[] = {
     {"formats/hf*.[ch]", {"formats/", MODEL, "config/", "lib/"}},
     {"infer/*.[ch]", {"infer/", MODEL, "data/", "plot/", "kernels/", "config/", "lib/"}},
     {"run/[cpv]*.[ch]", {"run/", "plot/", "formats/safetensors.", "config/", "lib/"}},
-    {"run/run.[ch]", {"run/run.", "formats/safetensors.", "config/", "lib/"}},
+    {"run/run*.[ch]", {"run/run.", "run/run_", "formats/safetensors.", "config/", "lib/"}},
     {"run/report.[ch]", {"run/", "plot/", "formats/", MODEL, "moe.", "data/", "config/", "kernels/", "lib/"}},
     {"bench/*.[ch]", {"bench/", MODEL, "model/optimizer.", "moe.", "run/run.", "plot/", "config/", "kernels/", "lib/"}},
     {"train.c", {""}},
