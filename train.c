@@ -20,7 +20,6 @@
 #include "run/report.h"
 #include "infer/sample.h"
 #include <omp.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,6 +55,7 @@ typedef struct {
 static void load_config(Config *c, const bool *given) {
     Config asked = *c;
     hf_config(c, c->load);
+    run_check_files(c->load, false, "move run.json away if that was on purpose");
     for (size_t i = 0; i < config_table.count; i++) {
         if (!given[i]) continue;
         char *wanted = flags_get(&config_table, &asked, i), *found = flags_get(&config_table, c, i);
@@ -128,6 +128,12 @@ static size_t load_rows(Training *t, Split split, size_t first, size_t rows) {
     return scored;
 }
 
+// What takes long is told here that a first signal has come, so that a second one, which ends it, leaves no "running".
+static void note_signal(Training *t) {
+    static bool noted;
+    if (process_stopped && !noted) noted = true, run_write(t->run, "interrupted");
+}
+
 // The gradient of the mean loss per scored token over the whole batch, whatever pieces it is cut into.
 static void forward_backward(Training *t) {
     size_t B = t->config.batch, T = t->config.context, micro = t->config.micro_batch;
@@ -137,6 +143,7 @@ static void forward_backward(Training *t) {
     for (size_t l = 0; l < layers; l++) t->squares[l] = 0;
     for (size_t first = 0; first < B; first += micro) {
         size_t rows = B - first < micro ? B - first : micro;
+        note_signal(t);
         model_forward_backward(t->model, t->tokens + first * T, t->targets + first * T, rows, T, token_scale,
                                1 / (double)B, t->row_loss + first);
         for (size_t l = 0; l < layers; l++) t->squares[l] += model_residual_squares(t->model, l, rows);
@@ -174,6 +181,7 @@ static double validation_loss(Training *t, double *accuracy) {
     double loss = 0;
     for (size_t first = 0; first < rows; first += micro) {
         size_t B = rows - first < micro ? rows - first : micro;
+        note_signal(t);
         scored += load_rows(t, SPLIT_VALIDATION, first, B);
         model_evaluate(t->model, t->tokens, t->targets, B, T, t->row_loss, t->hit);
         for (size_t i = 0; i < B; i++) loss += t->row_loss[i];
@@ -249,16 +257,6 @@ static void save(Training *t) {
 }
 
 // ---- beginning, the loop, and the ways it ends -------------------------------------------------
-static volatile sig_atomic_t stop_signal;
-static void on_signal(int number) { stop_signal = number; }
-
-// The first signal finishes the step and saves; a second one ends the process at once.
-static void catch_signals(void) {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-}
-
 // The run directory; what has already ended is not trained again.
 static void open_run(Training *t) {
     char *label = report_label(t->config.data);
@@ -317,9 +315,9 @@ static void train(Training *t) {
     const Config *c = &t->config;
     RunState first = t->state;
     if (c->profile) profile_start();
-    for (bool stop = stop_signal; !is_done(t) && !stop;) {
+    for (bool stop = process_stopped; !is_done(t) && !stop;) {
         if (!train_step(t)) stop_diverged(t);
-        stop = stop_signal;             // read once: what ends the loop is what saves
+        stop = process_stopped;             // read once: what ends the loop is what saves
         size_t step = t->state.step;
         bool has_validation = step % c->eval_every == 0 || step == c->steps;
         if (has_validation && !evaluate(t)) stop_diverged(t);
@@ -337,12 +335,12 @@ static int stop_interrupted(Training *t) {
     run_end(t->run, "interrupted");
     printf("interrupted at step %zu of %zu and saved; the same command%s goes on from there:\n%s\n", t->state.step,
            t->config.steps, t->config.fresh ? ", without --fresh," : "", t->facts.command);
-    return 128 + stop_signal;
+    return 128 + process_stopped;
 }
 
 static bool append_text(void *file, const char *text, size_t bytes) {
     fwrite(text, 1, bytes, file);
-    return !stop_signal;
+    return !process_stopped;
 }
 
 // What the model says: whole in sample.txt, and on the screen without what would disturb a terminal.
@@ -354,7 +352,7 @@ static void write_sample(Training *t) {
     sample_text(t->model, t->data->tokenizer, t->data->default_prompt,
                 sample_defaults(t->config.seed, t->config.sample_tokens), append_text, f);
     fclose(f);
-    if (!stop_signal) write_whole_file(path, text, bytes);
+    if (!process_stopped) write_whole_file(path, text, bytes);
     for (size_t i = 0; i < bytes; i++)
         if (text[i] != '\n' && ((unsigned char)text[i] < ' ' || text[i] == 127)) text[i] = '?';
     printf("\n%s\n\nsample   %s\n", text, path);
@@ -365,7 +363,7 @@ static int finish(Training *t) {
     const char *receipt = report_receipt(&t->facts, &t->tensors, &t->state, t->run->json, stdout);
     if (t->verify) return verify_end(t->verify, t->run);
     if (t->config.sample_tokens) write_sample(t);
-    if (stop_signal) return stop_interrupted(t);
+    if (process_stopped) return stop_interrupted(t);
     model_free(t->model);               // pictures need memory too
     report_curves(&t->facts, t->run, t->asked);
     run_end(t->run, "finished");
@@ -385,7 +383,7 @@ int main(int argc, char **argv) {
     open_run(&t);
     make_buffers(&t);
     make_model(&t);
-    catch_signals();
+    process_catch_signals(true);        // the first one finishes the step and saves
     begin(&t);
     train(&t);
     if (!is_done(&t)) return stop_interrupted(&t);

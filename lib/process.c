@@ -3,7 +3,6 @@
 #include "lib/util.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -21,7 +20,8 @@ enum { LEAST_STACK = 512 << 10 };
 
 static void refuse_small_stack(void) {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_STACK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= LEAST_STACK) return;
+    bool limited = getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+    if (!limited || limit.rlim_cur >= LEAST_STACK) return;
     fail("the stack is limited to %llu KiB, and %d are needed; raise the limit: ulimit -s 8192",
          (unsigned long long)limit.rlim_cur >> 10, LEAST_STACK >> 10);
 }
@@ -51,4 +51,14 @@ void process_begin(void) {
     signal(SIGXFSZ, SIG_IGN);
     refuse_small_stack();
     refuse_small_thread_stacks();
+}
+
+// ---- signals -------------------------------------------------------------------------------------
+volatile sig_atomic_t process_stopped;
+static void on_signal(int number) { process_stopped = number; }
+
+void process_catch_signals(bool caught) {
+    struct sigaction action = {.sa_handler = caught ? on_signal : SIG_DFL, .sa_flags = (int)SA_RESETHAND};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
 }

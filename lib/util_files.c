@@ -139,7 +139,7 @@ FILE *append_to_file(const char *path) {
 }
 
 // ---- reading -----------------------------------------------------------------------------------
-enum { LONGEST_STREAM = 1 << 30 };      // of a pipe or a device, which may never end
+enum { LONGEST_STREAM = 64 << 20 };     // of a pipe or a device, which may never end
 
 static bool may_never_end(FILE *f) {
     struct stat s;
@@ -161,7 +161,7 @@ char *read_whole_file(const char *path, size_t *bytes) {
     if (ferror(f)) error = errno;
     fclose(f);
     if (error) free(text);
-    if (error == EFBIG) fail("%s is no file, and gives more than a GiB; give a file", path);
+    if (error == EFBIG) fail("%s is no file, and gives more than 64 MiB; give a file", path);
     if (error) fail("cannot read %s: %s", path, strerror(error));
     text[size] = '\0';
     if (bytes) *bytes = size;

@@ -321,8 +321,8 @@ const char *report_receipt_again(const Facts *f, const Run *run) {
     json_t *found = run_hash(digest);
     char *receipt = receipt_text(f, &s, found, command ? command : "");
     if (strcmp(said, receipt) != 0)
-        fail("%s holds this run, finished, but its run.json has another receipt (%s) than follows from its state and its "
-             "log (%s); --fresh trains it again", run->dir, said, receipt);
+        fail("%s holds this run, finished, but its run.json has another receipt (%s) than follows from its state and "
+             "its log (%s); --fresh trains it again", run->dir, said, receipt);
     json_decref(found);
     free(receipt);
     return said;

@@ -1,5 +1,5 @@
-// run.c: the run directory: its name, its lock, its record, and whose it is. What goes on from it is in run_state.c, what
-// a finished one must still hold in run_files.c.
+// run.c: the run directory: its name, its lock, its record, and whose it is. What a run goes on from is in run_state.c,
+// what others open in run_files.c.
 #include "run/run.h"
 #include "lib/machine.h"
 #include "lib/simd.h"
@@ -196,9 +196,9 @@ static void refuse_other_flags(const Run *r, const RunPlan *p, const json_t *the
         char shown[64], *had = run_flag_text(value);
         flags_shown(f->name, shown);
         if (longer)
-            fail("%s holds a run of %zu steps with --%s %s, not %s; with --%s %s it may go on to %zu steps; else choose "
-                 "another --out, or --fresh to replace it", r->dir, steps_of(then), shown, had, run_flag_text(wanted),
-                 shown, had, steps_of(now));
+            fail("%s holds a run of %zu steps with --%s %s, not %s; with --%s %s it may go on to %zu steps; else "
+                 "choose another --out, or --fresh to replace it", r->dir, steps_of(then), shown, had,
+                 run_flag_text(wanted), shown, had, steps_of(now));
         fail("%s holds a run with --%s %s, not %s; choose another --out, or --fresh to replace it", r->dir, shown, had,
              run_flag_text(wanted));
     }

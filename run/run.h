@@ -85,9 +85,9 @@ uint64_t run_digest(const RunTensors *t, const RunState *s, json_t *each);
 json_t *run_hash(uint64_t hash);                  // as 16 hexadecimal digits
 
 // ---- files that others open --------------------------------------------------------------------
-// Weights, configuration, tokenizer: an object with a hash per file; for weights one per tensor, of its bytes there.
+// Weights, configuration, tokenizer, log: an object with a hash per file; for weights one per tensor, of its bytes.
 json_t *run_file_hashes(const char *dir);
 // Fails, with the advice, if a file of this directory is not the one of which its run.json has a hash; what is gone is
-// a fault only if `whole`. A directory without such hashes passes: of others, of a run that goes on, of an older one.
+// a fault only if `whole`, and so is another log. A directory without such hashes passes: of others, of a run that goes on, of an older one.
 void run_check_files(const char *dir, bool whole, const char *advice);
 #endif

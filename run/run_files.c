@@ -5,8 +5,9 @@
 #include <string.h>
 
 #define WEIGHTS "model.safetensors"
+#define LOG "log.jsonl"                // nothing that is computed later depends on it
 static const char *const opened[] = {WEIGHTS, "config.json", "tokenizer.json", "tokenizer_config.json",
-                                     "tokenizer.receipts.json"};
+                                     "tokenizer.receipts.json", LOG};
 enum { OPENED = sizeof opened / sizeof opened[0] };
 
 // ---- hashes --------------------------------------------------------------------------------------
@@ -91,7 +92,8 @@ void run_check_files(const char *dir, bool whole, const char *advice) {
     json_t *record = text ? json_loads(text, 0, NULL) : NULL, *files = json_object_get(record, "files"), *then;
     const char *name;
     if (text && !record) fail("%s is damaged, so what belongs to it cannot be told; %s", path, advice);
-    json_object_foreach(files, name, then) check_file(dir, name, then, whole, advice);
+    json_object_foreach(files, name, then)
+        if (whole || strcmp(name, LOG) != 0) check_file(dir, name, then, whole, advice);
     if (!files && whole) check_presence(dir, advice);
     json_decref(record);
     free(text), free(path);

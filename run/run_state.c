@@ -144,22 +144,24 @@ static void open_log(Run *r, bool has_state, const RunState *s) {
         fail("%s was changed or cut: its losses up to step %zu are not those that state.safetensors remembers; "
              "--fresh trains again", path, s->step);
     r->log = append_to_file(path);
-    if (kept < bytes && ftruncate(fileno(r->log), (off_t)kept) != 0) fail("cannot shorten %s: %s", path, strerror(errno));
+    if (kept < bytes && ftruncate(fileno(r->log), (off_t)kept) != 0)
+        fail("cannot shorten %s: %s", path, strerror(errno));
     free(text), free(path);
 }
 
-// A training of `then` steps goes on as one of r->steps where the longer one would have come to this very state: with the
-// same learning rates so far, and without the validation that only a last step has.
+// A training of `then` steps goes on as one of r->steps where the longer one would have come to this very state: with
+// the same learning rates so far, and without the validation that only a last step has.
 static void refuse_other_length(const Run *r, size_t then, size_t step) {
     size_t same = r->same_rates ? r->same_rates(r->flags, then, r->steps, step) : 0;
     if (step > r->steps) fail("%s is at step %zu already, of %zu; give more --steps", r->dir, step, then);
     if (same < step)
-        fail("%s holds a run of %zu steps, which cannot go on to %zu: with this --schedule the learning rate of step %zu "
-             "depends on --steps; --schedule constant goes on, and wsd up to its decay; choose another --out, or "
+        fail("%s holds a run of %zu steps, which cannot go on to %zu: with this --schedule the learning rate of step "
+             "%zu depends on --steps; --schedule constant goes on, and wsd up to its decay; choose another --out, or "
              "--fresh", r->dir, then, r->steps, same + 1);
     if (step == then && step % r->eval_every)
-        fail("%s holds a run of %zu steps, which cannot go on to %zu: it ended with a validation that a longer run with "
-             "--eval-every %zu does not have; choose another --out, or --fresh", r->dir, then, r->steps, r->eval_every);
+        fail("%s holds a run of %zu steps, which cannot go on to %zu: it ended with a validation that a longer run "
+             "with --eval-every %zu does not have; choose another --out, or --fresh", r->dir, then, r->steps,
+             r->eval_every);
 }
 
 // Older states do not say whose they are; their run.json does.
@@ -167,8 +169,8 @@ static void refuse_other_state(const Run *r, const SafeTensors *file, size_t ste
     const char *identity = safetensors_meta(file, "identity"), *steps = safetensors_meta(file, "steps");
     char ours[17];
     if (identity && strcmp(identity, hex(ours, r->identity)) != 0)
-        fail("%s is the state of a run with other flags or other data (%s; this one is %s); put back what was there, or "
-             "--fresh trains again", file->path, identity, ours);
+        fail("%s is the state of a run with other flags or other data (%s; this one is %s); put back what was there, "
+             "or --fresh trains again", file->path, identity, ours);
     size_t then = steps ? strtoull(steps, NULL, 10) : r->steps_before;
     if (then != r->steps) refuse_other_length(r, then, step);
 }
