@@ -117,10 +117,12 @@ static Source open_source(const GenerateOptions *o) {
     s.ours = hf_flags(&s.config, s.dir);
     if (!s.ours) hf_config(&s.config, s.dir);
     config_resolve(&s.config);
-    if (!o->unverified) run_check_files(s.dir, false, "--unverified uses it all the same");
+    const char *advice = "--unverified uses it all the same";
+    if (!o->unverified) run_check_files(s.dir, false, advice);
     s.tokenizer = open_tokenizer(&s);
     s.model = model_new(&s.config, false);
     hf_load(s.model, s.dir);
+    if (!o->unverified) report_check_weights(s.model, s.dir, advice);
     scale_rope(o, &s);
     warm_up(s.model);
     return s;

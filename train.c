@@ -128,12 +128,6 @@ static size_t load_rows(Training *t, Split split, size_t first, size_t rows) {
     return scored;
 }
 
-// What takes long is told here that a first signal has come, so that a second one, which ends it, leaves no "running".
-static void note_signal(Training *t) {
-    static bool noted;
-    if (process_stopped && !noted) noted = true, run_write(t->run, "interrupted");
-}
-
 // The gradient of the mean loss per scored token over the whole batch, whatever pieces it is cut into.
 static void forward_backward(Training *t) {
     size_t B = t->config.batch, T = t->config.context, micro = t->config.micro_batch;
@@ -143,7 +137,6 @@ static void forward_backward(Training *t) {
     for (size_t l = 0; l < layers; l++) t->squares[l] = 0;
     for (size_t first = 0; first < B; first += micro) {
         size_t rows = B - first < micro ? B - first : micro;
-        note_signal(t);
         model_forward_backward(t->model, t->tokens + first * T, t->targets + first * T, rows, T, token_scale,
                                1 / (double)B, t->row_loss + first);
         for (size_t l = 0; l < layers; l++) t->squares[l] += model_residual_squares(t->model, l, rows);
@@ -181,7 +174,6 @@ static double validation_loss(Training *t, double *accuracy) {
     double loss = 0;
     for (size_t first = 0; first < rows; first += micro) {
         size_t B = rows - first < micro ? rows - first : micro;
-        note_signal(t);
         scored += load_rows(t, SPLIT_VALIDATION, first, B);
         model_evaluate(t->model, t->tokens, t->targets, B, T, t->row_loss, t->hit);
         for (size_t i = 0; i < B; i++) loss += t->row_loss[i];

@@ -55,10 +55,19 @@ void process_begin(void) {
 
 // ---- signals -------------------------------------------------------------------------------------
 volatile sig_atomic_t process_stopped;
-static void on_signal(int number) { process_stopped = number; }
+void (*process_last_words)(void);
+
+static void on_signal(int number) {
+    if (process_stopped) {
+        if (process_last_words) process_last_words();
+        signal(number, SIG_DFL);
+        raise(number);                  // it comes when this handler returns
+    }
+    process_stopped = number;
+}
 
 void process_catch_signals(bool caught) {
-    struct sigaction action = {.sa_handler = caught ? on_signal : SIG_DFL, .sa_flags = (int)SA_RESETHAND};
+    struct sigaction action = {.sa_handler = caught ? on_signal : SIG_DFL};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
 }

@@ -12,7 +12,9 @@ void process_begin(void);
 
 // The number of the SIGINT or SIGTERM that has come while they were caught; 0: none. Whoever works for long looks.
 extern volatile sig_atomic_t process_stopped;
-// Caught or not, which is how a program starts: then they end it at once, and so does a second one that comes while
-// they are caught.
+// What a second one calls, which comes while they are caught and ends the process at once: of the functions that a
+// handler may call (POSIX, async-signal-safe) alone. NULL: nothing.
+extern void (*process_last_words)(void);
+// Caught or not, which is how a program starts: then the first one ends it at once.
 void process_catch_signals(bool caught);
 #endif

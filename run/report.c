@@ -84,6 +84,27 @@ uint64_t report_loaded_hash(const Config *c) {
     return h;
 }
 
+// Such runs are from before there was another precision for weights than the one that computed them.
+void report_check_weights(Model *m, const char *dir, const char *advice) {
+    char *path = xprintf("%s/run.json", dir);
+    json_t *record = file_exists(path) ? json_load_file(path, 0, NULL) : NULL;
+    json_t *hashes = json_object_get(record, "hashes");
+    const char *precision = json_string_value(json_object_get(record, "precision"));
+    bool comparable = hashes && !json_object_get(record, "files") && precision && !strcmp(precision, run_precision());
+    const Param *p;
+    for (size_t i = 0, n = comparable ? model_params(m, &p) : 0; i < n; i++) {
+        uint64_t h = hash_bytes(hash_text(HASH_START, p[i].name), model_values(m) + p[i].offset,
+                                p[i].size * sizeof(real));
+        json_t *now = run_hash(h);
+        if (!json_equal(now, json_object_get(hashes, p[i].name)))
+            fail("%s: the tensor %s is not as the run left it: its run.json has another hash of it; %s", dir, p[i].name,
+                 advice);
+        json_decref(now);
+    }
+    json_decref(record);
+    free(path);
+}
+
 static void print_bytes(FILE *out, const char *what, size_t bytes) {
     double mib = (double)bytes / (1 << 20);
     fprintf(out, "%s %.*f MiB", what, mib < 10 ? 2 : 0, mib);

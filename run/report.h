@@ -24,6 +24,8 @@ char *report_label(const char *data);                    // "stories", or a file
 void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out);
 // Of the weights that --load names, as this model takes them; 0 without --load.
 uint64_t report_loaded_hash(const Config *c);
+// Fails, with the advice, if a finished run that has no hashes of its files holds other weights than it ended with.
+void report_check_weights(Model *m, const char *dir, const char *advice);
 void report_banner(const Facts *f, FILE *out);
 // One line where a router cannot do in generation what it did in training: what it does instead, what that loses.
 void report_writing(const Config *c, FILE *out);

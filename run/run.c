@@ -2,6 +2,7 @@
 // what others open in run_files.c.
 #include "run/run.h"
 #include "lib/machine.h"
+#include "lib/process.h"
 #include "lib/simd.h"
 #include <ctype.h>
 #include <dirent.h>
@@ -103,7 +104,34 @@ char *run_json_text(const json_t *object) {
     return text;
 }
 
+// A process that a second signal ends has no time to compose anything: what run.json then says is ready.
+#define READY ".run.json.tmp"
+static struct { char text[1 << 16]; size_t bytes; int directory; } last_words;
+
+static void write_last_words(void) {
+    int at = last_words.directory;
+    int file = openat(at, READY, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
+    bool whole = file >= 0 && write(file, last_words.text, last_words.bytes) == (ssize_t)last_words.bytes;
+    if (file >= 0) close(file);
+    if (!whole || renameat(at, READY, at, "run.json") != 0) unlinkat(at, READY, 0);
+}
+
+// Once the run has another status than "running", there is nothing to say.
+static void prepare_last_words(const Run *r, const char *status) {
+    process_last_words = NULL;
+    if (strcmp(status, "running") != 0) return;
+    json_object_set_new(r->json, "status", json_string("interrupted"));
+    char *text = run_json_text(r->json);
+    last_words.bytes = strlen(text), last_words.directory = r->lock;
+    if (last_words.bytes < sizeof last_words.text) {
+        memcpy(last_words.text, text, last_words.bytes);
+        process_last_words = write_last_words;
+    }
+    free(text);
+}
+
 void run_write(Run *r, const char *status) {
+    prepare_last_words(r, status);
     json_object_set_new(r->json, "status", json_string(status));
     char *text = run_json_text(r->json), *path = run_path(r, "run.json");
     AtomicFile a = atomic_open(path);
@@ -154,14 +182,15 @@ static char *directory_of(const RunPlan *p) {
 
 static bool is_steps(const Flag *f) { return strcmp(f->name, "steps") == 0; }
 
-// What decides the numbers, but for how long the training is: a state goes on only where this is the same.
-static uint64_t identity_of(const RunPlan *p) {
+// What decides the numbers, but for how long the training is: a state goes on only where this is the same. known: the
+// flags that the program had which wrote the state, or NULL for those of this one.
+static uint64_t identity_of(const RunPlan *p, const json_t *known) {
     uint64_t h = hash_text(HASH_START, PRECISION);
     h = hash_bytes(hash_bytes(h, &p->data_hash, sizeof p->data_hash), &p->load_hash, sizeof p->load_hash);
     for (size_t i = 0; i < p->table->count; i++) {
         const Flag *f = &p->table->flag[i];
         if (f->kind == FLAG_GROUP || f->same_numbers || flags_is_default(p->table, p->flags, i)) continue;
-        if (is_steps(f)) continue;
+        if (is_steps(f) || (known && !json_object_get(known, f->name))) continue;
         char *value = flags_get(p->table, p->flags, i);
         h = hash_text(hash_text(h, f->name), value);
         free(value);
@@ -258,6 +287,7 @@ static RunStatus status_of(const Run *r, const json_t *old) {
 static void enter(Run *r, const RunPlan *p, json_t *old) {
     refuse_other_run(r, p, old);
     r->steps_before = steps_of(json_object_get(old, "flags"));
+    r->identity_before = identity_of(p, json_object_get(old, "flags"));
     r->status = status_of(r, old);
     bool ended = r->status == RUN_FINISHED || r->status == RUN_DIVERGED;
     json_decref(ended ? r->json : old);
@@ -295,7 +325,7 @@ Run *run_open(const RunPlan *p) {
     r->json = new_record(p);
     r->steps = r->steps_before = steps_of(json_object_get(r->json, "flags"));
     r->eval_every = (size_t)json_integer_value(json_object_get(json_object_get(r->json, "flags"), "eval_every"));
-    r->identity = identity_of(p);
+    r->identity = r->identity_before = identity_of(p, NULL);
     json_t *old = read_record(r, p->fresh);
     if (p->fresh) forget(r);
     else if (old) enter(r, p, old);
@@ -303,6 +333,7 @@ Run *run_open(const RunPlan *p) {
 }
 
 void run_close(Run *r) {
+    process_last_words = NULL;
     if (r->log) fclose(r->log);
     release_directory(r->lock);
     close(r->lock);

@@ -35,7 +35,8 @@ typedef struct {
     int lock;                  // the directory itself: all of its files are reached through it, wherever it is moved
     uint64_t identity;         // of flags, data and loaded weights, but for the number of steps
     size_t steps, eval_every;  // as planned
-    size_t steps_before;       // that the run in the directory was planned with
+    size_t steps_before;       // that the run in the directory was planned with,
+    uint64_t identity_before;  // and its identity, in which flags are missing that came later
     const void *flags;         // and what follows: of the plan
     size_t (*same_rates)(const void *flags, size_t steps, size_t others, size_t upto);
 } Run;
@@ -88,6 +89,7 @@ json_t *run_hash(uint64_t hash);                  // as 16 hexadecimal digits
 // Weights, configuration, tokenizer, log: an object with a hash per file; for weights one per tensor, of its bytes.
 json_t *run_file_hashes(const char *dir);
 // Fails, with the advice, if a file of this directory is not the one of which its run.json has a hash; what is gone is
-// a fault only if `whole`, and so is another log. A directory without such hashes passes: of others, of a run that goes on, of an older one.
+// a fault only if `whole`, and so is another log. A directory without such hashes passes: that of a checkpoint of
+// others, of a run that goes on, of an older one.
 void run_check_files(const char *dir, bool whole, const char *advice);
 #endif

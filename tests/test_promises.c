@@ -243,6 +243,11 @@ static void test_weights(void) {
     CHECK(generate("--run run --tokens 5 --unverified").status == 0, "on purpose");
     shell("cp other/model.safetensors run");
     refused(generate("--run run --tokens 5"), 1, "the tensor ");
+    replace_in("run/run.json", "\"files\"", "\"without\"");      // as one that was recorded before there were any
+    refused(generate("--run run --tokens 5"), 1, " is not as the run left it");
+    CHECK(generate("--run run --tokens 5 --unverified").status == 0, "on purpose");
+    replace_in("other/run.json", "\"files\"", "\"without\"");
+    CHECK(generate("--run other --tokens 5").status == 0, "as it was");
     interrupt(QUIET "--steps 100000", "cut", "\"step\":10,");
     CHECK(generate("--run cut --tokens 5").status == 0, "an interrupted run");
     flip("cut/model.safetensors", 3);
@@ -267,16 +272,21 @@ static void test_stopped_sample(void) {
     CHECK(strcmp(digest_of(QUIET "--steps 10", "whole"), digest_of(QUIET "--steps 10", "run")) == 0, "it goes on");
 }
 
-// A step of minutes: the first signal waits for its end, the second one does not.
+// A step of minutes: the first signal waits for its end, the second one does not, whichever they are.
 static void test_second_signal(void) {
-    pid_t child = train_start(QUIET "--batch 1000000 --micro-batch 1 --steps 2 --out run");
-    wait_for("run/state.safetensors", "");
-    usleep(300000);
-    kill(child, SIGTERM);
-    wait_for("run/run.json", "\"interrupted\"");
-    kill(child, SIGTERM);
-    CHECK(shell_finish(child).status == 128 + SIGTERM, "at once");
-    CHECK(strcmp(text_of("run", "status"), "interrupted") == 0, "%s", text_of("run", "status"));
+    static const int signals[][2] = {{SIGTERM, SIGTERM}, {SIGINT, SIGTERM}};
+    for (int i = 0; i < 2; i++) {
+        pid_t child = train_start(xprintf(QUIET "--batch 1000000 --micro-batch %d --steps 2 --out run%d", 1 + i, i));
+        wait_for(xprintf("run%d/state.safetensors", i), "");
+        usleep(300000);
+        kill(child, signals[i][0]);
+        usleep(200000);
+        kill(child, signals[i][1]);
+        CHECK(shell_finish(child).status == 128 + signals[i][1], "at once");
+        const char *status = text_of(xprintf("run%d", i), "status");
+        CHECK(strcmp(status, "interrupted") == 0, "it is %s", status);
+        CHECK(!file_exists(test_path(xprintf("run%d/.run.json.tmp", i))), "nothing is left");
+    }
 }
 
 static void test_generate_sizes(void) {
