@@ -287,7 +287,8 @@ static RunStatus status_of(const Run *r, const json_t *old) {
 static void enter(Run *r, const RunPlan *p, json_t *old) {
     refuse_other_run(r, p, old);
     r->steps_before = steps_of(json_object_get(old, "flags"));
-    r->identity_before = identity_of(p, json_object_get(old, "flags"));
+    const json_t *then = json_object_get(old, "flags"), *now = json_object_get(r->json, "flags");
+    if (json_object_size(then) != json_object_size(now)) r->identity_before = identity_of(p, then);
     r->status = status_of(r, old);
     bool ended = r->status == RUN_FINISHED || r->status == RUN_DIVERGED;
     json_decref(ended ? r->json : old);

@@ -233,7 +233,7 @@ static void train_until_killed(const RunPlan *p) {
 static void test_kill(void) {
     RunPlan p = plan("run");
     size_t reached = 0;
-    for (int round = 0; round < 25; round++) {
+    for (int round = 0; round < 40; round++) {
         pid_t child = fork();
         if (child == 0) train_until_killed(&p);
         usleep(3000 + 1777 * (unsigned)round % 20000);
