@@ -13,6 +13,7 @@
 #include "formats/hf.h"
 #include "lib/cpu.h"
 #include "lib/machine.h"
+#include "lib/process.h"
 #include "plot/profile_report.h"
 #include "run/run.h"
 #include "lib/simd.h"
@@ -23,7 +24,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <omp.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -125,9 +125,12 @@ static Source open_source(const GenerateOptions *o, const bool *given) {
     stretch(o, given, &s, trained);
     config_resolve(&s.config);
     if (!s.ours) s.config.context = trained;     // after: flags of training, of which there are none, may contradict it
+    const char *advice = "--unverified uses it all the same";
+    if (!o->unverified) run_check_files(s.dir, false, advice);
     s.tokenizer = open_tokenizer(&s, o, is_given(given, "prompt_tokens"));
     s.model = model_new(&s.config, false);
     hf_load(s.model, s.dir);
+    if (!o->unverified) report_check_weights(s.model, s.dir, advice);
     warm_up(s.model);
     return s;
 }
@@ -179,14 +182,16 @@ static size_t read_prompt(const GenerateOptions *o, const bool *given, const Sou
 }
 
 // ---- the text ------------------------------------------------------------------------------------
-static volatile sig_atomic_t stop_signal;
-static void on_signal(int number) { stop_signal = number; }
-
-// The first signal ends the text, and the report follows; a second one ends the process at once.
-static void catch_signals(void) {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+// Before anything is allocated: a system that gives more memory than it has would be found out in the middle.
+static void check_memory(const Source *s, size_t prompt, SampleOptions o) {
+    ModelSize size = model_size(&s->config);
+    size_t tokens = size_add(prompt, o.tokens), window = sampler_window(s->model, prompt, o.tokens);
+    size_t each = size_add(size_mul(tokens, sizeof(int)), size_mul(window, size.cache_bytes_per_token));
+    each = size_add(each, size_add(size_mul(s->config.vocab, sizeof(real)), size.state_bytes));
+    double need = (double)size_mul(o.samples, each), memory = machine_memory();
+    if (memory > 0 && need > memory)
+        fail("%zu text%s of %zu tokens need %.1f GiB of memory, this machine has %.1f; %s", o.samples,
+             plural(o.samples), tokens, need / (1 << 30), memory / (1 << 30), memory_advice);
 }
 
 // A terminal obeys control characters, and an untrained model may write any.
@@ -208,7 +213,7 @@ typedef struct { double start, prefill, first, decode; size_t read; bool profile
 
 // One more token for every text; false when there are enough, when all have ended, or after Ctrl-C.
 static bool next(Sampler *s, Clock *clock) {
-    if (s->count == s->prompt + s->options.tokens || stop_signal || sampler_ended(s)) return false;
+    if (s->count == s->prompt + s->options.tokens || process_stopped || sampler_ended(s)) return false;
     sampler_next(s);
     if (s->count == s->prompt + 1) clock->first = seconds_now() - clock->start;
     return true;
@@ -242,7 +247,7 @@ static void write_several(Sampler *s, Clock *clock, bool terminal) {
     for (double shown = 0; next(s, clock);)
         if (live) show_progress(s, &shown);
     if (live) fputs("\r\033[K", stderr);
-    for (size_t i = 0; i < s->options.samples && (s->count > s->prompt || !stop_signal); i++) {
+    for (size_t i = 0; i < s->options.samples && (s->count > s->prompt || !process_stopped); i++) {
         printf("=== text %zu\n", i + 1);
         print_prompt(prompt, given, terminal);
         size_t bytes = sampler_text(s, i, &text);
@@ -254,12 +259,15 @@ static void write_several(Sampler *s, Clock *clock, bool terminal) {
 
 static Sampler *write_texts(const Source *s, const int *prompt, size_t n, SampleOptions o, Clock *clock) {
     bool terminal = isatty(STDOUT_FILENO);
+    check_memory(s, n, o);
     clock->start = seconds_now();
     if (clock->profiled) profile_start();
     Sampler *sampler = sampler_new(s->model, s->tokenizer, prompt, n, o);
+    process_catch_signals(true);        // from here on, the first one ends the text, and the report follows
     clock->prefill = sampler->prefill, clock->read = sampler->read;
     if (clock->profiled) clock->profile[0] = profile_stop(), profile_start();
     (o.samples == 1 ? write_one : write_several)(sampler, clock, terminal);
+    process_catch_signals(false);
     clock->decode = seconds_now() - clock->start - clock->first;
     if (clock->profiled) clock->profile[1] = profile_stop();
     return sampler;
@@ -321,6 +329,7 @@ static void check_picture(const char *flag, const char *path) {
 
 int main(int argc, char **argv) {
     cpu_check(run_commit());
+    process_begin();
     threads_wait_briefly(argv);
     GenerateOptions o;
     bool *given = xmalloc(generate_table.count * sizeof *given);
@@ -338,7 +347,6 @@ int main(int argc, char **argv) {
     size_t n = read_prompt(&o, given, &s, &prompt);
     refuse_long(&s.config, n, o.tokens);
     Clock clock = {.profiled = o.profile || *o.roofline};
-    catch_signals();
     SampleOptions sampling = {o.temperature, o.sample_top_k, o.top_p, o.seed, o.tokens, o.samples,
                               .stop = !o.ignore_eos};
     Sampler *sampler = write_texts(&s, prompt, n, sampling, &clock);

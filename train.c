@@ -9,6 +9,7 @@
 // distributed, mixed precision, or clever.
 #include "formats/hf.h"
 #include "lib/cpu.h"
+#include "lib/process.h"
 #include "lib/profile.h"
 #include "run/events.h"
 #include "run/progress.h"
@@ -20,7 +21,6 @@
 #include "run/report.h"
 #include "infer/sample.h"
 #include <omp.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,6 +58,7 @@ static void load_config(Config *c, const bool *given) {
     Config asked = *c;
     hf_config(c, c->load);
     if (given[flags_find(&config_table, "rope_scaling")]) config_stretch(c, &config_table, &asked, 0);
+    run_check_files(c->load, false, "move run.json away if that was on purpose");
     for (size_t i = 0; i < config_table.count; i++) {
         if (!given[i]) continue;
         char *wanted = flags_get(&config_table, &asked, i), *found = flags_get(&config_table, c, i);
@@ -253,47 +254,32 @@ static void save(Training *t) {
 }
 
 // ---- beginning, the loop, and the ways it ends -------------------------------------------------
-static volatile sig_atomic_t stop_signal;
-static void on_signal(int number) { stop_signal = number; }
-
-// The first signal finishes the step and saves; a second one ends the process at once.
-static void catch_signals(void) {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    signal(SIGXFSZ, SIG_IGN);           // a file-size limit is an error of write(), with a message
-}
-
 // The run directory; what has already ended is not trained again.
 static void open_run(Training *t) {
     char *label = report_label(t->config.data);
-    t->run = run_open(
-        &(RunPlan){&config_table, &t->config, t->config.out, label, t->facts.command, t->data->hash, t->config.fresh,
-                   t->config.load});
+    t->run = run_open(&(RunPlan){&config_table, &t->config, t->config.out, label, t->facts.command, t->data->hash,
+                                 t->config.fresh, t->config.load, report_loaded_hash(&t->config),
+                                 optimizer_same_rates});
     free(label);
     if (t->run->status == RUN_DIVERGED)
         fail("the run in %s diverged at step %d; --fresh trains it again", t->run->dir,
              (int)json_integer_value(json_object_get(t->run->json, "diverged_at")));
     if (t->run->status != RUN_FINISHED) return;
-    const char *const file[] = {"log.jsonl", "model.safetensors", "config.json", "state.safetensors"};
-    for (size_t i = 0; i < sizeof file / sizeof file[0]; i++)
-        if (!file_exists(run_path(t->run, file[i])))
-            fail("%s holds this run, finished, but its %s is missing; --fresh trains it again", t->run->dir, file[i]);
-    if (!tokenizer_in_dir(t->run->dir))
-        fail("%s holds this run, finished, but its tokenizer.json is missing; --fresh trains it again", t->run->dir);
-    report_finished(&t->config, t->run, stdout);
+    report_finished(&t->facts, t->run, stdout);
     flush_output("; the run itself is complete");
     exit(0);
 }
 
 static _Noreturn void stop_diverged(Training *t) {
+    char *state = run_path(t->run, "state.safetensors");
     json_object_set_new(t->run->json, "diverged_at", json_integer((json_int_t)t->state.step));
-    run_write(t->run, "diverged");
+    run_end(t->run, "diverged");
     progress_clear(&t->progress);
     // None of them is negative: fabs only takes the sign from a nan, which printf would show.
-    fail("diverged after step %zu: training loss %g, gradient norm %g, validation loss %g; the last saved state is "
-         "intact in %s; try a lower --lr or a longer --warmup",
-         t->state.step, fabs(t->state.train_loss), fabs(t->grad_norm), fabs(t->state.val_loss), t->run->dir);
+    fail("diverged after step %zu: training loss %g, gradient norm %g, validation loss %g; %s %s; try %s",
+         t->state.step, fabs(t->state.train_loss), fabs(t->grad_norm), fabs(t->state.val_loss),
+         file_exists(state) ? "the last saved state is intact in" : "nothing had been saved in", t->run->dir,
+         t->state.step ? "a lower --lr or a longer --warmup" : "other flags of the model, or other --load weights");
 }
 
 static bool is_done(const Training *t) {
@@ -324,9 +310,9 @@ static void train(Training *t) {
     const Config *c = &t->config;
     RunState first = t->state;
     if (c->profile) profile_start();
-    for (bool stop = stop_signal; !is_done(t) && !stop;) {
+    for (bool stop = process_stopped; !is_done(t) && !stop;) {
         if (!train_step(t)) stop_diverged(t);
-        stop = stop_signal;             // read once: what ends the loop is what saves
+        stop = process_stopped;             // read once: what ends the loop is what saves
         size_t step = t->state.step;
         bool has_validation = step % c->eval_every == 0 || step == c->steps;
         if (has_validation && !evaluate(t)) stop_diverged(t);
@@ -341,13 +327,16 @@ static void train(Training *t) {
 
 static int stop_interrupted(Training *t) {
     if (t->verify) fail("interrupted at step %zu of %zu: nothing is verified", t->state.step, t->verify->steps);
-    run_write(t->run, "interrupted");
+    run_end(t->run, "interrupted");
     print_line(stdout, "interrupted at step %zu of %zu and saved; the same command%s goes on from there:\n%s\n",
                t->state.step, t->config.steps, t->config.fresh ? ", without --fresh," : "", t->facts.command);
-    return 128 + stop_signal;
+    return 128 + process_stopped;
 }
 
-static void append_text(void *file, const char *text, size_t bytes) { fwrite(text, 1, bytes, file); }
+static bool append_text(void *file, const char *text, size_t bytes) {
+    fwrite(text, 1, bytes, file);
+    return !process_stopped;
+}
 
 // What the model says: whole in sample.txt, and on the screen without what would disturb a terminal.
 static void write_sample(Training *t) {
@@ -358,7 +347,7 @@ static void write_sample(Training *t) {
     sample_text(t->model, t->data->tokenizer, t->data->default_prompt,
                 sample_defaults(t->config.seed, t->config.sample_tokens), append_text, f);
     fclose(f);
-    write_whole_file(path, text, bytes);
+    if (!process_stopped) write_whole_file(path, text, bytes);
     putchar('\n');
     text_print(stdout, text, bytes);
     print_line(stdout, "\n\nsample   %s\n", path);
@@ -369,15 +358,17 @@ static int finish(Training *t) {
     const char *receipt = report_receipt(&t->facts, &t->tensors, &t->state, t->run->json, stdout);
     if (t->verify) return verify_end(t->verify, t->run);
     if (t->config.sample_tokens) write_sample(t);
+    if (process_stopped) return stop_interrupted(t);
     model_free(t->model);               // pictures need memory too
     report_curves(&t->facts, t->run, t->asked);
-    run_write(t->run, "finished");
+    run_end(t->run, "finished");
     print_line(stdout, "curve    %s/loss.png\n%s\n", t->run->dir, receipt);
     return 0;
 }
 
 int main(int argc, char **argv) {
     cpu_check(run_commit());
+    process_begin();
     threads_wait_briefly(argv);
     static Training t;
     prepare(&t, argc, argv);
@@ -387,7 +378,7 @@ int main(int argc, char **argv) {
     open_run(&t);
     make_buffers(&t);
     make_model(&t);
-    catch_signals();
+    process_catch_signals(true);        // the first one finishes the step and saves
     begin(&t);
     train(&t);
     if (!is_done(&t)) return stop_interrupted(&t);

@@ -8,6 +8,7 @@
 // The machine is measured first. Tables go to the terminal, all figures to a JSON file, and a roofline picture lies
 // beside it. What this is not: a test. Nothing here passes or fails; goals stand beside what was measured.
 #include "lib/cpu.h"
+#include "lib/process.h"
 #include "run/run.h"
 #include "lib/simd.h"
 #include "lib/threads.h"
@@ -163,6 +164,7 @@ static Bench prepare(const Options *o) {
 
 int main(int argc, char **argv) {
     cpu_check(run_commit());
+    process_begin();
     threads_wait_briefly(argv);
     Options o;
     bool wanted[SECTIONS];

@@ -332,3 +332,5 @@ void safetensors_copy_wide(const SafeTensors *s, const TensorIn *t, double *out)
     size_t bytes = dtype_bits(t->dtype) / 8;
     for (size_t i = 0; i < t->elements; i++) out[i] = convert(t->data + i * bytes);
 }
+
+size_t safetensors_bytes(const TensorIn *t) { return t->elements * dtype_bytes(t->dtype); }

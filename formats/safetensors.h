@@ -43,4 +43,5 @@ const char *safetensors_meta(const SafeTensors *s, const char *key);        // N
 // Converts F64, F32, F16 or BF16 to real; fails if the dtype is none of these.
 void safetensors_copy(const SafeTensors *s, const TensorIn *t, real *out);
 void safetensors_copy_wide(const SafeTensors *s, const TensorIn *t, double *out);
+size_t safetensors_bytes(const TensorIn *t);      // that its data has
 #endif

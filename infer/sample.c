@@ -89,7 +89,8 @@ int sample_token(real *x, size_t V, const SampleOptions *o, uint64_t draw) {
 
 // ---- the window ----------------------------------------------------------------------------------
 
-static size_t window_of(const Config *c, size_t prompt, size_t tokens) {
+size_t sampler_window(const Model *m, size_t prompt, size_t tokens) {
+    const Config *c = model_config(m);
     return c->pos == POS_learned ? c->context : prompt + tokens;
 }
 
@@ -162,11 +163,10 @@ size_t sampler_text(Sampler *s, size_t sample, const char **bytes) {
 // ---- texts ---------------------------------------------------------------------------------------
 
 Sampler *sampler_new(Model *m, const Tokenizer *t, const int *prompt, size_t n, SampleOptions o) {
-    const Config *c = model_config(m);
     Sampler *s = xmalloc(sizeof *s);
     *s = (Sampler){.model = m, .tokenizer = t, .options = o, .count = n, .prompt = n,
-                   .window = window_of(c, n, o.tokens)};
-    s->logits = xmalloc(size_mul(size_mul(o.samples, c->vocab), sizeof *s->logits));
+                   .window = sampler_window(m, n, o.tokens)};
+    s->logits = xmalloc(size_mul(size_mul(o.samples, model_config(m)->vocab), sizeof *s->logits));
     s->text = xmalloc(size_mul(o.samples, sizeof *s->text));
     for (size_t i = 0; i < o.samples; i++) {
         Text *text = &s->text[i];
@@ -208,17 +208,17 @@ bool sampler_ended(const Sampler *s) {
 }
 
 void sample_text(Model *m, const Tokenizer *t, const char *prompt, SampleOptions o,
-                 void (*emit)(void *argument, const char *text, size_t bytes), void *argument) {
+                 bool (*emit)(void *argument, const char *text, size_t bytes), void *argument) {
     int *tokens;
     size_t n = tokenizer_prompt(t, prompt, &tokens);
     Sampler *s = sampler_new(m, t, tokens, n, o);
     const char *text;
     n = sampler_text(s, 0, &text);
-    emit(argument, text, n);
-    for (size_t i = 0; i < o.tokens; i++) {
+    bool more = emit(argument, text, n);
+    for (size_t i = 0; i < o.tokens && more; i++) {
         sampler_next(s);
         n = sampler_text(s, 0, &text);
-        emit(argument, text, n);
+        more = emit(argument, text, n);
     }
     sampler_free(s);
     free(tokens);

@@ -20,9 +20,9 @@ SampleOptions sample_defaults(uint64_t seed, size_t tokens);
 
 // Samples one text and hands it out piece by piece: first the prompt, then each token's text as soon as it
 // is known. A piece holds whole UTF-8 characters (as far as the model writes UTF-8) and may be empty.
-// The same model, prompt and options give the same text on every machine.
+// It ends where `emit` says false. The same model, prompt and options give the same text on every machine.
 void sample_text(Model *m, const Tokenizer *t, const char *prompt, SampleOptions o,
-                 void (*emit)(void *argument, const char *text, size_t bytes), void *argument);
+                 bool (*emit)(void *argument, const char *text, size_t bytes), void *argument);
 
 // ---- the same, step by step ----------------------------------------------------------------------
 typedef struct {
@@ -46,6 +46,7 @@ typedef struct {
 // Reads the prompt (n > 0 tokens) into a new cache: the prefill. With learned positions the window is the
 // context, because there are no more positions: when it is full, its last half is read again as the
 // start of a new window, and the text goes on. Otherwise positions go on, beyond the trained context too.
+size_t sampler_window(const Model *m, size_t prompt, size_t tokens);    // tokens of a text that the cache will hold
 Sampler *sampler_new(Model *m, const Tokenizer *t, const int *prompt, size_t n, SampleOptions o);
 // Samples the next token of every text: the s->count-th.
 void sampler_next(Sampler *s);

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/utsname.h>
+#include <unistd.h>
 #ifdef __APPLE__
 #include <sys/sysctl.h>
 #endif
@@ -73,6 +74,11 @@ size_t machine_cache_bytes(void) {
     for (int cpu = 0; read_fact(cpu, 0, "level", line); cpu++) all += last_cache_of(cpu);
 #endif
     return all;
+}
+
+double machine_memory(void) {
+    long pages = sysconf(_SC_PHYS_PAGES), bytes = sysconf(_SC_PAGESIZE);
+    return pages > 0 && bytes > 0 ? (double)pages * (double)bytes : 0;
 }
 
 // ---- use -----------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ const char *machine_compiler(void);            // that made this program, and it
 // The last-level caches of all cores together, in bytes; 0 where the system does not say.
 size_t machine_cache_bytes(void);
 
+// That is built in, in bytes; 0 where the system does not say.
+double machine_memory(void);
 // The most resident memory that this process has had so far, in bytes.
 double machine_peak_memory(void);
 

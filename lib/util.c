@@ -1,13 +1,10 @@
-// util.c: errors, memory, files that are never half written, hashing, time. No knowledge of models.
+// util.c: errors, memory, hashing, time. No knowledge of models. Files are in util_files.c.
 #include "lib/util.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 // ---- errors ------------------------------------------------------------------------------------
 void (*fail_hook)(int status, const char *message);
@@ -131,94 +128,6 @@ void arena_free(Arena *a) {
     a->used = a->size = 0;
 }
 
-// ---- files -------------------------------------------------------------------------------------
-static _Noreturn void atomic_fail(AtomicFile *a, const char *doing, int error) {
-    if (a->f) fclose(a->f);
-    unlink(a->temporary);
-    fail("cannot %s %s: %s; what was there before is unchanged", doing, a->path, strerror(error));
-}
-
-AtomicFile atomic_open(const char *path) {
-    AtomicFile a = {NULL, xprintf("%s", path), xprintf("%s.tmp", path)};
-    struct stat old;
-    if (stat(path, &old) == 0 && !S_ISREG(old.st_mode))
-        fail("cannot write %s: %s stands there", path, S_ISDIR(old.st_mode) ? "a directory" : "something not a file");
-    a.f = fopen(a.temporary, "wb");
-    if (!a.f) fail("cannot write %s: %s; check that the directory exists and is writable", path, strerror(errno));
-    return a;
-}
-
-void atomic_write(AtomicFile *a, const void *data, size_t bytes) {
-    if (bytes && fwrite(data, 1, bytes, a->f) != bytes) atomic_fail(a, "write", errno);
-}
-
-// A rename survives a power cut only once the directory that holds the name is on the disk too.
-static void flush_directory_of(const char *path) {
-    const char *slash = strrchr(path, '/');
-    char *directory = slash ? xprintf("%.*s", (int)(slash - path + 1), path) : xprintf(".");
-    int d = open(directory, O_RDONLY);
-    if (d >= 0) {
-        fsync(d);
-        close(d);
-    }
-    free(directory);
-}
-
-void atomic_close(AtomicFile *a) {
-    if (fflush(a->f) != 0 || fsync(fileno(a->f)) != 0) atomic_fail(a, "write", errno);
-    FILE *f = a->f;
-    a->f = NULL;
-    if (fclose(f) != 0) atomic_fail(a, "write", errno);
-    if (rename(a->temporary, a->path) != 0) atomic_fail(a, "replace", errno);
-    flush_directory_of(a->path);
-    free(a->path);
-    free(a->temporary);
-}
-
-void write_whole_file(const char *path, const void *data, size_t bytes) {
-    AtomicFile a = atomic_open(path);
-    atomic_write(&a, data, bytes);
-    atomic_close(&a);
-}
-
-char *read_whole_file(const char *path, size_t *bytes) {
-    FILE *f = fopen(path, "rb");
-    if (!f) fail("cannot read %s: %s", path, strerror(errno));
-    size_t size = 0, capacity = 1 << 16;
-    char *text = xmalloc(capacity);
-    for (size_t got; (got = fread(text + size, 1, capacity - size - 1, f)) > 0;) {
-        size += got;
-        if (capacity - size < 2) text = xrealloc(text, capacity = size_mul(capacity, 2));
-    }
-    if (ferror(f)) {
-        int error = errno;
-        fclose(f);
-        free(text);
-        fail("cannot read %s: %s", path, strerror(error));
-    }
-    fclose(f);
-    text[size] = '\0';
-    if (bytes) *bytes = size;
-    return text;
-}
-
-bool file_exists(const char *path) { return access(path, F_OK) == 0; }
-
-void make_directories(const char *path) {
-    char *partial = xprintf("%s", path);
-    for (char *p = partial + 1; *partial; p++) {
-        if (*p != '/' && *p != '\0') continue;
-        char end = *p;
-        *p = '\0';
-        if (mkdir(partial, 0777) != 0 && errno != EEXIST)
-            fail("cannot make the directory %s: %s", partial, strerror(errno));
-        if (end == '\0') break;
-        *p = end;
-    }
-    struct stat s;
-    if (stat(path, &s) != 0 || !S_ISDIR(s.st_mode))
-        fail("%s was expected to be a directory, but a file is there", path);
-    free(partial);
 }
 
 // ---- hashing, time -----------------------------------------------------------------------------

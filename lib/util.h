@@ -55,15 +55,23 @@ void arena_free(Arena *a);
 // ---- files -------------------------------------------------------------------------------------
 // A file that is written to NAME.tmp, flushed to disk and renamed over NAME by close, so that a
 // reader sees the old content or the new, never half. Any failure (full disk, read-only
-// directory) removes the temporary file, leaves NAME as it was, and calls fail().
+// directory) removes the temporary file, leaves NAME as it was, and calls fail(). A link that has the temporary name is
+// removed, one that has NAME replaced: what they lead to is not written.
 typedef struct { FILE *f; char *path, *temporary; } AtomicFile;
 AtomicFile atomic_open(const char *path);
 void atomic_write(AtomicFile *a, const void *data, size_t bytes);
 void atomic_close(AtomicFile *a);
 void write_whole_file(const char *path, const void *data, size_t bytes);  // all three at once
-char *read_whole_file(const char *path, size_t *bytes);  // malloc'd, NUL after the end; fails with the reason
+// malloc'd, NUL after the end; fails with the reason. Of a pipe or a device at most 64 MiB.
+char *read_whole_file(const char *path, size_t *bytes);
+FILE *append_to_file(const char *path);       // made where there is none; a link is refused
 bool file_exists(const char *path);
+void remove_file(const char *path);           // fails with the reason, but not where there is none
 void make_directories(const char *path);      // mkdir -p
+// From now on, for all of the above, PATH/NAME is the file NAME of the directory behind the descriptor, wherever that
+// is moved and whatever stands at its path by then. A few at a time; closing the descriptor ends it too.
+void hold_directory(const char *path, int descriptor);
+void release_directory(int descriptor);
 
 // ---- hashing, time -----------------------------------------------------------------------------
 #define HASH_START 0xcbf29ce484222325ull

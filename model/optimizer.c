@@ -19,9 +19,20 @@ double optimizer_norm(const Optimizer *o, Model *m) { return optim_norm(o->row, 
 _Static_assert((int)SCHEDULE_cosine == LR_COSINE && (int)SCHEDULE_linear == LR_LINEAR &&
                    (int)SCHEDULE_wsd == LR_WSD && (int)SCHEDULE_constant == LR_CONSTANT,
                "the flag's values are those of kernels/optim.h");
+static Schedule schedule_of(const Config *c, size_t steps) {
+    return (Schedule){(ScheduleKind)c->schedule, c->lr, c->min_lr, c->decay, c->warmup, steps};
+}
+
+size_t optimizer_same_rates(const void *config, size_t steps, size_t others, size_t upto) {
+    const Schedule one = schedule_of(config, steps), other = schedule_of(config, others);
+    size_t step = 0;
+    while (step < upto && optim_lr(&one, step) == optim_lr(&other, step)) step++;
+    return step;
+}
+
 double optimizer_step(Optimizer *o, Model *m, double norm, size_t step) {
     const Config *c = &m->c;
-    const Schedule schedule = {(ScheduleKind)c->schedule, c->lr, c->min_lr, c->decay, c->warmup, c->steps};
+    const Schedule schedule = schedule_of(c, c->steps);
     const AdamW adamw = {optim_lr(&schedule, step), c->beta1, c->beta2, c->eps, c->weight_decay};
     optim_adamw(o->row, o->rows, m->values, m->gradients, o->mean, o->square, optim_clip_scale(norm, c->clip), adamw,
                 step + 1);

@@ -16,4 +16,7 @@ double optimizer_norm(const Optimizer *o, Model *m);       // of the gradients
 // The step that comes after `step` others, with gradients of this norm; returns its learning rate. model_changed() and
 // model_update_routers() must follow.
 double optimizer_step(Optimizer *o, Model *m, double norm, size_t step);
+// How many of the first `upto` steps have the same learning rate in trainings of `steps` and of `others` steps that
+// are alike in everything else. config: a Config.
+size_t optimizer_same_rates(const void *config, size_t steps, size_t others, size_t upto);
 #endif

@@ -73,6 +73,40 @@ void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out) {
     tokenizer_free(old);
 }
 
+uint64_t report_loaded_hash(const Config *c) {
+    if (!*c->load) return 0;
+    Model *m = model_new(c, false);
+    const Param *param;
+    size_t params = model_params(m, &param);
+    uint64_t h = HASH_START;
+    hf_load(m, c->load);
+    for (size_t i = 0; i < params; i++)
+        h = hash_bytes(hash_text(h, param[i].name), model_values(m) + param[i].offset, param[i].size * sizeof(real));
+    model_free(m);
+    return h;
+}
+
+// Such runs are from before there was another precision for weights than the one that computed them.
+void report_check_weights(Model *m, const char *dir, const char *advice) {
+    char *path = xprintf("%s/run.json", dir);
+    json_t *record = file_exists(path) ? json_load_file(path, 0, NULL) : NULL;
+    json_t *hashes = json_object_get(record, "hashes");
+    const char *precision = json_string_value(json_object_get(record, "precision"));
+    bool comparable = hashes && !json_object_get(record, "files") && precision && !strcmp(precision, run_precision());
+    const Param *p;
+    for (size_t i = 0, n = comparable ? model_params(m, &p) : 0; i < n; i++) {
+        uint64_t h = hash_bytes(hash_text(HASH_START, p[i].name), model_values(m) + p[i].offset,
+                                p[i].size * sizeof(real));
+        json_t *now = run_hash(h);
+        if (!json_equal(now, json_object_get(hashes, p[i].name)))
+            fail("%s: the tensor %s is not as the run left it: its run.json has another hash of it; %s", dir, p[i].name,
+                 advice);
+        json_decref(now);
+    }
+    json_decref(record);
+    free(path);
+}
+
 static void print_bytes(FILE *out, const char *what, size_t bytes) {
     double mib = (double)bytes / (1 << 20);
     fprintf(out, "%s %.*f MiB", what, mib < 10 ? 2 : 0, mib);
@@ -289,34 +323,55 @@ static json_t *describe_end(const Facts *f, const RunState *s) {
     return final;
 }
 
+static char *receipt_text(const Facts *f, const RunState *s, const json_t *digest, const char *command) {
+    char *floor = isfinite(f->data->floor) ? xprintf("%.4f", f->data->floor) : xprintf("unknown");
+    char *text = xprintf("receipt: digest %s, loss %.4f, floor %s, tokens %zu, wall %.1f s, %s",
+                         json_string_value(digest), s->val_loss, floor, s->tokens, s->seconds, command);
+    free(floor);
+    return text;
+}
+
 const char *report_receipt(const Facts *f, const RunTensors *t, const RunState *s, json_t *run_json, FILE *out) {
     json_t *hashes = json_object(), *digest = run_hash(run_digest(t, s, hashes)), *hash;
     const char *name;
     json_object_foreach(hashes, name, hash)
         if (f->config->digest) fprintf(out, "%s  %s\n", json_string_value(hash), name);
-    char *floor = isfinite(f->data->floor) ? xprintf("%.4f", f->data->floor) : xprintf("unknown");
-    char *receipt = xprintf("receipt: digest %s, loss %.4f, floor %s, tokens %zu, wall %.1f s, %s",
-                            json_string_value(digest), s->val_loss, floor, s->tokens, s->seconds, f->command);
+    char *receipt = receipt_text(f, s, digest, f->command);
     json_object_set_new(run_json, "final", describe_end(f, s));
     json_object_set_new(run_json, "hashes", hashes);
     json_object_set_new(run_json, "digest", digest);
     json_object_set_new(run_json, "receipt", json_string(receipt));
     free(receipt);
-    free(floor);
     return json_string_value(json_object_get(run_json, "receipt"));
 }
 
+static const char *receipt_again(const Facts *f, const Run *run) {
+    const char *said = json_string_value(json_object_get(run->json, "receipt"));
+    const char *command = json_string_value(json_object_get(run->json, "command"));
+    uint64_t digest;
+    const RunState s = run_finished(run, &digest);
+    json_t *found = run_hash(digest);
+    char *receipt = receipt_text(f, &s, found, command ? command : "");
+    if (strcmp(said, receipt) != 0)
+        fail("%s holds this run, finished, but its run.json has another receipt (%s) than follows from its state and "
+             "its log (%s); --fresh trains it again", run->dir, said, receipt);
+    json_decref(found);
+    free(receipt);
+    return said;
+}
+
 // Nothing is saved again, so a note where it would be saved otherwise; curves can be made of the log at any time.
-void report_finished(const Config *c, const Run *run, FILE *out) {
+void report_finished(const Facts *f, const Run *run, FILE *out) {
+    const char *receipt = receipt_again(f, run);
     const char *was = json_string_value(json_object_get(json_object_get(run->json, "flags"), "save_dtype"));
-    char *asked = flags_get(&config_table, c, flags_find(&config_table, "save_dtype"));
+    char *asked = flags_get(&config_table, f->config, flags_find(&config_table, "save_dtype"));
     print_line(out, "%s holds this run, finished; --fresh trains it again\n", run->dir);
     if (strcmp(was ? was : "f32", asked) != 0)
         print_line(out, "note     its weights were saved with --save-dtype %s and stay so; --fresh trains again, and "
                    "saves as %s\n", was ? was : "f32", asked);
-    if (c->tensorboard)
+    if (f->config->tensorboard)
         events_open(run->dir, json_number_value(json_object_get(json_object_get(run->json, "final"), "seconds")));
-    print_line(out, "%s\n", json_string_value(json_object_get(run->json, "receipt")));
+    print_line(out, "%s\n", receipt);
     free(asked);
 }
 

@@ -22,6 +22,10 @@ Facts report_facts(const Config *c, const Data *d, const ModelSize *size, int ar
 char *report_label(const char *data);                    // "stories", or a file's name without folders and ending
 // One line where the run or checkpoint that --load names had another tokenizer.
 void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out);
+// Of the weights that --load names, as this model takes them; 0 without --load.
+uint64_t report_loaded_hash(const Config *c);
+// Fails, with the advice, if a finished run that has no hashes of its files holds other weights than it ended with.
+void report_check_weights(Model *m, const char *dir, const char *advice);
 void report_banner(const Facts *f, FILE *out);
 // One line where a router cannot do in generation what it did in training: what it does instead, what that loses.
 void report_writing(const Config *c, FILE *out);
@@ -33,8 +37,9 @@ json_t *report_experts(Model *m);                        // load, entropy, ... o
 json_t *report_layers(Model *m, real *before, const double *squares, size_t numbers);
 // Prints what --profile recorded, draws roofline.png, adds "profile" to run.json.
 void report_profile(const Facts *f, Run *run);
-// Says that a run is there already, with its receipt, and what of these flags does not hold for it.
-void report_finished(const Config *c, const Run *run, FILE *out);
+// Says that a run is there already, with its receipt, and what of these flags does not hold for it. The receipt is
+// computed again from its state and its log; fails if it is not the recorded one.
+void report_finished(const Facts *f, const Run *run, FILE *out);
 // Draws the curves of a run that has its receipt, and then takes the peak of memory again. asked: the flags, in words.
 void report_curves(const Facts *f, Run *run, const char *asked);
 // Adds "final", "hashes", "digest" and "receipt" to run.json; the text belongs to it. With --digest the hashes go to

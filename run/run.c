@@ -1,10 +1,11 @@
-// run.c: the run directory. Order of writing is what makes a kill at any instant harmless: the log is on
-// the disk before the state that counts on it, and the state replaces the old one by a rename.
+// run.c: the run directory: its name, its lock, its record, and whose it is. What a run goes on from is in run_state.c,
+// what others open in run_files.c.
 #include "run/run.h"
-#include "formats/safetensors.h"
 #include "lib/machine.h"
+#include "lib/process.h"
 #include "lib/simd.h"
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <omp.h>
@@ -58,13 +59,14 @@ char *run_flag_text(const json_t *value) {
     }
 }
 
-static json_t *read_json(const char *path) {
+// A damaged one is NULL where it is to be replaced anyway, else a failure.
+static json_t *read_json(const char *path, bool replaced) {
     size_t bytes;
     char *text = read_whole_file(path, &bytes);
     json_error_t error;
     json_t *root = json_loadb(text, bytes, 0, &error);
     free(text);
-    if (!json_is_object(root))
+    if (!json_is_object(root) && !replaced)
         fail("%s is damaged at line %d: %s; --fresh trains again", path, root ? 1 : error.line,
              root ? "no object" : error.text);
     return root;
@@ -102,7 +104,34 @@ char *run_json_text(const json_t *object) {
     return text;
 }
 
+// A process that a second signal ends has no time to compose anything: what run.json then says is ready.
+#define READY ".run.json.tmp"
+static struct { char text[1 << 16]; size_t bytes; int directory; } last_words;
+
+static void write_last_words(void) {
+    int at = last_words.directory;
+    int file = openat(at, READY, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
+    bool whole = file >= 0 && write(file, last_words.text, last_words.bytes) == (ssize_t)last_words.bytes;
+    if (file >= 0) close(file);
+    if (!whole || renameat(at, READY, at, "run.json") != 0) unlinkat(at, READY, 0);
+}
+
+// Once the run has another status than "running", there is nothing to say.
+static void prepare_last_words(const Run *r, const char *status) {
+    process_last_words = NULL;
+    if (strcmp(status, "running") != 0) return;
+    json_object_set_new(r->json, "status", json_string("interrupted"));
+    char *text = run_json_text(r->json);
+    last_words.bytes = strlen(text), last_words.directory = r->lock;
+    if (last_words.bytes < sizeof last_words.text) {
+        memcpy(last_words.text, text, last_words.bytes);
+        process_last_words = write_last_words;
+    }
+    free(text);
+}
+
 void run_write(Run *r, const char *status) {
+    prepare_last_words(r, status);
     json_object_set_new(r->json, "status", json_string(status));
     char *text = run_json_text(r->json), *path = run_path(r, "run.json");
     AtomicFile a = atomic_open(path);
@@ -111,6 +140,20 @@ void run_write(Run *r, const char *status) {
     atomic_close(&a);
     free(text);
     free(path);
+}
+
+void run_log(Run *r, json_t *line) {
+    char *text = dump(line, JSON_COMPACT);
+    bool written = text && fprintf(r->log, "%s\n", text) > 0 && fflush(r->log) == 0;
+    if (!written) fail("cannot write %s/log.jsonl: %s; what was saved before is intact", r->dir, strerror(errno));
+    free(text);
+    json_decref(line);
+}
+
+json_t *run_hash(uint64_t hash) {
+    char text[17];
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)hash);
+    return json_string(text);
 }
 
 // ---- the machine -------------------------------------------------------------------------------
@@ -137,62 +180,119 @@ static char *directory_of(const RunPlan *p) {
     return xprintf("runs/%s-%08x", p->label, (unsigned)(h ^ h >> 32));
 }
 
-static void lock_directory(Run *r) {  // the lock goes with the process, however that ends
-    r->lock = open(r->dir, O_RDONLY);
-    if (r->lock >= 0 && flock(r->lock, LOCK_EX | LOCK_NB) == 0) return;
+static bool is_steps(const Flag *f) { return strcmp(f->name, "steps") == 0; }
+
+// What decides the numbers, but for how long the training is: a state goes on only where this is the same. known: the
+// flags that the program had which wrote the state, or NULL for those of this one.
+static uint64_t identity_of(const RunPlan *p, const json_t *known) {
+    uint64_t h = hash_text(HASH_START, PRECISION);
+    h = hash_bytes(hash_bytes(h, &p->data_hash, sizeof p->data_hash), &p->load_hash, sizeof p->load_hash);
+    for (size_t i = 0; i < p->table->count; i++) {
+        const Flag *f = &p->table->flag[i];
+        if (f->kind == FLAG_GROUP || f->same_numbers || flags_is_default(p->table, p->flags, i)) continue;
+        if (is_steps(f) || (known && !json_object_get(known, f->name))) continue;
+        char *value = flags_get(p->table, p->flags, i);
+        h = hash_text(hash_text(h, f->name), value);
+        free(value);
+    }
+    return h;
+}
+
+// The lock goes with the process, however that ends. It is on the directory and not on its name, and so is all that is
+// written from now on.
+static void lock_directory(Run *r) {
+    r->lock = open(r->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (r->lock >= 0 && flock(r->lock, LOCK_EX | LOCK_NB) == 0) {
+        hold_directory(r->dir, r->lock);
+        return;
+    }
     if (errno == EWOULDBLOCK)
         fail("%s is in use by another process; wait for it, or choose another --out", r->dir);
     fail("cannot lock %s: %s; choose another --out", r->dir, strerror(errno));
 }
 
-static void refuse_other_run(const Run *r, const RunPlan *p, json_t *old) {
-    json_t *now = json_object_get(r->json, "flags"), *then = json_object_get(old, "flags");
+static size_t steps_of(const json_t *flags) { return (size_t)json_integer_value(json_object_get(flags, "steps")); }
+
+// A longer training of the same kind may go on from a shorter one: run_resume() sees whether its state allows that.
+static void refuse_other_flags(const Run *r, const RunPlan *p, const json_t *then) {
+    const json_t *now = json_object_get(r->json, "flags");
+    bool longer = steps_of(now) > steps_of(then);
     for (size_t i = 0; i < p->table->count; i++) {
         const Flag *f = &p->table->flag[i];
         const json_t *value = json_object_get(then, f->name), *wanted = json_object_get(now, f->name);
         if (f->kind == FLAG_GROUP || f->same_numbers || !value || json_equal(value, wanted)) continue;
-        fail("%s holds a run with --%s %s, not %s; choose another --out, or --fresh to replace it", r->dir,
-             flags_shown(f->name, (char[64]){0}), run_flag_text(value), run_flag_text(wanted));
+        if (is_steps(f) && longer) continue;
+        char shown[64], *had = run_flag_text(value);
+        flags_shown(f->name, shown);
+        if (longer)
+            fail("%s holds a run of %zu steps with --%s %s, not %s; with --%s %s it may go on to %zu steps; else "
+                 "choose another --out, or --fresh to replace it", r->dir, steps_of(then), shown, had,
+                 run_flag_text(wanted), shown, had, steps_of(now));
+        fail("%s holds a run with --%s %s, not %s; choose another --out, or --fresh to replace it", r->dir, shown, had,
+             run_flag_text(wanted));
     }
-    const char *const keys[] = {"data_hash", "precision"};
+}
+
+static void refuse_other_run(const Run *r, const RunPlan *p, json_t *old) {
+    refuse_other_flags(r, p, json_object_get(old, "flags"));
+    static const char *const keys[] = {"data_hash", "precision"};
     for (size_t i = 0; i < 2; i++)
         if (!json_equal(json_object_get(old, keys[i]), json_object_get(r->json, keys[i])))
             fail("%s holds a run with another %s; choose another --out, or --fresh to replace it", r->dir, keys[i]);
+    const json_t *then = json_object_get(old, "load_hash"), *now = json_object_get(r->json, "load_hash");
+    if (now && !then)
+        fail("%s holds a run that does not say which weights it found in %s, so whether they are still the same cannot "
+             "be told; choose another --out, or --fresh to train it again", r->dir, p->load);
+    if (now && !json_equal(then, now))
+        fail("%s holds a run that started from other weights in %s (their hash was %s, it is %s now): this is another "
+             "run; choose another --out, or --fresh to replace it", r->dir, p->load, json_string_value(then),
+             json_string_value(now));
 }
 
-// A directory without a run of ours may hold what somebody needs under the names that we write.
+// A directory without a run of ours may hold what somebody needs. We write no name that begins with a dot; a
+// temporary run.json is what a kill at the very start leaves.
 static void refuse_foreign(const Run *r) {
-    static const char *const ours[] = {"run.json", "state.safetensors", "log.jsonl"};
-    static const char *const written[] = {"model.safetensors", "config.json", "tokenizer.json", "sample.txt",
-                                          "loss.png", "experts.png", "depth.png", "roofline.png", EVENTS_FILE};
-    bool found = false;
-    for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++) {
-        char *path = run_path(r, ours[i]);
-        found |= file_exists(path);
-        free(path);
-    }
-    for (size_t i = 0; i < sizeof written / sizeof written[0] && !found; i++) {
-        char *path = run_path(r, written[i]);
-        if (file_exists(path)) fail("%s is there, but no run that it belongs to; choose another --out", path);
-        free(path);
-    }
+    int self = openat(r->lock, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = self < 0 ? NULL : fdopendir(self);
+    if (!d) fail("cannot read the directory %s: %s", r->dir, strerror(errno));
+    for (struct dirent *e; (e = readdir(d));)
+        if (*e->d_name != '.' && strcmp(e->d_name, "run.json.tmp") != 0)
+            fail("%s/%s is there, but no run.json, so no run that it belongs to; choose another --out", r->dir,
+                 e->d_name);
+    closedir(d);
+}
+
+// What an earlier process recorded; NULL: nothing. fresh: it need not be whole.
+static json_t *read_record(const Run *r, bool fresh) {
+    char *path = run_path(r, "run.json");
+    json_t *old = file_exists(path) ? read_json(path, fresh) : NULL;
+    if (!file_exists(path)) refuse_foreign(r);
+    else if (old && !json_is_object(json_object_get(old, "flags")))
+        fail("%s is not that of a run: it has no flags; choose another --out", path);
+    free(path);
+    return old;
+}
+
+static RunStatus status_of(const Run *r, const json_t *old) {
+    const char *status = json_string_value(json_object_get(old, "status"));
+    if (!status) return RUN_NEW;
+    if (strcmp(status, "diverged") == 0) return RUN_DIVERGED;
+    if (strcmp(status, "finished") != 0) return RUN_STARTED;
+    if (!json_is_string(json_object_get(old, "receipt")))
+        fail("%s/run.json is damaged: it says finished, but has no receipt; --fresh trains again", r->dir);
+    return r->steps_before < steps_of(json_object_get(r->json, "flags")) ? RUN_STARTED : RUN_FINISHED;
 }
 
 // Takes over what an earlier process recorded, unless that was another run.
-static void enter(Run *r, const RunPlan *p, const char *path) {
-    json_t *old = read_json(path);
+static void enter(Run *r, const RunPlan *p, json_t *old) {
     refuse_other_run(r, p, old);
-    const char *status = json_string_value(json_object_get(old, "status"));
-    r->status = !status ? RUN_NEW : strcmp(status, "finished") == 0 ? RUN_FINISHED
-                : strcmp(status, "diverged") == 0 ? RUN_DIVERGED : RUN_STARTED;
-    if (r->status == RUN_FINISHED && !json_is_string(json_object_get(old, "receipt")))
-        fail("%s is damaged: it says finished, but has no receipt; --fresh trains again", path);
-    if (r->status == RUN_FINISHED || r->status == RUN_DIVERGED) {
-        json_decref(r->json);
-        r->json = old;
-        return;
-    }
-    json_decref(old);
+    r->steps_before = steps_of(json_object_get(old, "flags"));
+    const json_t *then = json_object_get(old, "flags"), *now = json_object_get(r->json, "flags");
+    if (json_object_size(then) != json_object_size(now)) r->identity_before = identity_of(p, then);
+    r->status = status_of(r, old);
+    bool ended = r->status == RUN_FINISHED || r->status == RUN_DIVERGED;
+    json_decref(ended ? r->json : old);
+    if (ended) r->json = old;
 }
 
 // run.json is replaced, never missing: it is what makes the directory ours.
@@ -200,10 +300,19 @@ static void forget(Run *r) {
     static const char *const files[] = {"state.safetensors", "log.jsonl", EVENTS_FILE};
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         char *path = run_path(r, files[i]);
-        if (unlink(path) != 0 && errno != ENOENT) fail("cannot remove %s: %s", path, strerror(errno));
+        remove_file(path);
         free(path);
     }
     run_write(r, "running");
+}
+
+static json_t *new_record(const RunPlan *p) {
+    json_t *json = json_pack("{s:s, s:s, s:s, s:o, s:s}", "status", "running", "command", p->command, "commit", COMMIT,
+                             "data_hash", run_hash(p->data_hash), "precision", PRECISION);
+    if (!json) usage_error("the command line is not UTF-8, which run.json must be");
+    if (p->load && *p->load) json_object_set_new(json, "load_hash", run_hash(p->load_hash));
+    json_object_set_new(json, "flags", run_flags(p->table, p->flags));
+    return json;
 }
 
 Run *run_open(const RunPlan *p) {
@@ -213,205 +322,23 @@ Run *run_open(const RunPlan *p) {
         fail("%s would be overwritten by the run that starts from it; choose another --out", p->load);
     make_directories(r->dir);
     lock_directory(r);
-    char hash[17], *path = run_path(r, "run.json");
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)p->data_hash);
-    r->json = json_pack("{s:s, s:s, s:s, s:s, s:s}", "status", "running", "command", p->command, "commit", COMMIT,
-                        "data_hash", hash, "precision", PRECISION);
-    if (!r->json) usage_error("the command line is not UTF-8, which run.json must be");
-    json_object_set_new(r->json, "flags", run_flags(p->table, p->flags));
-    refuse_foreign(r);
+    r->flags = p->flags, r->same_rates = p->same_rates;
+    r->json = new_record(p);
+    r->steps = r->steps_before = steps_of(json_object_get(r->json, "flags"));
+    r->eval_every = (size_t)json_integer_value(json_object_get(json_object_get(r->json, "flags"), "eval_every"));
+    r->identity = r->identity_before = identity_of(p, NULL);
+    json_t *old = read_record(r, p->fresh);
     if (p->fresh) forget(r);
-    else if (file_exists(path)) enter(r, p, path);
-    free(path);
+    else if (old) enter(r, p, old);
     return r;
 }
 
 void run_close(Run *r) {
+    process_last_words = NULL;
     if (r->log) fclose(r->log);
+    release_directory(r->lock);
     close(r->lock);
     json_decref(r->json);
     free(r->dir);
     free(r);
-}
-
-// ---- state -------------------------------------------------------------------------------------
-static const char *const part_names[] = {"", "adamw.mean.", "adamw.square."};
-static real *part(const RunTensors *t, int which) { return which == 0 ? t->value : which == 1 ? t->mean : t->square; }
-
-enum { COUNTERS = 9 };
-typedef struct { const char *key[COUNTERS]; char text[COUNTERS][32]; } Counters;
-
-static Counters counters_from(const RunState *s) {
-    Counters c = {{"step", "tokens", "seconds", "train_seconds", "train_loss", "val_loss", "best_val_loss", "accuracy",
-                   "loss_hash"},
-                  {""}};
-    const double numbers[] = {s->seconds, s->train_seconds, s->train_loss, s->val_loss, s->best_val_loss, s->accuracy};
-    snprintf(c.text[0], sizeof c.text[0], "%zu", s->step);
-    snprintf(c.text[1], sizeof c.text[1], "%zu", s->tokens);
-    for (int i = 0; i < 6; i++) snprintf(c.text[2 + i], sizeof c.text[0], "%.17g", numbers[i]);
-    snprintf(c.text[8], sizeof c.text[8], "%016llx", (unsigned long long)s->loss_hash);
-    return c;
-}
-
-static RunState state_from(const SafeTensors *file) {
-    Counters c = counters_from(&(RunState){0});
-    const char *text[COUNTERS];
-    for (int i = 0; i < COUNTERS; i++) {
-        text[i] = safetensors_meta(file, c.key[i]);
-        if (!text[i]) fail("%s lacks the entry '%s'; --fresh trains again", file->path, c.key[i]);
-    }
-    return (RunState){
-        .step = strtoull(text[0], NULL, 10),
-        .tokens = strtoull(text[1], NULL, 10),
-        .seconds = strtod(text[2], NULL),
-        .train_seconds = strtod(text[3], NULL),
-        .train_loss = strtod(text[4], NULL),
-        .val_loss = strtod(text[5], NULL),
-        .best_val_loss = strtod(text[6], NULL),
-        .accuracy = strtod(text[7], NULL),
-        .loss_hash = strtoull(text[8], NULL, 16),
-    };
-}
-
-// Of everything that a state holds: a byte that changed on the disk must not become another result.
-static uint64_t content_hash(const RunTensors *t, const RunState *s) {
-    Counters c = counters_from(s);
-    uint64_t h = HASH_START;
-    for (int i = 0; i < COUNTERS; i++) h = hash_text(h, c.text[i]);
-    for (int which = 0; which < 3; which++)
-        for (size_t i = 0; i < t->count; i++)
-            h = hash_bytes(h, part(t, which) + t->tensor[i].offset, t->tensor[i].size * sizeof(real));
-    return h;
-}
-
-void run_save(Run *r, const RunTensors *t, const RunState *s) {
-    if (r->log && (fflush(r->log) != 0 || fsync(fileno(r->log)) != 0))
-        fail("cannot write %s/log.jsonl: %s", r->dir, strerror(errno));
-    TensorOut *out = xmalloc(3 * t->count * sizeof *out);
-    for (size_t i = 0; i < 3 * t->count; i++) {
-        const RunTensor *tensor = &t->tensor[i % t->count];
-        snprintf(out[i].name, sizeof out[i].name, "%s%s", part_names[i / t->count], tensor->name);
-        out[i].rank = tensor->rank;
-        memcpy(out[i].shape, tensor->shape, tensor->rank * sizeof *tensor->shape);
-        out[i].data = part(t, (int)(i / t->count)) + tensor->offset;
-    }
-    Counters c = counters_from(s);
-    Metadata meta[COUNTERS + 1];
-    for (int i = 0; i < COUNTERS; i++) meta[i] = (Metadata){c.key[i], c.text[i]};
-    char content[17];
-    snprintf(content, sizeof content, "%016llx", (unsigned long long)content_hash(t, s));
-    meta[COUNTERS] = (Metadata){"content_hash", content};
-    char *path = run_path(r, "state.safetensors");
-    safetensors_write(path, out, 3 * t->count, meta, COUNTERS + 1);
-    free(path);
-    free(out);
-}
-
-static void read_tensor(const SafeTensors *file, const RunTensor *tensor, int which, real *out) {
-    char name[TENSOR_NAME];
-    snprintf(name, sizeof name, "%s%s", part_names[which], tensor->name);
-    const TensorIn *in = safetensors_find(file, name);
-    if (!in) fail("%s lacks the tensor %s; --fresh trains again", file->path, name);
-    bool same = in->rank == tensor->rank && memcmp(in->shape, tensor->shape, tensor->rank * sizeof *tensor->shape) == 0;
-    if (!same)
-        fail("%s: %s has %zu elements in another shape, %zu were expected; --fresh trains again", file->path, name,
-             in->elements, tensor->size);
-    safetensors_copy(file, in, out + tensor->offset);
-}
-
-// The log's length up to the last complete line whose step is at most `step`.
-static size_t log_length(const char *text, size_t bytes, bool has_state, size_t step) {
-    size_t kept = 0;
-    while (has_state && kept < bytes) {
-        const char *end = memchr(text + kept, '\n', bytes - kept);
-        json_t *line = end ? json_loadb(text + kept, (size_t)(end - text) - kept, 0, NULL) : NULL;
-        const json_t *at = json_object_get(line, "step");
-        bool keep = json_is_integer(at) && (size_t)json_integer_value(at) <= step;
-        json_decref(line);
-        if (!keep) break;
-        kept = (size_t)(end - text) + 1;
-    }
-    return kept;
-}
-
-// The hash that the losses in these lines give, in the order in which they were logged.
-static uint64_t log_hash(const char *text, size_t bytes) {
-    uint64_t h = HASH_START;
-    for (size_t at = 0; at < bytes;) {
-        size_t length = (size_t)((const char *)memchr(text + at, '\n', bytes - at) - (text + at));
-        json_t *line = json_loadb(text + at, length, 0, NULL);
-        for (int i = 0; i < 2; i++) {
-            const json_t *value = json_object_get(line, i ? "val_loss" : "train_loss");
-            double loss = json_number_value(value);
-            if (value) h = hash_bytes(h, &loss, sizeof loss);
-        }
-        json_decref(line);
-        at += length + 1;
-    }
-    return h;
-}
-
-static void open_log(Run *r, bool has_state, const RunState *s) {
-    char *path = run_path(r, "log.jsonl");
-    if (file_exists(path)) {
-        size_t bytes;
-        char *text = read_whole_file(path, &bytes);
-        size_t kept = log_length(text, bytes, has_state, s->step);
-        if (has_state && log_hash(text, kept) != s->loss_hash)
-            fail("%s was changed or cut: its losses up to step %zu are not those that state.safetensors remembers; "
-                 "--fresh trains again", path, s->step);
-        if (kept < bytes && truncate(path, (off_t)kept) != 0) fail("cannot shorten %s: %s", path, strerror(errno));
-        free(text);
-    } else if (has_state) {
-        fail("%s is missing, but state.safetensors is at step %zu; --fresh trains again", path, s->step);
-    }
-    r->log = fopen(path, "a");
-    if (!r->log) fail("cannot write %s: %s", path, strerror(errno));
-    free(path);
-}
-
-bool run_resume(Run *r, const RunTensors *t, RunState *s) {
-    char *path = run_path(r, "state.safetensors");
-    bool has_state = file_exists(path);
-    if (has_state) {
-        SafeTensors *file = safetensors_open(path);
-        *s = state_from(file);
-        for (int which = 0; which < 3; which++)
-            for (size_t i = 0; i < t->count; i++) read_tensor(file, &t->tensor[i], which, part(t, which));
-        const char *content = safetensors_meta(file, "content_hash");
-        if (!content || strtoull(content, NULL, 16) != content_hash(t, s))
-            fail("%s was damaged: its contents do not have the hash that it states; --fresh trains again", path);
-        safetensors_close(file);
-    }
-    open_log(r, has_state, s);
-    free(path);
-    return has_state;
-}
-
-// ---- log and receipt ---------------------------------------------------------------------------
-void run_log(Run *r, json_t *line) {
-    char *text = dump(line, JSON_COMPACT);
-    bool written = text && fprintf(r->log, "%s\n", text) > 0 && fflush(r->log) == 0;
-    if (!written) fail("cannot write %s/log.jsonl: %s; what was saved before is intact", r->dir, strerror(errno));
-    free(text);
-    json_decref(line);
-}
-
-json_t *run_hash(uint64_t hash) {
-    char text[17];
-    snprintf(text, sizeof text, "%016llx", (unsigned long long)hash);
-    return json_string(text);
-}
-
-uint64_t run_digest(const RunTensors *t, const RunState *s, json_t *each) {
-    uint64_t digest = s->loss_hash;
-    if (each) json_object_set_new(each, "the logged losses", run_hash(s->loss_hash));
-    for (size_t i = 0; i < t->count; i++) {
-        const RunTensor *tensor = &t->tensor[i];
-        uint64_t h = hash_text(HASH_START, tensor->name);
-        h = hash_bytes(h, t->value + tensor->offset, tensor->size * sizeof(real));
-        if (each) json_object_set_new(each, tensor->name, run_hash(h));
-        digest = hash_bytes(digest, &h, sizeof h);
-    }
-    return digest;
 }

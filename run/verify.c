@@ -35,7 +35,10 @@ static bool same(const json_t *a, const json_t *b) { return a == b || json_equal
 static void lock_for_reading(const char *dir) {
     int lock = open(dir, O_RDONLY);
     if (lock < 0) fail("--verify %s: %s", dir, strerror(errno));
-    if (flock(lock, LOCK_SH | LOCK_NB) == 0) return;
+    if (flock(lock, LOCK_SH | LOCK_NB) == 0) {
+        hold_directory(dir, lock);
+        return;
+    }
     if (errno == EWOULDBLOCK) fail("--verify %s: another process trains there; wait for it", dir);
     fail("--verify %s: cannot lock it: %s", dir, strerror(errno));
 }
@@ -117,7 +120,7 @@ static void cannot_repeat(int status, const char *message) {
 
 Verify *verify_begin(const FlagTable *t, void *flags, bool *given, const char *dir) {
     Verify *v = xmalloc(sizeof *v);
-    v->dir = xprintf("%s", dir);
+    v->dir = xprintf("%s", dir), v->table = t;
     v->record = read_record(dir);
     lock_for_reading(dir);
     v->finished = strcmp(text_at(v->record, "status"), "finished") == 0;
@@ -242,6 +245,36 @@ static void compare_tensors(Comparison *c, const char *name) {
     free(path), free(other);
 }
 
+// ---- the files that others open ------------------------------------------------------------------
+// Of a configuration or a tokenizer, what does not say how many threads there were, or where the run lay.
+static json_t *read_json(const Verify *v, const char *dir, const char *name) {
+    char *path = xprintf("%s/%s", dir, name), *text = file_exists(path) ? read_whole_file(path, NULL) : NULL;
+    json_t *root = text ? json_loads(text, 0, NULL) : NULL, *flags = json_object_get(root, "receipts");
+    for (size_t i = 0; i < v->table->count; i++)
+        if (v->table->flag[i].same_numbers) json_object_del(flags, v->table->flag[i].name);
+    free(path), free(text);
+    return root;
+}
+
+// A later commit may write another form of the same, so there the run's own record decides.
+static void compare_file(Comparison *c, const char *name, const json_t *then, const json_t *now) {
+    json_t *old = read_json(c->v, c->v->dir, name), *new = read_json(c->v, c->rerun->dir, name);
+    bool written_alike = same(json_object_get(c->v->record, "commit"), json_object_get(c->rerun->json, "commit"));
+    if (then && now && !same(then, now)) differs(c, "%s: it has another hash than when the run ended", name);
+    else if (now && !old) differs(c, "%s: it is not JSON", name);
+    else if (now && written_alike && !same(old, new)) differs(c, "%s: the rerun has written another one", name);
+    json_decref(old), json_decref(new);
+}
+
+static void compare_files(Comparison *c) {
+    static const char *const names[] = {"config.json", "tokenizer.json", "tokenizer_config.json",
+                                        "tokenizer.receipts.json"};
+    json_t *then = json_object_get(c->v->record, "files"), *now = run_file_hashes(c->v->dir);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        compare_file(c, names[i], json_object_get(then, names[i]), json_object_get(now, names[i]));
+    json_decref(now);
+}
+
 // What the end of a run says of it, but for times and memory.
 static void compare_final(Comparison *c) {
     static const char *const keys[] = {"step",          "tokens",   "train_loss", "val_loss",
@@ -284,7 +317,9 @@ static void print_causes(const Comparison *c) {
     }
     printf("cause    %s\n", print_changes(c) ? "likely one of these changes; other code may well compute other numbers"
            : "commit, compiler and machine are as recorded: a file was changed after the run, or memory failed");
-    if (*loaded && strcmp(loaded, "unknown"))
+    const json_t *then = json_object_get(c->v->record, "load_hash");
+    bool as_then = then && same(then, json_object_get(c->rerun->json, "load_hash"));
+    if (*loaded && strcmp(loaded, "unknown") && !as_then)
         print_line(stdout, "cause    or other weights in %s, where it started\n", loaded);
 }
 
@@ -296,6 +331,7 @@ int verify_end(const Verify *v, const Run *rerun) {
     if (v->finished && hashes) compare_hashes(&c, "run.json", hashes, json_object_get(rerun->json, "hashes"));
     compare_tensors(&c, "state.safetensors");
     if (v->finished) compare_tensors(&c, "model.safetensors");    // of an unfinished run it may be of another step
+    compare_files(&c);
     if (v->finished && !same(json_object_get(v->record, "digest"), digest))
         differs(&c, "run.json: the digest is %s, in the rerun %s", text_at(v->record, "digest"),
                 json_string_value(digest));

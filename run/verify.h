@@ -6,6 +6,7 @@
 
 typedef struct {
     char *dir;
+    const FlagTable *table;
     json_t *record;            // its run.json
     bool finished;             // else it is compared up to the step of its last saved state
     size_t steps;              // to train

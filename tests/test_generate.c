@@ -588,12 +588,13 @@ static void test_greedy(void) {
 // ---- texts ---------------------------------------------------------------------------------------
 
 typedef struct { char text[8192]; size_t bytes, pieces; } Page;
-static void write_page(void *argument, const char *text, size_t bytes) {
+static bool write_page(void *argument, const char *text, size_t bytes) {
     Page *p = argument;
     CHECK(p->bytes + bytes < sizeof p->text, "the page is full");
     memcpy(p->text + p->bytes, text, bytes);
     p->text[p->bytes += bytes] = '\0';
     p->pieces++;
+    return true;
 }
 
 static Page say(Model *m, const Tokenizer *t, const char *prompt, uint64_t seed, size_t tokens) {

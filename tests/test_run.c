@@ -38,7 +38,7 @@ static bool numbers_are(size_t step) {
 static Config config;
 static RunPlan plan(const char *name) {
     flags_defaults(&config_table, &config);
-    return (RunPlan){&config_table, &config, test_path(name), "test", "./train --out x", 42, false, NULL};
+    return (RunPlan){&config_table, &config, test_path(name), "test", "./train --out x", 42, false, NULL, 0, NULL};
 }
 
 // After `step` steps, each logged by log_step.
@@ -234,7 +234,7 @@ static void train_until_killed(const RunPlan *p) {
 static void test_kill(void) {
     RunPlan p = plan("run");
     size_t reached = 0;
-    for (int round = 0; round < 25; round++) {
+    for (int round = 0; round < 40; round++) {
         pid_t child = fork();
         if (child == 0) train_until_killed(&p);
         usleep(3000 + 1777 * (unsigned)round % 20000);

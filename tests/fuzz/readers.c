@@ -155,7 +155,7 @@ void enter_run(const char *input, size_t bytes) {
     config_resolve(&c);
     fuzz_put("run/run.json", input, bytes);
     close_last_lock();
-    Run *r = run_open(&(RunPlan){&config_table, &c, c.out, "fuzz", "./train", 7, false, NULL});
+    Run *r = run_open(&(RunPlan){&config_table, &c, c.out, "fuzz", "./train", 7, false, NULL, 0, NULL});
     run_close(r);
 }
 
@@ -170,7 +170,7 @@ void verify_run(const char *input, size_t bytes) {
 }
 
 static void resume(const char *dir) {
-    Run r = {.dir = (char *)dir};
+    Run r = {.dir = (char *)dir, .status = RUN_STARTED, .eval_every = 1};
     RunState s = {0};
     run_resume(&r, &tensors, &s);
     fclose(r.log);
@@ -197,7 +197,7 @@ void draw_log(const char *input, size_t bytes) {
 // The log of a record against that of its rerun.
 void verify_log(const char *input, size_t bytes) {
     fuzz_put("recorded/log.jsonl", input, bytes);
-    verify_end(&(Verify){.dir = "recorded", .record = rerun.json, .steps = 1}, &rerun);
+    verify_end(&(Verify){.dir = "recorded", .table = &config_table, .record = rerun.json, .steps = 1}, &rerun);
 }
 
 void __wrap_plot_chart(const char *path, const Chart *chart);

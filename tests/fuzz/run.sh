@@ -14,7 +14,7 @@ mkdir -p "$build/findings"
 # The words of the dictionary are those of the sources: keys and names in quotes, flags, and their values.
 {
     cat "$here/json.dict"
-    grep -ohE '"[A-Za-z][A-Za-z0-9_.]{2,30}"' formats/*.c run/run.c run/curves.c \
+    grep -ohE '"[A-Za-z][A-Za-z0-9_.]{2,30}"' formats/*.c run/run*.c run/curves.c \
         data/tokenizer.c data/data.c
     sed -nE 's/^[A-Z]+\(([a-z_0-9]+),.*/"--\1\\x0a"/p' config/*.def
     grep -ohE 'X\([A-Z_]+, [a-z0-9_]+' config/values.h | sed 's/.* \(.*\)/"\1"/'

@@ -1,0 +1,20 @@
+// process.h: what every program does before anything else, so that a process that was started badly does no harm:
+// closed descriptors, a limit on the size of files, stacks that are too small. And signals, caught and counted.
+#ifndef PROCESS_H
+#define PROCESS_H
+#include <signal.h>
+#include <stdbool.h>
+
+// Descriptors 0 to 2 that are closed become /dev/null: the next file that is opened would get their number, and what
+// the program prints. A file that may not grow becomes an error of write(), which has a message, instead of a signal.
+// Fails where a stack is too small to compute on, saying which and how to raise it.
+void process_begin(void);
+
+// The number of the SIGINT or SIGTERM that has come while they were caught; 0: none. Whoever works for long looks.
+extern volatile sig_atomic_t process_stopped;
+// What a second one calls, which comes while they are caught and ends the process at once: of the functions that a
+// handler may call (POSIX, async-signal-safe) alone. NULL: nothing.
+extern void (*process_last_words)(void);
+// Caught or not, which is how a program starts: then the first one ends it at once.
+void process_catch_signals(bool caught);
+#endif
