@@ -311,6 +311,10 @@ static void put_deepseek(json_t *object, const Config *c) {
     if (c->experts == 0) put(object, "first_k_dense_replace", flag_as_json(c, "layers"));
 }
 
+// transformers takes the choices and the scores of all layers together, and its choices per token sum to K; ours is
+// a sum over layers, with choices that sum to 1 (router.h). With layers that are loaded alike it is this much larger.
+static double aux_loss_factor(const Config *c) { return (double)c->layers / (double)c->top_k; }
+
 static json_t *config_as_json(const Config *c) {
     unsigned family = hf_family(c)->bit;
     json_t *object = json_object();
@@ -324,7 +328,7 @@ static json_t *config_as_json(const Config *c) {
     if (family & ROTARY) put_rotary(object, c);
     if (family & LLAMA) put(object, "mlp_bias", flag_as_json(c, "bias"));
     if (family & (LLAMA | DEEPSEEK)) put(object, "attention_bias", flag_as_json(c, "bias"));
-    if (family & MIXTRAL) put(object, "router_aux_loss_coef", flag_as_json(c, "aux_loss"));
+    if (family & MIXTRAL) put(object, "router_aux_loss_coef", json_real(c->aux_loss * aux_loss_factor(c)));
     if (family & DEEPSEEK) put_deepseek(object, c);
     if (family & QWEN3_NEXT) put_qwen3_next(object, c);
     if (family & WINDOWED) put_windows(object, c);
@@ -447,6 +451,17 @@ static void read_rope(Config *c, const JsonFile *j, unsigned family) {
         if (said[i]) theta = said[i];
     if (family & (MIXTRAL | OLMO3)) c->rope_theta = family == MIXTRAL ? 1e6 : 5e5;
     if (theta && !json_is_null(theta)) set_from_json(c, j, "rope_theta", "rope_theta", theta);
+}
+
+// Unless --aux-loss was given. Where the key is absent transformers takes 0.001.
+static void read_aux_loss(Config *c, const JsonFile *j) {
+    static const char key[] = "router_aux_loss_coef";
+    const json_t *value = json_object_get(j->json, key);
+    if (value && !(json_is_number(value) && json_number_value(value) >= 0)) refuse(j, key, "a number, 0 or more,");
+    if (c->aux_loss != -1) return;
+    char text[32];
+    snprintf(text, sizeof text, "%.12g", (value ? json_number_value(value) : 0.001) / aux_loss_factor(c));
+    set_flag(c, j, key, "aux_loss", text);
 }
 
 static bool is_true(const JsonFile *j, const char *key) { return json_is_true(json_object_get(j->json, key)); }
@@ -618,6 +633,7 @@ void hf_config(Config *c, const char *dir) {
         read_keys(c, &j, family);
         if (family & QWEN3 && !is_true(&j, "use_sliding_window")) c->window = 0;
         if (family & ROTARY) read_rope(c, &j, family);
+        if (family & MIXTRAL) read_aux_loss(c, &j);
         if (family & DEEPSEEK) finish_deepseek(c, &j);
         else finish_heads(c, &j, family);
         if (family & QWEN3_NEXT) finish_qwen3_next(c, &j);
