@@ -9,7 +9,7 @@
 # make bench        speed, as a share of what this machine can do (ARGS=--quick: in a minute)
 # make versus       speed against PyTorch, eager and compiled
 # make fuzz         libFuzzer on everything that reads a file or a flag    make replay   its corpus once more
-# make SIMD=avx512|avx2|plain|neon, DOUBLE=1, DEBUG=1, CC=clang: another build, in a directory of its own under build/
+# make SIMD=avx512|avx2|plain|neon|soft, DOUBLE=1, DEBUG=1, CC=clang: another build, in a directory of its own
 # make test T=moe/  the tests whose names begin so          make V=1    shows the commands
 
 MAKEFLAGS += --no-builtin-rules
@@ -24,6 +24,7 @@ MACHINE_avx512 = -march=x86-64-v4
 MACHINE_avx2   = -march=x86-64-v3
 MACHINE_plain  = -march=native -DSIMD_PLAIN
 MACHINE_neon   = -march=armv8-a
+MACHINE_soft   = $(MACHINE_plain) -DFMA_SOFT
 OPTIMISE = $(if $(DEBUG),-O0 -g3)
 FLAGS = $(CPPFLAGS) $(CFLAGS) $(OPTIMISE) $(MACHINE_$(SIMD)) $(if $(DOUBLE),-DREAL_DOUBLE) \
         $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover -fno-omit-frame-pointer \
@@ -88,7 +89,7 @@ $(B)/replay: $(HARNESS) $(B)/objects/tests/fuzz/replay.o $(OBJECTS)
 	$(call say,LINK)$(CC) $(FLAGS) $(WATCHED) $^ $(LDLIBS) -o $@
 
 # Model and optimizer alone: needs no library, so that it can be built for other machines.
-DIGEST = tests/digest model attention linear moe router $(addprefix lib/,numeric profile rng simd util) \
+DIGEST = tests/digest model attention linear moe router $(addprefix lib/,fma numeric profile rng simd util) \
          $(patsubst %.c,%,$(wildcard kernels/*.c config/*.c model/*.c))
 $(B)/digest: $(DIGEST:%=$(B)/objects/%.o)
 	$(call say,LINK)$(CC) $(FLAGS) $^ -lm -o $@

@@ -1,11 +1,22 @@
 // util.h: what every room needs: the number type, errors, arenas, hashing, time.
 #ifndef UTIL_H
 #define UTIL_H
+#include <float.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+
+// ---- what would silently give other bits -------------------------------------------------------
+// fma.h has a test of the machine itself. 16: of _Float16 alone.
+#if FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16
+#error "floats are computed with more bits than they have (FLT_EVAL_METHOD); on 32-bit x86: -msse2 -mfpmath=sse"
+#endif
+#ifdef __FAST_MATH__
+#error "-ffast-math: every compiler would give other bits"
+#endif
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "hashes and files are made of little-endian numbers");
 
 // The model computes in `real`: float, or double when built with -DREAL_DOUBLE
 // (the build in which gradients are checked against central differences).

@@ -164,6 +164,7 @@ int main(int argc, char **argv) {
         usage_error("digest [STEPS [MICRO-BATCH [RESUME-AT]]] wants at least 1 step and a micro-batch of 1 to %d",
                     BATCH);
     check_coverage();
+    if (fma_fault()) fail("%s", fma_fault());
     fprintf(stderr, "%s, %d threads, %zu steps, micro-batches of %zu\n", simd_name(), omp_get_max_threads(), steps,
             micro);
     for (size_t k = 0; k < KINDS; k++) {
