@@ -419,10 +419,14 @@ void flags_refuse_unused(const FlagTable *t, const void *target, size_t i) {
 // $'...', which bash and zsh read: a control character could end the line, or be obeyed by a terminal.
 static char *quote_controls(const char *value) {
     char *out = xmalloc(4 * strlen(value) + 4), *p = out;
-    p += sprintf(p, "$'");
+    *p++ = '$', *p++ = '\'';
     for (; *value; value++) {
-        if (iscntrl((unsigned char)*value)) p += sprintf(p, "\\x%02x", (unsigned char)*value);
-        else p += sprintf(p, *value == '\'' || *value == '\\' ? "\\%c" : "%c", *value);
+        if (iscntrl((unsigned char)*value)) {
+            p += snprintf(p, 5, "\\x%02x", (unsigned char)*value);
+            continue;
+        }
+        if (*value == '\'' || *value == '\\') *p++ = '\\';
+        *p++ = *value;
     }
     *p = '\'';
     return out;
@@ -437,7 +441,7 @@ char *flags_quote(const char *value) {
     char *out = xmalloc(4 * strlen(value) + 3), *p = out;
     *p++ = '\'';
     for (; *value; value++) {
-        if (*value == '\'') p += sprintf(p, "'\\''");
+        if (*value == '\'') p += snprintf(p, 5, "'\\''");
         else *p++ = *value;
     }
     *p = '\'';

@@ -17,8 +17,8 @@ static char *token_label(const Tokenizer *t, int token) {
     char *label = xmalloc(4 * n + 2);
     for (size_t i = 0; i < n; i++) {
         unsigned char c = (unsigned char)bytes[i];
-        if (c == '\n') used += (size_t)sprintf(label + used, "\\n");
-        else if (c < 32 || c == 127 || (c > 127 && !valid)) used += (size_t)sprintf(label + used, "\\x%02x", c);
+        if (c == '\n') used += (size_t)snprintf(label + used, 3, "\\n");
+        else if (c < 32 || c == 127 || (c > 127 && !valid)) used += (size_t)snprintf(label + used, 5, "\\x%02x", c);
         else if (c != ' ' || spaces == n) label[used++] = c == ' ' ? '_' : (char)c;
     }
     return label;

@@ -1,6 +1,5 @@
 // cpu.c: compares what a build needs with what the processor has. Nothing here computes.
 #include "lib/cpu.h"
-#include "lib/fma.h"
 #include "lib/simd.h"
 #include <errno.h>
 #include <stdlib.h>

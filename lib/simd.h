@@ -7,8 +7,8 @@
 // polynomial, not the C library's. It is deliberately small: only what the kernels need.
 #ifndef SIMD_H
 #define SIMD_H
-#include "lib/fma.h"
 #include "lib/util.h"
+#include "lib/fma.h"
 #include <math.h>
 #include <string.h>
 

@@ -19,8 +19,8 @@ static void escape(const char *text, char *out, size_t size) {
         n = utf8_length(text, left);
         unsigned char c = (unsigned char)text[0], next = (unsigned char)text[1];
         bool control = n == 0 || c < 32 || c == 127 || (c == 0xC2 && next < 0xA0);  // U+0080 to U+009F are obeyed too
-        if (c == '\n') out += sprintf(out, "\\n");
-        else if (control) out += sprintf(out, "\\x%02x", c);
+        if (c == '\n') out += snprintf(out, 3, "\\n");
+        else if (control) out += snprintf(out, 5, "\\x%02x", c);
         else memcpy(out, text, n), out += n;
         if (control) n = 1;
     }
