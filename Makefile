@@ -30,7 +30,9 @@ MACHINE_soft   = $(MACHINE_plain) -DFMA_SOFT
 
 # Outside Linux gcc may be Apple's clang, or not be there: setup finds a compiler that has OpenMP, by trying.
 FOUND_HERE = build/system.mk
-ifneq ($(shell uname),Linux)
+ifeq ($(shell uname),Linux)
+LIBRARIES = -Wl,-z,stack-size=8388608       # of threads; musl would give them 128 KB
+else
 -include $(FOUND_HERE)
 $(FOUND_HERE): setup
 	@mkdir -p $(@D); ./setup --find > $@.tmp && mv $@.tmp $@
