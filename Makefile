@@ -9,21 +9,35 @@
 # make bench        speed, as a share of what this machine can do (ARGS=--quick: in a minute)
 # make versus       speed against PyTorch, eager and compiled
 # make fuzz         libFuzzer on everything that reads a file or a flag    make replay   its corpus once more
-# make SIMD=avx512|avx2|plain|neon, DOUBLE=1, DEBUG=1, CC=clang: another build, in a directory of its own under build/
+# make SIMD=avx512|avx2|plain|neon|soft, DOUBLE=1, DEBUG=1, CC=clang: another build, in a directory of its own
 # make test T=moe/  the tests whose names begin so          make V=1    shows the commands
 
 MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL = all
 CC       = gcc
+OPENMP   = -fopenmp
 SIMD     = native
 CPPFLAGS = -iquote . -Ibuild/include
-CFLAGS   = -O3 -g -std=gnu11 -ffp-contract=off -fopenmp -Wall -Wextra -Werror -Wshadow -Wvla -Wstrict-prototypes
-LDLIBS   = -ljansson -lm
+CFLAGS   = -O3 -g -std=gnu11 -ffp-contract=off $(OPENMP) -Wall -Wextra -Werror -Wshadow -Wvla -Wstrict-prototypes
+LDLIBS   = $(LIBRARIES) -ljansson -lm
 
 MACHINE_native = -march=native
 MACHINE_avx512 = -march=x86-64-v4
 MACHINE_avx2   = -march=x86-64-v3
-MACHINE_plain  = -march=native -DSIMD_PLAIN
+MACHINE_plain  = $(MACHINE_native) -DSIMD_PLAIN
 MACHINE_neon   = -march=armv8-a
+MACHINE_soft   = $(MACHINE_plain) -DFMA_SOFT
+
+# Outside Linux gcc may be Apple's clang, or not be there: setup finds a compiler that has OpenMP, by trying.
+FOUND_HERE = build/system.mk
+ifeq ($(shell uname),Linux)
+LIBRARIES = -Wl,-z,stack-size=8388608       # of threads; musl would give them 128 KB
+else
+-include $(FOUND_HERE)
+$(FOUND_HERE): setup
+	@mkdir -p $(@D); ./setup --find > $@.tmp && mv $@.tmp $@
+endif
+
 OPTIMISE = $(if $(DEBUG),-O0 -g3)
 FLAGS = $(CPPFLAGS) $(CFLAGS) $(OPTIMISE) $(MACHINE_$(SIMD)) $(if $(DOUBLE),-DREAL_DOUBLE) \
         $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover -fno-omit-frame-pointer \
@@ -33,7 +47,7 @@ FLAGS = $(CPPFLAGS) $(CFLAGS) $(OPTIMISE) $(MACHINE_$(SIMD)) $(if $(DOUBLE),-DRE
 # One directory per kind of build, so that objects never mix: build/, build/avx2/, build/clang-double/, ...
 comma   := ,
 empty   :=
-NAME    = $(filter-out gcc cc,$(notdir $(CC))) $(filter-out native,$(SIMD))
+NAME    = $(filter-out gcc cc $(notdir $(FOUND)),$(notdir $(CC))) $(filter-out native,$(SIMD))
 KIND    = $(NAME) $(if $(DEBUG),debug) $(if $(DOUBLE),double) $(if $(SANITIZE),asan) $(if $(FUZZ),fuzz) \
           $(if $(RACES),tsan)
 DOUBLES = build/$(subst $(empty) ,-,$(strip $(NAME) $(if $(DEBUG),debug) double $(if $(SANITIZE),asan)))
@@ -88,10 +102,10 @@ $(B)/replay: $(HARNESS) $(B)/objects/tests/fuzz/replay.o $(OBJECTS)
 	$(call say,LINK)$(CC) $(FLAGS) $(WATCHED) $^ $(LDLIBS) -o $@
 
 # Model and optimizer alone: needs no library, so that it can be built for other machines.
-DIGEST = tests/digest model attention linear moe router $(addprefix lib/,numeric profile rng simd text util) \
+DIGEST = tests/digest model attention linear moe router $(addprefix lib/,fma numeric profile rng simd text util) \
          $(patsubst %.c,%,$(wildcard kernels/*.c config/*.c model/*.c))
 $(B)/digest: $(DIGEST:%=$(B)/objects/%.o)
-	$(call say,LINK)$(CC) $(FLAGS) $^ -lm -o $@
+	$(call say,LINK)$(CC) $(FLAGS) $^ $(LIBRARIES) -lm -o $@
 
 $(B)/objects/%.o: %.c Makefile
 	@mkdir -p $(@D)
@@ -179,10 +193,12 @@ demo: ready
 
 # Compiler, OpenMP, jansson and stb: checked, and installed where something is missing.
 ready:
-	@./setup --check $(CC) || { ./setup && ./setup --check $(CC); }
+	@./setup --check $(CC) $(OPENMP) $(LIBRARIES) || { ./setup && $(MAKE) -s found; }
+found:
+	@./setup --check $(CC) $(OPENMP) $(LIBRARIES)
 
 clean:
 	rm -rf build train generate gpt bench/bench
 
-.PHONY: all test oracle claims digest onefile bench versus asan tsan fuzz replay demo ready clean always
+.PHONY: all test oracle claims digest onefile bench versus asan tsan fuzz replay demo ready found clean always
 -include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(B)/objects/train.d $(B)/objects/generate.d $(HARNESS:.o=.d)

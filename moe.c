@@ -24,9 +24,9 @@ static RouterShape router_shape(const Model *m, size_t T, bool inference) {
                                     [ROUTER_dense] = CHOOSE_ALL};
     const Config *c = &m->c;
     RouterShape s = {.E = c->experts, .K = c->top_k, .T = T, .choice = choice[c->router], .normalise = c->norm_topk,
-                     .scale = c->route_scale, .capacity = inference ? 0 : config_capacity(c, T),
-                     .groups = c->route_groups, .top_groups = c->route_top_groups,
-                     .group_sum = c->route_group_score == GROUP_SCORE_top2};
+                     .biased = c->router == ROUTER_bias, .scale = c->route_scale,
+                     .capacity = inference ? 0 : config_capacity(c, T), .groups = c->route_groups,
+                     .top_groups = c->route_top_groups, .group_sum = c->route_group_score == GROUP_SCORE_top2};
     s.score = c->router == ROUTER_relu ? SCORE_RELU : c->gate == GATE_sigmoid ? SCORE_SIGMOID : SCORE_SOFTMAX;
     if (c->router != ROUTER_expert_choice && c->router != ROUTER_soft) return s;
     ConfigPool pool = config_pool(c);
@@ -143,13 +143,6 @@ const RouterStats *model_router_stats(Model *m, size_t l) {
 
 // ---- what routers learn without gradients ----------------------------------------------------------
 
-// Experts that got less than the mean load of the step become easier to choose, the others harder.
-static void move_bias(real *bias, const double *load, size_t E, double rate) {
-    double mean = 0;
-    for (size_t e = 0; e < E; e++) mean += load[e] / (double)E;
-    for (size_t e = 0; e < E; e++) bias[e] += (real)(rate * (double)((mean > load[e]) - (mean < load[e])));
-}
-
 // A share of the way to the score that K/E of the step's tokens are above: a running mean of quantiles.
 static void move_thresholds(real *threshold, const real *score, size_t M, size_t E, size_t K, double rate) {
     real *column = xmalloc(size_mul(M, sizeof *column));
@@ -180,7 +173,7 @@ void model_update_routers(Model *m) {
         size_t M = (size_t)m->stats[l].tokens;
         if (!layer->has_experts || layer->moe.router_state == NOWHERE || !M) continue;
         real *state = m->values + layer->moe.router_state;
-        if (c->router == ROUTER_bias) move_bias(state, m->load + l * c->experts, c->experts, c->bias_rate);
+        if (c->router == ROUTER_bias) route_move_bias(state, m->load + l * c->experts, c->experts, c->bias_rate);
         else move_thresholds(state, m->seen_scores[l], M, c->experts, c->top_k, c->threshold_rate);
     }
     if (c->experts && c->router == ROUTER_relu) move_l1(m);

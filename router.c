@@ -253,16 +253,40 @@ void route_by_weight(Routing *r, size_t M, size_t E) {
 
 // ---- balance -------------------------------------------------------------------------------------
 
+void route_move_bias(real *bias, const double *load, size_t E, double rate) {
+    uint64_t total = 0;
+    for (size_t e = 0; e < E; e++) total += (uint64_t)load[e];
+    for (size_t e = 0; e < E; e++) {
+        uint64_t share = (uint64_t)load[e] * E;        // compared with the total: a mean would be rounded
+        bias[e] += (real)(rate * (double)((share < total) - (share > total)));
+    }
+}
+
 static real score_total(const real *score, RouterShape s) {   // softmax scores sum to 1 by construction
     real sum = 0;
     for (size_t e = 0; e < s.E && s.score == SCORE_SIGMOID; e++) sum += score[e];
     return s.score == SCORE_SIGMOID ? sum : 1;
 }
 
+// The choices of a sequence that the loss counts: those that were made, or where a bias moved them those of the scores
+// alone (DeepSeek-V3 2024, eq. 18).
+static void count_choices(real *count, const Routing *r, size_t first, RouterShape s) {
+    for (size_t e = 0; e < s.E; e++) count[e] = 0;
+    if (!s.biased) {
+        for (size_t i = r->first[first]; i < r->first[first + s.T]; i++) count[r->expert[i]] += 1;
+        return;
+    }
+    int *best = xmalloc(s.K * sizeof *best);
+    for (size_t m = first; m < first + s.T; m++) {
+        choose_top_k(best, r->score + m * s.E, NULL, NULL, s);
+        for (size_t k = 0; k < s.K; k++) count[best[k]] += 1;
+    }
+    free(best);
+}
+
 // E f_e / T of the sequence that starts at token `first`: the slope of its balance loss in P's sum.
 static void balance_slope(real *slope, const Routing *r, size_t first, RouterShape s) {
-    for (size_t e = 0; e < s.E; e++) slope[e] = 0;
-    for (size_t i = r->first[first]; i < r->first[first + s.T]; i++) slope[r->expert[i]] += 1;
+    count_choices(slope, r, first, s);
     for (size_t e = 0; e < s.E; e++) slope[e] *= (real)s.E / ((real)s.T * (real)s.K * (real)s.T);
 }
 
@@ -324,7 +348,7 @@ void route_backward(real *dlogits, const real *dweight, const Routing *r, size_t
     PARALLEL_ROWS(M / s.T, s.T * s.E)
     for (size_t b = 0; b < M / s.T; b++) {
         real few[FEW_EXPERTS], *slope = s.E <= FEW_EXPERTS ? few : xmalloc(s.E * sizeof *slope);
-        balance_slope(slope, r, b * s.T, s);
+        if (s.aux != 0) balance_slope(slope, r, b * s.T, s);
         for (size_t m = b * s.T; m < (b + 1) * s.T; m++) {
             const real *score = r->score + m * s.E;
             real *d = dlogits + m * s.E;

@@ -19,6 +19,7 @@ typedef enum { POOL_TIME, POOL_BATCH, POOL_ALL } PoolKind;
 typedef struct {
     size_t E, K, T;            // K: experts per token, exactly or on average; T: tokens per sequence
     Score score; Choice choice;
+    bool biased;               // CHOOSE_BEST: a bias moves the selection, which the load-balancing loss does not count
     bool normalise;            // whether the weights of a token's choices are scaled to sum to 1
     double scale;              // multiplies the weights
     double aux, z;             // weights of the load-balancing and z losses, times 1/rows of the whole step
@@ -55,11 +56,15 @@ real kth_largest(real *x, size_t n, size_t k);
 
 // The auxiliary losses themselves, unweighted, summed over sequences (M/T of them).
 // Balance: E sum_e f_e P_e, f_e = (choices of expert e) / (K T) and P_e its mean score (scores that sum to 1),
-// both within one sequence: Fedus et al. 2021, eq. 4, and DeepSeek-V3 2024, eq. 17-20. With SCORE_RELU the scores
-// are taken as they are: the L1 norm of ReMoE (Z. Wang et al. 2024), in its form that balances.
+// both within one sequence: Fedus et al. 2021, eq. 4, and DeepSeek-V3 2024, eq. 17-20. Where a bias moves the
+// selection, f_e counts the K best scores without it, as eq. 18 does. With SCORE_RELU the scores are taken as they are:
+// the L1 norm of ReMoE (Z. Wang et al. 2024), in its form that balances.
 // z: mean over tokens of (log sum exp logits)^2: Zoph et al. 2022, eq. 5.
 double route_balance_loss(const Routing *r, size_t M, RouterShape s);
 double route_z_loss(const Routing *r, size_t M, RouterShape s);
+// bias [E] moves by `rate`: up where an expert's load [E], whole numbers of tokens, is below the mean load, down where
+// it is above, and not at all where it is the mean (L. Wang et al. 2024, algorithm 1).
+void route_move_bias(real *bias, const double *load, size_t E, double rate);
 
 // ---- soft routing --------------------------------------------------------------------------------
 // Soft MoE (Puigcerver et al. 2023, section 2.1). Each expert has S = s.slots slots per pool. A slot's input is a

@@ -420,12 +420,16 @@ void flags_refuse_unused(const FlagTable *t, const void *target, size_t i) {
 // $'...', which bash and zsh read: a control character could end the line, or be obeyed by a terminal.
 static char *quote_controls(const char *value) {
     char *out = xmalloc(4 * strlen(value) + 4), *p = out;
-    p += sprintf(p, "$'");
+    *p++ = '$', *p++ = '\'';
     for (size_t left = strlen(value), n; left; value += n, left -= n) {
-        bool control = text_control(value, left), mark = *value == '\'' || *value == '\\';
+        bool control = text_control(value, left);
         n = control ? 1 : utf8_length(value, left);
-        p += control ? sprintf(p, "\\x%02x", (unsigned char)*value)
-                     : sprintf(p, "%s%.*s", mark ? "\\" : "", (int)n, value);
+        if (control) {
+            p += snprintf(p, 5, "\\x%02x", (unsigned char)*value);
+            continue;
+        }
+        if (*value == '\'' || *value == '\\') *p++ = '\\';
+        memcpy(p, value, n), p += n;
     }
     *p = '\'';
     return out;
@@ -442,7 +446,7 @@ char *flags_quote(const char *value) {
     char *out = xmalloc(4 * strlen(value) + 3), *p = out;
     *p++ = '\'';
     for (; *value; value++) {
-        if (*value == '\'') p += sprintf(p, "'\\''");
+        if (*value == '\'') p += snprintf(p, 5, "'\\''");
         else *p++ = *value;
     }
     *p = '\'';

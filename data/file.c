@@ -33,17 +33,21 @@ typedef struct {
 } File;
 
 // ---- rows --------------------------------------------------------------------------------------
-// A number below n from 64 random bits; n is far below 2^64, so the bias is far below anything measurable.
+// A number below n from 64 random bits; n is far below 2^64, so the bias is far below anything measurable. It is the
+// upper half of their product, by halves of 32 bits: not every machine has a type for it.
 static size_t place_below(Rng *r, size_t n) {
-    uint64_t high = rng_u32(r), word = high << 32 | rng_u32(r);
-    return (size_t)((unsigned __int128)word * n >> 64);
+    uint64_t a = rng_u32(r), b = rng_u32(r), c = (uint64_t)n >> 32, d = (uint64_t)n & UINT32_MAX;
+    uint64_t middle = a * d + (b * d >> 32), rest = b * c + (middle & UINT32_MAX);
+    return (size_t)(a * c + (middle >> 32) + (rest >> 32));
 }
 
 static size_t window_start(const File *f, Split split, uint64_t row, size_t places) {
     Rng r = row_rng(f->seeds, split, row);
     if (split == SPLIT_TRAIN) return place_below(&r, places);
     uint64_t window = row % f->validation_rows;
-    return f->validation_rows == 1 ? 0 : (size_t)((unsigned __int128)window * (places - 1) / (f->validation_rows - 1));
+    if (f->validation_rows == 1) return 0;
+    uint64_t steps = f->validation_rows - 1, length = places - 1;           // window length / steps, and no overflow
+    return (size_t)(window * (length / steps) + window * (length % steps) / steps);
 }
 
 static void read_part(const Part *p, size_t at, size_t count, int *out) {

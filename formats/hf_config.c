@@ -311,12 +311,16 @@ static void put_rotating_layers(json_t *object, const Config *c) {
     put(object, "no_rope_layers", rotates);         // by its values, layers with RoPE
 }
 
+// transformers takes the choices and the scores of all layers together, and its choices per token sum to K; ours is
+// a sum over layers, with choices that sum to 1 (router.h). With layers that are loaded alike it is this much larger.
+double hf_aux_loss_factor(const Config *c) { return (double)c->layers / (double)c->top_k; }
+
 static void put_family(json_t *object, const Config *c, unsigned family) {
     if (family & ROTARY) put_rotary(object, c, family);
     if (family & BIASED) put(object, "mlp_bias", json_boolean(config_ffn_bias(c)));
     if (family & BIASABLE) put(object, "attention_bias", json_boolean(config_o_bias(c)));
     if (family & SMOLLM3) put_rotating_layers(object, c);
-    if (family & CHOOSING) put(object, "router_aux_loss_coef", flag_as_json(c, "aux_loss"));
+    if (family & CHOOSING) put(object, "router_aux_loss_coef", json_real(c->aux_loss * hf_aux_loss_factor(c)));
     if (family & QWEN3_MOE) put_dense_layers(object, c);
     if (family & LATENT) put_latent(object, c, family);
     if (family & QWEN3_NEXT) put_qwen3_next(object, c);

@@ -27,6 +27,7 @@ extern const Family hf_families[];                  // ours is the last one
 
 const Family *hf_family(const Config *c);           // under whose names a model is saved; OURS where no other fits
 json_t *hf_config_as_json(const Config *c, const Family *family);  // of a resolved config that is of this family
+double hf_aux_loss_factor(const Config *c);          // of transformers' router_aux_loss_coef over our --aux-loss
 void hf_write_config(const Config *c, const char *path);
 bool hf_attention_is(const Config *c, int attn);    // on all layers
 bool hf_has_attention(const Config *c, int attn);   // on one of them

@@ -668,11 +668,25 @@ static void copy_flag(Config *c, const Config *from, const char *name) {
     free(text);
 }
 
+// Of a checkpoint of others, unless --aux-loss was given. Where the key is absent transformers takes its own.
+static void read_aux_loss(Config *c, const JsonFile *j, unsigned family) {
+    static const char key[] = "router_aux_loss_coef";
+    const json_t *value = get(j, key);
+    if (value && !(json_is_number(value) && json_number_value(value) >= 0)) refuse(j, key, "a number, 0 or more,");
+    if (c->aux_loss != -1) return;
+    char text[32];
+    double coefficient = value ? json_number_value(value) : family & OLMOE ? 0.01 : 0.001;
+    snprintf(text, sizeof text, "%.12g", coefficient / hf_aux_loss_factor(c));
+    set_flag(c, j, key, "aux_loss", text);
+}
+
 void hf_config(Config *c, const char *dir) {
     JsonFile j = hf_read_json(dir, "config.json");
     Config model = model_in(&j);
     for (size_t i = 0; i < ARCHITECTURE_FLAGS; i++) copy_flag(c, &model, architecture_flags[i]);
     if (c->pos == POS_learned) c->context = model.context;
+    unsigned family = hf_family_in(&j)->bit;
+    if (family & CHOOSING && !get(&j, "receipts") && c->experts) read_aux_loss(c, &j, family);
     bool dynamic = c->rope_scaling == ROPE_SCALING_dynamic;     // known only so far
     if (dynamic && c->context > c->rope_trained) c->context = c->rope_trained;
     hf_close_json(&j);

@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "safetensors are little-endian and copied as they are");
-
 enum { HEADER_LIMIT = 100 * 1000 * 1000, LENGTH_BYTES = 8, ALIGNMENT = 8 };
 
 // ---- writing -----------------------------------------------------------------------------------

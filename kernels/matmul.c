@@ -323,11 +323,7 @@ void products_naive(const Product *p, size_t count) {
                 real sum = p->accumulate ? p->c[i * p->ldc + j] : p->bias ? p->bias[j] : 0;
                 for (size_t k = 0; k < p->K; k++) {
                     real a = p->a[i * p->a_row + k * p->a_col];
-#ifdef REAL_DOUBLE
-                    sum = fma(a, p->b[k * p->b_row + j * p->b_col], sum);
-#else
-                    sum = fmaf(a, p->b[k * p->b_row + j * p->b_col], sum);
-#endif
+                    sum = real_fma(a, p->b[k * p->b_row + j * p->b_col], sum);
                 }
                 p->c[i * p->ldc + j] = sum;
             }

@@ -74,8 +74,8 @@ double optim_lr(const Schedule *s, size_t step) {
     case LR_LINEAR: return s->lr + progress * (s->min_lr - s->lr);
     case LR_WSD: {
         double end = (double)s->steps, start = end - s->decay * end, last = end - 1;
-        if ((double)step <= start || last <= start) return s->lr;
-        return s->lr + ((double)step - start) / (last - start) * (s->min_lr - s->lr);
+        if ((double)step <= start && ((double)step < last || s->decay == 0)) return s->lr;
+        return last > start ? s->lr + ((double)step - start) / (last - start) * (s->min_lr - s->lr) : s->min_lr;
     }
     default: return s->lr;
     }

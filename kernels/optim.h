@@ -21,7 +21,8 @@ void optim_adamw(const OptimRow *row, size_t rows, real *value, const real *grad
                  double gradient_scale, AdamW a, size_t step);
 
 // Learning rate of the step that comes after `step` others: linear warm-up to lr, then as `kind` says down to min_lr at
-// the last of `steps`. decay: share of the steps in which wsd goes down, linearly (Hu et al. 2024 hold, then decay).
+// the last of `steps`. decay: share of the steps in which wsd goes down, linearly (Hu et al. 2024 hold, then decay): at
+// least the last step, unless it is 0.
 typedef enum { LR_COSINE, LR_LINEAR, LR_WSD, LR_CONSTANT } ScheduleKind;
 typedef struct { ScheduleKind kind; double lr, min_lr, decay; size_t warmup, steps; } Schedule;
 double optim_lr(const Schedule *s, size_t step);

@@ -4,8 +4,11 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
-#ifdef __aarch64__
+#if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#endif
+#ifdef __APPLE__
+#include <mach-o/dyld.h>
 #endif
 
 // ---- what this build needs ---------------------------------------------------------------------
@@ -69,7 +72,8 @@ ANYWHERE static void check_processor(void) {  // prints by itself: fail() may al
 
 void cpu_check(const char *commit) {
     check_processor();
-    const char *from = getenv(COMES_FROM);
+    const char *fault = fma_fault(), *from = getenv(COMES_FROM);
+    if (fault) fail("%s", fault);
     if (from && strcmp(from, commit) != 0)
         fail("this build of the path %s is from commit %s, the program that --simd was given to from %s; "
              "build it with: make SIMD=%s", SIMD_NAME, commit, from, SIMD_NAME);
@@ -93,9 +97,16 @@ static const char *lacking(const char *path) {
 #endif
 }
 
-// Where this program lies: /home/me/receipts/train, or .../build/avx2/train.
+// Where this program lies: /home/me/receipts/train, or .../build/avx2/train. As it was typed where no system says so.
 static char *own_path(const char *typed) {
-    char *path = realpath("/proc/self/exe", NULL);
+#ifdef __APPLE__
+    char own[4096];
+    uint32_t size = sizeof own;
+    char *path = _NSGetExecutablePath(own, &size) == 0 ? realpath(own, NULL) : NULL;
+#else
+    char *path = realpath("/proc/self/exe", NULL);           // Linux
+    if (!path) path = realpath("/proc/curproc/file", NULL);  // FreeBSD, where it is mounted
+#endif
     if (!path) path = realpath(typed, NULL);
     if (!path) fail("--simd: cannot tell where %s lies: %s", typed, strerror(errno));
     return path;

@@ -5,7 +5,8 @@
 #define CPU_H
 
 // Ends the program with one line where the processor lacks instructions that the compiler may have used;
-// without it the first of them would end it with SIGILL. Call it before everything else. Also where cpu_switch
+// without it the first of them would end it with SIGILL. Call it before everything else. Also where the machine or the
+// build rounds in another way than all others (fma.h), and where cpu_switch
 // came here from a build of another commit: the same flags would not have to give the same bits.
 void cpu_check(const char *commit);
 

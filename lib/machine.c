@@ -14,7 +14,11 @@
 
 // ---- names ---------------------------------------------------------------------------------------
 char *machine_cpu(void) {
-    char line[512], *name = NULL;
+    char line[512] = "", *name = NULL;
+#ifdef __APPLE__
+    size_t size = sizeof line;
+    if (sysctlbyname("machdep.cpu.brand_string", line, &size, NULL, 0) == 0) return xprintf("%s", line);
+#endif
     FILE *f = fopen("/proc/cpuinfo", "r");
     while (f && !name && fgets(line, sizeof line, f)) {
         char *colon = strchr(line, ':');
@@ -41,6 +45,12 @@ const char *machine_compiler(void) {
 }
 
 // ---- caches --------------------------------------------------------------------------------------
+#ifdef __APPLE__
+size_t machine_cache_bytes(void) {
+    size_t bytes = 0, size = sizeof bytes;
+    return sysctlbyname("hw.perflevel0.l2cachesize", &bytes, &size, NULL, 0) == 0 ? bytes : 0;
+}
+#else
 // A line of /sys/devices/system/cpu/cpuN/cache/indexI/NAME.
 static bool read_fact(int cpu, int index, const char *name, char line[64]) {
     char path[128];
@@ -66,15 +76,11 @@ static size_t last_cache_of(int cpu) {
 
 size_t machine_cache_bytes(void) {
     size_t all = 0;
-#ifdef __APPLE__
-    size_t size = sizeof all;
-    if (sysctlbyname("hw.perflevel0.l2cachesize", &all, &size, NULL, 0)) return 0;
-#else
     char line[64];
     for (int cpu = 0; read_fact(cpu, 0, "level", line); cpu++) all += last_cache_of(cpu);
-#endif
     return all;
 }
+#endif
 
 double machine_memory(void) {
     long pages = sysconf(_SC_PHYS_PAGES), bytes = sysconf(_SC_PAGESIZE);

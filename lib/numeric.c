@@ -1,8 +1,9 @@
 // numeric.c: exp, log, sin, cos and pow in double precision with bits that depend on no C library.
-// Method throughout: reduce the argument exactly with fma(), then sum the Taylor series by Horner's
+// Method throughout: reduce the argument exactly with a fused multiply-add, then sum the Taylor series by Horner's
 // rule; with the reduced arguments below, the first term left out is under 1e-17 of the result.
-// floor(), fma() and sqrt() are the only library calls: IEEE 754 fixes every bit of theirs.
+// floor() and sqrt() are the only library calls: IEEE 754 fixes every bit of theirs.
 #include "lib/numeric.h"
+#include "lib/fma.h"
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -14,7 +15,7 @@ static const double HALF_PI_HIGH = 0x1.921fb54442d18p+0, HALF_PI_LOW = 0x1.1a626
 // c[0] + c[1] x + c[2] x^2 + ...
 static double horner(double x, const double *c, int count) {
     double sum = c[count - 1];
-    for (int i = count - 2; i >= 0; i--) sum = fma(sum, x, c[i]);
+    for (int i = count - 2; i >= 0; i--) sum = fma_double(sum, x, c[i]);
     return sum;
 }
 
@@ -32,8 +33,8 @@ double num_exp(double x) {
     if (isnan(x)) return x;
     if (x > 709) return INFINITY;
     if (x < -708) return 0;
-    double n = floor(fma(x, 1.4426950408889634, 0.5));
-    double r = fma(-n, LN2_LOW, fma(-n, LN2_HIGH, x));
+    double n = floor(fma_double(x, 1.4426950408889634, 0.5));
+    double r = fma_double(-n, LN2_LOW, fma_double(-n, LN2_HIGH, x));
     return horner(r, c, 14) * power_of_two((int)n);
 }
 
@@ -51,10 +52,10 @@ static void log_in_two_parts(double x, double *high, double *low) {
     if (m >= 1.4142135623730951) m *= 0.5, n++;
     double numerator = m - 1, denominator = m + 1, denominator_low = m - (denominator - 1);
     double s = numerator / denominator;
-    double s_low = fma(-s, denominator_low, fma(-s, denominator, numerator)) / denominator;
-    double tail = fma(s * s * s, horner(s * s, c, 11), 2 * s_low);  // log m = 2 s + tail
-    double a = n * LN2_HIGH, a_low = fma(n, LN2_HIGH, -a), b = 2 * s;
-    double sum = a + b, rest = (b - (sum - a)) + fma(n, LN2_LOW, a_low + tail);  // |a| > |b|, or a is 0
+    double s_low = fma_double(-s, denominator_low, fma_double(-s, denominator, numerator)) / denominator;
+    double tail = fma_double(s * s * s, horner(s * s, c, 11), 2 * s_low);  // log m = 2 s + tail
+    double a = n * LN2_HIGH, a_low = fma_double(n, LN2_HIGH, -a), b = 2 * s;
+    double sum = a + b, rest = (b - (sum - a)) + fma_double(n, LN2_LOW, a_low + tail);  // |a| > |b|, or a is 0
     *high = sum + rest;
     *low = rest - (*high - sum);
 }
@@ -71,8 +72,8 @@ void num_sincos(double x, double *sine, double *cosine) {
                                 -1. / 1307674368000, 1. / 355687428096000};
     static const double cc[] = {1, -1. / 2, 1. / 24, -1. / 720, 1. / 40320, -1. / 3628800, 1. / 479001600,
                                 -1. / 87178291200, 1. / 20922789888000, -1. / 6402373705728000};
-    double n = floor(fma(x, 0.6366197723675814, 0.5));
-    double r = fma(-n, HALF_PI_LOW, fma(-n, HALF_PI_HIGH, x));
+    double n = floor(fma_double(x, 0.6366197723675814, 0.5));
+    double r = fma_double(-n, HALF_PI_LOW, fma_double(-n, HALF_PI_HIGH, x));
     double s = r * horner(r * r, cs, 9), c = horner(r * r, cc, 10);
     long long quadrant = (long long)n & 3;
     *sine = quadrant == 0 ? s : quadrant == 1 ? c : quadrant == 2 ? -s : -c;
@@ -83,9 +84,9 @@ void num_sincos(double x, double *sine, double *cosine) {
 double num_pow(double base, double exponent) {
     double high, low;
     log_in_two_parts(base, &high, &low);
-    double product = exponent * high, product_low = fma(exponent, low, fma(exponent, high, -product));
+    double product = exponent * high, product_low = fma_double(exponent, low, fma_double(exponent, high, -product));
     double result = num_exp(product);
-    return isinf(result) ? result : fma(result, product_low, result);
+    return isinf(result) ? result : fma_double(result, product_low, result);
 }
 
 double num_powi(double base, unsigned long n) {

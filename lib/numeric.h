@@ -1,6 +1,6 @@
 // numeric.h: scalar double-precision functions whose bits do not depend on the C library: for
 // initialisation, RoPE tables, schedules and sampling. Each is a polynomial over a reduced
-// argument, every fused multiply-add written as fma(). Relative error below 1e-14 on the ranges
+// argument, every fused multiply-add written as fma_double(). Relative error below 1e-14 on the ranges
 // stated (tests/test_numeric.c). The vector versions for the hot path are in simd.h.
 #ifndef NUMERIC_H
 #define NUMERIC_H

@@ -8,6 +8,7 @@
 #ifndef SIMD_H
 #define SIMD_H
 #include "lib/util.h"
+#include "lib/fma.h"
 #include <math.h>
 #include <string.h>
 
@@ -16,6 +17,11 @@
 #define OPAQUE(pointer) __asm__("" : "+r"(pointer))      // what it was made of is unknown to the compiler from here on
 #if defined(REAL_DOUBLE) && !defined(SIMD_PLAIN)
 #define SIMD_PLAIN
+#endif
+#ifdef REAL_DOUBLE
+#define real_fma fma          // compared with tolerances, never bit by bit
+#else
+#define real_fma fma_float
 #endif
 
 // SIMD_ROWS x (SIMD_VECS * 16) is the register tile of a matrix product on this path.
@@ -168,10 +174,8 @@ INLINE real vec_largest(vec v) {
 #define SIMD_ROWS 4
 #define SIMD_VECS 1
 #ifdef REAL_DOUBLE
-#define real_fma fma
 #define real_sqrt sqrt
 #else
-#define real_fma fmaf
 #define real_sqrt sqrtf
 #endif
 typedef struct { real lane[LANES]; } vec;

@@ -1,5 +1,6 @@
 // threads.c: sets the patience of OpenMP's waiting threads.
 #include "lib/threads.h"
+#include "lib/util.h"
 #include <stdlib.h>
 #include <unistd.h>
 

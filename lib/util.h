@@ -1,12 +1,26 @@
 // util.h: what every room needs: the number type, errors, arenas, hashing, time.
 #ifndef UTIL_H
 #define UTIL_H
+#ifndef _DEFAULT_SOURCE
+#define _DEFAULT_SOURCE       // POSIX also with -std=c11
+#endif
 #include "lib/text.h"
+#include <float.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+
+// ---- what would silently give other bits -------------------------------------------------------
+// fma.h has a test of the machine itself. 16: of _Float16 alone.
+#if FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16
+#error "floats are computed with more bits than they have (FLT_EVAL_METHOD); on 32-bit x86: -msse2 -mfpmath=sse"
+#endif
+#ifdef __FAST_MATH__
+#error "-ffast-math: every compiler would give other bits"
+#endif
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "hashes and files are made of little-endian numbers");
 
 // The model computes in `real`: float, or double when built with -DREAL_DOUBLE
 // (the build in which gradients are checked against central differences).
@@ -65,6 +79,9 @@ void write_whole_file(const char *path, const void *data, size_t bytes);  // all
 // malloc'd, NUL after the end; fails with the reason. Of a pipe or a device at most 64 MiB.
 char *read_whole_file(const char *path, size_t *bytes);
 FILE *append_to_file(const char *path);       // made where there is none; a link is refused
+#ifdef __APPLE__  // where fsync() leaves it in the drive; F_FULLFSYNC is not for every file system
+#define fsync(file) (fcntl(file, F_FULLFSYNC) == 0 ? 0 : fsync(file))
+#endif
 bool file_exists(const char *path);
 void remove_file(const char *path);           // fails with the reason, but not where there is none
 void make_directories(const char *path);      // mkdir -p

@@ -10,7 +10,7 @@
 // not be counted any more.
 static size_t add_numbers(size_t *total, size_t numbers) {
     size_t offset = *total;
-    if (numbers > ((size_t)1 << 58) - offset) fail("the parameters are larger than any memory; choose smaller sizes");
+    if (numbers > SIZE_MAX / 64 - offset) fail("the parameters are larger than any memory; choose smaller sizes");
     *total += numbers;
     return offset;
 }

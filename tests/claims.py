@@ -91,6 +91,18 @@ class Commands(unittest.TestCase):
                          ["sparse layers=2 vs dense layers=2", "sparse layers=4 vs dense layers=4"])
         self.assertEqual(len({run.key for run in claim.runs(claim.seeds)}), 5 * 2)
 
+    def test_too_many_runs(self):
+        """Counted, not made: this would be 10^24 arms."""
+        many = " ".join(f"--{name} 1..1000" for name in ("a", "b", "c", "d", "e", "f", "g", "h"))
+        for words in (f"./train {many}", "./train --a 1..100 --lr 1..100 --seed 1..2"):
+            with self.assertRaisesRegex(UsageError, "make [0-9]+ runs, and a sweep has at most 10000"):
+                ad_hoc(words.split())
+
+    def test_flags_of_the_sweep(self):
+        for words in ("--out a,b", "--threads 1,2", "--out a"):
+            with self.assertRaisesRegex(UsageError, "is not for a sweep"):
+                ad_hoc(["./train", *words.split()])
+
     def test_bad_claims(self):
         for changes in ({"tune_seeds": "5..6"}, {"metric": "beauty"}, {"surprise": 1},
                         {"comparison": [{"a": "b", "b": "c", "predict": "> 0"}]},
@@ -823,6 +835,53 @@ class Sweeps(unittest.TestCase):
         self.assertEqual(self.sweep(command, "--fresh").returncode, 0)
         self.assertEqual({key: row["digest"] for key, row in self.records().items()}, digests)
         self.assertEqual(len(digests), 3)
+
+    def start(self, command, *options):
+        words = [ROOT / "claims/sweep", *command.split(), "--into", str(self.into), *options]
+        return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                start_new_session=True)
+
+    def until(self, condition):
+        deadline = time.monotonic() + 60
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.assertTrue(condition())
+
+    def test_interrupted_at_any_time(self):
+        """Among imports, in the pilot, between runs: one line or none, never a traceback, and nothing goes on."""
+        for seconds in (0.02, 0.1, 0.3, 0.6, 1.0, 1.6, 2.2):
+            process = self.start(f"{TINY} --steps 100000 --seed 1..3")
+            time.sleep(seconds)
+            while process.poll() is None:                   # while Python begins it does not listen
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGINT)
+                time.sleep(0.2)
+            out, error = process.communicate()
+            self.assertIn(process.returncode, (130, -signal.SIGINT), f"after {seconds} s: {out}{error}")
+            self.assertEqual(error, "", f"after {seconds} s")
+
+    def test_killed(self):
+        """The runs of a sweep that is killed end with it; where they cannot, the next sweep waits for them."""
+        command = f"{TINY} --steps 3000 --seed 1..2 --save-every 50"
+        process = self.start(command)
+        self.until(lambda: any(trainer.is_held(d) for d in self.into.iterdir() if d.is_dir() and d.name != "pilot"))
+        process.kill()
+        process.communicate()
+        if trainer.PRCTL:
+            self.until(lambda: not any(trainer.is_held(d) for d in self.into.iterdir()))
+        held = [os.open(d, os.O_RDONLY) for d in self.into.iterdir() if d.is_dir()]
+        for directory in held:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+        short = self.start(command)
+        said = short.stdout.readline()
+        while said and not said.startswith("waiting "):
+            said = short.stdout.readline()
+        self.assertIn("another process trains in", said)
+        for directory in held:
+            os.close(directory)
+        out, error = short.communicate()
+        self.assertEqual((short.returncode, error), (0, ""), out)
+        self.assertEqual([row["status"] for row in self.records().values()], ["finished"] * 2)
 
     def test_divergence_and_failure_are_results(self):
         command = f"{TINY} --steps 40 --clip 0 --lr 1e-3,999 --init-scale 900 --norm-kind layer --seed 1..2"

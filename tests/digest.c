@@ -1,7 +1,7 @@
 // digest.c: main(). Trains small models of every kind for a few steps and prints a hash of each: of its
 // parameters, moments, losses, and of the logits it then decodes. tests/digest.sh builds it for every
 // compiler and machine at hand and compares. It needs no library but libm, no files and no flags:
-//     build/digest [STEPS [MICRO-BATCH [RESUME-AT]]]      threads: OMP_NUM_THREADS
+//     build/digest [STEPS [MICRO-BATCH [RESUME-AT [KIND...]]]]      threads: OMP_NUM_THREADS
 #include "lib/rng.h"
 #include "lib/simd.h"
 #include "model.h"
@@ -170,6 +170,13 @@ static uint64_t hash_of_decoding(Model *m, uint64_t h) {
     return h;
 }
 
+// Without names, all kinds.
+static bool is_wanted(const char *kind, char **names, int count) {
+    for (int i = 0; i < count; i++)
+        if (strcmp(names[i], kind) == 0) return true;
+    return count <= 0;
+}
+
 int main(int argc, char **argv) {
     size_t steps = argc > 1 ? strtoul(argv[1], NULL, 10) : 20, micro = argc > 2 ? strtoul(argv[2], NULL, 10) : BATCH;
     size_t resume_at = argc > 3 ? strtoul(argv[3], NULL, 10) : 0;
@@ -177,9 +184,11 @@ int main(int argc, char **argv) {
         usage_error("digest [STEPS [MICRO-BATCH [RESUME-AT]]] wants at least 1 step and a micro-batch of 1 to %d",
                     BATCH);
     check_coverage();
+    if (fma_fault()) fail("%s", fma_fault());
     fprintf(stderr, "%s, %d threads, %zu steps, micro-batches of %zu\n", simd_name(), omp_get_max_threads(), steps,
             micro);
     for (size_t k = 0; k < KINDS; k++) {
+        if (!is_wanted(kinds[k].name, argv + 4, argc - 4)) continue;
         Training t = {.c = configure(kinds[k].flags), .hash = HASH_START};
         begin(&t);
         for (size_t step = 0; step < steps; step++) {

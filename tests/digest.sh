@@ -1,7 +1,7 @@
 #!/bin/bash
 # digest.sh: the promise that the same commit, flags and seed give the same bits, put to the test.
 # Builds tests/digest.c, which trains models of every kind in one process, for every compiler and
-# instruction set at hand, ARM64 under qemu among them, and ./train for three of them; runs them with other
+# instruction set at hand, other machines under qemu among them, and ./train for three of them; runs them with other
 # numbers of threads, other schedules, other micro-batches, and interrupted at random steps; compares every
 # hash with the first.
 #     tests/digest.sh [SEED]     of the random steps; minutes at first, then only what changed is built
@@ -38,6 +38,8 @@ build() {
 build build/digest || exit 1
 export OMP_NUM_THREADS=1
 build/digest 20 > "$scratch/long" 2> "$scratch/log" && build/digest 3 > "$scratch/short" 2> "$scratch/log" || exit 1
+few="mla bias gated-delta"
+build/digest 1 6 0 $few > "$scratch/few" 2> "$scratch/log" || exit 1
 cat "$scratch/long"
 build/digest 19 > "$scratch/other" 2> "$scratch/log"
 if cut -c12-27 "$scratch/other" | grep -qFf - "$scratch/long"; then flunk "a step less is seen in every hash"
@@ -58,13 +60,14 @@ step=$((1 + $(below 19)))
 same "died after $step steps, resumed, 3 threads, micro-batches of 2" "$scratch/long" \
     env OMP_NUM_THREADS=3 build/digest 20 2 $step
 
-# path NAME STEPS RUNNER MAKE-VARIABLE...: another build of the driver, run by RUNNER.
+# path NAME STEPS RUNNER MAKE-VARIABLE...: another build of the driver, run by RUNNER. One step: of a few kinds.
 path() {
-    local name=$1 steps=$2 runner=$3 expected=$scratch/long
+    local name=$1 steps=$2 runner=$3 expected=$scratch/long kinds=
     shift 3
     [ "$steps" = 20 ] || expected=$scratch/short
+    [ "$steps" != 1 ] || expected=$scratch/few kinds="6 0 $few"
     build "build/digest-$name/digest" "B=build/digest-$name" "$@" || return
-    same "$name, $steps steps" "$expected" env OMP_NUM_THREADS=2 $runner "build/digest-$name/digest" "$steps"
+    same "$name, $steps steps" "$expected" env OMP_NUM_THREADS=2 $runner "build/digest-$name/digest" "$steps" $kinds
 }
 
 has() { grep -qw "$1" /proc/cpuinfo 2> /dev/null; }
@@ -77,10 +80,22 @@ for compiler in gcc clang; do
     else skip "$compiler-avx512: not in this processor"; fi
     if has avx2 && has fma; then path $compiler-avx2 20 "" CC=$compiler SIMD=avx2
     else skip "$compiler-avx2: not in this processor"; fi
-    # No instruction for a fused multiply-add: the C library's fmaf, to the same bits.
-    path $compiler-sse2 3 "" CC=$compiler SIMD=plain "MACHINE_plain=-march=x86-64 -DSIMD_PLAIN"
+    # No instruction for a fused multiply-add: the formulas of lib/fma.h.
+    path $compiler-sse2 1 "" CC=$compiler SIMD=plain "MACHINE_plain=-march=x86-64 -DSIMD_PLAIN"
 done
 path gcc-O1 20 "" CC=gcc SIMD=plain "MACHINE_plain=-march=native -DSIMD_PLAIN -O1"
+
+# emulated NAME PREFIX QEMU [MACHINE]: a build by another machine's compiler, without vectors.
+emulated() {
+    local prefix=$2 qemu=qemu-$3
+    if command -v "$prefix-gcc" > /dev/null && command -v "$qemu" > /dev/null; then
+        path "$1" 1 "$qemu -L /usr/$prefix" "CC=$prefix-gcc" SIMD=plain "MACHINE_plain=-DSIMD_PLAIN $4"
+    else skip "$1: $prefix-gcc or $qemu is not installed"; fi
+}
+emulated riscv64 riscv64-linux-gnu riscv64
+emulated ppc64el powerpc64le-linux-gnu ppc64le
+emulated armhf arm-linux-gnueabihf arm             # 32 bits, and no instruction for a fused multiply-add
+emulated i686 i686-linux-gnu i386 "-msse2 -mfpmath=sse"
 
 arm=aarch64-linux-gnu
 if [ "$(uname -m)" != aarch64 ] && command -v $arm-gcc > /dev/null && command -v qemu-aarch64 > /dev/null; then

@@ -58,12 +58,15 @@ def ours(directory, *options, length=LENGTH):
     return load_file(out + "/logits.safetensors")["logits"], load_file(out + "/gradients.safetensors")
 
 
-def theirs(model, directory, length=LENGTH):
-    """The same of a transformers model. Its gradients get the names of a checkpoint by being saved as one."""
+def theirs(model, directory, length=LENGTH, balanced=False):
+    """The same of a transformers model. Its gradients get the names of a checkpoint by being saved as one. balanced: of
+    the loss with what balances its experts, too."""
     model = model.double().eval()
     tokens = batch(length)
-    logits = model(tokens[:, :-1], use_cache=False).logits
-    torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    out = model(tokens[:, :-1], use_cache=False, **({"output_router_logits": True} if balanced else {}))
+    logits = out.logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    (loss + model.config.router_aux_loss_coef * out.aux_loss if balanced else loss).backward()
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(p.grad)
@@ -553,6 +556,16 @@ def alibi(heads):
     return check
 
 
+def balancing_loss(directory):
+    """The loss that transformers adds with the coefficient that we export. Its statistics are those of all layers and
+    rows together: with one layer, and the same row three times, they are ours of a row."""
+    tokens = batch()[:1].expand(ROWS, -1)
+    with unittest.mock.patch.object(sys.modules[__name__], "batch", lambda length=LENGTH: tokens):
+        save_ours("--attn gqa --kv-heads 2 --layers 1 --aux-loss 0.7 " + EXPERTS, directory)
+        model = T.AutoModelForCausalLM.from_pretrained(directory, experts_implementation="eager")
+        return agree(ours(directory, "losses"), theirs(model, directory, balanced=True))
+
+
 def ours_alone(directory):
     """What transformers has no architecture for: still a sound safetensors file and a config that says so."""
     save_ours(LATENTS + EXPERTS + "--norm peri --ffn relu2 --attn gqa+mla", directory)
@@ -769,7 +782,10 @@ def soft_experts(p, flags, x, logits, writing):
 
 def router_losses(p, flags, logits, score, chosen):
     """Means over rows: of E sum_e f_e P_e, with f_e = choices / (K T) and P_e the mean share of the score (relu: the
-    mean score, an L1 norm whose weight is learned); and of the mean square of a token's log-partition."""
+    mean score, an L1 norm whose weight is learned); and of the mean square of a token's log-partition. Where a bias
+    moves the choices, those of the scores alone count: DeepSeek-V3, eq. 18."""
+    if flags["router"] == "bias":
+        chosen = best(score, int(flags["top_k"])).detach()
     f = chosen.reshape(ROWS, LENGTH, -1).mean(1) / int(flags["top_k"])
     relu = flags["router"] == "relu"
     shares = (score if relu else score / score.sum(-1, keepdim=True)).reshape(ROWS, LENGTH, -1).mean(1)
@@ -892,6 +908,7 @@ def all_checks():
     yield "ours/bits-as-bfloat16", rounded_bits
     for heads in (4, 6):
         yield f"ours/alibi-{heads}-heads", alibi(heads)
+    yield "ours/mixtral-balancing-loss", balancing_loss
     yield "ours/no-such-architecture", ours_alone
     for name in RECURRENT:
         yield f"written-out/{name}", lambda d, n=name: recurrence_is_written_out(n, d)

@@ -604,7 +604,7 @@ static void test_khop(void) {
 static size_t write_numbers(const char *path, int count) {
     char *text = xmalloc((size_t)count * 8 + 1);
     size_t n = 0;
-    for (int i = 0; i < count; i++) n += (size_t)sprintf(text + n, "<%d>", i);
+    for (int i = 0; i < count; i++) n += (size_t)snprintf(text + n, 14, "<%d>", i);
     write_whole_file(path, text, n);
     free(text);
     return n;

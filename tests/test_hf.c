@@ -3,6 +3,7 @@
 #include "tests/config.h"
 #include "tests/test.h"
 #include "formats/hf.h"
+#include "formats/hf_config.h"
 #include "lib/rng.h"
 #include <jansson.h>
 #include <stdlib.h>
@@ -410,6 +411,8 @@ static void test_refused_configs(void) {
         {&qwen3_next, "partial_rotary_factor", "1.5", "partial_rotary_factor"},
         {&mixtral, "sliding_window", "'wide'", "sliding_window takes"},
         {&mixtral, "num_experts_per_tok", "0", "num_experts_per_tok"},
+        {&mixtral, "router_aux_loss_coef", "'much'", "router_aux_loss_coef is \"much\""},
+        {&mixtral, "router_aux_loss_coef", "-1", "router_aux_loss_coef is -1"},
         {&deepseek, "n_group", "3", "n_group is 3"},
         {&deepseek, "n_group", "null", "n_group takes"},
         {&deepseek, "n_group", NULL, "n_group is absent"},
@@ -530,6 +533,31 @@ static void test_accepted_configs(void) {
         load_config(&c);
         check_flags(&c, good[i].flags);
     }
+}
+
+static double aux_loss_in_file(double given) {
+    Config c;
+    flags_defaults(&config_table, &c);
+    c.aux_loss = given;
+    hf_config(&c, test_directory());
+    return c.aux_loss;
+}
+
+// Eight layers and two experts per token: the coefficient of transformers is four times ours.
+static void test_aux_loss(void) {
+    Config c = resolved(MOE "--layers 8 --top-k 2 --aux-loss 0.005");
+    hf_write_config(&c, test_path("config.json"));
+    json_t *j = read_config(test_directory());
+    double written = json_real_value(json_object_get(j, "router_aux_loss_coef"));
+    CHECK(written == 0.02, "router_aux_loss_coef is %.17g", written);
+    CHECK(aux_loss_in_file(-1) == -1, "a model of ours does not say how it is to be trained");
+    json_object_del(j, "receipts");
+    write_config(test_directory(), j);
+    CHECK(aux_loss_in_file(-1) == 0.005 && aux_loss_in_file(0.3) == 0.3, "read as %g", aux_loss_in_file(-1));
+    json_object_del(j, "router_aux_loss_coef");
+    write_config(test_directory(), j);
+    CHECK(aux_loss_in_file(-1) == 0.00025, "absent, it is 0.001: %g", aux_loss_in_file(-1));
+    json_decref(j);
 }
 
 // Flags that are not about the architecture survive, and so does the context where RoPE can go on.
@@ -726,6 +754,8 @@ static const Test tests[] = {
      test_round_trip},
     {"hf/refused-configs", "what our flags cannot express is refused, naming file and key", test_refused_configs},
     {"hf/accepted-configs", "old and new spellings and absent keys become the right flags", test_accepted_configs},
+    {"hf/aux-loss", "the weight of the balancing loss is converted: ours is a sum over layers, transformers' a mean",
+     test_aux_loss},
     {"hf/training-flags", "loading an architecture leaves the flags of training alone", test_training_flags_stay},
     {"hf/weights", "missing, left over and misshapen tensors are refused, harmless ones tolerated", test_weights},
     {"hf/tied-head", "a head beside a tied embedding is equal to it, or refused", test_tied_head},

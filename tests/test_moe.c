@@ -460,6 +460,31 @@ static void losses_at_the_ends(void) {
           2 * E);
 }
 
+// The first sequence of losses_by_hand, but a bias sends both tokens to expert 1: the loss is that of the scores, as in
+// DeepSeek-V3's eq. 18, not 2 (1 * 1/4) = 1/2.
+static void losses_without_bias(void) {
+    const real three = (real)1.0986122886681098;      // log 3
+    real logits[4] = {three + 1, 1, three, 0}, bias[2] = {0, 1}, dlogits[4], dweight[2] = {0}, expected[4];
+    RouterShape s = shape(2, 1, 2);
+    s.biased = true, s.aux = 1;
+    Routing r = route(logits, bias, 2, s), plain = route(logits, NULL, 2, s);
+    CHECK(r.expert[0] == 1 && r.expert[1] == 1 && plain.expert[0] == 0, "the bias moves the selection");
+    double balance = route_balance_loss(&r, 2, s);
+    CHECK(fabs(balance - 1.5) <= 8 * EPSILON, "balance loss %.9g, expected 1.5", balance);
+    route_backward(dlogits, dweight, &r, 2, s), route_backward(expected, dweight, &plain, 2, s);
+    CHECK(same_bits(dlogits, expected, 4), "the gradient of the loss is that of the scores alone");
+}
+
+// Loads that sum to 288: expert 5 has the mean, which a sum of sixths in doubles misses (47.99999999999999).
+static void bias_moves_by_whole_loads(void) {
+    const double load[6] = {16, 70, 45, 72, 37, 48}, scaled[6] = {1600, 7000, 4500, 7200, 3700, 4800};
+    static const real expected[6] = {1, -1, 1, -1, 1, 0};
+    real bias[6] = {0};
+    route_move_bias(bias, load, 6, 0.5), route_move_bias(bias, scaled, 6, 0.5);
+    for (size_t e = 0; e < 6; e++)
+        CHECK(bias[e] == expected[e], "expert %zu with load %g of 288 moves by %g", e, load[e], (double)bias[e]);
+}
+
 // ---- dispatch ------------------------------------------------------------------------------------
 
 enum { TOKENS = 11, EXPERTS = 5, CHOICES = 3 };
@@ -646,6 +671,8 @@ static const Test tests[] = {
     {"moe/groups", "choices from the best groups of experts, against a plain reading of the definition", groups},
     {"moe/bias", "a selection bias moves the selection and nothing else", bias_moves_the_selection},
     {"moe/nan", "logits of NaN stay in bounds and stay NaN", routing_nan},
+    {"moe/bias-loss", "the balancing loss counts what the scores alone would choose", losses_without_bias},
+    {"moe/bias-moves", "an expert at the mean load keeps its bias, also among six", bias_moves_by_whole_loads},
     {"moe/zero-scores", "experts chosen by their bias with a score of 0", scores_of_zero},
     {"moe/choices", "all experts, those above a threshold, those that choose tokens of a pool: against plain loops",
      choices},

@@ -1,6 +1,7 @@
 // test_numeric.c: the scalar functions against the C library in long double, over random and special
 // arguments, and a hash of their bits, which must be the same for every compiler and machine.
 #include "tests/test.h"
+#include "lib/fma.h"
 #include "lib/numeric.h"
 #include "lib/rng.h"
 
@@ -81,11 +82,61 @@ static void test_bits(void) {
     CHECK(h == 0xc3a6c82cdd9e8a53ull, "found %016llx", (unsigned long long)h);
 }
 
+// ---- fused multiply-adds -------------------------------------------------------------------------
+static float rounded_product(float a, float b, float c) { return a * b + c; }
+static float rounded_twice(float a, float b, float c) { return (float)((double)a * b + c); }
+static float without_subnormals(float a, float b, float c) {
+    float y = fma_float_soft(a, b, c);
+    return fabsf(y) < 0x1p-126f ? 0 * y : y;
+}
+// musl 1.2.3: the sum in double is corrected where it is half way between two normal floats.
+static float as_musl(float a, float b, float c) {
+    double sum = (double)a * b + c;
+    uint64_t bits;
+    memcpy(&bits, &sum, sizeof bits);
+    return (bits & 0x1fffffff) == 0x10000000 ? fma_float_soft(a, b, c) : (float)sum;
+}
+static double rounded_product_double(double a, double b, double c) { return a * b + c; }
+
+static void test_fma(void) {
+    CHECK(fma_fault() == NULL, "%s", fma_fault());
+    CHECK(fma_is_right(fma_float_soft, fma_double_soft), "the formulas");
+    float (*const wrong[])(float, float, float) = {rounded_product, rounded_twice, without_subnormals, as_musl};
+    for (int i = 0; i < 4; i++) CHECK(!fma_is_right(wrong[i], fma_double_soft), "wrong way %d is taken for right", i);
+    CHECK(!fma_is_right(fma_float_soft, rounded_product_double), "a rounded product is taken for right");
+    double start = seconds_now();
+    for (int i = 0; i < 100; i++) fma_fault();
+    CHECK(seconds_now() - start < 0.1, "%g s for the test at the start", (seconds_now() - start) / 100);
+}
+
+// Random bits, of which every other pair cancels: subnormal, huge, infinite, not a number.
+static float random_float(Rng *r) {
+    uint32_t bits = rng_u32(r);
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static void test_fma_random(void) {
+    Rng r = rng_stream(5, RNG_TEST, 1);
+    for (int i = 0; i < 300000; i++) {
+        float a = random_float(&r), b = random_float(&r), c = i & 1 ? random_float(&r) : -a * b;
+        float found = fma_float_soft(a, b, c), right = fmaf(a, b, c);
+        CHECK(memcmp(&found, &right, 4) == 0 || (isnan(found) && isnan(right)), "%a * %a + %a is %a, not %a", (double)a,
+              (double)b, (double)c, (double)right, (double)found);
+        double x = rng_normal(&r), y = rng_normal(&r) * exp(20 * rng_normal(&r)), z = i & 1 ? rng_normal(&r) : -x * y;
+        CHECK(fma_double_soft(x, y, z) == fma(x, y, z), "%a * %a + %a is %a, not %a", x, y, z, fma(x, y, z),
+              fma_double_soft(x, y, z));
+    }
+}
+
 static const Test tests[] = {
     {"numeric/exp", "exp to 1e-14", test_exp},
     {"numeric/log", "log to 1e-14, also next to 1", test_log},
     {"numeric/sincos", "sine and cosine to 1e-14 up to a million", test_sincos},
     {"numeric/pow", "powers to 1e-14", test_pow},
+    {"numeric/fma", "the test at the start finds four wrong fused multiply-adds, and the right ones right", test_fma},
+    {"numeric/fma-random", "the formulas where there is no instruction are the C library's here", test_fma_random},
     {"numeric/bits", "the same bits on every compiler and machine", test_bits},
 };
 REGISTER_TESTS(tests)

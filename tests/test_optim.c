@@ -104,6 +104,12 @@ static void test_schedules(void) {
     CHECK(optim_lr(&brief, 19) == 0.4, "a run shorter than its warm-up");
     brief = (Schedule){.kind = LR_COSINE, .lr = 1, .min_lr = 0, .warmup = 0, .steps = 1};
     CHECK(isfinite(optim_lr(&brief, 0)), "a single step");
+    for (int tenth = 1; tenth <= 10; tenth++) {      // a share of one step or less is the last step
+        Schedule wsd = {.kind = LR_WSD, .lr = 1, .min_lr = 0.25, .decay = 0.01 * tenth, .steps = 10};
+        CHECK(optim_lr(&wsd, 8) == 1 && optim_lr(&wsd, 9) == 0.25, "wsd, decay %g of 10 steps: %g, then %g", wsd.decay,
+              optim_lr(&wsd, 8), optim_lr(&wsd, 9));
+    }
+    CHECK(optim_lr(&(Schedule){.kind = LR_WSD, .lr = 1, .min_lr = 0.25, .steps = 10}, 9) == 1, "wsd without a decay");
 }
 
 static const Test tests[] = {

@@ -10,7 +10,7 @@ import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .command import UsageError, parse_command, parse_flags, product, split_words, text_of, values_of
+from .command import UsageError, check_count, parse_command, parse_flags, product, split_words, text_of, values_of
 from .records import METRICS
 from .stats import Prediction
 
@@ -23,6 +23,7 @@ FIGURE_KEYS = {"x": str, "x_label": str, "log_x": bool, "y_label": str, "top": N
 TYPE_NAMES = {int: "a whole number", NUMBER: "a number", str: "a text", list: "a list", dict: "a table",
               bool: "true or false"}
 BUDGETS = ("params", "flops", "cache", "time")
+OF_THE_SWEEP = {"out", "threads", "fresh", "dry-run", "verify"}   # arms cannot differ in what the sweep decides
 UNEVEN = 0.15   # by how much a cell of a grid of learning rates may differ from their mean
 
 
@@ -89,6 +90,10 @@ class Claim:
     figure: dict = field(default_factory=dict)
     headline: str = ""          # of its post, where this claim has it: the finding, {FACT} for a number
     path: Path = None
+
+    def __post_init__(self):
+        seeds = len(self.seeds) + len(self.tune_seeds)
+        check_count(len(self.arms) * math.prod(map(len, self.tuned.values())) * seeds, "arms, rates and seeds")
 
     def runs(self, seeds):
         choices = [tuple(choice.items()) for choice in product(self.tuned)]
@@ -160,9 +165,13 @@ def make_arms(named, facets, fixed, taken=()):
             arms.append(Arm(name, tuple({**fixed, **choice, **own}.items()), tuple(choice.items())))
     if not arms:
         raise UsageError("a claim has at least one arm")
-    given = [arm for arm in arms if "?" not in dict(arm.flags).values()]
-    for i, arm in enumerate(given):
-        if twin := next((a for a in given[:i] if dict(a.flags) == dict(arm.flags)), None):
+    given = {}
+    for arm in arms:
+        if own := OF_THE_SWEEP & set(dict(arm.flags)):
+            raise UsageError(f"--{own.pop()} is not for a sweep, which gives every run its own (--into, --jobs)")
+        if "?" in dict(arm.flags).values():
+            continue
+        if (twin := given.setdefault(frozenset(arm.flags), arm)) is not arm:
             raise UsageError(f"the arms '{twin.label}' and '{arm.label}' have the same flags")
     return arms
 

@@ -1,5 +1,6 @@
 """command.py: commands of ./train whose flags hold lists, `--lr 1e-3,3e-3`, or ranges, `--seed 1..5`."""
 import itertools
+import math
 import re
 import shlex
 
@@ -8,7 +9,7 @@ class UsageError(Exception):
     """What a user can cause; shown as one line."""
 
 
-MOST = 10000   # values of a range
+MOST = 10000   # values of a range, runs of a sweep
 
 
 def same_value(text):
@@ -67,8 +68,15 @@ def parse_command(text):
     return parse_flags(words[1:])
 
 
+def check_count(runs, what):
+    """Before they are made: a product of lists is soon larger than any memory."""
+    if runs > MOST:
+        raise UsageError(f"{what} make {runs} runs, and a sweep has at most {MOST}: shorten a list")
+
+
 def product(lists):
     """Every choice of one value per flag, as dicts; the last flag turns fastest."""
+    check_count(math.prod(len(values) for values in lists.values()), "the lists of " + ", ".join(lists))
     return [dict(zip(lists, choice)) for choice in itertools.product(*lists.values())]
 
 

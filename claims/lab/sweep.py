@@ -18,24 +18,29 @@ Ctrl-C lets the runs save and stops; the same command goes on. A sweep begins wi
 for the prediction of its minutes. Where learning rates are chosen on seeds of their own, their runs come first, and
 the smallest difference that the reported seeds will be able to show is printed before those start.
 """
-import argparse
-import fcntl
-import hashlib
-import os
-import shutil
 import signal
-import sys
-import time
-from dataclasses import replace
-from pathlib import Path
 
-from . import trainer
-from .claim import ad_hoc, read_claim
-from .command import UsageError
-from .match import MATCHES, mark_unknown, solve_claim
-from .records import read_records, write_records
-from .report import print_outcome, print_power
-from .verdict import evaluate, wanted
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)   # the next imports take seconds: ends without a traceback
+
+import argparse  # noqa: E402
+import fcntl  # noqa: E402
+import hashlib  # noqa: E402
+import os  # noqa: E402
+import shutil  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from contextlib import contextmanager  # noqa: E402
+from dataclasses import replace  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from . import trainer  # noqa: E402
+from .claim import ad_hoc, read_claim  # noqa: E402
+from .command import UsageError  # noqa: E402
+from .match import MATCHES, mark_unknown, solve_claim  # noqa: E402
+from .records import read_records, write_records  # noqa: E402
+from .report import print_outcome, print_power  # noqa: E402
+from .verdict import evaluate, wanted  # noqa: E402
 
 RESULTS = trainer.ROOT / "claims" / "results"
 WORK = trainer.ROOT / "runs" / "sweeps"
@@ -45,14 +50,14 @@ START_SECONDS = 0.1   # of a run beside its steps
 
 # ---- how long ------------------------------------------------------------------------------------
 class Interrupted(Exception):
-    """Ctrl-C before the first run."""
+    """Ctrl-C where no run has to save first."""
 
 
 class Clock:
     """Seconds of a run: those of recorded runs of the same arm with as many threads, else by a pilot."""
 
-    def __init__(self, base, threads, is_stopped):
-        self.base, self.threads, self.is_stopped, self.plans, self.speeds = base, threads, is_stopped, {}, {}
+    def __init__(self, base, threads):
+        self.base, self.threads, self.plans, self.speeds = base, threads, {}, {}
 
     def plan(self, flags):
         """What ./train makes of the flags; asked once for all seeds."""
@@ -70,12 +75,12 @@ class Clock:
             trainer.forget(out)
             short = {**flags, "steps": PILOT_STEPS, "eval-every": PILOT_STEPS, "eval-tokens": 1, "log-every": 1}
             pilot = trainer.Training(short, out, self.threads)
-            while not pilot.ended() and not self.is_stopped():
-                time.sleep(0.02)
-            pilot.interrupt()
-            status, error = pilot.result()
-            if self.is_stopped():
-                raise Interrupted
+            try:
+                while not pilot.ended():
+                    time.sleep(0.02)
+            finally:
+                pilot.interrupt()
+                status, error = pilot.result()
             lines = trainer.last_lines(out / "log.jsonl", PILOT_STEPS - 2)
             speeds = sorted(line["tokens_per_second"] for line in lines if line.get("tokens_per_second"))
             if not speeds:
@@ -99,8 +104,8 @@ class Sweep:
     def __init__(self, claim, results, base, options):
         self.claim, self.results, self.base, self.options = claim, results, base, options
         self.threads = max(1, trainer.cores() // options.jobs)
-        self.stop = False
-        self.clock = Clock(base, self.threads, lambda: self.stop)
+        self.stop, self.has_runs, self.waits = False, False, False
+        self.clock = Clock(base, self.threads)
         self.before = read_records(results) if options.fresh and not options.dry_run else {}   # to compare digests with
         self.records = {} if options.fresh else read_records(results)
         self.matched = {}
@@ -124,13 +129,36 @@ class Sweep:
         if not self.options.keep:
             trainer.forget_weights(out)
 
+    def on_signal(self, *_):
+        ends, self.stop = not self.stop and not self.has_runs, True
+        if ends:
+            raise Interrupted
+
+    @contextmanager
+    def with_runs(self):
+        """A signal in here is noted only: runs save, and rows are written."""
+        self.has_runs = True
+        try:
+            yield
+        finally:
+            self.has_runs = False
+
     def run_all(self, queue):
         """Trains every run of the queue; True if none was interrupted."""
-        queue, running, whole = [run for run in queue if not self.recover(run)], [], True
+        with self.with_runs():
+            queue = [run for run in queue if not self.recover(run)]
         self.expected |= {run: self.clock.seconds(run, self.records) for run in queue}
+        with self.with_runs():
+            whole = self.train_all(queue)
+        self.clear_bar()
+        return whole and not self.stop
+
+    def train_all(self, queue):
+        running, whole = [], True
         while running or (queue and not self.stop):
-            while queue and len(running) < self.options.jobs and not self.stop:
-                running.append(self.start(queue.pop(0)))
+            while len(running) < self.options.jobs and not self.stop and (run := self.next_free(queue, running)):
+                queue.remove(run)
+                running.append(self.start(run))
             for run, training in [r for r in running if r[1].ended()]:
                 running.remove((run, training))
                 whole &= self.collect(run, training)
@@ -138,9 +166,18 @@ class Sweep:
                 for _, training in running:
                     training.interrupt()
             self.draw_bar(running)
-            time.sleep(0.1 if running else 0)
-        self.clear_bar()
-        return whole and not self.stop
+            time.sleep(0.1 if running or queue else 0)
+        return whole
+
+    def next_free(self, queue, running):
+        """The first run whose directory no process works in, as the orphan of a sweep that was killed would."""
+        for run in queue:
+            if not trainer.is_held(trainer.directory(self.base, run)):
+                return run
+        if queue and not running and not self.waits:
+            self.waits = True
+            print(f"waiting  another process trains in {trainer.directory(self.base, queue[0])}", flush=True)
+        return None
 
     def recover(self, run):
         """Records a run that has ended without its row, as where the table was lost; False if it must be trained."""
@@ -326,12 +363,9 @@ def lock(base):
 def main(words):
     options, rest = parse(words)
     sweep = open_sweep(options, rest)
-
-    def on_signal(*_):
-        sweep.stop = True
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:   # nohup ignores SIGHUP
-            signal.signal(number, on_signal)
+            signal.signal(number, sweep.on_signal)
 
     lock(sweep.base)
     sweep.claim, sweep.matched = solve_claim(sweep.claim, sweep.clock.tokens_per_second, sweep.records)
@@ -346,13 +380,15 @@ def main(words):
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        status = main(sys.argv[1:])
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        sys.exit(status)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Interrupted:
-        print("interrupted before the first run; the same command starts again")
-        sys.exit(130)
+        print("interrupted between runs; what is recorded is kept, and the same command goes on", flush=True)
+        os._exit(130)
     except OSError as error:
         print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         os._exit(1)

@@ -1,4 +1,6 @@
 """trainer.py: asks ./train what a run would be, starts it, and reads what it left behind."""
+import ctypes
+import fcntl
 import hashlib
 import json
 import os
@@ -47,6 +49,32 @@ def directory(base, run):
     return Path(base) / hashlib.sha256(run.key.encode()).hexdigest()[:12]
 
 
+PRCTL = getattr(ctypes.CDLL(None), "prctl", None)   # Linux alone has it
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent():
+    """Called in a child: where this process is killed, the child gets a signal and saves. Elsewhere it goes on, and who
+    needs its directory waits (is_held)."""
+    if PRCTL:
+        PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def is_held(out):
+    """Whether a process trains in this directory."""
+    try:
+        held = os.open(out, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(held)
+    return False
+
+
 class Training:
     """One ./train in the background. It has a session of its own, so that Ctrl-C in the terminal reaches the sweep
     alone, which passes it on once: a second one would keep ./train from saving."""
@@ -58,7 +86,8 @@ class Training:
         # The run's own variables count: threads are given by flag.
         environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
         self.process = subprocess.Popen([TRAIN, *words(flags), *extra], stdout=subprocess.DEVNULL, cwd=ROOT,
-                                        stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment)
+                                        stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment,
+                                        preexec_fn=end_with_parent)
 
     def ended(self):
         return self.process.poll() is not None
