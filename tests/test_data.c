@@ -641,7 +641,7 @@ static void test_elimination_enumerated(void) {
             look_on(&l, (bool[4]){false}, 1);
         }
         Elimination e = elimination_recall(l.pairs, l.values, false);
-        CHECK(fabs(e.loss - l.loss / l.questions) < 1e-13 && fabs(e.accuracy - l.right / l.questions) < 1e-13,
+        CHECK(fabs(e.loss - l.loss / l.questions) < 1e-11 && fabs(e.accuracy - l.right / l.questions) < 1e-11,
               "%zu of %zu: %.15f %.15f, by looking %.15f %.15f", l.pairs, l.values, e.loss, e.accuracy,
               l.loss / l.questions, l.right / l.questions);
     }
@@ -669,12 +669,12 @@ static void eliminate(const char *data, const Rows *r, size_t pairs, bool repeat
 
 static void test_elimination_played(void) {
     static const struct { const char *flags; size_t pairs; bool repeats; double loss, accuracy; } cases[] = {
-        {"--data recall --pairs 8 --keys 64 --context 64", 8, false, 1.29, 0.366},
-        {"--data recall --pairs 8 --keys 24 --context 32", 8, false, 1.23, 0.400},
-        {"--data recall --pairs 8 --keys 24 --context 32 --repeat-questions", 8, true, 1.85, 0.219},
-        {"--data khop --pairs 8 --context 64", 8, false, 1.22, 0.370},
+        {"--data recall --pairs 8 --keys 64 --context 64", 8, false, 1.288, 0.365},
+        {"--data recall --pairs 8 --keys 24 --context 32", 8, false, 1.228, 0.400},
+        {"--data recall --pairs 8 --keys 24 --context 32 --repeat-questions", 8, true, 1.887, 0.227},
+        {"--data khop --pairs 8 --context 64", 8, false, 1.218, 0.370},
         {"--data khop --pairs 8 --context 64 --repeat-questions", 8, true, 1.946, 0.143},
-        {"--data khop --pairs 8 --context 30 --hops 3", 8, false, 1.80, 0.166},
+        {"--data khop --pairs 8 --context 30 --hops 3", 8, false, 1.633, 0.202},
     };
     enum { ROWS = 20000 };
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
@@ -692,11 +692,11 @@ static void test_elimination_played(void) {
         Elimination e = hops ? elimination_khop(8, room < 8 ? room : 8, cases[c].repeats)
                              : elimination_recall(8, keys, cases[c].repeats);
         double mean = sum / ROWS, share = rights / ROWS;
-        double error = sqrt((squares / ROWS - mean * mean) / ROWS) + 1e-12;
-        double spread = sqrt((right_squares / ROWS - share * share) / ROWS) + 1e-12;
+        double error = sqrt(fmax(0, squares / ROWS - mean * mean) / ROWS) + 1e-7;
+        double spread = sqrt(fmax(0, right_squares / ROWS - share * share) / ROWS) + 1e-7;
         CHECK(fabs(e.loss - mean) < 4 * error && fabs(e.accuracy - share) < 4 * spread,
               "%s: %.5f %.5f, played %.5f %.5f", cases[c].flags, e.loss, e.accuracy, mean, share);
-        CHECK(fabs(e.loss - cases[c].loss) < 0.006 && fabs(e.accuracy - cases[c].accuracy) < 0.0006,
+        CHECK(fabs(e.loss - cases[c].loss) < 0.0006 && fabs(e.accuracy - cases[c].accuracy) < 0.0006,
               "%s: %.5f %.5f", cases[c].flags, e.loss, e.accuracy);
         CHECK(strstr(d->floor_about, xprintf("elimination %.3f and %.1f%% right", e.loss, 100 * e.accuracy)) != NULL,
               "%s: %s", cases[c].flags, d->floor_about);

@@ -47,7 +47,8 @@ def words(claim, label):
     """An arm's label as the claim file says it in words."""
     known = claim.figure.get("words", {})
     name = next((n for n in sorted(known, key=len, reverse=True) if label == n or label.startswith(n + " ")), None)
-    return known[name] + label[len(name):] if name else label
+    text = known[name] + label[len(name):] if name else label
+    return re.sub(r"(\S+)=(\S+)", r"\2 \1", text) if label != "all" else text   # layers=48: 48 layers
 
 
 def question(claim, comparison):
@@ -115,10 +116,10 @@ def show_elimination(axes, claim, metric, across):
         return
     (axes.axvline if across else axes.axhline)(value, color="#555555", linewidth=1, linestyle=(0, (4, 2)), zorder=1.5)
     if across:
-        axes.annotate("without binding", (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 2), ha="center",
+        axes.annotate("elimination, no binding", (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 2), ha="center",
                       textcoords="offset points", fontsize=7.5, color="#444444", annotation_clip=False)
     else:
-        axes.annotate("without binding", (0, value), xycoords=("axes fraction", "data"), xytext=(3, 2),
+        axes.annotate("elimination, no binding", (0, value), xycoords=("axes fraction", "data"), xytext=(3, 2),
                       textcoords="offset points", fontsize=7.5, color="#444444")
 
 
@@ -202,8 +203,11 @@ def draw_rates(axes, claim, results, facet, top):
             ends.append((*shown[-1], words(claim, arm.name or arm.label), style["color"]))
     axes.axhline(claim.usable.bound, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
     axes.set_xscale("log")
+    rates = [float(dict(t)["lr"]) for t in results.choices]
+    axes.set_xlim(min(rates) / 1.6, max(rates) * 1.6)
     axes.set_xlabel("peak learning rate")
-    axes.set_ylim(top=top)
+    low = min([v for r in results.records.values() if (v := r.get(claim.metric)) is not None] + [claim.usable.bound])
+    axes.set_ylim(low - 0.05 * (top - low), top + 0.05 * (top - low))
     axes.set_title(", ".join(f"{v} {k}" for k, v in facet), fontsize=9)
     return ends
 
@@ -253,7 +257,7 @@ def shown_findings(outcome, thesis=False):
 def draw_small(claim, records, path):
     """The comparisons alone, to be read at 200 pixels."""
     claim = recall_claim(claim, records)
-    findings = shown_findings(evaluate(claim, records), thesis=True)
+    findings = shown_findings(evaluate(claim, records, notes=False), thesis=True)
     with plt.rc_context({**STYLE, "font.size": 9}):
         figure, axes = plt.subplots(figsize=(2.6, 0.46 * len(findings) + 0.35), layout="constrained")
         left, right = room_for(findings)
@@ -291,7 +295,7 @@ def headline_of(claim, outcome):
 
 def draw(claim, records, path):
     claim = recall_claim(claim, records)
-    results, outcome = Results(claim, records), evaluate(claim, records)
+    results, outcome = Results(claim, records), evaluate(claim, records, notes=False)
     findings = shown_findings(outcome)
     facets = list(dict.fromkeys(arm.facet for arm in claim.arms)) if claim.usable else []
     panels = [] if claim.record else facets or ([claim.metric] if "x" in claim.figure else compared(claim))
@@ -306,7 +310,8 @@ def draw(claim, records, path):
             ends = [draw_rates(panel, claim, results, facet, top) for panel, facet in zip(axes, facets)]
             for panel in axes[1:len(facets)]:
                 panel.sharey(axes[0])
-            axes[0].set_ylabel(f"{textwrap.fill(METRICS[claim.metric], 40)};\non the upper edge: above {top:g}, or diverged")
+            axes[0].set_ylabel(f"{textwrap.fill(METRICS[claim.metric], 34)};\nupper edge: above {top:g}, or diverged",
+                               fontsize=8.5)
             for panel, at in zip(axes, ends):
                 label_ends(panel, at)
         elif "x" in claim.figure:

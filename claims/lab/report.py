@@ -211,7 +211,7 @@ def outcome_lines(claim, records):
 def facts(claim, records):
     """{name: text}: everything that a page may quote about a claim."""
     claim = recall_claim(claim, records)
-    outcome, results = evaluate(claim, records), Results(claim, records)
+    outcome, results = evaluate(claim, records, notes=False), Results(claim, records)
     seconds = sum((r["seconds"] or 0) * (r["threads"] or 1) for r in records.values())
     found = {"verdict": outcome.verdict, "runs": str(len(records)), "minutes": f"{seconds / 60 / CORES:.1f}",
              "seeds": str(len(claim.seeds)), "diverged": str(sum(r["status"] == "diverged" for r in records.values()))}
