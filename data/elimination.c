@@ -77,7 +77,10 @@ Elimination elimination_khop(size_t nodes, size_t questions, bool repeats) {
     for (size_t q = 0; q < questions; q++) {
         size_t used = repeats ? 0 : q, left = nodes - used;
         double was = (double)used / (double)(nodes - 1);   // the chance that the node asked for was an answer
-        if (left > 1) mean.loss += (1 - was) * num_log((double)(left - 1)), mean.accuracy += (1 - was) / (double)(left - 1);
+        if (left > 1) {
+            mean.loss += (1 - was) * num_log((double)(left - 1));
+            mean.accuracy += (1 - was) / (double)(left - 1);
+        }
         mean.loss += was * num_log((double)left);
         mean.accuracy += was / (double)left;
     }

@@ -7,9 +7,9 @@
 // many; then every key is asked for once, in random order, at random places, and answered by its value.
 // Elsewhere stands the blank. Only the answers are scored, and they follow from the row, so the floor
 // is 0: what is left is what the model's memory cannot hold. A longer context adds blanks, not pairs.
-// What a model reaches that binds nothing is in elimination.c. With --repeat-questions each question is drawn anew: keys
-// come again or not at all, and answers use nothing up. With --rebind the pairs of validation rows are bound anew while
-// the answers stay: a model that recalls falls to what elimination reaches, one that eliminates loses nothing.
+// What a model reaches that binds nothing is in elimination.c. With --repeat-questions each question is drawn anew:
+// keys come again or not at all, and answers use nothing up. With --rebind the pairs of validation rows are bound anew
+// while the answers stay: a model that recalls falls below what elimination reaches, one that eliminates loses nothing.
 // Tokens: 0 the blank, 1 .. K the keys, K+1 .. 2K the values.
 #include "data/elimination.h"
 #include "data/source.h"
@@ -66,8 +66,9 @@ static void recall_floor(Data *d, const Recall *s) {
     char *without = elimination_about(e, s->keys);
     d->floor = !s->rebinds ? 0 : s->repeats ? NAN : e.loss;   // a repeated question shows what is bound to what
     d->truth = !s->rebinds ? truth_certain : s->repeats ? NULL : recall_truth;
-    d->floor_about = xprintf("%s%s", s->rebinds ? "exact: pairs are bound anew, and elimination is the best there is"
-                                                : "exact: 0, only answers are scored and each stands in the row", without);
+    const char *exact = s->rebinds ? "exact: pairs are bound anew, and elimination is the best there is"
+                                   : "exact: 0, only answers are scored and each stands in the row";
+    d->floor_about = xprintf("%s%s", exact, without);
     free(without);
 }
 

@@ -180,7 +180,7 @@ class SignFlips(unittest.TestCase):
                 self.assertAlmostEqual(stats.p_flip_above(x, bound), found.pvalue, 12)
 
     def test_interval_is_the_test(self):
-        """A bound lies outside of the interval exactly where the two-sided p-value is below 5%; the ends lie in the data."""
+        """A bound lies outside of the interval where the two-sided p-value is below 5%; the ends are of the data."""
         rng = numpy.random.default_rng(4)
         for n in (6, 7, 10, 20):
             x = list(rng.normal(0.5, 1, n))
@@ -217,7 +217,7 @@ class SignFlips(unittest.TestCase):
             self.assertTrue(more <= holds and fewer >= fails)
 
     def test_monotone_verdict(self):
-        """Of a whole claim: from six differences of .301 on, every larger one leaves it at HOLDS, and from differences that
+        """Of a whole claim: from six differences of .301 on, a larger one leaves it at HOLDS; from differences that
         fail, the verdict only rises."""
         claim = toy(command="./train --lr 0.01 --seed 1..6", tune_seeds="11", comparison=[
             {"a": "b", "b": "a", "predict": "> 0.25"}, {"a": "b", "b": "a", "predict": "> 0.2"}])
@@ -225,7 +225,8 @@ class SignFlips(unittest.TestCase):
 
         def verdict_at(differences):
             value = {**{("b", s): d for s, d in zip(claim.seeds, differences)}}
-            return verdict.evaluate(claim, records_of(claim, lambda run: 1 + value.get((run.arm.name, run.seed), 0))).verdict
+            records = records_of(claim, lambda run: 1 + value.get((run.arm.name, run.seed), 0))
+            return verdict.evaluate(claim, records).verdict
         for larger in (0.301, 0.35, 0.602, 10.0):
             self.assertEqual(verdict_at([0.301] * 5 + [larger]), "HOLDS", larger)
         differences, last = [-0.4, -0.3, -0.2, -0.3, -0.4, -0.3], 0
@@ -260,7 +261,7 @@ class Shares(unittest.TestCase):
             self.assertAlmostEqual(holds, min(1, 2 * scipy_stats.binomtest(37, 40, bound, "greater").pvalue), 12)
 
     def test_difference_of_shares(self):
-        """The interval and the p-value at a bound agree; and over all outcomes of 12 pairs it holds the truth in 95%."""
+        """The interval and the p-value at a bound agree; over all outcomes of 12 pairs it holds the truth in 95%."""
         pairs = [1.0] * 20 + [-1.0] * 2 + [0.0] * 18
         e = stats.share_difference(pairs)
         for bound, outside in ((e.low - 0.01, True), (e.low + 0.01, False)):
@@ -358,7 +359,8 @@ class Verdicts(unittest.TestCase):
     def counted(self, solves, n=40, predict="> 0", **changes):
         """Two arms whose seeds solve as solves(arm, seed) says."""
         claim = toy(command=f"./train --lr 0.01 --seed 1..{n}", tune_seeds="99", metric="accuracy", better="higher",
-                    outcome="solved", threshold="> 0.9", comparison=[{"a": "b", "b": "a", "predict": predict}], **changes)
+                    outcome="solved", threshold="> 0.9", comparison=[{"a": "b", "b": "a", "predict": predict}],
+                    **changes)
         return claim, records_of(claim, lambda run: solves(run.arm.name, run.seed))
 
     def test_solved(self):
@@ -382,13 +384,15 @@ class Verdicts(unittest.TestCase):
 
     def test_steps(self):
         """Solved at 200 against 400 steps of 500; what is never solved counts as all 500, and is said."""
-        claim = toy(command="./train --steps 500 --lr 0.01 --seed 1..8", tune_seeds="99", metric="accuracy", outcome="steps",
-                    better="higher", threshold="> 0.9", comparison=[{"a": "b", "b": "a", "predict": "< -100"}])
+        claim = toy(command="./train --steps 500 --lr 0.01 --seed 1..8", tune_seeds="99", metric="accuracy",
+                    outcome="steps", better="higher", threshold="> 0.9",
+                    comparison=[{"a": "b", "b": "a", "predict": "< -100"}])
         records = records_of(claim, lambda run: 1.0)
         for key, row in records.items():
             at = 200 if row["arm"] == "b" else 400
             gone = row["arm"] == "a" and key.endswith("--seed 8")
-            row["evals"] = " ".join(f"{step}:1.0:{1.0 if step >= at and not gone else 0.3}" for step in range(0, 501, 100))
+            right = {step: 1.0 if step >= at and not gone else 0.3 for step in range(0, 501, 100)}
+            row["evals"] = " ".join(f"{step}:1.0:{share}" for step, share in right.items())
         finding = verdict.evaluate(claim, records).findings[0]
         self.assertEqual((finding.verdict, finding.differences), ("HOLDS", [-200] * 7 + [-300]))
         self.assertEqual(finding.note, "b: 0 of 8 unsolved, a: 1 of 8 unsolved")
@@ -461,20 +465,26 @@ class Verdicts(unittest.TestCase):
         claim = toy(kind="timing", command="./train --lr 0.01 --seed 1..3", tune_seeds="99", metric="tokens_per_second",
                     comparison=[{"a": "b", "b": "a", "predict": "1.5 to 2.5"}])
         for factor, expected in ((2.0, "HOLDS"), (3.0, "FAILS"), (2.45, "INCONCLUSIVE")):
-            outcome = self.outcome(claim, lambda run: 1000.0 * (factor + 0.1 * (run.seed - 2) if run.arm.name == "b" else 1))
+            outcome = self.outcome(claim, lambda run: factor + 0.1 * (run.seed - 2) if run.arm.name == "b" else 1.0)
             self.assertEqual(outcome.verdict, expected, factor)
 
     def test_timing_of_bench(self):
         """What bench/bench left: a number of every chosen row, in the region."""
-        row = {"thesis": "x", "kind": "timing", "record": "b.json", "command": "bench/bench attention", "metric": "ratio",
+        row = {"thesis": "x", "kind": "timing", "record": "b.json", "metric": "ratio",
+               "command": "bench/bench attention",
                "comparison": [{"a": "attention: left.median", "predict": "0.8 to 1.3"},
-                              {"a": "attention context=64: fast", "b": "attention context=64: slow", "predict": "> 1.9"}]}
+                              {"a": "attention context=64: fast", "b": "attention context=64: slow",
+                               "predict": "> 1.9"}]}
         rows = [{"context": n, "left": {"median": x}, "fast": 20.0, "slow": 10.0} for n, x in ((64, 0.9), (128, 1.2))]
         claim = claim_of(row, "toy")
         self.assertEqual(verdict.evaluate(claim, {}).verdict, "OPEN")
         claim.measured = {"machine": {"cpu": "Z80"}, "sections": {"attention": rows}}
         outcome = verdict.evaluate(claim, {})
         self.assertEqual((outcome.verdict, [f.verdict for f in outcome.findings]), ("HOLDS", ["HOLDS", "HOLDS"]))
+        self.assertEqual(report.facts(claim, {})["attention: left.median"], "HOLDS")
+        with tempfile.TemporaryDirectory() as folder:
+            for draw in (figure.draw, figure.draw_small):
+                draw(claim, {}, Path(folder) / "a.png")
         rows[1]["left"]["median"] = 1.4
         self.assertEqual(verdict.evaluate(claim, {}).verdict, "INCONCLUSIVE")
         del rows[1]["left"]
@@ -628,13 +638,13 @@ class Baselines(unittest.TestCase):
 class Power(unittest.TestCase):
     def told(self, claim, value):
         pilot = claim.pilot_seeds or claim.tune_seeds
-        good, text = quiet(report.print_power, claim, records_of(claim, value, claim.runs(pilot)), pilot, lambda n: n / 2)
-        return good, text
+        records = records_of(claim, value, claim.runs(pilot))
+        return quiet(report.print_power, claim, records, pilot, lambda n: n / 2)
 
     def claim(self, pilot="101..110", seeds="1..8", expect=None, predict="> 0", **changes):
         comparison = {"a": "b", "b": "a", "predict": predict, **({"expect": expect} if expect is not None else {})}
-        row = {"command": f"./train --lr 0.01 --seed {seeds}", "comparison": [comparison], "pilot_seeds": pilot, **changes}
-        return toy(**{**row, "tune_seeds": "99"})
+        return toy(**{"command": f"./train --lr 0.01 --seed {seeds}", "comparison": [comparison], "pilot_seeds": pilot,
+                      "tune_seeds": "99", **changes})
 
     def test_enough(self):
         """Ten times the spread: eight seeds do."""
@@ -1313,7 +1323,7 @@ class Sweeps(unittest.TestCase):
         self.assertGreater((self.into / "results.png").stat().st_size, 5000)
         summary = (self.into / "results.txt").read_text()
         self.assertIn("norm=post vs norm=pre: ", summary)
-        self.assertRegex(summary, r"[\d.]+ beyond the bound is the smallest difference of val_loss found with 80% power")
+        self.assertRegex(summary, r"[\d.]+ beyond the bound: the smallest difference of val_loss found with 80% power")
         named = sweep(*f"{TINY} --steps 8 --norm pre,post --seed 1..6 --dry-run".split())
         self.assertEqual(named.returncode, 0, named.stderr)
         folders = list((ROOT / "runs/sweeps").glob("recall_norm=pre,post_*"))
@@ -1361,7 +1371,8 @@ class Sweeps(unittest.TestCase):
         self.assertEqual(verdict.evaluate(match.recall_claim(claim, records), records).verdict, "HOLDS")
         self.assertEqual(quiet(check.rerun, claim, records)[0], [])
         quickest = min(records.values(), key=lambda row: row["seconds"])
-        for name, other in (("digest", "0123456789abcdef"), ("val_loss", 1.0), ("max_grad_norm", 9.0), ("parameters", 7.0)):
+        for name, other in (("digest", "0123456789abcdef"), ("val_loss", 1.0), ("max_grad_norm", 9.0),
+                            ("parameters", 7.0)):
             told = quiet(check.rerun, claim, {"x": {**quickest, name: other}})[0]
             self.assertEqual(len(told), 1, (name, told))
             self.assertIn(f"the {name} was {other}", told[0])

@@ -647,8 +647,8 @@ static void test_elimination_enumerated(void) {
     }
 }
 
-// One who plays so on the rows themselves: values are counted, answers struck out, nothing is bound. Adds what each answer
-// costs, and how likely its guess is right.
+// One who plays so on the rows themselves: values are counted, answers struck out, nothing is bound. The means of what
+// each answer costs, and of how likely the best guess is right.
 static void eliminate(const char *data, const Rows *r, size_t pairs, bool repeats, double *loss, double *right) {
     bool hops = strstr(data, "khop") != NULL;
     int count[200] = {0};
@@ -1009,7 +1009,7 @@ static const Test tests[] = {
     {"data/copy", "the second half is the first", test_copy},
     {"data/facts", "a name has one number, in every row", test_facts},
     {"data/khop", "the answer lies so many steps on", test_khop},
-    {"data/elimination/enumerated", "recall without binding: equal to the mean over all rows", test_elimination_enumerated},
+    {"data/elimination/enumerated", "recall without binding: the mean over all rows", test_elimination_enumerated},
     {"data/elimination/played", "recall and khop without binding: played on their own rows", test_elimination_played},
     {"data/rebind", "validation rows of recall with other pairs and the same answers", test_rebind},
     {"data/text", "training windows are anywhere, validation windows evenly spaced", test_text},

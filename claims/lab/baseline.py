@@ -26,8 +26,8 @@ def most_chances(longest, bins, most):
 
 
 def left_values(longest, values):
-    """[(loss, accuracy)] where the answer is one of n values that stand in the row, drawn evenly and possibly equal, for
-    n from 1 to the longest."""
+    """[(loss, accuracy)] where the answer is one of n values that stand in the row, drawn evenly and possibly equal,
+    for n from 1 to the longest."""
     p, found = 1 / values, []
     fewer = [most_chances(longest, values, m) for m in range(longest)]
     for n in range(1, longest + 1):

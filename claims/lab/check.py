@@ -4,9 +4,9 @@
     claims/check --rerun        also trains the quickest run of every claim again, and compares all that it recorded
     claims/check --notebooks    also executes the notebooks, and compares what their cells print
 
-Nothing but the records decides a verdict. A page fails that shows a number or a digest which they do not hold; a record,
-whose rows are not as they were sealed, or were made for another prediction than the claim file's; a figure that is not
-what the records draw. Claims of timings are measured again within their tolerance, and never by digest.
+Nothing but the records decides a verdict. A page fails that shows a number or a digest which they do not hold; a
+record, whose rows are not as they were sealed, or were made for another prediction than the claim file's; a figure that
+is not what the records draw. Claims of timings are measured again within their tolerance, and never by digest.
 """
 import json
 import re
@@ -64,8 +64,8 @@ def check_seals(claim, records):
     if broken:
         found.append(f"{len(broken)} rows were changed after they were recorded, such as: {broken[0]['flags']}")
     if other:
-        found.append(f"its prediction was changed after {len(other)} rows were recorded: it is {claim.promise} now and was "
-                     f"{other[0]['promise']}; another prediction is another claim, on fresh seeds")
+        found.append(f"its prediction was changed after {len(other)} rows were recorded: it is {claim.promise} now and "
+                     f"was {other[0]['promise']}; another prediction is another claim, on fresh seeds")
     return found
 
 

@@ -320,8 +320,8 @@ def check_outcome(row, tuned, facets, tune_seeds):
     if outcome not in OUTCOMES:
         raise UsageError(f"outcome is one of {', '.join(OUTCOMES[1:])}, not '{outcome}'")
     if ("threshold" in row) != (outcome in ("solved", "steps", "capacity")):
-        raise UsageError("threshold = \"> 0.9\" says when a run has solved its task: outcome = \"solved\", \"steps\" or "
-                         "\"capacity\" needs it, and nothing else has it")
+        raise UsageError("threshold = \"> 0.9\" says when a run has solved its task: it belongs to outcome = "
+                         "\"solved\", \"steps\" and \"capacity\", and to nothing else")
     if "threshold" in row and parse_prediction(row["threshold"]).kind == "within":
         raise UsageError("threshold is a bound: '> 0.9' or '< 0.1'")
     if (outcome == "capacity") != bool(along):

@@ -1,7 +1,7 @@
 """figure.py: the picture of a claim, from its records: left what was measured, with every seed, right the comparisons
-with their intervals and the predicted regions. Labels stand at what they name. Colours differ in lightness, and each has
-a marker and dashes of its own, so that a grey print can be read. The small picture of each claim is made for the size at
-which tables show it.
+with their intervals and the predicted regions. Labels stand at what they name. Colours differ in lightness, and each
+has a marker and dashes of its own, so that a grey print can be read. The small picture of each claim is made for the
+size at which tables show it.
 
 [figure] of a claim file: x = the metric or flag along the bottom (without it, the arms one below the other), x_label,
 y_label, top, words = { arm = "what it is, in words" }.
@@ -116,8 +116,8 @@ def show_elimination(axes, claim, metric, across):
         return
     (axes.axvline if across else axes.axhline)(value, color="#555555", linewidth=1, linestyle=(0, (4, 2)), zorder=1.5)
     if across:
-        axes.annotate("elimination, no binding", (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 2), ha="center",
-                      textcoords="offset points", fontsize=7.5, color="#444444", annotation_clip=False)
+        axes.annotate("elimination, no binding", (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                      ha="center", textcoords="offset points", fontsize=7.5, color="#444444", annotation_clip=False)
     else:
         axes.annotate("elimination, no binding", (0, value), xycoords=("axes fraction", "data"), xytext=(3, 2),
                       textcoords="offset points", fontsize=7.5, color="#444444")
@@ -183,8 +183,8 @@ def draw_arms(axes, claim, results, metric, named=True):
 
 
 def draw_rates(axes, claim, results, facet, top):
-    """The metric over the learning rates for one value of the lists: the median of the seeds a line, each seed a dot, and
-    what diverged or is higher a mark on the upper edge."""
+    """The metric over the learning rates for one value of the lists: the median of the seeds a line, each seed a dot,
+    and what diverged or is higher a mark on the upper edge."""
     ends = []
     for i, arm in enumerate(a for a in claim.arms if a.facet == facet):
         style, line = look(i), []
@@ -321,8 +321,8 @@ def draw(claim, records, path):
                 draw_arms(panel, claim, results, metric, named=i == 0)
         if findings:
             draw_comparisons(axes[-1], claim, findings)
-            axes[-1].set_xlabel(textwrap.fill(unit_of(claim) + "; stroke and line: mean and 95% interval; grey: predicted",
-                                              52))
+            told = unit_of(claim) + "; stroke and line: mean and 95% interval; grey: predicted"
+            axes[-1].set_xlabel(textwrap.fill(told, 52))
         figure.suptitle(headline_of(claim, outcome), fontsize=10, fontweight="bold")
         figure.savefig(path, metadata={"Software": None})
         plt.close(figure)

@@ -103,7 +103,8 @@ class Receipt:
         digest = now["digest"]
         same = "the same" if digest == row["digest"] else "NOT the same"
         print(f"./train {row['flags']}")
-        print(f"recorded {row['digest']}, here {digest or now['status'] + now['error']}: {same}, {time.monotonic() - begun:.1f} s")
+        here = digest or now["status"] + now["error"]
+        print(f"recorded {row['digest']}, here {here}: {same}, {time.monotonic() - begun:.1f} s")
         assert digest == row["digest"], "the digest differs from the recorded one"
 
 

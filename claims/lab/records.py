@@ -101,8 +101,8 @@ def solved_at(row, metric, threshold):
 
 
 def write_records(path, records):
-    """All rows in the order of the records, replaced at once: a reader sees the old file or the new one. A row is sealed
-    when it is first written, and keeps its seal."""
+    """All rows in the order of the records, replaced at once: a reader sees the old file or the new one. A row is
+    sealed when it is first written, and keeps its seal."""
     path, text = Path(path), io.StringIO()
     out = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     out.writeheader()

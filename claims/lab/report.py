@@ -90,7 +90,9 @@ def designs(claim, records, pilot):
     for comparison in (c for c in claim.comparisons if c.role == "thesis"):
         own = comparison.metric == claim.metric
         counted = own and claim.outcome == "solved"
-        if own and claim.outcome in ("capacity", "window") or counted and (not comparison.b or comparison.predict.bound):
+        if own and claim.outcome in ("capacity", "window"):
+            continue
+        if counted and (not comparison.b or comparison.predict.bound):
             continue
         sample = [d for d in results.sample(comparison, pilot) if d is not None and not math.isnan(d)]
         if len(sample) >= LEAST_PILOT:
@@ -118,8 +120,8 @@ def print_power(claim, records, pilot, minutes_of=None):
             continue
         good, needed = False, seeds_needed(chance)
         if needed is None:
-            print("power    no number of seeds will do: that lies on the bound, beyond it on the wrong side, or too near "
-                  "it; change the prediction, the metric or the task")
+            print("power    no number of seeds will do: that lies on the bound, too near to it, or on the wrong side; "
+                  "change the prediction, the metric or the task")
         else:
             minutes = f", {minutes_of(needed):.1f} minutes," if minutes_of else ""
             print(f"power    {needed} seeds{minutes} would do, for {100 * CHANCE:.0f}%")
@@ -131,8 +133,8 @@ def print_floor(claim, records):
     results, n = Results(claim, records), len(claim.seeds)
     coarse = any(results.is_coarse(c.metric) for c in claim.comparisons) or claim.outcome == "solved"
     if coarse and least_p(n) >= LEVEL:
-        print(f"power    {n} seeds are few: of values that come in cells or in two kinds they can show nothing, even if "
-              f"all agree; {SIGNS} or more can")
+        print(f"power    {n} seeds are few: of values that come in cells or in two kinds they can show nothing, even "
+              f"if all agree; {SIGNS} or more can")
         return False
     return True
 
@@ -168,7 +170,7 @@ def detect_text(finding):
     if math.isnan(finding.detectable):
         return ""
     what = f"{'difference' if finding.comparison.b else 'value'} of {finding.comparison.metric}"
-    return f"; {number(finding.detectable)} beyond the bound is the smallest {what} found with {100 * CHANCE:.0f}% power"
+    return f"; {number(finding.detectable)} beyond the bound: the smallest {what} found with {100 * CHANCE:.0f}% power"
 
 
 def chosen_text(results, claim, arm):
@@ -191,7 +193,7 @@ def outcome_lines(claim, records):
     rows = rows_of_arms(claim, results)
     width = max([len(label) for label, _, _ in rows] + [3])
     aside = "loss at the best rate" if claim.usable else ""
-    lines = [f"{'arm':<{width}}  {'lr':>10}  {measured_text(claim)}: mean and 95% interval" + f"; {aside}" * bool(aside)]
+    lines = [f"{'arm':<{width}}  {'lr':>10}  {measured_text(claim)}: mean and 95% interval{'; ' * bool(aside)}{aside}"]
     for label, arm, e in rows:
         rate = chosen_text(results, claim, arm) if arm and not claim.usable else ""
         gone = diverged_count(claim, records, arm) if arm else 0

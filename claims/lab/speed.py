@@ -45,7 +45,7 @@ class Speeds:
         return commit_complaints(self.all)
 
     def draw(self, axes, look):
-        """Measured: marks and lines, named at their ends. What bytes over bandwidth predicts: thin, in the same colour."""
+        """Measured: marks and lines, named at their ends. What bytes over bandwidth predicts: thin."""
         ends = []
         for i, (kind, label) in enumerate(KINDS.items()):
             rows = [self.row(kind, context) for context in self.contexts()]

@@ -1,10 +1,10 @@
 """stats.py: the statistics of paired runs.
 
-Differences of six pairs or more: the exact sign-flip test (Fisher 1935; Pitman 1937) and the interval that goes with it,
-whose ends are means of subsets of the differences (Hartigan 1969, "Using subsample values as typical values"). It asks
-for symmetry and not for a normal distribution, its interval never leaves the range of the data, and it is monotone: a
-larger difference is never weaker evidence that the mean is large, where Student's t calls an outlier spread. Fewer
-pairs, of which no test of signs can show anything at 5%: Student's t.
+Differences of six pairs or more: the exact sign-flip test (Fisher 1935; Pitman 1937) and the interval that goes with
+it, whose ends are means of subsets of the differences (Hartigan 1969, "Using subsample values as typical values"). It
+asks for symmetry and not for a normal distribution, its interval never leaves the range of the data, and it is
+monotone: a larger difference is never weaker evidence that the mean is large, where Student's t calls an outlier
+spread. Fewer pairs, of which no test of signs can show anything at 5%: Student's t.
 
 Shares of seeds: Clopper and Pearson 1934 for one, McNemar 1947 (the sign test of the pairs that disagree) for two.
 Quantities of all seeds together, such as a capacity: the bootstrap over seeds (Efron 1979).
@@ -98,8 +98,8 @@ def subsets(n):
 
 
 def p_flip_above(sample, bound):
-    """One-sided p-value against "the mean is at most `bound`": the share of sign patterns of the distances from it whose
-    sum is no smaller than the one observed, that is, of subsets (the empty one too) whose sum is not above 0."""
+    """One-sided p-value against "the mean is at most `bound`": the share of sign patterns of the distances from it
+    whose sum is no smaller than the one observed, that is, of subsets (the empty one too) whose sum is not above 0."""
     x = numpy.asarray(sample, dtype=float) - bound
     zero = 1e-9 * max(1e-300, float(numpy.abs(x).max()))   # differences that are equal but for rounding tie
     which = subsets(len(x))
@@ -239,8 +239,8 @@ def p_bootstrap(samples, prediction, n):
 
 
 def crossing(places, values, bound):
-    """Where a falling or rising curve first crosses the bound: linear between its points. places grow. Without a crossing
-    the end on whose side it stays: the first place where it begins below, the last where it ends above."""
+    """Where a curve first falls through the bound: linear between its points, whose places grow. Without a crossing the
+    end on whose side it stays: the first place where it begins below, the last where it ends above."""
     above = [v > bound for v in values]
     if not above[0]:
         return places[0]

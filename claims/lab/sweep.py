@@ -17,8 +17,8 @@
 Ctrl-C lets the runs save and stops; the same command goes on. A sweep begins with a few steps of every arm for the
 prediction of its minutes. Then run the seeds that are not reported, those on which rates are chosen and those of the
 claim's pilot, and the sweep says with which power the reported seeds will find what is expected. Where that is too
-little it stops, names the number of seeds that would do, and starts with --yes alone. A sweep without a claim file leaves
-its table, picture and summary in runs/sweeps/, under a name made of its lists.
+little it stops, names the number of seeds that would do, and starts with --yes alone. A sweep without a claim file
+leaves its table, picture and summary in runs/sweeps/, under a name made of its lists.
 """
 import argparse
 import fcntl
@@ -278,8 +278,8 @@ def sweep_all(sweep):
     if done and sweep.todo():
         can = print_power(claim, sweep.records, pilot, minutes_of(sweep))
         if not can and claim.path and not sweep.options.yes:
-            raise UsageError("these seeds cannot settle the claim (above), and none of those that are to be reported was "
-                             "trained; change the design, or --yes starts anyway")
+            raise UsageError("these seeds cannot settle the claim (above), so none to be reported was trained; "
+                             "change the design, or --yes starts anyway")
     if done:
         done = sweep.run_all(sweep.todo())
     if not done:
@@ -354,7 +354,7 @@ def open_sweep(options, rest):
 
 
 def readable(claim, options):
-    """A folder's name: the data, what is varied, and a few digits of the whole command, 'recall_attn=mha,mla_1f3c9a'."""
+    """A folder's name: the data, what is varied, and a few digits of the command, 'recall_attn=mha,mla_1f3c9a'."""
     key = f"{claim.command} {options.match} {options.solve}"
     flags = parse_command(claim.command)
     lists = [f"{name}={','.join(values)}" for name, values in flags.items() if len(values) > 1 and name != "seed"]

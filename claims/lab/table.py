@@ -62,7 +62,8 @@ class Lab:
     def pictures(self, claim):
         """[(path, how it is drawn)] of a claim."""
         folder = self.root / "claims/results"
-        return [(folder / f"{claim.name}.png", figure.draw), (folder / f"{claim.name}{front.SMALL}.png", figure.draw_small)]
+        small = folder / f"{claim.name}{front.SMALL}.png"
+        return [(folder / f"{claim.name}.png", figure.draw), (small, figure.draw_small)]
 
     def facts(self, name):
         if name == "code":

@@ -266,9 +266,11 @@ def together(claim, results, comparison):
         found = [results.place(curve, positions) for curve in curves]
         return found[0] - found[1] if len(found) > 1 else found[0]
     value, samples = bootstrap(statistic, n)
-    ends = [f"{label} stays on one side of the bound over the whole list" for label, curve in
-            zip((comparison.a, comparison.b), curves) if results.place(curve, list(range(n))) in curve[0][::len(curve[0])
-            - 1] and claim.outcome == "capacity"]
+    ends = []
+    for label, curve in zip((comparison.a, comparison.b), curves):
+        places = curve[0]
+        if claim.outcome == "capacity" and results.place(curve, list(range(n))) in (places[0], places[-1]):
+            ends.append(f"{label} stays on one side of the threshold over the whole list: its capacity is a bound")
     return Evidence(bootstrap_estimate(value, samples, n), *p_bootstrap(samples, comparison.predict, n), [],
                     note="; ".join(ends))
 
