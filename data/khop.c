@@ -5,11 +5,13 @@
 // A row is one document: --pairs nodes of --keys, on a random cycle, each once with its successor, in
 // random order; then, for as many nodes as fit and at most once each, in random order: the mark, a node,
 // and the node that lies --hops steps on. Only those answers are scored and they follow from the row,
-// so the floor is 0. What is left of the row is blank.
+// so the floor is 0. What is left of the row is blank. With --repeat-questions each question is drawn anew, and answers
+// use nothing up (elimination.c).
 // Tokens: 0 the blank, 1 the mark, 2 .. K+1 the nodes.
+#include "data/elimination.h"
 #include "data/source.h"
 
-typedef struct { RowSeeds seeds; size_t nodes, names, hops; } Hop;
+typedef struct { RowSeeds seeds; size_t nodes, names, hops; bool repeats; } Hop;
 enum { EMPTY, MARK, NODES };
 
 static void khop_row(const Data *d, Split split, uint64_t row, size_t T, int *tokens, int *targets, bool *is_answer) {
@@ -26,7 +28,8 @@ static void khop_row(const Data *d, Split split, uint64_t row, size_t T, int *to
         row_put(&out, NODES + node[order[i]], PLAIN);
         row_put(&out, NODES + node[((size_t)order[i] + 1) % n], PLAIN);
     }
-    shuffle(&r, order, n);
+    for (size_t i = 0; s->repeats && i < n; i++) order[i] = (int)rng_below(&r, (uint32_t)n);
+    if (!s->repeats) shuffle(&r, order, n);
     for (size_t i = 0; i < n && out.at + 3 <= T + 1; i++) {
         row_put(&out, MARK, PLAIN);
         row_put(&out, NODES + node[order[i]], PLAIN);
@@ -40,7 +43,7 @@ static void khop_close(Data *d) { free(d->state); }
 
 void khop_open(Data *d, const Config *config) {
     Hop *s = d->state = xmalloc(sizeof *s);
-    *s = (Hop){row_seeds(config), config->pairs, config->keys, config->hops};
+    *s = (Hop){row_seeds(config), config->pairs, config->keys, config->hops, config->repeat_questions};
     d->row = khop_row, d->truth = truth_certain, d->close = khop_close;
     if (s->nodes > s->names)
         usage_error("--pairs %zu needs as many distinct nodes, but --keys is %zu; choose --keys %zu or more",
@@ -52,9 +55,11 @@ void khop_open(Data *d, const Config *config) {
     context_at_least(config, 2 * s->nodes + 2, "the pointers and one question");
     d->has_accuracy = true;
     d->floor = 0;
-    d->floor_about =
-        xprintf("exact: 0, only answers are scored and each follows from the row (guessing: log %zu = %.3f)",
-                s->nodes - 1, num_log((double)(s->nodes - 1)));
+    size_t room = (config->context + 1 - 2 * s->nodes) / 3, questions = room < s->nodes ? room : s->nodes;
+    char *without = elimination_about(elimination_khop(s->nodes, questions, s->repeats), s->nodes - 1);
+    d->floor_about = xprintf("exact: 0, only answers are scored and each follows from the row%s", without);
+    free(without);
     uint64_t about[] = {s->nodes, s->names, s->hops};
     d->hash = hash_bytes(hash_text(d->hash, "khop"), about, sizeof about);
+    if (s->repeats) d->hash = hash_text(d->hash, "repeat-questions");
 }

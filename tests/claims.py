@@ -24,7 +24,7 @@ from scipy import stats as scipy_stats
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
-from lab import check, figure, front, match, report, stats, table, trainer, verdict  # noqa: E402
+from lab import baseline, check, figure, front, match, report, stats, table, trainer, verdict  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -180,6 +180,151 @@ class Statistics(unittest.TestCase):
         self.assertLess(stats.p_values(far, region)[1], 0.05)
 
 
+class SignFlips(unittest.TestCase):
+    """The test of six pairs or more."""
+
+    def test_against_scipy(self):
+        for n in (6, 9):
+            x = numpy.random.default_rng(n).normal(0.4, 1, n)
+            for bound in (-0.3, 0.0, 0.5):
+                found = scipy_stats.permutation_test((x - bound,), numpy.mean, permutation_type="samples",
+                                                     alternative="greater", n_resamples=numpy.inf)
+                self.assertAlmostEqual(stats.p_flip_above(x, bound), found.pvalue, 12)
+
+    def test_interval_is_the_test(self):
+        """A bound lies outside of the interval where the two-sided p-value is below 5%; the ends are of the data."""
+        rng = numpy.random.default_rng(4)
+        for n in (6, 7, 10, 20):
+            x = list(rng.normal(0.5, 1, n))
+            e = stats.decided(x)
+            self.assertTrue(min(x) <= e.low <= e.mean <= e.high <= max(x))
+            for bound in rng.uniform(e.low - 1, e.high + 1, 40):
+                p = min(1, 2 * min(stats.one_sided(x, bound)))
+                self.assertEqual(p < stats.LEVEL, not e.low <= bound <= e.high, (n, bound))
+
+    def test_coverage(self):
+        """2000 samples of a distribution with heavy tails: at least 95% of the intervals hold the truth, to within 4
+        standard errors; and no more than 98% do."""
+        rng = numpy.random.default_rng(8)
+        samples = [rng.standard_t(2, 8) for _ in range(2000)]
+        hits = sum(e.low <= 0 <= e.high for e in map(stats.decided, samples)) / 2000
+        self.assertTrue(0.95 - 4 * (0.05 * 0.95 / 2000) ** 0.5 < hits < 0.98, hits)
+
+    def test_monotone(self):
+        """Six differences of .301 hold, and with one of them larger they hold no less (Student's t says less); nor does
+        any other sample hold less or fail more when one of its values grows."""
+        region, six = Prediction("above", 0.25), [0.301] * 6
+        self.assertLess(stats.p_values(six, region)[0], stats.LEVEL)
+        for larger in (0.302, 0.4, 0.602, 1.0, 50.0, 1e6):
+            one = [*six[:5], larger]
+            self.assertLess(stats.p_values(one, region)[0], stats.LEVEL, larger)
+            self.assertGreater(stats.decided(one).low, region.bound)
+        self.assertGreater(2 * stats.p_above([*six[:5], 0.602], 0.25), stats.LEVEL)
+        rng = numpy.random.default_rng(2)
+        for _ in range(300):
+            x = list(rng.normal(0, 1, int(rng.integers(6, 18))))
+            y = list(x)
+            y[0] += float(rng.exponential(2))
+            (holds, fails), (more, fewer) = (stats.p_values(z, Prediction("above", 0.1)) for z in (x, y))
+            self.assertTrue(more <= holds and fewer >= fails)
+
+    def test_monotone_verdict(self):
+        """Of a whole claim: from six differences of .301 on, a larger one leaves it at HOLDS; from differences that
+        fail, the verdict only rises."""
+        claim = toy(command="./train --lr 0.01 --seed 1..6", tune_seeds="11", comparison=[
+            {"a": "b", "b": "a", "predict": "> 0.25"}, {"a": "b", "b": "a", "predict": "> 0.2"}])
+        rank = {"FAILS": 0, "INCONCLUSIVE": 1, "HOLDS": 2}
+
+        def verdict_at(differences):
+            value = {**{("b", s): d for s, d in zip(claim.seeds, differences)}}
+            records = records_of(claim, lambda run: 1 + value.get((run.arm.name, run.seed), 0))
+            return verdict.evaluate(claim, records).verdict
+        for larger in (0.301, 0.35, 0.602, 10.0):
+            self.assertEqual(verdict_at([0.301] * 5 + [larger]), "HOLDS", larger)
+        differences, last = [-0.4, -0.3, -0.2, -0.3, -0.4, -0.3], 0
+        for i in range(6):
+            for value in (0.1, 0.301, 0.9):
+                differences[i] = value
+                now = rank[verdict_at(differences)]
+                self.assertGreaterEqual(now, last, differences)
+                last = now
+        self.assertEqual(last, 2)
+
+
+class Shares(unittest.TestCase):
+    """Outcomes of two kinds."""
+
+    def test_clopper_pearson_against_scipy(self):
+        for count, n in ((0, 8), (3, 8), (8, 8), (25, 40), (37, 40)):
+            found = scipy_stats.binomtest(count, n).proportion_ci(method="exact")
+            self.assertAlmostEqual(stats.clopper_pearson(count, n)[0], found.low, 10)
+            self.assertAlmostEqual(stats.clopper_pearson(count, n)[1], found.high, 10)
+
+    def test_mcnemar_against_scipy(self):
+        """13 seeds that only the one arm solves and one that only the other does, of 40."""
+        pairs = [1.0] * 13 + [-1.0] + [0.0] * 26
+        holds, fails = stats.p_shares(pairs, Prediction("above", 0.0), paired=True)
+        self.assertAlmostEqual(holds, 2 * scipy_stats.binomtest(13, 14, alternative="greater").pvalue, 12)
+        self.assertEqual(fails, 1.0)
+
+    def test_one_share_against_scipy(self):
+        for bound in (0.5, 0.9):
+            holds, _ = stats.p_shares([1.0] * 37 + [0.0] * 3, Prediction("above", bound), paired=False)
+            self.assertAlmostEqual(holds, min(1, 2 * scipy_stats.binomtest(37, 40, bound, "greater").pvalue), 12)
+
+    def test_difference_of_shares(self):
+        """The interval and the p-value at a bound agree; over all outcomes of 12 pairs it holds the truth in 95%."""
+        pairs = [1.0] * 20 + [-1.0] * 2 + [0.0] * 18
+        e = stats.share_difference(pairs)
+        for bound, outside in ((e.low - 0.01, True), (e.low + 0.01, False)):
+            p = 2 * stats.p_share_differs(pairs, bound)[0]
+            self.assertEqual(p < stats.LEVEL, outside, (bound, p))
+        up, down, held = 0.5, 0.1, 0.0
+        for more in range(13):
+            for fewer in range(13 - more):
+                chance = scipy_stats.multinomial.pmf([more, fewer, 12 - more - fewer], 12, [up, down, 1 - up - down])
+                e = stats.share_difference([1.0] * more + [-1.0] * fewer + [0.0] * (12 - more - fewer))
+                held += chance * (e.low <= up - down <= e.high)
+        self.assertGreater(held, 0.95)
+
+    def test_power_of_mcnemar(self):
+        """Against 4000 simulated designs of 40 seeds, to within 4 standard errors."""
+        rng, found = numpy.random.default_rng(6), 0
+        for _ in range(4000):
+            more, fewer, _ = rng.multinomial(40, [0.3, 0.05, 0.65])
+            found += 2 * stats.binomial_tail(more, more + fewer, 0.5) <= stats.LEVEL
+        self.assertAlmostEqual(stats.share_power(0.3, 0.05, 40), found / 4000, delta=4 * (0.25 / 4000) ** 0.5)
+
+    def test_seeds_needed(self):
+        """The smallest number with 80%: one fewer has less."""
+        for chance in (lambda n: stats.share_power(0.3, 0.05, n), lambda n: stats.power(0.5, 1.0, max(2, n), 0.05)):
+            n = stats.seeds_needed(chance)
+            self.assertTrue(chance(n) >= stats.CHANCE > chance(n - 1), n)
+        self.assertIsNone(stats.seeds_needed(lambda n: 0.1))
+
+
+class Crossings(unittest.TestCase):
+    def test_crossing(self):
+        self.assertAlmostEqual(stats.crossing([2, 3, 4], [1.0, 0.8, 0.2], 0.5), 3.5)
+        self.assertEqual(stats.crossing([2, 3], [0.4, 0.2], 0.5), 2)
+        self.assertEqual(stats.crossing([2, 3], [0.9, 0.6], 0.5), 3)
+
+    def test_width(self):
+        """Half of the first piece, the whole of the second, nothing of one that ends at infinity."""
+        self.assertAlmostEqual(stats.width_below([0, 1, 2, 3], [3, 1, 1, float("inf")], 2), 1.5)
+        self.assertEqual(stats.width_below([0, 1], [3, 3], 2), 0)
+
+    def test_bootstrap(self):
+        """Of a mean, the interval is that of the normal distribution, nearly."""
+        x = numpy.random.default_rng(1).normal(0, 1, 60)
+        value, samples = stats.bootstrap(lambda at: float(numpy.mean(x[at])), 60)
+        e = stats.bootstrap_estimate(value, samples, 60)
+        reach = 1.96 * x.std() / 60 ** 0.5
+        self.assertAlmostEqual(e.low, value - reach, delta=0.15 * reach)
+        self.assertAlmostEqual(e.high, value + reach, delta=0.15 * reach)
+        self.assertLess(stats.p_bootstrap(samples, Prediction("above", value - 2 * reach), 60)[0], 0.05)
+
+
 class Verdicts(unittest.TestCase):
     def outcome(self, claim, value, runs=None):
         return verdict.evaluate(claim, records_of(claim, value, runs))
@@ -190,6 +335,173 @@ class Verdicts(unittest.TestCase):
             outcome = self.outcome(claim, lambda run: 1 + step * (run.arm.name == "b") +
                                    own_noise(run))
             self.assertEqual(outcome.verdict, expected, step)
+
+    def test_equivalence(self):
+        """An interval inside the margin makes a claim of sameness hold; one that is merely not significant does not."""
+        claim = toy(command="./train --lr 0.01 --seed 1..8", tune_seeds="11",
+                    comparison=[{"a": "b", "b": "a", "predict": "within 0.05"}])
+        for scale, step, expected in ((0.01, 0, "EQUIVALENT"), (0.5, 0, "INCONCLUSIVE"), (0.01, 0.3, "FAILS")):
+            outcome = self.outcome(claim, lambda run: 1 + step * (run.arm.name == "b") + scale * 100 * own_noise(run))
+            self.assertEqual(outcome.findings[0].verdict, expected)
+            self.assertEqual(outcome.verdict, {"EQUIVALENT": "HOLDS"}.get(expected, expected))
+
+    def several(self, steps, seeds="1..6", **changes):
+        """Arms b1, b2, ... that lie so much above a on every seed, each predicted to lie 0.1 above it."""
+        arms = {"a": "--norm pre", **{f"b{i}": f"--norm post --warmup {i}" for i in range(1, len(steps) + 1)}}
+        claim = toy(command=f"./train --lr 0.01 --seed {seeds}", tune_seeds="99", arms=arms, comparison=[
+            {"a": f"b{i}", "b": "a", "predict": "> 0.1", **changes.get(f"b{i}", {})} for i in range(1, len(steps) + 1)])
+        return self.outcome(claim, lambda run: 1 + (run.arm.name != "a" and steps[int(run.arm.name[1:]) - 1])
+                            + 0.1 * own_noise(run))
+
+    def test_holds_without_correction(self):
+        """Six seeds show each of five things at 3%; that all five are so needs no more: an intersection-union test."""
+        outcome = self.several([0.5] * 5)
+        self.assertEqual([f.p for f in outcome.findings], [2 * 0.5 ** 6] * 5)
+        self.assertEqual(outcome.verdict, "HOLDS")
+        self.assertEqual(self.several([0.5] * 4 + [0.1]).verdict, "INCONCLUSIVE")
+
+    def test_fails_with_correction(self):
+        """One of two at 3% is no refutation after Holm; one of one is, and controls are not counted."""
+        self.assertEqual(self.several([0.0]).verdict, "FAILS")
+        self.assertEqual(self.several([0.5, 0.0]).verdict, "INCONCLUSIVE")
+        self.assertEqual(self.several([0.5, 0.0], seeds="1..7").verdict, "FAILS")
+        outcome = self.several([0.0, 0.5, 0.5], b2={"role": "control"}, b3={"role": "control"})
+        self.assertEqual(outcome.verdict, "FAILS")
+
+    def counted(self, solves, n=40, predict="> 0", **changes):
+        """Two arms whose seeds solve as solves(arm, seed) says."""
+        claim = toy(command=f"./train --lr 0.01 --seed 1..{n}", tune_seeds="99", metric="accuracy", better="higher",
+                    outcome="solved", threshold="> 0.9", comparison=[{"a": "b", "b": "a", "predict": predict}],
+                    **changes)
+        return claim, records_of(claim, lambda run: solves(run.arm.name, run.seed))
+
+    def test_solved(self):
+        """37 of 40 against 25 of 40, 13 to 1; a diverged run has not solved it."""
+        def solves(arm, seed):
+            solved = seed <= 25 if arm == "a" else seed <= 38 and seed != 1
+            return 1.0 if solved else "diverged" if seed == 40 else 0.4
+        claim, records = self.counted(solves)
+        outcome = verdict.evaluate(claim, records)
+        finding, facts = outcome.findings[0], report.facts(claim, records)
+        self.assertEqual((outcome.verdict, finding.note), ("HOLDS", "solved by one arm alone: 13:1"))
+        self.assertAlmostEqual(finding.p, 2 * scipy_stats.binomtest(13, 14, alternative="greater").pvalue, 12)
+        self.assertEqual((facts["a: solved"], facts["b: solved"]), ("25 of 40", "37 of 40"))
+        low, high = (scipy_stats.binomtest(37, 40).proportion_ci(method="exact")[i] for i in (0, 1))
+        self.assertEqual(facts["b: level"], f"{37 / 40:.4f} [{low:.4f}, {high:.4f}]")
+        self.assertEqual(verdict.evaluate(*self.counted(lambda arm, seed: 1.0 if seed > (20, 21)[arm == "a"] else 0.4)
+                                          ).verdict, "INCONCLUSIVE")
+        self.assertEqual(verdict.evaluate(*self.counted(lambda arm, seed: 1.0, predict="within 0.2")).verdict, "HOLDS")
+        self.assertEqual(verdict.evaluate(*self.counted(lambda arm, seed: 1.0, n=8, predict="within 0.2")).verdict,
+                         "INCONCLUSIVE")
+
+    def test_steps(self):
+        """Solved at 200 against 400 steps of 500; what is never solved counts as all 500, and is said."""
+        claim = toy(command="./train --steps 500 --lr 0.01 --seed 1..8", tune_seeds="99", metric="accuracy",
+                    outcome="steps", better="higher", threshold="> 0.9",
+                    comparison=[{"a": "b", "b": "a", "predict": "< -100"}])
+        records = records_of(claim, lambda run: 1.0)
+        for key, row in records.items():
+            at = 200 if row["arm"] == "b" else 400
+            gone = row["arm"] == "a" and key.endswith("--seed 8")
+            right = {step: 1.0 if step >= at and not gone else 0.3 for step in range(0, 501, 100)}
+            row["evals"] = " ".join(f"{step}:1.0:{share}" for step, share in right.items())
+        finding = verdict.evaluate(claim, records).findings[0]
+        self.assertEqual((finding.verdict, finding.differences), ("HOLDS", [-200] * 7 + [-300]))
+        self.assertEqual(finding.note, "b: 0 of 8 unsolved, a: 1 of 8 unsolved")
+        for row in records.values():
+            row["evals"] = ""
+        with self.assertRaises(UsageError):
+            verdict.evaluate(claim, records)
+
+    def test_capacity(self):
+        """Half is recalled at 16 pairs by a and at 32 by b: one doubling."""
+        arms = {"a": "--norm pre", "b": "--norm post"}
+        claim = toy(command="./train --pairs 4,8,16,32,64 --lr 0.01 --seed 1..10", tune_seeds="99", metric="accuracy",
+                    better="higher", outcome="capacity", along="pairs", threshold="> 0.5", worst=0, arms=arms,
+                    comparison=[{"a": "b", "b": "a", "predict": "> 0.5"}])
+
+        def value(run):
+            pairs, half = float(dict(run.arm.flags)["pairs"]), 16 if run.arm.name == "a" else 32
+            return float(numpy.clip(0.5 + 0.25 * numpy.log2(half / pairs) + 3 * own_noise(run), 0, 1))
+        records = records_of(claim, value)
+        outcome, facts = verdict.evaluate(claim, records), report.facts(claim, records)
+        e = outcome.findings[0].estimate
+        self.assertEqual(outcome.verdict, "HOLDS")
+        self.assertTrue(e.low < 1 < e.high and e.high - e.low < 0.5, e)
+        self.assertAlmostEqual(float(facts["a: capacity"]), 16, delta=2)
+        with tempfile.TemporaryDirectory() as folder:
+            figure.draw(claim, records, Path(folder) / "a.png")
+
+    def test_interpolated_window(self):
+        """The curve of b lies at 2 half-way between two rates; that of a, whose last rate diverges, ends before it."""
+        claim = toy(usable="< 2", outcome="window", command="./train --lr 0.001,0.01,0.1 --seed 1..8", tune_seeds="99",
+                    comparison=[{"a": "b", "b": "a", "predict": "> 0.3"}])
+
+        def value(run):
+            rate = dict(run.tuned)["lr"]
+            return {"0.001": 1.0, "0.01": 1.0, "0.1": "diverged" if run.arm.name == "a" else 3.0}[rate]
+        outcome = self.outcome(claim, value, claim.runs(claim.seeds))
+        self.assertAlmostEqual(outcome.findings[0].estimate.mean, 0.5, 12)
+        self.assertEqual(outcome.verdict, "HOLDS")
+
+    def test_other_thresholds(self):
+        """A verdict that changes with the bound that was picked is told so."""
+        claim = toy(usable="< 2", command="./train --lr 0.001,0.01,0.1 --seed 1..8",
+                    comparison=[{"a": "b", "b": "a", "predict": "> 0.5"}])
+        good = {"a": {"0.001": 1.0, "0.01": 1.0, "0.1": 5.0}, "b": dict.fromkeys(("0.001", "0.01", "0.1"), 1.7)}
+        outcome = self.outcome(claim, lambda run: good[run.arm.name][dict(run.tuned)["lr"]], claim.runs(claim.seeds))
+        told = next(note for note in outcome.notes if "other bounds" in note)
+        self.assertIn("hangs on the bound that was picked: FAILS at 1.2, 1.4, 1.6; HOLDS at 1.8, 2,", told)
+
+    def exact(self, value, **changes):
+        claim = toy(kind="exact", command="./train --lr 0.01 --seed 1..3", tune_seeds="99", metric="parameters", **{
+            "comparison": [{"a": "b", "b": "a", "predict": "= 64"}], **changes})
+        return verdict.evaluate(claim, records_of(claim, value, claim.runs([99, *claim.seeds])))
+
+    def test_exact(self):
+        """One value that is not so refutes; there is no p-value to be had."""
+        self.assertEqual(self.exact(lambda run: 100.0 + 64 * (run.arm.name == "b")).verdict, "HOLDS")
+        odd = self.exact(lambda run: 100.0 + 64 * (run.arm.name == "b") + (run.key.endswith("post --lr 0.01 --seed 2")))
+        self.assertEqual(odd.verdict, "FAILS")
+        leak = [{"a": "b", "predict": "0.5 to 0.7"}]
+        self.assertEqual(self.exact(lambda run: 0.6, comparison=leak).verdict, "HOLDS")
+        for bad in ({"kind": "exact", "metric": "tokens_per_second"}, {"kind": "odd"}, {"kind": "exact"},
+                    {"comparison": [{"a": "b", "b": "a", "predict": "= 3"}]}, {"outcome": "solved"},
+                    {"threshold": "> 3"}, {"outcome": "capacity", "threshold": "> 3"}, {"outcome": "window"},
+                    {"pilot_seeds": "5..9"}, {"pilot_seeds": "11..14"}, {"record": "bench.json"}):
+            with self.assertRaises(UsageError, msg=bad):
+                toy(**bad)
+
+    def test_timing(self):
+        """A ratio of one machine: all repetitions inside, all outside, or neither."""
+        claim = toy(kind="timing", command="./train --lr 0.01 --seed 1..3", tune_seeds="99", metric="tokens_per_second",
+                    comparison=[{"a": "b", "b": "a", "predict": "1.5 to 2.5"}])
+        for factor, expected in ((2.0, "HOLDS"), (3.0, "FAILS"), (2.45, "INCONCLUSIVE")):
+            outcome = self.outcome(claim, lambda run: factor + 0.1 * (run.seed - 2) if run.arm.name == "b" else 1.0)
+            self.assertEqual(outcome.verdict, expected, factor)
+
+    def test_timing_of_bench(self):
+        """What bench/bench left: a number of every chosen row, in the region."""
+        row = {"thesis": "x", "kind": "timing", "record": "b.json", "metric": "ratio",
+               "command": "bench/bench attention",
+               "comparison": [{"a": "attention: left.median", "predict": "0.8 to 1.3"},
+                              {"a": "attention context=64: fast", "b": "attention context=64: slow",
+                               "predict": "> 1.9"}]}
+        rows = [{"context": n, "left": {"median": x}, "fast": 20.0, "slow": 10.0} for n, x in ((64, 0.9), (128, 1.2))]
+        claim = claim_of(row, "toy")
+        self.assertEqual(verdict.evaluate(claim, {}).verdict, "OPEN")
+        claim.measured = {"machine": {"cpu": "Z80"}, "sections": {"attention": rows}}
+        outcome = verdict.evaluate(claim, {})
+        self.assertEqual((outcome.verdict, [f.verdict for f in outcome.findings]), ("HOLDS", ["HOLDS", "HOLDS"]))
+        self.assertEqual(report.facts(claim, {})["attention: left.median"], "HOLDS")
+        with tempfile.TemporaryDirectory() as folder:
+            for draw in (figure.draw, figure.draw_small):
+                draw(claim, {}, Path(folder) / "a.png")
+        rows[1]["left"]["median"] = 1.4
+        self.assertEqual(verdict.evaluate(claim, {}).verdict, "INCONCLUSIVE")
+        del rows[1]["left"]
+        with self.assertRaises(UsageError):
+            verdict.evaluate(claim, {})
 
     def test_paired(self):
         """What a seed does to both arms alike takes no part: it is ten times the effect here."""
@@ -310,6 +622,93 @@ class Verdicts(unittest.TestCase):
             self.assertEqual([row["status"] for row in rows], ["finished", "finished"])
 
 
+class Baselines(unittest.TestCase):
+    def test_elimination_against_the_banner(self):
+        """Computed twice, in C from a recurrence and in Python by powers of a polynomial."""
+        for text in ("--data recall --context 64", "--data recall --pairs 8 --keys 24 --context 32",
+                     "--data recall --pairs 40 --keys 50 --context 200", "--data khop --pairs 8 --context 64",
+                     "--data recall --pairs 8 --keys 24 --context 32 --repeat-questions 1",
+                     "--data khop --pairs 20 --context 90 --repeat-questions 1", "--data khop --pairs 20 --context 70"):
+            words = text.replace("--", "").split()
+            flags = dict(zip(words[::2], words[1::2]))
+            told = trainer.dry_run(flags)["data"]["floor_about"]
+            found = baseline.of_flags(flags)
+            loss, accuracy = found["val_loss"], found["accuracy"]
+            self.assertIn(f"elimination {loss:.3f} and {100 * accuracy:.1f}% right", told)
+        self.assertEqual(baseline.of_flags({"data": "stories"}), {})
+
+    def test_facts(self):
+        """Recall above what elimination reaches: 0 at 40%, 1 at 100%."""
+        claim = toy(command="./train --data recall --pairs 8 --keys 24 --context 32 --lr 0.01 --seed 1..8", worst=0,
+                    metric="accuracy", better="higher", tune_seeds="99")
+        reached = baseline.of_claim(claim)["accuracy"]
+        self.assertAlmostEqual(reached, 0.400, 3)
+        told = report.facts(claim, records_of(claim, lambda run: 1.0 if run.arm.name == "b" else reached))
+        self.assertEqual((told["a: above elimination"], told["b: above elimination"]), ("0.0000", "1.000"))
+
+
+class Power(unittest.TestCase):
+    def told(self, claim, value):
+        pilot = claim.pilot_seeds or claim.tune_seeds
+        records = records_of(claim, value, claim.runs(pilot))
+        return quiet(report.print_power, claim, records, pilot, lambda n: n / 2)
+
+    def claim(self, pilot="101..110", seeds="1..8", expect=None, predict="> 0", **changes):
+        comparison = {"a": "b", "b": "a", "predict": predict, **({"expect": expect} if expect is not None else {})}
+        return toy(**{"command": f"./train --lr 0.01 --seed {seeds}", "comparison": [comparison], "pilot_seeds": pilot,
+                      "tune_seeds": "99", **changes})
+
+    def test_enough(self):
+        """Ten times the spread: eight seeds do."""
+        good, text = self.told(self.claim(), lambda run: 1 + 0.15 * (run.arm.name == "b") + own_noise(run))
+        self.assertTrue(good, text)
+        self.assertIn("8 seeds find that with 100% power", text)
+        self.assertIn("of val_loss beyond its bound in the pilot (pilot of 10 seeds)", text)
+
+    def test_too_few(self):
+        """A third of the spread: the number that would do, with its minutes; there it has 80% by simulation."""
+        def value(run):
+            return 1 + 3 * own_noise(run)
+        good, text = self.told(self.claim(expect=0.02), value)
+        self.assertFalse(good)
+        needed, minutes = re.search(r"power    (\d+) seeds, ([\d.]+) minutes, would do, for 80%", text).groups()
+        self.assertEqual(float(minutes), int(needed) / 2)
+        results = report.of_pilot(self.claim(), records_of(self.claim(), value, self.claim().runs(range(101, 111))),
+                                  range(101, 111))
+        spread = numpy.std(results.sample(self.claim().comparisons[0]), ddof=1)
+        rng, found = numpy.random.default_rng(3), 0
+        for _ in range(600):
+            found += stats.decided(rng.normal(0.02, spread, int(needed))).low > 0
+        self.assertAlmostEqual(found / 600, 0.8, delta=0.08)
+
+    def test_never(self):
+        """A bound on the effect, or sameness of what differs: no number of seeds."""
+        for changes in ({"expect": 0.2, "predict": "> 0.2"}, {"expect": 0.1, "predict": "within 0.05"}):
+            good, text = self.told(self.claim(**changes), lambda run: 1 + own_noise(run))
+            self.assertFalse(good)
+            self.assertIn("no number of seeds will do", text)
+
+    def test_pilot_of_two(self):
+        good, text = self.told(self.claim(pilot="101..102"), lambda run: 1 + own_noise(run))
+        self.assertTrue(good)
+        self.assertIn("unknown: a pilot of 2 seeds gives none", text)
+        self.assertNotIn("%", text)
+
+    def test_shares(self):
+        """9 of 10 against 5 of 10: about forty seeds, not eight."""
+        claim = self.claim(metric="accuracy", better="higher", outcome="solved", threshold="> 0.9")
+        good, text = self.told(claim, lambda run: float(run.seed <= 105 or run.arm.name == "b" and run.seed != 110))
+        self.assertFalse(good)
+        needed = int(re.search(r"power    (\d+) seeds", text)[1])
+        self.assertTrue(12 < needed < 60, text)
+        self.assertTrue(stats.share_power(4.5 / 11, 0.5 / 11, needed) >= 0.8 > stats.share_power(4.5 / 11, 0.5 / 11,
+                                                                                                 needed - 1))
+
+    def test_signs_of_few(self):
+        claim = self.claim(seeds="1..5", metric="accuracy", better="higher", outcome="solved", threshold="> 0.9")
+        self.assertIn("5 seeds are few", self.told(claim, lambda run: float(run.arm.name == "b"))[1])
+
+
 class Records(unittest.TestCase):
     def test_round_trip(self):
         claim = toy()
@@ -417,7 +816,8 @@ class Pages(unittest.TestCase):
     def record(self, value):
         records = records_of(self.claim, value)
         wanted = {run.key for run in verdict.wanted(self.claim, records)[0]}
-        write_records(self.root / "claims/results/toy.csv", {k: r for k, r in records.items() if k in wanted})
+        rows = {k: {**r, "promise": self.claim.promise} for k, r in records.items() if k in wanted}
+        write_records(self.root / "claims/results/toy.csv", rows)
         for name in ("toy.png", "toy.small.png"):
             (self.root / "claims/results" / name).touch()
 
@@ -431,9 +831,15 @@ class Pages(unittest.TestCase):
         for path in lab.pages():
             path.write_text(table.refreshed(path, lab))
 
-    def check(self):
-        with contextlib.redirect_stderr(io.StringIO()) as error:
-            status, _ = quiet(check.main, [], table.Lab(self.root))
+    def check(self, figures=False):
+        """figures: also draws them, which takes a second."""
+        kept = check.check_figures
+        check.check_figures = kept if figures else lambda *_: []
+        try:
+            with contextlib.redirect_stderr(io.StringIO()) as error:
+                status, _ = quiet(check.main, [], table.Lab(self.root))
+        finally:
+            check.check_figures = kept
         return status, error.getvalue()
 
     def test_agreement(self):
@@ -662,6 +1068,65 @@ class Pages(unittest.TestCase):
         status, error = self.check()
         self.assertEqual(status, 1)
         self.assertIn("does not ask for", error)
+
+    def table_of(self, change):
+        """The records with one row changed, the seals as they were; and what check says of them."""
+        path = self.root / "claims/results/toy.csv"
+        text, rows = path.read_text(), read_records(path)
+        change(list(rows.values())[-1])
+        write_records(path, rows)
+        status, error = self.check()
+        path.write_text(text)
+        return status, error
+
+    def test_tampering(self):
+        """A digit of a digest or of a loss too small to move a verdict, of any column: the seal of the row breaks."""
+        for name, value in (("digest", "1" * 16), ("seconds", 2.0), ("commit", "abd"), ("val_loss", 1.5000001)):
+            status, error = self.table_of(lambda row: row.update({name: value}))
+            self.assertEqual(status, 1, name)
+            self.assertIn("1 rows were changed after they were recorded", error, name)
+        self.assertIn("1 rows without a seal or a promise", self.table_of(lambda row: row.update(promise=""))[1])
+        self.assertEqual(self.check(), (0, ""))
+
+    def test_changed_prediction(self):
+        """Its bound, its thesis or its arms after the runs: noticed. Its title, its headline or more seeds: not."""
+        path = self.root / "claims/toy.toml"
+        text = path.read_text()
+        for old, new in (("> 0.1", "> 0.05"), ("b is above a", "b is far above a"), ('"val_loss"', '"best_val_loss"')):
+            path.write_text(text.replace(old, new))
+            with contextlib.suppress(UsageError):
+                self.assertIn("its prediction was changed after 18 rows were recorded", self.check()[1], new)
+        self.assertEqual(read_claim(path).promise == self.claim.promise, False)
+        path.write_text(text.replace("post = 4", 'post = 4\ncontrols = "none"\ntitle = "T"').replace("1..5", "1..6"))
+        self.assertEqual(read_claim(path).promise, self.claim.promise)
+
+    def test_digest_of_nothing(self):
+        """A page may show the digest of a record or of tests/digests.txt, and no other."""
+        (self.root / "tests").mkdir()
+        (self.root / "tests/digests.txt").write_text("baby 00000000deadbeef\n")
+        page = self.root / "README.md"
+        page.write_text(page.read_text() + "\n`00000000deadbeef` and `0000000000000000`\n")
+        self.assertEqual(self.check(), (0, ""))
+        page.write_text(page.read_text().replace("deadbeef", "deadbee0"))
+        self.assertIn("README.md: the digest 00000000deadbee0 is in no record", self.check()[1])
+
+    def test_pictures(self):
+        """Drawn again: a missing one, that of another claim, and one with a point moved are all noticed."""
+        lab = table.Lab(self.root)
+        for path, draw in lab.pictures(lab.claims[0]):
+            draw(lab.claims[0], lab.records["toy"], path)
+        self.assertEqual(self.check(figures=True), (0, ""))
+        whole = self.root / "claims/results/toy.png"
+        kept = whole.read_bytes()
+        image = figure.plt.imread(whole)
+        image[200:203, 100:103, :3] = 0
+        figure.plt.imsave(whole, image)
+        self.assertIn("its figure toy.png is not what the records draw", self.check(figures=True)[1])
+        whole.write_bytes((self.root / "claims/results/toy.small.png").read_bytes())
+        self.assertIn("its figure toy.png is not what the records draw", self.check(figures=True)[1])
+        whole.unlink()
+        self.assertIn("its figure toy.png is missing", self.check(figures=True)[1])
+        whole.write_bytes(kept)
 
     def test_commit_of_nobody(self):
         path = self.root / "claims/results/toy.csv"
@@ -899,6 +1364,49 @@ class Sweeps(unittest.TestCase):
         self.assertEqual(self.records(), {})
 
 
+    def test_metric_that_is_not_there(self):
+        """Refused before anything is trained, with what there is."""
+        for metric in ("drop_deep", "rms_last"):
+            refused = self.sweep(f"{TINY} --steps 8 --seed 1..2", "--metric", metric)
+            self.assertEqual((refused.returncode, refused.stderr.count("\n")), (2, 1), refused.stderr)
+            self.assertIn(f"no {metric}", refused.stderr)
+            self.assertEqual(self.records(), {})
+        text = sweep(*f"{TINY} --steps 8 --seed 1..2 --metric accuracy".replace("recall", "iid").replace(
+            "--pairs 4 --keys 8 ", "").split(), "--into", str(self.into))
+        self.assertIn("no accuracy", text.stderr)
+
+    def test_without_a_claim_file(self):
+        """A table, a picture and a summary under a name that says what was varied."""
+        done = self.sweep(f"{TINY} --steps 8 --norm pre,post --seed 1..6")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertGreater((self.into / "results.png").stat().st_size, 5000)
+        summary = (self.into / "results.txt").read_text()
+        self.assertIn("norm=post vs norm=pre: ", summary)
+        self.assertRegex(summary, r"[\d.]+ beyond the bound: the smallest difference of val_loss found with 80% power")
+        named = sweep(*f"{TINY} --steps 8 --norm pre,post --seed 1..6 --dry-run".split())
+        self.assertEqual(named.returncode, 0, named.stderr)
+        folders = list((ROOT / "runs/sweeps").glob("recall_norm=pre,post_*"))
+        self.assertEqual(len(folders), 1)
+        for folder in folders:
+            trainer.forget(folder)
+
+    def test_design_that_cannot_settle(self):
+        """Its own pilot says so: nothing that is to be reported is trained, but with --yes."""
+        path = self.into / "vain.toml"
+        path.write_text(f'''
+            thesis = "Nothing of this size is there."
+            metric = "val_loss"
+            command = "{TINY} --steps 8 --norm pre,post --seed 1..6"
+            pilot_seeds = "101..103"
+            comparison = [{{ a = "norm=post", b = "norm=pre", predict = "> 5", expect = 5.001 }}]''')
+        refused = sweep(str(path), "--into", str(self.into))
+        self.assertEqual((refused.returncode, refused.stderr.count("\n")), (2, 1), refused.stderr)
+        self.assertIn("cannot settle the claim", refused.stderr)
+        self.assertIn("would do", refused.stdout + "would do" * ("no number of seeds" in refused.stdout))
+        self.assertEqual(len(read_records(self.into / "vain.csv")), 6)
+        self.assertEqual(sweep(str(path), "--into", str(self.into), "--yes").returncode, 0)
+        self.assertEqual(len(read_records(self.into / "vain.csv")), 18)
+
     def test_claim(self):
         """A whole claim: arms with flags of their own, rates chosen on other seeds, a matched arm, a verdict, a figure;
         the records alone give the same verdict, and a run of them again the same digest, which a changed one is not."""
@@ -913,16 +1421,23 @@ class Sweeps(unittest.TestCase):
             comparison = [{{ a = "sparse", b = "dense", predict = "within 1" }}]''')
         swept = sweep(str(path), "--into", str(self.into), "--jobs", "2")
         self.assertEqual(swept.returncode, 0, swept.stderr)
-        for line in ("matched  sparse: params", "power    pilot of 2 seeds", "verdict  HOLDS"):
+        for line in ("matched  sparse: params", "power    unknown: a pilot of 2 seeds gives none", "verdict  HOLDS",
+                     "predicted within 1: EQUIVALENT"):
             self.assertIn(line, swept.stdout)
         self.assertTrue((self.into / "tiny.png").exists())
         claim, records = read_claim(path), read_records(self.into / "tiny.csv")
         self.assertEqual(len(records), 2 * (2 * 2 + 3))
         self.assertEqual(verdict.evaluate(match.recall_claim(claim, records), records).verdict, "HOLDS")
         self.assertEqual(quiet(check.rerun, claim, records)[0], [])
-        for row in records.values():
-            row["digest"] = "0123456789abcdef"
-        self.assertIn("0123456789abcdef", quiet(check.rerun, claim, records)[0][0])
+        quickest = min(records.values(), key=lambda row: row["seconds"])
+        for name, other in (("digest", "0123456789abcdef"), ("val_loss", 1.0), ("max_grad_norm", 9.0),
+                            ("parameters", 7.0)):
+            told = quiet(check.rerun, claim, {"x": {**quickest, name: other}})[0]
+            self.assertEqual(len(told), 1, (name, told))
+            self.assertIn(f"the {name} was {other}", told[0])
+        self.assertEqual(quiet(check.rerun, claim, {"x": {**quickest, "tokens_per_second": 1.0}})[0], [])
+        self.assertEqual(quickest["evals"].split(":")[0], "10")
+        self.assertEqual({row["promise"] for row in records.values()}, {claim.promise})
 
     def test_equal_time(self):
         matched = self.sweep(f"{TINY} --steps 200 --layers 1,2 --seed 1..2", "--match", "time", "--dry-run")

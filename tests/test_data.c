@@ -2,6 +2,7 @@
 // the rules of its task, and every refusal with the line it should print.
 #include "tests/test.h"
 #include "data/data.h"
+#include "data/elimination.h"
 #include "lib/rng.h"
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -36,6 +37,7 @@ static bool equal(const Rows *a, const Rows *b) {  // over the shorter one
 static const char *const synthetic[] = {
     "--data stories", "--data markov", "--data markov --order 3", "--data iid", "--data recall", "--data induction",
     "--data copy", "--data facts", "--data khop", "--data khop --hops 5 --pairs 12",
+    "--data recall --repeat-questions", "--data recall --rebind", "--data khop --repeat-questions",
 };
 enum { SYNTHETIC = sizeof synthetic / sizeof *synthetic };
 
@@ -599,6 +601,141 @@ static void test_khop(void) {
     }
 }
 
+// ---- without binding ---------------------------------------------------------------------------
+// Every choice of values and every order of questions is as likely as another. In each, before every question, what is
+// left is counted by looking.
+typedef struct { size_t pairs, values, used; int value[4]; double loss, right, questions; } Looking;
+
+static void look_on(Looking *l, const bool *asked, double weight) {
+    size_t left = l->pairs - l->used, most = 0;
+    if (!left) return;
+    for (size_t answer = 0; answer < l->pairs; answer++) {
+        size_t same = 0;
+        for (size_t i = 0; i < l->pairs; i++) same += !asked[i] && l->value[i] == l->value[answer];
+        if (!asked[answer] && same > most) most = same;
+    }
+    l->right += weight * (double)most / (double)left;
+    l->questions += weight;
+    for (size_t answer = 0; answer < l->pairs; answer++) {
+        if (asked[answer]) continue;
+        size_t same = 0;
+        for (size_t i = 0; i < l->pairs; i++) same += !asked[i] && l->value[i] == l->value[answer];
+        l->loss += weight / (double)left * log((double)left / (double)same);
+        bool next[4];
+        memcpy(next, asked, sizeof next);
+        next[answer] = true;
+        l->used++;
+        look_on(l, next, weight / (double)left);
+        l->used--;
+    }
+}
+
+static void test_elimination_enumerated(void) {
+    static const size_t sizes[][2] = {{1, 2}, {2, 2}, {2, 5}, {3, 3}, {3, 4}, {4, 4}, {4, 6}};
+    for (size_t c = 0; c < sizeof sizes / sizeof *sizes; c++) {
+        Looking l = {.pairs = sizes[c][0], .values = sizes[c][1]};
+        size_t all = 1;
+        for (size_t i = 0; i < l.pairs; i++) all *= l.values;
+        for (size_t which = 0; which < all; which++) {
+            for (size_t i = 0, rest = which; i < l.pairs; i++, rest /= l.values) l.value[i] = (int)(rest % l.values);
+            look_on(&l, (bool[4]){false}, 1);
+        }
+        Elimination e = elimination_recall(l.pairs, l.values, false);
+        CHECK(fabs(e.loss - l.loss / l.questions) < 1e-11 && fabs(e.accuracy - l.right / l.questions) < 1e-11,
+              "%zu of %zu: %.15f %.15f, by looking %.15f %.15f", l.pairs, l.values, e.loss, e.accuracy,
+              l.loss / l.questions, l.right / l.questions);
+    }
+}
+
+// One who plays so on the rows themselves: values are counted, answers struck out, nothing is bound. The means of what
+// each answer costs, and of how likely the best guess is right.
+static void eliminate(const char *data, const Rows *r, size_t pairs, bool repeats, double *loss, double *right) {
+    bool hops = strstr(data, "khop") != NULL;
+    int count[200] = {0};
+    size_t answers = 0;
+    *loss = *right = 0;
+    for (size_t i = 0; i < pairs; i++) count[r->tokens[2 * i + !hops]]++;
+    for (size_t t = 0; t < r->T; t++) {
+        if (r->targets[t] < 0) continue;
+        int self = hops ? count[r->tokens[t]] : 0, left = -self, most = 0;   // no node is its own answer
+        for (int v = 0; v < 200; v++) left += count[v], most = count[v] > most ? count[v] : most;
+        *loss += log((double)left / count[r->targets[t]]);
+        *right += (double)most / left;
+        if (!repeats) count[r->targets[t]]--;
+        answers++;
+    }
+    *loss /= (double)answers, *right /= (double)answers;
+}
+
+static void test_elimination_played(void) {
+    static const struct { const char *flags; size_t pairs; bool repeats; double loss, accuracy; } cases[] = {
+        {"--data recall --pairs 8 --keys 64 --context 64", 8, false, 1.288, 0.365},
+        {"--data recall --pairs 8 --keys 24 --context 32", 8, false, 1.228, 0.400},
+        {"--data recall --pairs 8 --keys 24 --context 32 --repeat-questions", 8, true, 1.887, 0.227},
+        {"--data khop --pairs 8 --context 64", 8, false, 1.218, 0.370},
+        {"--data khop --pairs 8 --context 64 --repeat-questions", 8, true, 1.946, 0.143},
+        {"--data khop --pairs 8 --context 30 --hops 3", 8, false, 1.633, 0.202},
+    };
+    enum { ROWS = 20000 };
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        Data *d = open_flags(cases[c].flags);
+        bool hops = strstr(cases[c].flags, "khop") != NULL;
+        size_t T = (size_t)strtoul(strstr(cases[c].flags, "--context ") + 10, NULL, 10);
+        Rows r = rows_new(T);
+        double loss, right, sum = 0, squares = 0, rights = 0, right_squares = 0;
+        for (uint64_t row = 0; row < ROWS; row++) {
+            get(d, SPLIT_TRAIN, row, &r);
+            eliminate(cases[c].flags, &r, cases[c].pairs, cases[c].repeats, &loss, &right);
+            sum += loss, squares += loss * loss, rights += right, right_squares += right * right;
+        }
+        size_t keys = strstr(cases[c].flags, "--keys 24") ? 24 : 64, room = (T + 1 - 2 * 8) / 3;
+        Elimination e = hops ? elimination_khop(8, room < 8 ? room : 8, cases[c].repeats)
+                             : elimination_recall(8, keys, cases[c].repeats);
+        double mean = sum / ROWS, share = rights / ROWS;
+        double error = sqrt(fmax(0, squares / ROWS - mean * mean) / ROWS) + 1e-7;
+        double spread = sqrt(fmax(0, right_squares / ROWS - share * share) / ROWS) + 1e-7;
+        CHECK(fabs(e.loss - mean) < 4 * error && fabs(e.accuracy - share) < 4 * spread,
+              "%s: %.5f %.5f, played %.5f %.5f", cases[c].flags, e.loss, e.accuracy, mean, share);
+        CHECK(fabs(e.loss - cases[c].loss) < 0.0006 && fabs(e.accuracy - cases[c].accuracy) < 0.0006,
+              "%s: %.5f %.5f", cases[c].flags, e.loss, e.accuracy);
+        CHECK(strstr(d->floor_about, xprintf("elimination %.3f and %.1f%% right", e.loss, 100 * e.accuracy)) != NULL,
+              "%s: %s", cases[c].flags, d->floor_about);
+        rows_free(&r);
+        data_close(d);
+    }
+}
+
+// Bound anew: the values are the same ones in another order, the answers are those of the plain row, and what the true
+// distribution pays for them is what elimination pays. Training rows are untouched.
+static void test_rebind(void) {
+    Data *plain = open_flags("--data recall --context 64"), *d = open_flags("--data recall --context 64 --rebind");
+    Rows a = rows_new(64), b = rows_new(64);
+    double sum = 0, squares = 0, kept = 0;
+    enum { ROWS = 20000 };
+    for (uint64_t row = 0; row < ROWS; row++) {
+        if (row < 20) {
+            get(plain, SPLIT_TRAIN, row, &a), get(d, SPLIT_TRAIN, row, &b);
+            CHECK(equal(&a, &b), "training row %d", (int)row);
+        }
+        get(plain, SPLIT_VALIDATION, row, &a), get(d, SPLIT_VALIDATION, row, &b);
+        int count[129] = {0};
+        for (size_t i = 0; i < 16; i++) {
+            if (i % 2) count[a.tokens[i]]++, count[b.tokens[i]]--, kept += a.tokens[i] == b.tokens[i];
+            else CHECK(a.tokens[i] == b.tokens[i], "a key of row %d", (int)row);
+        }
+        for (size_t v = 0; v < 129; v++) CHECK(count[v] == 0, "the values of row %d", (int)row);
+        CHECK(memcmp(a.targets, b.targets, 64 * sizeof *a.targets) == 0, "the answers of row %d", (int)row);
+        double loss = row_mean(d, &b);
+        sum += loss, squares += loss * loss;
+    }
+    double mean = sum / ROWS, error = sqrt((squares / ROWS - mean * mean) / ROWS);
+    CHECK(fabs(mean - d->floor) < 4 * error && fabs(d->floor - 1.29) < 0.005, "floor %.5f, paid %.5f", d->floor, mean);
+    double expected = 1.0 / 8 + 7.0 / 8 / 64, share = kept / (8.0 * ROWS);   // in its place, or an equal one
+    CHECK(fabs(share - expected) < 0.005, "%.4f of the pairs are bound as before, not %.4f", share, expected);
+    rows_free(&a), rows_free(&b);
+    data_close(plain), data_close(d);
+}
+
 // ---- files -------------------------------------------------------------------------------------
 // A text in which every place can be told from its neighbourhood: "<0><1><2>...".
 static size_t write_numbers(const char *path, int count) {
@@ -873,6 +1010,9 @@ static const Test tests[] = {
     {"data/copy", "the second half is the first", test_copy},
     {"data/facts", "a name has one number, in every row", test_facts},
     {"data/khop", "the answer lies so many steps on", test_khop},
+    {"data/elimination/enumerated", "recall without binding: the mean over all rows", test_elimination_enumerated},
+    {"data/elimination/played", "recall and khop without binding: played on their own rows", test_elimination_played},
+    {"data/rebind", "validation rows of recall with other pairs and the same answers", test_rebind},
     {"data/text", "training windows are anywhere, validation windows evenly spaced", test_text},
     {"data/text-tokenizers", "a text gets the tokenizer that was asked for", test_text_tokenizers},
     {"data/shards", "llm.c and nanoGPT shards are read", test_shards},

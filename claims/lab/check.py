@@ -1,28 +1,42 @@
 """check.py: holds what the project says against what it recorded.
 
-    claims/check                recomputes every verdict from the records, in seconds, and compares pages and notebooks
-    claims/check --rerun        also trains the quickest run of every claim again, and compares its digest
+    claims/check                recomputes every verdict from the records, and compares figures, pages and notebooks
+    claims/check --rerun        also trains the quickest run of every claim again, and compares all that it recorded
     claims/check --notebooks    also executes the notebooks, and compares what their cells print
 
-Nothing but the records decides a verdict. A page fails that shows a number which they do not hold.
+Nothing but the records decides a verdict. A page fails that shows a number or a digest which they do not hold; a
+record, whose rows are not as they were sealed, or were made for another prediction than the claim file's; a figure that
+is not what the records draw. Claims of timings are measured again within their tolerance, and never by digest.
 """
 import json
 import re
+import shlex
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
-from . import size, trainer
+import numpy
+
+from . import figure, size, trainer
+from .claim import MACHINES
 from .command import UsageError
 from .front import MEASURED
 from .match import recall_claim
-from .report import effect
+from .records import METRICS, NUMBERS, seal_of
+from .report import effect, number
 from .table import BEGIN, END, QUOTE, Lab, refreshed, run_cells
-from .verdict import wanted
+from .verdict import selected, wanted
 
+DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{16}(?![0-9a-f])")
+VISIBLE = 48   # of 255: two renderings of one picture differ by less in every pixel
 NOT_PROSE = re.compile(r"```.*?```|`[^`]*`|\[[^\]]*\]\([^)]*\)|\$[^$]*\$|https?://\S+|goal (?:was |of )?[\d.]+%?", re.S)
 
 
-def check_records(claim, records, root):
+def check_records(claim, records):
     """Complaints about one claim's records."""
+    if claim.record:
+        return [] if claim.measured else [f"its record claims/results/{claim.record} is missing"]
     claim = recall_claim(claim, records)
     asked = {run.key for run in wanted(claim, records)[0]}
     extra = [key for key in records if key not in asked]
@@ -36,9 +50,59 @@ def check_records(claim, records, root):
         found.append(f"{len(dirty)} rows without a commit that others have, such as: {dirty[0]['flags']}")
     if blank:
         found.append(f"{len(blank)} finished rows without a digest, such as: {blank[0]['flags']}")
-    if records and not (root / f"claims/results/{claim.name}.png").exists():
-        found.append("its figure is missing")
+    return found + check_seals(claim, records)
+
+
+def check_seals(claim, records):
+    """Rows that were changed after they were written, and predictions that were changed after their rows."""
+    open_ = [r for r in records.values() if not r.get("seal") or not r.get("promise")]
+    broken = [r for r in records.values() if r.get("seal") and r["seal"] != seal_of(r)]
+    other = [r for r in records.values() if r.get("promise") and r["promise"] != claim.promise]
+    found = []
+    if open_:
+        found.append(f"{len(open_)} rows without a seal or a promise, such as: {open_[0]['flags']}")
+    if broken:
+        found.append(f"{len(broken)} rows were changed after they were recorded, such as: {broken[0]['flags']}")
+    if other:
+        found.append(f"its prediction was changed after {len(other)} rows were recorded: it is {claim.promise} now and "
+                     f"was {other[0]['promise']}; another prediction is another claim, on fresh seeds")
     return found
+
+
+def same_picture(path, other):
+    """Whether two PNG files show the same."""
+    try:
+        a, b = (figure.plt.imread(p)[..., :3] for p in (path, other))
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return a.shape == b.shape and float(numpy.abs(a - b).max()) <= VISIBLE / 255
+
+
+def check_figures(claim, records, lab):
+    """Its pictures, drawn once more."""
+    if not records and not claim.measured:
+        return []
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for path, draw in lab.pictures(claim):
+            draw(claim, records, Path(folder) / path.name)
+            if not path.exists():
+                found.append(f"its figure {path.name} is missing; claims/table draws it")
+            elif not same_picture(path, Path(folder) / path.name):
+                found.append(f"its figure {path.name} is not what the records draw; claims/table draws it")
+    return found
+
+
+def known_digests(lab):
+    """Those of the records, and those that tests/digests.sh keeps."""
+    kept = lab.root / "tests/digests.txt"
+    texts = [kept.read_text()] if kept.exists() else []
+    return {r["digest"] for rows in lab.records.values() for r in rows.values()} | set(DIGEST.findall(" ".join(texts)))
+
+
+def unknown_digests(text, lab):
+    found = sorted(set(DIGEST.findall(text)) - known_digests(lab))
+    return [f"the digest {x} is in no record, nor in tests/digests.txt" for x in found]
 
 
 def unbacked(text):
@@ -73,9 +137,10 @@ def check_page(path, lab):
     if path.suffix != ".ipynb":
         loose = [f"the number {x} is not quoted from the records" for x in unbacked(without_table(text))]
         same = as_built(fresh) == as_built(as_counted(text, lab))
-        return ([] if same else differs) + broken_links(path, text) + loose
+        return ([] if same else differs) + broken_links(path, text) + loose + unknown_digests(text, lab)
     book = json.loads(text)
     found = [] if json.loads(fresh) == book else differs
+    found += unknown_digests("\n".join("".join(c["source"]) for c in book["cells"]), lab)
     found += broken_links(path, "\n".join("".join(c["source"]) for c in book["cells"] if c["cell_type"] == "markdown"))
     for c in book["cells"]:
         loose = unbacked("".join(c["source"])) if c["cell_type"] == "markdown" else []
@@ -86,18 +151,83 @@ def check_page(path, lab):
 
 def rerun(claim, records):
     """The quickest recorded run again: a complaint, or none."""
+    if claim.kind == "timing":
+        return rerun_timing(claim, records)
     rows = [r for r in records.values() if r["status"] == "finished"]
     if not rows:
         return []
     row = min(rows, key=lambda r: r["seconds"])
-    data = re.search(r"--data (\S*/\S+)", row["flags"])
-    if data and not (trainer.ROOT / data[1]).exists():
-        print(f"rerun    {claim.name}: not without {data[1]}; data/get.sh downloads it")
+    if missing := missing_data(row):
+        print(f"rerun    {claim.name}: not without {missing}; data/get.sh downloads it")
         return []
-    status, digest, error = trainer.again(row)
-    same = digest == row["digest"]
-    print(f"rerun    {claim.name}: {digest or status} {'is' if same else 'is not'} the recorded digest")
-    return [] if same else [f"the digest of {row['flags']} was {row['digest']}, now {digest or status} {error}"]
+    now = trainer.again(row)
+    differs = differences(row, now)
+    print(f"rerun    {claim.name}: {now['digest'] or now['status']} {'is not' if differs else 'is'} the recorded run")
+    return [f"{row['flags']}: {text} {now['error']}".rstrip() for text in differs]
+
+
+def missing_data(row):
+    data = re.search(r"--data (\S*/\S+)", row["flags"])
+    return data[1] if data and not (trainer.ROOT / data[1]).exists() else ""
+
+
+def differences(row, now):
+    """What a run has otherwise than its record: everything that is not of the machine."""
+    names = ["status", "digest", "data_hash", *(m for m in METRICS if m not in MACHINES), "diverged_at", "evals"]
+    found = []
+    for name in names:
+        was, new = row.get(name), now.get(name)
+        if was in (None, ""):      # an older table has no such column
+            continue
+        if (float(new) != was if name in NUMBERS and new is not None else (new or "") != was):
+            found.append(f"the {name} was {was}, now {new or now['status']}")
+    return found
+
+
+def rerun_timing(claim, records):
+    """A timing again, on this machine: the median of what is compared, within the claim's tolerance."""
+    if claim.record:
+        return rerun_bench(claim)
+    found = []
+    for c in claim.comparisons:
+        rows = [next((r for r in records.values() if r["arm"] == label and r["status"] == "finished"), None)
+                for label in (c.a, c.b) if label]
+        if None in rows:
+            continue
+        now = [trainer.again(row).get(c.metric) for row in rows]
+        if None in now:
+            found.append(f"{c.name}: it does not run again")
+            continue
+        was, new = (values[0] / values[1] if c.b else values[0] for values in ([r[c.metric] for r in rows], now))
+        found += compared(claim, c.name, was, new)
+    return found
+
+
+def rerun_bench(claim):
+    words = shlex.split(claim.command)
+    if not (trainer.ROOT / words[0]).exists():
+        print(f"rerun    {claim.name}: not without {words[0]}; make bench builds it")
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "again.json"
+        done = subprocess.run([*words, "--out", out], cwd=trainer.ROOT, capture_output=True, text=True)
+        if done.returncode != 0:
+            return [f"{claim.command}: {trainer.error_line(done.stderr)}"]
+        again, found = json.loads(out.read_text()), []
+    for c in claim.comparisons:
+        pairs = [[numpy.array(selected(record, label, claim.record)) for label in (c.a, c.b) if label]
+                 for record in (claim.measured, again)]
+        was, new = (float(numpy.median(p[0] / p[1] if c.b else p[0])) for p in pairs)
+        found += compared(claim, c.name, was, new)
+    return found
+
+
+def compared(claim, name, was, new):
+    off = new / was - 1
+    print(f"rerun    {claim.name}: {name} was {number(was)}, now {number(new)} ({100 * off:+.0f}%, at most "
+          f"{100 * claim.tolerance:.0f}% off)")
+    return [] if abs(off) <= claim.tolerance else [f"{name} was {number(was)}, now {number(new)}: more than "
+                                                   f"{100 * claim.tolerance:.0f}% off, or another machine"]
 
 
 def outputs(c):
@@ -156,11 +286,13 @@ def main(words, lab=None):
         outcome = lab.outcome(claim)
         missing = f", {outcome.missing} runs are missing" if outcome.missing else ""
         print(f"{outcome.verdict:<12} {claim.name}: {claim.title}{missing}")
-        for f in outcome.findings if records else []:
-            print(f"  {f.verdict:<12} {f.comparison.name}: {effect(f)}, predicted {f.comparison.predict}, p {f.p:.2g}")
+        for f in outcome.findings if records or claim.measured else []:
+            sure = f", p {f.p:.2g}" if claim.kind == "runs" else ""
+            print(f"  {f.verdict:<12} {f.comparison.name}: {effect(f)}, predicted {f.comparison.predict}{sure}")
         if len(commits := {r["commit"] for r in records.values()}) > 1:
             print(f"  rows of {len(commits)} commits: {', '.join(sorted(commits))}")
-        found = check_records(claim, records, lab.root) + (rerun(claim, records) if "--rerun" in words else [])
+        found = check_records(claim, records) + check_figures(claim, records, lab)
+        found += rerun(claim, records) if "--rerun" in words else []
         complaints += [f"{claim.name}: {text}" for text in found]
         checks += 1
     for name, speeds in lab.speeds.items():

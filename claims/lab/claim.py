@@ -3,6 +3,8 @@
 A run belongs to an arm: a name, its own flags, and one value of each list of the command, as in `post layers=24`.
 Beside the arm, a run has a value of each tuned flag (the learning rate) and a seed.
 """
+import hashlib
+import json
 import math
 import re
 import textwrap
@@ -17,13 +19,22 @@ from .stats import Prediction
 NUMBER = (int, float)
 KEYS = {"post": int, "title": str, "thesis": str, "headline": str, "command": str, "metric": str, "better": str,
         "tune": list, "tune_seeds": str, "usable": str, "worst": NUMBER, "match": str, "match_to": str,
-        "budget_minutes": NUMBER, "controls": str, "arms": dict, "comparison": list, "figure": dict}
-COMPARISON_KEYS = {"a": str, "b": str, "predict": str, "role": str, "metric": str}
-FIGURE_KEYS = {"x": str, "x_label": str, "log_x": bool, "y_label": str, "top": NUMBER}
+        "budget_minutes": NUMBER, "controls": str, "arms": dict, "comparison": list, "figure": dict,
+        "kind": str, "outcome": str, "threshold": str, "along": str, "pilot_seeds": str, "tolerance": NUMBER,
+        "record": str}
+COMPARISON_KEYS = {"a": str, "b": str, "predict": str, "role": str, "metric": str, "expect": NUMBER}
+FIGURE_KEYS = {"x": str, "x_label": str, "log_x": bool, "y_label": str, "top": NUMBER,
+               "words": dict}
 TYPE_NAMES = {int: "a whole number", NUMBER: "a number", str: "a text", list: "a list", dict: "a table",
               bool: "true or false"}
 BUDGETS = ("params", "flops", "cache", "time")
 OF_THE_SWEEP = {"out", "threads", "fresh", "dry-run", "verify"}   # arms cannot differ in what the sweep decides
+KINDS = ("runs", "exact", "timing")   # judged by statistics; every value must be so; of one machine, and a ratio
+OUTCOMES = ("", "solved", "steps", "capacity", "window")
+MACHINES = ("tokens_per_second", "seconds", "peak_memory_bytes")   # metrics that are of the machine
+# What is promised before the runs. A change of it after them is seen by the hash that every row carries.
+PROMISED = ("kind", "thesis", "metric", "better", "tune", "usable", "worst", "outcome", "threshold", "along", "match",
+            "match_to", "tolerance", "arms", "comparison")
 UNEVEN = 0.15   # by how much a cell of a grid of learning rates may differ from their mean
 
 
@@ -61,6 +72,7 @@ class Comparison:
     metric: str
     role: str     # thesis, or control: without which the claim shows nothing
     apart: bool = False   # its metric is not the claim's own, and is named
+    expect: float = None  # the size that is expected, for the power; the bound is what must be cleared
 
     @property
     def name(self):
@@ -88,6 +100,15 @@ class Claim:
     match_to: str = ""
     comparisons: list = field(default_factory=list)
     figure: dict = field(default_factory=dict)
+    kind: str = "runs"
+    outcome: str = ""           # solved, steps, capacity, window: what is made of the metric
+    threshold: Prediction = None   # when a run has solved the task
+    along: str = ""             # the listed flag over which a capacity is interpolated
+    pilot_seeds: list = field(default_factory=list)   # from which the power is known; not reported
+    tolerance: float = 0.1      # of a timing, when it is measured again
+    record: str = ""            # of a timing: the file in claims/results/ that bench/bench left
+    measured: dict = None       # what stands in it
+    promise: str = ""           # the hash of PROMISED
     headline: str = ""          # of its post, where this claim has it: the finding, {FACT} for a number
     path: Path = None
 
@@ -102,6 +123,18 @@ class Claim:
     def arm(self, label):
         return next(arm for arm in self.arms if arm.label == label)
 
+    def group_label(self, arm):
+        """Of all arms that differ only in the flag along which a capacity is measured."""
+        return replace(arm, facet=tuple(f for f in arm.facet if f[0] != self.along)).label
+
+    def groups(self):
+        """{label: its arms, by growing values}"""
+        found = {}
+        for arm in self.arms:
+            found.setdefault(self.group_label(arm), []).append(arm)
+        return {label: sorted(arms, key=lambda arm: float(dict(arm.flags)[self.along]))
+                for label, arms in found.items()} if self.along else {arm.label: [arm] for arm in self.arms}
+
 
 def check_types(row, types, what):
     for key, value in row.items():
@@ -109,6 +142,26 @@ def check_types(row, types, what):
             raise UsageError(f"unknown key '{key}' in {what}; there are {', '.join(types)}")
         if not isinstance(value, types[key]) or (isinstance(value, bool) and types[key] is not bool):
             raise UsageError(f"{key} of {what} is {TYPE_NAMES[types[key]]}, not {textwrap.shorten(repr(value), 60)}")
+
+
+def promise_of(row):
+    """Twelve digits of what a claim file promises; spaces and the order of keys do not count."""
+    told = {key: row[key] for key in PROMISED if key in row}
+    if "thesis" in told:
+        told["thesis"] = " ".join(told["thesis"].split())
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def parse_exact(text):
+    """What claims of exact quantities and of timings may also predict: '= 4', or '0.8 to 1.3'."""
+    number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
+    if match := re.fullmatch(rf"=\s*({number})", str(text).strip()):
+        return Prediction("equals", float(match[1]))
+    if match := re.fullmatch(rf"({number}) to ({number})", str(text).strip()):
+        if float(match[1]) >= float(match[2]):
+            raise UsageError(f"'{text}': the smaller number comes first")
+        return Prediction("between", float(match[1]), float(match[2]))
+    return parse_prediction(text)
 
 
 def parse_prediction(text):
@@ -176,7 +229,7 @@ def make_arms(named, facets, fixed, taken=()):
     return arms
 
 
-def expand_comparison(row, arms, default_metric):
+def expand_comparison(row, arms, default_metric, parse=parse_prediction):
     """One comparison for each choice of the lists, where a and b are names of arms rather than labels."""
     if not isinstance(row, dict) or "a" not in row or "predict" not in row:
         raise UsageError("a [[comparison]] has a, predict, and perhaps b, role, metric")
@@ -186,10 +239,10 @@ def expand_comparison(row, arms, default_metric):
     a, b = row["a"], row.get("b", "")
     labels = {arm.label for arm in arms}
     metric = row.get("metric", default_metric)
-    rest = (parse_prediction(row["predict"]), metric, row.get("role", "thesis"), metric != default_metric)
-    if rest[2] not in ("thesis", "control") or rest[1] not in METRICS:
+    rest = (parse(row["predict"]), metric, row.get("role", "thesis"), metric != default_metric, row.get("expect"))
+    if rest[2] not in ("thesis", "control") or (rest[1] not in METRICS and arms):
         raise UsageError(f"comparison {a}: unknown role or metric ({rest[2]}, {rest[1]})")
-    if a in labels and (not b or b in labels):
+    if not arms or a in labels and (not b or b in labels):
         return [Comparison(a, b, *rest)]
     facets = [arm.facet for arm in arms if arm.name == a]
     pairs = [(Arm(a, (), f).label, Arm(b, (), f).label if b else "") for f in facets]
@@ -216,6 +269,10 @@ def claim_of(row, name):
     check_types(row.get("figure", {}), FIGURE_KEYS, "[figure]")
     if missing := {"thesis", "command", "metric", "comparison"} - set(row):
         raise UsageError(f"the key '{missing.pop()}' is missing")
+    if row.get("kind", "runs") not in KINDS:
+        raise UsageError(f"kind is one of {', '.join(KINDS)}, not '{row['kind']}'")
+    if "record" in row:
+        return recorded_claim(row, name)
     tune, own = row.get("tune", ["lr"]), row.get("arms", {"": ""})
     check_types(own, dict.fromkeys(own, str), "[arms]")
     seeds, tuned, facets, fixed = split_command(parse_command(row["command"]), tune)
@@ -234,15 +291,76 @@ def claim_of(row, name):
     tune_seeds = seeds_of(values_of(row["tune_seeds"]), "tune_seeds") if "tune_seeds" in row else []
     if set(tune_seeds) & set(seeds):
         raise UsageError("tune_seeds and --seed share a seed: rates are chosen on other seeds than those reported")
+    pilot_seeds = seeds_of(values_of(row["pilot_seeds"]), "pilot_seeds") if "pilot_seeds" in row else []
+    if set(pilot_seeds) & {*seeds, *tune_seeds}:
+        raise UsageError("pilot_seeds are seeds of their own: not reported, and not those that choose rates")
     check_place(row.get("figure", {}).get("x"), arms)
-    comparisons = [c for r in row["comparison"] for c in expand_comparison(r, arms, row["metric"])]
+    along = check_outcome(row, tuned, facets, tune_seeds)
+    kind = row.get("kind", "runs")
+    if kind != "runs" and (tuned and any(len(v) > 1 for v in tuned.values()) or row.get("outcome")):
+        raise UsageError(f"a claim of kind {kind} has one rate for each arm and no outcome: nothing in it is chosen")
+    if kind == "exact" and row["metric"] in MACHINES:
+        raise UsageError(f"{row['metric']} is of the machine: kind = \"timing\"")
+    shown = compared_arms(arms, along)
+    parse = parse_prediction if kind == "runs" else parse_exact
+    comparisons = [c for r in row["comparison"] for c in expand_comparison(r, shown, row["metric"], parse)]
     if not comparisons:
         raise UsageError("a claim has at least one [[comparison]]")
     return Claim(name, row["command"], arms, tuned, seeds, tune_seeds, row["metric"], row.get("better", "lower"),
                  parse_usable(row["usable"], tuned) if "usable" in row else None,
                  row.get("worst"), row.get("post", 0), row.get("title", name), row["thesis"].strip(),
                  row.get("budget_minutes"), row.get("controls", "").strip(), row.get("match", ""),
-                 row.get("match_to", ""), comparisons, row.get("figure", {}), row.get("headline", "").strip())
+                 row.get("match_to", ""), comparisons, row.get("figure", {}), kind, row.get("outcome", ""),
+                 parse_prediction(row["threshold"]) if "threshold" in row else None, along, pilot_seeds,
+                 row.get("tolerance", 0.1), headline=row.get("headline", "").strip(), promise=promise_of(row))
+
+
+def compared_arms(arms, along):
+    """What comparisons name: arms, or where a capacity is measured along a flag, arms without it."""
+    if not along:
+        return arms
+    cut = [replace(arm, facet=tuple(f for f in arm.facet if f[0] != along)) for arm in arms]
+    return list({arm.label: arm for arm in cut}.values())
+
+
+def check_outcome(row, tuned, facets, tune_seeds):
+    """The keys that belong to an outcome; the flag along which it is measured, where there is one."""
+    outcome, along = row.get("outcome", ""), row.get("along", "")
+    if outcome not in OUTCOMES:
+        raise UsageError(f"outcome is one of {', '.join(OUTCOMES[1:])}, not '{outcome}'")
+    if ("threshold" in row) != (outcome in ("solved", "steps", "capacity")):
+        raise UsageError("threshold = \"> 0.9\" says when a run has solved its task: it belongs to outcome = "
+                         "\"solved\", \"steps\" and \"capacity\", and to nothing else")
+    if "threshold" in row and parse_prediction(row["threshold"]).kind == "within":
+        raise UsageError("threshold is a bound: '> 0.9' or '< 0.1'")
+    if (outcome == "capacity") != bool(along):
+        raise UsageError("along names the listed flag over which outcome = \"capacity\" is measured")
+    if along:
+        try:
+            places = sorted(float(value) for value in facets[along])
+        except (KeyError, ValueError):
+            raise UsageError(f"along = '{along}' is no flag of which the command lists numbers") from None
+        if places[0] <= 0:
+            raise UsageError(f"along = '{along}' is interpolated in logs: its values are above 0")
+    if (outcome == "window") != ("usable" in row and outcome != ""):
+        raise UsageError("outcome = \"window\" goes with usable, and usable with no other outcome")
+    if outcome and "usable" not in row and "worst" not in row and outcome == "capacity":
+        raise UsageError("a capacity needs worst: what a diverged run counts as")
+    return along
+
+
+def recorded_claim(row, name):
+    """A claim about what bench/bench measured of one machine."""
+    if row.get("kind") != "timing":
+        raise UsageError("record = \"FILE.json\" is for claims with kind = \"timing\"")
+    if wrong := {"arms", "outcome", "usable", "match", "tune_seeds", "pilot_seeds"} & set(row):
+        raise UsageError(f"'{wrong.pop()}' has no meaning where the record is a file of bench/bench")
+    comparisons = [c for r in row["comparison"] for c in expand_comparison(r, [], row["metric"], parse_exact)]
+    return Claim(name, row["command"], [], {}, [], [], row["metric"], row.get("better", "higher"), None, None,
+                 row.get("post", 0), row.get("title", name), row["thesis"].strip(), row.get("budget_minutes"),
+                 row.get("controls", "").strip(), comparisons=comparisons, kind="timing", record=row["record"],
+                 tolerance=row.get("tolerance", 0.1), headline=row.get("headline", "").strip(),
+                 promise=promise_of(row))
 
 
 def check_place(x, arms):

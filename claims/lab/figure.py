@@ -1,7 +1,10 @@
-"""figure.py: the picture of a claim, from its records: left what was measured, right the comparisons with their
-intervals and the predicted regions. One style for all; markers and dashes tell the arms apart without colour.
+"""figure.py: the picture of a claim, from its records: left what was measured, with every seed, right the comparisons
+with their intervals and the predicted regions. Labels stand at what they name. Colours differ in lightness, and each
+has a marker and dashes of its own, so that a grey print can be read. The small picture of each claim is made for the
+size at which tables show it.
 
-[figure] of a claim file: x = the metric or flag along the bottom (without it, the arms side by side), x_label, y_label.
+[figure] of a claim file: x = the metric or flag along the bottom (without it, the arms one below the other), x_label,
+y_label, top, words = { arm = "what it is, in words" }.
 With `usable`, each arm's metric over the learning rates, one panel per value of the command's lists.
 """
 import math
@@ -12,19 +15,22 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
-from matplotlib.transforms import ScaledTranslation  # noqa: E402
+from matplotlib.transforms import ScaledTranslation, blended_transform_factory  # noqa: E402
 
-from .match import recall_claim
-from .records import METRICS
-from .stats import estimate
-from .verdict import Results, evaluate
+from . import baseline  # noqa: E402
+from .match import recall_claim  # noqa: E402
+from .records import METRICS  # noqa: E402
+from .report import effect, measured_text, rows_of_arms  # noqa: E402
+from .stats import decided  # noqa: E402
+from .verdict import Results, evaluate  # noqa: E402
 
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
          "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
          "savefig.dpi": 150, "lines.linewidth": 1.4, "lines.markersize": 5}
 # Colours of different lightness, so that a grey print keeps the order; with each its own marker and dashes.
-LOOKS = [("#000000", "o", "-"), ("#b2182b", "s", "--"), ("#2c7fb8", "^", "-."), ("#e6a117", "D", ":"),
-         ("#5e3c99", "v", (0, (5, 1))), ("#7fbf7b", "P", (0, (1, 1))), ("#888888", "X", (0, (3, 1, 1, 1)))]
+LOOKS = [("#000000", "o", "-"), ("#b2182b", "s", "--"), ("#2c7fb8", "^", "-."), ("#c98500", "D", ":"),
+         ("#5e3c99", "v", (0, (5, 1))), ("#4d9a48", "P", (0, (1, 1))), ("#777777", "X", (0, (3, 1, 1, 1)))]
+REGION, SHORT = "#dcdcdc", 34   # colour of what is predicted; letters of a line of words
 
 
 def look(i):
@@ -37,13 +43,31 @@ def family(arm):
     return re.sub(r"\s*\d+$", "", arm.name) if arm.name else arm.label
 
 
+def words(claim, label):
+    """An arm's label as the claim file says it in words."""
+    known = claim.figure.get("words", {})
+    name = next((n for n in sorted(known, key=len, reverse=True) if label == n or label.startswith(n + " ")), None)
+    text = known[name] + label[len(name):] if name else label
+    return re.sub(r"(\S+)=(\S+)", r"\2 \1", text) if label != "all" else text   # layers=48: 48 layers
+
+
+def question(claim, comparison):
+    """A comparison in words: what is compared, and in what if it is not the claim's own metric."""
+    a = words(claim, comparison.a)
+    text = f"{a} \u2212 {words(claim, comparison.b)}" if comparison.b else a
+    return text + (f": {METRICS[comparison.metric].split(' (')[0]}" if comparison.apart else "")
+
+
 def compared(claim):
     """The metrics of the comparisons of two arms: what the picture is about. Without any, the claim's own."""
     return list(dict.fromkeys(c.metric for c in claim.comparisons if c.b)) or [claim.metric]
 
 
 def metric_label(claim, metric=None):
-    return claim.figure.get("y_label") or textwrap.fill(METRICS[metric or claim.metric], 44)
+    told = METRICS.get(metric or claim.metric, metric or claim.metric)
+    if claim.outcome and metric in (None, claim.metric):
+        told = measured_text(claim)
+    return claim.figure.get("y_label") or textwrap.fill(told, 44)
 
 
 def place_of(claim, results, arm, x):
@@ -55,136 +79,259 @@ def place_of(claim, results, arm, x):
     return rows[0][x] if rows else math.nan
 
 
-def error_bars(axes, x, samples, **style):
-    estimates = [estimate(s) for s in samples]
-    reach = [e.high - e.mean if math.isfinite(e.high) else 0 for e in estimates]
-    axes.errorbar(x, [e.mean for e in estimates], yerr=reach, capsize=2.5, **style)
-    for place, sample in zip(x, samples):     # every seed is a dot, each a little further to the right
-        for i, value in enumerate(sample):
-            aside = ScaledTranslation((4 + i * min(1, 16 / len(sample))) / 72, 0, axes.figure.dpi_scale_trans)
-            axes.plot(place, value, ".", markersize=3.5, alpha=0.6, color=style["color"],
-                      transform=axes.transData + aside)
-        axes.update_datalim([(place, value) for value in sample])   # a transform of its own counts for no limit
-    axes.autoscale_view()
-
-
 def sample_of(claim, results, arm, metric=None):
     values = [results.measure(arm.label, seed, metric or claim.metric) for seed in claim.seeds]
     return [v for v in values if v is not None and not math.isnan(v)]
 
 
+def aside(axes, x=0.0, y=0.0):
+    """The axes' own transform, moved by so many points."""
+    return axes.transData + ScaledTranslation(x / 72, y / 72, axes.figure.dpi_scale_trans)
+
+
+def label_ends(axes, ends, size=9):
+    """Names at the right ends of lines, [(x, y, text, colour)], apart by at least the height of a line of text."""
+    axes.figure.canvas.draw()
+    high = axes.get_window_extent().height
+    low_y, high_y = axes.get_ylim()
+    gap = (high_y - low_y) * 1.25 * size * axes.figure.dpi / 72 / high
+    ends = sorted((e for e in ends if math.isfinite(e[1])), key=lambda e: e[1])
+    at, placed = -math.inf, []
+    for x, y, text, colour in ends:
+        at = max(y, at + gap)
+        placed.append([x, at, text, colour])
+    over = placed[-1][1] - high_y if placed else 0
+    for row in reversed(placed) if over > 0 else []:     # pushed back below the top, from the top down
+        row[1] = min(row[1], high_y)
+        high_y = row[1] - gap
+    for x, y, text, colour in placed:
+        axes.annotate(text, (x, y), xytext=(7, 0), textcoords="offset points", va="center", color=colour, fontsize=size,
+                      annotation_clip=False)
+
+
+def show_elimination(axes, claim, metric, across):
+    """What a model reaches that binds nothing, as a line; across: the metric runs from left to right."""
+    value = baseline.of_claim(claim).get(metric)
+    if value is None or claim.outcome:
+        return
+    (axes.axvline if across else axes.axhline)(value, color="#555555", linewidth=1, linestyle=(0, (4, 2)), zorder=1.5)
+    if across:
+        axes.annotate("elimination, no binding", (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                      ha="center", textcoords="offset points", fontsize=7.5, color="#444444", annotation_clip=False)
+    else:
+        axes.annotate("elimination, no binding", (0, value), xycoords=("axes fraction", "data"), xytext=(3, 2),
+                      textcoords="offset points", fontsize=7.5, color="#444444")
+
+
+def bounds(claim, metric, e):
+    """The interval as it is drawn: a share does not leave 0 to 1."""
+    low, high = (e.low, e.high) if math.isfinite(e.low) else (e.mean, e.mean)
+    return (max(0, low), min(1, high)) if metric == "accuracy" else (low, high)
+
+
 def draw_lines(axes, claim, results):
-    x, every, log = claim.figure["x"], set(), claim.figure.get("log_x")
+    x, every, log, ends = claim.figure["x"], set(), claim.figure.get("log_x"), []
     names = list(dict.fromkeys(family(arm) for arm in claim.arms))
     for i, name in enumerate(names):
         arms = sorted((a for a in claim.arms if family(a) == name), key=lambda a: place_of(claim, results, a, x))
-        samples = [sample_of(claim, results, a) for a in arms]
+        style, shift = look(i), aside(axes, 3 * (i - (len(names) - 1) / 2))
         places = [place_of(claim, results, a, x) for a in arms]
-        beside = 1.07 ** (i - (len(names) - 1) / 2) if log else 1   # arms at one place would hide each other
-        error_bars(axes, [place * beside for place in places], samples, label=name, **look(i))
+        levels = [results.level(a.label) for a in arms]
+        axes.plot(places, [e.mean for e in levels], transform=shift, zorder=3, **style)
+        for place, arm, e in zip(places, arms, levels):
+            axes.plot([place] * 2, bounds(claim, claim.metric, e), color=style["color"], linewidth=2.2, alpha=0.6,
+                      transform=shift, solid_capstyle="butt")
+            sample = sample_of(claim, results, arm)
+            axes.plot([place] * len(sample), sample, ".", color=style["color"], markersize=3, alpha=0.5,
+                      transform=aside(axes, 3 * (i - (len(names) - 1) / 2) + 5))
+            axes.update_datalim([(place, v) for v in [*sample, e.mean, *bounds(claim, claim.metric, e)]])
         every |= {place for place in places if not math.isnan(place)}
+        if places:
+            ends.append((places[-1], levels[-1].mean, words(claim, name), style["color"]))
+    axes.autoscale_view()
     if log and every and min(every) > 0:
         axes.set_xscale("log")
         axes.set_xticks(sorted(every), [f"{place:g}" for place in sorted(every)])
         axes.minorticks_off()
     axes.set_xlabel(claim.figure.get("x_label") or METRICS.get(x) or x)
     axes.set_ylabel(metric_label(claim))
-    axes.legend()
+    show_elimination(axes, claim, claim.metric, across=False)
+    label_ends(axes, ends)
 
 
-def draw_arms(axes, claim, results, metric):
-    for i, arm in enumerate(claim.arms):
-        error_bars(axes, [i], [sample_of(claim, results, arm, metric)], **{**look(i), "linestyle": "none"})
-    axes.set_xlim(-0.4, len(claim.arms) - 0.4)
-    axes.set_xticks(range(len(claim.arms)), [arm.label for arm in claim.arms], rotation=30, ha="right")
-    axes.set_ylabel(metric_label(claim, metric))
+def draw_arms(axes, claim, results, metric, named=True):
+    """The arms one below the other: every seed a dot, the mean a stroke on its interval."""
+    own = metric == claim.metric
+    rows = rows_of_arms(claim, results) if own else \
+        [(arm.label, arm, decided(sample_of(claim, results, arm, metric))) for arm in claim.arms]
+    for i, (label, arm, e) in enumerate(rows):
+        colour = look(i)["color"]
+        axes.plot(bounds(claim, metric, e), [i] * 2, color=colour, linewidth=2.4, alpha=0.55, solid_capstyle="butt")
+        axes.plot(e.mean, i, marker="|", markersize=13, markeredgewidth=2, color=colour)
+        sample = sample_of(claim, results, arm, metric) if arm else []
+        for k, value in enumerate(sample):
+            axes.plot(value, i, look(i)["marker"], markersize=3, alpha=0.6, color=colour,
+                      transform=aside(axes, 0, -6 - 5 * (k % 3) / 2))
+        axes.update_datalim([(v, i) for v in [*sample, e.mean, *bounds(claim, metric, e)] if math.isfinite(v)])
+    axes.autoscale_view()
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_yticks(range(len(rows)), [textwrap.fill(words(claim, r[0]), 20) if named else "" for r in rows])
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel(metric_label(claim, metric))
+    show_elimination(axes, claim, metric, across=True)
 
 
 def draw_rates(axes, claim, results, facet, top):
-    """The metric over the learning rates for one value of the lists; what diverged or is higher stands at the top."""
+    """The metric over the learning rates for one value of the lists: the median of the seeds a line, each seed a dot,
+    and what diverged or is higher a mark on the upper edge."""
+    ends = []
     for i, arm in enumerate(a for a in claim.arms if a.facet == facet):
-        rates = [float(dict(t)["lr"]) for t in results.choices]
-        means, shown = [], []
-        for tuned in results.choices:
+        style, line = look(i), []
+        choices = sorted(results.choices, key=lambda t: float(dict(t)["lr"]))
+        for tuned in choices:
+            rate = float(dict(tuned)["lr"])
             values = [results.value(arm, tuned, seed, claim.metric) for seed in claim.seeds]
-            values = [top if math.isnan(v) else min(v, top) for v in values if v is not None]
-            shown.append(values)
-            means.append(sum(values) / len(values) if values else math.nan)
-        axes.plot(rates, means, label=arm.name or arm.label, **look(i))
-    axes.axhline(claim.usable.bound, color="#888888", linewidth=0.8)
+            values = sorted(math.inf if math.isnan(v) else v for v in values if v is not None)
+            half = values[(len(values) - 1) // 2] if values else math.nan
+            line.append((rate, half if half <= top else math.nan))
+            shift = blended_transform_factory(aside(axes, 2.5 * i - 4), aside(axes, 2.5 * i - 4))
+            axes.plot([rate] * len(values), [min(v, top) for v in values], style["marker"], markersize=2.8, alpha=0.5,
+                      color=style["color"], clip_on=False, transform=blended_transform_factory(shift, axes.transData))
+        axes.plot([r for r, _ in line], [v for _, v in line], zorder=3, **style)
+        if shown := [(r, v) for r, v in line if math.isfinite(v)]:
+            ends.append((*shown[-1], words(claim, arm.name or arm.label), style["color"]))
+    axes.axhline(claim.usable.bound, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
     axes.set_xscale("log")
+    rates = [float(dict(t)["lr"]) for t in results.choices]
+    axes.set_xlim(min(rates) / 1.6, max(rates) * 1.6)
     axes.set_xlabel("peak learning rate")
+    low = min([v for r in results.records.values() if (v := r.get(claim.metric)) is not None] + [claim.usable.bound])
+    axes.set_ylim(low - 0.05 * (top - low), top + 0.05 * (top - low))
     axes.set_title(", ".join(f"{v} {k}" for k, v in facet), fontsize=9)
+    return ends
 
 
-def draw_comparisons(axes, findings, size=7, named=True):
-    """One row per comparison of two arms: the predicted region grey, the estimate and its 95% interval. named: with
-    its verdict."""
-    findings = [f for f in findings if f.comparison.b]
-    shade = {"HOLDS": "o", "FAILS": "X", "INCONCLUSIVE": "D"}
-    ends = [x for f in findings for x in (f.estimate.low, f.estimate.high, f.comparison.predict.bound, 0)]
-    ends = [x for x in ends if math.isfinite(x)] or [-1, 1]
+def room_for(findings):
+    ends = [x for f in findings for x in (f.estimate.low, f.estimate.high, *f.comparison.predict.ends(0, 0))]
+    ends = [x for x in [*ends, 0 if all(f.comparison.b for f in findings) else ends[0]] if math.isfinite(x)] or [-1, 1]
     room = 0.1 * ((max(ends) - min(ends)) or 1)
-    left, right = min(ends) - room, max(ends) + room
+    return min(ends) - room, max(ends) + room
+
+
+def draw_comparisons(axes, claim, findings, size=8):
+    """One row per comparison: its name and its verdict above, the predicted region grey, the estimate a stroke on its
+    95% interval."""
+    left, right = room_for(findings)
+    strong = {"HOLDS": "-", "EQUIVALENT": "-", "FAILS": "-", "INCONCLUSIVE": (0, (2, 1))}
     for row, f in enumerate(findings):
-        b, kind = f.comparison.predict.bound, f.comparison.predict.kind
-        region = {"above": (b, right), "below": (left, b), "within": (-b, b)}[kind]
-        axes.fill_betweenx([row - 0.4, row + 0.4], *region, color="#e0e0e0", linewidth=0)
-        reach = f.estimate.high - f.estimate.mean
-        axes.errorbar(f.estimate.mean, row, xerr=reach if math.isfinite(reach) else 0, color="black", capsize=2.5,
-                      marker=shade[f.verdict], markerfacecolor="white" if f.verdict == "INCONCLUSIVE" else "black")
-        if named:
-            axes.annotate(f.verdict, (right, row), xytext=(4, 0), textcoords="offset points", va="center",
-                          fontsize=size, annotation_clip=False)
-    axes.axvline(0, color="#888888", linewidth=0.8)
+        low, high = f.comparison.predict.ends(left, right)
+        thin = 0.004 * (right - left) if low == high else 0
+        axes.fill_betweenx([row - 0.16, row + 0.34], low - thin, high + thin, color=REGION, linewidth=0)
+        e = f.estimate
+        if math.isfinite(e.low):
+            axes.plot([e.low, e.high], [row + 0.09] * 2, color="black", linewidth=1.8, linestyle=strong[f.verdict],
+                      marker="|", markersize=6)
+        if math.isfinite(e.mean):
+            axes.plot(e.mean, row + 0.09, marker="|", markersize=11, markeredgewidth=2.4, color="black")
+        axes.annotate(textwrap.shorten(question(claim, f.comparison), 60, placeholder=" ..."), (0, row - 0.22),
+                      xycoords=("axes fraction", "data"), va="bottom", fontsize=size, annotation_clip=False)
+        axes.annotate(f.verdict, (1, row + 0.09), xycoords=("axes fraction", "data"), xytext=(4, 0), va="center",
+                      textcoords="offset points", fontsize=size, fontweight="bold", annotation_clip=False)
+    if left < 0 < right:
+        axes.axvline(0, color="#888888", linewidth=0.8)
     axes.set_xlim(left, right)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_yticks(range(len(findings)), [f.comparison.name.replace(" vs ", "\nvs ") for f in findings], fontsize=size)
-    axes.invert_yaxis()
+    axes.set_ylim(len(findings) - 0.55, -0.62)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
     axes.grid(axis="y", visible=False)
 
 
+def shown_findings(outcome, thesis=False):
+    """Those of two arms; where there are none, all."""
+    kept = [f for f in outcome.findings if not thesis or f.comparison.role == "thesis"]
+    return [f for f in kept if f.comparison.b] or kept
+
+
 def draw_small(claim, records, path):
-    """The comparisons alone, to be read at the size of a thumbnail (front.py)."""
+    """The comparisons alone, to be read at 200 pixels."""
     claim = recall_claim(claim, records)
-    findings = [f for f in evaluate(claim, records).findings if f.comparison.b and f.comparison.role == "thesis"]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(2.7, 0.3 * len(findings) + 0.5), layout="constrained")
-        draw_comparisons(axes, findings, size=9, named=False)
-        axes.set_yticks(range(len(findings)), [f.comparison.name for f in findings], fontsize=9)
-        axes.tick_params(length=2)
+    findings = shown_findings(evaluate(claim, records, notes=False), thesis=True)
+    with plt.rc_context({**STYLE, "font.size": 9}):
+        figure, axes = plt.subplots(figsize=(2.6, 0.46 * len(findings) + 0.35), layout="constrained")
+        left, right = room_for(findings)
+        for row, f in enumerate(findings):
+            low, high = f.comparison.predict.ends(left, right)
+            thin = 0.006 * (right - left) if low == high else 0
+            axes.fill_betweenx([row - 0.05, row + 0.4], low - thin, high + thin, color=REGION, linewidth=0)
+            e = f.estimate
+            if math.isfinite(e.low):
+                axes.plot([e.low, e.high], [row + 0.17] * 2, color="black", linewidth=2)
+            if math.isfinite(e.mean):
+                axes.plot(e.mean, row + 0.17, marker="|", markersize=11, markeredgewidth=2.6, color="black")
+            name = textwrap.shorten(question(claim, f.comparison), SHORT, placeholder=" ...")
+            axes.annotate(name, (0, row - 0.1), xycoords=("axes fraction", "data"), va="bottom", fontsize=9,
+                          annotation_clip=False)
+        if left < 0 < right:
+            axes.axvline(0, color="#666666", linewidth=1)
+        axes.set_xlim(left, right)
+        axes.set_ylim(len(findings) - 0.5, -0.6)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(3))
         figure.savefig(path, metadata={"Software": None})
         plt.close(figure)
 
 
+def headline_of(claim, outcome):
+    """The title: what was asked, the verdict, and the number of the first comparison."""
+    first = shown_findings(outcome, thesis=True)[:1]
+    told = f"{question(claim, first[0].comparison)}: {effect(first[0])}" if first else ""
+    head = f"{claim.title}: {outcome.verdict}" if claim.thesis else claim.title
+    return head + ("\n" + told) * bool(told)
+
+
 def draw(claim, records, path):
     claim = recall_claim(claim, records)
-    results, outcome = Results(claim, records), evaluate(claim, records)
+    results, outcome = Results(claim, records), evaluate(claim, records, notes=False)
+    findings = shown_findings(outcome)
     facets = list(dict.fromkeys(arm.facet for arm in claim.arms)) if claim.usable else []
-    panels = facets or ([claim.metric] if "x" in claim.figure else compared(claim))
+    panels = [] if claim.record else facets or ([claim.metric] if "x" in claim.figure else compared(claim))
     with plt.rc_context(STYLE):
-        height = max(3.4, 0.42 * sum(bool(f.comparison.b) for f in outcome.findings) + 1.2) + 0.3 * bool(claim.usable)
-        figure, axes = plt.subplots(1, len(panels) + 1, figsize=(3.4 * len(panels) + 4.6, height), layout="constrained",
-                                    width_ratios=[1] * len(panels) + [0.9])
+        rows = 0 if claim.usable or "x" in claim.figure else 0.46 * len(claim.arms)
+        height = max(3.2, 0.62 * len(findings) + 1.1, rows + 1.2) + 0.3
+        figure, every = plt.subplots(1, len(panels) + bool(findings), layout="constrained", squeeze=False,
+                                     figsize=(3.6 * len(panels) + 4.4 * bool(findings), height))
+        axes = list(every[0])
         if claim.usable:
             top = claim.figure.get("top", 1.5 * claim.usable.bound)
-            for panel, facet in zip(axes, facets):
-                draw_rates(panel, claim, results, facet, top)
-                panel.set_ylim(top=1.03 * top)
+            ends = [draw_rates(panel, claim, results, facet, top) for panel, facet in zip(axes, facets)]
+            for panel in axes[1:len(facets)]:
                 panel.sharey(axes[0])
-            axes[0].set_ylabel(f"{metric_label(claim)};\nat the top: {top:g} or more, or diverged")
-            handles, labels = axes[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower left", ncols=len(labels), handlelength=3)
+            axes[0].set_ylabel(f"{textwrap.fill(METRICS[claim.metric], 34)};\nupper edge: above {top:g}, or diverged",
+                               fontsize=8.5)
+            for panel, at in zip(axes, ends):
+                label_ends(panel, at)
         elif "x" in claim.figure:
             draw_lines(axes[0], claim, results)
         else:
-            for panel, metric in zip(axes, panels):
-                draw_arms(panel, claim, results, metric)
-        draw_comparisons(axes[-1], outcome.findings)
-        units = {"windows (factors of ten)" if claim.usable else METRICS[metric] for metric in compared(claim)}
-        unit = units.pop() if len(units) == 1 else "the named metrics"
-        axes[-1].set_xlabel(textwrap.fill(f"difference of {unit}, 95% interval; grey: predicted", 46))
-        figure.suptitle(f"{claim.title}: {outcome.verdict}", fontsize=10, fontweight="bold")
+            for i, (panel, metric) in enumerate(zip(axes, panels)):
+                draw_arms(panel, claim, results, metric, named=i == 0)
+        if findings:
+            draw_comparisons(axes[-1], claim, findings)
+            told = unit_of(claim) + "; stroke and line: mean and 95% interval; grey: predicted"
+            axes[-1].set_xlabel(textwrap.fill(told, 52))
+        figure.suptitle(headline_of(claim, outcome), fontsize=10, fontweight="bold")
         figure.savefig(path, metadata={"Software": None})
         plt.close(figure)
+
+
+def unit_of(claim):
+    """What the right panel shows."""
+    metrics = compared(claim)
+    what = "the named metrics" if len(metrics) > 1 else measured_text(claim) if claim.outcome or claim.usable \
+        else METRICS.get(metrics[0], metrics[0])
+    paired = any(c.b for c in claim.comparisons)
+    return f"{'ratio' if claim.kind == 'timing' else 'difference'} of {what}" if paired else what

@@ -68,10 +68,10 @@ def headline_claim(lab, number):
     return named[0] if lab.outcome(named[0]).verdict != "OPEN" else None
 
 
-def picture(claim, folder, small=""):
+def picture(claim, folder):
+    """The small one, which is made for this width, and leads to the whole one."""
     image = f"{folder}results/{claim.name}"
-    width = 220 if small else 200
-    return f'<a href="{image}.png"><img src="{image}{small}.png" width="{width}" alt="{claim.title}"></a>'
+    return f'<a href="{image}.png"><img src="{image}{SMALL}.png" width="220" alt="{claim.title}"></a>'
 
 
 def thumbnails(lab):
@@ -92,7 +92,7 @@ def post_row(lab, post):
     every = f"<br>[{'all ' if count > 1 else ''}{count} claim{'s' * (count > 1)}](claims/RESULTS.md#post-{number})"
     if claim:
         return [number, named, headline(claim, lab.facts(claim.name)),
-                f"**{lab.outcome(claim).verdict}**{every}", picture(claim, "claims/", SMALL),
+                f"**{lab.outcome(claim).verdict}**{every}", picture(claim, "claims/"),
                 f"`claims/sweep claims/{claim.name}.toml`", lab.facts(claim.name)["minutes"]]
     thesis = sentence(post["thesis"], f"claims/posts.toml: the thesis of post {number}")
     return [number, named, thesis, "open" + every * bool(count), "", flag_words(post, lab.flags()), ""]

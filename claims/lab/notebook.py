@@ -28,9 +28,8 @@ from . import figure, trainer
 from .claim import read_claim
 from .match import recall_claim
 from .records import METRICS, read_records
-from .report import arm_values, chosen_text, effect, facts, level, number
+from .report import best_loss, chosen_text, effect, facts, level, measured_text, number, rows_of_arms
 from .speed import KINDS, Speeds
-from .stats import estimate
 from .verdict import Results, evaluate
 
 CLAIMS = trainer.ROOT / "claims"
@@ -50,13 +49,15 @@ class Receipt:
         print(f"claims/sweep claims/{self.path.name}")
 
     def arms(self):
-        width = max(len(arm.label) for arm in self.claim.arms)
-        what = "window of learning rates, factors of ten" if self.claim.usable else METRICS[self.claim.metric]
+        rows = rows_of_arms(self.claim, self.results)
+        width = max(len(label) for label, _, _ in rows)
+        what = measured_text(self.claim) if self.claim.usable or self.claim.outcome else METRICS[self.claim.metric]
         print(f"{'':<{width}}  {what}: mean and 95% interval over {len(self.claim.seeds)} seeds")
-        for arm in self.claim.arms:
-            rate = "" if self.claim.usable else f"  at --lr {chosen_text(self.results, self.claim, arm)}"
-            reached = level(estimate(arm_values(self.claim, self.results, arm)))
-            print(f"{arm.label:<{width}}  {reached}{rate}")
+        for label, arm, e in rows:
+            rate = f"  at --lr {chosen_text(self.results, self.claim, arm)}" if arm and not self.claim.usable else ""
+            loss = f"  loss at its best rate {level(best_loss(self.claim, self.records, label))}" \
+                if self.claim.usable else ""
+            print(f"{label:<{width}}  {level(e)}{rate}{loss}")
 
     def findings(self):
         for f in self.outcome.findings:
@@ -98,10 +99,12 @@ class Receipt:
         """Trains the arm's quickest recorded run again, and compares its digest with the recorded one."""
         row = min(self.rows(arm), key=lambda r: r["seconds"])
         begun = time.monotonic()
-        status, digest, error = trainer.again(row)
+        now = trainer.again(row)
+        digest = now["digest"]
         same = "the same" if digest == row["digest"] else "NOT the same"
         print(f"./train {row['flags']}")
-        print(f"recorded {row['digest']}, here {digest or status + error}: {same}, {time.monotonic() - begun:.1f} s")
+        here = digest or now["status"] + now["error"]
+        print(f"recorded {row['digest']}, here {here}: {same}, {time.monotonic() - begun:.1f} s")
         assert digest == row["digest"], "the digest differs from the recorded one"
 
 
@@ -124,7 +127,7 @@ class Measured:
     def figure(self):
         with plt.rc_context(figure.STYLE):
             picture, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-            self.speeds.draw(axes, figure.look)
+            figure.label_ends(axes, self.speeds.draw(axes, figure.look))
             return show(picture)
 
 

@@ -5,8 +5,13 @@ A table without the column of a metric is older than that metric: its runs have 
 
 A row says which run it is (arm, flags), how it ended (finished, diverged, failed), its numbers, its receipt (digest,
 commit, data_hash), and where and how long it ran. Numbers are written so that they read back equal.
+
+Two columns are seals. `promise` is the hash of what the claim file predicted when the run was recorded (claim.py,
+PROMISED), so a prediction that was changed afterwards is seen. `seal` is the hash of the rest of the row, so that a
+changed digit is seen without training again. Neither is a signature: who changes a seal too is seen in git.
 """
 import csv
+import hashlib
 import io
 import os
 from pathlib import Path
@@ -39,7 +44,8 @@ METRICS = {
     "drop_median": "loss added without a layer, median over the layers (nats per token)",
 }
 COLUMNS = ["arm", "flags", "status", *METRICS, "diverged_at", "digest", "commit", "data_hash", "seconds", "threads",
-           "cpu", "simd", "matched", "error"]
+           "cpu", "simd", "matched", "error", "evals", "promise", "seal"]
+LATER = {*METRICS, "evals", "promise", "seal"}   # columns that an older table may lack
 STATUSES = ("finished", "diverged", "failed")
 NUMBERS = {*METRICS, "seconds", "threads", "diverged_at"}
 
@@ -52,7 +58,7 @@ def read_records(path):
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
         for row in rows:
-            known, whole = set(COLUMNS) >= set(row) >= set(COLUMNS) - set(METRICS), None not in row.values()
+            known, whole = set(COLUMNS) >= set(row) >= set(COLUMNS) - LATER, None not in row.values()
             if not known or not whole or row["status"] not in STATUSES:
                 raise ValueError(f"the row of '{row.get('flags')}' is not whole")
             for name in NUMBERS:
@@ -69,13 +75,39 @@ def text_of_number(x):
     return "" if x is None else repr(int(x)) if float(x).is_integer() and abs(x) < 2 ** 53 else repr(float(x))
 
 
+def texts_of(row):
+    """A row as it is written, unsealed."""
+    return {c: (text_of_number(row.get(c)) if c in NUMBERS else row.get(c) or "") for c in COLUMNS if c != "seal"}
+
+
+def seal_of(row):
+    """Twelve digits of all that a row says; columns that it leaves empty do not count."""
+    told = "\n".join(f"{name}={text}" for name, text in sorted(texts_of(row).items()) if text)
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
+def solved_at(row, metric, threshold):
+    """(the first step after which an evaluation found the task solved, or None; the last step that was evaluated)."""
+    column = {"val_loss": 1, "accuracy": 2}.get(metric)
+    if column is None:
+        raise UsageError(f"steps until solved are known of val_loss and accuracy, not of {metric}")
+    if not row.get("evals") and row["status"] == "diverged":
+        return None, 0
+    if not row.get("evals"):
+        raise UsageError(f"the row of '{row['flags']}' does not say how the run went; --fresh records it")
+    points = [part.split(":") for part in row["evals"].split()]
+    solved = [int(p[0]) for p in points if len(p) > column and p[column] and threshold.has(float(p[column]))]
+    return (solved[0] if solved else None), int(points[-1][0])
+
+
 def write_records(path, records):
-    """All rows in the order of the records, replaced at once: a reader sees the old file or the new one."""
+    """All rows in the order of the records, replaced at once: a reader sees the old file or the new one. A row is
+    sealed when it is first written, and keeps its seal."""
     path, text = Path(path), io.StringIO()
     out = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     out.writeheader()
     for row in records.values():
-        out.writerow({c: text_of_number(row.get(c)) if c in NUMBERS else row.get(c, "") for c in COLUMNS})
+        out.writerow({**texts_of(row), "seal": row.get("seal") or seal_of(row)})
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.tmp")
     try:

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy
 
+from . import baseline
 from .match import recall_claim
-from .stats import LEVEL, detectable, estimate
-from .verdict import Results, evaluate, least_p
+from .stats import CHANCE, LEVEL, SIGNS, discordant, power, seeds_needed, share_power
+from .verdict import Results, at_thresholds, evaluate, least_p
 
+LEAST_PILOT = 3   # seeds from which a spread may be told: that of two is often off by a factor of ten
 CORES = 2   # minutes are told as those of two cores, however many runs went at once
 
 
@@ -25,7 +27,7 @@ def signed(x):
 
 def is_point(e):
     """All seeds agree: there is no spread from which an interval could follow."""
-    return e.count > 1 and e.spread <= 1e-12 * abs(e.mean)
+    return e.count > 1 and e.high - e.low <= 1e-12 * abs(e.mean)
 
 
 def interval(e):
@@ -48,47 +50,127 @@ def effect(finding):
 
 
 # ---- before the reported seeds ----------------------------------------------------------------------
-def pilot_spread(claim, records, seeds, comparisons):
-    """The standard deviation of a paired difference, pooled over the comparisons, on the pilot's seeds: each arm at the
-    learning rate that these seeds choose. nan where there are too few."""
-    results, squares, freedom = Results(replace(claim, seeds=list(seeds), tune_seeds=[]), records), 0.0, 0
-    for comparison in comparisons:
-        sample = [d for d in results.sample(comparison, seeds) if d is not None and not math.isnan(d)]
-        if len(sample) > 1:
-            squares, freedom = squares + float(numpy.var(sample) * len(sample)), freedom + len(sample) - 1
-    return math.sqrt(squares / freedom) if freedom else math.nan
+def of_pilot(claim, records, pilot):
+    """The claim as its pilot's seeds alone would report it."""
+    return Results(replace(claim, seeds=list(pilot), tune_seeds=claim.tune_seeds if claim.pilot_seeds else []), records)
 
 
-def print_power(claim, records, pilot):
-    """For each metric, the smallest difference of two arms that the reported seeds can be expected to find."""
-    pairs = [c for c in claim.comparisons if c.b]
-    if len(claim.seeds) < 2:
-        return
-    for metric in dict.fromkeys(c.metric for c in pairs):
-        spread = pilot_spread(claim, records, pilot, [c for c in pairs if c.metric == metric])
-        of = f" of {metric}" if metric != claim.metric else ""
-        if math.isnan(spread):
-            print(f"power    unknown{of}: the pilot has fewer than two seeds of a comparison")
+def share_chance(comparison, sample):
+    """n -> power of a comparison of shares. The pilot says how many seeds the arms disagree on, a little towards the
+    middle; the expected difference, where one is named, says by how much more the one than the other."""
+    more, fewer = ((k + 0.5) / (len(sample) + 1) for k in discordant(sample))
+    if comparison.predict.kind == "below":
+        more, fewer = fewer, more
+    if comparison.expect is not None:
+        more = min(1 - fewer, fewer + abs(comparison.expect))
+    return (lambda n: share_power(more, fewer, n) if more > fewer else 0.0), more - fewer
+
+
+def mean_chance(comparison, sample, coarse):
+    """n -> power of a comparison of means, and how far beyond its bound the difference is expected."""
+    spread, bound = float(numpy.std(sample, ddof=1)), comparison.predict.bound
+    expected = comparison.expect
+    if expected is None:
+        expected = 0.0 if comparison.predict.kind == "within" else float(numpy.mean(sample))
+    beyond = {"above": expected - bound, "below": bound - expected, "within": bound - abs(expected)}
+    distance = beyond[comparison.predict.kind]
+
+    def chance(n):
+        if distance <= 0 or n < (SIGNS if coarse or spread <= 0 else 2):
+            return 0.0
+        found = 1.0 if spread <= 0 else power(distance, spread, n, LEVEL)
+        return max(0.0, 2 * found - 1) if comparison.predict.kind == "within" else found
+    return chance, distance
+
+
+def designs(claim, records, pilot):
+    """[(comparison, n -> power, what is expected beyond the bound)] of the thesis, as far as a pilot can tell: not of a
+    quantity of all seeds together, nor of shares that are compared with a bound other than 0."""
+    results, found = of_pilot(claim, records, pilot), []
+    for comparison in (c for c in claim.comparisons if c.role == "thesis"):
+        own = comparison.metric == claim.metric
+        counted = own and claim.outcome == "solved"
+        if own and claim.outcome in ("capacity", "window"):
             continue
-        if not spread > 0:
-            print(f"power    unknown{of}: the differences of {len(pilot)} seeds are equal")
+        if counted and (not comparison.b or comparison.predict.bound):
             continue
-        least = detectable(spread, len(claim.seeds), len(claim.comparisons))
-        print(f"power    pilot of {len(pilot)} seeds: differences{of} vary by {number(spread)}; {len(claim.seeds)} "
-              f"seeds find one that lies {number(least)} beyond a bound in 4 cases of 5 ({len(claim.comparisons)} "
-              "comparisons, Holm)")
-    results = Results(claim, records)
-    coarse = any(results.is_coarse(c.metric) for c in claim.comparisons)
-    if coarse and len(claim.comparisons) * least_p(len(claim.seeds)) >= LEVEL:
-        print(f"power    {len(claim.seeds)} seeds are few for {len(claim.comparisons)} comparisons of values that come "
-              "in cells or in two kinds: even if all agree, the verdict may stay INCONCLUSIVE")
+        sample = [d for d in results.sample(comparison, pilot) if d is not None and not math.isnan(d)]
+        if len(sample) >= LEAST_PILOT:
+            found.append((comparison, *(share_chance(comparison, sample) if counted else
+                                        mean_chance(comparison, sample, results.is_coarse(comparison.metric)))))
+    return found
+
+
+def print_power(claim, records, pilot, minutes_of=None):
+    """What the reported seeds can be expected to find; False if the design cannot settle the claim, as far as is known.
+    minutes_of(n): how long so many reported seeds take."""
+    n = len(claim.seeds)
+    if n < 2 or claim.kind != "runs" or not any(c.b for c in claim.comparisons):
+        return True
+    good = print_floor(claim, records)
+    if len(pilot) < LEAST_PILOT:
+        print(f"power    unknown: a pilot of {len(pilot)} seed{'s' * (len(pilot) != 1)} gives none, a spread needs "
+              f"{LEAST_PILOT} or more; this may end INCONCLUSIVE for want of seeds")
+        return good
+    for comparison, chance, distance in designs(claim, records, pilot):
+        by = "expected" if comparison.expect is not None else "in the pilot"
+        print(f"power    {comparison.name}: {signed(distance)} of {comparison.metric} beyond its bound {by} (pilot of "
+              f"{len(pilot)} seeds); {n} seeds find that with {100 * chance(n):.0f}% power")
+        if chance(n) >= CHANCE:
+            continue
+        good, needed = False, seeds_needed(chance)
+        if needed is None:
+            print("power    no number of seeds will do: that lies on the bound, too near to it, or on the wrong side; "
+                  "change the prediction, the metric or the task")
+        else:
+            minutes = f", {minutes_of(needed):.1f} minutes," if minutes_of else ""
+            print(f"power    {needed} seeds{minutes} would do, for {100 * CHANCE:.0f}%")
+    return good
+
+
+def print_floor(claim, records):
+    """Whether so many seeds could show anything at all, even if they all agree."""
+    results, n = Results(claim, records), len(claim.seeds)
+    coarse = any(results.is_coarse(c.metric) for c in claim.comparisons) or claim.outcome == "solved"
+    if coarse and least_p(n) >= LEVEL:
+        print(f"power    {n} seeds are few: of values that come in cells or in two kinds they can show nothing, even "
+              f"if all agree; {SIGNS} or more can")
+        return False
+    return True
 
 
 # ---- after ---------------------------------------------------------------------------------------
-def arm_values(claim, results, arm):
-    """The metric by seed at the arm's best, or its window."""
-    values = [results.measure(arm.label, seed, claim.metric) for seed in claim.seeds]
-    return [v for v in values if v is not None and not math.isnan(v)]
+OUTCOME_TEXTS = {"solved": "share of seeds that solve", "steps": "steps until solved (all, where never)",
+                 "capacity": "capacity"}
+
+
+def measured_text(claim):
+    """What the number of an arm is."""
+    if claim.outcome == "capacity":
+        return f"doublings of --{claim.along} up to which {claim.metric} {claim.threshold}"
+    if claim.outcome in OUTCOME_TEXTS:
+        return f"{OUTCOME_TEXTS[claim.outcome]}: {claim.metric} {claim.threshold}"
+    return "window of learning rates (factors of ten)" if claim.usable else claim.metric
+
+
+def rows_of_arms(claim, results):
+    """[(label, its arm or None, estimate)]: of a capacity one row for the arms that differ in that flag alone."""
+    if claim.outcome == "capacity":
+        return [(label, None, results.level(label)) for label in claim.groups()]
+    return [(arm.label, arm, results.level(arm.label)) for arm in claim.arms]
+
+
+def best_loss(claim, records, label):
+    """Of a claim about windows: the metric at the best rate, of which the width of a window says nothing."""
+    return Results(replace(claim, usable=None, outcome=""), records).level(label)
+
+
+def detect_text(finding):
+    """What so many pairs of this spread can find, with which power."""
+    if math.isnan(finding.detectable):
+        return ""
+    what = f"{'difference' if finding.comparison.b else 'value'} of {finding.comparison.metric}"
+    return f"; {number(finding.detectable)} beyond the bound: the smallest {what} found with {100 * CHANCE:.0f}% power"
 
 
 def chosen_text(results, claim, arm):
@@ -102,30 +184,36 @@ def diverged_count(claim, records, arm):
 
 
 def print_outcome(claim, records):
+    print("\n" + "\n".join(outcome_lines(claim, records)))
+
+
+def outcome_lines(claim, records):
+    """What the records say, as a table, the comparisons and the verdict."""
     outcome, results = evaluate(claim, records), Results(claim, records)
-    width = max(len(arm.label) for arm in claim.arms)
-    what = "window of learning rates (factors of ten)" if claim.usable else claim.metric
-    print(f"\n{'arm':<{width}}  {'lr':>10}  {what}: mean and 95% t-interval")
-    for arm in claim.arms:
-        e = estimate(arm_values(claim, results, arm))
-        gone = diverged_count(claim, records, arm)
-        print(f"{arm.label:<{width}}  {chosen_text(results, claim, arm) if not claim.usable else '':>10}  "
-              f"{level(e)}" + (f"  {gone} diverged" if gone else ""))
+    rows = rows_of_arms(claim, results)
+    width = max([len(label) for label, _, _ in rows] + [3])
+    aside = "loss at the best rate" if claim.usable else ""
+    lines = [f"{'arm':<{width}}  {'lr':>10}  {measured_text(claim)}: mean and 95% interval{'; ' * bool(aside)}{aside}"]
+    for label, arm, e in rows:
+        rate = chosen_text(results, claim, arm) if arm and not claim.usable else ""
+        gone = diverged_count(claim, records, arm) if arm else 0
+        lines.append(f"{label:<{width}}  {rate:>10}  {level(e)}" + (f"  {gone} diverged" if gone else "")
+                     + (f"; {level(best_loss(claim, records, label))}" if aside and not outcome.missing else ""))
     for f in outcome.findings:
-        detail = f"p {f.p:.3g}" + ("" if math.isnan(f.detectable) else f", can detect {number(f.detectable)}")
-        detail += f"; {f.note}" if f.note else ""
         judged = f"predicted {f.comparison.predict}: {f.verdict}; " if claim.thesis else ""
-        print(f"{f.comparison.name}: {effect(f)}, {judged}{detail}")
-    for note in outcome.notes:
-        print(f"note     {note}")
+        sure = f"p {f.p:.3g}" if claim.kind == "runs" else f"{f.estimate.count} values"
+        lines.append(f"{f.comparison.name}: {effect(f)}, {judged}{sure}{detect_text(f)}" + f"; {f.note}" * bool(f.note))
+    lines += [f"note     {note}" for note in outcome.notes]
     if claim.thesis:
-        print(f"verdict  {outcome.verdict}" + (f": {outcome.missing} runs are missing" if outcome.missing else ""))
+        lines.append(f"verdict  {outcome.verdict}"
+                     + (f": {outcome.missing} runs are missing" if outcome.missing else ""))
+    return lines
 
 
 def facts(claim, records):
     """{name: text}: everything that a page may quote about a claim."""
     claim = recall_claim(claim, records)
-    outcome, results = evaluate(claim, records), Results(claim, records)
+    outcome, results = evaluate(claim, records, notes=False), Results(claim, records)
     seconds = sum((r["seconds"] or 0) * (r["threads"] or 1) for r in records.values())
     found = {"verdict": outcome.verdict, "runs": str(len(records)), "minutes": f"{seconds / 60 / CORES:.1f}",
              "seeds": str(len(claim.seeds)), "diverged": str(sum(r["status"] == "diverged" for r in records.values()))}
@@ -134,8 +222,25 @@ def facts(claim, records):
         told = {"effect": effect(f), "mean": signed(e.mean), "low": signed(e.low), "high": signed(e.high),
                 "p": f"{f.p:.2g}", "detectable": number(f.detectable)}
         found |= {name: f.verdict, **{f"{name}: {what}": text for what, text in told.items()}}
-    for arm in claim.arms:
-        e = estimate(arm_values(claim, results, arm))
-        found |= {f"{arm.label}: mean": number(e.mean), f"{arm.label}: lr": chosen_text(results, claim, arm),
-                  f"{arm.label}: diverged": str(diverged_count(claim, records, arm))}
+        if f.note:
+            found[f"{name}: note"] = f.note
+    for label, arm, e in rows_of_arms(claim, results) if not claim.record else []:
+        found |= {f"{label}: mean": number(e.mean), f"{label}: level": level(e)}
+        if claim.outcome == "solved":
+            found[f"{label}: solved"] = f"{round(e.mean * e.count)} of {e.count}" if e.count else "-"
+        if claim.outcome == "capacity" and math.isfinite(e.mean):
+            found[f"{label}: capacity"] = number(2 ** e.mean)
+        if arm:
+            found |= {f"{label}: lr": chosen_text(results, claim, arm),
+                      f"{label}: diverged": str(diverged_count(claim, records, arm))}
+        if claim.usable and not outcome.missing:
+            found[f"{label}: loss"] = number(best_loss(claim, records, label).mean)
+    lines = baseline.of_claim(claim)
+    if lines and claim.metric in lines:
+        found["elimination"] = number(lines[claim.metric])
+        if claim.metric == "accuracy" and not claim.outcome:
+            found |= {f"{label}: above elimination": number((e.mean - lines["accuracy"]) / (1 - lines["accuracy"]))
+                      for label, _, e in rows_of_arms(claim, results)}
+    if claim.usable and not outcome.missing:
+        found |= {f"verdict at {bound:g}": verdict for bound, verdict in at_thresholds(claim, records).items()}
     return found

@@ -45,17 +45,21 @@ class Speeds:
         return commit_complaints(self.all)
 
     def draw(self, axes, look):
-        """Measured: marks and lines. What bytes over bandwidth predicts: thin and grey."""
+        """Measured: marks and lines, named at their ends. What bytes over bandwidth predicts: thin."""
+        ends = []
         for i, (kind, label) in enumerate(KINDS.items()):
             rows = [self.row(kind, context) for context in self.contexts()]
             cache = rows[0]["cache_bytes_per_token"] // 1024
-            axes.plot(self.contexts(), [r["tokens_per_second"] for r in rows], label=f"{label}, {cache} KiB", **look(i))
-            axes.plot(self.contexts(), [self.predicted(r) for r in rows], color="#aaaaaa", linewidth=0.8, zorder=1,
-                      label="" if i else "thin: its bytes over the bandwidth")
+            style = look(i)
+            axes.plot(self.contexts(), [r["tokens_per_second"] for r in rows], **style)
+            axes.plot(self.contexts(), [self.predicted(r) for r in rows], color=style["color"], linewidth=0.7, zorder=1,
+                      linestyle=style["linestyle"])
+            ends.append((self.contexts()[-1], rows[-1]["tokens_per_second"], f"{label}, {cache} KiB", style["color"]))
         axes.set_xscale("log", base=2)
         axes.set_xticks(self.contexts(), [str(c) for c in self.contexts()])
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
         axes.set_xlabel("context (tokens before the one that is written)")
         axes.set_ylabel("decode speed (tokens/s, batch 1)")
-        axes.legend(title="attention, cache per token", loc="lower left")
+        axes.set_title("thin: what reading the weights and the cache alone would allow", fontsize=9)
+        return ends

@@ -8,15 +8,17 @@
     --fresh        train all of this sweep again, and compare the digests with those recorded
     --retry        train again what failed (a full disk, no memory); a divergence is a result and stays
     --keep         keep the weights; without it only run.json, log.jsonl and the curve of each run stay
-    --yes          start even if the prediction is over the budget
+    --yes          start even if the prediction is over the budget, or the seeds cannot settle the claim
     --match params|flops|cache|time    give the arms an equal budget, by the flag whose value is ? in the claim file
     --solve FLAG   without a claim file: the flag that gives every arm the budget of the first one
     --into DIR     keep the runs and the records there, not in runs/sweeps/ and claims/results/
     --metric NAME --higher             without a claim file: what is compared (val_loss; lower is better)
 
-Ctrl-C lets the runs save and stops; the same command goes on. A sweep begins with a pilot: a few steps of every arm
-for the prediction of its minutes. Where learning rates are chosen on seeds of their own, their runs come first, and
-the smallest difference that the reported seeds will be able to show is printed before those start.
+Ctrl-C lets the runs save and stops; the same command goes on. A sweep begins with a few steps of every arm for the
+prediction of its minutes. Then run the seeds that are not reported, those on which rates are chosen and those of the
+claim's pilot, and the sweep says with which power the reported seeds will find what is expected. Where that is too
+little it stops, names the number of seeds that would do, and starts with --yes alone. A sweep without a claim file
+leaves its table, picture and summary in runs/sweeps/, under a name made of its lists.
 """
 import signal
 
@@ -27,6 +29,7 @@ import argparse  # noqa: E402
 import fcntl  # noqa: E402
 import hashlib  # noqa: E402
 import os  # noqa: E402
+import re  # noqa: E402
 import shutil  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
@@ -36,11 +39,11 @@ from pathlib import Path  # noqa: E402
 
 from . import trainer  # noqa: E402
 from .claim import ad_hoc, read_claim  # noqa: E402
-from .command import UsageError  # noqa: E402
+from .command import UsageError, parse_command  # noqa: E402
 from .match import MATCHES, mark_unknown, solve_claim  # noqa: E402
-from .records import read_records, write_records  # noqa: E402
-from .report import print_outcome, print_power  # noqa: E402
-from .verdict import evaluate, wanted  # noqa: E402
+from .records import METRICS, read_records, write_records  # noqa: E402
+from .report import outcome_lines, print_outcome, print_power  # noqa: E402
+from .verdict import wanted  # noqa: E402
 
 RESULTS = trainer.ROOT / "claims" / "results"
 WORK = trainer.ROOT / "runs" / "sweeps"
@@ -56,8 +59,9 @@ class Interrupted(Exception):
 class Clock:
     """Seconds of a run: those of recorded runs of the same arm with as many threads, else by a pilot."""
 
-    def __init__(self, base, threads):
-        self.base, self.threads, self.plans, self.speeds = base, threads, {}, {}
+    def __init__(self, base, threads, is_stopped):
+        self.base, self.threads, self.is_stopped, self.plans, self.speeds = base, threads, is_stopped, {}, {}
+        self.left = {}   # what the first steps of an arm left: which numbers its runs will have
 
     def plan(self, flags):
         """What ./train makes of the flags; asked once for all seeds."""
@@ -76,11 +80,15 @@ class Clock:
             short = {**flags, "steps": PILOT_STEPS, "eval-every": PILOT_STEPS, "eval-tokens": 1, "log-every": 1}
             pilot = trainer.Training(short, out, self.threads)
             try:
-                while not pilot.ended():
+                while not pilot.ended() and not self.is_stopped():
                     time.sleep(0.02)
             finally:
                 pilot.interrupt()
                 status, error = pilot.result()
+            if self.is_stopped():
+                raise Interrupted
+            if status == "finished":
+                self.left[key] = trainer.told_of(out, status)
             lines = trainer.last_lines(out / "log.jsonl", PILOT_STEPS - 2)
             speeds = sorted(line["tokens_per_second"] for line in lines if line.get("tokens_per_second"))
             if not speeds:
@@ -122,7 +130,8 @@ class Sweep:
 
     def keep_record(self, run, out, status, error):
         """A new row, in the order of the claim rather than of the clock."""
-        self.records[run.key] = trainer.record(run, out, status, error, self.matched.get(run.arm.label, ""))
+        row = trainer.record(run, out, status, error, self.matched.get(run.arm.label, ""))
+        self.records[run.key] = {**row, "promise": self.claim.promise}
         order = {r.key: i for i, r in enumerate(wanted(self.claim, self.records)[0])}
         self.records = dict(sorted(self.records.items(), key=lambda item: order.get(item[0], len(order))))
         write_records(self.results, {**self.before, **self.records})   # --fresh, interrupted, loses no run
@@ -273,6 +282,27 @@ def announce(sweep):
         raise UsageError(f"that is over the claim's budget of {claim.budget:g} minutes; --yes starts anyway")
 
 
+def check_metrics(sweep):
+    """A number that the task or the flags do not have is refused before anything is trained for it."""
+    asked = {sweep.claim.metric, *(c.metric for c in sweep.claim.comparisons)}
+    for left in sweep.clock.left.values():
+        for metric in sorted(asked):
+            if left.get(metric) is None:
+                have = [name for name in METRICS if left.get(name) is not None]
+                raise UsageError(f"these runs will have no {metric}: accuracy is of tasks with answers, excess_loss of "
+                                 "synthetic ones, rms_* and grad_* of --log-layers, drop_* of --drop-layers; this one "
+                                 f"has {', '.join(have)}")
+
+
+def minutes_of(sweep):
+    """n -> minutes of so many reported seeds."""
+    claim = sweep.claim
+    tuned_here = not claim.tune_seeds or claim.usable is not None
+    each = sum(sweep.clock.seconds(replace_run(claim, arm), sweep.records) for arm in claim.arms)
+    each *= len(claim.runs([0])) / len(claim.arms) if tuned_here else 1
+    return lambda n: n * each / sweep.options.jobs / 60
+
+
 def replace_run(claim, arm):
     return next(run for run in claim.runs(claim.seeds[:1]) if run.arm == arm)
 
@@ -280,11 +310,16 @@ def replace_run(claim, arm):
 def sweep_all(sweep):
     """The pilot's phase, then what it decides; 130 after Ctrl-C."""
     claim = sweep.claim
-    pilot = claim.tune_seeds or claim.seeds[:2]
-    first = [run for run in sweep.todo() if run.seed in pilot]
-    done = sweep.run_all(first)
+    pilot = claim.pilot_seeds or claim.tune_seeds or claim.seeds[:2]
+    done = sweep.run_all([run for run in sweep.todo() if run.seed in claim.tune_seeds])
     if done:
-        print_power(claim, sweep.records, pilot)
+        done = sweep.run_all([run for run in sweep.todo() if run.seed in pilot])
+    if done and sweep.todo():
+        can = print_power(claim, sweep.records, pilot, minutes_of(sweep))
+        if not can and claim.path and not sweep.options.yes:
+            raise UsageError("these seeds cannot settle the claim (above), so none to be reported was trained; "
+                             "change the design, or --yes starts anyway")
+    if done:
         done = sweep.run_all(sweep.todo())
     if not done:
         print("interrupted; what was done is kept, and the same command goes on" if not sweep.before else
@@ -300,10 +335,13 @@ def sweep_all(sweep):
         was, now = (rows[key]["digest"] or "none" for rows in (sweep.before, sweep.records))
         print(f"changed  {was} is now {now}: {key}")
     print(f"records  {os.path.relpath(sweep.results)}")
-    if claim.path:
-        from . import figure  # matplotlib takes a second to load
-        figure.draw(claim, sweep.records, sweep.results.with_suffix(".png"))
-        print(f"figure   {os.path.relpath(sweep.results.with_suffix('.png'))}")
+    from . import figure  # matplotlib takes a second to load
+    figure.draw(claim, sweep.records, sweep.results.with_suffix(".png"))
+    print(f"figure   {os.path.relpath(sweep.results.with_suffix('.png'))}")
+    if not claim.path:
+        summary = sweep.results.with_suffix(".txt")
+        summary.write_text("\n".join([f"claims/sweep {claim.command}", *outcome_lines(claim, sweep.records)]) + "\n")
+        print(f"summary  {os.path.relpath(summary)}")
     return 1 if changed or any(row["status"] == "failed" for row in sweep.records.values()) else 0
 
 
@@ -339,15 +377,29 @@ def open_sweep(options, rest):
         if given:
             raise UsageError(f"{given[0]} is for commands; a claim file says it itself")
         claim = read_claim(rest[0])
+        if claim.record:
+            raise UsageError(f"{rest[0]} is about what bench/bench measured: run {claim.command} --out "
+                             f"claims/results/{claim.record}")
+        if claim.kind == "timing" and options.jobs > 1:
+            raise UsageError("a claim of timings has the machine to itself: leave --jobs out")
         claim = replace(claim, match=options.match or claim.match)
         results = (options.into or RESULTS) / f"{claim.name}.csv"
         return Sweep(claim, results, (options.into or WORK) / claim.name, options)
     claim = ad_hoc(rest, options.metric or "val_loss", "higher" if options.higher else "lower", options.match)
     if options.match:
         claim = mark_unknown(claim, options.solve.lstrip("-"))
-    key = f"{claim.command} {options.match} {options.solve}"
-    base = options.into or WORK / hashlib.sha256(key.encode()).hexdigest()[:12]
+    base = options.into or WORK / readable(claim, options)
     return Sweep(claim, base / "results.csv", base, options)
+
+
+def readable(claim, options):
+    """A folder's name: the data, what is varied, and a few digits of the command, 'recall_attn=mha,mla_1f3c9a'."""
+    key = f"{claim.command} {options.match} {options.solve}"
+    flags = parse_command(claim.command)
+    lists = [f"{name}={','.join(values)}" for name, values in flags.items() if len(values) > 1 and name != "seed"]
+    data = Path(flags.get("data", ["stories"])[0]).stem
+    name = re.sub(r"[^\w=,.+-]", "-", "_".join([data, *lists]))[:80]
+    return f"{name}_{hashlib.sha256(key.encode()).hexdigest()[:6]}"
 
 
 def lock(base):
@@ -375,6 +427,7 @@ def main(words):
     if commit.endswith("-dirty") or commit == "unknown":
         print(f"note     ./train is of commit {commit}: these results name no commit that others have")
     announce(sweep)
+    check_metrics(sweep)
     return 0 if options.dry_run else sweep_all(sweep)
 
 

@@ -46,6 +46,9 @@ class Lab:
         files = sorted(path for path in (root / "claims").glob("*.toml") if path.name != "posts.toml")
         self.claims = sorted(map(read_claim, files), key=lambda claim: (claim.post, claim.name))
         self.records = {c.name: read_records(root / f"claims/results/{c.name}.csv") for c in self.claims}
+        for claim in self.claims:
+            path = root / f"claims/results/{claim.record}"
+            claim.measured = json.loads(path.read_text()) if claim.record and path.exists() else None
         self.speeds = {path.stem: measured(path) for path in sorted((root / "claims/results").glob("*.json"))}
         self.posts = tomllib.loads((root / "claims/posts.toml").read_text())["post"]
         self._facts, self._outcomes = {}, {}
@@ -55,6 +58,12 @@ class Lab:
             records = self.records[claim.name]
             self._outcomes[claim.name] = evaluate(recall_claim(claim, records), records)
         return self._outcomes[claim.name]
+
+    def pictures(self, claim):
+        """[(path, how it is drawn)] of a claim."""
+        folder = self.root / "claims/results"
+        small = folder / f"{claim.name}{front.SMALL}.png"
+        return [(folder / f"{claim.name}.png", figure.draw), (small, figure.draw_small)]
 
     def facts(self, name):
         if name == "code":
@@ -161,8 +170,9 @@ def main(words):
             for name, text in lab.facts(source).items():
                 print(f"{source}: {name} = {text}")
     else:
-        for path, claim in front.thumbnails(lab).items():
-            figure.draw_small(claim, lab.records[claim.name], path)
+        for claim in lab.claims:
+            for path, draw in lab.pictures(claim) if lab.records[claim.name] or claim.measured else []:
+                draw(claim, lab.records[claim.name], path)
         for path in lab.pages():
             text = refreshed(path, lab)
             if text != path.read_text():

@@ -153,6 +153,8 @@ def log_numbers(path):
     norms = [line["grad_norm"] for line in lines if line.get("grad_norm") is not None]
     layers = [line["layers"] for line in lines if line.get("layers")]
     found = {"max_grad_norm": max(norms)} if norms else {}
+    if evals := evaluations(lines):
+        found["evals"] = evals
     if layers:
         first, last = layers[-1][0], layers[-1][-1]
         found |= {"rms_first": first["rms"], "rms_last": last["rms"], "grad_first": first["grad_norm"],
@@ -165,12 +167,25 @@ def log_numbers(path):
     return found
 
 
+def evaluations(lines):
+    """'100:2.3026:0.25 200:...': after which step which validation loss and accuracy, to six digits."""
+    def text(x):
+        return "" if x is None else f"{x:.6g}"
+    return " ".join(f"{line['step']}:{text(line['val_loss'])}:{text(line.get('accuracy'))}".rstrip(":")
+                    for line in lines if line.get("val_loss") is not None and "step" in line)
+
+
 def record(run, out, status, error="", matched=""):
     """The row of a run that has ended."""
+    return {"arm": run.arm.label, "flags": run.key, "status": status, "error": error, "matched": matched,
+            **told_of(out, status)}
+
+
+def told_of(out, status):
+    """What a run that has ended left about itself."""
     told = read_json(Path(out) / "run.json")
     final, machine = told.get("final", {}), told.get("machine", {})
-    row = {"arm": run.arm.label, "flags": run.key, "status": status, "error": error, "matched": matched,
-           **told.get("model", {}), **final, **log_numbers(Path(out) / "log.jsonl"),
+    row = {**told.get("model", {}), **final, **log_numbers(Path(out) / "log.jsonl"),
            "digest": told.get("digest", ""), "commit": told.get("commit", ""), "data_hash": told.get("data_hash", ""),
            "threads": machine.get("threads"), "cpu": machine.get("cpu", ""), "simd": machine.get("simd", ""),
            "diverged_at": told.get("diverged_at")}
@@ -183,11 +198,11 @@ def record(run, out, status, error="", matched=""):
 
 
 def again(row):
-    """A recorded run, trained once more: (status, digest, error)."""
+    """A recorded run, trained once more: its row."""
     flags = {name: values[0] for name, values in parse_flags(shlex.split(row["flags"])).items()}
     with tempfile.TemporaryDirectory() as out:
         status, error = Training(flags, out, cores()).result()
-        return status, read_json(f"{out}/run.json").get("digest", ""), error
+        return {**told_of(out, status), "status": status, "error": error}
 
 
 def forget_weights(out):
