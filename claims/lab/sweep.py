@@ -59,8 +59,8 @@ class Interrupted(Exception):
 class Clock:
     """Seconds of a run: those of recorded runs of the same arm with as many threads, else by a pilot."""
 
-    def __init__(self, base, threads, is_stopped):
-        self.base, self.threads, self.is_stopped, self.plans, self.speeds = base, threads, is_stopped, {}, {}
+    def __init__(self, base, threads):
+        self.base, self.threads, self.plans, self.speeds = base, threads, {}, {}
         self.left = {}   # what the first steps of an arm left: which numbers its runs will have
 
     def plan(self, flags):
@@ -80,13 +80,11 @@ class Clock:
             short = {**flags, "steps": PILOT_STEPS, "eval-every": PILOT_STEPS, "eval-tokens": 1, "log-every": 1}
             pilot = trainer.Training(short, out, self.threads)
             try:
-                while not pilot.ended() and not self.is_stopped():
+                while not pilot.ended():
                     time.sleep(0.02)
             finally:
                 pilot.interrupt()
                 status, error = pilot.result()
-            if self.is_stopped():
-                raise Interrupted
             if status == "finished":
                 self.left[key] = trainer.told_of(out, status)
             lines = trainer.last_lines(out / "log.jsonl", PILOT_STEPS - 2)
