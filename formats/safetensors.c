@@ -331,4 +331,4 @@ void safetensors_copy_wide(const SafeTensors *s, const TensorIn *t, double *out)
     for (size_t i = 0; i < t->elements; i++) out[i] = convert(t->data + i * bytes);
 }
 
-size_t safetensors_bytes(const TensorIn *t) { return t->elements * dtype_bytes(t->dtype); }
+size_t safetensors_bytes(const TensorIn *t) { return t->elements * dtype_bits(t->dtype) / 8; }

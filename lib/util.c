@@ -128,8 +128,6 @@ void arena_free(Arena *a) {
     a->used = a->size = 0;
 }
 
-}
-
 // ---- hashing, time -----------------------------------------------------------------------------
 // The fold after the product is not part of FNV: without it the top bit of a word (the sign of a
 // float) would only ever reach the top bit of the hash, where two such changes cancel.
