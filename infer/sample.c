@@ -91,7 +91,8 @@ int sample_token(real *x, size_t V, const SampleOptions *o, uint64_t draw) {
 
 size_t sampler_window(const Model *m, size_t prompt, size_t tokens) {
     const Config *c = model_config(m);
-    return c->pos == POS_learned ? c->context : prompt + tokens;
+    bool dynamic = c->rope_scaling == ROPE_SCALING_dynamic && prompt + tokens > c->rope_trained;
+    return c->pos == POS_learned ? c->context : dynamic ? c->rope_trained : prompt + tokens;
 }
 
 // Reads what the cache does not hold yet, of `rows` texts; a window that would overflow is begun anew with its

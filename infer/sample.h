@@ -43,10 +43,11 @@ typedef struct {
     double prefill;                  // seconds that the prompt took: without the memory for what comes after it
 } Sampler;
 
+size_t sampler_window(const Model *m, size_t prompt, size_t tokens);    // tokens of a text that the cache will hold
 // Reads the prompt (n > 0 tokens) into a new cache: the prefill. With learned positions the window is the
 // context, because there are no more positions: when it is full, its last half is read again as the
-// start of a new window, and the text goes on. Otherwise positions go on, beyond the trained context too.
-size_t sampler_window(const Model *m, size_t prompt, size_t tokens);    // tokens of a text that the cache will hold
+// start of a new window, and the text goes on; likewise the trained context with --rope-scaling dynamic. Otherwise
+// positions go on, beyond the trained context too.
 Sampler *sampler_new(Model *m, const Tokenizer *t, const int *prompt, size_t n, SampleOptions o);
 // Samples the next token of every text: the s->count-th.
 void sampler_next(Sampler *s);

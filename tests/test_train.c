@@ -336,6 +336,8 @@ static void test_load_stretched(void) {
     CHECK(loss[0] == loss[1] && loss[0] != loss[2], "%.17g, loaded %.17g, without yarn %.17g", loss[0], loss[1],
           loss[2]);
     CHECK(part.status == 2 && strstr(part.error, "--rope-factor"), "%s", part.error);
+    Result sample = train(TINY "--rope-scaling dynamic --rope-trained 32 --sample-tokens 60 --out dynamic");
+    CHECK(sample.status == 0, "a sample longer than what the model was trained on: %s", sample.error);
 }
 
 static void test_load_refused(void) {
