@@ -38,6 +38,8 @@ void hf_close_json(JsonFile *j) {
 
 const Family *hf_family_in(const JsonFile *j) {
     const char *type = json_string_value(json_object_get(j->json, "model_type"));
+    // as AutoConfig of transformers takes it
+    if (type && strcmp(type, "mistral") == 0 && json_object_get(j->json, "layer_types")) type = "ministral";
     char known[512] = "";
     const Family *f = hf_families;
     for (;; f++) {

@@ -1001,8 +1001,15 @@ static void test_foreign(void) {
     CHECK(a.status == 0 && strncmp(a.out, "3 7 ", 4) == 0 && words == 7 && numbers, "%s%s", a.err, a.out);
     CHECK(strstr(a.err, "tokens are numbers"), "%s", a.err);
     CHECK(b.status == 2 && strstr(b.err, "--prompt"), "%s", b.err);
-    Answer c = run("--run foreign --prompt '3 7' --rope-scaling yarn");
-    CHECK(c.status == 2 && strstr(c.err, "use ntk or linear"), "%s", c.err);
+    char *trained = strstr(json, "\"max_position_embeddings\": ");
+    CHECK(trained, "config.json does not say what context it was trained on");
+    int context = atoi(trained + strlen("\"max_position_embeddings\": "));
+    char note[80], said[120];
+    snprintf(note, sizeof note, "longer than the %d tokens that the model was trained on", context);
+    snprintf(said, sizeof said, "--run foreign --prompt '3 7' --rope-scaling yarn --rope-trained %d", context);
+    Answer c = run("--run foreign --prompt '3 7' --rope-scaling yarn"), d = run(said);
+    CHECK(c.status == 0 && strstr(c.err, note), "%s: %s", note, c.err);
+    CHECK(strcmp(c.out, d.out) == 0, "%s, with the trained context %s", c.out, d.out);
     tokenizer_free(t);
 }
 

@@ -515,6 +515,8 @@ static void test_accepted_configs(void) {
         {&mixtral, "num_experts", "3", "experts=3"},
         {&mistral, NULL, NULL, "attn=swa window=4096 kv-heads=2"},
         {&mistral, "num_key_value_heads", NULL, "heads=8 attn=swa kv-heads=0"},
+        {&mistral, "layer_types", "['full_attention','sliding_attention']", "attn=gqa+swa window=4096"},
+        {&mistral, "layer_types", "null", "attn=swa window=4096"},
         {&olmoe, NULL, NULL, "experts=4 top-k=2 expert-width=24 qk-norm=full norm=pre norm-topk=0 attn=mha"},
         {&qwen3_moe, NULL, NULL, "experts=4 expert-width=12 qk-norm=head norm-topk=0 moe-layers=moe ffn-width=24"},
         {&qwen3_moe, "decoder_sparse_step", "2", "moe-layers=dense+moe"},
