@@ -1,7 +1,7 @@
 # make              ./train and ./generate
 # make test         the tests            make asan     the tests under AddressSanitizer and UBSan
 # make tsan         data races, by ThreadSanitizer: needs clang, libomp and its tool Archer
-# make oracle       our models against PyTorch and transformers
+# make oracle       our models against PyTorch and transformers, our event files against TensorBoard
 # make digest       the same bits from every compiler, instruction set and thread count at hand, and as recorded
 # make gpt          the trainer in one file       make onefile  the same bits from it as from ./train
 # make demo         train the default model, look at what it says
