@@ -644,8 +644,8 @@ static Config model_in(JsonFile *j) {
     keys = c;
     if (family->bit != OURS) {
         for (size_t i = 0; i < ARCHITECTURE_FLAGS; i++) set_default(&keys, architecture_flags[i]);
-        if (!run) note_unknown(j, family->bit);
         resolve_aliases(j, family->bit);
+        if (!run) note_unknown(j, family->bit);
         read_family(&keys, j, family->bit);
     }
     if (!run) c = keys;
