@@ -993,8 +993,8 @@ def prompted(name):
             for show in (0, 1):
                 ours = run_program(program("./generate"), "--run", directory, "--prompt", prompt, "--tokens", "30",
                                    "--temperature", "0", "--show-special", str(show))
-                expected = theirs.decode(out[0], skip_special_tokens=not show) + "\n"
-                if ours != expected:
+                expected = theirs.decode(out[0], skip_special_tokens=not show)
+                if ours.rstrip("\n\ufffd") != expected.rstrip("\n\ufffd"):    # we leave out half a character
                     raise AssertionError(f"{prompt!r}: {ours!r}, not {expected!r}")
         return f"{len(prompts)} texts of 30 tokens, {ended} of them ended"
     return check
