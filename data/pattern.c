@@ -69,7 +69,7 @@ static void finish_set(Set *s) {
 }
 
 // ---- reading -----------------------------------------------------------------------------------------
-static size_t here(const Reader *r) { return utf8_length(r->at, (size_t)(r->end - r->at)); }
+static size_t here(const Reader *r) { return r->at < r->end ? utf8_length(r->at, (size_t)(r->end - r->at)) : 0; }
 static bool sees(Reader *r, const char *word) {
     size_t n = strlen(word);
     if ((size_t)(r->end - r->at) < n || memcmp(r->at, word, n) != 0) return false;

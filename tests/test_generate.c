@@ -982,7 +982,7 @@ static void test_stretched(void) {
     tokenizer_free(t);
 }
 
-// A checkpoint that is not of ours has another tokenizer.json: tokens are numbers.
+// Without a tokenizer tokens are numbers; text for one that we do not read is refused, numbers are not.
 static void test_foreign(void) {
     Tokenizer *t = letters();
     model_free(make_run("foreign", "--data x.txt --preset llama", t));
@@ -993,7 +993,11 @@ static void test_foreign(void) {
     memcpy(mark, "\"xeceipts\"", 10);
     write_whole_file(path, json, bytes);
     char *tokenizer = xprintf("%s/tokenizer.json", test_path("foreign"));
-    write_whole_file(tokenizer, "{\"model\":{}}", 12);
+    write_whole_file(tokenizer, "{\"model\":{\"type\":\"Unigram\"}}", 28);
+    Answer text = run("--run foreign --prompt 'a' --tokens 5"), number = run("--run foreign --prompt-tokens '3 7'");
+    CHECK(text.status == 1 && strstr(text.err, "its model is Unigram"), "%s", text.err);
+    CHECK(number.status == 0 && strncmp(number.out, "3 7 ", 4) == 0, "%s%s", number.err, number.out);
+    unlink(tokenizer);
     Answer a = run("--run foreign --prompt '3 7' --tokens 5"), b = run("--run foreign --tokens 5");
     size_t words = 1;
     for (const char *c = a.out; *c; c++) words += *c == ' ';

@@ -1,6 +1,10 @@
 // test_tokenizer.c: text to tokens and back, the file, and what is refused.
 #include "tests/test.h"
+#include "data/bpe.h"
+#include "data/bytelevel.h"
+#include "data/pattern.h"
 #include "data/tokenizer.h"
+#include "data/unicode.h"
 #include "lib/rng.h"
 #include <stdlib.h>
 
@@ -394,6 +398,172 @@ static void test_damaged_table(void) {
     CHECK(test_fails(1, "4000000000 tokens do not fit", load, (void *)path), "%s", test_message);
 }
 
+// ---- Hugging Face's form -------------------------------------------------------------------------
+static char *in_dir(const char *dir, const char *name) { return xprintf("%s/%s", test_path(dir), name); }
+
+static void test_save_dir(void) {
+    Tokenizer *hf[] = {tokenizer_byte(), tokenizer_char("añ\n\"\\ 漢", 10), tokenizer_bpe(story, sizeof story - 1, 270)};
+    Tokenizer *ours[] = {small_words(), tokenizer_numbers(100), tokenizer_char("a\0b", 3)};   // NUL is no key
+    for (size_t i = 0; i < 6; i++) {
+        const Tokenizer *t = i < 3 ? hf[i] : ours[i - 3];
+        char *dir = xprintf("dir%zu", i), *first = in_dir(dir, "tokenizer.json"), *own = in_dir(dir,
+                                                                                               "tokenizer.receipts.json");
+        make_directories(test_path(dir));
+        tokenizer_save(t, i < 3 ? own : first);                 // of an older run: it must not speak any more
+        tokenizer_save_dir(t, test_path(dir));
+        CHECK(file_exists(first) == (i < 3) && file_exists(own) == (i >= 3), "%s: one file", tokenizer_kind(t));
+        Tokenizer *back = tokenizer_open_dir(test_path(dir));
+        CHECK(back && same(t, back) && tokenizer_equal(t, back) && tokenizer_hash(t) == tokenizer_hash(back), "%s",
+              tokenizer_kind(t));
+        tokenizer_free(back);
+    }
+    CHECK(!tokenizer_open_dir(test_path("nowhere")) && !tokenizer_in_dir(test_path("nowhere")), "no tokenizer");
+    Tokenizer *bpe = tokenizer_open_dir(test_path("dir2"));
+    CHECK(survives(bpe, story, sizeof story - 1), "a bpe read back");
+    CHECK(tokenizer_hash(hf[0]) != tokenizer_hash(hf[2]), "two tokenizers, two hashes");
+    make_directories(test_path("old"));
+    tokenizer_save(hf[2], in_dir("old", "tokenizer.json"));     // as runs were written before
+    CHECK(tokenizer_equal(tokenizer_open_dir(test_path("old")), hf[2]), "an old run");
+}
+
+// The pattern in the file cuts as bpe.c does: bytes of all kinds, spelled as letters.
+static void test_chunk_pattern(void) {
+    Rng r = rng_stream(1, RNG_TEST, 5);
+    size_t bytes;
+    make_directories(test_path("cut"));
+    tokenizer_save_dir(tokenizer_bpe(story, sizeof story - 1, 260), test_path("cut"));
+    json_error_t error;
+    json_t *root = json_loads(read_whole_file(in_dir("cut", "tokenizer.json"), &bytes), 0, &error);
+    json_t *split = json_array_get(json_object_get(json_object_get(root, "pre_tokenizer"), "pretokenizers"), 1);
+    const char *regex = json_string_value(json_object_get(json_object_get(split, "pattern"), "Regex")), *problem = "";
+    Pattern *p = regex ? pattern_compile(regex, strlen(regex), &problem) : NULL;
+    CHECK(p, "%s: %s", regex ? regex : "no pattern", problem);
+    char *text = xmalloc(2000), *letters = xmalloc(4000);
+    for (int i = 0; p && i < 2000; i++) {
+        size_t n = random_text(&r, text, 300);
+        for (size_t j = 0; j + 1 < n && i % 2; j++)                              // long runs of spaces
+            if (rng_below(&r, 3)) text[j + 1] = rng_below(&r, 6) ? text[j] : ' ';
+        for (size_t at = 0, length; at < n; at += length) {
+            length = bpe_chunk_length(text + at, n - at);
+            size_t spelled = bytelevel_spell(letters, text + at, n - at), cut = pattern_match(p, letters, spelled);
+            char back[64 * 2];
+            size_t taken = cut <= sizeof back ? bytelevel_bytes(back, letters, cut) : 0;
+            CHECK(taken == length, "text %d, byte %zu: %zu bytes, not %zu", i, at, taken, length);
+            if (taken != length) return;
+        }
+    }
+}
+
+static size_t matches(const char *pattern, const char *text) {
+    const char *problem = "";
+    Pattern *p = pattern_compile(pattern, strlen(pattern), &problem);
+    CHECK(p, "%s: %s", pattern, problem);
+    size_t n = p ? pattern_match(p, text, strlen(text)) : 0;
+    pattern_free(p);
+    return n;
+}
+
+static void test_patterns(void) {
+    CHECK(matches("\\s+(?!\\S)|\\s+", "   a") == 2 && matches("\\s+(?!\\S)|\\s+", "  ") == 2, "white space but the last");
+    CHECK(matches("\\s+(?!\\S)|\\s+", " a") == 1 && matches("\\s*[\\r\\n]+", " \n  \n\n x") == 6, "going back");
+    CHECK(matches("\\p{N}{1,3}", "1234") == 3 && matches("\\p{N}{2,}", "1") == 0, "counts");
+    CHECK(matches("(?i:'s|'t|'re|'ve|'m|'ll|'d)", "'LL") == 3 && matches("(?i:'s|'t|'re|'ve|'m|'ll|'d)", "'ſ") == 3,
+          "the long s is an s");
+    CHECK(matches("[^\\r\\n\\p{L}\\p{N}]?\\p{L}+", "¡olé!") == 6 && matches("a|ab", "ab") == 1, "the first alternative");
+    CHECK(matches("a++b|ac", "aab") == 3 && matches("a*+ab|c", "aab") == 0 && matches("a(?:b)?c", "ac") == 2, "groups");
+    static const char *const unknown[] = {"", "a|", "(a", "a)", "[a", "[]", "a**", "(?:a)+", "\\w", ".", "^a", "a$", "a*",
+                                          "(?<=a)b", "[[:alpha:]]", "[a&&b]", "\\p{Han}", "a{2", "a{3,2}", "(?i:abc)",
+                                          "[z-a]", "\\", "a{0}", "(?!a)", "x{99999999}"};
+    for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
+        const char *problem = NULL;
+        Pattern *p = pattern_compile(unknown[i], strlen(unknown[i]), &problem);
+        CHECK(!p && problem, "%s was read", unknown[i]);
+    }
+}
+
+static void test_nfc(void) {
+    static const struct { const char *text, *composed; } cases[] = {
+        {"e\u0301", "é"}, {"\u212B", "\u00C5"}, {"a\u0323\u0302", "\u1EAD"}, {"a\u0302\u0323", "\u1EAD"},
+        {"\u1112\u1161\u11AB", "한"}, {"\u0958", "\u0915\u093C"}, {"q\u0307\u0323", "q\u0323\u0307"},
+        {"\u30AB\u3099", "\u30AC"}, {"x\u0301 é 漢 한", NULL}, {"", NULL}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        size_t n = 0;
+        char *out = unicode_nfc(cases[i].text, strlen(cases[i].text), &n);
+        const char *expected = cases[i].composed ? cases[i].composed : cases[i].text;
+        bool good = out ? n == strlen(expected) && !memcmp(out, expected, n) : !strcmp(cases[i].text, expected);
+        CHECK(good, "%s is %.*s", cases[i].text, (int)n, out ? out : "");
+        free(out);
+    }
+}
+
+// A byte-level BPE by hand: 256 letters, "ab", "abc", a mark, and a template that begins with it.
+static char *theirs_by_hand(const char *more) {
+    json_t *vocab = json_object();
+    for (int c = 0; c < 256; c++) {
+        char letter[3], byte = (char)c;
+        size_t n = bytelevel_spell(letter, &byte, 1);
+        json_object_setn_new(vocab, letter, n, json_integer(255 - c));
+    }
+    json_object_set_new(vocab, "ab", json_integer(300));
+    json_object_set_new(vocab, "abc", json_integer(299));
+    char *text = json_dumps(vocab, 0), *all = xprintf(
+        "{\"model\":{\"type\":\"BPE\",\"merges\":[\"a b\",[\"ab\",\"c\"]],\"vocab\":%s},"
+        "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"},"
+        "\"added_tokens\":[{\"id\":301,\"content\":\"<s>\",\"special\":true}]%s}", text, more);
+    free(text);
+    return all;
+}
+
+static void encode_half_a_character(void *t) {
+    int *tokens;
+    tokenizer_encode(t, "ab\xC3", 3, &tokens);
+}
+
+static void test_theirs(void) {
+    const char *path = test_path("theirs.json");
+    char *text = theirs_by_hand(",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":"
+                                "{\"id\":\"<s>\"}},{\"Sequence\":{\"id\":\"A\"}}],\"special_tokens\":{\"<s>\":"
+                                "{\"ids\":[301]}}}");
+    write_whole_file(path, text, strlen(text));
+    Tokenizer *t = tokenizer_load(path);
+    int *tokens;
+    size_t n = tokenizer_encode(t, "abcab<s>b", 9, &tokens);
+    CHECK(n == 4 && tokens[0] == 299 && tokens[1] == 300 && tokens[2] == 301 && tokens[3] == 255 - 'b', "%zu tokens", n);
+    n = tokenizer_prompt(t, "ab", &tokens);
+    CHECK(n == 2 && tokens[0] == 301 && tokens[1] == 300 && tokenizer_start(t) == 301, "the template");
+    CHECK(tokenizer_prompt(t, "", &tokens) == 1 && tokens[0] == 301, "an empty prompt");
+    CHECK(says(t, -1, 299, "abc") && says(t, 299, 301, "") && says(t, -1, 280, ""), "marks and numbers without a token");
+    tokenizer_show_special(t, true);
+    CHECK(says(t, -1, 301, "<s>") && tokenizer_vocab(t) == 302 && tokenizer_end(t) == -1, "a mark that is shown");
+    CHECK(test_fails(1, "byte 2 of the text (0xc3) is not UTF-8", encode_half_a_character, t), "%s", test_message);
+    make_directories(test_path("kept"));
+    tokenizer_save_dir(t, test_path("kept"));
+    write_whole_file(in_dir("kept", "config.json"), "{\"eos_token_id\": [7, 301, 9999]}", 32);
+    Tokenizer *kept = tokenizer_open_dir(test_path("kept"));
+    CHECK(tokenizer_end(kept) == 7 && tokenizer_is_end(kept, 301) && !tokenizer_is_end(kept, 8), "two ends");
+    size_t bytes = strlen(text);
+    for (size_t i = 0; i < bytes; i += i < 3000 ? 41 : 7) {                        // the beginning of a good file
+        write_whole_file(path, text, i);
+        CHECK(test_fails(1, "theirs.json", load, (void *)path), "%zu bytes: %s", i, test_message);
+    }
+    text = theirs_by_hand(",\"normalizer\":{\"type\":\"Lowercase\"}");
+    write_whole_file(path, text, strlen(text));
+    CHECK(test_fails(1, "its normalizer is Lowercase", load, (void *)path), "%s", test_message);
+}
+
+// Three million bytes without a space are one chunk of GPT-2's.
+static void test_long_chunk(void) {
+    const char *path = test_path("long.json");
+    char *json = theirs_by_hand("");
+    write_whole_file(path, json, strlen(json));
+    Tokenizer *t = tokenizer_load(path);
+    size_t n = 3000000;
+    char *text = xmalloc(n);
+    for (size_t i = 0; i < n; i++) text[i] = "abc"[i % 3];
+    int *tokens;
+    CHECK(tokenizer_encode(t, text, n, &tokens) == n / 3 && tokens[0] == 299 && tokens[n / 3 - 1] == 299, "a long word");
+}
+
 static const Test tests[] = {
     {"tokenizer/round-trip", "any bytes survive byte and bpe tokens, streamed one by one", test_round_trip},
     {"tokenizer/bpe-by-hand", "byte pairs merge as on paper and never across words", test_bpe_by_hand},
@@ -405,6 +575,12 @@ static const Test tests[] = {
     {"tokenizer/numbers", "numbers are read and written", test_numbers},
     {"tokenizer/save-load", "a saved tokenizer is the same tokenizer", test_save_load},
     {"tokenizer/damaged", "a damaged tokenizer.json is refused with the reason", test_damaged},
+    {"tokenizer/directories", "a run has one file for its tokenizer, in their form or in ours", test_save_dir},
+    {"tokenizer/chunk-pattern", "the pattern that others read cuts a text as our byte pairs do", test_chunk_pattern},
+    {"tokenizer/patterns", "patterns match as Oniguruma's do; others are refused", test_patterns},
+    {"tokenizer/nfc", "composed forms are those of Unicode", test_nfc},
+    {"tokenizer/theirs", "a byte-level BPE of others: merges, marks, template, ends, damage", test_theirs},
+    {"tokenizer/long-chunk", "a word of three million letters is merged in a moment", test_long_chunk},
     {"tokenizer/damaged-table", "a damaged tokenizer.bin is refused with the reason", test_damaged_table},
 };
 REGISTER_TESTS(tests)

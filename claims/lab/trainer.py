@@ -16,7 +16,8 @@ from .command import UsageError, parse_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "train"
-WEIGHTS = ("state.safetensors", "model.safetensors", "config.json", "tokenizer.json")
+WEIGHTS = ("state.safetensors", "model.safetensors", "config.json", "tokenizer.json",
+           "tokenizer_config.json", "tokenizer.receipts.json", "generation_config.json")
 
 
 def words(flags):
