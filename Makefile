@@ -124,7 +124,7 @@ endif
 
 # Against PyTorch and transformers, installed from PyPI into a cache folder on first use.
 oracle: ready
-	+$(BUILD) $(B)/probe
+	+$(BUILD) $(B)/probe all
 	python=$$(tests/venv.sh tests/oracle-requirements.txt) && $$python tests/oracle.py $(B)/probe
 
 digest: ready
