@@ -76,7 +76,8 @@ static bool is_type(const json_t *object, const char *type) { return strcmp(text
 static bool is_true(const json_t *object, const char *key) { return json_is_true(json_object_get(object, key)); }
 // Absent, null, false, 0, or an empty text.
 static bool is_nothing(const json_t *value) {
-    return !value || json_is_null(value) || json_is_false(value) || (json_is_string(value) && !json_string_length(value));
+    bool empty = json_is_string(value) && json_string_length(value) == 0;
+    return !value || json_is_null(value) || json_is_false(value) || empty;
 }
 
 // ---- model -------------------------------------------------------------------------------------------
@@ -84,8 +85,8 @@ static void refuse_other_models(const ByteLevel *b, const json_t *model) {
     static const char *const absent[] = {"dropout", "continuing_subword_prefix", "end_of_word_suffix"};
     const char *type = text_of(model, "type");
     if (is_true(model, "byte_fallback"))
-        fail("%s: a BPE over characters with byte_fallback, as SentencePiece makes for Llama 2, Mistral and Gemma; only "
-             "byte-level BPE is read; give tokens as numbers instead", b->path);
+        fail("%s: a BPE over characters with byte_fallback, as SentencePiece makes for Llama 2, Mistral and Gemma; "
+             "only byte-level BPE is read; give tokens as numbers instead", b->path);
     if (*type && strcmp(type, "BPE") != 0)
         fail("%s: its model is %s; only byte-level BPE is read; give tokens as numbers instead", b->path, type);
     for (size_t i = 0; i < 3; i++)
@@ -135,8 +136,8 @@ static void read_merge(ByteLevel *b, size_t i, const json_t *entry, char **both,
     memcpy(*both, left, n), memcpy(*both + n, right, m);
     Merge merge = {key_find(b, left, n), key_find(b, right, m), key_find(b, *both, n + m)};
     if (merge.left < 0 || merge.right < 0 || merge.made < 0)
-        fail("%s: merge %zu, \"%.*s\" and \"%.*s\", names or makes a token that \"vocab\" lacks", b->path, i, (int)n, left,
-             (int)m, right);
+        fail("%s: merge %zu, \"%.*s\" and \"%.*s\", names or makes a token that \"vocab\" lacks", b->path, i, (int)n,
+             left, (int)m, right);
     b->bpe.merge[i] = merge;
 }
 
@@ -185,7 +186,7 @@ static void read_normalizer(ByteLevel *b, const json_t *n) {
     }
     if (!is_type(n, "NFC"))
         fail("%s: its normalizer is %s; only NFC is read%s", b->path, text_of(n, "type"),
-             is_type(n, "Prepend") || is_type(n, "Replace") ? " (this looks like SentencePiece, not byte-level BPE)" : "");
+             is_type(n, "Prepend") || is_type(n, "Replace") ? " (SentencePiece, not byte-level BPE)" : "");
     b->nfc = true;
 }
 
@@ -204,13 +205,14 @@ static void read_split(ByteLevel *b, const json_t *split) {
     bool invert = is_true(split, "invert"), isolated = strcmp(behavior, "Isolated") == 0;
     if (!json_is_string(pattern)) fail("%s: a Split of its pre_tokenizer has no pattern \"Regex\"", b->path);
     if (!isolated && !(invert && strcmp(behavior, "Removed") == 0))
-        fail("%s: a Split of its pre_tokenizer has the behavior %s%s; Isolated, or Removed with invert, is read", b->path,
-             behavior, invert ? " with invert" : "");
+        fail("%s: a Split of its pre_tokenizer has the behavior %s%s; Isolated, or Removed with invert, is read",
+             b->path, behavior, invert ? " with invert" : "");
     add_stage(b, json_string_value(pattern), json_string_length(pattern), !isolated);
 }
 
 // The one of GPT-2, which the library has built in.
-static const char byte_level_pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+static const char byte_level_pattern[] =
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 static void read_pre_tokenizer(ByteLevel *b, const json_t *p, bool *done) {
     const json_t *parts = json_object_get(p, "pretokenizers");
@@ -239,9 +241,9 @@ static void read_cutting(ByteLevel *b, const json_t *root) {
     if (!done) fail("%s: its pre_tokenizer has no ByteLevel; only byte-level BPE is read", b->path);
     const json_t *decoder = json_object_get(root, "decoder"), *parts = json_object_get(decoder, "decoders");
     if (is_type(decoder, "Sequence") && json_array_size(parts) == 1) decoder = json_array_get(parts, 0);
+    const char *type = text_of(decoder, "type");
     if (!is_type(decoder, "ByteLevel"))
-        fail("%s: its decoder is %s; ByteLevel was expected", b->path, *text_of(decoder, "type") ? text_of(decoder, "type")
-                                                                                                 : "missing");
+        fail("%s: its decoder is %s; ByteLevel was expected", b->path, *type ? type : "missing");
 }
 
 // ---- added tokens --------------------------------------------------------------------------------------
@@ -395,12 +397,15 @@ void bytelevel_texts(const ByteLevel *b, Strings *tokens) {
     for (size_t w = 0; w < 2; w++)
         for (size_t i = 0; i < from[w]->count; i++) place[w ? b->mark[i].token : b->key_token[i]] = 2 * i + w + 1;
     for (size_t t = 0, n; t < b->vocab; t++) {
-        const char *written = place[t] ? strings_get(from[(place[t] - 1) % 2], (place[t] - 1) / 2, &n) : (n = 0, "");
+        size_t which = place[t] ? (place[t] - 1) % 2 : 0, number = place[t] ? (place[t] - 1) / 2 : 0;
+        const char *written = place[t] ? strings_get(from[which], number, &n) : (n = 0, "");
+        char *composed = which && b->nfc && b->mark[number].normalized ? unicode_nfc(written, n, &n) : NULL;
+        if (composed) written = composed;
         char *bytes = xmalloc(n);
         size_t count = bytelevel_bytes(bytes, written, n);
         if (count == SIZE_MAX) strings_add(tokens, written, n);
         else strings_add(tokens, bytes, count);
-        free(bytes);
+        free(bytes), free(composed);
     }
     free(place);
 }

@@ -75,6 +75,7 @@ size_t tokenizer_vocab(const Tokenizer *t) { return t->vocab; }
 int tokenizer_start(const Tokenizer *t) { return t->start; }
 void tokenizer_set_start(Tokenizer *t, int token) { t->start = token; }
 
+size_t tokenizer_spoken(const Tokenizer *t) { return t->others ? SIZE_MAX : t->vocab; }
 int tokenizer_end(const Tokenizer *t) { return t->ends ? t->end[0] : -1; }
 
 bool tokenizer_is_end(const Tokenizer *t, int token) {
@@ -239,11 +240,15 @@ static size_t decode_word(Tokenizer *t, int previous, int token) {
 }
 
 size_t tokenizer_decode(const Tokenizer *t, int previous, int token, const char **bytes) {
-    if (token < 0 || (size_t)token >= t->vocab || previous >= (int)t->vocab)
+    if (t->others && token >= 0 && (size_t)token >= t->vocab) {
+        *bytes = "";
+        return 0;
+    }
+    if (token < 0 || (size_t)token >= t->vocab || (previous >= (int)t->vocab && !t->others))
         fail("token %d after %d cannot be decoded: this tokenizer has %zu tokens", token, previous, t->vocab);
     Tokenizer *speaker = (Tokenizer *)t;  // only its buffer changes
     size_t n;
-    if (previous < 0 && token == t->start) {
+    if (previous < 0 && token == t->start && !t->others) {
         *bytes = "";
         return 0;
     }

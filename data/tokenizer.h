@@ -16,6 +16,8 @@ Tokenizer *tokenizer_numbers(size_t vocab);                              // "3 1
 void tokenizer_free(Tokenizer *t);
 const char *tokenizer_kind(const Tokenizer *t);  // "byte", "char", "bpe", "words", "numbers", "table", "hf"
 size_t tokenizer_vocab(const Tokenizer *t);      // the largest token, and 1
+// Tokens from this one on have no text, and should not be written; SIZE_MAX: those of hf may be, as in transformers.
+size_t tokenizer_spoken(const Tokenizer *t);
 bool tokenizer_equal(const Tokenizer *a, const Tokenizer *b);            // every token has the same text
 uint64_t tokenizer_hash(const Tokenizer *t);     // of everything that decides how text becomes tokens, and back
 

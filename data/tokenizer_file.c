@@ -207,7 +207,7 @@ static json_t *bytes_json(bool prefix_space, bool trim_offsets, bool use_regex) 
                      trim_offsets, "use_regex", use_regex);
 }
 
-// How bpe.c cuts, as a pattern over the letters of bytes, of which one is at most CHUNK_BYTES = 64 long. S are the white
+// How bpe.c cuts, as a pattern over the letters of bytes; a chunk is at most CHUNK_BYTES = 64 long. S are the white
 // spaces, and G is the space; L the letters and all bytes from 128 on, D the digits, X the other signs.
 #define G "\u0120"
 #define IN_S "\u0109-\u010D\u0120"
@@ -249,13 +249,19 @@ static bool same_part(const json_t *a, const json_t *b, const char *key) {
     return json_equal(json_object_get(a, key), json_object_get(b, key));
 }
 
+// transformers puts a template of the text alone where there was none.
+static bool adds_nothing(const json_t *post_processor) {
+    const json_t *single = json_object_get(post_processor, "single");
+    bool text = json_array_size(single) == 1 && json_object_get(json_array_get(single, 0), "Sequence");
+    return !post_processor || json_is_null(post_processor) || text;
+}
+
 // Whether t is what the file says: where we would write it so.
 static bool is_written_so(const Tokenizer *t, const json_t *root) {
-    static const char *const parts[] = {"added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder",
-                                        "model"};
+    static const char *const parts[] = {"added_tokens", "normalizer", "pre_tokenizer", "decoder", "model"};
     if (!has_hf_form(t)) return false;
     json_t *ours = hf_json(t);
-    bool same = true;
+    bool same = adds_nothing(json_object_get(root, "post_processor"));
     for (size_t i = 0; i < sizeof parts / sizeof *parts && same; i++) same = same_part(ours, root, parts[i]);
     json_decref(ours);
     return same;
@@ -334,9 +340,9 @@ static Tokenizer *load_hf(const char *path, const json_t *root) {
 }
 
 // ---- any form --------------------------------------------------------------------------------------
-static json_t *parse(const char *path, const char *what, const char *text, size_t bytes) {
+static json_t *parse(const char *path, const char *what, const char *text, size_t bytes, size_t flags) {
     json_error_t error;
-    json_t *root = json_loadb(text, bytes, JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, &error);
+    json_t *root = json_loadb(text, bytes, JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES | flags, &error);
     if (!json_is_object(root))
         fail("%s is not a %s: a JSON object was expected, and line %d, column %d does not fit",
              path, what, error.line, error.column);
@@ -358,7 +364,7 @@ static Tokenizer *load(const char *path) {
     size_t bytes;
     char *text = read_whole_file(path, &bytes);
     bool table = bytes >= 4 && read_u32(text, 0) == TABLE_MAGIC;
-    json_t *root = table ? NULL : parse(path, "tokenizer", text, bytes);
+    json_t *root = table ? NULL : parse(path, "tokenizer", text, bytes, 0);
     Tokenizer *t = table ? load_table(path, text, bytes)
                  : json_is_object(json_object_get(root, "model")) ? load_hf(path, root) : load_ours(path, root);
     json_decref(root);
@@ -430,7 +436,7 @@ bool tokenizer_in_dir(const char *dir) {
     return false;
 }
 
-// An object of a file that may not be there: NULL.
+// An object of a file that may not be there: NULL. Those of tokenizers say 10^30 where a length has no limit.
 static json_t *read_beside(const char *dir, const char *name, char **text, size_t *bytes) {
     char *path = inside(dir, name), *own = NULL;
     size_t own_bytes;
@@ -438,7 +444,7 @@ static json_t *read_beside(const char *dir, const char *name, char **text, size_
     json_t *root = NULL;
     if (file_exists(path)) {
         *text = read_whole_file(path, bytes);
-        root = parse(path, "configuration", *text, *bytes);
+        root = parse(path, "configuration", *text, *bytes, text == &own ? 0 : JSON_DECODE_INT_AS_REAL);
     }
     free(own), free(path);
     return root;

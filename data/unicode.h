@@ -4,9 +4,9 @@
 #define UNICODE_H
 #include "lib/util.h"
 
-// The categories of Unicode Standard Annex 44, table 12, in an order in which the groups L, M, N, P, S, Z, C stand together.
-#define UNICODE_CATEGORIES(X)                                                                                         \
-    X(Lu) X(Ll) X(Lt) X(Lm) X(Lo) X(Mn) X(Mc) X(Me) X(Nd) X(Nl) X(No) X(Pc) X(Pd) X(Ps) X(Pe) X(Pi) X(Pf) X(Po)         \
+// The general categories (Unicode Standard Annex 44, table 12), those of one group together: L, M, N, P, S, Z, C.
+#define UNICODE_CATEGORIES(X)                                                                                   \
+    X(Lu) X(Ll) X(Lt) X(Lm) X(Lo) X(Mn) X(Mc) X(Me) X(Nd) X(Nl) X(No) X(Pc) X(Pd) X(Ps) X(Pe) X(Pi) X(Pf) X(Po) \
     X(Sm) X(Sc) X(Sk) X(So) X(Zs) X(Zl) X(Zp) X(Cc) X(Cf) X(Cs) X(Co) X(Cn)
 enum {
 #define X(name) UNICODE_##name,

@@ -172,7 +172,7 @@ Sampler *sampler_new(Model *m, const Tokenizer *t, const int *prompt, size_t n, 
         Text *text = &s->text[i];
         text->token = xmalloc(size_mul(n + o.tokens, sizeof *text->token));
         memcpy(text->token, prompt, n * sizeof *prompt);
-        for (size_t j = prompt[0] == tokenizer_start(t); j < n; j++) decode(t, text, j);
+        for (size_t j = 0; j < n; j++) decode(t, text, j);
     }
     read_prompt(s);
     return s;
@@ -189,7 +189,7 @@ static uint64_t draw_number(size_t sample, size_t position) { return (uint64_t)s
 
 void sampler_next(Sampler *s) {
     if (s->count > s->prompt) read_tokens(s, s->count - 1, s->options.samples);
-    size_t V = model_config(s->model)->vocab, spoken = tokenizer_vocab(s->tokenizer);
+    size_t V = model_config(s->model)->vocab, spoken = tokenizer_spoken(s->tokenizer);
     for (size_t i = 0; i < s->options.samples; i++) {
         Text *t = &s->text[i];
         int token = sample_token(s->logits + i * V, spoken < V ? spoken : V, &s->options, draw_number(i, s->count));

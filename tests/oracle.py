@@ -762,6 +762,319 @@ def mamba2(directory):
     return agree(ours(directory, length=LONG), written_out(directory, LONG, mixer=mamba2_mixer))
 
 
+# ---- tokenizers --------------------------------------------------------------------------------------
+# Against the library of tokenizers: that of every family is trained here, small, with its own steps, and every text that
+# it could be asked about is cut by both. The patterns are those of the families' tokenizer.json.
+def library():
+    import tokenizers
+    return tokenizers
+
+
+CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|" + REST
+QWEN2 = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|" + REST
+QWEN35 = CONTRACTIONS + (r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+                         r"\s+(?!\S)|\s+")
+O200K = "|".join([
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+" + CONTRACTIONS + "?",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*" + CONTRACTIONS + "?",
+    r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
+DEEPSEEK3 = (r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+",
+             r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
+             r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+SENTENCES = [
+    "The quick brown fox doesn't jump; it's 12345678 times THEY'LL WE'RE I'M he'd 'Tis don'ſ IT'ſ",
+    "Größenwahn, naïve café, Übermut; e\u0301te\u0301 a\u030a\u0323 \u1e69 q\u0307\u0323 \u0958\u0929\u0344\u212b\u2126",
+    "Быстрая лиса 42 раза. Η γρήγορη αλεπού. שלום עולם — مرحبا بالعالم ٣٤٥٦ الْحَمْدُ لِلَّهِ",
+    "मैं हिन्दी क़ख़ सीखता हूँ। ภาษาไทยน้ำผู้ใหญ่ก่อน ሰላም ልዑል ဘာသာစကား ខ្ញុំ",
+    "敏捷的棕色狐狸跳过了懒狗。東京タワーへ行きました、カ\u3099キ\u3099 ヴァイオリン。한국어 문장입니다 \u1112\u1161\u11ab\u1100\u1173\u11af",
+    "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇩🇪 ❤️ 1️⃣ 𝔘𝔫𝔦 𝟙𝟚𝟛𝟜 ⅷ ½ ² ①②③④ Ⅻ",
+    "def f(x):\n\tif x >= 1_000.5e-3:\n\t\treturn {'a': [1,2,3]}  # ok\r\n\r\n    }\n\n\n   \n",
+    "<div class=\"a\">&nbsp;&amp;</div> // C:\\path\\file a->b ::std::vector<int>;; $$ ^^ ~~ `x` @user #tag https://x.y/z?q=1&r=2",
+    "  two  three   four    spaces \t tab\t\ttabs \u00a0nbsp\u2003em\u3000ideo\u2028line\u2029par\u0085nel \u180e \u200b end  ",
+    "a" * 70 + " " + "7" * 70 + " " + "!" * 70 + " " * 70 + "x" + "\n" * 70 + "é" * 40 + "漢" * 30,
+    "".join(map(chr, range(1, 256))), "x\x00y\x01\x7f\ufeff\ufffd\ufffe\U0010ffff\ue000",
+    "ŉ K\u212a ﬁ ﬆ ß ẞ İ ı ǅ ǆ ʰ ꟲ \u0897\u1c89\U000105c0\U0001e030 \U00011938\U00011935\U00011930",
+    "", " ", "\n", "'s", "'S", " 's", "''s", "'", "s'", "12", "1234", "\r", "\r\n", " \r\n ", "\t", "a ", " a", "  a"]
+
+
+def stress(seed, count=400):
+    """Texts of pieces at random, all of which matter to some rule."""
+    draw = np.random.default_rng(seed)
+    pieces = [" ", "  ", "\n", "\r", "\t", "\u00a0", "\u2003", "\u3000", "'", "'s", "'S", "'ſ", "'LL", "'re", "a", "B",
+              "ǅ", "é", "e\u0301", "\u0323", "ß", "漢", "か\u3099", "ー", "한", "\u1100\u1161", "ก็", "क्", "ع\u0651\u064e",
+              "0", "12", "345", "٣", "½", "Ⅻ", ".", ",", "!", "-", "_", "$", "+", "/", "\\", "👍", "🏽", "\u200d", "\ufe0f",
+              "\u0001", "\u200b", "<|endoftext|>", "<|", "|>", "<mark>", "<kept>", "the", "The", " world", "://", "\u0085"]
+    return ["".join(draw.choice(pieces, draw.integers(1, 40))) for _ in range(count)]
+
+
+def corpus():
+    return SENTENCES[:10] + [s.lower() for s in SENTENCES[:8]] + [" ".join(SENTENCES[:9])] + stress(3, 200)
+
+
+def family(name):
+    """A trained tokenizer, the words for its special tokens, and other settings of its tokenizer_config.json."""
+    t = library()
+    N, P, D = t.normalizers, t.pre_tokenizers, t.decoders
+
+    def splits(*patterns):
+        return P.Sequence([P.Split(t.Regex(p), "isolated") for p in patterns] + [P.ByteLevel(False, use_regex=False)])
+
+    steps = {
+        "gpt2": P.ByteLevel(False), "prefix-space": P.ByteLevel(True), "llama-3": splits(LLAMA3),
+        "qwen-2": splits(QWEN2), "qwen-3.5": splits(QWEN35), "o200k": splits(O200K), "deepseek-v3": splits(*DEEPSEEK3),
+        "smollm": P.Sequence([P.Digits(individual_digits=True), P.ByteLevel(False)]),
+        "digits": P.Sequence([P.Digits(), P.ByteLevel(True)]), "neox": P.ByteLevel(False),
+        "removed": P.Sequence([P.Split(t.Regex(LLAMA3), "removed", invert=True), P.ByteLevel(False, use_regex=False)]),
+        "marks": splits(QWEN2)}
+    tokenizer = t.Tokenizer(t.models.BPE(ignore_merges=name in ("llama-3", "o200k")))
+    tokenizer.pre_tokenizer, tokenizer.decoder = steps[name], D.ByteLevel()
+    if name in ("qwen-2", "qwen-3.5", "neox", "marks"):
+        tokenizer.normalizer = N.NFC()
+    bos, eos = {"llama-3": ("<|begin_of_text|>", "<|end_of_text|>"),
+                "deepseek-v3": ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>")}.get(name, ("<|endoftext|>",) * 2)
+    first = [bos, eos] if name == "deepseek-v3" else []                   # theirs begin with them
+    tokenizer.train_from_iterator(corpus(), t.trainers.BpeTrainer(
+        vocab_size=700, special_tokens=first, initial_alphabet=P.ByteLevel.alphabet(), show_progress=False))
+    tokenizer.add_special_tokens([t.AddedToken(x, special=True, normalized=False) for x in (bos, eos, "<|im_end|>")])
+    if name == "neox":
+        tokenizer.add_tokens([t.AddedToken(" " * n, normalized=True) for n in range(24, 1, -1)])
+    if name == "marks":
+        tokenizer.add_tokens([t.AddedToken("<mark>", lstrip=True, rstrip=True), t.AddedToken("é\u0323", normalized=True),
+                              t.AddedToken("<kept>", lstrip=True, normalized=False), t.AddedToken("<|", rstrip=True)])
+    more = {"add_bos_token": True, "add_eos_token": False} if name == "deepseek-v3" else {}
+    if name in ("gpt2", "smollm"):
+        tokenizer.post_processor = t.processors.ByteLevel(trim_offsets=False)
+    if name == "llama-3":
+        single = t.processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))])
+        tokenizer.post_processor = t.processors.Sequence([t.processors.ByteLevel(trim_offsets=False), single])
+    return T.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, **more)
+
+
+FAMILIES = ("gpt2", "llama-3", "qwen-2", "qwen-3.5", "deepseek-v3", "o200k", "smollm", "digits", "neox", "prefix-space",
+            "removed", "marks")
+
+
+def our_tokens(directory, texts):
+    path = directory + ".texts.json"
+    with open(path, "w") as f:
+        json.dump(texts, f)
+    done = subprocess.run([PROBE, "--tokens", directory, path], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip() or f"{PROBE} ended with status {done.returncode}")
+    return json.loads(done.stdout)
+
+
+def same_tokens(directory, theirs, texts):
+    """Tokens, prompts and the way back; returns the number of tokens."""
+    ours, count = our_tokens(directory, texts), 0
+    for text, o in zip(texts, ours["texts"], strict=True):
+        tokens = theirs(text, add_special_tokens=False)["input_ids"]
+        if o["tokens"] != tokens:
+            raise AssertionError(f"{text[:200]!r} is {o['tokens'][:60]}, not {tokens[:60]}")
+        prompt = theirs(text)["input_ids"]
+        if "\0" not in text and prompt and o["prompt"] != prompt:
+            raise AssertionError(f"as a prompt {text[:200]!r} is {o['prompt'][:60]}, not {prompt[:60]}")
+        for key, skip in (("marked", False), ("spoken", True)):
+            spoken = bytes.fromhex(o[key]).decode("utf-8", "replace")
+            expected = theirs.decode(tokens, skip_special_tokens=skip)
+            if spoken != expected:
+                raise AssertionError(f"{tokens[:60]} is {spoken[:200]!r}, not {expected[:200]!r}")
+        count += len(tokens)
+    return count
+
+
+def reads_family(name, directory):
+    theirs = family(name)
+    theirs.save_pretrained(directory)
+    theirs = T.PreTrainedTokenizerFast.from_pretrained(directory)
+    texts = SENTENCES + stress(1, 600) + stress(2, 3)
+    count = same_tokens(directory, theirs, texts)
+    end = our_tokens(directory, [])["end"]
+    if end != theirs.eos_token_id:
+        raise AssertionError(f"the end of a text is {end}, not {theirs.eos_token_id}")
+    return f"{count} tokens of {len(texts)} texts"
+
+
+def every_character(directory):
+    """The class of each character, by where a pattern cuts; and NFC of each, alone and behind a letter."""
+    t = library()
+    every = [chr(c) for c in [*range(0x32000), *range(0xE0000, 0xE0200), *range(0xF0000, 0x110000, 997)]
+             if not 0xD800 <= c < 0xE000]
+    count = 0
+    for name, pattern in (("L", r"\p{L}"), ("N", r"\p{N}"), ("P", r"\p{P}"), ("S", r"\p{S}"), ("M", r"\p{M}"),
+                          ("s", r"\s"), ("Lu", r"\p{Lu}"), ("Ll", r"\p{Ll}"), ("Lt", r"\p{Lt}"), ("Lm", r"\p{Lm}")):
+        tokenizer = t.Tokenizer(t.models.BPE(vocab={c: i for i, c in enumerate(sorted(
+            t.pre_tokenizers.ByteLevel.alphabet()))} | {"aa": 256}, merges=[("a", "a")]))
+        tokenizer.pre_tokenizer = t.pre_tokenizers.Sequence([
+            t.pre_tokenizers.Split(t.Regex(f"{pattern}a"), "isolated"), t.pre_tokenizers.ByteLevel(False, use_regex=False)])
+        tokenizer.normalizer, tokenizer.decoder = t.normalizers.NFC(), t.decoders.ByteLevel()
+        texts = ["".join(c + "aa" for c in every[i:i + 8192]) for i in range(0, len(every), 8192)]
+        theirs = T.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+        theirs.save_pretrained(directory + name)
+        for text, o in zip(texts, our_tokens(directory + name, texts)["texts"], strict=True):
+            expected = theirs(text, add_special_tokens=False)["input_ids"]
+            if o["tokens"] != expected:
+                at = next(i for i, (a, b) in enumerate(zip(o["tokens"], expected)) if a != b)
+                before = theirs.decode(expected[max(0, at - 12):at + 3])
+                raise AssertionError(f"{pattern}: other tokens behind {before!r}")
+            count += len(expected)
+    return f"{count} tokens"
+
+
+REFUSED = {  # what is changed in GPT-2's tokenizer.json, and a part of what is said about it
+    "byte-fallback": (lambda j: j["model"].update(byte_fallback=True), "SentencePiece"),
+    "unigram": (lambda j: j["model"].update(type="Unigram"), "its model is Unigram"),
+    "lowercase": (lambda j: j.update(normalizer={"type": "Lowercase"}), "its normalizer is Lowercase"),
+    "metaspace": (lambda j: j.update(pre_tokenizer={"type": "Metaspace"}), "Metaspace"),
+    "pattern": (lambda j: j.update(pre_tokenizer={"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": r"\w+|(?<=a)b"}, "behavior": "Isolated", "invert": False},
+        j["pre_tokenizer"]]}), r"\w+|(?<=a)b"),
+    "dropout": (lambda j: j["model"].update(dropout=0.1), "dropout"),
+    "single-word": (lambda j: j["added_tokens"][0].update(single_word=True), "single_word"),
+    "merge": (lambda j: j["model"]["merges"].append(["q", "q"]), "merge"),
+    "number": (lambda j: j["added_tokens"][0].update(id=5), "has the number 5"),
+    "decoder": (lambda j: j.update(decoder={"type": "Metaspace"}), "its decoder is Metaspace"),
+    "roberta": (lambda j: j.update(post_processor={"type": "RobertaProcessing"}), "RobertaProcessing"),
+}
+
+
+def refusals(directory):
+    family("gpt2").save_pretrained(directory)
+    path = os.path.join(directory, "tokenizer.json")
+    with open(path) as f:
+        whole = f.read()
+    for name, (change, expected) in REFUSED.items():
+        changed = json.loads(whole)
+        change(changed)
+        with open(path, "w") as f:
+            json.dump(changed, f)
+        try:
+            our_tokens(directory, ["a"])
+        except RuntimeError as error:
+            lines = str(error).splitlines()
+            if expected not in lines[0] or len(lines) != 1 or "tokenizer.json" not in lines[0]:
+                raise AssertionError(f"{name}: {error}") from None
+        else:
+            raise AssertionError(f"{name} was read")
+    return f"{len(REFUSED)} refused"
+
+
+def mixed_text():
+    return "\n".join(SENTENCES[:-20] + stress(5, 1800) + SENTENCES[-20:]).replace("\0", "")
+
+
+def writes_tokenizer(kind):
+    def check(directory):
+        os.makedirs(directory)
+        text = mixed_text()
+        with open(directory + "/text", "w", newline="") as f:
+            f.write(text)
+        done = subprocess.run([PROBE, "--tokenizer", kind, directory], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(done.stderr)
+        theirs = T.PreTrainedTokenizerFast.from_pretrained(directory)
+        known = set(text)
+        texts = [text] + ["".join(c for c in x if kind != "char" or c in known) for x in SENTENCES + stress(6, 900)]
+        texts = [x for x in texts if x]
+        count = same_tokens(directory, theirs, texts)
+        if our_tokens(directory, [])["kind"] != kind.split(":")[0]:
+            raise AssertionError("it is read as another kind")
+        if kind == "char":
+            try:
+                theirs("\u2603")
+            except Exception as error:
+                if "WordLevel" not in str(error):
+                    raise
+            else:
+                raise AssertionError("a character that is not there has tokens")
+        theirs.save_pretrained(directory + ".again")
+        if same_tokens(directory + ".again", theirs, texts) != count:
+            raise AssertionError("saved again it is another")
+        if count < 50000:
+            raise AssertionError(f"only {count} tokens")
+        return f"{count} tokens of {len(texts)} texts"
+    return check
+
+
+def program(name):
+    return os.path.join(os.path.dirname(PROBE).removeprefix("build").removeprefix("/") and os.path.dirname(PROBE), name)
+
+
+def run_program(*words):
+    done = subprocess.run(words, capture_output=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.decode().strip())
+    return done.stdout.decode("utf-8", "replace")
+
+
+def quiet_pipeline(directory):
+    return T.pipeline("text-generation", directory, device="cpu", dtype=torch.float32)
+
+
+def pipeline_speaks(kind, flags):
+    """A run of a few steps: AutoTokenizer has our tokens, and pipeline continues a text as ./generate does."""
+    def check(directory):
+        with open(directory + ".txt", "w") as f:
+            f.write(("The cat sat on the mat. It's 1234 o'clock, naïve café 漢字かな 👍🏽.\n" + "  Words  and words\n") * 60)
+        run_program(program("./train"), "--data", directory + ".txt", "--tokenizer", kind, "--out", directory,
+                    "--steps", "30", "--layers", "2", "--heads", "2", "--width", "32", "--context", "48", "--batch", "4",
+                    *flags.split())
+        tokenizer = T.AutoTokenizer.from_pretrained(directory)
+        prompt = "The cat 漢字 o'clock 12"
+        same_tokens(directory, tokenizer, [prompt, "naïve  Words\n", "  and 👍🏽"])
+        written = quiet_pipeline(directory)(prompt, max_new_tokens=25, do_sample=False)[0]["generated_text"]
+        ours = run_program(program("./generate"), "--run", directory, "--prompt", prompt, "--tokens", "25",
+                           "--temperature", "0")
+        if ours != written + "\n":
+            raise AssertionError(f"{ours!r}, not {written!r}")
+        return f"{written[len(prompt):][:30]!r}"
+    return check
+
+
+def prompted(name):
+    """A checkpoint of theirs with its own tokenizer: the same text from the same words, to its end."""
+    def check(directory):
+        theirs = family(name)
+        config = dict(SMALL, vocab_size=len(theirs) + 12, num_key_value_heads=2, max_position_embeddings=256,
+                      bos_token_id=theirs.bos_token_id, eos_token_id=theirs.eos_token_id)
+        model = random_model(T.LlamaConfig, config)
+        model.save_pretrained(directory)
+        theirs.save_pretrained(directory)
+        speak, ended = quiet_pipeline(directory), 0
+        prompts = [s for s in SENTENCES[:9]]
+        for prompt in prompts:
+            tokens = torch.tensor([speak.tokenizer(prompt)["input_ids"]])
+            with torch.no_grad():                # a token of theirs ends some of the texts
+                out = model.generate(tokens, max_new_tokens=30, do_sample=False, eos_token_id=theirs.eos_token_id)
+            ended += int(out[0, -1]) == theirs.eos_token_id
+            for show in (0, 1):
+                ours = run_program(program("./generate"), "--run", directory, "--prompt", prompt, "--tokens", "30",
+                                   "--temperature", "0", "--show-special", str(show))
+                expected = theirs.decode(out[0], skip_special_tokens=not show) + "\n"
+                if ours != expected:
+                    raise AssertionError(f"{prompt!r}: {ours!r}, not {expected!r}")
+        return f"{len(prompts)} texts of 30 tokens, {ended} of them ended"
+    return check
+
+
+def tokenizer_checks():
+    for name in FAMILIES:
+        yield f"tokenizers/reads-{name}", lambda d, n=name: reads_family(n, d)
+    yield "tokenizers/characters", every_character
+    yield "tokenizers/refusals", refusals
+    for kind in ("byte", "char", "bpe:600"):
+        yield f"tokenizers/writes-{kind.split(':')[0]}", writes_tokenizer(kind)
+    for kind, flags in (("byte", "--preset llama"), ("char", "--pos learned --norm-kind layer --ffn gelu --bias 1"),
+                        ("bpe:300", "--attn gqa --kv-heads 1")):
+        yield f"tokenizers/pipeline-{kind.split(':')[0]}", pipeline_speaks(kind, flags)
+    for name in ("gpt2", "llama-3", "qwen-2", "deepseek-v3"):
+        yield f"tokenizers/prompted-{name}", prompted(name)
+
+
 # ---- running ---------------------------------------------------------------------------------------
 def all_checks():
     for name in THEIRS:
@@ -782,6 +1095,7 @@ def all_checks():
     yield "theirs/mamba2", mamba2
     for name, options in DOCUMENT_MODELS.items():
         yield f"documents/{name}", loss_of_documents(*options)
+    yield from tokenizer_checks()
 
 
 def main():

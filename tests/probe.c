@@ -3,6 +3,9 @@
 //     build/probe DIR tokens.json OUT losses  the same with what the routers of a run of ours add to the loss
 //     build/probe DIR tokens.json OUT KIND FACTOR TRAINED      the same with rotations stretched (kernels/ops.h)
 //     build/probe --random "FLAGS" DIR       saves a random model of ours, with no norm or bias at 1 or 0
+//     build/probe --tokens DIR texts.json    what the tokenizer in DIR makes of an array of texts: see print_tokens
+//     build/probe --tokenizer KIND DIR       saves a tokenizer of ours, char, byte or bpe:N, of DIR/text
+#include "data/tokenizer.h"
 #include "formats/hf.h"
 #include "lib/rng.h"
 #include "tests/config.h"
@@ -23,6 +26,61 @@ static void save_random(const char *words, const char *dir) {
     model_free(m);
 }
 
+// ---- tokenizers ------------------------------------------------------------------------------------
+static json_t *numbers(const int *token, size_t n) {
+    json_t *array = json_array();
+    for (size_t i = 0; i < n; i++) json_array_append_new(array, json_integer(token[i]));
+    return array;
+}
+
+// The text that tokens give back, in hexadecimal digits, with marks or without.
+static json_t *spoken(Tokenizer *t, const int *token, size_t n, bool marks) {
+    char *hex = xmalloc(1);
+    size_t length = 0;
+    tokenizer_show_special(t, marks);
+    for (size_t i = 0; i < n; i++) {
+        const char *bytes;
+        size_t count = tokenizer_decode(t, i ? token[i - 1] : -1, token[i], &bytes);
+        hex = xrealloc(hex, length + 2 * count + 1);
+        for (size_t j = 0; j < count; j++, length += 2) snprintf(hex + length, 3, "%02x", (unsigned char)bytes[j]);
+    }
+    json_t *text = json_stringn(hex, length);
+    free(hex);
+    return text;
+}
+
+// {"vocab": N, "end": token, "texts": [{"tokens", "prompt", "spoken", "marked"}]}; a text with a NUL is no prompt.
+static void print_tokens(const char *dir, const char *path) {
+    json_error_t error;
+    json_t *texts = json_load_file(path, JSON_ALLOW_NUL, &error), *out = json_array();
+    Tokenizer *t = tokenizer_open_dir(dir);
+    if (!t || !texts) fail("%s has no tokenizer, or %s no texts", dir, path);
+    for (size_t i = 0; i < json_array_size(texts); i++) {
+        const char *text = json_string_value(json_array_get(texts, i));
+        int *tokens, *prompt;
+        size_t n = tokenizer_encode(t, text, json_string_length(json_array_get(texts, i)), &tokens);
+        size_t m = tokenizer_prompt(t, text, &prompt);
+        json_array_append_new(out, json_pack("{s:o, s:o, s:o, s:o}", "tokens", numbers(tokens, n), "prompt",
+                                             numbers(prompt, m), "spoken", spoken(t, tokens, n, false), "marked",
+                                             spoken(t, tokens, n, true)));
+        free(tokens), free(prompt);
+    }
+    json_t *all = json_pack("{s:i, s:i, s:s, s:o}", "vocab", (int)tokenizer_vocab(t), "end", tokenizer_end(t), "kind",
+                            tokenizer_kind(t), "texts", out);
+    json_dumpf(all, stdout, JSON_COMPACT);
+}
+
+static void save_tokenizer(const char *kind, const char *dir) {
+    char *path = xprintf("%s/text", dir);
+    size_t bytes, vocab = 0;
+    char *text = read_whole_file(path, &bytes);
+    bool bpe = sscanf(kind, "bpe:%zu", &vocab) == 1;
+    Tokenizer *t = bpe ? tokenizer_bpe(text, bytes, vocab)
+                 : strcmp(kind, "char") == 0 ? tokenizer_char(text, bytes) : tokenizer_byte();
+    tokenizer_save_dir(t, dir);
+}
+
+// ---- models ----------------------------------------------------------------------------------------
 // Rows of T+1 tokens, of which the first T are read and the last T predicted.
 typedef struct { int *tokens, *targets; size_t B, T; } Batch;
 
@@ -95,6 +153,8 @@ int main(int argc, char **argv) {
     if (argc != 4 && argc != 7 && !losses)
         usage_error("probe DIR tokens.json OUT [losses | KIND FACTOR TRAINED], or probe --random FLAGS DIR");
     if (strcmp(argv[1], "--random") == 0) save_random(argv[2], argv[3]);
+    else if (strcmp(argv[1], "--tokens") == 0) print_tokens(argv[2], argv[3]);
+    else if (strcmp(argv[1], "--tokenizer") == 0) save_tokenizer(argv[2], argv[3]);
     else probe(argv[1], argv[2], argv[3], losses, argc == 7 ? argv + 4 : NULL);
     return 0;
 }
