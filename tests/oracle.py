@@ -370,7 +370,8 @@ def loss_of_documents(kind, options, begin, end):
     """./train on JSONL, from a checkpoint of theirs with its own tokenizer: the loss of the first window of tokens."""
     def check(directory):
         tokenizer, length = trained_tokenizer(begin, end), 32
-        model = random_model(kind, dict(options, vocab_size=len(tokenizer) + 5))
+        marks = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+        model = random_model(kind, dict(options, **marks, vocab_size=len(tokenizer) + 5))
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         lines = [json.dumps({"id": i, "text": d}) + "\n" for i, d in enumerate(DOCUMENTS)]
@@ -379,19 +380,19 @@ def loss_of_documents(kind, options, begin, end):
                 f.writelines(lines * count)
         done = subprocess.run(
             [TRAIN, "--load", directory, "--data", directory + ".some.jsonl", "--val", directory + ".val.jsonl",
-             "--field", "text", "--steps", "0", "--eval-tokens", str(length), "--sample-tokens", "0", "--out",
-             directory + ".run"], capture_output=True, text=True)
+             "--field", "text", "--context", str(length), "--steps", "0", "--eval-tokens", str(length), "--out",
+             directory + ".run", "--sample-tokens", "0"], capture_output=True, text=True)
         if done.returncode != 0 or done.stderr:
             raise RuntimeError(done.stderr.strip() or f"{TRAIN} ended with status {done.returncode}")
         with open(directory + ".run/log.jsonl") as f:
             us = json.loads(f.readline())["val_loss"]
         stream = []
         for d in DOCUMENTS:
-            marks = [tokenizer.bos_token_id], [tokenizer.eos_token_id] if begin != end else []
-            stream += marks[0] + tokenizer(d, add_special_tokens=False)["input_ids"] + marks[1]
+            stream += [tokenizer.bos_token_id] + tokenizer(d, add_special_tokens=False)["input_ids"]
+            stream += [tokenizer.eos_token_id] if begin != end else []
         row = torch.tensor(stream[:length + 1])
         with torch.no_grad():
-            logits = model.double()(row[None, :-1]).logits[0]
+            logits = model.double().eval()(row[None, :-1]).logits[0]
         them = torch.nn.functional.cross_entropy(logits, row[1:]).item()
         if not abs(us - them) < TOLERANCE:
             raise AssertionError(f"the loss is {us}, not {them}")
