@@ -62,7 +62,7 @@ static Files in_directory(const char *flag, const char *dir) {
         if (is_wanted(e->d_name)) add(&f, inside(dir, e->d_name));
     closedir(all);
     if (!f.count)
-        fail("--%s %s: the directory has no .txt, .jsonl or .bin files (those of its subdirectories are not taken); a "
+        fail("--%s %s is a directory without .txt, .jsonl or .bin files (its subdirectories are not looked into); a "
              "quoted glob such as '%s' names others", flag, dir, inside(dir, "*.md"));
     return f;
 }
@@ -80,7 +80,7 @@ static Files matching(const char *flag, const char *pattern) {
     for (size_t i = 0; status == 0 && i < found.gl_pathc; i++)
         if (!is_tokenizer(found.gl_pathv[i])) add(&f, xprintf("%s", found.gl_pathv[i]));
     if (status == 0) globfree(&found);
-    if (!f.count) fail("--%s %s: no file matches", flag, pattern);
+    if (!f.count) fail("--%s %s: neither a file nor a pattern that files match", flag, pattern);
     return f;
 }
 

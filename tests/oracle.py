@@ -10,6 +10,8 @@ float64 for autograd; the gated delta nets of Qwen3-Next against transformers as
 place of our formula. Routers that no architecture of theirs has are written out in the same way, with the random
 numbers of hash and with what balances and holds down their logits.
 
+Documents: ./train on JSONL from a checkpoint of theirs, with its own tokenizer, has their loss on their tokens.
+
 No norm weight is 1, no bias is 0, no selection bias is 0: a formula that ignored one would be found out.
 
 Tolerance. Ours is float32; theirs is computed in float64 (transformers still rounds its RMSNorm and the
@@ -37,6 +39,7 @@ from safetensors.torch import load_file as load_torch  # noqa: E402
 from safetensors.torch import save_file as save_torch  # noqa: E402
 
 PROBE = sys.argv[1] if len(sys.argv) > 1 else "build/probe"
+TRAIN = "./train" if os.path.dirname(PROBE) == "build" else os.path.join(os.path.dirname(PROBE), "train")
 TOLERANCE = 3e-5
 ROWS, LENGTH, VOCAB = 3, 13, 67
 LONG = 70  # several chunks of a linear mixer of 16, 32 or (theirs) 64 tokens, and a part of one
@@ -522,6 +525,63 @@ def rounded_bits(directory):
     if wrong:
         raise AssertionError(f"not what torch rounds to: {wrong}")
     return f"{count} numbers are rounded as torch does"
+# ---- from a text of documents to a loss ------------------------------------------------------------
+DOCUMENTS = ["Größe 12345, naïve café!", "def f(x):\n\treturn x  # 漢字 👍", "", "It's the  last one.\n"]
+
+
+def trained_tokenizer(begin, end):
+    """Byte-level BPE with a mark for the end of a text, and one for its begin if that is another."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    t = Tokenizer(models.BPE())
+    t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    t.train_from_iterator(DOCUMENTS * 3, trainers.BpeTrainer(
+        vocab_size=300, special_tokens=sorted({begin, end}), initial_alphabet=alphabet, show_progress=False))
+    if begin != end:
+        t.post_processor = processors.TemplateProcessing(
+            single=f"{begin} $A", special_tokens=[(begin, t.token_to_id(begin))])
+    return T.PreTrainedTokenizerFast(tokenizer_object=t, bos_token=begin, eos_token=end)
+
+
+def loss_of_documents(kind, options, begin, end):
+    """./train on JSONL, from a checkpoint of theirs with its own tokenizer: the loss of the first window of tokens."""
+    def check(directory):
+        tokenizer, length = trained_tokenizer(begin, end), 32
+        marks = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+        model = random_model(kind, dict(options, **marks, vocab_size=len(tokenizer) + 5))
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        lines = [json.dumps({"id": i, "text": d}) + "\n" for i, d in enumerate(DOCUMENTS)]
+        for name, count in (("val", 1), ("some", 5)):
+            with open(f"{directory}.{name}.jsonl", "w") as f:
+                f.writelines(lines * count)
+        done = subprocess.run(
+            [TRAIN, "--load", directory, "--data", directory + ".some.jsonl", "--val", directory + ".val.jsonl",
+             "--field", "text", "--context", str(length), "--steps", "0", "--eval-tokens", str(length), "--out",
+             directory + ".run", "--sample-tokens", "0"], capture_output=True, text=True)
+        if done.returncode != 0 or done.stderr:
+            raise RuntimeError(done.stderr.strip() or f"{TRAIN} ended with status {done.returncode}")
+        with open(directory + ".run/log.jsonl") as f:
+            us = json.loads(f.readline())["val_loss"]
+        stream = []
+        for d in DOCUMENTS:
+            stream += [tokenizer.bos_token_id] + tokenizer(d, add_special_tokens=False)["input_ids"]
+            stream += [tokenizer.eos_token_id] if begin != end else []
+        row = torch.tensor(stream[:length + 1])
+        with torch.no_grad():
+            logits = model.double().eval()(row[None, :-1]).logits[0]
+        them = torch.nn.functional.cross_entropy(logits, row[1:]).item()
+        if not abs(us - them) < TOLERANCE:
+            raise AssertionError(f"the loss is {us}, not {them}")
+        return f"the loss {us:.6f} of {length} tokens differs by {abs(us - them):.1e}"
+    return check
+
+
+DOCUMENT_MODELS = {
+    "gpt2": (T.GPT2Config, dict(n_embd=48, n_layer=2, n_head=4, n_positions=32), "<|endoftext|>", "<|endoftext|>"),
+    "llama": (T.LlamaConfig, dict(hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=4,
+                                  max_position_embeddings=32), "<|begin_of_text|>", "<|end_of_text|>"),
+}
 
 
 def llama_name(name):
@@ -1237,6 +1297,8 @@ def all_checks():
     for name in ROUTERS:
         yield f"written-out/{name}", lambda d, n=name: router_is_written_out(n, d)
     yield "theirs/mamba2", mamba2
+    for name, options in DOCUMENT_MODELS.items():
+        yield f"documents/{name}", loss_of_documents(*options)
     yield from tokenizer_checks()
 
 

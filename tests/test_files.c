@@ -95,7 +95,7 @@ static void test_refused_sets(void) {
     symlink("loop", test_path("loop")), symlink("long.txt", test_path("link.txt"));
     mkfifo(test_path("pipe.txt"), 0600);
     static const struct { int status; const char *flags, *message; } cases[] = {
-        {1, "--data #/empty", "has no .txt, .jsonl or .bin files"}, {1, "--data #/no*", "no file matches"},
+        {1, "--data #/empty", "is a directory without .txt"}, {1, "--data #/no*", "nor a pattern that files match"},
         {1, "--data #/d", "sub.txt is a directory; files were expected"},
         {1, "--data #/x*", "x.jsonl and "}, {1, "--data #/x*", "x.txt are of different kinds"},
         {1, "--data #/loop", "cannot read"}, {1, "--data #/l*.txt", "are one file, which would be read twice"},
