@@ -131,6 +131,13 @@ void arena_free(Arena *a) {
 }
 
 // ---- files -------------------------------------------------------------------------------------
+int sync_file(int descriptor) {
+#ifdef F_FULLFSYNC      // of macOS, though not of each of its file systems
+    if (fcntl(descriptor, F_FULLFSYNC) == 0) return 0;
+#endif
+    return fsync(descriptor);
+}
+
 static _Noreturn void atomic_fail(AtomicFile *a, const char *doing, int error) {
     if (a->f) fclose(a->f);
     unlink(a->temporary);
@@ -157,14 +164,14 @@ static void flush_directory_of(const char *path) {
     char *directory = slash ? xprintf("%.*s", (int)(slash - path + 1), path) : xprintf(".");
     int d = open(directory, O_RDONLY);
     if (d >= 0) {
-        fsync(d);
+        sync_file(d);
         close(d);
     }
     free(directory);
 }
 
 void atomic_close(AtomicFile *a) {
-    if (fflush(a->f) != 0 || fsync(fileno(a->f)) != 0) atomic_fail(a, "write", errno);
+    if (fflush(a->f) != 0 || sync_file(fileno(a->f)) != 0) atomic_fail(a, "write", errno);
     FILE *f = a->f;
     a->f = NULL;
     if (fclose(f) != 0) atomic_fail(a, "write", errno);

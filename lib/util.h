@@ -72,9 +72,7 @@ AtomicFile atomic_open(const char *path);
 void atomic_write(AtomicFile *a, const void *data, size_t bytes);
 void atomic_close(AtomicFile *a);
 void write_whole_file(const char *path, const void *data, size_t bytes);  // all three at once
-#ifdef __APPLE__  // where fsync() leaves it in the drive; F_FULLFSYNC is not for every file system
-#define fsync(file) (fcntl(file, F_FULLFSYNC) == 0 ? 0 : fsync(file))
-#endif
+int sync_file(int descriptor);                // fsync(), also where that leaves the data in the drive
 char *read_whole_file(const char *path, size_t *bytes);  // malloc'd, NUL after the end; fails with the reason
 bool file_exists(const char *path);
 void make_directories(const char *path);      // mkdir -p

@@ -285,7 +285,7 @@ static uint64_t content_hash(const RunTensors *t, const RunState *s) {
 }
 
 void run_save(Run *r, const RunTensors *t, const RunState *s) {
-    if (r->log && (fflush(r->log) != 0 || fsync(fileno(r->log)) != 0))
+    if (r->log && (fflush(r->log) != 0 || sync_file(fileno(r->log)) != 0))
         fail("cannot write %s/log.jsonl: %s", r->dir, strerror(errno));
     TensorOut *out = xmalloc(3 * t->count * sizeof *out);
     for (size_t i = 0; i < 3 * t->count; i++) {
