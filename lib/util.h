@@ -76,12 +76,10 @@ AtomicFile atomic_open(const char *path);
 void atomic_write(AtomicFile *a, const void *data, size_t bytes);
 void atomic_close(AtomicFile *a);
 void write_whole_file(const char *path, const void *data, size_t bytes);  // all three at once
+int sync_file(int descriptor);                // fsync(), also where that leaves the data in the drive
 // malloc'd, NUL after the end; fails with the reason. Of a pipe or a device at most 64 MiB.
 char *read_whole_file(const char *path, size_t *bytes);
 FILE *append_to_file(const char *path);       // made where there is none; a link is refused
-#ifdef __APPLE__  // where fsync() leaves it in the drive; F_FULLFSYNC is not for every file system
-#define fsync(file) (fcntl(file, F_FULLFSYNC) == 0 ? 0 : fsync(file))
-#endif
 bool file_exists(const char *path);
 void remove_file(const char *path);           // fails with the reason, but not where there is none
 void make_directories(const char *path);      // mkdir -p

@@ -73,6 +73,13 @@ void remove_file(const char *path) {
 }
 
 // ---- writing -----------------------------------------------------------------------------------
+int sync_file(int descriptor) {
+#ifdef F_FULLFSYNC      // of macOS, though not of each of its file systems
+    if (fcntl(descriptor, F_FULLFSYNC) == 0) return 0;
+#endif
+    return fsync(descriptor);
+}
+
 static _Noreturn void atomic_fail(AtomicFile *a, const char *doing, int error) {
     if (a->f) fclose(a->f);
     remove_place(a->temporary);
@@ -107,13 +114,13 @@ static void flush_directory_of(const char *path) {
     const char *slash = strrchr(path, '/');
     char *directory = slash ? xprintf("%.*s", (int)(slash - path + 1), path) : xprintf(".");
     int held_here = place_of(path).directory, d = held_here == AT_FDCWD ? open(directory, O_RDONLY) : held_here;
-    if (d >= 0) fsync(d);
+    if (d >= 0) sync_file(d);
     if (d >= 0 && d != held_here) close(d);
     free(directory);
 }
 
 void atomic_close(AtomicFile *a) {
-    if (fflush(a->f) != 0 || fsync(fileno(a->f)) != 0) atomic_fail(a, "write", errno);
+    if (fflush(a->f) != 0 || sync_file(fileno(a->f)) != 0) atomic_fail(a, "write", errno);
     FILE *f = a->f;
     a->f = NULL;
     if (fclose(f) != 0) atomic_fail(a, "write", errno);

@@ -64,7 +64,7 @@ static const char *hex(char out[17], uint64_t hash) {
 }
 
 void run_save(Run *r, const RunTensors *t, const RunState *s) {
-    if (r->log && (fflush(r->log) != 0 || fsync(fileno(r->log)) != 0))
+    if (r->log && (fflush(r->log) != 0 || sync_file(fileno(r->log)) != 0))
         fail("cannot write %s/log.jsonl: %s", r->dir, strerror(errno));
     TensorOut *out = xmalloc(3 * t->count * sizeof *out);
     for (size_t i = 0; i < 3 * t->count; i++) {
