@@ -25,7 +25,7 @@ from .front import MEASURED
 from .match import recall_claim
 from .records import METRICS, NUMBERS, seal_of
 from .report import effect, number
-from .table import BEGIN, END, QUOTE, Lab, refreshed, run_cells
+from .table import BEGIN, END, QUOTE, Lab, refreshed, run_cells, whole_streams
 from .verdict import selected, wanted
 
 DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{16}(?![0-9a-f])")
@@ -233,7 +233,7 @@ def compared(claim, name, was, new):
 def outputs(c):
     """What a cell printed, without pictures and addresses."""
     parts = []
-    for output in c.get("outputs", []):
+    for output in whole_streams(c.get("outputs", [])):
         parts.append("".join(output.get("text", "")) or "".join(output.get("data", {}).get("text/plain", "")))
     return [re.sub(r"0x[0-9a-f]+", "0x", part) for part in parts]
 

@@ -89,7 +89,7 @@ def aside(axes, x=0.0, y=0.0):
     return axes.transData + ScaledTranslation(x / 72, y / 72, axes.figure.dpi_scale_trans)
 
 
-def label_ends(axes, ends, size=9):
+def label_ends(axes, ends, size=9, beyond=7):
     """Names at the right ends of lines, [(x, y, text, colour)], apart by at least the height of a line of text."""
     axes.figure.canvas.draw()
     high = axes.get_window_extent().height
@@ -105,8 +105,8 @@ def label_ends(axes, ends, size=9):
         row[1] = min(row[1], high_y)
         high_y = row[1] - gap
     for x, y, text, colour in placed:
-        axes.annotate(text, (x, y), xytext=(7, 0), textcoords="offset points", va="center", color=colour, fontsize=size,
-                      annotation_clip=False)
+        axes.annotate(text, (x, y), xytext=(beyond, 0), textcoords="offset points", va="center", color=colour,
+                      fontsize=size, annotation_clip=False)
 
 
 def show_elimination(axes, claim, metric, across):
@@ -313,7 +313,7 @@ def draw(claim, records, path):
             axes[0].set_ylabel(f"{textwrap.fill(METRICS[claim.metric], 34)};\nupper edge: above {top:g}, or diverged",
                                fontsize=8.5)
             for panel, at in zip(axes, ends):
-                label_ends(panel, at)
+                label_ends(panel, at, beyond=4 + 2.5 * max(1, len(claim.arms) / len(facets)))
         elif "x" in claim.figure:
             draw_lines(axes[0], claim, results)
         else:

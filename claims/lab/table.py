@@ -147,6 +147,20 @@ def run_cells(book, path):
         nbclient.NotebookClient(book, timeout=60, kernel_name="python3", resources=place).execute()
     except nbclient.exceptions.CellExecutionError as error:
         raise UsageError(f"a cell fails: {str(error).strip().splitlines()[-1]}") from None
+    for c in book.cells:
+        if c.cell_type == "code":
+            c.outputs = whole_streams(c.outputs)
+
+
+def whole_streams(outputs):
+    """What a cell printed in one piece: a kernel sends it in as many as the load of the machine makes."""
+    found = []
+    for output in outputs:
+        if found and output.get("name") and output["name"] == found[-1].get("name"):
+            found[-1]["text"] += output["text"]
+        else:
+            found.append(output)
+    return found
 
 
 def keep_outputs(path):
