@@ -1,5 +1,6 @@
 // run_files.c: the files of a run that others open, against the hashes that its run.json has of them.
 #include "run/run.h"
+#include "data/tokenizer.h"
 #include "formats/safetensors.h"
 #include <stdlib.h>
 #include <string.h>
@@ -82,7 +83,8 @@ static void check_file(const char *dir, const char *name, const json_t *then, bo
 static void check_presence(const char *dir, const char *advice) {
     for (size_t i = 0; i < 3; i++) {
         char *path = xprintf("%s/%s", dir, opened[i]);
-        if (!file_exists(path)) fail("%s holds this run, finished, but its %s is missing; %s", dir, opened[i], advice);
+        bool there = i < 2 ? file_exists(path) : tokenizer_in_dir(dir);
+        if (!there) fail("%s holds this run, finished, but its %s is missing; %s", dir, opened[i], advice);
         free(path);
     }
 }

@@ -193,7 +193,7 @@ static void test_longer_killed(void) {
 // ---- what its receipt says -----------------------------------------------------------------------
 static void test_receipt(void) {
     static const char *const files[] = {"model.safetensors", "state.safetensors", "log.jsonl", "config.json",
-                                        "tokenizer.json"};
+                                        "tokenizer.receipts.json"};
     const char *digest = digest_of(QUIET "--steps 20", "run");
     for (size_t i = 0; i < 5; i++) {
         const char *path = xprintf("run/%s", files[i]);
@@ -223,7 +223,7 @@ static void test_verified_files(void) {
     digest_of(QUIET "--steps 20", "run");
     Result r = train("--verify run --threads 2");
     CHECK(r.status == 0, "%s%s", r.out, r.error);
-    static const char *const files[] = {"config.json", "tokenizer.json"};
+    static const char *const files[] = {"config.json", "tokenizer.receipts.json"};
     for (size_t i = 0; i < 2; i++) {
         shell(xprintf("cp run/%s old", files[i]));
         flip(xprintf("run/%s", files[i]), 20);

@@ -251,7 +251,7 @@ static void test_full_output(void) {
 // What is finished is not said to be whole when it is not.
 static void test_finished_with_a_gap(void) {
     static const char *const files[] = {"log.jsonl", "model.safetensors", "config.json", "state.safetensors",
-                                        "tokenizer.json"};
+                                        "tokenizer.receipts.json"};
     const char *digest = digest_of(TINY, "run");
     for (size_t i = 0; i < 5; i++) {
         char *path = xprintf("%s/%s", test_path("run"), files[i]), *aside = xprintf("%s/aside", test_path("run"));
