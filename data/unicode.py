@@ -51,8 +51,8 @@ def pairs():
             yield f"P({code:X},{first},{second},{composes:d})"
 
 
-print(f"// unicode.def: categories of Unicode {unicodedata2.unidata_version}, NFC of tokenizers {tokenizers.__version__}; "
-      "written by data/unicode.py.")
+print(f"// unicode.def: categories of Unicode {unicodedata2.unidata_version}, NFC of tokenizers "
+      f"{tokenizers.__version__}; written by data/unicode.py.")
 print("// R(first character, category of it and those that follow)")
 print("#ifdef R")
 print_rows(f"R({code:X},{category})" for code, category in runs(unicodedata2.category))

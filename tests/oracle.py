@@ -954,8 +954,8 @@ def mamba2(directory):
 
 
 # ---- tokenizers --------------------------------------------------------------------------------------
-# Against the library of tokenizers: that of every family is trained here, small, with its own steps, and every text that
-# it could be asked about is cut by both. The patterns are those of the families' tokenizer.json.
+# Against the library of tokenizers: that of every family is trained here, small, with its own steps, and texts for
+# every rule are cut by both. The patterns are those of the families' tokenizer.json.
 def library():
     import tokenizers
     return tokenizers
@@ -977,14 +977,17 @@ DEEPSEEK3 = (r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+",
 
 SENTENCES = [
     "The quick brown fox doesn't jump; it's 12345678 times THEY'LL WE'RE I'M he'd 'Tis don'ſ IT'ſ",
-    "Größenwahn, naïve café, Übermut; e\u0301te\u0301 a\u030a\u0323 \u1e69 q\u0307\u0323 \u0958\u0929\u0344\u212b\u2126",
+    "Größenwahn, naïve café, Übermut; e\u0301te\u0301 a\u030a\u0323 \u1e69 q\u0307\u0323 \u0958"
+    "\u0929\u0344\u212b\u2126",
     "Быстрая лиса 42 раза. Η γρήγορη αλεπού. שלום עולם — مرحبا بالعالم ٣٤٥٦ الْحَمْدُ لِلَّهِ",
     "मैं हिन्दी क़ख़ सीखता हूँ। ภาษาไทยน้ำผู้ใหญ่ก่อน ሰላም ልዑል ဘာသာစကား ខ្ញុំ",
     "敏捷的棕色狐狸跳过了懒狗。東京タワーへ行きました、カ\u3099キ\u3099 ヴァイオリン。한국어 문장입니다 \u1112\u1161\u11ab\u1100\u1173\u11af",
     "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇩🇪 ❤️ 1️⃣ 𝔘𝔫𝔦 𝟙𝟚𝟛𝟜 ⅷ ½ ² ①②③④ Ⅻ",
     "def f(x):\n\tif x >= 1_000.5e-3:\n\t\treturn {'a': [1,2,3]}  # ok\r\n\r\n    }\n\n\n   \n",
-    "<div class=\"a\">&nbsp;&amp;</div> // C:\\path\\file a->b ::std::vector<int>;; $$ ^^ ~~ `x` @user #tag https://x.y/z?q=1&r=2",
-    "  two  three   four    spaces \t tab\t\ttabs \u00a0nbsp\u2003em\u3000ideo\u2028line\u2029par\u0085nel \u180e \u200b end  ",
+    "<div class=\"a\">&nbsp;&amp;</div> // C:\\path\\file a->b ::std::vector<int>;; $$ ^^ ~~ `x` @user #tag "
+    "https://x.y/z?q=1&r=2",
+    "  two  three   four    spaces \t tab\t\ttabs \u00a0nbsp\u2003em\u3000ideo\u2028line\u2029par\u0085nel "
+    "\u180e \u200b end  ",
     "a" * 70 + " " + "7" * 70 + " " + "!" * 70 + " " * 70 + "x" + "\n" * 70 + "é" * 40 + "漢" * 30,
     "".join(map(chr, range(1, 256))), "x\x00y\x01\x7f\ufeff\ufffd\ufffe\U0010ffff\ue000",
     "ŉ K\u212a ﬁ ﬆ ß ẞ İ ı ǅ ǆ ʰ ꟲ \u0897\u1c89\U000105c0\U0001e030 \U00011938\U00011935\U00011930",
@@ -996,8 +999,10 @@ def stress(seed, count=400):
     draw = np.random.default_rng(seed)
     pieces = [" ", "  ", "\n", "\r", "\t", "\u00a0", "\u2003", "\u3000", "'", "'s", "'S", "'ſ", "'LL", "'re", "a", "B",
               "ǅ", "é", "e\u0301", "\u0323", "ß", "漢", "か\u3099", "ー", "한", "\u1100\u1161", "ก็", "क्", "ع\u0651\u064e",
-              "0", "12", "345", "٣", "½", "Ⅻ", ".", ",", "!", "-", "_", "$", "+", "/", "\\", "👍", "🏽", "\u200d", "\ufe0f",
-              "\u0001", "\u200b", "<|endoftext|>", "<|", "|>", "<mark>", "<kept>", "the", "The", " world", "://", "\u0085"]
+              "0", "12", "345", "٣", "½", "Ⅻ", ".", ",", "!", "-", "_", "$", "+", "/", "\\", "👍",
+              "🏽", "\u200d", "\ufe0f",
+              "\u0001", "\u200b", "<|endoftext|>", "<|", "|>", "<mark>", "<kept>", "the", "The", " world",
+              "://", "\u0085"]
     return ["".join(draw.choice(pieces, draw.integers(1, 40))) for _ in range(count)]
 
 
@@ -1033,7 +1038,8 @@ def family(name):
     if name == "neox":
         tokenizer.add_tokens([t.AddedToken(" " * n, normalized=True) for n in range(24, 1, -1)])
     if name == "marks":
-        tokenizer.add_tokens([t.AddedToken("<mark>", lstrip=True, rstrip=True), t.AddedToken("é\u0323", normalized=True),
+        tokenizer.add_tokens([t.AddedToken("<mark>", lstrip=True, rstrip=True),
+                              t.AddedToken("é\u0323", normalized=True),
                               t.AddedToken("<kept>", lstrip=True, normalized=False), t.AddedToken("<|", rstrip=True)])
     more = {"add_bos_token": True, "add_eos_token": False} if name == "deepseek-v3" else {}
     if name in ("gpt2", "smollm"):
@@ -1101,7 +1107,8 @@ def every_character(directory):
         tokenizer = t.Tokenizer(t.models.BPE(vocab={c: i for i, c in enumerate(sorted(
             t.pre_tokenizers.ByteLevel.alphabet()))} | {"aa": 256}, merges=[("a", "a")]))
         tokenizer.pre_tokenizer = t.pre_tokenizers.Sequence([
-            t.pre_tokenizers.Split(t.Regex(f"{pattern}a"), "isolated"), t.pre_tokenizers.ByteLevel(False, use_regex=False)])
+            t.pre_tokenizers.Split(t.Regex(f"{pattern}a"), "isolated"),
+            t.pre_tokenizers.ByteLevel(False, use_regex=False)])
         tokenizer.normalizer, tokenizer.decoder = t.normalizers.NFC(), t.decoders.ByteLevel()
         texts = ["".join(c + "aa" for c in every[i:i + 8192]) for i in range(0, len(every), 8192)]
         theirs = T.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
@@ -1214,7 +1221,8 @@ def pipeline_speaks(kind, flags):
         with open(directory + ".txt", "w") as f:
             f.write(("The cat sat on the mat. It's 1234 o'clock, naïve café 漢字かな 👍🏽.\n" + "  Words  and words\n") * 60)
         run_program(program("train"), "--data", directory + ".txt", "--tokenizer", kind, "--out", directory,
-                    "--steps", "30", "--layers", "2", "--heads", "2", "--width", "32", "--context", "48", "--batch", "4",
+                    "--steps", "30", "--layers", "2", "--heads", "2", "--width", "32", "--context", "48",
+                    "--batch", "4",
                     *flags.split())
         tokenizer = T.AutoTokenizer.from_pretrained(directory)
         prompt = "The cat 漢字 o'clock 12"

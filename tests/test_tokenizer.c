@@ -402,19 +402,20 @@ static void test_damaged_table(void) {
 static char *in_dir(const char *dir, const char *name) { return xprintf("%s/%s", test_path(dir), name); }
 
 static void test_save_dir(void) {
-    Tokenizer *hf[] = {tokenizer_byte(), tokenizer_char("añ\n\"\\ 漢", 10), tokenizer_bpe(story, sizeof story - 1, 270)};
+    Tokenizer *hf[] = {tokenizer_byte(), tokenizer_char("añ\n\"\\ 漢", 10),
+                       tokenizer_bpe(story, sizeof story - 1, 270)};
     Tokenizer *ours[] = {small_words(), tokenizer_numbers(100), tokenizer_char("a\0b", 3)};   // NUL is no key
     for (size_t i = 0; i < 6; i++) {
         const Tokenizer *t = i < 3 ? hf[i] : ours[i - 3];
-        char *dir = xprintf("dir%zu", i), *first = in_dir(dir, "tokenizer.json"), *own = in_dir(dir,
-                                                                                               "tokenizer.receipts.json");
+        char *dir = xprintf("dir%zu", i), *first = in_dir(dir, "tokenizer.json");
+        char *own = in_dir(dir, "tokenizer.receipts.json");
         make_directories(test_path(dir));
         tokenizer_save(t, i < 3 ? own : first);                 // of an older run: it must not speak any more
         tokenizer_save_dir(t, test_path(dir));
         CHECK(file_exists(first) == (i < 3) && file_exists(own) == (i >= 3), "%s: one file", tokenizer_kind(t));
         Tokenizer *back = tokenizer_open_dir(test_path(dir));
-        CHECK(back && same(t, back) && tokenizer_equal(t, back) && tokenizer_hash(t) == tokenizer_hash(back), "%s",
-              tokenizer_kind(t));
+        CHECK(back && same(t, back) && tokenizer_equal(t, back) && tokenizer_hash(t) == tokenizer_hash(back),
+              "%s", tokenizer_kind(t));
         tokenizer_free(back);
     }
     CHECK(!tokenizer_open_dir(test_path("nowhere")) && !tokenizer_in_dir(test_path("nowhere")), "no tokenizer");
@@ -464,15 +465,19 @@ static size_t matches(const char *pattern, const char *text) {
 }
 
 static void test_patterns(void) {
-    CHECK(matches("\\s+(?!\\S)|\\s+", "   a") == 2 && matches("\\s+(?!\\S)|\\s+", "  ") == 2, "white space but the last");
+    CHECK(matches("\\s+(?!\\S)|\\s+", "   a") == 2 && matches("\\s+(?!\\S)|\\s+", "  ") == 2,
+          "white space but the last");
     CHECK(matches("\\s+(?!\\S)|\\s+", " a") == 1 && matches("\\s*[\\r\\n]+", " \n  \n\n x") == 6, "going back");
     CHECK(matches("\\p{N}{1,3}", "1234") == 3 && matches("\\p{N}{2,}", "1") == 0, "counts");
     CHECK(matches("(?i:'s|'t|'re|'ve|'m|'ll|'d)", "'LL") == 3 && matches("(?i:'s|'t|'re|'ve|'m|'ll|'d)", "'ſ") == 3,
           "the long s is an s");
-    CHECK(matches("[^\\r\\n\\p{L}\\p{N}]?\\p{L}+", "¡olé!") == 6 && matches("a|ab", "ab") == 1, "the first alternative");
-    CHECK(matches("a++b|ac", "aab") == 3 && matches("a*+ab|c", "aab") == 0 && matches("a(?:b)?c", "ac") == 2, "groups");
-    static const char *const unknown[] = {"", "a|", "(a", "a)", "[a", "[]", "a**", "(?:a)+", "\\w", ".", "^a", "a$", "a*",
-                                          "(?<=a)b", "[[:alpha:]]", "[a&&b]", "\\p{Han}", "a{2", "a{3,2}", "(?i:abc)",
+    CHECK(matches("[^\\r\\n\\p{L}\\p{N}]?\\p{L}+", "¡olé!") == 6 && matches("a|ab", "ab") == 1,
+          "the first alternative");
+    CHECK(matches("a++b|ac", "aab") == 3 && matches("a*+ab|c", "aab") == 0 && matches("a(?:b)?c", "ac") == 2,
+          "groups");
+    static const char *const unknown[] = {"", "a|", "(a", "a)", "[a", "[]", "a**", "(?:a)+", "\\w", ".", "^a", "a$",
+                                          "a*", "(?<=a)b", "[[:alpha:]]", "[a&&b]", "\\p{Han}", "a{2", "a{3,2}",
+                                          "(?i:abc)",
                                           "[z-a]", "\\", "a{0}", "(?!a)", "x{99999999}"};
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
         const char *problem = NULL;
@@ -528,13 +533,16 @@ static void test_theirs(void) {
     Tokenizer *t = tokenizer_load(path);
     int *tokens;
     size_t n = tokenizer_encode(t, "abcab<s>b", 9, &tokens);
-    CHECK(n == 4 && tokens[0] == 299 && tokens[1] == 300 && tokens[2] == 301 && tokens[3] == 255 - 'b', "%zu tokens", n);
+    CHECK(n == 4 && tokens[0] == 299 && tokens[1] == 300 && tokens[2] == 301 && tokens[3] == 255 - 'b',
+          "%zu tokens", n);
     n = tokenizer_prompt(t, "ab", &tokens);
     CHECK(n == 2 && tokens[0] == 301 && tokens[1] == 300 && tokenizer_start(t) == 301, "the template");
     CHECK(tokenizer_prompt(t, "", &tokens) == 1 && tokens[0] == 301, "an empty prompt");
-    CHECK(says(t, -1, 299, "abc") && says(t, 299, 301, "") && says(t, -1, 280, ""), "marks and numbers without a token");
+    CHECK(says(t, -1, 299, "abc") && says(t, 299, 301, "") && says(t, -1, 280, ""),
+          "marks and numbers without a token");
     tokenizer_show_special(t, true);
-    CHECK(says(t, -1, 301, "<s>") && tokenizer_vocab(t) == 302 && tokenizer_end(t) == -1, "a mark that is shown");
+    CHECK(says(t, -1, 301, "<s>") && tokenizer_vocab(t) == 302 && tokenizer_end(t) == -1,
+          "a mark that is shown");
     CHECK(test_fails(1, "byte 2 of the text (0xc3) is not UTF-8", encode_half_a_character, t), "%s", test_message);
     make_directories(test_path("kept"));
     tokenizer_save_dir(t, test_path("kept"));
@@ -561,7 +569,8 @@ static void test_long_chunk(void) {
     char *text = xmalloc(n);
     for (size_t i = 0; i < n; i++) text[i] = "abc"[i % 3];
     int *tokens;
-    CHECK(tokenizer_encode(t, text, n, &tokens) == n / 3 && tokens[0] == 299 && tokens[n / 3 - 1] == 299, "a long word");
+    CHECK(tokenizer_encode(t, text, n, &tokens) == n / 3 && tokens[0] == 299 && tokens[n / 3 - 1] == 299,
+          "a long word");
 }
 
 static const Test tests[] = {
