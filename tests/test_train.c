@@ -49,7 +49,7 @@ static void test_whole_run(void) {
     CHECK(receipt && strchr(receipt, '\n') && !strchr(receipt, '\n')[1], "the last line is the receipt: %s", r.out);
     CHECK(receipt && strstr(receipt, "tokens 2080, ") && strstr(receipt, "--out run\n"), "%s", receipt);
     static const char *const files[] = {"run.json",    "log.jsonl",         "loss.png",   "model.safetensors",
-                                        "config.json", "state.safetensors", "sample.txt", "tokenizer.json"};
+                                        "config.json", "state.safetensors", "sample.txt", "tokenizer.receipts.json"};
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
         CHECK(file_exists(test_path(xprintf("run/%s", files[i]))), "%s", files[i]);
     CHECK(count_lines(file_text("run/log.jsonl")) == 14, "step 0 and 13 steps");
