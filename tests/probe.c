@@ -144,11 +144,11 @@ static void probe(const char *dir, const char *tokens, const char *out, bool los
     Batch b = read_batch(tokens);
     flags_defaults(&config_table, &c);
     hf_config(&c, dir);
+    c.batch = b.B, c.eval_tokens = b.B * c.context;     // full batches, as a router that pools over them wants
     read = c;
     config_resolve(&read);
     flags_parse(&config_table, &stretched, flags, flag, NULL);
     if (flags > 1) config_stretch(&c, &config_table, &stretched, 0);
-    c.batch = b.B, c.eval_tokens = b.B * c.context;     // full batches, as a router that pools over them wants
     config_resolve(&c);
     flags_defaults(&config_table, &all);
     losses = losses && hf_flags(&all, dir);
