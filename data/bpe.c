@@ -257,8 +257,12 @@ static size_t encode_anew(const Bpe *b, const char *chunk, size_t bytes, int *to
 // Words repeat, so most chunks were encoded before; what is remembered is bounded.
 static void remember(Bpe *b, const char *chunk, size_t bytes, const int *tokens, size_t count) {
     enum { MOST = 1 << 20 };
-    if (bytes > FEW || b->seen.count >= MOST) return;
-    if (!b->first) b->first = xmalloc((MOST + 1) * sizeof *b->first);
+    size_t n = b->seen.count;
+    if (bytes > FEW || n >= MOST) return;
+    if ((n & (n - 1)) == 0) {           // 0 or a power of two: enough until the next one
+        b->first = xrealloc(b->first, (2 * n + 2) * sizeof *b->first);
+        b->first[n] = b->used;
+    }
     if (b->used + count > b->capacity) {
         b->capacity = 2 * (b->used + count) + 1024;
         b->tokens = xrealloc(b->tokens, size_mul(b->capacity, sizeof *b->tokens));

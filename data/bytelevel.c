@@ -230,7 +230,8 @@ static void read_pre_tokenizer(ByteLevel *b, const json_t *p, bool *done) {
         if (!regex || json_is_true(regex)) add_stage(b, byte_level_pattern, sizeof byte_level_pattern - 1, false);
         *done = true;
     } else
-        fail("%s: its pre_tokenizer has a step %s; Split, Digits and ByteLevel are read%s", b->path, text_of(p, "type"),
+        fail("%s: its pre_tokenizer has %s%s; Split, Digits and ByteLevel are read%s", b->path,
+             *text_of(p, "type") ? "a step " : "no step", text_of(p, "type"),
              is_type(p, "Metaspace") ? " (this is SentencePiece, not byte-level BPE)" : "");
 }
 

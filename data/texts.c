@@ -187,13 +187,22 @@ static void add_line(Texts *t, Line *l) {
     json_decref(object);
 }
 
+// The bytes of the next line, its end included; 0: there is none. Not getline(), whose memory is not ours to count.
+static size_t read_line(FILE *f, char **text, size_t *room) {
+    size_t n = 0;
+    for (int c = 0; c != '\n' && (c = getc(f)) != EOF;) {
+        if (n == *room) *text = xrealloc(*text, *room = size_mul(n + 128, 2));
+        (*text)[n++] = (char)c;
+    }
+    return n;
+}
+
 static void add_json_lines(Texts *t, const char *path, const char *field) {
     FILE *f = fopen(path, "rb");
     if (!f) fail("cannot read %s: %s", path, strerror(errno));
     size_t before = t->documents, room = 0, number = 0;
     char *text = NULL;
-    for (ssize_t n; (n = getline(&text, &room, f)) >= 0;)
-        add_line(t, &(Line){path, field, ++number, text, (size_t)n});
+    for (size_t n; (n = read_line(f, &text, &room)) > 0;) add_line(t, &(Line){path, field, ++number, text, n});
     if (ferror(f)) fail("cannot read %s: %s", path, strerror(errno));
     if (t->documents == before) fail("%s is empty; lines of JSON were expected", path);
     fclose(f);
