@@ -1,6 +1,5 @@
 // run_files.c: the files of a run that others open, against the hashes that its run.json has of them.
 #include "run/run.h"
-#include "data/tokenizer.h"
 #include "formats/safetensors.h"
 #include <stdlib.h>
 #include <string.h>
@@ -79,12 +78,11 @@ static void check_file(const char *dir, const char *name, const json_t *then, bo
     json_decref(now);
 }
 
-// A run that was recorded without these hashes must at least have the files.
+// A run that was recorded without these hashes must at least have the files; they had one kind of tokenizer's file.
 static void check_presence(const char *dir, const char *advice) {
     for (size_t i = 0; i < 3; i++) {
         char *path = xprintf("%s/%s", dir, opened[i]);
-        bool there = i < 2 ? file_exists(path) : tokenizer_in_dir(dir);
-        if (!there) fail("%s holds this run, finished, but its %s is missing; %s", dir, opened[i], advice);
+        if (!file_exists(path)) fail("%s holds this run, finished, but its %s is missing; %s", dir, opened[i], advice);
         free(path);
     }
 }
