@@ -350,7 +350,8 @@ static void write_sample(Training *t) {
     if (!process_stopped) write_whole_file(path, text, bytes);
     putchar('\n');
     text_print(stdout, text, bytes);
-    print_line(stdout, "\n\nsample   %s\n", path);
+    if (process_stopped) puts("");
+    else print_line(stdout, "\n\nsample   %s\n", path);
     free(path), free(text);
 }
 
@@ -375,10 +376,10 @@ int main(int argc, char **argv) {
     if (t.config.dry_run == DRY_RUN_json) report_json(&t.facts, stdout);
     else report_banner(&t.facts, stdout);
     if (t.config.dry_run) flush_output(""), exit(0);
+    process_catch_signals(true);        // the first one finishes the step and saves
     open_run(&t);
     make_buffers(&t);
     make_model(&t);
-    process_catch_signals(true);        // the first one finishes the step and saves
     begin(&t);
     train(&t);
     if (!is_done(&t)) return stop_interrupted(&t);

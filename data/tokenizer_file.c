@@ -543,6 +543,6 @@ void tokenizer_save_dir(const Tokenizer *t, const char *dir) {
         write_in(dir, "tokenizer_config.json", config_json(), JSON_INDENT(2));
     } else write_in(dir, "tokenizer.receipts.json", tokenizer_json(t), JSON_COMPACT);
     char *other = inside(dir, names[hf ? 0 : 1]);               // of an older run: one file speaks
-    unlink(other);
+    remove_file(other);
     free(other);
 }

@@ -70,4 +70,6 @@ void process_catch_signals(bool caught) {
     struct sigaction action = {.sa_handler = caught ? on_signal : SIG_DFL};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    struct sigaction closed;            // a terminal that goes away; nohup has it ignored
+    if (sigaction(SIGHUP, NULL, &closed) == 0 && closed.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, NULL);
 }

@@ -10,7 +10,8 @@
 // Fails where a stack is too small to compute on, saying which and how to raise it.
 void process_begin(void);
 
-// The number of the SIGINT or SIGTERM that has come while they were caught; 0: none. Whoever works for long looks.
+// The number of the SIGINT, SIGTERM or SIGHUP that has come while they were caught; 0: none. Whoever works for long
+// looks.
 extern volatile sig_atomic_t process_stopped;
 // What a second one calls, which comes while they are caught and ends the process at once: of the functions that a
 // handler may call (POSIX, async-signal-safe) alone. NULL: nothing.

@@ -64,8 +64,7 @@ Events *events_open(const char *dir, double seconds) {
     char *anew = written_anew(dir, e->start, &bytes);
     if (!old || old_bytes != bytes || memcmp(old, anew, bytes) != 0) write_whole_file(e->path, anew, bytes);
     free(old), free(anew);
-    e->file = fopen(e->path, "ab");
-    if (!e->file) fail("cannot write %s: %s", e->path, strerror(errno));
+    e->file = append_to_file(e->path);
     return e;
 }
 

@@ -67,8 +67,8 @@ static json_t *read_json(const char *path, bool replaced) {
     json_t *root = json_loadb(text, bytes, 0, &error);
     free(text);
     if (!json_is_object(root) && !replaced)
-        fail("%s is damaged at line %d: %s; --fresh trains again", path, root ? 1 : error.line,
-             root ? "no object" : error.text);
+        fail("%s is damaged at line %d: %s; --fresh trains again if there is a state.safetensors beside it; else "
+             "choose another --out", path, root ? 1 : error.line, root ? "no object" : error.text);
     return root;
 }
 
@@ -184,13 +184,13 @@ static bool is_steps(const Flag *f) { return strcmp(f->name, "steps") == 0; }
 
 // What decides the numbers, but for how long the training is: a state goes on only where this is the same. known: the
 // flags that the program had which wrote the state, or NULL for those of this one.
-static uint64_t identity_of(const RunPlan *p, const json_t *known) {
+static uint64_t identity_of(const RunPlan *p) {
     uint64_t h = hash_text(HASH_START, PRECISION);
     h = hash_bytes(hash_bytes(h, &p->data_hash, sizeof p->data_hash), &p->load_hash, sizeof p->load_hash);
     for (size_t i = 0; i < p->table->count; i++) {
         const Flag *f = &p->table->flag[i];
         if (f->kind == FLAG_GROUP || f->same_numbers || flags_is_default(p->table, p->flags, i)) continue;
-        if (is_steps(f) || (known && !json_object_get(known, f->name))) continue;
+        if (is_steps(f)) continue;
         char *value = flags_get(p->table, p->flags, i);
         h = hash_text(hash_text(h, f->name), value);
         free(value);
@@ -220,10 +220,14 @@ static void refuse_other_flags(const Run *r, const RunPlan *p, const json_t *the
     for (size_t i = 0; i < p->table->count; i++) {
         const Flag *f = &p->table->flag[i];
         const json_t *value = json_object_get(then, f->name), *wanted = json_object_get(now, f->name);
-        if (f->kind == FLAG_GROUP || f->same_numbers || !value || json_equal(value, wanted)) continue;
+        if (f->kind == FLAG_GROUP || f->same_numbers || (value && json_equal(value, wanted))) continue;
         if (is_steps(f) && longer) continue;
-        char shown[64], *had = run_flag_text(value);
+        char shown[64], *had = value ? run_flag_text(value) : NULL;
         flags_shown(f->name, shown);
+        if (!value && flags_is_default(p->table, p->flags, i)) continue;     // as it was before there was the flag
+        if (!value)
+            fail("%s holds a run of a program that had no --%s, so it is not one with %s; choose another --out, or "
+                 "--fresh to replace it", r->dir, shown, run_flag_text(wanted));
         if (longer)
             fail("%s holds a run of %zu steps with --%s %s, not %s; with --%s %s it may go on to %zu steps; else "
                  "choose another --out, or --fresh to replace it", r->dir, steps_of(then), shown, had,
@@ -264,12 +268,12 @@ static void refuse_foreign(const Run *r) {
 
 // What an earlier process recorded; NULL: nothing. fresh: it need not be whole.
 static json_t *read_record(const Run *r, bool fresh) {
-    char *path = run_path(r, "run.json");
-    json_t *old = file_exists(path) ? read_json(path, fresh) : NULL;
+    char *path = run_path(r, "run.json"), *state = run_path(r, "state.safetensors");
+    json_t *old = file_exists(path) ? read_json(path, fresh && file_exists(state)) : NULL;
     if (!file_exists(path)) refuse_foreign(r);
-    else if (old && !json_is_object(json_object_get(old, "flags")))
-        fail("%s is not that of a run: it has no flags; choose another --out", path);
-    free(path);
+    else if (old && !(steps_of(json_object_get(old, "flags")) && json_object_get(old, "data_hash")))
+        fail("%s is not that of a run: it has no flags and no data_hash; choose another --out", path);
+    free(path), free(state);
     return old;
 }
 
@@ -283,21 +287,35 @@ static RunStatus status_of(const Run *r, const json_t *old) {
     return r->steps_before < steps_of(json_object_get(r->json, "flags")) ? RUN_STARTED : RUN_FINISHED;
 }
 
+// Numbers may differ between versions, and a run that two of them computed is a run of neither.
+static void note_commits(Run *r, const json_t *old) {
+    json_t *begun = json_object_get(old, "begun_by"), *before = json_object_get(old, "commit");
+    if (begun) json_object_set(r->json, "begun_by", begun);
+    if (r->status != RUN_STARTED || !json_is_string(before) || strcmp(json_string_value(before), COMMIT) == 0) return;
+    if (!begun) json_object_set(r->json, "begun_by", before);
+    print_line(stderr, "note     %s was begun by another version (commit %s, this is %s); where the two compute other "
+               "numbers it is a run of neither, and --fresh trains it anew\n", r->dir, json_string_value(before),
+               COMMIT);
+}
+
 // Takes over what an earlier process recorded, unless that was another run.
 static void enter(Run *r, const RunPlan *p, json_t *old) {
     refuse_other_run(r, p, old);
     r->steps_before = steps_of(json_object_get(old, "flags"));
-    const json_t *then = json_object_get(old, "flags"), *now = json_object_get(r->json, "flags");
-    if (json_object_size(then) != json_object_size(now)) r->identity_before = identity_of(p, then);
     r->status = status_of(r, old);
+    note_commits(r, old);
     bool ended = r->status == RUN_FINISHED || r->status == RUN_DIVERGED;
     json_decref(ended ? r->json : old);
     if (ended) r->json = old;
 }
 
-// run.json is replaced, never missing: it is what makes the directory ours.
+// run.json is replaced, never missing: it is what makes the directory ours. What the run before left must not pass for
+// that of this one.
 static void forget(Run *r) {
-    static const char *const files[] = {"state.safetensors", "log.jsonl", EVENTS_FILE};
+    static const char *const files[] = {"state.safetensors", "log.jsonl", EVENTS_FILE, "model.safetensors",
+                                        "config.json", "tokenizer.json", "tokenizer_config.json",
+                                        "tokenizer.receipts.json", "generation_config.json", "sample.txt", "loss.png",
+                                        "experts.png", "depth.png", "roofline.png"};
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         char *path = run_path(r, files[i]);
         remove_file(path);
@@ -326,7 +344,7 @@ Run *run_open(const RunPlan *p) {
     r->json = new_record(p);
     r->steps = r->steps_before = steps_of(json_object_get(r->json, "flags"));
     r->eval_every = (size_t)json_integer_value(json_object_get(json_object_get(r->json, "flags"), "eval_every"));
-    r->identity = r->identity_before = identity_of(p, NULL);
+    r->identity = identity_of(p);
     json_t *old = read_record(r, p->fresh);
     if (p->fresh) forget(r);
     else if (old) enter(r, p, old);

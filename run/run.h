@@ -37,8 +37,7 @@ typedef struct {
     int lock;                  // the directory itself: all of its files are reached through it, wherever it is moved
     uint64_t identity;         // of flags, data and loaded weights, but for the number of steps
     size_t steps, eval_every;  // as planned
-    size_t steps_before;       // that the run in the directory was planned with,
-    uint64_t identity_before;  // and its identity, in which flags are missing that came later
+    size_t steps_before;       // that the run in the directory was planned with
     const void *flags;         // and what follows: of the plan
     size_t (*same_rates)(const void *flags, size_t steps, size_t others, size_t upto);
 } Run;

@@ -70,6 +70,8 @@ static void check_file(const char *dir, const char *name, const json_t *then, bo
     json_t *now = hash_of(dir, name);
     const char *tensor = json_is_object(now) ? other_tensor(then, now) : NULL;
     if (!now && whole) fail("%s holds this run, finished, but its %s is missing; %s", dir, name, advice);
+    if (!now && strcmp(name, WEIGHTS) == 0)
+        fail("%s has no " WEIGHTS ", of which its run.json has hashes; %s", dir, advice);
     if (tensor)
         fail("%s/%s: the tensor %s is not as the run saved it: its run.json has another hash of it; %s", dir, name,
              tensor, advice);

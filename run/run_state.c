@@ -168,7 +168,7 @@ static void refuse_other_length(const Run *r, size_t then, size_t step) {
 static void refuse_other_state(const Run *r, const SafeTensors *file, size_t step) {
     const char *identity = safetensors_meta(file, "identity"), *steps = safetensors_meta(file, "steps");
     char ours[17];
-    if (identity && strcmp(identity, hex(ours, r->identity_before)) != 0)
+    if (identity && strcmp(identity, hex(ours, r->identity)) != 0)
         fail("%s is the state of a run with other flags or other data (%s; this one is %s); put back what was there, "
              "or --fresh trains again", file->path, identity, ours);
     size_t then = steps ? strtoull(steps, NULL, 10) : r->steps_before;

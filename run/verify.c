@@ -315,6 +315,8 @@ static void print_causes(const Comparison *c) {
         printf("cause    the rerun has the recorded digest, so the files named here were changed after the run\n");
         return;
     }
+    const char *begun = json_string_value(json_object_get(c->v->record, "begun_by"));
+    if (begun) print_line(stdout, "cause    the run was begun by another version, commit %s\n", begun);
     printf("cause    %s\n", print_changes(c) ? "likely one of these changes; other code may well compute other numbers"
            : "commit, compiler and machine are as recorded: a file was changed after the run, or memory failed");
     const json_t *then = json_object_get(c->v->record, "load_hash");

@@ -134,6 +134,34 @@ static void test_descriptors(void) {
 }
 
 // ---- what it goes on from ------------------------------------------------------------------------
+// A record says nothing of flags that came later: it is of a run without them.
+static void test_older_records(void) {
+    digest_of(QUIET "--steps 4", "run");
+    replace_in("run/run.json", "\"rope_scaling\"", "\"rope_sealing\"");
+    refused(train(QUIET "--steps 4 --rope-scaling linear --out run"), 1, "had no --rope-scaling");
+    Result again = train(QUIET "--steps 4 --out run");
+    CHECK(again.status == 0, "%s", again.error);
+    interrupt(QUIET "--steps 100000", "old", "\"step\":10,");
+    char *text = file_text("old/run.json"), *commit = strstr(text, "\"commit\": \"") + strlen("\"commit\": \"");
+    commit[0] = commit[0] == 'x' ? 'y' : 'x';
+    put("old/run.json", text);
+    interrupt(QUIET "--steps 100000", "old", "\"step\":10,");
+    CHECK(*text_of("old", "begun_by"), "run.json does not say who began it");
+}
+
+// Somebody else's run.json is not ours to replace, and what the run before left is not the new one's.
+static void test_fresh(void) {
+    shell("mkdir other; echo precious > other/model.safetensors; echo '{\"flags\": {\"lr\": 1}}' > other/run.json");
+    refused(train(QUIET "--steps 2 --fresh --out other"), 1, "is not that of a run");
+    shell("echo '{} {}' > other/run.json");
+    refused(train(QUIET "--steps 2 --fresh --out other"), 1, "choose another --out");
+    CHECK(strcmp(file_text("other/model.safetensors"), "precious\n") == 0, "it is overwritten");
+    digest_of(TINY "--steps 2 --sample-tokens 5 --experts 2 --top-k 1 --norm-topk 0", "run");
+    CHECK(file_exists(test_path("run/sample.txt")) && file_exists(test_path("run/experts.png")), "the first run's");
+    digest_of(QUIET "--steps 2 --fresh", "run");
+    CHECK(!file_exists(test_path("run/sample.txt")) && !file_exists(test_path("run/experts.png")), "they stayed");
+}
+
 static void test_other_state(void) {
     interrupt(QUIET "--steps 100000", "one", "\"step\":10,");
     interrupt(QUIET "--steps 100000 --seed 2", "two", "\"step\":10,");
@@ -316,6 +344,9 @@ static const Test tests[] = {
     {"promises/moved", "a run whose directory is renamed goes on there, and another may take the name", test_moved},
     {"promises/descriptors", "a program started with closed descriptors prints into no file", test_descriptors},
     {"promises/other-state", "the state of another run is refused, and one without its record", test_other_state},
+    {"promises/older-records", "a record that lacks a flag is of a run without it; another version's is noted",
+     test_older_records},
+    {"promises/fresh", "--fresh replaces runs alone, and leaves nothing of the one before", test_fresh},
     {"promises/loaded", "other weights in the directory that --load names make another run", test_loaded},
     {"promises/longer", "a finished run goes on to more steps, bit for bit, or says why it cannot", test_longer},
     {"promises/longer-killed", "so does one that was interrupted or killed on the way", test_longer_killed},
