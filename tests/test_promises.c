@@ -145,8 +145,10 @@ static void test_older_records(void) {
     char *text = file_text("old/run.json"), *commit = strstr(text, "\"commit\": \"") + strlen("\"commit\": \"");
     commit[0] = commit[0] == 'x' ? 'y' : 'x';
     put("old/run.json", text);
-    interrupt(QUIET "--steps 100000", "old", "\"step\":10,");
-    CHECK(*text_of("old", "begun_by"), "run.json does not say who began it");
+    pid_t child = train_start(QUIET "--steps 100000 --out old");
+    wait_for("old/run.json", "\"begun_by\": \"");
+    kill(child, SIGTERM);
+    CHECK(strstr(shell_finish(child).error, "was begun by another version"), "and no note");
 }
 
 // Somebody else's run.json is not ours to replace, and what the run before left is not the new one's.
