@@ -84,6 +84,7 @@ static void prepare(Training *t, int argc, char **argv) {
     c->vocab = t->data->vocab;
     report_loaded_tokenizer(c, t->data->tokenizer, stderr);
     config_resolve(c);
+    report_loaded_context(c, stderr);
     if (!t->verify) config_refuse_jump(c);
     if (c->threads) omp_set_num_threads((int)c->threads);
     t->size = model_size(c);

@@ -361,8 +361,8 @@ static int read_named(ByteLevel *b, const json_t *value) {
     return bytelevel_find(b, text);
 }
 
-// transformers' TokenizersBackend: tokens that are named and not in tokenizer.json yet are added; add_bos_token or
-// add_eos_token replace the template.
+// transformers' TokenizersBackend: tokens that are named and not in tokenizer.json yet are added. What stands around a
+// prompt comes from tokenizer.json's template alone: add_bos_token and add_eos_token are not obeyed beside it.
 void bytelevel_configure(ByteLevel *b, const json_t *config, const char *path) {
     static const char *const names[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",
                                         "mask_token"};
@@ -386,10 +386,10 @@ void bytelevel_configure(ByteLevel *b, const json_t *config, const char *path) {
         for (size_t j = 0; j < json_array_size(list); j++) read_named(b, json_array_get(list, j));
     }
     static const char *const adds[] = {"add_bos_token", "add_eos_token"};
-    if (!json_object_get(config, adds[0]) && !json_object_get(config, adds[1])) return;
-    b->arounds[0] = b->arounds[1] = 0;
     for (int i = 0; i < 2; i++)
-        if (is_true(config, adds[i]) && named[i] >= 0) add_around(b, i, named[i]);
+        if (is_true(config, adds[i]) && named[i] >= 0 && !b->arounds[i])
+            print_line(stderr, "note     %s: %s is true, but the template of tokenizer.json has no such token, and "
+                       "transformers 5 obeys that\n", path, adds[i]);
 }
 
 void bytelevel_texts(const ByteLevel *b, Strings *tokens) {

@@ -240,6 +240,24 @@ static Files beside(const char *path, FileKind kind, const char *word) {
     return f;
 }
 
+static bool holds(const Files *f, const char *path) {
+    for (size_t i = 0; i < f->count; i++)
+        if (strcmp(f->path[i], path) == 0) return true;
+    return false;
+}
+
+// Those beside all of them: "trainset.txt" has "valset.txt", in which val is no word.
+static Files beside_all(const Files *training, const char *word) {
+    Files f = {.kind = training->kind, .several = true};
+    for (size_t i = 0; i < training->count; i++) {
+        Files some = beside(training->path[i], training->kind, word);
+        for (size_t j = 0; j < some.count; j++)
+            if (!holds(&f, some.path[j])) add(&f, some.path[j]);
+    }
+    if (f.count) sort(&f);
+    return f;
+}
+
 // What --val names is not trained on, also where --data names all files of a directory.
 static void leave_out(Files *training, const Files *validation) {
     Identity *held = identities("val", validation);
@@ -272,8 +290,9 @@ Files files_for_validation(Files *training, const char *val) {
     if (*val) return named_for_validation(training, val);
     Files f = training->several ? by_their_names(training) : (Files){0};
     for (size_t i = 0; i < sizeof words / sizeof *words && !f.count; i++)
-        f = beside(training->path[0], training->kind, words[i]);
+        f = training->several ? beside_all(training, words[i]) : beside(training->path[0], training->kind, words[i]);
     if (f.count) check_regular("data", &f);
+    if (f.count && training->several) leave_out(training, &f);
     return f;
 }
 

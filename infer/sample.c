@@ -149,7 +149,7 @@ static void decode(const Tokenizer *tokenizer, Text *t, size_t i) {
     const char *bytes;
     size_t n = tokenizer_decode(tokenizer, starts ? -1 : t->token[i - 1], t->token[i], &bytes);
     if (t->count + n > t->capacity) t->bytes = xrealloc(t->bytes, t->capacity = 2 * (t->count + n) + 64);
-    memcpy(t->bytes + t->count, bytes, n);
+    if (n) memcpy(t->bytes + t->count, bytes, n);
     t->count += n;
 }
 

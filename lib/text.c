@@ -47,8 +47,8 @@ void text_escape(char *out, size_t size, const char *text, size_t bytes) {
     char *end = out + size - 5;                 // room for one character more, of at most 4 bytes, and the end
     for (size_t n; bytes && out < end; text += n, bytes -= n) {
         n = 1;
-        if (*text == '\n') out += sprintf(out, "\\n");
-        else if (text_control(text, bytes)) out += sprintf(out, "\\x%02x", (unsigned char)*text);
+        if (*text == '\n') out += snprintf(out, 3, "\\n");
+        else if (text_control(text, bytes)) out += snprintf(out, 5, "\\x%02x", (unsigned char)*text);
         else n = utf8_length(text, bytes), memcpy(out, text, n), out += n;
     }
     *out = '\0';

@@ -73,6 +73,14 @@ void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out) {
     tokenizer_free(old);
 }
 
+// A run says of its model that it was trained on rows of --context.
+void report_loaded_context(const Config *c, FILE *out) {
+    size_t trained = *c->load ? hf_trained_context(c->load) : c->context;
+    if (trained != c->context)
+        print_line(out, "note     %s was trained on %zu tokens, and this run trains rows of --context %zu, which its "
+                   "config.json will say\n", c->load, trained, c->context);
+}
+
 uint64_t report_loaded_hash(const Config *c) {
     if (!*c->load) return 0;
     Model *m = model_new(c, false);
@@ -157,9 +165,14 @@ static void print_warmup(const Config *c, FILE *out) {
 }
 
 // Who else can open the run, or what would have to differ for that.
-static void print_export(const Config *c, FILE *out) {
+static void print_export(const Config *c, const char *tokenizer, FILE *out) {
     const char *architecture = hf_architecture(c);
-    if (architecture) fprintf(out, "export   transformers opens this run as %s\n", architecture);
+    // transformers 5 gives Qwen2 a tokenizer of its own, whatever tokenizer.json and tokenizer_config.json say.
+    bool ours = strcmp(tokenizer, "char") == 0 || strcmp(tokenizer, "bpe") == 0;
+    bool replaced = architecture && ours && strcmp(architecture, "Qwen2ForCausalLM") == 0;
+    if (architecture)
+        fprintf(out, "export   transformers opens this run as %s%s\n", architecture, replaced ? ", its tokenizer with "
+                "PreTrainedTokenizerFast: AutoTokenizer takes another for Qwen2" : "");
     else fprintf(out, "export   under our own names; %s\n", hf_obstacle(c));
 }
 
@@ -176,7 +189,7 @@ void report_banner(const Facts *f, FILE *out) {
     if (s->active_parameters != s->parameters) fprintf(out, ", %zu of them active per token", s->active_parameters);
     fprintf(out, ", %.3g MFLOP per token to train\n", s->flops_per_token * 1e-6);
     print_router(f->config, out);
-    print_export(f->config, out);
+    print_export(f->config, tokenizer_kind(f->data->tokenizer), out);
     print_bytes(out, "memory  ", memory_of_training(f));
     print_bytes(out, ": parameters", s->parameter_bytes);
     print_bytes(out, ", gradients", s->gradient_bytes);

@@ -22,6 +22,8 @@ Facts report_facts(const Config *c, const Data *d, const ModelSize *size, int ar
 char *report_label(const char *data);                    // "stories", or a file's name without folders and ending
 // One line where the run or checkpoint that --load names had another tokenizer.
 void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out);
+// One line where it was trained on rows of another length.
+void report_loaded_context(const Config *c, FILE *out);
 // Of the weights that --load names, as this model takes them; 0 without --load.
 uint64_t report_loaded_hash(const Config *c);
 // Fails, with the advice, if a finished run that has no hashes of its files holds other weights than it ended with.

@@ -141,6 +141,14 @@ static void test_names(void) {
     Data *d = open_flags("--data #/e --context 1 --val-fraction 0.5");
     CHECK(strstr(d->splits, "for training, the ") && !strstr(d->splits, "validation, "), "%s", d->splits);
     data_close(d);
+    // Within words they decide where one stands beside the other, and what validates is not trained on.
+    mkdir(test_path("w"), 0700);
+    put("w/atrain1.txt", "some text"), put("w/atrain2.txt", "and more");
+    put("w/aval1.txt", "one"), put("w/aval2.txt", "two");
+    check_validation_text("--data #/w --tokenizer byte", "one\n\ntwo");
+    d = open_flags("--data #/w --context 1");
+    CHECK(strstr(d->splits, "of 2 files, ") && strstr(d->splits, "atrain2.txt, for training"), "%s", d->splits);
+    data_close(d);
 }
 
 // ---- texts ---------------------------------------------------------------------------------------

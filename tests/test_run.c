@@ -340,7 +340,7 @@ static void test_event_records(void) {
     tensorboard_begin(f, 1.5);
     tensorboard_scalars(f, 1e9, 300, (const Scalar[]){{"train/loss", 2.5}, {"lr", 0.003}}, 2);
     fclose(f);
-    for (size_t i = 0; i < bytes && i < 200; i++) sprintf(hex + 2 * i, "%02x", (unsigned char)text[i]);
+    for (size_t i = 0; i < bytes && i < 200; i++) snprintf(hex + 2 * i, 3, "%02x", (unsigned char)text[i]);
     CHECK(!strcmp(hex, known), "%s", hex);
     CHECK(tensorboard_begun(text, bytes) == 1.5 && isnan(tensorboard_begun(text, 20)), "when it began");
     free(text);
