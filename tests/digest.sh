@@ -85,17 +85,22 @@ for compiler in gcc clang; do
 done
 path gcc-O1 20 "" CC=gcc SIMD=plain "MACHINE_plain=-march=native -DSIMD_PLAIN -O1"
 
-# emulated NAME PREFIX QEMU [MACHINE]: a build by another machine's compiler, without vectors.
+# emulated NAME PREFIX QEMU: a build by another machine's compiler, without vectors.
 emulated() {
     local prefix=$2 qemu=qemu-$3
     if command -v "$prefix-gcc" > /dev/null && command -v "$qemu" > /dev/null; then
-        path "$1" 1 "$qemu -L /usr/$prefix" "CC=$prefix-gcc" SIMD=plain "MACHINE_plain=-DSIMD_PLAIN $4"
+        path "$1" 1 "$qemu -L /usr/$prefix" "CC=$prefix-gcc" SIMD=plain "MACHINE_plain=-DSIMD_PLAIN"
     else skip "$1: $prefix-gcc or $qemu is not installed"; fi
 }
 emulated riscv64 riscv64-linux-gnu riscv64
 emulated ppc64el powerpc64le-linux-gnu ppc64le
 emulated armhf arm-linux-gnueabihf arm             # 32 bits, and no instruction for a fused multiply-add
-emulated i686 i686-linux-gnu i386 "-msse2 -mfpmath=sse"
+
+# 32-bit x86 needs no emulator where the system runs its programs: the loader of its libraries is one.
+intel=i686-linux-gnu loader="/usr/i686-linux-gnu/lib/ld-linux.so.2 --library-path /usr/i686-linux-gnu/lib"
+if [ "$(uname -m)" = x86_64 ] && command -v $intel-gcc > /dev/null && ${loader%% *} --version > /dev/null 2>&1; then
+    path i686 1 "$loader" CC=$intel-gcc SIMD=plain "MACHINE_plain=-DSIMD_PLAIN -msse2 -mfpmath=sse"
+else skip "i686: $intel-gcc is not installed, or 32-bit programs do not run here"; fi
 
 arm=aarch64-linux-gnu
 if [ "$(uname -m)" != aarch64 ] && command -v $arm-gcc > /dev/null && command -v qemu-aarch64 > /dev/null; then
