@@ -173,7 +173,7 @@ def missing_data(row):
 
 def differences(row, now):
     """What a run has otherwise than its record: everything that is not of the machine."""
-    names = ["status", "digest", "data_hash", *(m for m in METRICS if m not in MACHINES), "diverged_at", "evals"]
+    names = ["status", "digest", *(m for m in METRICS if m not in MACHINES), "diverged_at", "evals"]
     found = []
     for name in names:
         was, new = row.get(name), now.get(name)
