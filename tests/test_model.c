@@ -637,6 +637,23 @@ static void residual_rms(void) {
     free(s.gradient);
 }
 
+// A layer without rotations is that of --pos none; the layer behind it rotates.
+static void rope_layers(void) {
+    enum { T = 20 };
+    const char *const flags[] = {"--rope-layers none+rope", "--pos none", "--pos rope"};
+    Text x = make_text(T);
+    double squares[3][2];
+    for (int i = 0; i < 3; i++) {
+        Model *m = make(flags[i], true);
+        free(step_of(m, &x, T, ROWS).gradient);
+        for (size_t l = 0; l < 2; l++) squares[i][l] = model_residual_squares(m, l, ROWS);
+        model_free(m);
+    }
+    CHECK(squares[0][0] == squares[1][0] && squares[0][0] != squares[2][0], "layer 0: %.17g, none %.17g, rope %.17g",
+          squares[0][0], squares[1][0], squares[2][0]);
+    CHECK(squares[0][1] != squares[1][1], "layer 1 does not rotate");
+}
+
 // The parameters of a model with one layer more, without those of that layer.
 static void copy_without(Model *to, Model *from, int layer) {
     const Param *row;
@@ -746,6 +763,7 @@ static const Test tests[] = {
     {"model/flash-is-naive", "both attention kernels train alike", flash_is_naive},
     {"model/one-expert", "one expert is the dense feed-forward, gradients included", one_expert_is_dense},
     {"model/equal-experts", "all experts alike and chosen are the dense feed-forward", equal_experts_are_dense},
+    {"model/rope-layers", "--rope-layers rotates in the layers that it names, and in no other", rope_layers},
     {"model/routers", "loads, entropy, MaxVio, and the direction in which selection biases move", router_statistics},
     {"model/dead-experts", "an expert without a token has no gradient", dead_experts},
     {"model/table", "the table of parameters is gapless, its names unique, its sum the stated size", table},

@@ -7,6 +7,7 @@
 #include "data/unicode.h"
 #include "lib/rng.h"
 #include <stdlib.h>
+#include <unistd.h>
 
 // ---- helpers -----------------------------------------------------------------------------------
 // The text of tokens, one at a time as a stream would print them.
@@ -524,6 +525,30 @@ static void encode_half_a_character(void *t) {
     tokenizer_encode(t, "ab\xC3", 3, &tokens);
 }
 
+// What opening a directory says on stderr.
+static const char *said_of(const char *dir) {
+    int kept = dup(2);
+    FILE *f = freopen(test_path("said"), "w", stderr);
+    CHECK(f, "stderr is not a file");
+    tokenizer_free(tokenizer_open_dir(dir));
+    fflush(stderr);
+    dup2(kept, 2), close(kept);
+    return read_whole_file(test_path("said"), NULL);
+}
+
+// transformers obeys the template alone, and a flag that says otherwise is not passed over without a word.
+static void test_bos_beside_template(void) {
+    static const char config[] = "{\"bos_token\": \"<s>\", \"add_bos_token\": true}";
+    make_directories(test_path("bos"));
+    char *text = theirs_by_hand("");
+    write_whole_file(in_dir("bos", "tokenizer.json"), text, strlen(text));
+    write_whole_file(in_dir("bos", "tokenizer_config.json"), config, strlen(config));
+    const char *said = said_of(test_path("bos"));
+    CHECK(strstr(said, "add_bos_token is true, but the template"), "%s", said);
+    int *tokens;
+    CHECK(tokenizer_prompt(tokenizer_open_dir(test_path("bos")), "ab", &tokens) == 1 && tokens[0] == 300, "no mark");
+}
+
 static void test_theirs(void) {
     const char *path = test_path("theirs.json");
     char *text = theirs_by_hand(",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":"
@@ -588,6 +613,8 @@ static const Test tests[] = {
     {"tokenizer/chunk-pattern", "the pattern that others read cuts a text as our byte pairs do", test_chunk_pattern},
     {"tokenizer/patterns", "patterns match as Oniguruma's do; others are refused", test_patterns},
     {"tokenizer/nfc", "composed forms are those of Unicode", test_nfc},
+    {"tokenizer/bos", "add_bos_token without a place in the template is noted and not obeyed",
+     test_bos_beside_template},
     {"tokenizer/theirs", "a byte-level BPE of others: merges, marks, template, ends, damage", test_theirs},
     {"tokenizer/long-chunk", "a word of three million letters is merged in a moment", test_long_chunk},
     {"tokenizer/damaged-table", "a damaged tokenizer.bin is refused with the reason", test_damaged_table},

@@ -365,6 +365,8 @@ static void test_load_other_tokenizer(void) {
     write_whole_file(test_path("other.txt"), text, sizeof text);
     digest_of(TEXT "--data one.txt", "first");
     digest_of(TEXT "--data one.txt --load first", "same");     // and nothing on stderr
+    Result longer = train(TEXT "--data one.txt --load first --context 16 --out longer");
+    CHECK(longer.status == 0 && strstr(longer.error, "first was trained on 8 tokens"), "%s", longer.error);
     Result r = train(TEXT "--data other.txt --load first --tokenizer char --out second");
     bool told = strstr(r.error, "first was trained with another tokenizer (char,") != NULL;
     CHECK(r.status == 0 && count_lines(r.error) == 1 && told, "status %d: %s", r.status, r.error);
