@@ -170,6 +170,10 @@ static bool says_validation(const char *path) {
     return has_word(path, (const char *const[]){"val", "valid", "validation", "dev"}, 4);
 }
 
+static bool says_test(const char *path) {
+    return has_word(path, (const char *const[]){"test", "testing", "eval", "heldout"}, 4);
+}
+
 static void move(Files *to, Files *from, size_t i) {
     to->kind = from->kind;
     add(to, from->path[i]);
@@ -285,14 +289,36 @@ static Files named_for_validation(Files *training, const char *val) {
     return validation;
 }
 
-Files files_for_validation(Files *training, const char *val) {
+static Files found_for_validation(Files *training) {
     static const char *const words[] = {"val", "valid", "validation"};
-    if (*val) return named_for_validation(training, val);
     Files f = training->several ? by_their_names(training) : (Files){0};
     for (size_t i = 0; i < sizeof words / sizeof *words && !f.count; i++)
         f = training->several ? beside_all(training, words[i]) : beside(training->path[0], training->kind, words[i]);
     if (f.count) check_regular("data", &f);
     if (f.count && training->several) leave_out(training, &f);
+    return f;
+}
+
+// Of files that somebody did not name one by one, those that are to be kept apart by their names are not trained on.
+static void refuse_held_out(const Files *training) {
+    size_t held = 0, last = 0, trains = 0;
+    for (size_t i = 0; i < training->count; i++) {
+        bool test = says_test(training->path[i]) || says_validation(training->path[i]);
+        trains += says_train(training->path[i]) && !test;
+        if (test && !says_train(training->path[i])) held++, last = i;
+    }
+    if (!training->several || !held || held == training->count) return;
+    const char *path = training->path[last];
+    if (trains)
+        fail("%s would be trained on, but by its name it is kept apart from what names beside it say train; --val '%s' "
+             "validates on it, or choose what --data reads with a quoted glob such as '*train*'", path, path);
+    fprintf(stderr, "note     %s is trained on, as all %zu files are, though by its name it may be kept apart; "
+            "--val '%s' validates on it\n", path, training->count, path);
+}
+
+Files files_for_validation(Files *training, const char *val) {
+    Files f = *val ? named_for_validation(training, val) : found_for_validation(training);
+    refuse_held_out(training);
     return f;
 }
 

@@ -246,7 +246,7 @@ static void refuse_other_run(const Run *r, const RunPlan *p, json_t *old) {
     const json_t *then = json_object_get(old, "load_hash"), *now = json_object_get(r->json, "load_hash");
     if (now && !then)
         fail("%s holds a run that does not say which weights it found in %s, so whether they are still the same cannot "
-             "be told; choose another --out, or --fresh to train it again", r->dir, p->load);
+             "be told; --verify %s tells by training it again beside it, --fresh replaces it", r->dir, p->load, r->dir);
     if (now && !json_equal(then, now))
         fail("%s holds a run that started from other weights in %s (their hash was %s, it is %s now): this is another "
              "run; choose another --out, or --fresh to replace it", r->dir, p->load, json_string_value(then),

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 // Small enough for a few milliseconds, large enough for every part: validations, checkpoints, a tail.
+#define EVENTS_NAME "events.out.tfevents.receipts"
 #define TINY "--data markov --vocab 20 --layers 2 --width 32 --heads 2 --context 32 --batch 5 --steps 13 --warmup 3 " \
              "--eval-every 4 --save-every 3 --log-every 1 --eval-tokens 256 --sample-tokens 20 "
 
@@ -329,6 +330,8 @@ static void test_load_stretched(void) {
            plain = train(TINY "--steps 0 --load long --context 128 --rope-scaling none --out plain"),
            part = train(TINY "--load long --context 128 --rope-factor 8");
     CHECK(same.status == 0 && plain.status == 0, "%s%s", same.error, plain.error);
+    CHECK(!*same.error && strstr(plain.error, "note     --rope-scaling none takes the place of the yarn of the model "
+          "in long"), "what was stretched otherwise is said: %s%s", same.error, plain.error);
     double loss[3];
     const char *const runs[] = {"long", "again", "plain"};
     for (int i = 0; i < 3; i++)
@@ -338,6 +341,18 @@ static void test_load_stretched(void) {
     CHECK(part.status == 2 && strstr(part.error, "--rope-factor"), "%s", part.error);
     Result sample = train(TINY "--rope-scaling dynamic --rope-trained 32 --sample-tokens 60 --out dynamic");
     CHECK(sample.status == 0, "a sample longer than what the model was trained on: %s", sample.error);
+}
+
+// A run that began with a file for TensorBoard goes on with it, whatever the command says then.
+static void test_events_go_on(void) {
+    digest_of(TINY "--schedule constant --tensorboard", "run");
+    size_t before, after, whole;
+    free(read_whole_file(test_path("run/" EVENTS_NAME), &before));
+    digest_of(TINY "--schedule constant --steps 20", "run");
+    digest_of(TINY "--schedule constant --steps 20 --tensorboard", "at-once");
+    free(read_whole_file(test_path("run/" EVENTS_NAME), &after));
+    free(read_whole_file(test_path("at-once/" EVENTS_NAME), &whole));
+    CHECK(before < after && after == whole, "bytes: %zu, then %zu, at once %zu", before, after, whole);
 }
 
 static void test_load_refused(void) {
@@ -498,6 +513,7 @@ static const Test tests[] = {
      test_file_size_limit},
     {"train/full-output", "output that cannot be written is an error, and the run is complete", test_full_output},
     {"train/finished-with-a-gap", "a finished run that lacks a file is not taken for whole", test_finished_with_a_gap},
+    {"train/events-go-on", "a file for TensorBoard does not become stale", test_events_go_on},
     {"train/load-refused", "a flag or data that contradicts a loaded model is refused", test_load_refused},
     {"train/load-other-tokenizer", "another tokenizer than the loaded model's is noted", test_load_other_tokenizer},
     {"train/help-and-digest", "--help explains, --digest names every tensor", test_help_and_digest},
