@@ -345,7 +345,7 @@ static void test_load_stretched(void) {
 
 // A run that began with a file for TensorBoard goes on with it, whatever the command says then.
 static void test_events_go_on(void) {
-    digest_of(TINY "--schedule constant --tensorboard", "run");
+    digest_of(TINY "--schedule constant --steps 12 --tensorboard", "run");
     size_t before, after, whole;
     free(read_whole_file(test_path("run/" EVENTS_NAME), &before));
     digest_of(TINY "--schedule constant --steps 20", "run");
