@@ -130,6 +130,13 @@ static size_t cut_at_share(const Config *c, const Texts *x) {
     return x->document[smaller(cut > x->document[i].start ? i + 1 : i, x->documents - 1)].start;
 }
 
+static void note_same(const File *f, const Texts *x, size_t training, size_t cut) {
+    size_t end = training ? texts_end(x, training - 1) : 0;
+    if (x->documents > training && end == x->bytes - cut && memcmp(x->text, x->text + cut, end) == 0)
+        fprintf(stderr, "note     %s for validation is the same text that %s is for training, so its loss says nothing "
+                "about other texts\n", f->files[SPLIT_VALIDATION].path[0], f->files[SPLIT_TRAIN].path[0]);
+}
+
 static Texts read_texts(const File *f, const Config *config, size_t *cut) {
     Texts x = {0};
     bool any_bytes = strcmp(config->tokenizer, "byte") == 0;
@@ -137,6 +144,7 @@ static Texts read_texts(const File *f, const Config *config, size_t *cut) {
     size_t training = x.documents;
     texts_add(&x, &f->files[SPLIT_VALIDATION], config->field, any_bytes);
     *cut = x.documents > training ? x.document[training].start : cut_at_share(config, &x);
+    note_same(f, &x, training, *cut);
     return x;
 }
 

@@ -13,7 +13,7 @@ static const char *base_name(const char *path) { return strrchr(path, '/') ? str
 
 static bool ends_with(const char *name, const char *end) {
     size_t n = strlen(name), m = strlen(end);
-    return n > m && strcmp(name + n - m, end) == 0;
+    return n > m && strcasecmp(name + n - m, end) == 0;
 }
 
 // ---- collecting --------------------------------------------------------------------------------
@@ -54,13 +54,30 @@ static char *inside(const char *dir, const char *name) {
     return xprintf("%s%s%s", dir, ends_with(dir, "/") || strcmp(dir, "/") == 0 ? "" : "/", name);
 }
 
+// Other files of data, by their names: who names a directory may believe that they are read.
+static bool is_other_data(const char *name) {
+    static const char *const ends[] = {".gz",  ".zst", ".xz",  ".bz2",  ".lz4", ".zip",     ".json", ".csv",
+                                       ".tsv", ".md",  ".npy", ".text", ".pq",  ".parquet", ".arrow"};
+    bool tokenizer = strstr(name, "token") || strcmp(name, "config.json") == 0 || strcmp(name, "vocab.json") == 0;
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (*name != '.' && !tokenizer && ends_with(name, ends[i])) return true;
+    return false;
+}
+
 static Files in_directory(const char *flag, const char *dir) {
     Files f = {.several = true};
     DIR *all = opendir(dir);
     if (!all) fail("--%s %s: the directory cannot be read: %s", flag, dir, strerror(errno));
+    Files others = {0};
     for (struct dirent *e; (e = readdir(all));)
         if (is_wanted(e->d_name)) add(&f, inside(dir, e->d_name));
+        else if (is_other_data(e->d_name)) add(&others, inside(dir, e->d_name));
     closedir(all);
+    sort(&others);
+    if (f.count && others.count)
+        fprintf(stderr, "note     --%s %s takes files that end in .txt, .jsonl or .bin, and passes over %s%s\n", flag,
+                dir, others.path[0], others.count == 1 ? "" : xprintf(" and %zu like it", others.count - 1));
+    files_free(&others);
     if (!f.count)
         fail("--%s %s is a directory without .txt, .jsonl or .bin files (its subdirectories are not looked into); a "
              "quoted glob such as '%s' names others", flag, dir, inside(dir, "*.md"));

@@ -179,6 +179,15 @@ static void note_table(const char *path, const char *text, size_t bytes) {
                 "--field\n", path, tsv ? "TSV" : "CSV");
 }
 
+// Carriage returns are characters to be learned, as they are in the file; that is seldom meant.
+static void note_returns(const char *path, const char *text, size_t bytes) {
+    size_t returns = 0;
+    for (const char *at = text, *end = text + bytes; (at = memchr(at, '\r', (size_t)(end - at))); at++) returns++;
+    if (returns)
+        fprintf(stderr, "note     %s has %zu carriage returns (line ends of Windows, \\r\\n, or of old Macs), which "
+                "are characters of its text; tr -d '\\r' removes them\n", path, returns);
+}
+
 // ---- plain text ----------------------------------------------------------------------------------
 static void check_text(Texts *t, const char *path, FileKind kind, const char *text, size_t bytes) {
     refuse_foreign(path, text, bytes);
@@ -186,6 +195,7 @@ static void check_text(Texts *t, const char *path, FileKind kind, const char *te
     refuse_json_lines(path, kind, text, bytes);
     refuse_json_value(path, text, bytes);
     note_table(path, text, bytes);
+    note_returns(path, text, bytes);
     note_bad_byte(t, text, bytes);
     if (bytes >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0)
         fprintf(stderr, "note     %s begins with a byte order mark (U+FEFF), which becomes a character of its text; "
@@ -224,7 +234,7 @@ static json_t *parse_line(const Line *l) {
     if (!object)
         fail("%s, line %zu, byte %d: no JSON: %s%s", l->path, l->number, error.position, error.text,
              opens ? "; what stands over several lines becomes lines with jq -c '.[]' (an array), jq -c . (objects)"
-                   : "");
+             : l->number == 1 && end && *l->line != '{' ? "; a plain text needs no --field" : "");
     if (!json_is_object(object))
         fail("%s, line %zu is %s; an object was expected, one on each line%s", l->path, l->number, type_name(object),
              json_is_array(object) ? " (jq -c '.[]' takes an array apart)" : "");
@@ -234,7 +244,8 @@ static json_t *parse_line(const Line *l) {
 static void add_field(Texts *t, const Line *l, const json_t *object) {
     const json_t *text = json_object_get(object, l->field);
     if (!text)
-        fail("%s, line %zu has no field \"%s\"; it has %s", l->path, l->number, l->field, fields_of(object));
+        fail("%s, line %zu has no field \"%s\"; it has %s%s", l->path, l->number, l->field, fields_of(object),
+             strchr(l->field, '.') ? " (a field within another is taken out by jq -c '{text: .ONE.TWO}')" : "");
     if (!json_is_string(text))
         fail("%s, line %zu: the field \"%s\" is %s; a text was expected", l->path, l->number, l->field,
              type_name(text));

@@ -500,7 +500,7 @@ static void check_said(const char *arguments, int status, const char *error, con
 
 static void test_said(void) {
     char *text = many("some words\n", 30);
-    put("t.txt", text), put("train.txt", text), put("val.txt", text);
+    put("t.txt", text), put("train.txt", text), put("val.txt", many("words some\n", 30));
     put("bad.txt", xprintf("%scaf\xe9\n", text)), put("marked.txt", xprintf("\xEF\xBB\xBF%s", text));
     check_said("--data t.txt --out a", 0, "", "; 297 tokens of t.txt for training, the 33 after them for validation\n");
     check_said("--data bad.txt --out b", 0, "note     bad.txt: byte 333 (0xe9) is not UTF-8, so tokens are ", "256");
@@ -522,6 +522,13 @@ static void test_said(void) {
     check_said("--data table.txt --out i", 0, "note     table.txt looks like a table (CSV)", "");
     check_said("--data tabs.txt --out j", 0, "note     tabs.txt looks like a table (TSV)", "");
     check_said("--data prose.txt --out k", 0, "", ""), check_said("--data verse.txt --out l", 0, "", "");
+    put("crlf.txt", many("two words\r\n", 30)), put("copy.txt", text), symlink("nowhere", test_path("dangling"));
+    check_said("--data crlf.txt --out o", 0, "note     crlf.txt has 30 carriage returns", "");
+    check_said("--data t.txt --val copy.txt --out p", 0, "note     copy.txt for validation is the same text that", "");
+    check_said("--data dangling", 1, "dangling: a symbolic link to a file that does not exist", "");
+    check_said("--data t.txt --field text", 1, "; a plain text needs no --field", "");
+    mkdir(test_path("z"), 0700), put("z/A.TXT", text), put("z/b.jsonl.gz", "x"), put("z/c.json.gz", "x");
+    check_said("--data z --out q", 0, "passes over z/b.jsonl.gz and 1 like it\n", "297 tokens of z/A.TXT for training");
     mkdir(test_path("m"), 0700), put("m/notes.txt", text), put("m/unit-test.txt", text);
     check_said("--data m --out n", 0, "note     m/unit-test.txt is trained on, as all 2 files are", "");
     put("tokenizer.json", "{\"version\":\"1.0\",\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}}");
