@@ -1,6 +1,7 @@
 // test_train.c: the program ./train from outside, as a reader or a script sees it: exit statuses, what is
 // printed, what is left on disk, and digests that neither interruption nor cutting the batch changes.
 #include "tests/program.h"
+#include "config/config.h"
 #include <ctype.h>
 #include <jansson.h>
 #include <signal.h>
@@ -370,6 +371,58 @@ static void test_load_refused(void) {
     }
 }
 
+// Every flag of the architecture, at values that the model does not have: refused, or said with its name.
+#define GROUP(help)
+#define SIZE(name, ...) #name,
+#define REAL(name, ...) #name,
+#define BOOL(name, ...) #name,
+#define ENUM(name, ...) #name,
+#define PATTERN(name, ...) #name,
+#define TEXT(name, ...) #name,
+static const char *const architecture[] = {
+#include "config/model.def"
+#include "config/moe.def"
+#include "config/rope.def"
+};
+#undef TEXT
+
+// Which kernel computes it, and how it is trained.
+static bool may_differ(const char *name) {
+    static const char *const free_ones[] = {"attn_kernel", "tile", "aux_loss", "z_loss"};
+    for (size_t i = 0; i < sizeof free_ones / sizeof *free_ones; i++)
+        if (strcmp(name, free_ones[i]) == 0) return true;
+    return false;
+}
+
+static void check_contradiction(const char *name, const char *value, const char *has) {
+    char shown[64];
+    if (strcmp(value, has) == 0) return;
+    flags_shown(name, shown);
+    Result r = train(xprintf("--data markov --load first --dry-run --%s %s", shown, value));
+    CHECK(strstr(r.error, xprintf("--%s", shown)), "--%s %s, where the model has %s, is not said: status %d: %s", shown,
+          value, has, r.status, r.error);
+}
+
+static void test_load_contradicted(void) {
+    digest_of(TINY "--experts 4", "first");
+    Config c;
+    flags_parse_text(&config_table, &c, "", NULL);
+    json_t *flags = json_object_get(run_json("first"), "flags");
+    for (size_t i = 0; i < sizeof architecture / sizeof *architecture; i++) {
+        const Flag *f = &config_table.flag[flags_find(&config_table, architecture[i])];
+        if (may_differ(f->name)) continue;
+        json_t *value = json_object_get(flags, f->name);
+        const char *has = json_is_string(value) ? json_string_value(value) : json_dumps(value, JSON_ENCODE_ANY);
+        double number = json_is_boolean(value) ? json_is_true(value) : json_number_value(value);
+        if (f->kind == FLAG_BOOL) check_contradiction(f->name, number ? "0" : "1", "");
+        else if (f->kind == FLAG_SIZE) check_contradiction(f->name, xprintf("%.0f", number + 2), "");
+        else if (f->kind == FLAG_REAL) check_contradiction(f->name, xprintf("%g", number / 2 + 0.25), "");
+        char *words = f->values ? xprintf("%s", f->values) : NULL;
+        for (char *word = words ? strtok(words, "|") : NULL; word; word = strtok(NULL, "|"))
+            if (f->kind != FLAG_TEXT) check_contradiction(f->name, word, has);
+    }
+}
+
 // A model of one text goes on with another of as many characters: possible, but worth a line.
 static void test_load_other_tokenizer(void) {
 #define TEXT "--context 8 --layers 1 --width 32 --heads 2 --batch 2 --steps 2 --eval-tokens 16 --sample-tokens 0 "
@@ -513,6 +566,8 @@ static const Test tests[] = {
      test_file_size_limit},
     {"train/full-output", "output that cannot be written is an error, and the run is complete", test_full_output},
     {"train/finished-with-a-gap", "a finished run that lacks a file is not taken for whole", test_finished_with_a_gap},
+    {"train/load-contradicted", "a flag that says another architecture than the checkpoint is refused or noted",
+     test_load_contradicted},
     {"train/events-go-on", "a file for TensorBoard does not become stale", test_events_go_on},
     {"train/load-refused", "a flag or data that contradicts a loaded model is refused", test_load_refused},
     {"train/load-other-tokenizer", "another tokenizer than the loaded model's is noted", test_load_other_tokenizer},
