@@ -271,7 +271,7 @@ static json_t *read_record(const Run *r, bool fresh) {
     char *path = run_path(r, "run.json"), *state = run_path(r, "state.safetensors");
     json_t *old = file_exists(path) ? read_json(path, fresh && file_exists(state)) : NULL;
     if (!file_exists(path)) refuse_foreign(r);
-    else if (old && !(steps_of(json_object_get(old, "flags")) && json_object_get(old, "data_hash")))
+    else if (old && !(json_object_get(json_object_get(old, "flags"), "steps") && json_object_get(old, "data_hash")))
         fail("%s is not that of a run: it has no flags and no data_hash; choose another --out", path);
     free(path), free(state);
     return old;

@@ -314,6 +314,8 @@ static void test_target_loss(void) {
 
 static void test_load(void) {
     digest_of(TINY, "first");
+    digest_of(TINY "--steps 0", "none");
+    digest_of(TINY "--steps 0 --fresh", "none");                // a run of no steps is a run
     Result r = train(TINY "--steps 0 --load first --out second");
     CHECK(r.status == 0, "%s", r.error);
     double a = json_number_value(json_object_get(json_object_get(run_json("first"), "final"), "val_loss"));
