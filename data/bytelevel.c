@@ -485,16 +485,16 @@ void bytelevel_configure(ByteLevel *b, const json_t *settings, const char *path)
 // Where tokens are: 2 * number + which of the two lists, and 1; 0: nowhere.
 static size_t *find_places(const ByteLevel *b) {
     const Strings *from[2] = {&b->key, &b->mark_content};
-    size_t *place = xmalloc(size_mul(b->vocab, sizeof *place)), n, m;
+    size_t *place = xmalloc(size_mul(b->vocab, sizeof *place)), n, m = 0;
     for (size_t w = 0; w < 2; w++)
         for (size_t i = 0; i < from[w]->count; i++) {
             size_t *p = &place[w ? b->mark[i].token : b->key_token[i]];
             const char *text = strings_get(from[w], i, &n);
             const char *before = *p ? strings_get(from[(*p - 1) % 2], (*p - 1) / 2, &m) : NULL;
             if (before && (n != m || memcmp(text, before, n) != 0))
-                fail("%s: the added token \"%s\" comes to the number %d (its vocabulary has %zu entries, and gaps in "
-                     "their numbers), which is that of \"%s\"; give it a number of its own in the vocabulary of "
-                     "tokenizer.json", b->path, text, b->mark[i].token, b->key.count, before);
+                fail("%s: the added token \"%.*s\" comes to the number %d (its vocabulary has %zu entries, and gaps in "
+                     "their numbers), which is that of \"%.*s\"; give it a number of its own in the vocabulary of "
+                     "tokenizer.json", b->path, (int)n, text, b->mark[i].token, b->key.count, (int)m, before);
             *p = 2 * i + w + 1;
         }
     return place;
