@@ -64,9 +64,11 @@ static void load_config(Config *c, const bool *given) {
     if (given[flags_find(&config_table, "init_scale")])
         usage_error("--init-scale has no effect beside --load %s, whose weights are there; leave it out", c->load);
     run_check_files(c->load, false, "move run.json away if that was on purpose");
+    Config loaded = *c;
+    config_name_biases(&asked), config_name_biases(&loaded);
     for (size_t i = 0; i < config_table.count; i++) {
         if (!given[i]) continue;
-        char *wanted = flags_get(&config_table, &asked, i), *found = flags_get(&config_table, c, i);
+        char *wanted = flags_get(&config_table, &asked, i), *found = flags_get(&config_table, &loaded, i);
         if (strcmp(wanted, found))
             usage_error("--%s %s contradicts the model in %s, which has %s; leave the flag out",
                         flags_shown(config_table.flag[i].name, (char[64]){0}), wanted, c->load, found);
@@ -305,7 +307,7 @@ static void begin(Training *t) {
     t->progress = progress_begin(stdout, t->state.step, t->config.steps, t->data->floor);
     report_describe(&t->facts, t->run->json);
     run_write(t->run, "running");
-    tokenizer_save_dir(t->data->tokenizer, t->run->dir);
+    tokenizer_save_beside(t->data->tokenizer, t->run->dir, hf_architecture(&t->config));
     print_line(stdout, "run      %s, %s step %zu of %zu\n", t->run->dir, resumed ? "resumed at" : "from",
                t->state.step, t->config.steps);
     if (!resumed && !evaluate(t)) stop_diverged(t);

@@ -91,6 +91,30 @@ static Encoder encoder_new(const Texts *x, const Tokenizer *t, bool loaded) {
     return e;
 }
 
+// The name of a special token in a text becomes that token, as in transformers, where tiktoken refuses it: said once.
+static struct { size_t count, at, document; int token; } marks;
+static void count_marks(const Tokenizer *t, size_t from) {
+    size_t at;
+    int token;
+    size_t count = tokenizer_spelled_out(t, &at, &token);
+    if (count && !marks.count) marks.at = from + at, marks.document = busy.document, marks.token = token;
+    marks.count += count;
+}
+
+static void note_marks(const Texts *x, Tokenizer *t) {
+    const Document *d = &x->document[marks.document];
+    const char *text;
+    if (!marks.count) return;
+    size_t number = 1, n;
+    for (size_t i = marks.document; i > 0 && x->document[i - 1].file == d->file; i--) number++;
+    tokenizer_show_special(t, true);
+    n = tokenizer_decode(t, 0, marks.token, &text);
+    print_line(stderr, "note     %s, document %zu, byte %zu: \"%.*s\" is a special token of this tokenizer and becomes "
+               "it, as %zu in these texts do; if they are meant as text, take them out\n", x->path[d->file], number,
+               marks.at - d->start, (int)n, text, marks.count);
+    tokenizer_show_special(t, false);
+}
+
 static void encode_bytes(const Encoder *e, Tokens *out, size_t from, size_t to) {
     const char *text = e->texts->text;
     for (size_t next; from < to; from = next) {
@@ -98,6 +122,7 @@ static void encode_bytes(const Encoder *e, Tokens *out, size_t from, size_t to) 
         int *tokens;
         size_t count = tokenizer_encode(e->t, text + from, next - from, &tokens);
         put(out, tokens, count);
+        count_marks(e->t, from);
         free(tokens);
     }
 }
@@ -125,8 +150,10 @@ Tokens tokens_of(const Texts *texts, const Tokenizer *t, size_t from, size_t to,
     busy.hook = fail_hook, busy.texts = texts, busy.t = t, busy.document = SIZE_MAX, busy.loaded = loaded;
     fail_hook = name_the_file;
     Encoder e = encoder_new(texts, t, loaded);
+    marks.count = 0;
     Tokens out = encode_documents(&e, from, to);
     fail_hook = busy.hook;
+    note_marks(texts, (Tokenizer *)t);
     free(e.separator);
     return out;
 }

@@ -506,6 +506,10 @@ static void test_said(void) {
     check_said("--data bad.txt --out b", 0, "note     bad.txt: byte 333 (0xe9) is not UTF-8, so tokens are ", "256");
     check_said("--data bad.txt --tokenizer byte --out c", 0, "", "");
     check_said("--data marked.txt --out d", 0, "note     marked.txt begins with a byte order mark", "");
+    put_tokenizer("end", false);
+    put("marked_end.txt", xprintf("ab<|end|>cd<|end|>%s<|end|>", text));
+    check_said("--data marked_end.txt --tokenizer end --val t.txt --out g", 0, "note     marked_end.txt, document 1, "
+               "byte 2: \"<|end|>\" is a special token of this tokenizer and becomes it, as 3 in these texts do", "");
     check_said("--data train.txt --out e", 0, "", "330 tokens of val.txt for validation\n");
     json_t *root = json_load_file(test_path("e/run.json"), 0, NULL), *data = json_object_get(root, "data");
     const char *splits = json_string_value(json_object_get(data, "splits"));

@@ -361,6 +361,8 @@ static void test_events_go_on(void) {
 static void test_load_refused(void) {
     static const struct { const char *line, *says; } bad[] = {
         {TINY "--load first --heads 4", "--heads 4 contradicts the model in first, which has 2; leave the flag out"},
+        {TINY "--load first --attn-bias qkv", "--attn-bias qkv contradicts the model in first, which has none; leave"},
+        {TINY "--load first --ffn-bias all", "--ffn-bias all contradicts the model in first, which has none; leave"},
         {TINY "--load first --attn mla", "contradicts the model in first, which has mha"},
         {TINY "--load first --vocab 30", "--vocab 30 contradicts"},
         {"--context 32 --load first", "first knows 20 tokens, but --data stories has"},
