@@ -516,7 +516,7 @@ static void test_said(void) {
     CHECK(splits && strstr(splits, "330 tokens of val.txt for validation"), "run.json: %s", splits);
     put_shard("x.bin", 1, 100, 20240520);
     put_shard("y.bin", 1, 100, 0);
-    check_said("--data y.bin --out g", 0, "note     y.bin has no header and is read as uint16, little-endian: 100 "
+    check_said("--data y.bin --out bare", 0, "note     y.bin has no header and is read as uint16, little-endian: 100 "
                "tokens, largest id 100, vocabulary 101\n", "a vocabulary of 101;");
     put("t.csv", many("a,b\n", 30)), put("table.txt", many("one,\"two, three\",4\n", 30));
     put("tabs.txt", many("one\ttwo\n", 30));
