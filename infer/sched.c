@@ -44,6 +44,7 @@ void sched_free(Sched *s) {
 const SchedCounters *sched_counters(const Sched *s) { return &s->count; }
 size_t sched_waiting(const Sched *s) { return s->waiting; }
 size_t sched_running(const Sched *s) { return s->runs; }
+const Request *sched_oldest(const Sched *s) { return s->runs ? s->running[0] : NULL; }
 
 // ---- the queue -----------------------------------------------------------------------------------
 
@@ -446,6 +447,7 @@ static const char *check_request(const Sched *s, const Request *r, uint32_t *hel
     if (r->computed >= r->length) return "a request has nothing left to compute";
     if (r->length >= r->most) return "a request is complete and has not ended";
     if (r->state == STATE_RUNNING && blocks_for(s, r->computed) > r->blocks) return "a table is too short";
+    if (r->state == STATE_WAITING && r->computed) return "a request without blocks counts computed tokens";
     if (r->state != STATE_RUNNING && r->blocks) return "a request that does not run holds blocks";
     if (r->state == STATE_SWAPPED && r->places != blocks_for(s, r->computed)) return "places are missing";
     if (r->published * pool_block_size(s->pool) > r->computed) return "published before it was computed";

@@ -76,6 +76,7 @@ void sched_commit(Sched *s, const StepRow *row, const int *token, size_t count, 
 const SchedCounters *sched_counters(const Sched *s);
 size_t sched_waiting(const Sched *s);
 size_t sched_running(const Sched *s);
+const Request *sched_oldest(const Sched *s);    // of the running ones; NULL: none runs
 const char *sched_check(const Sched *s);        // NULL, or which promise is broken
 const char *sched_check_step(const Sched *s, const Step *step);     // the same, between step and commit
 #endif

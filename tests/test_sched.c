@@ -17,8 +17,9 @@ static uint64_t mix(uint64_t h, uint64_t x) {
     return h ^ h >> 29;
 }
 
-static uint64_t read_text(const Toy *t, const uint32_t *block, size_t n) {
-    uint64_t h = 1;
+// root: what else decides, as the weights.
+static uint64_t read_text(const Toy *t, uint64_t root, const uint32_t *block, size_t n) {
+    uint64_t h = root;
     for (size_t i = 0; i < n; i++) h = mix(h, t->kv[block[i / t->size] * t->size + i % t->size]);
     return h;
 }
@@ -28,7 +29,7 @@ static void toy_step(void *self, const StepRow *row, size_t rows) {
     for (size_t i = 0; i < rows; i++)
         for (size_t k = 0; k < row[i].n; k++) {
             size_t at = row[i].past + k;
-            uint64_t past = read_text(t, row[i].block, at);
+            uint64_t past = read_text(t, row[i].request->root, row[i].block, at);
             t->kv[row[i].block[at / t->size] * t->size + at % t->size] = mix(mix(past, at), (uint64_t)row[i].tokens[k]);
         }
 }
@@ -38,7 +39,7 @@ static int draw(uint64_t text, uint64_t seed, size_t position) {
 }
 static int toy_sample(void *self, const StepRow *row, size_t index, size_t i, const Request *r, size_t position) {
     (void)index;
-    return abs(draw(read_text(self, row->block, row->past + i + 1), r->seed, position));
+    return abs(draw(read_text(self, r->root, row->block, row->past + i + 1), r->seed, position));
 }
 
 static void move(uint64_t *to, uint32_t j, const uint64_t *from, uint32_t i, size_t size) {
@@ -58,15 +59,16 @@ static void toy_load(void *self, uint32_t place, uint32_t block) {
 }
 
 // A text of `most` tokens after the prompt that is in `token`: alone, in one long block.
-static void alone(int *token, size_t n, size_t most, uint64_t seed) {
+static void alone(int *token, size_t n, size_t most, uint64_t root, uint64_t seed) {
     uint64_t kv[LONGEST];
     Toy t = {kv, NULL, LONGEST};
     uint32_t block = 0;
-    StepRow row = {.tokens = token, .block = &block};
+    Request r = {.root = root};
+    StepRow row = {.request = &r, .block = &block};
     for (size_t i = 0; i + 1 < most; i++) {
         row.tokens = token + i, row.past = i, row.n = 1;
         toy_step(&t, &row, 1);
-        if (i + 1 >= n) token[i + 1] = abs(draw(read_text(&t, &block, i + 1), seed, i + 1));
+        if (i + 1 >= n) token[i + 1] = abs(draw(read_text(&t, root, &block, i + 1), seed, i + 1));
     }
 }
 
@@ -131,7 +133,7 @@ static void submit(World *w) {
     }
     a->r->seed = seed, a->r->fresh = chance(w, 1);
     w->bound += 2 * a->most + 4;
-    if (a->r->end == END_NONE) alone(a->expected, a->r->prompt, a->most, seed);
+    if (a->r->end == END_NONE) alone(a->expected, a->r->prompt, a->most, a->r->root, seed);
     w->submitted++;
 }
 
@@ -148,7 +150,9 @@ static void check(const char *wrong, uint64_t seed) { CHECK(!wrong, "schedule %l
 static bool world_step(World *w, uint64_t seed) {
     while (w->submitted < w->count && w->asked[w->submitted].at <= (double)w->steps) submit(w);
     for (size_t i = 0; i < w->submitted && w->drafts; i++) propose(w, &w->asked[i]);
+    const Request *oldest = sched_oldest(w->engine.sched);
     Step *step = engine_schedule(&w->engine, (double)w->steps);
+    check(oldest && !oldest->n ? "the oldest request makes no progress" : NULL, seed);
     check(sched_check_step(w->engine.sched, step), seed);
     for (size_t i = 0; i < w->submitted; i++)
         if (w->asked[i].cancel_at <= w->steps) sched_cancel(w->engine.sched, w->asked[i].r);
