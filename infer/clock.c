@@ -120,8 +120,8 @@ CostTable cost_read(const char *path) {
     CostTable c = {.median = NAN, .worst = NAN};
     json_t *knot, *bend, *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
     if (!root) fail("--cost %s: line %d: %s; a table of costs was expected", path, error.line, error.text);
-    if (json_unpack_ex(root, &error, 0, "{s:F, s:F, s:F, s:F, s:o, s:o, s:[F, F, F], s?F, s?F}", "base", &c.base, "slope",
-                       &c.slope, "decode", &c.decode, "pairs", &c.pairs, "knot", &knot, "bend", &bend, "most",
+    if (json_unpack_ex(root, &error, 0, "{s:F, s:F, s:F, s:F, s:o, s:o, s:[F, F, F], s?F, s?F}", "base", &c.base,
+                       "slope", &c.slope, "decode", &c.decode, "pairs", &c.pairs, "knot", &knot, "bend", &bend, "most",
                        &c.most.tokens, &c.most.decode, &c.most.pairs, "median", &c.median, "worst", &c.worst) != 0)
         fail("--cost %s: %s; a table of costs has base, slope, decode, pairs, knot, bend and most", path, error.text);
     c.knots = json_array_size(knot);
@@ -141,8 +141,8 @@ void cost_write(const CostTable *c, const char *path) {
         json_array_append_new(knot, json_real(c->knot[i]));
         json_array_append_new(bend, json_real(c->bend[i]));
     }
-    json_t *root = json_pack("{s:f, s:f, s:f, s:f, s:o, s:o, s:[f, f, f]}", "base", c->base, "slope", c->slope, "decode",
-                             c->decode, "pairs", c->pairs, "knot", knot, "bend", bend, "most", c->most.tokens,
+    json_t *root = json_pack("{s:f, s:f, s:f, s:f, s:o, s:o, s:[f, f, f]}", "base", c->base, "slope", c->slope,
+                             "decode", c->decode, "pairs", c->pairs, "knot", knot, "bend", bend, "most", c->most.tokens,
                              c->most.decode, c->most.pairs);
     if (isfinite(c->median)) json_object_set_new(root, "median", json_real(c->median));
     if (isfinite(c->worst)) json_object_set_new(root, "worst", json_real(c->worst));

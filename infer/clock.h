@@ -1,6 +1,6 @@
 // clock.h: what a step costs, as a table fitted to measured steps, for the event clock on which the scheduler runs
-// without a model. Time is piecewise linear in the tokens of a step, for weights are read once and then arithmetic is the
-// bound, and linear in the keys that decoding and prefill attend to.
+// without a model. Time is piecewise linear in the tokens of a step, for weights are read once and then arithmetic is
+// the bound, and linear in the keys that decoding and prefill attend to.
 #ifndef CLOCK_H
 #define CLOCK_H
 #include "infer/sched.h"

@@ -1,5 +1,5 @@
-// engine.h: a scheduler and something that computes, step by step. What computes is a table of functions: the model over
-// its paged cache, nothing at all on the event clock, or a toy that is sensitive to every fault of paging, in tests.
+// engine.h: a scheduler and something that computes, step by step. What computes is a table of functions: the model
+// over its paged cache, nothing at all on the event clock, or in tests a toy that every fault of paging shows in.
 #ifndef ENGINE_H
 #define ENGINE_H
 #include "infer/sched.h"

@@ -150,7 +150,8 @@ const char *pool_check(const Pool *p, const uint32_t *held) {
         unheld += x->holders == 0;
         if (x->holders != held[b]) return "a block's count is not the number of tables that hold it";
         if (x->mark && !is_in_its_bucket(p, b)) return "a published block cannot be found";
-        if (x->mark && x->hash != hash_of(p, x->before, p->token + b * p->block_size)) return "a hash is not of its tokens";
+        if (x->mark && x->hash != hash_of(p, x->before, p->token + b * p->block_size))
+            return "a hash is not of its tokens";
     }
     if (listed != p->available || unheld != listed) return "free and held blocks are not all blocks";
     return NULL;

@@ -19,7 +19,7 @@ uint32_t pool_take(Pool *p);                                 // the one of these
 void pool_hold(Pool *p, uint32_t block);                     // one more table has it
 void pool_drop(Pool *p, const uint32_t *block, size_t n);    // a table gives its blocks back, the last one first
 size_t pool_holders(const Pool *p, uint32_t block);
-bool pool_is_fixed(const Pool *p, uint32_t block);           // others hold it or may find it: copied before it is written
+bool pool_is_fixed(const Pool *p, uint32_t block);           // others hold or may find it: never written, but copied
 
 // A published block can be found by its tokens and by the mark of the block before it. Blocks with the same tokens
 // after the same past have the same mark; no other two ever have. The first block comes after its domain's root: what

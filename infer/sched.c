@@ -252,7 +252,8 @@ static size_t share_of(const Sched *s, const Request *r, size_t others) {
 static void schedule_running(Sched *s, Request *r) {
     size_t n = share_of(s, r, s->unscheduled - 1);
     size_t missing = r->length - r->computed;
-    if (n > missing && lacking(s, r, r->computed + n) > pool_available(s->pool)) n = missing;  // a draft is not worth it
+    // A draft is not worth a preemption.
+    if (n > missing && lacking(s, r, r->computed + n) > pool_available(s->pool)) n = missing;
     while (lacking(s, r, r->computed + n) > pool_available(s->pool)) {
         preempt(s, choose_victim(s));
         if (r->state != STATE_RUNNING) return;

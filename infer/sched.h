@@ -1,5 +1,5 @@
-// sched.h: who computes what in the next step. No model, no clock, no input or output: it is told the time, and what was
-// sampled. A request has `length` tokens, of which `computed` have keys and values; a step lets these catch up.
+// sched.h: who computes what in the next step. No model, no clock, no input or output: it is told the time, and what
+// was sampled. A request has `length` tokens, of which `computed` have keys and values; a step lets these catch up.
 // Prefill, a chunk of it, decoding, verifying drafts and computing again after preemption are all this one case.
 #ifndef SCHED_H
 #define SCHED_H

@@ -47,7 +47,8 @@ static Asked *add(Reader *r, double at, double prompt, double answer) {
         return NULL;
     }
     if (t->count == r->room) t->asked = xrealloc(t->asked, (r->room = 2 * r->room + 64) * sizeof *t->asked);
-    size_t in = (size_t)fmax(1, rint(prompt * r->o->length_scale)), out = (size_t)fmax(1, rint(answer * r->o->length_scale));
+    size_t in = (size_t)fmax(1, rint(prompt * r->o->length_scale));
+    size_t out = (size_t)fmax(1, rint(answer * r->o->length_scale));
     t->asked[t->count] = (Asked){at * r->o->time_scale, in, out, NULL, 0, t->count};
     return &t->asked[t->count++];
 }

@@ -145,7 +145,9 @@ static void propose(World *w, Asked *a) {
     if (a->r->state == STATE_RUNNING) sched_propose(a->r, draft, n);
 }
 
-static void check(const char *wrong, uint64_t seed) { CHECK(!wrong, "schedule %llu: %s", (unsigned long long)seed, wrong); }
+static void check(const char *wrong, uint64_t seed) {
+    CHECK(!wrong, "schedule %llu: %s", (unsigned long long)seed, wrong);
+}
 
 static bool world_step(World *w, uint64_t seed) {
     while (w->submitted < w->count && w->asked[w->submitted].at <= (double)w->steps) submit(w);
@@ -166,8 +168,8 @@ static void check_tokens(const World *w, uint64_t seed) {
     for (size_t i = 0; i < w->submitted; i++) {
         const Asked *a = &w->asked[i];
         size_t n = a->r->end == END_REFUSED ? 0 : a->r->length;
-        CHECK(a->r->state == STATE_ENDED && (a->r->end != END_LENGTH || n == a->most), "schedule %llu: request %zu has %zu "
-              "of %zu tokens", (unsigned long long)seed, i, n, a->most);
+        CHECK(a->r->state == STATE_ENDED && (a->r->end != END_LENGTH || n == a->most),
+              "schedule %llu: request %zu has %zu of %zu tokens", (unsigned long long)seed, i, n, a->most);
         CHECK(n == 0 || !memcmp(a->r->token, a->expected, n * sizeof *a->expected),
               "schedule %llu: request %zu has other tokens than alone", (unsigned long long)seed, i);
     }
@@ -200,8 +202,9 @@ static void fuzz(void) {
     }
     CHECK(count < 10000 || (seen.preempted && seen.saved && seen.copied && seen.hits && seen.rehits && seen.shared &&
           seen.rejected && seen.end[END_CANCELLED] && seen.end[END_SHED] && seen.end[END_REFUSED]),
-          "preempted %zu, saved %zu, copied %zu, hits %zu, again %zu, shared %zu, rejected %zu, cancelled %zu, shed %zu, "
-          "refused %zu", seen.preempted, seen.saved, seen.copied, seen.hits, seen.rehits, seen.shared, seen.rejected,
+          "preempted %zu, saved %zu, copied %zu, hits %zu, again %zu, shared %zu, rejected %zu, cancelled %zu, "
+          "shed %zu, refused %zu", seen.preempted, seen.saved, seen.copied, seen.hits, seen.rehits, seen.shared,
+          seen.rejected,
           seen.end[END_CANCELLED], seen.end[END_SHED], seen.end[END_REFUSED]);
 }
 
