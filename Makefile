@@ -55,7 +55,7 @@ REPLAY  = build/$(subst $(empty) ,-,$(strip $(NAME) asan))/replay
 B       = $(patsubst %/,%,build/$(subst $(empty) ,-,$(strip $(KIND))))
 BIN     = $(if $(strip $(KIND)),$(B)/,)
 
-PROGRAMS = train.c generate.c
+PROGRAMS = train.c generate.c serve.c
 FOLDERS = lib kernels config data formats model infer run plot
 ROOMS   = $(filter-out $(PROGRAMS) gpt.c,$(wildcard *.c $(FOLDERS:%=%/*.c)))
 OBJECTS = $(ROOMS:%.c=$(B)/objects/%.o)
@@ -72,7 +72,7 @@ $(PROGRAMS:.c=): %: $(BIN)%      # make train CC=clang builds build/clang/train
 .PHONY: $(PROGRAMS:.c=)
 endif
 
-$(BIN)train $(BIN)generate: $(BIN)%: $(B)/objects/%.o $(OBJECTS)
+$(BIN)train $(BIN)generate $(BIN)serve: $(BIN)%: $(B)/objects/%.o $(OBJECTS)
 	$(call say,LINK)$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
 
 # The trainer in one file shares nothing with the rest: this is the command at its top.
@@ -202,7 +202,7 @@ $(OBJECTS) $(PROGRAMS:%.c=$(B)/objects/%.o): | found
 endif
 
 clean:
-	rm -rf build train generate gpt bench/bench
+	rm -rf build train generate serve gpt bench/bench
 
 .PHONY: all test oracle claims digest onefile bench versus asan tsan fuzz replay demo ready found clean always
--include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(B)/objects/train.d $(B)/objects/generate.d $(HARNESS:.o=.d)
+-include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(B)/objects/train.d $(B)/objects/generate.d $(B)/objects/serve.d $(HARNESS:.o=.d)

@@ -29,6 +29,11 @@
 #define GROUP_SCORE_VALUES(X) X(GROUP_SCORE, top2) X(GROUP_SCORE, max)
 #define SAVE_DTYPE_VALUES(X)  X(SAVE_DTYPE, f32) X(SAVE_DTYPE, bf16)
 #define DRY_RUN_VALUES(X)     X(DRY_RUN, no) X(DRY_RUN, text) X(DRY_RUN, json)
+#define ARRIVALS_VALUES(X)    X(ARRIVALS, poisson) X(ARRIVALS, bursts) X(ARRIVALS, closed)
+#define SCHED_VALUES(X)       X(SCHED, continuous) X(SCHED, static)
+#define ADMIT_VALUES(X)       X(ADMIT, chunk) X(ADMIT, prompt) X(ADMIT, full)
+#define VICTIM_VALUES(X)      X(VICTIM, last) X(VICTIM, least_computed)
+#define PREEMPT_VALUES(X)     X(PREEMPT, recompute) X(PREEMPT, swap)
 
 // ATTN_mha, ATTN_gqa, ..., NORM_pre, ...: prefix_word.
 #define CONFIG_CONSTANT(prefix, word) prefix##_##word,
@@ -50,4 +55,9 @@ enum { FFN_BIAS_VALUES(CONFIG_CONSTANT) };
 enum { GROUP_SCORE_VALUES(CONFIG_CONSTANT) };
 enum { SAVE_DTYPE_VALUES(CONFIG_CONSTANT) };
 enum { DRY_RUN_VALUES(CONFIG_CONSTANT) };
+enum { ARRIVALS_VALUES(CONFIG_CONSTANT) };
+enum { SCHED_VALUES(CONFIG_CONSTANT) };
+enum { ADMIT_VALUES(CONFIG_CONSTANT) };
+enum { VICTIM_VALUES(CONFIG_CONSTANT) };
+enum { PREEMPT_VALUES(CONFIG_CONSTANT) };
 #endif

@@ -33,6 +33,7 @@ static const struct { const char *files, *may[16]; } rooms[] = {
     {"bench/*.[ch]", {"bench/", MODEL, "model/optimizer.", "moe.", "run/run.", "plot/", "config/", "kernels/", "lib/"}},
     {"train.c", {""}},
     {"generate.c", {""}},
+    {"serve.c", {""}},
     {"gpt.c", {NULL}},                      // nothing: it shares no line with the others
 };
 enum { ROOMS = sizeof rooms / sizeof rooms[0] };

@@ -1,0 +1,50 @@
+// engine.c: one step: schedule, move blocks, compute, sample, tell the scheduler.
+#include "infer/engine.h"
+#include <stdlib.h>
+
+static void apply(const Backend *b, const Op *op) {
+    if (op->kind == OP_COPY) b->copy(b->self, op->from, op->to);
+    else if (op->kind == OP_SAVE) b->save(b->self, op->from, op->to);
+    else b->load(b->self, op->from, op->to);
+}
+
+Step *engine_schedule(Engine *e, double now) {
+    Step *step = sched_step(e->sched, now);
+    for (size_t i = 0; i < step->ops; i++) apply(&e->backend, &step->op[i]);
+    if (step->rows) e->backend.step(e->backend.self, step->row, step->rows);
+    return step;
+}
+
+// The token after each of the row's last ones, as long as the next draft is the token that is drawn there anyway: the
+// text is the same as without drafts.
+static size_t sample_row(Engine *e, const StepRow *row, size_t index, bool *stop) {
+    const Backend *b = &e->backend;
+    Request *r = row->request;
+    size_t count = 0;
+    for (size_t i = row->logits_from; i < row->n; i++) {
+        size_t position = row->past + i + 1;
+        int token = e->token[count++] = b->sample(b->self, row, index, i, r, position);
+        *stop = b->ends && b->ends(b->self, r, token);
+        if (*stop || (i + 1 < row->n && r->token[position] != token)) break;
+    }
+    return count;
+}
+
+void engine_finish(Engine *e, const Step *step) {
+    for (size_t i = 0; i < step->rows; i++) {
+        StepRow row = step->row[i];
+        bool stop = false;
+        if (row.n > e->room) e->token = xrealloc(e->token, (e->room = 2 * row.n) * sizeof *e->token);
+        size_t count = sample_row(e, &row, i, &stop);
+        sched_commit(e->sched, &step->row[i], e->token, count, stop);
+        if (count && e->emit) e->emit(e->owner, row.request, e->token, count);
+    }
+}
+
+bool engine_step(Engine *e, double now) {
+    Step *step = engine_schedule(e, now);
+    engine_finish(e, step);
+    return step->rows > 0;
+}
+
+void engine_free(Engine *e) { free(e->token); }

@@ -1,0 +1,31 @@
+// engine.h: a scheduler and something that computes, step by step. What computes is a table of functions: the model
+// over its paged cache, nothing at all on the event clock, or in tests a toy that every fault of paging shows in.
+#ifndef ENGINE_H
+#define ENGINE_H
+#include "infer/sched.h"
+
+typedef struct {
+    void *self;
+    void (*step)(void *self, const StepRow *row, size_t rows);        // keys and values of all rows, wanted logits
+    void (*copy)(void *self, uint32_t from, uint32_t to);             // a block
+    void (*save)(void *self, uint32_t block, uint32_t place);         // into the swap area
+    void (*load)(void *self, uint32_t place, uint32_t block);
+    // The token at `position` of the request, from the logits of token i of row `row`. A function of the seed and the
+    // position, never of the step.
+    int (*sample)(void *self, const StepRow *row, size_t index, size_t i, const Request *r, size_t position);
+    bool (*ends)(void *self, const Request *r, int token);            // NULL: no token ends a text
+} Backend;
+
+typedef struct {
+    Sched *sched;
+    Backend backend;
+    void (*emit)(void *owner, Request *r, const int *token, size_t count);    // new tokens of a request, or NULL
+    void *owner;
+    int *token; size_t room;
+} Engine;
+
+Step *engine_schedule(Engine *e, double now);          // rows == 0: there is nothing to do
+void engine_finish(Engine *e, const Step *step);       // sampled, accepted, handed out
+bool engine_step(Engine *e, double now);               // both; false: there was nothing to do
+void engine_free(Engine *e);                           // what the engine itself allocated
+#endif

@@ -1,0 +1,68 @@
+// stats.c: percentiles, goodput, digest, and a line per request.
+#include "infer/stats.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *end_name(RequestEnd end) {
+    static const char *const name[ENDS] = {"in flight", "length", "stop", "cancelled", "shed", "refused"};
+    return name[end];
+}
+
+static int by_size(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double rank(const double *x, size_t n, size_t percent) {
+    size_t at = (n * percent + 99) / 100;
+    return n ? x[at ? at - 1 : 0] : NAN;
+}
+
+Percentiles percentiles_of(double *x, size_t n) {
+    qsort(x, n, sizeof *x, by_size);
+    return (Percentiles){rank(x, n, 50), rank(x, n, 90), rank(x, n, 99), n};
+}
+
+// One token has no pace: such a request is judged by its first token alone, and is not among the paces.
+Stats stats_of(const Record *record, size_t count, double slo_ttft, double slo_tpot) {
+    Stats s = {.digest = HASH_START};
+    double *x = xmalloc((3 * count + 1) * sizeof *x), *ttft = x, *tpot = x + count, *latency = x + 2 * count;
+    size_t paces = 0;
+    for (size_t i = 0; i < count; i++) {
+        const Record *r = &record[i];
+        s.tokens += r->answer;
+        s.digest = hash_bytes(s.digest, &r->digest, sizeof r->digest);
+        if (r->end != END_LENGTH && r->end != END_STOP) continue;
+        double pace = r->answer > 1 ? (r->last - r->first) / (double)(r->answer - 1) : 0;
+        if (r->answer > 1) tpot[paces++] = pace;
+        ttft[s.finished] = r->first - r->arrival, latency[s.finished] = r->last - r->arrival;
+        s.good += ttft[s.finished++] <= slo_ttft && pace <= slo_tpot;
+    }
+    s.ttft = percentiles_of(ttft, s.finished), s.latency = percentiles_of(latency, s.finished);
+    s.tpot = percentiles_of(tpot, paces);
+    free(x);
+    return s;
+}
+
+// A time that there is not is null.
+static const char *time_text(double x, bool known, char out[32]) {
+    snprintf(out, 32, known ? "%.9g" : "null", x);
+    return out;
+}
+
+void stats_write(const Record *record, size_t count, const char *path) {
+    AtomicFile f = atomic_open(path);
+    for (size_t i = 0; i < count; i++) {
+        const Record *r = &record[i];
+        char first[32], last[32];
+        char *line = xprintf("{\"request\": %zu, \"end\": \"%s\", \"arrival\": %.9g, \"first\": %s, \"last\": %s, "
+                             "\"prompt\": %zu, \"answer\": %zu, \"preempted\": %zu, \"hits\": %zu, \"digest\": "
+                             "\"%016llx\"}\n", i, end_name(r->end), r->arrival, time_text(r->first, r->answer, first),
+                             time_text(r->last, r->answer, last), r->prompt, r->answer, r->preempted, r->hits,
+                             (unsigned long long)r->digest);
+        atomic_write(&f, line, strlen(line));
+        free(line);
+    }
+    atomic_close(&f);
+}

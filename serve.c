@@ -1,0 +1,171 @@
+// serve.c: main(). Requests through the scheduler, on an event clock: a step takes as long as a table of measured costs
+// says, and its tokens are drawn at random, so no weights are needed and ten thousand requests take a second or two.
+//
+//     ./serve --requests 1000 --rate 2 --seed 1
+//     ./serve --help
+//
+// The receipt goes to stdout, a line for each request to --records. What this file is not: a model, or a network.
+#include "config/serve.h"
+#include "infer/clock.h"
+#include "infer/engine.h"
+#include "infer/stats.h"
+#include "infer/trace.h"
+#include "lib/process.h"
+#include "lib/rng.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { VOCAB = 32768 };
+
+// ---- instead of a model --------------------------------------------------------------------------
+static void no_step(void *self, const StepRow *row, size_t rows) { (void)self, (void)row, (void)rows; }
+static void no_move(void *self, uint32_t from, uint32_t to) { (void)self, (void)from, (void)to; }
+static int random_token(void *self, const StepRow *row, size_t index, size_t i, const Request *r, size_t position) {
+    (void)row, (void)index, (void)i;
+    uint32_t out[4];
+    philox(out, *(const uint64_t *)self, RNG_SAMPLE | (r->seed + 1) << 32, position);
+    return (int)(out[0] % VOCAB);
+}
+
+// ---- the run -------------------------------------------------------------------------------------
+typedef struct {
+    ServeOptions o; uint64_t seed;
+    Trace trace; CostTable cost;
+    Pool *pool; Sched *sched; Engine engine;
+    Record *record; Request **request;
+    size_t submitted;
+    double now, busy, held;             // seconds; held: blocks, as a sum over the time of steps
+} Run;
+
+static void receive(void *owner, Request *r, const int *token, size_t count) {
+    Run *run = owner;
+    Record *record = &run->record[r->seed];
+    if (!record->answer) record->first = run->now;
+    record->last = run->now;
+    record->answer += count;
+    record->digest = hash_bytes(record->digest, token, count * sizeof *token);
+}
+
+static void keep(Run *run, size_t i) {
+    Request *r = run->request[i];
+    Record *record = &run->record[i];
+    record->end = r->end, record->preempted = r->preempted, record->hits = r->hits;
+    sched_release(run->sched, r);
+    run->request[i] = NULL;
+}
+
+static void submit(Run *run) {
+    size_t i = run->submitted++;
+    const Asked *a = &run->trace.asked[i];
+    double at = run->o.arrivals == ARRIVALS_closed && !*run->o.trace ? run->now : a->at;
+    int *token = xmalloc(size_mul(a->prompt, sizeof *token));
+    trace_prompt(&run->trace, i, run->seed, VOCAB, token);
+    Request *r = run->request[i] = sched_submit(run->sched, token, a->prompt, size_add(a->prompt, a->answer), 0, at);
+    r->seed = i;
+    run->record[i] = (Record){.arrival = at, .prompt = a->prompt, .digest = HASH_START};
+    if (r->end) keep(run, i);
+    free(token);
+}
+
+static bool has_arrived(const Run *run) {
+    if (run->submitted == run->trace.count) return false;
+    if (run->o.arrivals != ARRIVALS_closed || *run->o.trace) return run->trace.asked[run->submitted].at <= run->now;
+    return sched_waiting(run->sched) + sched_running(run->sched) < run->o.clients;
+}
+
+// A step, or the wait until there is one; false: all requests have ended.
+static bool advance(Run *run) {
+    while (has_arrived(run)) submit(run);
+    Step *step = engine_schedule(&run->engine, run->now);
+    if (step->rows == 0) {
+        if (run->submitted == run->trace.count) return false;
+        run->now = fmax(run->now, run->trace.asked[run->submitted].at);
+        return true;
+    }
+    double seconds = cost_of(&run->cost, step_size(step));
+    run->now += seconds, run->busy += seconds;
+    run->held += seconds * (double)(pool_blocks(run->pool) - pool_available(run->pool));
+    engine_finish(&run->engine, step);
+    return true;
+}
+
+static Run open_run(const ServeOptions *o) {
+    size_t places = o->preempt != PREEMPT_swap ? 0 : o->swap_blocks ? o->swap_blocks : o->blocks;
+    SchedOptions s = {o->budget, o->running, o->chunk, o->sched, o->admit, o->victim, o->preempt, o->watermark, o->shed,
+                      o->prefix_cache};
+    Run run = {.o = *o, .seed = o->seed};
+    run.trace = *o->trace ? trace_read(o->trace, o) : trace_make(o);
+    run.cost = strcmp(o->cost, "built-in") ? cost_read(o->cost) : cost_built_in();
+    run.pool = pool_new(o->blocks, o->block, places, o->seed, 64);
+    run.sched = sched_new(s, run.pool);
+    run.record = xmalloc(size_mul(run.trace.count, sizeof *run.record));
+    run.request = xmalloc(size_mul(run.trace.count, sizeof *run.request));
+    return run;
+}
+
+// ---- the receipt ---------------------------------------------------------------------------------
+static void print_times(const char *what, Percentiles p) {
+    printf("%-9s p50 %.4g s, p90 %.4g s, p99 %.4g s of %zu request%s\n", what, p.p50, p.p90, p.p99, p.count,
+           plural(p.count));
+}
+
+static void print_receipt(const Run *run, const Stats *s) {
+    const SchedCounters *c = sched_counters(run->sched);
+    const ServeOptions *o = &run->o;
+    printf("requests  %zu received", c->received);
+    for (int e = END_LENGTH; e < ENDS; e++)
+        if (c->ended[e]) printf(", %zu %s", c->ended[e], e == END_LENGTH ? "finished" : end_name((RequestEnd)e));
+    printf("\nsteps     %zu of %.1f tokens: %zu executed = %zu useful + %zu recomputed + %zu rejected\n", c->steps,
+           c->steps ? (double)c->executed / (double)c->steps : 0, c->executed, c->useful, c->recomputed, c->rejected);
+    printf("blocks    %.3f of the pool on average; %zu preemption%s, %zu blocks swapped, %zu tokens found, %zu after "
+           "preemption\n", run->busy > 0 ? run->held / run->busy / (double)o->blocks : 0, c->preempted,
+           plural(c->preempted), c->saved, c->hits, c->rehits);
+    print_times("ttft", s->ttft), print_times("tpot", s->tpot), print_times("latency", s->latency);
+    printf("time      %.6g s, duty %.3f, %.4g tokens/s, %.4g requests/s\n", run->now, run->busy / run->now,
+           (double)s->tokens / run->now, (double)s->finished / run->now);
+    printf("goodput   %.4g requests/s: %zu with ttft within %g s and tpot within %g s\n", (double)s->good / run->now,
+           s->good, o->slo_ttft, o->slo_tpot);
+    printf("receipt: digest %016llx\n", (unsigned long long)s->digest);
+}
+
+static void refuse(const ServeOptions *o, const bool *given) {
+    static const char *const replaced[] = {"arrivals", "rate", "burst", "clients", "prompt_length", "answer_length",
+                                           "spread"};
+    for (size_t i = 0; i < serve_table.count; i++)
+        if (given[i]) flags_refuse_unused(&serve_table, o, i);
+    for (size_t i = 0; *o->trace && i < sizeof replaced / sizeof *replaced; i++)
+        if (given[flags_find(&serve_table, replaced[i])]) {
+            char name[64];
+            usage_error("--%s has no effect with --trace, which has arrivals and lengths of its own",
+                        flags_shown(replaced[i], name));
+        }
+}
+
+int main(int argc, char **argv) {
+    process_begin();
+    ServeOptions o;
+    bool *given = xmalloc(serve_table.count * sizeof *given);
+    flags_parse(&serve_table, &o, argc, argv, given);
+    refuse(&o, given);
+    Run run = open_run(&o);
+    run.engine = (Engine){run.sched, {&run.seed, no_step, no_move, no_move, no_move, random_token, NULL}, receive, &run,
+                          NULL, 0};
+    fprintf(stderr, "note     simulated: costs are %s, copies and swaps take no time, tokens are random\n",
+            strcmp(o.cost, "built-in") ? "from --cost" : "built-in, not of this machine");
+    if (run.trace.left_out)
+        fprintf(stderr, "note     %zu request%s of the trace without an answer left out\n", run.trace.left_out,
+                plural(run.trace.left_out));
+    double start = seconds_now();
+    while (advance(&run)) {}
+    double seconds = seconds_now() - start;
+    for (size_t i = 0; i < run.trace.count; i++)
+        if (run.request[i]) keep(&run, i);
+    Stats s = stats_of(run.record, run.trace.count, o.slo_ttft, o.slo_tpot);
+    print_receipt(&run, &s);
+    fprintf(stderr, "clock    %.3f s for %zu steps, %.3g steps/s\n", seconds, sched_counters(run.sched)->steps,
+            (double)sched_counters(run.sched)->steps / seconds);
+    stats_write(run.record, run.trace.count, o.records);
+    flush_output("the records are written");
+    return 0;
+}

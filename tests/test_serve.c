@@ -1,0 +1,198 @@
+// test_serve.c: the event clock's table of costs, traces of others, percentiles, and ./serve as a command. The
+// scheduler itself is in test_sched.c.
+#include "tests/program.h"
+#include "tests/test.h"
+#include "infer/clock.h"
+#include "infer/stats.h"
+#include "infer/trace.h"
+#include <stdlib.h>
+
+// ---- costs ---------------------------------------------------------------------------------------
+
+// Steps whose times are of the form that is fitted, with an error of `noise` that alternates in sign.
+static size_t make_points(CostPoint *point, double noise) {
+    size_t n = 0;
+    for (int m = 1; m <= 64; m *= 2)
+        for (int context = 0; context < 4; context++)
+            for (int pairs = 0; pairs < 3; pairs++, n++) {
+                StepSize x = {m, 100.0 * context, 50.0 * pairs};
+                double t = 5e-3 + 1e-5 * m + 4e-4 * fmax(0, m - 12.0) + 1e-6 * x.decode + 2e-6 * x.pairs;
+                point[n] = (CostPoint){x, t * (1 + (n % 2 ? noise : -noise))};
+            }
+    return n;
+}
+
+static CostTable fitted;
+static void beyond(void *size) { cost_of(&fitted, *(StepSize *)size); }
+
+static void costs(void) {
+    CostPoint point[128];
+    double knot[] = {4, 12, 32};
+    size_t n = make_points(point, 0);
+    fitted = cost_fit(point, n, knot, 3);
+    for (size_t i = 0; i < n; i++)
+        CHECK(fabs(cost_of(&fitted, point[i].size) / point[i].seconds - 1) < 1e-9, "point %zu: %g", i,
+              point[i].seconds);
+    CHECK(fitted.worst < 1e-9 && fabs(fitted.decode - 1e-6) < 1e-12 && fabs(fitted.bend[1] - 4e-4) < 1e-10, "%g, %g",
+          fitted.worst, fitted.bend[1]);
+    make_points(point, 0.03);
+    CostTable noisy = cost_fit(point, n, knot, 3);
+    CHECK(noisy.median > 0.01 && noisy.worst < 0.08, "held out: median %g, worst %g", noisy.median, noisy.worst);
+    CHECK(test_fails(1, "65 tokens, but the table of costs was measured up to 64", beyond, &(StepSize){65, 0, 0}), "%s",
+          test_message);
+    CHECK(test_fails(1, "measured up to 300", beyond, &(StepSize){1, 301, 0}), "%s", test_message);
+    cost_write(&noisy, test_path("cost.json"));
+    CostTable read = cost_read(test_path("cost.json"));
+    for (size_t i = 0; i < n; i++)
+        CHECK(cost_of(&read, point[i].size) == cost_of(&noisy, point[i].size), "point %zu, read again", i);
+    CHECK(read.worst == noisy.worst, "%g", read.worst);
+}
+
+// ---- traces --------------------------------------------------------------------------------------
+
+static Trace trace_of(const char *text, const char *flags) {
+    ServeOptions o;
+    flags_parse_text(&serve_table, &o, flags, NULL);
+    write_whole_file(test_path("trace"), text, strlen(text));
+    return trace_read(test_path("trace"), &o);
+}
+
+static void formats(void) {
+    static const struct { const char *format, *text; double second_at; } file[] = {
+        {"Azure", "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-12-31 23:59:59.5000000,10,4\n"
+                  "2024-01-01 00:00:01.2500000,20,6\n", 1.75},
+        {"Vidur", "arrived_at,num_prefill_tokens,num_decode_tokens,pd_ratio\n1.5,10,4,2.5\n3.25,20,6,3.3\n", 1.75},
+        {"BurstGPT", "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n5,ChatGPT,10,4,14,"
+                     "Conversation log\r\n6,ChatGPT,10,0,10,API log\r\n7,GPT-4,20,6,26,API log\r\n", 2},
+        {"Mooncake", "{\"timestamp\": 3000, \"input_length\": 20, \"output_length\": 6, \"hash_ids\": [1]}\n"
+                     "{\"timestamp\": 500, \"input_length\": 10, \"output_length\": 4, \"hash_ids\": [1]}\n", 2.5},
+        {"Qwen-Bailian", "{\"chat_id\": 1, \"parent_chat_id\": -1, \"timestamp\": 1.5, \"input_length\": 10, "
+                         "\"output_length\": 4, \"type\": \"text\", \"turn\": 1, \"hash_ids\": [7]}\n{\"chat_id\": 2, "
+                         "\"timestamp\": 2, \"input_length\": 20, \"output_length\": 6, \"hash_ids\": [7, 8]}\n", 0.5},
+        {"agent sessions", "{\"session_id\": \"a\", \"turns\": [{\"llm_calls\": [{\"timestamp\": 4, \"tokens\": "
+                           "{\"prompt\": 10, \"completion\": 4, \"cached\": 0}}, {\"timestamp\": 9, \"tokens\": "
+                           "{\"prompt\": 20, \"completion\": 6}}]}]}\n", 5},
+        {"ShareGPT", "[{\"conversations\": [{\"from\": \"human\", \"value\": \"0123456789\"}, {\"value\": \"abcd\"}]}, "
+                     "{\"conversations\": []}, {\"conversations\": [{\"value\": \"01234567890123456789\"}, "
+                     "{\"value\": \"abcdef\"}]}]", 0},
+    };
+    for (size_t i = 0; i < sizeof file / sizeof *file; i++) {
+        Trace t = trace_of(file[i].text, "");
+        CHECK(!strcmp(t.format, file[i].format) && t.count == 2, "%s: read as %s, %zu requests", file[i].format,
+              t.format, t.count);
+        CHECK(t.asked[0].at == 0 && t.asked[1].at == file[i].second_at, "%s: %.17g", t.format, t.asked[1].at);
+        CHECK(t.asked[0].prompt == 10 && t.asked[0].answer == 4 && t.asked[1].prompt == 20 && t.asked[1].answer == 6,
+              "%s: %zu %zu", t.format, t.asked[0].prompt, t.asked[0].answer);
+        trace_free(&t);
+        t = trace_of(file[i].text, "--trace t --time-scale 2 --length-scale 0.5");
+        CHECK(t.asked[1].at == 2 * file[i].second_at && t.asked[1].prompt == 10 && t.asked[1].answer == 3, "%s scaled",
+              t.format);
+        trace_free(&t);
+    }
+}
+
+// Equal numbers are equal tokens, at their places; what no number covers is each request's own.
+static void shared_prompts(void) {
+    Trace t = trace_of("{\"chat_id\": 1, \"timestamp\": 1, \"input_length\": 40, \"output_length\": 4, \"hash_ids\": "
+                       "[5, 6]}\n{\"chat_id\": 2, \"timestamp\": 2, \"input_length\": 40, \"output_length\": 6, "
+                       "\"hash_ids\": [5, 7]}\n", "");
+    int a[40], b[40];
+    trace_prompt(&t, 0, 1, 32768, a), trace_prompt(&t, 1, 1, 32768, b);
+    CHECK(!memcmp(a, b, 16 * sizeof *a), "the first piece is shared");
+    CHECK(memcmp(a + 16, b + 16, 16 * sizeof *a) && memcmp(a + 32, b + 32, 8 * sizeof *a), "the others are not");
+    CHECK(memcmp(a, a + 16, 16 * sizeof *a), "two pieces of one prompt differ");
+    trace_free(&t);
+}
+
+static void read_bad(void *text) { trace_of(text, ""); }
+static void bad_traces(void) {
+    static char *const bad[][2] = {
+        {"a,b\n1,2\n", "line 1"}, {"", "line 1"}, {"arrived_at,num_prefill_tokens,num_decode_tokens\n1,2\n", "line 2"},
+        {"arrived_at,num_prefill_tokens,num_decode_tokens\n1,x,3\n", "a number of tokens"},
+        {"arrived_at,num_prefill_tokens,num_decode_tokens\nsoon,2,3\n", "a time"},
+        {"arrived_at,num_prefill_tokens,num_decode_tokens\n1,0,3\n", "at least a token"},
+        {"arrived_at,num_prefill_tokens,num_decode_tokens\n", "has no request"},
+        {"{\"timestamp\": 1}\n", "timestamp and lengths"}, {"{\n", "a JSON object"}, {"[1,", "a JSON list"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CHECK(test_fails(1, bad[i][1], read_bad, bad[i][0]), "%s: %s", bad[i][0], test_message);
+}
+
+// ---- statistics ----------------------------------------------------------------------------------
+
+static void statistics(void) {
+    double x[100];
+    for (int i = 0; i < 100; i++) x[i] = 100 - i;
+    Percentiles p = percentiles_of(x, 100);
+    CHECK(p.p50 == 50 && p.p90 == 90 && p.p99 == 99, "%g %g %g", p.p50, p.p90, p.p99);
+    CHECK(isnan(percentiles_of(x, 0).p50) && percentiles_of(x, 1).p99 == 1, "of none and of one");
+    Record r[] = {{0, 1, 3, 10, 5, 0, 0, END_LENGTH, 1},   {0, 2, 3, 10, 5, 0, 0, END_LENGTH, 2},
+                  {0, 1, 9, 10, 5, 0, 0, END_LENGTH, 3},   {0, 1, 1, 10, 1, 0, 0, END_STOP, 4},
+                  {0, 1, 1, 10, 1, 0, 0, END_CANCELLED, 5}, {0, 0, 0, 10, 0, 0, 0, END_SHED, 6}};
+    Stats s = stats_of(r, 6, 1, 0.5);
+    CHECK(s.finished == 4 && s.good == 2 && s.tokens == 17 && s.tpot.count == 3, "%zu finished, %zu good", s.finished,
+          s.good);
+}
+
+// ---- the command ---------------------------------------------------------------------------------
+
+static Result serve(const char *flags) {
+    const char *train_path = train_binary();
+    return shell(xprintf("'%.*s/serve' --requests 60 --records r.jsonl %s",
+                         (int)(strrchr(train_path, '/') - train_path), train_path, flags));
+}
+static const char *digest_of(Result r) {
+    const char *at = strstr(r.out, "receipt: ");
+    return at ? at : "none";
+}
+
+// What a request gets depends on neither pool, budget, blocks nor preemption.
+static void same_digest(void) {
+    static const char *const flags[] = {
+        "--block 1 --blocks 8192", "--budget 64 --chunk 7", "--running 2", "--sched static", "--rate 1000",
+        "--admit chunk --watermark 0 --blocks 48 --rate 1000", "--admit full", "--prefix-cache",
+        "--admit chunk --watermark 0 --blocks 48 --rate 1000 --preempt swap --victim least-computed",
+    };
+    Result whole = serve("");
+    CHECK(whole.status == 0 && strstr(whole.out, "60 received, 60 finished"), "%s%s", whole.out, whole.error);
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        Result r = serve(flags[i]);
+        CHECK(!strcmp(digest_of(r), digest_of(whole)), "%s: %s%s", flags[i], r.out, r.error);
+        if (strstr(flags[i], "--blocks 48")) CHECK(!strstr(r.out, " 0 preemptions"), "%s: %s", flags[i], r.out);
+    }
+    CHECK(strcmp(digest_of(serve("--seed 2")), digest_of(whole)), "another seed");
+}
+
+static void refusals(void) {
+    static const struct { const char *flags, *word; int status; } bad[] = {
+        {"--budget 8 --running 9", "--budget 8 is less than --running 9", 2},
+        {"--time-scale 2", "time-scale", 2}, {"--burst 3", "burst", 2}, {"--swap-blocks 3", "swap-blocks", 2},
+        {"--trace none.csv", "none.csv", 1}, {"--cost none.json", "none.json", 1},
+        {"--trace none.csv --rate 3", "--rate has no effect with --trace", 2},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        Result r = serve(bad[i].flags);
+        CHECK(r.status == bad[i].status && strstr(r.error, bad[i].word), "%s: %d %s", bad[i].flags, r.status, r.error);
+    }
+}
+
+static void arrivals(void) {
+    Result closed = serve("--arrivals closed --clients 4 --running 4"), bursts = serve("--arrivals bursts --burst 20");
+    CHECK(strstr(closed.out, "60 finished") && strstr(bursts.out, "60 finished"), "%s%s", closed.out, bursts.out);
+    Result shed = serve("--rate 1000 --running 1 --shed 0.5"), large = serve("--blocks 4");
+    CHECK(strstr(shed.out, " shed\n") && strstr(large.out, " refused\n"), "%s%s", shed.out, large.out);
+    char *lines = read_whole_file(test_path("r.jsonl"), NULL);
+    CHECK(strstr(lines, "\"end\": \"refused\", ") && strstr(lines, "\"first\": null"), "%s", lines);
+}
+
+static const Test tests[] = {
+    {"serve/costs", "the fit finds the costs it was made from; beyond what was measured it refuses", costs},
+    {"serve/formats", "each format of a trace: times, lengths, scales", formats},
+    {"serve/shared-prompts", "equal numbers of pieces become equal tokens", shared_prompts},
+    {"serve/bad-traces", "what is no trace is refused, with its line", bad_traces},
+    {"serve/statistics", "percentiles by nearest rank; who is good", statistics},
+    {"serve/same-digest", "pool, budget, blocks, order and preemption change no token", same_digest},
+    {"serve/refusals", "flags without effect, files that are not there", refusals},
+    {"serve/arrivals", "closed loop, bursts, shedding and refusals", arrivals},
+};
+REGISTER_TESTS(tests)
