@@ -383,7 +383,7 @@ static void mla_forward(Model *m, size_t l, real *out, const real *x, const Batc
     rotate(m, layer, q + nope(layer), q_row, layer->H, layer->D, b, false);
     rotate(m, layer, kv_a + R, wide, 1, layer->P, b, false);
     if (b->cache) cache_append_latent(b->cache, l, layer, acts, b);
-    if (b->past) {
+    if (b->past || b->paged.rows) {      // in a step of rows always, so that chunks cannot be seen
         mla_absorbed(m, l, b);
     } else {
         apply(m, kv, &layer->mla.kv_b, c, b->M);

@@ -151,13 +151,26 @@ const Config *model_config(const Model *m) { return &m->c; }
 
 // ---- the residual stream -------------------------------------------------------------------------
 
+// A mixer, row by row, each over its own past: out and h [M,C].
+static void mix_rows(Model *m, size_t l, const Branch *F, real *out, const real *h, const Batch *b) {
+    Blocks *s = b->paged.blocks;
+    for (size_t i = 0, at = 0; i < b->paged.rows; at += b->paged.row[i++].n) {
+        const Row *r = &b->paged.row[i];
+        Batch one = {.B = 1, .T = r->n, .M = r->n, .past = r->past, .tokens = r->tokens, .inference = true,
+                     .cache = blocks_open(m, s, l, r), .paged = b->paged};
+        F->forward(m, l, out + at * m->c.width, h + at * m->c.width, &one);
+        blocks_close(m, s, l, r);
+    }
+}
+
 // out = what the branch F and its norms make of the stream a->x.
 static void branch_forward(Model *m, size_t l, const Branch *F, const BranchNorms *n, const BranchActs *a, real *out,
                            const Batch *b) {
     size_t M = b->M, size = M * m->c.width;
     real *h = n->in.on ? a->h : a->x, *f = a->f ? a->f : m->branch, *sum = a->sum ? a->sum : m->branch;
     if (n->in.on) normalise(m, &n->in, h, a->in, a->x, M);
-    F->forward(m, l, f, h, b);
+    if (b->paged.rows && F->cache) mix_rows(m, l, F, f, h, b);
+    else F->forward(m, l, f, h, b);
     if (n->of_sum) {
         add_scaled(sum, a->x, n->skip, f, size);
         normalise(m, &n->out, out, a->out, sum, M);
@@ -186,13 +199,23 @@ static void branch_backward(Model *m, size_t l, const Branch *F, const BranchNor
     else add_scaled(dx, dx, 1, g->dh, size);
 }
 
+static void embed(Model *m, const int *tokens, const Batch *b) {
+    const real *position = m->pos == NOWHERE ? NULL : m->values + m->pos;
+    if (!b->paged.rows)
+        embed_forward(m->x[0], m->values + m->embed, position, tokens, b->M, b->T, b->past, m->c.width);
+    for (size_t i = 0, at = 0; i < b->paged.rows; at += b->paged.row[i++].n) {
+        const Row *r = &b->paged.row[i];
+        embed_forward(m->x[0] + at * m->c.width, m->values + m->embed, position, r->tokens, r->n, r->n, r->past,
+                      m->c.width);
+    }
+}
+
 // Returns the rows that the head reads, [M,C].
 static const real *forward(Model *m, const int *tokens, const Batch *b) {
     size_t L = m->c.layers, C = m->c.width;
     pack_weights(m);
-    if (b->past) pack_absorbed_weights(m);
-    const real *position = m->pos == NOWHERE ? NULL : m->values + m->pos;
-    embed_forward(m->x[0], m->values + m->embed, position, tokens, b->M, b->T, b->past, C);
+    if (b->past || b->paged.rows) pack_absorbed_weights(m);
+    embed(m, tokens, b);
     for (size_t l = 0; l < L; l++) {
         const Layer *layer = &m->layers[l];
         const LayerActs *a = &m->acts[l];
@@ -311,6 +334,40 @@ void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_l
         memcpy(m->branch + i * C, hidden + (i * n + n - 1) * C, C * sizeof *hidden);
     head_forward(m, logits, all_logits ? hidden : m->branch, all_logits ? b.M : B);
     if (cache) cache->length = past + n;
+}
+
+// The tokens of all rows stand one after the other, for what does not look at the past.
+static Batch batch_of_rows(Model *m, Blocks *s, const Row *rows, size_t count, int **tokens) {
+    size_t M = 0, longest = 0;
+    for (size_t i = 0; i < count; i++) {
+        size_t end = rows[i].past + rows[i].n;
+        M += rows[i].n, longest = end > longest ? end : longest;
+        if (!rows[i].n) fail("row %zu of a step has no token", i);
+        if (m->pos != NOWHERE && end > m->c.context)
+            fail("the model has learned positions for %zu tokens, but token %zu was asked for", m->c.context, end);
+    }
+    *tokens = xmalloc(M * sizeof **tokens);
+    for (size_t i = 0, at = 0; i < count; at += rows[i++].n) memcpy(*tokens + at, rows[i].tokens, rows[i].n * sizeof(int));
+    for (size_t i = 0; i < M; i++)
+        if ((*tokens)[i] < 0 || (size_t)(*tokens)[i] >= m->c.vocab)
+            fail("token %d is outside the vocabulary of %zu", (*tokens)[i], m->c.vocab);
+    memory_take_rotations(m, longest);
+    memory_take_activations(m, M, 1, false, true);
+    return (Batch){.B = M, .T = 1, .M = M, .tokens = *tokens, .inference = true, .paged = {s, rows, count}};
+}
+
+void model_step(Model *m, Blocks *s, const Row *rows, size_t count, real *logits) {
+    int *tokens;
+    size_t C = m->c.width, wanted = 0;
+    Batch b = batch_of_rows(m, s, rows, count, &tokens);
+    const real *hidden = forward(m, tokens, &b);
+    for (size_t i = 0, at = 0; i < count; at += rows[i++].n) {
+        size_t from = rows[i].logits_from, n = rows[i].n - from;
+        memcpy(m->branch + wanted * C, hidden + (at + from) * C, n * C * sizeof *hidden);
+        wanted += n;
+    }
+    if (wanted) head_forward(m, logits, m->branch, wanted);
+    free(tokens);
 }
 
 void model_scale_rope(Model *m, RopeScaling s) {

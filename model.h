@@ -3,7 +3,7 @@
 #ifndef MODEL_H
 #define MODEL_H
 #include "kernels/ops.h"
-#include "model/cache.h"
+#include "model/blocks.h"
 #include "model/memory.h"
 #include "model/params.h"
 

@@ -7,7 +7,7 @@ static void layout_cache(const Model *m, Cache *c) {
     for (size_t l = 0; l < c->layers; l++) {
         const Layer *layer = &m->layers[l];
         CacheNeed need = layer->mixer->cache(layer);
-        c->slots[l] = layer->mha.cache_slots ? smaller(layer->mha.cache_slots, c->capacity) : c->capacity;
+        c->slots[l] = layer->mha.cache_slots && !c->whole ? smaller(layer->mha.cache_slots, c->capacity) : c->capacity;
         c->window[l] = layer->mha.window;
         size_t slots = size_mul(size_mul(c->rows, need.heads), c->slots[l]);
         c->k[l] = need.k ? take(&c->arena, size_mul(slots, need.k)) : NULL;
@@ -16,9 +16,9 @@ static void layout_cache(const Model *m, Cache *c) {
     }
 }
 
-Cache *cache_new(const Model *m, size_t rows, size_t capacity) {
+static Cache *make_cache(const Model *m, size_t rows, size_t capacity, bool whole) {
     Cache *c = xmalloc(sizeof *c);
-    *c = (Cache){.rows = rows, .capacity = capacity, .layers = m->c.layers, .arena = {.name = "cache"}};
+    *c = (Cache){.rows = rows, .capacity = capacity, .layers = m->c.layers, .whole = whole, .arena = {.name = "cache"}};
     c->k = xmalloc(c->layers * sizeof *c->k), c->v = xmalloc(c->layers * sizeof *c->v);
     c->slots = xmalloc(c->layers * sizeof *c->slots), c->first = xmalloc(c->layers * sizeof *c->first);
     c->window = xmalloc(c->layers * sizeof *c->window);
@@ -28,6 +28,8 @@ Cache *cache_new(const Model *m, size_t rows, size_t capacity) {
     layout_cache(m, c);
     return c;
 }
+Cache *cache_new(const Model *m, size_t rows, size_t capacity) { return make_cache(m, rows, capacity, false); }
+Cache *cache_new_whole(const Model *m, size_t rows, size_t capacity) { return make_cache(m, rows, capacity, true); }
 
 Cache *cache_repeat(const Model *m, const Cache *c, size_t rows) {
     Cache *all = cache_new(m, rows, c->capacity);

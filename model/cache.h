@@ -10,12 +10,14 @@
 // [rows, numbers] that stays as large as it is.
 typedef struct {
     size_t rows, length, capacity, layers, *slots, *first, *window, *state_size;
+    bool whole;              // windows drop nothing
     real **k, **v, **state;
     Arena arena;
 } Cache;
 
 // For `rows` sequences of the same length, of up to `capacity` tokens each.
 Cache *cache_new(const Model *m, size_t rows, size_t capacity);
+Cache *cache_new_whole(const Model *m, size_t rows, size_t capacity);    // with all positions, whatever windows see
 // A cache of `rows` sequences that all go on from the first one in c. No number of a row depends on another row
 // of its batch, so these are the bits that every row would have got from reading those tokens itself.
 Cache *cache_repeat(const Model *m, const Cache *c, size_t rows);

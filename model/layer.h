@@ -5,7 +5,7 @@
 #include "kernels/dispatch.h"
 #include "kernels/matmul.h"
 #include "kernels/ops.h"
-#include "model/cache.h"
+#include "model/blocks.h"
 #include "model/table.h"
 
 // ---- a layer -------------------------------------------------------------------------------------
@@ -104,6 +104,7 @@ typedef struct {
     double row_scale;                      // 1 / rows of the whole step, for the routers' losses
     bool keep;                             // a backward will follow
     bool inference;                        // of a text that goes on: no router may look at later tokens
+    struct { Blocks *blocks; const Row *row; size_t rows; } paged;     // instead of a cache: rows of any length
 } Batch;
 
 typedef struct RouterStats RouterStats;    // moe.h
