@@ -118,10 +118,10 @@ static void print_times(const char *what, Percentiles p) {
 static void print_receipt(const Run *run, const Stats *s) {
     const SchedCounters *c = sched_counters(run->sched);
     const ServeOptions *o = &run->o;
+    if (!c->steps) fail("no request could run: all %zu were refused; raise --blocks or shorten them", c->received);
     printf("requests  %zu received", c->received);
     for (int e = END_LENGTH; e < ENDS; e++)
         if (c->ended[e]) printf(", %zu %s", c->ended[e], e == END_LENGTH ? "finished" : end_name((RequestEnd)e));
-    if (!c->steps) fail("no request could run: all %zu were refused; raise --blocks or shorten them", c->received);
     printf("\nsteps     %zu of %.1f tokens: %zu executed = %zu useful + %zu recomputed + %zu rejected\n", c->steps,
            c->steps ? (double)c->executed / (double)c->steps : 0, c->executed, c->useful, c->recomputed, c->rejected);
     printf("blocks    %.3f of the pool on average; %zu preemption%s, %zu blocks swapped, %zu tokens found, %zu after "

@@ -167,6 +167,7 @@ static void refusals(void) {
     static const struct { const char *flags, *word; int status; } bad[] = {
         {"--budget 8 --running 9", "--budget 8 is less than --running 9", 2},
         {"--time-scale 2", "time-scale", 2}, {"--burst 3", "burst", 2}, {"--swap-blocks 3", "swap-blocks", 2},
+        {"--blocks 1", "all 60 were refused", 1},
         {"--trace none.csv", "none.csv", 1}, {"--cost none.json", "none.json", 1},
         {"--trace none.csv --rate 3", "--rate has no effect with --trace", 2},
     };
@@ -179,8 +180,8 @@ static void refusals(void) {
 static void arrivals(void) {
     Result closed = serve("--arrivals closed --clients 4 --running 4"), bursts = serve("--arrivals bursts --burst 20");
     CHECK(strstr(closed.out, "60 finished") && strstr(bursts.out, "60 finished"), "%s%s", closed.out, bursts.out);
-    Result shed = serve("--rate 1000 --running 1 --shed 0.5"), large = serve("--blocks 4");
-    CHECK(strstr(shed.out, " shed\n") && strstr(large.out, " refused\n"), "%s%s", shed.out, large.out);
+    Result shed = serve("--rate 1000 --running 1 --shed 0.5"), large = serve("--blocks 8");
+    CHECK(strstr(shed.out, " shed\n") && strstr(large.out, " refused\n") && strstr(large.out, " finished"), "%s%s", shed.out, large.out);
     char *lines = read_whole_file(test_path("r.jsonl"), NULL);
     CHECK(strstr(lines, "\"end\": \"refused\", ") && strstr(lines, "\"first\": null"), "%s", lines);
 }
