@@ -181,7 +181,8 @@ static void arrivals(void) {
     Result closed = serve("--arrivals closed --clients 4 --running 4"), bursts = serve("--arrivals bursts --burst 20");
     CHECK(strstr(closed.out, "60 finished") && strstr(bursts.out, "60 finished"), "%s%s", closed.out, bursts.out);
     Result shed = serve("--rate 1000 --running 1 --shed 0.5"), large = serve("--blocks 8");
-    CHECK(strstr(shed.out, " shed\n") && strstr(large.out, " refused\n") && strstr(large.out, " finished"), "%s%s", shed.out, large.out);
+    CHECK(strstr(shed.out, " shed\n") && strstr(large.out, " refused\n") && strstr(large.out, " finished"),
+          "%s%s", shed.out, large.out);
     char *lines = read_whole_file(test_path("r.jsonl"), NULL);
     CHECK(strstr(lines, "\"end\": \"refused\", ") && strstr(lines, "\"first\": null"), "%s", lines);
 }
