@@ -95,12 +95,16 @@ static void formats(void) {
 static void shared_prompts(void) {
     Trace t = trace_of("{\"chat_id\": 1, \"timestamp\": 1, \"input_length\": 40, \"output_length\": 4, \"hash_ids\": "
                        "[5, 6]}\n{\"chat_id\": 2, \"timestamp\": 2, \"input_length\": 40, \"output_length\": 6, "
-                       "\"hash_ids\": [5, 7]}\n", "");
+                       "\"hash_ids\": [5, 7]}\n{\"chat_id\": 3, \"timestamp\": 3, \"input_length\": 40, "
+                       "\"output_length\": 6, \"hash_ids\": [9, 5]}\n", "");
     int a[40], b[40];
     trace_prompt(&t, 0, 1, 32768, a), trace_prompt(&t, 1, 1, 32768, b);
     CHECK(!memcmp(a, b, 16 * sizeof *a), "the first piece is shared");
     CHECK(memcmp(a + 16, b + 16, 16 * sizeof *a) && memcmp(a + 32, b + 32, 8 * sizeof *a), "the others are not");
     CHECK(memcmp(a, a + 16, 16 * sizeof *a), "two pieces of one prompt differ");
+    int c[40];
+    trace_prompt(&t, 2, 1, 32768, c);
+    CHECK(!memcmp(a, c + 16, 16 * sizeof *a), "the first piece again, at another place");
     trace_free(&t);
 }
 
@@ -125,6 +129,7 @@ static void statistics(void) {
     for (int i = 0; i < 100; i++) x[i] = 100 - i;
     Percentiles p = percentiles_of(x, 100);
     CHECK(p.p50 == 50 && p.p90 == 90 && p.p99 == 99, "%g %g %g", p.p50, p.p90, p.p99);
+    CHECK(percentiles_of(x, 10).p99 == 10 && percentiles_of(x, 11).p50 == 6, "ranks are rounded up");
     CHECK(isnan(percentiles_of(x, 0).p50) && percentiles_of(x, 1).p99 == 1, "of none and of one");
     Record r[] = {{0, 1, 3, 10, 5, 0, 0, END_LENGTH, 1},   {0, 2, 3, 10, 5, 0, 0, END_LENGTH, 2},
                   {0, 1, 9, 10, 5, 0, 0, END_LENGTH, 3},   {0, 1, 1, 10, 1, 0, 0, END_STOP, 4},
