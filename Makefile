@@ -2,6 +2,7 @@
 # make test         the tests            make asan     the tests under AddressSanitizer and UBSan
 # make tsan         data races, by ThreadSanitizer: needs clang, libomp and its tool Archer
 # make oracle       our models against PyTorch and transformers, our event files against TensorBoard
+# make mutations    breaks the scheduler on purpose: do its tests see it?
 # make digest       the same bits from every compiler, instruction set and thread count at hand, and as recorded
 # make gpt          the trainer in one file       make onefile  the same bits from it as from ./train
 # make demo         train the default model, look at what it says
@@ -143,6 +144,9 @@ oracle: ready
 	$$python -B tests/config_walk.py $(B)/probe
 	python=$$(tests/venv.sh tests/events-requirements.txt) && $$python tests/events.py $(BIN)train
 
+mutations:
+	tests/mutations.sh
+
 digest: ready
 	+$(BUILD) all
 	tests/digest.sh
@@ -204,5 +208,5 @@ endif
 clean:
 	rm -rf build train generate serve gpt bench/bench
 
-.PHONY: all test oracle claims digest onefile bench versus asan tsan fuzz replay demo ready found clean always
--include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(B)/objects/train.d $(B)/objects/generate.d $(B)/objects/serve.d $(HARNESS:.o=.d)
+.PHONY: all test oracle mutations claims digest onefile bench versus asan tsan fuzz replay demo ready found clean always
+-include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(HARNESS:.o=.d) $(PROGRAMS:%.c=$(B)/objects/%.d)

@@ -12,9 +12,11 @@
 #include "infer/trace.h"
 #include "lib/process.h"
 #include "lib/rng.h"
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { VOCAB = 32768 };
 
@@ -97,7 +99,10 @@ static Run open_run(const ServeOptions *o) {
     Run run = {.o = *o, .seed = o->seed};
     run.trace = *o->trace ? trace_read(o->trace, o) : trace_make(o);
     run.cost = strcmp(o->cost, "built-in") ? cost_read(o->cost) : cost_built_in();
-    run.pool = pool_new(o->blocks, o->block, places, o->seed, 64);
+    // The key is nobody's to know, for who knows it can make prompts collide; no result depends on it.
+    uint64_t key;
+    if (getentropy(&key, sizeof key) != 0) fail("no random numbers from the system: %s", strerror(errno));
+    run.pool = pool_new(o->blocks, o->block, places, key, 64);
     run.sched = sched_new(s, run.pool);
     run.record = xmalloc(size_mul(run.trace.count, sizeof *run.record));
     run.request = xmalloc(size_mul(run.trace.count, sizeof *run.request));
@@ -113,6 +118,7 @@ static void print_times(const char *what, Percentiles p) {
 static void print_receipt(const Run *run, const Stats *s) {
     const SchedCounters *c = sched_counters(run->sched);
     const ServeOptions *o = &run->o;
+    if (!c->steps) fail("no request could run: all %zu were refused; raise --blocks or shorten them", c->received);
     printf("requests  %zu received", c->received);
     for (int e = END_LENGTH; e < ENDS; e++)
         if (c->ended[e]) printf(", %zu %s", c->ended[e], e == END_LENGTH ? "finished" : end_name((RequestEnd)e));

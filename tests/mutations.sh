@@ -32,7 +32,8 @@ mutate "a block given away can still be found" pool.c 'if (p->block[b].mark) for
 mutate "the whole prompt is found, nothing is left to compute" sched.c 'most = (r->length - 1) / size' \
     'most = r->length / size'
 mutate "drafts are published before they are accepted" sched.c 'r->computed += r->n - rejected;' 'r->computed += r->n;'
-mutate "a shared block is written without a copy" sched.c 'return i < r->blocks && pool_is_fixed(s->pool, r->block[i]);' \
+mutate "a shared block is written without a copy" sched.c \
+    'return i < r->blocks && pool_is_fixed(s->pool, r->block[i]);' \
     'return i > r->blocks;'
 mutate "the copy is not made" engine.c 'if (op->kind == OP_COPY) b->copy(b->self, op->from, op->to);' \
     'if (op->kind == OP_COPY) return;'

@@ -204,8 +204,7 @@ static void fuzz(void) {
           seen.rejected && seen.end[END_CANCELLED] && seen.end[END_SHED] && seen.end[END_REFUSED]),
           "preempted %zu, saved %zu, copied %zu, hits %zu, again %zu, shared %zu, rejected %zu, cancelled %zu, "
           "shed %zu, refused %zu", seen.preempted, seen.saved, seen.copied, seen.hits, seen.rehits, seen.shared,
-          seen.rejected,
-          seen.end[END_CANCELLED], seen.end[END_SHED], seen.end[END_REFUSED]);
+          seen.rejected, seen.end[END_CANCELLED], seen.end[END_SHED], seen.end[END_REFUSED]);
 }
 
 static const Test tests[] = {

@@ -95,12 +95,16 @@ static void formats(void) {
 static void shared_prompts(void) {
     Trace t = trace_of("{\"chat_id\": 1, \"timestamp\": 1, \"input_length\": 40, \"output_length\": 4, \"hash_ids\": "
                        "[5, 6]}\n{\"chat_id\": 2, \"timestamp\": 2, \"input_length\": 40, \"output_length\": 6, "
-                       "\"hash_ids\": [5, 7]}\n", "");
+                       "\"hash_ids\": [5, 7]}\n{\"chat_id\": 3, \"timestamp\": 3, \"input_length\": 40, "
+                       "\"output_length\": 6, \"hash_ids\": [9, 5]}\n", "");
     int a[40], b[40];
     trace_prompt(&t, 0, 1, 32768, a), trace_prompt(&t, 1, 1, 32768, b);
     CHECK(!memcmp(a, b, 16 * sizeof *a), "the first piece is shared");
     CHECK(memcmp(a + 16, b + 16, 16 * sizeof *a) && memcmp(a + 32, b + 32, 8 * sizeof *a), "the others are not");
     CHECK(memcmp(a, a + 16, 16 * sizeof *a), "two pieces of one prompt differ");
+    int c[40];
+    trace_prompt(&t, 2, 1, 32768, c);
+    CHECK(!memcmp(a, c + 16, 16 * sizeof *a), "the first piece again, at another place");
     trace_free(&t);
 }
 
@@ -125,6 +129,7 @@ static void statistics(void) {
     for (int i = 0; i < 100; i++) x[i] = 100 - i;
     Percentiles p = percentiles_of(x, 100);
     CHECK(p.p50 == 50 && p.p90 == 90 && p.p99 == 99, "%g %g %g", p.p50, p.p90, p.p99);
+    CHECK(percentiles_of(x, 10).p99 == 10 && percentiles_of(x, 11).p50 == 6, "ranks are rounded up");
     CHECK(isnan(percentiles_of(x, 0).p50) && percentiles_of(x, 1).p99 == 1, "of none and of one");
     Record r[] = {{0, 1, 3, 10, 5, 0, 0, END_LENGTH, 1},   {0, 2, 3, 10, 5, 0, 0, END_LENGTH, 2},
                   {0, 1, 9, 10, 5, 0, 0, END_LENGTH, 3},   {0, 1, 1, 10, 1, 0, 0, END_STOP, 4},
@@ -167,6 +172,7 @@ static void refusals(void) {
     static const struct { const char *flags, *word; int status; } bad[] = {
         {"--budget 8 --running 9", "--budget 8 is less than --running 9", 2},
         {"--time-scale 2", "time-scale", 2}, {"--burst 3", "burst", 2}, {"--swap-blocks 3", "swap-blocks", 2},
+        {"--blocks 1", "all 60 were refused", 1},
         {"--trace none.csv", "none.csv", 1}, {"--cost none.json", "none.json", 1},
         {"--trace none.csv --rate 3", "--rate has no effect with --trace", 2},
     };
@@ -179,8 +185,9 @@ static void refusals(void) {
 static void arrivals(void) {
     Result closed = serve("--arrivals closed --clients 4 --running 4"), bursts = serve("--arrivals bursts --burst 20");
     CHECK(strstr(closed.out, "60 finished") && strstr(bursts.out, "60 finished"), "%s%s", closed.out, bursts.out);
-    Result shed = serve("--rate 1000 --running 1 --shed 0.5"), large = serve("--blocks 4");
-    CHECK(strstr(shed.out, " shed\n") && strstr(large.out, " refused\n"), "%s%s", shed.out, large.out);
+    Result shed = serve("--rate 1000 --running 1 --shed 0.5"), large = serve("--blocks 8");
+    CHECK(strstr(shed.out, " shed\n") && strstr(large.out, " refused\n") && strstr(large.out, " finished"),
+          "%s%s", shed.out, large.out);
     char *lines = read_whole_file(test_path("r.jsonl"), NULL);
     CHECK(strstr(lines, "\"end\": \"refused\", ") && strstr(lines, "\"first\": null"), "%s", lines);
 }
