@@ -347,7 +347,8 @@ static Batch batch_of_rows(Model *m, Blocks *s, const Row *rows, size_t count, i
             fail("the model has learned positions for %zu tokens, but token %zu was asked for", m->c.context, end);
     }
     *tokens = xmalloc(M * sizeof **tokens);
-    for (size_t i = 0, at = 0; i < count; at += rows[i++].n) memcpy(*tokens + at, rows[i].tokens, rows[i].n * sizeof(int));
+    for (size_t i = 0, at = 0; i < count; at += rows[i++].n)
+        memcpy(*tokens + at, rows[i].tokens, rows[i].n * sizeof(int));
     for (size_t i = 0; i < M; i++)
         if ((*tokens)[i] < 0 || (size_t)(*tokens)[i] >= m->c.vocab)
             fail("token %d is outside the vocabulary of %zu", (*tokens)[i], m->c.vocab);

@@ -34,6 +34,10 @@ void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, s
 // n new tokens, [rows, n], after what the cache holds. logits, for each row's last token only: [rows, V]; or, with
 // all_logits, for every new token: [rows, n, V]. cache == NULL: one row, no past, nothing kept.
 void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_logits, real *logits);
+// One step over rows of any lengths: prefill, a chunk of it, decoding, verifying drafts, in any mixture. logits
+// [wanted, V], row by row. What a row gets is a function of its own tokens: not of the other rows, of how its past
+// came in, or of where it stands. Of the mixers only attention over the past sees rows; mla is absorbed in every step.
+void model_step(Model *m, Blocks *s, const Row *rows, size_t count, real *logits);
 // Stretches the rotations of --pos rope (ops.h). A cache that was filled before is of no use any more.
 void model_scale_rope(Model *m, RopeScaling s);
 // Attention weights of the last model_infer when asked for: probability[layer][head][query][key] of an

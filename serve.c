@@ -1,24 +1,34 @@
-// serve.c: main(). Requests through the scheduler, on an event clock: a step takes as long as a table of measured costs
-// says, and its tokens are drawn at random, so no weights are needed and ten thousand requests take a second or two.
+// serve.c: main(). Requests through the scheduler: answered by a model, in the time that it takes; or on an event
+// clock, where a step takes as long as a table of measured costs says and tokens are drawn at random, so that no
+// weights are needed and ten thousand requests take a second or two.
 //
+//     ./serve --run runs/NAME --requests 50 --rate 20
 //     ./serve --requests 1000 --rate 2 --seed 1
 //     ./serve --help
 //
-// The receipt goes to stdout, a line for each request to --records. What this file is not: a model, or a network.
+// The receipt goes to stdout, a line for each request to --records. What this file is not: a network.
+#include "config/config.h"
 #include "config/serve.h"
+#include "formats/hf.h"
 #include "infer/clock.h"
-#include "infer/engine.h"
+#include "infer/served.h"
 #include "infer/stats.h"
 #include "infer/trace.h"
 #include "lib/process.h"
+#include "lib/cpu.h"
 #include "lib/rng.h"
+#include "lib/threads.h"
+#include "run/report.h"
+#include "run/run.h"
 #include <errno.h>
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { VOCAB = 32768 };
+enum { RANDOM_VOCAB = 32768 };
 
 // ---- instead of a model --------------------------------------------------------------------------
 static void no_step(void *self, const StepRow *row, size_t rows) { (void)self, (void)row, (void)rows; }
@@ -27,7 +37,7 @@ static int random_token(void *self, const StepRow *row, size_t index, size_t i, 
     (void)row, (void)index, (void)i;
     uint32_t out[4];
     philox(out, *(const uint64_t *)self, RNG_SAMPLE | (r->seed + 1) << 32, position);
-    return (int)(out[0] % VOCAB);
+    return (int)(out[0] % RANDOM_VOCAB);
 }
 
 // ---- the run -------------------------------------------------------------------------------------
@@ -35,13 +45,15 @@ typedef struct {
     ServeOptions o; uint64_t seed;
     Trace trace; CostTable cost;
     Pool *pool; Sched *sched; Engine engine;
+    Model *model; size_t vocab;         // NULL: tokens are random
+    bool real; double start;            // whether time passes by itself, and since when
     Record *record; Request **request;
     size_t submitted;
     double now, busy, held;             // seconds; held: blocks, as a sum over the time of steps
-} Run;
+} Service;
 
 static void receive(void *owner, Request *r, const int *token, size_t count) {
-    Run *run = owner;
+    Service *run = owner;
     Record *record = &run->record[r->seed];
     if (!record->answer) record->first = run->now;
     record->last = run->now;
@@ -49,7 +61,7 @@ static void receive(void *owner, Request *r, const int *token, size_t count) {
     record->digest = hash_bytes(record->digest, token, count * sizeof *token);
 }
 
-static void keep(Run *run, size_t i) {
+static void keep(Service *run, size_t i) {
     Request *r = run->request[i];
     Record *record = &run->record[i];
     record->end = r->end, record->preempted = r->preempted, record->hits = r->hits;
@@ -57,12 +69,12 @@ static void keep(Run *run, size_t i) {
     run->request[i] = NULL;
 }
 
-static void submit(Run *run) {
+static void submit(Service *run) {
     size_t i = run->submitted++;
     const Asked *a = &run->trace.asked[i];
     double at = run->o.arrivals == ARRIVALS_closed && !*run->o.trace ? run->now : a->at;
     int *token = xmalloc(size_mul(a->prompt, sizeof *token));
-    trace_prompt(&run->trace, i, run->seed, VOCAB, token);
+    trace_prompt(&run->trace, i, run->seed, run->vocab, token);
     Request *r = run->request[i] = sched_submit(run->sched, token, a->prompt, size_add(a->prompt, a->answer), 0, at);
     r->seed = i;
     run->record[i] = (Record){.arrival = at, .prompt = a->prompt, .digest = HASH_START};
@@ -70,33 +82,86 @@ static void submit(Run *run) {
     free(token);
 }
 
-static bool has_arrived(const Run *run) {
+static void sleep_seconds(double seconds) {
+    struct timespec t = {(time_t)seconds, (long)((seconds - floor(seconds)) * 1e9)};
+    nanosleep(&t, NULL);
+}
+
+static bool has_arrived(const Service *run) {
     if (run->submitted == run->trace.count) return false;
     if (run->o.arrivals != ARRIVALS_closed || *run->o.trace) return run->trace.asked[run->submitted].at <= run->now;
     return sched_waiting(run->sched) + sched_running(run->sched) < run->o.clients;
 }
 
 // A step, or the wait until there is one; false: all requests have ended.
-static bool advance(Run *run) {
+static bool advance(Service *run) {
+    if (run->real) run->now = seconds_now() - run->start;
     while (has_arrived(run)) submit(run);
     Step *step = engine_schedule(&run->engine, run->now);
     if (step->rows == 0) {
         if (run->submitted == run->trace.count) return false;
-        run->now = fmax(run->now, run->trace.asked[run->submitted].at);
+        double until = run->trace.asked[run->submitted].at;
+        if (run->real && until > run->now) sleep_seconds(until - run->now);
+        else run->now = fmax(run->now, until);
         return true;
     }
-    double seconds = cost_of(&run->cost, step_size(step));
+    double seconds = run->real ? seconds_now() - run->start - run->now : cost_of(&run->cost, step_size(step));
     run->now += seconds, run->busy += seconds;
     run->held += seconds * (double)(pool_blocks(run->pool) - pool_available(run->pool));
     engine_finish(&run->engine, step);
     return true;
 }
 
-static Run open_run(const ServeOptions *o) {
-    size_t places = o->preempt != PREEMPT_swap ? 0 : o->swap_blocks ? o->swap_blocks : o->blocks;
+static size_t places_of(const ServeOptions *o) {
+    return o->preempt != PREEMPT_swap ? 0 : o->swap_blocks ? o->swap_blocks : o->blocks;
+}
+
+// ---- the model -----------------------------------------------------------------------------------
+static void refuse_what_it_cannot(const Service *run, const Config *c) {
+    const ServeOptions *o = &run->o;
+    const char *dir = o->run;
+    if (served_has_state(run->model) && (o->prefix_cache || o->preempt == PREEMPT_swap))
+        usage_error("%s remembers its texts in recurrent states, which are in no block: they cannot be found by "
+                    "--prefix-cache 1 or moved by --preempt swap", dir);
+    size_t most = c->pos == POS_learned ? c->context : c->rope_scaling == ROPE_SCALING_dynamic ? c->rope_trained : 0;
+    for (size_t i = 0; most && i < run->trace.count; i++)
+        if (run->trace.asked[i].prompt + run->trace.asked[i].answer > most)
+            usage_error("%s knows %zu positions, but request %zu may need %zu; give shorter ones (--prompt-length, "
+                        "--answer-length, --length-scale)", dir, most, i,
+                        run->trace.asked[i].prompt + run->trace.asked[i].answer);
+    report_writing(c, stderr);
+}
+
+static size_t spoken_tokens(const char *dir, size_t vocab) {
+    Tokenizer *t = tokenizer_open_dir(dir);
+    size_t spoken = t ? tokenizer_spoken(t) : vocab;
+    if (t) tokenizer_free(t);
+    return spoken;
+}
+
+static Backend open_model(Service *run, size_t places) {
+    const ServeOptions *o = &run->o;
+    const char *advice = "--unverified uses it all the same";
+    Config c;
+    flags_defaults(&config_table, &c);
+    bool ours = hf_flags(&c, o->run);
+    if (!ours) hf_config(&c, o->run);
+    config_resolve(&c);
+    if (!o->unverified) run_check_files(o->run, false, advice);
+    run->model = model_new(&c, false), run->vocab = spoken_tokens(o->run, c.vocab);
+    hf_load(run->model, o->run);
+    if (!o->unverified) report_check_weights(run->model, o->run, advice);
+    refuse_what_it_cannot(run, &c);
+    SampleOptions s = sample_defaults(o->seed, 0);
+    s.temperature = o->temperature, s.top_k = o->sample_top_k, s.top_p = o->top_p;
+    return served_backend(served_new(run->model, o->blocks, o->block, o->running, places, s, run->vocab));
+}
+
+static Service open_run(const ServeOptions *o) {
+    size_t places = places_of(o);
     SchedOptions s = {o->budget, o->running, o->chunk, o->sched, o->admit, o->victim, o->preempt, o->watermark, o->shed,
                       o->prefix_cache};
-    Run run = {.o = *o, .seed = o->seed};
+    Service run = {.o = *o, .seed = o->seed};
     run.trace = *o->trace ? trace_read(o->trace, o) : trace_make(o);
     run.cost = strcmp(o->cost, "built-in") ? cost_read(o->cost) : cost_built_in();
     // The key is nobody's to know, for who knows it can make prompts collide; no result depends on it.
@@ -104,6 +169,7 @@ static Run open_run(const ServeOptions *o) {
     if (getentropy(&key, sizeof key) != 0) fail("no random numbers from the system: %s", strerror(errno));
     run.pool = pool_new(o->blocks, o->block, places, key, 64);
     run.sched = sched_new(s, run.pool);
+    run.real = *o->run && o->clock == CLOCK_real, run.vocab = RANDOM_VOCAB;
     run.record = xmalloc(size_mul(run.trace.count, sizeof *run.record));
     run.request = xmalloc(size_mul(run.trace.count, sizeof *run.request));
     return run;
@@ -115,7 +181,7 @@ static void print_times(const char *what, Percentiles p) {
            plural(p.count));
 }
 
-static void print_receipt(const Run *run, const Stats *s) {
+static void print_receipt(const Service *run, const Stats *s) {
     const SchedCounters *c = sched_counters(run->sched);
     const ServeOptions *o = &run->o;
     if (!c->steps) fail("no request could run: all %zu were refused; raise --blocks or shorten them", c->received);
@@ -149,22 +215,29 @@ static void refuse(const ServeOptions *o, const bool *given) {
 }
 
 int main(int argc, char **argv) {
+    cpu_check(run_commit());
     process_begin();
+    threads_wait_briefly(argv);
     ServeOptions o;
     bool *given = xmalloc(serve_table.count * sizeof *given);
     flags_parse(&serve_table, &o, argc, argv, given);
     refuse(&o, given);
-    Run run = open_run(&o);
-    run.engine = (Engine){run.sched, {&run.seed, no_step, no_move, no_move, no_move, random_token, NULL}, receive, &run,
-                          NULL, 0};
-    fprintf(stderr, "note     simulated: costs are %s, copies and swaps take no time, tokens are random\n",
-            strcmp(o.cost, "built-in") ? "from --cost" : "built-in, not of this machine");
+    cpu_switch(o.simd, run_commit(), argv);
+    if (o.threads) omp_set_num_threads((int)o.threads);
+    Service run = open_run(&o);
+    Backend backend = {&run.seed, no_step, no_move, no_move, no_move, random_token, NULL};
+    if (*o.run) backend = open_model(&run, places_of(&o));
+    run.engine = (Engine){run.sched, backend, receive, &run, NULL, 0};
+    if (!run.real)
+        fprintf(stderr, "note     simulated: costs are %s, copies and swaps take no time%s\n",
+                strcmp(o.cost, "built-in") ? "from --cost" : "built-in, not of this machine",
+                *o.run ? "" : ", tokens are random");
     if (run.trace.left_out)
         fprintf(stderr, "note     %zu request%s of the trace without an answer left out\n", run.trace.left_out,
                 plural(run.trace.left_out));
-    double start = seconds_now();
+    run.start = seconds_now();
     while (advance(&run)) {}
-    double seconds = seconds_now() - start;
+    double seconds = seconds_now() - run.start;
     for (size_t i = 0; i < run.trace.count; i++)
         if (run.request[i]) keep(&run, i);
     Stats s = stats_of(run.record, run.trace.count, o.slo_ttft, o.slo_tpot);

@@ -33,6 +33,7 @@
 #define SCHED_VALUES(X)       X(SCHED, continuous) X(SCHED, static)
 #define ADMIT_VALUES(X)       X(ADMIT, chunk) X(ADMIT, prompt) X(ADMIT, full)
 #define VICTIM_VALUES(X)      X(VICTIM, last) X(VICTIM, least_computed)
+#define CLOCK_VALUES(X)       X(CLOCK, real) X(CLOCK, model)
 #define PREEMPT_VALUES(X)     X(PREEMPT, recompute) X(PREEMPT, swap)
 
 // ATTN_mha, ATTN_gqa, ..., NORM_pre, ...: prefix_word.
@@ -59,5 +60,6 @@ enum { ARRIVALS_VALUES(CONFIG_CONSTANT) };
 enum { SCHED_VALUES(CONFIG_CONSTANT) };
 enum { ADMIT_VALUES(CONFIG_CONSTANT) };
 enum { VICTIM_VALUES(CONFIG_CONSTANT) };
+enum { CLOCK_VALUES(CONFIG_CONSTANT) };
 enum { PREEMPT_VALUES(CONFIG_CONSTANT) };
 #endif

@@ -19,7 +19,8 @@ static void layout_blocks(const Model *m, Blocks *s) {
 
 Blocks *blocks_new(const Model *m, size_t count, size_t block_size, size_t slots) {
     Blocks *s = xmalloc(sizeof *s);
-    *s = (Blocks){.count = count, .size = block_size, .slots = slots, .layers = m->c.layers, .arena = {.name = "blocks"}};
+    *s = (Blocks){.count = count, .size = block_size, .slots = slots, .layers = m->c.layers,
+                  .arena = {.name = "blocks"}};
     s->k = xmalloc(s->layers * sizeof *s->k), s->v = xmalloc(s->layers * sizeof *s->v);
     s->state = xmalloc(s->layers * sizeof *s->state);
     layout_blocks(m, s);

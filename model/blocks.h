@@ -1,6 +1,6 @@
 // blocks.h: the paged cache: keys and values of many sequences in blocks of a few positions each, and what recurrent
 // mixers remember in slots of their own. Which block belongs to whom is decided elsewhere (infer/pool.h); here is only
-// the memory, and a step of the model over rows of any length.
+// the memory. model_step (model.h) computes over it.
 #ifndef BLOCKS_H
 #define BLOCKS_H
 #include "model/cache.h"
@@ -16,7 +16,7 @@ typedef struct {
 
 Blocks *blocks_new(const Model *m, size_t count, size_t block_size, size_t slots);
 void blocks_free(Blocks *s);
-size_t blocks_bytes(const Model *m, const Blocks *s);                                      // of one block, in all layers
+size_t blocks_bytes(const Model *m, const Blocks *s);            // of one block, in all layers
 void blocks_copy(const Model *m, Blocks *s, uint32_t from, uint32_t to);
 void blocks_save(const Model *m, const Blocks *s, uint32_t block, void *to);     // blocks_bytes
 void blocks_load(const Model *m, Blocks *s, const void *from, uint32_t block);
@@ -25,11 +25,6 @@ void blocks_load(const Model *m, Blocks *s, const void *from, uint32_t block);
 // table covers past + n. Logits are wanted of tokens logits_from .. n-1. slot: of its recurrent state, which begins
 // anew where past is 0.
 typedef struct { const int *tokens; size_t n, past; const uint32_t *block; size_t logits_from, slot; } Row;
-
-// One step over rows of any lengths: prefill, a chunk of it, decoding, verifying drafts, in any mixture. logits
-// [wanted, V], row by row. What a row gets is a function of its own tokens: not of the other rows, of how its past
-// came in, or of where it stands. Of the mixers only attention over the past sees rows; mla is absorbed in every step.
-void model_step(Model *m, Blocks *s, const Row *rows, size_t count, real *logits);
 
 // For model_step: what a mixer reads of layer l before it computes a row, and what it has added to it.
 Cache *blocks_open(const Model *m, Blocks *s, size_t l, const Row *r);

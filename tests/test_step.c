@@ -104,24 +104,24 @@ static void alone(Model *m, Text *t, bool absorbed) {
 
 static void check_steps(const char *flags, bool absorbed) {
     static const size_t sizes[] = {1, 7, 16, 64};
+    static size_t turn = 0;              // every kind of model gets another size and number of threads
     Model *m = open_model(flags);
-    Rng r = rng_stream(5, RNG_TEST, 0);
-    for (size_t i = 0; i < 4; i++) {
-        Text text[TEXTS];
-        for (size_t t = 0; t < TEXTS; t++) random_text(&text[t], &r), alone(m, &text[t], absorbed);
-        int threads = omp_get_max_threads();
-        omp_set_num_threads(1 + (int)i % 3);
-        check_schedule(flags, m, text, sizes[i], &r);
-        omp_set_num_threads(threads);
-        for (size_t t = 0; t < TEXTS; t++) free(text[t].expected);
-    }
+    Rng r = rng_stream(5, RNG_TEST, turn);
+    Text text[TEXTS];
+    for (size_t t = 0; t < TEXTS; t++) random_text(&text[t], &r), alone(m, &text[t], absorbed);
+    int threads = omp_get_max_threads();
+    omp_set_num_threads(1 + (int)turn % 3);
+    check_schedule(flags, m, text, sizes[turn++ % 4], &r);
+    omp_set_num_threads(threads);
+    for (size_t t = 0; t < TEXTS; t++) free(text[t].expected);
     model_free(m);
 }
 
 static void test_softmax(void) {
     static const char *const flags[] = {
         "", "--attn gqa --kv-heads 2", "--attn gqa --kv-heads 1 --qk-norm head", "--attn swa --window 9",
-        "--attn swa+mha --window 20", "--pos learned", "--pos alibi", "--rope-dim 4", "--attn-gate 1", "--rope-layers rope+none",
+        "--attn swa+mha --window 20", "--pos learned", "--pos alibi", "--rope-dim 4", "--attn-gate 1",
+        "--rope-layers rope+none",
         "--attn-kernel naive", "--norm post", "--norm-kind layer --bias 1", "--tie 1 --ffn gelu"};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_steps(flags[i], false);
 }
@@ -136,7 +136,8 @@ static void test_linear(void) {
 static void test_experts(void) {
     static const char *const flags[] = {
         "--experts 4", "--experts 4 --router bias --gate sigmoid", "--experts 4 --router hash --shared-experts 1",
-        "--experts 4 --router threshold", "--experts 4 --router relu", "--attn gqa+gla --experts 4 --moe-layers dense+moe"};
+        "--experts 4 --router threshold", "--experts 4 --router relu",
+        "--attn gqa+gla --experts 4 --moe-layers dense+moe"};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_steps(flags[i], false);
 }
 

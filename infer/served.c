@@ -1,0 +1,72 @@
+// served.c: see served.h.
+#include "infer/served.h"
+#include <stdlib.h>
+#include <string.h>
+
+bool served_has_state(const Model *m) {
+    Cache *c = cache_new(m, 1, 1);
+    bool found = false;
+    for (size_t l = 0; l < c->layers; l++) found |= c->state[l] != NULL;
+    cache_free(c);
+    return found;
+}
+
+Served *served_new(Model *m, size_t blocks, size_t block_size, size_t slots, size_t places, SampleOptions o,
+                   size_t spoken) {
+    size_t V = model_config(m)->vocab;
+    Served *s = xmalloc(sizeof *s);
+    *s = (Served){.model = m, .blocks = blocks_new(m, blocks, block_size, slots), .options = o,
+                  .spoken = spoken < V ? spoken : V, .draw = xmalloc(size_mul(V, sizeof(real)))};
+    if (places) s->swap = xmalloc(size_mul(places, blocks_bytes(m, s->blocks)));
+    return s;
+}
+
+void served_free(Served *s) {
+    blocks_free(s->blocks);
+    free(s->swap), free(s->row), free(s->logits), free(s->draw), free(s->first), free(s);
+}
+
+static void step(void *self, const StepRow *row, size_t rows) {
+    Served *s = self;
+    size_t wanted = 0;
+    if (rows > s->rows) {
+        s->rows = 2 * rows;
+        s->row = xrealloc(s->row, s->rows * sizeof *s->row), s->first = xrealloc(s->first, s->rows * sizeof *s->first);
+    }
+    for (size_t i = 0; i < rows; i++) {
+        const StepRow *r = &row[i];
+        s->row[i] = (Row){r->tokens, r->n, r->past, r->block, r->logits_from, r->slot};
+        s->first[i] = wanted, wanted += r->n - r->logits_from;
+    }
+    if (wanted > s->wanted) {
+        s->wanted = 2 * wanted;
+        s->logits = xrealloc(s->logits, size_mul(s->wanted, model_config(s->model)->vocab * sizeof *s->logits));
+    }
+    model_step(s->model, s->blocks, s->row, rows, s->logits);
+}
+
+static void copy(void *self, uint32_t from, uint32_t to) {
+    Served *s = self;
+    blocks_copy(s->model, s->blocks, from, to);
+}
+static char *place_of(const Served *s, uint32_t place) { return s->swap + place * blocks_bytes(s->model, s->blocks); }
+static void save(void *self, uint32_t block, uint32_t place) {
+    Served *s = self;
+    blocks_save(s->model, s->blocks, block, place_of(s, place));
+}
+static void load(void *self, uint32_t place, uint32_t block) {
+    Served *s = self;
+    blocks_load(s->model, s->blocks, place_of(s, place), block);
+}
+
+// Drawing overwrites logits, and those of a draft may be looked at again.
+static int sample(void *self, const StepRow *row, size_t index, size_t i, const Request *r, size_t position) {
+    Served *s = self;
+    size_t V = model_config(s->model)->vocab;
+    memcpy(s->draw, s->logits + (s->first[index] + i - row->logits_from) * V, V * sizeof *s->draw);
+    SampleOptions o = s->options;
+    o.seed += r->seed;
+    return sample_token(s->draw, s->spoken, &o, position);
+}
+
+Backend served_backend(Served *s) { return (Backend){s, step, copy, save, load, sample, NULL}; }
