@@ -201,17 +201,24 @@ static void print_receipt(const Service *run, const Stats *s) {
     printf("receipt: digest %016llx\n", (unsigned long long)s->digest);
 }
 
+static bool is_given(const bool *given, const char *name) { return given[flags_find(&serve_table, name)]; }
+
 static void refuse(const ServeOptions *o, const bool *given) {
+    static const char *const of_models[] = {"temperature", "sample_top_k", "top_p"};
     static const char *const replaced[] = {"arrivals", "rate", "burst", "clients", "prompt_length", "answer_length",
                                            "spread"};
     for (size_t i = 0; i < serve_table.count; i++)
         if (given[i]) flags_refuse_unused(&serve_table, o, i);
+    for (size_t i = 0; !*o->run && i < sizeof of_models / sizeof *of_models; i++)
+        if (is_given(given, of_models[i]))
+            usage_error("--%s has no effect without --run: tokens are random then",
+                        flags_shown(of_models[i], (char[64]){0}));
+    if (*o->run && o->clock == CLOCK_real && is_given(given, "cost"))
+        usage_error("--cost has no effect on the real clock; add --clock model");
     for (size_t i = 0; *o->trace && i < sizeof replaced / sizeof *replaced; i++)
-        if (given[flags_find(&serve_table, replaced[i])]) {
-            char name[64];
+        if (is_given(given, replaced[i]))
             usage_error("--%s has no effect with --trace, which has arrivals and lengths of its own",
-                        flags_shown(replaced[i], name));
-        }
+                        flags_shown(replaced[i], (char[64]){0}));
 }
 
 int main(int argc, char **argv) {

@@ -174,6 +174,7 @@ static void refusals(void) {
         {"--time-scale 2", "time-scale", 2}, {"--burst 3", "burst", 2}, {"--swap-blocks 3", "swap-blocks", 2},
         {"--blocks 1", "all 60 were refused", 1},
         {"--trace none.csv", "none.csv", 1}, {"--cost none.json", "none.json", 1},
+        {"--temperature 1", "no effect without --run", 2}, {"--run x --cost y", "no effect on the real clock", 2},
         {"--trace none.csv --rate 3", "--rate has no effect with --trace", 2},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
