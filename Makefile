@@ -195,7 +195,11 @@ demo: ready
 ready:
 	@./setup --check $(CC) $(OPENMP) $(LIBRARIES) || { ./setup && $(MAKE) -s found; }
 found:
-	@./setup --check $(CC) $(OPENMP) $(LIBRARIES)
+	@./setup --check $(CC) $(OPENMP) $(LIBRARIES) || { echo "./setup installs what is missing" >&2; false; }
+# Plain make looks first, so that a missing header is not all that it says.
+ifeq ($(MAKECMDGOALS),)
+$(OBJECTS) $(PROGRAMS:%.c=$(B)/objects/%.o): | found
+endif
 
 clean:
 	rm -rf build train generate gpt bench/bench

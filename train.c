@@ -43,7 +43,7 @@ typedef struct {
     bool *is_answer, *hit;          // [micro_batch, context]
     double *row_loss;               // [batch]
     Run *run;
-    Events *events;                 // with --tensorboard
+    Events *events;                 // with --tensorboard, now or when the run began
     Verify *verify;                 // with --verify: the recorded run that this one must be
     RunState state;
     Progress progress;
@@ -57,11 +57,18 @@ typedef struct {
 static void load_config(Config *c, const bool *given) {
     Config asked = *c;
     hf_config(c, c->load);
+    static Config theirs;
+    theirs = *c;
     if (given[flags_find(&config_table, "rope_scaling")]) config_stretch(c, &config_table, &asked, 0);
+    config_note_stretch(c, &theirs);
+    if (given[flags_find(&config_table, "init_scale")])
+        usage_error("--init-scale has no effect beside --load %s, whose weights are there; leave it out", c->load);
     run_check_files(c->load, false, "move run.json away if that was on purpose");
+    Config loaded = *c;
+    config_name_biases(&asked), config_name_biases(&loaded);
     for (size_t i = 0; i < config_table.count; i++) {
         if (!given[i]) continue;
-        char *wanted = flags_get(&config_table, &asked, i), *found = flags_get(&config_table, c, i);
+        char *wanted = flags_get(&config_table, &asked, i), *found = flags_get(&config_table, &loaded, i);
         if (strcmp(wanted, found))
             usage_error("--%s %s contradicts the model in %s, which has %s; leave the flag out",
                         flags_shown(config_table.flag[i].name, (char[64]){0}), wanted, c->load, found);
@@ -293,13 +300,14 @@ static void begin(Training *t) {
         (RunState){.train_loss = NAN, .val_loss = NAN, .best_val_loss = NAN, .accuracy = NAN, .loss_hash = HASH_START};
     bool resumed = run_resume(t->run, &t->tensors, &t->state);
     model_changed(t->model);
-    if (t->config.tensorboard) t->events = events_open(t->run->dir, t->state.seconds);
+    bool curves = t->config.tensorboard || events_begun(t->run->dir);
+    if (curves) t->events = events_open(t->run->dir, t->state.seconds);
     t->logged = t->state;
     t->started = seconds_now() - t->state.seconds;
     t->progress = progress_begin(stdout, t->state.step, t->config.steps, t->data->floor);
     report_describe(&t->facts, t->run->json);
     run_write(t->run, "running");
-    tokenizer_save_dir(t->data->tokenizer, t->run->dir);
+    tokenizer_save_beside(t->data->tokenizer, t->run->dir, hf_architecture(&t->config));
     print_line(stdout, "run      %s, %s step %zu of %zu\n", t->run->dir, resumed ? "resumed at" : "from",
                t->state.step, t->config.steps);
     if (!resumed && !evaluate(t)) stop_diverged(t);

@@ -37,6 +37,11 @@ bool config_ffn_bias(const Config *c) {
     return c->ffn_bias == FFN_BIAS_auto ? c->bias : c->ffn_bias == FFN_BIAS_all;
 }
 
+void config_name_biases(Config *c) {
+    c->attn_bias = !config_qkv_bias(c) ? ATTN_BIAS_none : config_o_bias(c) ? ATTN_BIAS_all : ATTN_BIAS_qkv;
+    c->ffn_bias = config_ffn_bias(c) ? FFN_BIAS_all : FFN_BIAS_none;
+}
+
 // ---- derived -------------------------------------------------------------------------------------
 // Linear mixers see the order of the tokens through their state. Where all layers are such, nothing is left to rotate.
 void config_drop_unused_rotation(Config *c) {

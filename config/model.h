@@ -14,6 +14,7 @@ size_t config_layer_rope_dim(const Config *c, size_t l);    // the same of layer
 bool config_qkv_bias(const Config *c);
 bool config_o_bias(const Config *c);
 bool config_ffn_bias(const Config *c);
+void config_name_biases(Config *c);    // none, qkv or all in place of auto, with the same biases
 
 // For config_resolve.
 void config_drop_unused_rotation(Config *c);        // --pos rope, where no layer has anything to rotate

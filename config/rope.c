@@ -1,6 +1,7 @@
 // rope.c: what the section rope.def refuses, and how it overrides that of a model read from a file.
 #include "config/config.h"
 #include <stdlib.h>
+#include <string.h>
 
 #define GROUP(help)
 #define SIZE(name, ...) #name,
@@ -21,6 +22,17 @@ void config_stretch(Config *c, const FlagTable *of, const void *from, size_t tra
     bool counts = c->rope_scaling == ROPE_SCALING_yarn || c->rope_scaling == ROPE_SCALING_llama3 ||
                   c->rope_scaling == ROPE_SCALING_dynamic;
     if (counts && !c->rope_trained) c->rope_trained = trained;
+}
+
+void config_note_stretch(const Config *c, const Config *theirs) {
+    for (size_t i = 0; i < sizeof section / sizeof *section; i++) {
+        size_t flag = flags_find(&config_table, section[i]);
+        char *now = flags_get(&config_table, c, flag), *then = flags_get(&config_table, theirs, flag), shown[64];
+        if (strcmp(now, then))
+            fprintf(stderr, "note     --%s %s takes the place of the %s of the model in %s\n",
+                    flags_shown(section[i], shown), now, then, c->load);
+        free(now), free(then);
+    }
 }
 
 static void refuse_yarn(const Config *c) {

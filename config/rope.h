@@ -7,6 +7,8 @@
 // a model that is read from a file. trained: the context of that model, for where neither says --rope-trained; 0: not
 // known.
 void config_stretch(Config *c, const FlagTable *of, const void *from, size_t trained);
+// Notes on stderr, a line per flag, what it made of those of the model in c->load.
+void config_note_stretch(const Config *c, const Config *theirs);
 
 void config_resolve_rope(const Config *c);          // for config_resolve
 #endif

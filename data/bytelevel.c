@@ -17,15 +17,17 @@ typedef struct { Strings content; size_t *mark, length[LENGTHS], lengths; bool s
 struct ByteLevel {
     const char *path;
     Strings key; int *key_token;           // model.vocab: how a token is written, and its number
-    size_t vocab;                          // the largest token, and 1
+    size_t vocab, marked;                  // the largest token, and 1; the same of added tokens
     Bpe bpe;
     Strings whole; int *whole_token;       // ignore_merges: tokens by their bytes
     bool nfc, prefix_space;
     struct { Pattern *pattern; bool drops_rest; } stage[STAGES];
     size_t stages, spaced;                 // the space is set before stage number `spaced`
-    Mark *mark; Strings mark_content;      // added tokens
+    Mark *mark; Strings mark_content;      // added tokens; of which so many are listed, not only named
+    size_t listed;
     Finder finder[2];
     int around[2][AROUND]; size_t arounds[2];
+    const char *text; size_t at, spelled_out, first_at; int first;     // the text that is encoded: its special tokens
 };
 
 // ---- letters -----------------------------------------------------------------------------------------
@@ -248,44 +250,62 @@ static void read_cutting(ByteLevel *b, const json_t *root) {
 }
 
 // ---- added tokens --------------------------------------------------------------------------------------
-static void add_to_finder(Finder *f, const char *content, size_t length, size_t mark) {
+static void add_to_finder(const ByteLevel *b, Finder *f, const char *content, size_t length, size_t mark) {
     size_t number = strings_add(&f->content, content, length), i = 0;
     f->mark = xrealloc(f->mark, size_mul(number + 1, sizeof *f->mark));
     f->mark[number] = mark;
     f->starts[(unsigned char)content[0]] = true;
     while (i < f->lengths && f->length[i] > length) i++;
     if (i < f->lengths && f->length[i] == length) return;
-    if (f->lengths == LENGTHS) fail("added tokens of more than %d lengths", LENGTHS);
+    if (f->lengths == LENGTHS) fail("%s: its added tokens have more than %d lengths", b->path, LENGTHS);
     memmove(f->length + i + 1, f->length + i, (f->lengths - i) * sizeof *f->length);
     f->length[i] = length, f->lengths++;
 }
 
-// A token that the file numbers itself (`token` >= 0), or that tokenizer_config.json names (-1).
+static void prepare_finders(ByteLevel *b) {
+    for (size_t i = 0, n; i < b->mark_content.count; i++) {
+        const char *content = strings_get(&b->mark_content, i, &n);
+        bool normalized = b->mark[i].normalized;
+        char *composed = normalized && b->nfc ? unicode_nfc(content, n, &n) : NULL;
+        add_to_finder(b, &b->finder[normalized], composed ? composed : content, n, i);
+        free(composed);
+    }
+}
+
+// The library counts the entries of its vocabulary, where the numbers have a gap too.
+static int next_number(const ByteLevel *b) {
+    size_t next = b->key.count;
+    return (int)(b->marked > next ? b->marked : next);
+}
+
+// A token with the number that the file says (`token` >= 0), or comes to (-1). One that is there is what is said now.
 static void add_mark(ByteLevel *b, const char *content, size_t length, Mark m) {
     int known = key_find(b, content, length);
     size_t before = strings_find(&b->mark_content, content, length);
-    int next = known >= 0 ? known : before != SIZE_MAX ? b->mark[before].token : (int)b->vocab;
+    int next = known >= 0 ? known : before != SIZE_MAX ? b->mark[before].token : next_number(b);
     if (!length) return;
     if (m.token >= 0 && m.token != next)
         fail("%s: the added token \"%s\" has the number %d, but comes to %d", b->path, content, m.token, next);
     m.token = next;
     if ((size_t)next >= b->vocab) b->vocab = (size_t)next + 1;
-    if (before != SIZE_MAX) return;
-    size_t number = strings_add(&b->mark_content, content, length), normal = 0;
+    if ((size_t)next >= b->marked) b->marked = (size_t)next + 1;
+    if (before != SIZE_MAX) {
+        m.special |= b->mark[before].special;
+        b->mark[before] = m;
+        return;
+    }
+    size_t number = strings_add(&b->mark_content, content, length);
     b->mark = xrealloc(b->mark, size_mul(number + 1, sizeof *b->mark));
     b->mark[number] = m;
-    char *composed = m.normalized && b->nfc ? unicode_nfc(content, length, &normal) : NULL;
-    add_to_finder(&b->finder[m.normalized], composed ? composed : content, composed ? normal : length, number);
-    free(composed);
 }
 
-static void read_mark(ByteLevel *b, const json_t *entry, int token, bool special) {
+static void read_mark(ByteLevel *b, const json_t *entry, int token, bool named) {
     const json_t *content = json_object_get(entry, "content"), *normalized = json_object_get(entry, "normalized");
     if (!json_is_string(content)) fail("%s: an added token has no \"content\"", b->path);
     if (is_true(entry, "single_word"))
         fail("%s: the added token \"%s\" is a single_word, which is not read", b->path, json_string_value(content));
-    special = special || is_true(entry, "special");
-    Mark m = {is_true(entry, "lstrip"), is_true(entry, "rstrip"), special,
+    bool special = is_true(entry, "special");
+    Mark m = {is_true(entry, "lstrip"), is_true(entry, "rstrip"), special || named,
               normalized ? json_is_true(normalized) : !special, token};
     add_mark(b, json_string_value(content), json_string_length(content), m);
 }
@@ -302,7 +322,6 @@ static void read_marks(ByteLevel *b, const json_t *marks) {
 
 // ---- what goes around a text -----------------------------------------------------------------------------
 static void add_around(ByteLevel *b, int side, int token) {
-    if (token < 0 || (size_t)token >= b->vocab) fail("%s: its template has a token that it does not have", b->path);
     if (b->arounds[side] == AROUND) fail("%s: its template has more than %d tokens", b->path, AROUND);
     b->around[side][b->arounds[side]++] = token;
 }
@@ -349,54 +368,145 @@ ByteLevel *bytelevel_read(const json_t *root, const char *path) {
     return b;
 }
 
-// A special token is its text, or an object with it.
-static int read_named(ByteLevel *b, const json_t *value) {
-    const char *text = json_string_value(value);
-    if (is_nothing(value)) return -1;
-    if (!text) {
-        read_mark(b, value, -1, true);
-        text = text_of(value, "content");
-    } else if (strings_find(&b->mark_content, text, strlen(text)) == SIZE_MAX)
-        add_mark(b, text, strlen(text), (Mark){.special = true, .token = -1});
+static int by_number(const void *a, const void *b) {
+    long x = atol(*(const char *const *)a), y = atol(*(const char *const *)b);
+    return (x > y) - (x < y);
+}
+
+static const char *content_of(const json_t *token) {
+    return json_string_value(json_is_object(token) ? json_object_get(token, "content") : token);
+}
+
+// A special token is its text, or an object with it. One that is listed stays as it is; of those that are only named,
+// the last word counts.
+static int read_named(ByteLevel *b, const json_t *value, bool named) {
+    const char *text = content_of(value);
+    if (is_nothing(value) || !text) return -1;
+    size_t known = strings_find(&b->mark_content, text, strlen(text));
+    if (known == SIZE_MAX || known >= b->listed) {
+        if (json_is_object(value)) read_mark(b, value, -1, named);
+        else add_mark(b, text, strlen(text), (Mark){.special = true, .token = -1});
+    }
     return bytelevel_find(b, text);
+}
+
+static bool ends_with(const char *key, const char *end) {
+    size_t n = strlen(key), m = strlen(end);
+    return n > m && strcmp(key + n - m, end) == 0;
+}
+
+static bool is_named(const json_t *settings, const char *text) {
+    const json_t *objects[] = {settings, json_object_get(settings, "model_specific_special_tokens")};
+    const char *key;
+    json_t *value;
+    for (size_t i = 0; i < 2; i++)
+        json_object_foreach((json_t *)objects[i], key, value) {
+            const char *content = i || ends_with(key, "_token") ? content_of(value) : NULL;
+            if (content && strcmp(content, text) == 0) return true;
+        }
+    return false;
+}
+
+static void read_listed(ByteLevel *b, const json_t *settings) {
+    const json_t *list = json_object_get(settings, "added_tokens_decoder");
+    size_t count = 0;
+    const char **id = xmalloc(size_mul(json_object_size(list) + 1, sizeof *id)), *key;
+    json_t *entry;
+    json_object_foreach((json_t *)list, key, entry) id[count++] = key;
+    qsort(id, count, sizeof *id, by_number);
+    for (size_t i = 0; i < count; i++) {
+        long token = atol(id[i]);
+        if (token < 0 || token > INT_MAX / 2) fail("%s: added token %s has no number", b->path, id[i]);
+        entry = json_object_get(list, id[i]);
+        read_mark(b, entry, (int)token, is_named(settings, text_of(entry, "content")));
+    }
+    free(id);
+}
+
+static const char *const names[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",
+                                    "mask_token"};
+enum { NAMES = sizeof names / sizeof *names };
+
+static bool is_name(const char *key) {
+    for (size_t i = 0; i < NAMES; i++)
+        if (strcmp(names[i], key) == 0) return true;
+    return false;
+}
+
+// Any key NAME_token that is none of those seven: a token of that model; and those of an object.
+static void read_models_own(ByteLevel *b, const json_t *settings) {
+    const char *key;
+    json_t *value;
+    for (int texts = 0; texts < 2; texts++)                     // objects come first
+        json_object_foreach((json_t *)settings, key, value) {
+            bool token = ends_with(key, "_token") && !is_name(key);
+            if (token && json_is_string(value) == texts) read_named(b, value, true);
+        }
+    json_object_foreach(json_object_get(settings, "model_specific_special_tokens"), key, value)
+        read_named(b, value, true);
+}
+
+static void add_plain(ByteLevel *b, const char *text) {
+    if (text) add_mark(b, text, strlen(text), (Mark){.special = true, .token = -1});
+}
+
+// Qwen2Tokenizer adds all that are named once more, as marks that take no white space.
+static void add_again(ByteLevel *b, const json_t *settings) {
+    const json_t *list = json_object_get(settings, "extra_special_tokens");
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)settings, key, value)
+        if (ends_with(key, "_token")) add_plain(b, content_of(value));
+    json_object_foreach(json_object_get(settings, "model_specific_special_tokens"), key, value)
+        add_plain(b, content_of(value));
+    for (size_t i = 0; i < json_array_size(list); i++) add_plain(b, content_of(json_array_get(list, i)));
 }
 
 // transformers' TokenizersBackend: tokens that are named and not in tokenizer.json yet are added. What stands around a
 // prompt comes from tokenizer.json's template alone: add_bos_token and add_eos_token are not obeyed beside it.
-void bytelevel_configure(ByteLevel *b, const json_t *config, const char *path) {
-    static const char *const names[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",
-                                        "mask_token"};
-    int named[2] = {-1, -1};
+void bytelevel_configure(ByteLevel *b, const json_t *settings, const char *path) {
+    int named[NAMES];
     free((char *)b->path), b->path = xprintf("%s", path);
-    if (is_true(config, "split_special_tokens")) fail("%s: split_special_tokens is not read", path);
-    const char *id;
-    json_t *entry;
-    json_object_foreach(json_object_get(config, "added_tokens_decoder"), id, entry) {
-        const char *text = text_of(entry, "content");
-        if (strings_find(&b->mark_content, text, strlen(text)) == SIZE_MAX) read_mark(b, entry, atoi(id), false);
-    }
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        int token = read_named(b, json_object_get(config, names[i]));
-        if (i < 2) named[i] = token;
-    }
-    static const char *const more[] = {"additional_special_tokens", "extra_special_tokens"};
-    for (size_t i = 0; i < 2; i++) {
-        const json_t *list = json_object_get(config, more[i]);
-        json_object_foreach((json_t *)list, id, entry) read_named(b, entry);
-        for (size_t j = 0; j < json_array_size(list); j++) read_named(b, json_array_get(list, j));
-    }
+    if (is_true(settings, "split_special_tokens")) fail("%s: split_special_tokens is not read", path);
+    read_listed(b, settings);
+    b->listed = b->mark_content.count;
+    for (size_t i = 0; i < NAMES; i++) named[i] = read_named(b, json_object_get(settings, names[i]), true);
+    read_models_own(b, settings);
+    const json_t *list = json_object_get(settings, "extra_special_tokens");
+    for (size_t j = 0; j < json_array_size(list); j++) read_named(b, json_array_get(list, j), false);
+    if (is_true(settings, "readds_special_tokens")) add_again(b, settings);
     static const char *const adds[] = {"add_bos_token", "add_eos_token"};
     for (int i = 0; i < 2; i++)
-        if (is_true(config, adds[i]) && named[i] >= 0 && !b->arounds[i])
+        if (is_true(settings, adds[i]) && named[i] >= 0 && !b->arounds[i])
             print_line(stderr, "note     %s: %s is true, but the template of tokenizer.json has no such token, and "
                        "transformers 5 obeys that\n", path, adds[i]);
 }
 
-void bytelevel_texts(const ByteLevel *b, Strings *tokens) {
+// Where tokens are: 2 * number + which of the two lists, and 1; 0: nowhere.
+static size_t *find_places(const ByteLevel *b) {
     const Strings *from[2] = {&b->key, &b->mark_content};
-    size_t *place = xmalloc(size_mul(b->vocab, sizeof *place));     // 2 * number + which, and 1
+    size_t *place = xmalloc(size_mul(b->vocab, sizeof *place)), n, m = 0;
     for (size_t w = 0; w < 2; w++)
-        for (size_t i = 0; i < from[w]->count; i++) place[w ? b->mark[i].token : b->key_token[i]] = 2 * i + w + 1;
+        for (size_t i = 0; i < from[w]->count; i++) {
+            size_t *p = &place[w ? b->mark[i].token : b->key_token[i]];
+            const char *text = strings_get(from[w], i, &n);
+            const char *before = *p ? strings_get(from[(*p - 1) % 2], (*p - 1) / 2, &m) : NULL;
+            if (before && (n != m || memcmp(text, before, n) != 0))
+                fail("%s: the added token \"%.*s\" comes to the number %d (its vocabulary has %zu entries, and gaps in "
+                     "their numbers), which is that of \"%.*s\"; give it a number of its own in the vocabulary of "
+                     "tokenizer.json", b->path, (int)n, text, b->mark[i].token, b->key.count, (int)m, before);
+            *p = 2 * i + w + 1;
+        }
+    return place;
+}
+
+void bytelevel_finish(ByteLevel *b, Strings *tokens) {
+    for (int side = 0; side < 2; side++)
+        for (size_t i = 0; i < b->arounds[side]; i++)
+            if (b->around[side][i] < 0 || (size_t)b->around[side][i] >= b->vocab)
+                fail("%s: its template has a token that it does not have", b->path);
+    const Strings *from[2] = {&b->key, &b->mark_content};
+    size_t *place = find_places(b);
     for (size_t t = 0, n; t < b->vocab; t++) {
         size_t which = place[t] ? (place[t] - 1) % 2 : 0, number = place[t] ? (place[t] - 1) / 2 : 0;
         const char *written = place[t] ? strings_get(from[which], number, &n) : (n = 0, "");
@@ -409,6 +519,29 @@ void bytelevel_texts(const ByteLevel *b, Strings *tokens) {
         free(bytes), free(composed);
     }
     free(place);
+    prepare_finders(b);
+}
+
+static int by_token(const void *a, const void *b) {
+    json_int_t x = json_integer_value(json_object_get(*(json_t *const *)a, "id"));
+    json_int_t y = json_integer_value(json_object_get(*(json_t *const *)b, "id"));
+    return (x > y) - (x < y);
+}
+
+json_t *bytelevel_marks(const ByteLevel *b) {
+    size_t count = b->mark_content.count, n;
+    json_t **mark = xmalloc(size_mul(count + 1, sizeof(json_t *))), *all = json_array();
+    for (size_t i = 0; i < count; i++) {
+        const char *content = strings_get(&b->mark_content, i, &n);
+        const Mark *m = &b->mark[i];
+        mark[i] = json_pack("{s:i, s:s%, s:b, s:b, s:b, s:b, s:b}", "id", m->token, "content", content, n,
+                            "single_word", 0, "lstrip", m->strip_left, "rstrip", m->strip_right, "normalized",
+                            m->normalized, "special", m->special);
+    }
+    qsort(mark, count, sizeof *mark, by_token);
+    for (size_t i = 0; i < count; i++) json_array_append_new(all, mark[i]);
+    free(mark);
+    return all;
 }
 
 size_t bytelevel_vocab(const ByteLevel *b) { return b->vocab; }
@@ -453,7 +586,8 @@ static int *room_for(Out *o, size_t more) {
 static void encode_chunk(ByteLevel *b, const char *chunk, size_t bytes, Out *o) {
     size_t count = bpe_encode_chunk(&b->bpe, chunk, bytes, room_for(o, bytes));
     if (count == SIZE_MAX)
-        fail("\"%.*s\" has a byte without a token in the vocabulary of this tokenizer", (int)smaller(bytes, 40), chunk);
+        fail("%s: its vocabulary has no token for a byte of \"%.*s\"", o->path,
+             (int)utf8_valid_length(chunk, smaller(bytes, 40)), chunk);
     o->count += count;
 }
 
@@ -463,6 +597,9 @@ static void cut_by_pattern(ByteLevel *b, size_t stage, const char *text, size_t 
     size_t rest = 0;                        // begin of what no match has taken
     for (size_t at = 0, n; at < bytes; at += n) {
         n = pattern_match(b->stage[stage].pattern, text + at, bytes - at);
+        if (n == SIZE_MAX)
+            fail("%s: step %zu of its pre_tokenizer is a pattern that goes back too often to cut \"%.*s\"...", b->path,
+                 stage + 1, (int)utf8_valid_length(text + at, smaller(bytes - at, 40)), text + at);
         if (!n) {
             n = utf8_length(text + at, bytes - at);
             if (at + n < bytes) continue;
@@ -523,6 +660,7 @@ static void encode_rest(ByteLevel *b, int which, const char *text, size_t bytes,
         if (bytes) cut(b, 0, text, bytes, o);
         return;
     }
+    b->at = (size_t)(text - b->text);
     size_t length;
     char *composed = b->nfc ? unicode_nfc(text, bytes, &length) : NULL;
     find_marks(b, 1, composed ? composed : text, composed ? length : bytes, o);
@@ -546,6 +684,8 @@ static void find_marks(ByteLevel *b, int which, const char *text, size_t bytes, 
         size_t start = m->strip_left ? spaces_before(text, done < at ? done : at, at) : at;
         size_t end = m->strip_right ? spaces_behind(text, at + length, bytes) : at + length;
         if (start > done) encode_rest(b, which, text + done, start - done, o);
+        if (which == 0) b->at = (size_t)(text - b->text) + at;
+        if (m->special && b->spelled_out++ == 0) b->first_at = b->at, b->first = m->token;
         *room_for(o, 1) = m->token, o->count++;
         done = end, at += length;
     }
@@ -557,9 +697,15 @@ size_t bytelevel_encode(ByteLevel *b, const char *text, size_t bytes, int **toke
     if (valid < bytes)
         fail("byte %zu of the text (0x%02x) is not UTF-8, which this tokenizer cannot take", valid,
              (unsigned char)text[valid]);
-    Out o = {0};
+    Out o = {.path = b->path};
+    b->text = text, b->spelled_out = 0;
     room_for(&o, 1);
     find_marks(b, 0, text, bytes, &o);
     *tokens = o.token;
     return o.count;
+}
+
+size_t bytelevel_spelled_out(const ByteLevel *b, size_t *at, int *token) {
+    *at = b->first_at, *token = b->first;
+    return b->spelled_out;
 }

@@ -12,18 +12,33 @@
 
 typedef struct ByteLevel ByteLevel;
 
-// Fails with one line on anything that it cannot do exactly. Adds the bytes of every token 0, 1, ... to `tokens`.
+// The objects of tokenizer_config.json, config.json, special_tokens_map.json, added_tokens.json; NULL: there is none.
+typedef struct { const json_t *config, *model, *special, *added; } BesideTokens;
+// What the files beside a tokenizer.json say about it, as transformers' AutoTokenizer takes them: changes the object of
+// tokenizer.json where the tokenizer's class builds it anew, and returns the settings for bytelevel_configure.
+// *changed: tokenizer.json and tokenizer_config.json alone would say something else, or in other company.
+json_t *bytelevel_settings(json_t *root, const BesideTokens *beside, const char *dir, bool *changed);
+
+// config: a tokenizer_config.json by which tokenizer.json counts as it is written, whatever the model beside it is.
+json_t *bytelevel_as_written(json_t *config);
+
+// Fails with one line on anything that it cannot do exactly.
 ByteLevel *bytelevel_read(const json_t *root, const char *path);
-// What tokenizer_config.json adds: special tokens by name, and whether they go before and after a text.
-void bytelevel_configure(ByteLevel *b, const json_t *config, const char *path);
-void bytelevel_texts(const ByteLevel *b, Strings *tokens);      // adds the bytes of every token 0, 1, ...
+// Special tokens by name and by list, and whether they go before and after a text.
+void bytelevel_configure(ByteLevel *b, const json_t *settings, const char *path);
+void bytelevel_finish(ByteLevel *b, Strings *tokens);  // all is read: adds the bytes of every token 0, 1, ...
 size_t bytelevel_vocab(const ByteLevel *b);                     // the largest token, and 1
 int bytelevel_find(const ByteLevel *b, const char *content);    // the token written so in the file, or -1
 bool bytelevel_is_special(const ByteLevel *b, int token);
 // What goes before (0) or after (1) a text, by the template: returns how many.
 size_t bytelevel_around(const ByteLevel *b, int side, const int **tokens);
 size_t bytelevel_encode(ByteLevel *b, const char *text, size_t bytes, int **tokens);  // fails where it is not UTF-8
+// How many special tokens the text that was encoded last spelled out; the first one, and its byte there (where what
+// stands before it was normalised: the byte where that begins).
+size_t bytelevel_spelled_out(const ByteLevel *b, size_t *at, int *token);
 void bytelevel_free(ByteLevel *b);
+
+json_t *bytelevel_marks(const ByteLevel *b);                    // its added tokens as tokenizer.json lists them
 
 uint32_t bytelevel_letter(unsigned char byte);                  // the character that stands for it
 size_t bytelevel_spell(char *out, const char *bytes, size_t n); // as letters into out[2*n]; how many bytes these are

@@ -39,12 +39,11 @@ static Tokenizer *tokenizer_at(const char *path) {
 static Tokenizer *tokenizer_of_model(const Config *c) {
     Tokenizer *t = tokenizer_open_dir(c->load);
     if (!t)
-        usage_error("the model in %s has no tokenizer beside it, so what its %zu tokens mean is not known; put its "
-                    "tokenizer.json there, or say --tokenizer FILE (or byte, char, bpe:N, to number anew)", c->load,
-                    c->vocab);
+        fail("%s: the model has no tokenizer beside it, so what its %zu tokens mean is not known; put its "
+             "tokenizer.json there, or say --tokenizer FILE (or byte, char, bpe:N, to number anew)", c->load, c->vocab);
     if (strcmp(tokenizer_kind(t), "table") == 0)
-        usage_error("the tokenizer in %s only turns tokens into text; put its tokenizer.json there, or say --tokenizer "
-                    "FILE", c->load);
+        fail("%s: the tokenizer there only turns tokens into text; put its tokenizer.json there, or say --tokenizer "
+             "FILE", c->load);
     return t;
 }
 

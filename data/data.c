@@ -53,6 +53,8 @@ static void open_source(Data *d, const Config *config) {
     SourceOpen *open = source_called(config->data);
     struct stat s;
     bool missing = !open && !files_is_glob(config->data) && stat(config->data, &s) != 0;
+    if (missing && errno == ENOENT && lstat(config->data, &s) == 0)
+        fail("--data %s: a symbolic link to a file that does not exist", config->data);
     if (missing && errno == ENOENT) fail_unknown(config->data);
     (open ? open : file_open)(d, config);
 }

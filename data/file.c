@@ -130,6 +130,13 @@ static size_t cut_at_share(const Config *c, const Texts *x) {
     return x->document[smaller(cut > x->document[i].start ? i + 1 : i, x->documents - 1)].start;
 }
 
+static void note_same(const File *f, const Texts *x, size_t training, size_t cut) {
+    size_t end = training ? texts_end(x, training - 1) : 0;
+    if (x->documents > training && end == x->bytes - cut && memcmp(x->text, x->text + cut, end) == 0)
+        fprintf(stderr, "note     %s for validation is the same text that %s is for training, so its loss says nothing "
+                "about other texts\n", f->files[SPLIT_VALIDATION].path[0], f->files[SPLIT_TRAIN].path[0]);
+}
+
 static Texts read_texts(const File *f, const Config *config, size_t *cut) {
     Texts x = {0};
     bool any_bytes = strcmp(config->tokenizer, "byte") == 0;
@@ -137,6 +144,7 @@ static Texts read_texts(const File *f, const Config *config, size_t *cut) {
     size_t training = x.documents;
     texts_add(&x, &f->files[SPLIT_VALIDATION], config->field, any_bytes);
     *cut = x.documents > training ? x.document[training].start : cut_at_share(config, &x);
+    note_same(f, &x, training, *cut);
     return x;
 }
 
@@ -177,6 +185,10 @@ static void text_open(Data *d, const Config *config) {
     if (is_long(x.bytes)) fprintf(stderr, "note     %zu MiB of text are tokenised\n", x.bytes >> 20);
     Choice c = choice_for_text(config, &x, cut);
     d->tokenizer = c.t;
+    if (c.loaded && *config->load && tokenizer_vocab(c.t) > config->vocab)
+        fail("%s: its tokenizer has %zu tokens, but the model in %s knows %zu; they do not belong together",
+             strcmp(config->tokenizer, "auto") ? config->tokenizer : config->load, tokenizer_vocab(c.t), config->load,
+             config->vocab);
     set_vocab(d, config, tokenizer_vocab(c.t));
     encode(f, &x, &c, cut);
     d->default_prompt = prompt_of(c.t, &x);
@@ -215,6 +227,28 @@ static void check_widths(const File *f) {
              8 * b->width);
 }
 
+// Nothing in the file says what its numbers are.
+static void note_headerless(const File *f, size_t vocab) {
+    for (int i = 0; i < 2; i++)
+        for (size_t k = 0; k < f->shards[i].shards; k++) {
+            const Shard *s = &f->shards[i].shard[k];
+            if (s->header || !s->count) continue;
+            fprintf(stderr, "note     %s has no header and is read as uint16, little-endian: %zu tokens, largest id "
+                    "%zu, vocabulary %zu\n", s->path, s->count, s->largest, vocab);
+            return;
+        }
+}
+
+// A model that --load names knows so many tokens, and a file that has more was made for another one.
+static void refuse_more_than_loaded(const Config *c, const Tokenizer *t, size_t needed, const char *path) {
+    if (*c->load && needed > c->vocab)
+        fail("%s: its largest token is %zu, but the model in %s knows %zu tokens, 0 to %zu; give tokens made with that "
+             "model's tokenizer", path, needed - 1, c->load, c->vocab, c->vocab - 1);
+    if (*c->load && t && tokenizer_vocab(t) > c->vocab)
+        fail("%s: its tokenizer has %zu tokens, but the model in %s knows %zu; they do not belong together", path,
+             tokenizer_vocab(t), c->load, c->vocab);
+}
+
 static void shard_open(Data *d, const Config *config) {
     File *f = d->state;
     refuse_text_flags(config);
@@ -222,10 +256,13 @@ static void shard_open(Data *d, const Config *config) {
     check_widths(f);
     Tokenizer *t = choice_for_shard(config, f->files[0].path[0]);
     size_t one = f->shards[0].largest, two = f->shards[1].largest, needed = (one > two ? one : two) + 1;
+    refuse_more_than_loaded(config, t, needed, f->files[0].path[0]);
     if (t && tokenizer_vocab(t) < needed)
-        fail("%s: its largest token is %zu, but the tokenizer beside it has %zu tokens; they do not belong together",
-             d->name, needed - 1, tokenizer_vocab(t));
+        fail("%s: its largest token is %zu, but the tokenizer %s has %zu tokens; they do not belong together", d->name,
+             needed - 1, strcmp(config->tokenizer, "auto") ? xprintf("in %s", config->tokenizer) : "beside it",
+             tokenizer_vocab(t));
     set_vocab(d, config, t ? tokenizer_vocab(t) : needed);
+    note_headerless(f, d->vocab);
     d->tokenizer = t;
     if (!t) return;
     d->default_prompt = xprintf("%s", "");

@@ -13,7 +13,7 @@ static const char *base_name(const char *path) { return strrchr(path, '/') ? str
 
 static bool ends_with(const char *name, const char *end) {
     size_t n = strlen(name), m = strlen(end);
-    return n > m && strcmp(name + n - m, end) == 0;
+    return n > m && strcasecmp(name + n - m, end) == 0;
 }
 
 // ---- collecting --------------------------------------------------------------------------------
@@ -54,13 +54,30 @@ static char *inside(const char *dir, const char *name) {
     return xprintf("%s%s%s", dir, ends_with(dir, "/") || strcmp(dir, "/") == 0 ? "" : "/", name);
 }
 
+// Other files of data, by their names: who names a directory may believe that they are read.
+static bool is_other_data(const char *name) {
+    static const char *const ends[] = {".gz",  ".zst", ".xz",  ".bz2",  ".lz4", ".zip",     ".json", ".csv",
+                                       ".tsv", ".md",  ".npy", ".text", ".pq",  ".parquet", ".arrow"};
+    bool tokenizer = strstr(name, "token") || strcmp(name, "config.json") == 0 || strcmp(name, "vocab.json") == 0;
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (*name != '.' && !tokenizer && ends_with(name, ends[i])) return true;
+    return false;
+}
+
 static Files in_directory(const char *flag, const char *dir) {
     Files f = {.several = true};
     DIR *all = opendir(dir);
     if (!all) fail("--%s %s: the directory cannot be read: %s", flag, dir, strerror(errno));
+    Files others = {0};
     for (struct dirent *e; (e = readdir(all));)
         if (is_wanted(e->d_name)) add(&f, inside(dir, e->d_name));
+        else if (is_other_data(e->d_name)) add(&others, inside(dir, e->d_name));
     closedir(all);
+    sort(&others);
+    if (f.count && others.count)
+        fprintf(stderr, "note     --%s %s takes files that end in .txt, .jsonl or .bin, and passes over %s%s\n", flag,
+                dir, others.path[0], others.count == 1 ? "" : xprintf(" and %zu like it", others.count - 1));
+    files_free(&others);
     if (!f.count)
         fail("--%s %s is a directory without .txt, .jsonl or .bin files (its subdirectories are not looked into); a "
              "quoted glob such as '%s' names others", flag, dir, inside(dir, "*.md"));
@@ -168,6 +185,10 @@ static bool has_word(const char *path, const char *const *words, size_t count) {
 static bool says_train(const char *path) { return has_word(path, (const char *const[]){"train", "training"}, 2); }
 static bool says_validation(const char *path) {
     return has_word(path, (const char *const[]){"val", "valid", "validation", "dev"}, 4);
+}
+
+static bool says_test(const char *path) {
+    return has_word(path, (const char *const[]){"test", "testing", "eval", "heldout"}, 4);
 }
 
 static void move(Files *to, Files *from, size_t i) {
@@ -285,14 +306,36 @@ static Files named_for_validation(Files *training, const char *val) {
     return validation;
 }
 
-Files files_for_validation(Files *training, const char *val) {
+static Files found_for_validation(Files *training) {
     static const char *const words[] = {"val", "valid", "validation"};
-    if (*val) return named_for_validation(training, val);
     Files f = training->several ? by_their_names(training) : (Files){0};
     for (size_t i = 0; i < sizeof words / sizeof *words && !f.count; i++)
         f = training->several ? beside_all(training, words[i]) : beside(training->path[0], training->kind, words[i]);
     if (f.count) check_regular("data", &f);
     if (f.count && training->several) leave_out(training, &f);
+    return f;
+}
+
+// Of files that somebody did not name one by one, those that are to be kept apart by their names are not trained on.
+static void refuse_held_out(const Files *training) {
+    size_t held = 0, last = 0, trains = 0;
+    for (size_t i = 0; i < training->count; i++) {
+        bool test = says_test(training->path[i]) || says_validation(training->path[i]);
+        trains += says_train(training->path[i]) && !test;
+        if (test && !says_train(training->path[i])) held++, last = i;
+    }
+    if (!training->several || !held || held == training->count) return;
+    const char *path = training->path[last];
+    if (trains)
+        fail("%s would be trained on, but by its name it is kept apart from what names beside it say train; --val '%s' "
+             "validates on it, or choose what --data reads with a quoted glob such as '*train*'", path, path);
+    fprintf(stderr, "note     %s is trained on, as all %zu files are, though by its name it may be kept apart; "
+            "--val '%s' validates on it\n", path, training->count, path);
+}
+
+Files files_for_validation(Files *training, const char *val) {
+    Files f = *val ? named_for_validation(training, val) : found_for_validation(training);
+    refuse_held_out(training);
     return f;
 }
 

@@ -25,6 +25,8 @@ void files_free(Files *f);
 // word train and others val, valid, validation or dev, the latter move over; a name with neither is then refused. Else,
 // where the name of the first training file holds train, files beside it that are called the same with val, valid or
 // validation are taken; a number behind it may differ (fineweb_train_000001.bin, fineweb_val_000000.bin).
+// What then is left to train on holds no name that says val or test where others say train: that is refused, and noted
+// where none does.
 Files files_for_validation(Files *training, const char *val);
 
 // What these first bytes of a file say that it is, where we know the format and do not read it, with what to do

@@ -270,41 +270,82 @@ void pattern_free(Pattern *p) {
 }
 
 // ---- matching ----------------------------------------------------------------------------------------
-static size_t match(const Pattern *p, int at, const char *text, size_t bytes, size_t from);
+// One search. Whether a node and what follows it fit at a byte does not depend on the way there, so what failed is
+// noted as soon as a search is long: a?a?a?...b takes nodes times bytes then, not 2 to the number of nodes.
+typedef struct {
+    const Pattern *p;
+    const char *text;
+    size_t bytes, steps, most;          // tries of a node; where there are too many, everything fails
+    uint64_t *failed;                   // a hash table of 1 + node + nodes * byte; 0: a free place
+    size_t count, places;
+} Search;
+
+enum { SHORT = 4096, LONGEST = 1 << 24 };
+
+static uint64_t *place_of(uint64_t *table, size_t places, uint64_t key) {
+    size_t i = (size_t)((key * 0x9E3779B97F4A7C15u) >> 20) & (places - 1);
+    while (table[i] && table[i] != key) i = (i + 1) & (places - 1);
+    return &table[i];
+}
+
+static void note_failed(Search *s, uint64_t key) {
+    if (2 * s->count >= s->places) {
+        size_t places = s->places ? 2 * s->places : 1024;
+        uint64_t *table = xmalloc(size_mul(places, sizeof *table));
+        for (size_t i = 0; i < s->places; i++)
+            if (s->failed[i]) *place_of(table, places, s->failed[i]) = s->failed[i];
+        free(s->failed);
+        s->failed = table, s->places = places;
+    }
+    *place_of(s->failed, s->places, key) = key, s->count++;
+}
+
+static size_t match(Search *s, int at, size_t from);
 
 // As many characters as there are; then one fewer at a time, as long as what follows does not fit.
-static size_t match_set(const Pattern *p, const Node *n, const char *text, size_t bytes, size_t from) {
+static size_t match_set(Search *s, const Node *n, size_t from) {
+    const char *text = s->text;
     size_t count = 0, to = from;
-    for (size_t length; count < n->most && to < bytes; count++, to += length) {
-        length = (unsigned char)text[to] < 0x80 ? 1 : utf8_length(text + to, bytes - to);
+    for (size_t length; count < n->most && to < s->bytes; count++, to += length) {
+        length = (unsigned char)text[to] < 0x80 ? 1 : utf8_length(text + to, s->bytes - to);
         if (!length || !in_set(&n->set, text + to, length)) break;
     }
     if (count < n->least) return SIZE_MAX;
     for (;; count--) {
-        size_t end = match(p, n->next, text, bytes, to);
-        if (end != SIZE_MAX || count == n->least || n->possessive) return end;
+        size_t end = match(s, n->next, to);
+        if (end != SIZE_MAX || count == n->least || n->possessive || s->steps > s->most) return end;
         do to--; while (((unsigned char)text[to] & 0xC0) == 0x80);
     }
 }
 
-// Where the match of node `at` and what follows it ends, if it starts at byte `from`; SIZE_MAX: nowhere.
-static size_t match(const Pattern *p, int at, const char *text, size_t bytes, size_t from) {
+static size_t match_node(Search *s, int at, size_t from) {
     for (;;) {
-        const Node *n = &p->node[at];
+        const Node *n = &s->p->node[at];
         if (n->kind == ACCEPT) return from;
-        if (n->kind == SET) return match_set(p, n, text, bytes, from);
+        if (n->kind == SET) return match_set(s, n, from);
         if (n->kind == CHOICE) {
-            size_t end = match(p, n->next, text, bytes, from);
+            size_t end = match(s, n->next, from);
             if (end != SIZE_MAX) return end;
             at = n->other;
             continue;
         }
-        if (n->kind == AHEAD && (match(p, n->other, text, bytes, from) != SIZE_MAX) == n->negated) return SIZE_MAX;
+        if (n->kind == AHEAD && (match(s, n->other, from) != SIZE_MAX) == n->negated) return SIZE_MAX;
         at = n->next;
     }
 }
 
+// Where the match of node `at` and what follows it ends, if it starts at byte `from`; SIZE_MAX: nowhere.
+static size_t match(Search *s, int at, size_t from) {
+    uint64_t key = 1 + (uint64_t)at + (uint64_t)s->p->nodes * from;
+    if (++s->steps > s->most || (s->places && *place_of(s->failed, s->places, key))) return SIZE_MAX;
+    size_t end = match_node(s, at, from);
+    if (end == SIZE_MAX && s->steps > SHORT) note_failed(s, key);
+    return end;
+}
+
 size_t pattern_match(const Pattern *p, const char *text, size_t bytes) {
-    size_t end = match(p, p->start, text, bytes, 0);
-    return end == SIZE_MAX ? 0 : end;
+    Search s = {.p = p, .text = text, .bytes = bytes, .most = LONGEST + 16 * bytes};
+    size_t end = match(&s, p->start, 0);
+    free(s.failed);
+    return s.steps > s.most ? SIZE_MAX : end == SIZE_MAX ? 0 : end;
 }

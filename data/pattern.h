@@ -12,7 +12,8 @@
 typedef struct Pattern Pattern;
 // NULL, and why in *problem, where it is not known.
 Pattern *pattern_compile(const char *pattern, size_t bytes, const char **problem);
-// The bytes that it takes from the start of a valid UTF-8 text, 0: it does not fit there.
+// The bytes that it takes from the start of a valid UTF-8 text; 0: it does not fit there; SIZE_MAX: a search that goes
+// back so often that it would not end soon.
 size_t pattern_match(const Pattern *p, const char *text, size_t bytes);
 void pattern_free(Pattern *p);
 #endif

@@ -6,6 +6,7 @@
 #include "data/shards.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -69,24 +70,91 @@ static void check_header(Shard *s, const unsigned char *start) {
              s->path, s->count, s->width, rest);
 }
 
-// What a walk over all tokens finds: the largest, and those at even and odd places.
-typedef struct { uint32_t largest[2]; } Walk;
+// What a walk over all tokens finds: the largest, and where there is no header to say what they are, signs of other
+// types. [2]: at even and at odd places.
+typedef struct {
+    uint32_t largest[2], above[2];      // above: the largest but for 0xffff, the high half of a small negative number
+    bool negative, floats, any_float;   // floats: all at odd places are 0 or the upper half of a plausible float32
+    size_t byte[2][256];                // how often each byte is the first of a token, and the second
+} Walk;
+
+static void walk_types(Walk *w, const unsigned char *at, bool odd) {
+    uint32_t token = number_at(at, 2), exponent = token & 0x7FFF;
+    w->byte[0][at[0]]++, w->byte[1][at[1]]++;
+    if (token != 0xFFFF && token > w->above[odd]) w->above[odd] = token;
+    if (!odd) return;
+    w->negative |= token == 0xFFFF;
+    w->any_float |= exponent >= 0x2000 && exponent <= 0x4B00;
+    w->floats &= token == 0 || (exponent >= 0x2000 && exponent <= 0x4B00);
+}
 
 static void walk_piece(Walk *w, const Shard *s, const unsigned char *piece, size_t from, size_t bytes) {
     size_t skip = from < s->header ? s->header - from : 0;
     for (size_t i = skip; i < bytes; i += s->width) {
-        uint32_t token = number_at(piece + i, s->width), *largest = &w->largest[(from + i) / s->width % 2];
-        if (token > *largest) *largest = token;
+        bool odd = (from + i) / s->width % 2;
+        uint32_t token = number_at(piece + i, s->width);
+        if (token > w->largest[odd]) w->largest[odd] = token;
+        if (!s->header) walk_types(w, piece + i, odd);
     }
 }
 
-// 32-bit tokens without a header, read as 16-bit ones: every second is the high half, 0 or hardly more.
-static void refuse_wide(const Shard *s, const Walk *w) {
-    bool zeros = w->largest[1] == 0 && w->largest[0] > 0, small = w->largest[1] < 16 && w->largest[0] > 4096;
-    if (s->header || s->count < 16 || !(zeros || small)) return;
-    fail("%s: every second of its 16-bit numbers is %s: it looks like tokens of 32 or 64 bits (NumPy's uint32, int64) "
-         "without a header; write them as uint16, or with llm.c's header (docs/FORMATS.md)", s->path,
-         zeros ? "0" : "below 16");
+// ---- signs of other types --------------------------------------------------------------------------
+// In 16-bit tokens of a text, even and odd places are alike, and a token's second byte is the more uniform the larger
+// the vocabulary, but never more so than its first. What breaks that is read wrongly; a few tokens prove nothing.
+enum { FEW = 16, SOME = 64, MANY = 1024 };
+
+// 32-bit tokens: every second number is the high half, 0 or hardly more, or that of -1.
+static const char *wide_sign(const Walk *w, size_t count) {
+    bool aligned = count >= FEW && (count % 2 == 0);
+    if (aligned && w->largest[1] == 0 && w->largest[0] > 0) return "every second of its 16-bit numbers is 0";
+    if (aligned && w->largest[0] == 0 && w->largest[1] > 0) return "every second of its 16-bit numbers is 0";
+    if (aligned && w->largest[1] < 16 && w->largest[0] > 4096) return "every second of its 16-bit numbers is below 16";
+    if (count < SOME || count % 2) return NULL;
+    uint32_t high = MOST_TOKENS >> 16;
+    if (w->negative && w->above[1] <= high && (w->above[0] > 4096 || w->above[1] == 0) && w->above[0] > 0)
+        return "every second of its 16-bit numbers is below 153 or the upper half of -1";
+    return w->largest[1] <= high && w->largest[0] > 4096 ? "every second of its 16-bit numbers is below 153" : NULL;
+}
+
+typedef struct { double mean, repeats, difference; size_t largest; bool printable; } Bytes;   // of a place in a token
+
+static Bytes bytes_at(const Walk *w, int place, size_t count) {
+    Bytes b = {.printable = true};
+    for (size_t v = 0; v < 256; v++) {
+        double share = (double)w->byte[place][v] / (double)count, other = (double)w->byte[!place][v] / (double)count;
+        b.mean += (double)v * share, b.repeats += share * share, b.difference += 0.5 * fabs(share - other);
+        if (!w->byte[place][v]) continue;
+        b.largest = v;
+        b.printable &= (v >= ' ' && v < 0x7F) || v == '\n' || v == '\t' || v == '\r';
+    }
+    return b;
+}
+
+// Bytes as tokens: first and second ones are alike. So they are in 16-bit numbers that are all equally likely, whose
+// bytes are spread evenly up to 0xff; no text's are.
+static bool looks_like_bytes(const Bytes *one, const Bytes *two, size_t count) {
+    if (count >= FEW && one->printable && two->printable) return true;
+    return count >= 4 * MANY && one->difference < 0.1 && one->repeats > 0.006 && one->largest > 0;
+}
+
+static bool looks_swapped(const Bytes *one, const Bytes *two, size_t count) {
+    if (count >= FEW && one->largest == 0 && two->largest > 0) return true;
+    return count >= MANY && one->repeats > 2 * two->repeats && one->mean < 0.5 * two->mean;
+}
+
+static void refuse_other_type(const Shard *s, const Walk *w) {
+    if (s->header || s->count < FEW) return;
+    const char *sign = wide_sign(w, s->count), *type = "tokens of 32 or 64 bits (NumPy's uint32, int64)";
+    Bytes one = bytes_at(w, 0, s->count), two = bytes_at(w, 1, s->count);
+    bool floats = s->count >= SOME && s->count % 2 == 0 && w->floats && w->any_float;
+    if (!sign && floats) sign = "every second of its 16-bit numbers is the upper half of a float", type = "float32";
+    if (!sign && looks_like_bytes(&one, &two, s->count))
+        sign = "the first and the second bytes of its 16-bit numbers are alike", type = "tokens of 8 bits (uint8)";
+    if (!sign && looks_swapped(&one, &two, s->count))
+        sign = "the first bytes of its 16-bit numbers are the high ones", type = "big-endian uint16";
+    if (sign)
+        fail("%s: %s: it looks like %s without a header; write them as little-endian uint16 (NumPy's '<u2'), or, if "
+             "that is what they are, with llm.c's header (docs/FORMATS.md)", s->path, sign, type);
 }
 
 static void refuse_large(const Shard *s, uint32_t largest) {
@@ -96,9 +164,9 @@ static void refuse_large(const Shard *s, uint32_t largest) {
 }
 
 // The hash of the pieces is that of the whole: all but the last have a multiple of 8 bytes.
-static uint32_t walk(const Shard *s, int file, uint64_t *hash) {
+static uint32_t walk(Shard *s, int file, uint64_t *hash) {
     unsigned char *piece = xmalloc(smaller(PIECE, s->size));
-    Walk w = {{0, 0}};
+    Walk w = {.floats = true};
     for (size_t at = 0, n; at < s->size; at += n) {
         n = smaller(PIECE, s->size - at);
         read_at(file, s->path, piece, n, at);
@@ -106,9 +174,10 @@ static uint32_t walk(const Shard *s, int file, uint64_t *hash) {
         walk_piece(&w, s, piece, at, n);
     }
     free(piece);
-    refuse_wide(s, &w);
+    refuse_other_type(s, &w);
     uint32_t largest = w.largest[0] > w.largest[1] ? w.largest[0] : w.largest[1];
     refuse_large(s, largest);
+    s->largest = largest;
     return largest;
 }
 

@@ -8,6 +8,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 // ---- a growing text ------------------------------------------------------------------------------
 static void make_room(Texts *t, size_t bytes) {
@@ -111,11 +112,90 @@ static void refuse_json_lines(const char *path, FileKind kind, const char *text,
     json_decref(one);
 }
 
+// ---- tables and JSON that is one value ---------------------------------------------------------------
+// The first and the last byte that are no blanks.
+static bool is_enclosed(const char *text, size_t bytes, char open, char close) {
+    size_t from = 0;
+    while (from < bytes && strchr(" \t\r\n", text[from])) from++;
+    while (bytes > from && strchr(" \t\r\n", text[bytes - 1])) bytes--;
+    return bytes > from + 1 && text[from] == open && text[bytes - 1] == close;
+}
+
+// A list of texts or objects, or an object of several lines: somebody's data, not somebody's text.
+static void refuse_json_value(const char *path, const char *text, size_t bytes) {
+    bool mark = bytes >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0;
+    if (mark) text += 3, bytes -= 3;
+    bool array = is_enclosed(text, bytes, '[', ']'), object = is_enclosed(text, bytes, '{', '}');
+    json_t *value = array || object ? json_loadb(text, bytes, LINE_FLAGS & ~JSON_REJECT_DUPLICATES, NULL) : NULL;
+    json_t *first = json_array_get(value, 0);
+    bool texts = json_is_string(first), line = object && !memchr(text, '\n', bytes - 1);
+    if (json_is_array(value) && first)
+        fail("%s is one array of JSON; write a line for each of its documents (jq -c '.[]%s' %s > NAME.jsonl) and give "
+             "--field %s, or --tokenizer byte to train on the file as it is", path,
+             texts ? " | {text: .}" : "", path, texts ? "text" : "NAME");
+    if (json_is_object(value) && !line)
+        fail("%s is one object of JSON over several lines; write a line for each document (jq -c . %s > NAME.jsonl, "
+             "or jq -c '.KEY[]' for a list in it) and give --field NAME, or --tokenizer byte to train on the file as "
+             "it is", path, path);
+    json_decref(value);
+}
+
+// Separators in a line outside of double quotes, SIZE_MAX where a quote stays open.
+static size_t separators_in(const char *line, size_t bytes, char separator) {
+    size_t count = 0;
+    bool quoted = false;
+    for (size_t i = 0; i < bytes; i++) {
+        quoted ^= line[i] == '"';
+        count += !quoted && line[i] == separator;
+    }
+    return quoted ? SIZE_MAX : count;
+}
+
+// Columns of the first lines, where all of them have as many; else 0. Ten lines with the same two commas are no prose.
+enum { TABLE_LINES = 10, MOST_LINES = 200 };
+static size_t columns_of(const char *text, size_t bytes, char separator, size_t least) {
+    size_t lines = 0, columns = 0, at = 0;
+    for (; at < bytes && lines < MOST_LINES; lines++) {
+        const char *end = memchr(text + at, '\n', bytes - at);
+        if (!end && lines) break;
+        size_t length = end ? (size_t)(end - text) - at : bytes - at, n = separators_in(text + at, length, separator);
+        if (n == SIZE_MAX || n < least || (lines && n + 1 != columns)) return 0;
+        columns = n + 1, at += length + 1;
+    }
+    return lines >= TABLE_LINES ? columns : 0;
+}
+
+static bool ends_with(const char *path, const char *end) {
+    size_t n = strlen(path), m = strlen(end);
+    return n > m && strcasecmp(path + n - m, end) == 0;
+}
+
+static void note_table(const char *path, const char *text, size_t bytes) {
+    bool csv = ends_with(path, ".csv"), tsv = ends_with(path, ".tsv");
+    if (!csv && !tsv) tsv = columns_of(text, bytes, '\t', 1) > 0, csv = columns_of(text, bytes, ',', 2) > 0;
+    if (csv || tsv)
+        fprintf(stderr, "note     %s looks like a table (%s), and every column, separator and quote of it is trained "
+                "on as text; for one column write JSONL (pandas: to_json(lines=True, orient='records')) and give "
+                "--field\n", path, tsv ? "TSV" : "CSV");
+}
+
+// Carriage returns are characters to be learned, as they are in the file; that is seldom meant.
+static void note_returns(const char *path, const char *text, size_t bytes) {
+    size_t returns = 0;
+    for (const char *at = text, *end = text + bytes; (at = memchr(at, '\r', (size_t)(end - at))); at++) returns++;
+    if (returns)
+        fprintf(stderr, "note     %s has %zu carriage returns (line ends of Windows, \\r\\n, or of old Macs), which "
+                "are characters of its text; tr -d '\\r' removes them\n", path, returns);
+}
+
 // ---- plain text ----------------------------------------------------------------------------------
 static void check_text(Texts *t, const char *path, FileKind kind, const char *text, size_t bytes) {
     refuse_foreign(path, text, bytes);
     refuse_nul(path, text, bytes);
     refuse_json_lines(path, kind, text, bytes);
+    refuse_json_value(path, text, bytes);
+    note_table(path, text, bytes);
+    note_returns(path, text, bytes);
     note_bad_byte(t, text, bytes);
     if (bytes >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0)
         fprintf(stderr, "note     %s begins with a byte order mark (U+FEFF), which becomes a character of its text; "
@@ -148,7 +228,13 @@ static const char *type_name(const json_t *value) {
 static json_t *parse_line(const Line *l) {
     json_error_t error;
     json_t *object = json_loadb(l->line, l->bytes, LINE_FLAGS, &error);
-    if (!object) fail("%s, line %zu, byte %d: no JSON: %s", l->path, l->number, error.position, error.text);
+    size_t end = l->bytes;
+    while (end && memchr(" \t\r\n", l->line[end - 1], 4)) end--;
+    bool opens = end && memchr("[{,", l->line[end - 1], 3);     // as a line of JSON that was printed for people does
+    if (!object)
+        fail("%s, line %zu, byte %d: no JSON: %s%s", l->path, l->number, error.position, error.text,
+             opens ? "; what stands over several lines becomes lines with jq -c '.[]' (an array), jq -c . (objects)"
+             : l->number == 1 && end && *l->line != '{' ? "; a plain text needs no --field" : "");
     if (!json_is_object(object))
         fail("%s, line %zu is %s; an object was expected, one on each line%s", l->path, l->number, type_name(object),
              json_is_array(object) ? " (jq -c '.[]' takes an array apart)" : "");
@@ -158,7 +244,8 @@ static json_t *parse_line(const Line *l) {
 static void add_field(Texts *t, const Line *l, const json_t *object) {
     const json_t *text = json_object_get(object, l->field);
     if (!text)
-        fail("%s, line %zu has no field \"%s\"; it has %s", l->path, l->number, l->field, fields_of(object));
+        fail("%s, line %zu has no field \"%s\"; it has %s%s", l->path, l->number, l->field, fields_of(object),
+             strchr(l->field, '.') ? " (a field within another is taken out by jq -c '{text: .ONE.TWO}')" : "");
     if (!json_is_string(text))
         fail("%s, line %zu: the field \"%s\" is %s; a text was expected", l->path, l->number, l->field,
              type_name(text));

@@ -174,6 +174,10 @@ size_t tokenizer_encode(const Tokenizer *t, const char *text, size_t bytes, int 
     return bytes;
 }
 
+size_t tokenizer_spelled_out(const Tokenizer *t, size_t *at, int *token) {
+    return t->others ? bytelevel_spelled_out(t->others, at, token) : 0;
+}
+
 // What the template of a checkpoint puts around a text; "" gets the mark of a begin or an end where there is none.
 static size_t prompt_of_others(const Tokenizer *t, const char *text, int **tokens) {
     const int *before, *after;

@@ -31,6 +31,8 @@ Tokenizer *tokenizer_open_dir(const char *dir);
 // byte, char, bpe: tokenizer.json and tokenizer_config.json in Hugging Face's form; hf: as they were read; the others
 // have no such form: tokenizer.receipts.json. Never both.
 void tokenizer_save_dir(const Tokenizer *t, const char *dir);
+// The same beside a model with an architecture of transformers, which decides how AutoTokenizer reads it; or NULL.
+void tokenizer_save_beside(const Tokenizer *t, const char *dir, const char *architecture);
 bool tokenizer_in_dir(const char *dir);          // whether there is a file that tokenizer_open_dir reads
 
 // ---- tokens with a meaning -----------------------------------------------------------------------
@@ -45,6 +47,8 @@ void tokenizer_show_special(Tokenizer *t, bool show);         // unless it is to
 // ---- text ------------------------------------------------------------------------------------------
 // Encodes; returns the number of tokens and stores a malloc'd array in *tokens. Fails on text it cannot represent.
 size_t tokenizer_encode(const Tokenizer *t, const char *text, size_t bytes, int **tokens);
+// How many special tokens the text that was encoded last spelled out, as "<|endoftext|>"; the first one, and its byte.
+size_t tokenizer_spelled_out(const Tokenizer *t, size_t *at, int *token);
 // Encodes what a sample starts from: the start token (if there is one and the text does not begin
 // with it), then the text; hf: what its template puts before and after a text. Never empty: "" without a start token
 // gives hf's token for the begin or the end of a text, a newline, or else token 0.

@@ -331,10 +331,8 @@ static Tokenizer *read_own_hf(const json_t *root) {
 }
 
 static Tokenizer *load_hf(const char *path, const json_t *root) {
-    Tokenizer *t = read_own_hf(root);
-    if (t) return t;
     ByteLevel *others = bytelevel_read(root, path);
-    t = tokenizer_make("hf", bytelevel_vocab(others));
+    Tokenizer *t = tokenizer_make("hf", bytelevel_vocab(others));
     t->others = others;
     return t;
 }
@@ -353,29 +351,31 @@ static json_t *parse(const char *path, const char *what, const char *text, size_
 static void finish_others(Tokenizer *t) {
     const int *before;
     t->vocab = bytelevel_vocab(t->others);
-    strings_free(&t->token);
-    bytelevel_texts(t->others, &t->token);
+    bytelevel_finish(t->others, &t->token);
     t->start = bytelevel_around(t->others, 0, &before) ? before[0] : -1;
     if (t->begin < 0) t->begin = t->start;
 }
 
-// A Hugging Face's file with the text of it, or another; not finished.
-static Tokenizer *load(const char *path) {
-    size_t bytes;
-    char *text = read_whole_file(path, &bytes);
+// A table, or one of ours in either form; NULL: others wrote it, and *root is what it says.
+static Tokenizer *load_own(const char *path, char *text, size_t bytes, json_t **root) {
     bool table = bytes >= 4 && read_u32(text, 0) == TABLE_MAGIC;
-    json_t *root = table ? NULL : parse(path, "tokenizer", text, bytes, 0);
-    Tokenizer *t = table ? load_table(path, text, bytes)
-                 : json_is_object(json_object_get(root, "model")) ? load_hf(path, root) : load_ours(path, root);
-    json_decref(root);
-    if (t->others) t->file[0].text = text, t->file[0].bytes = bytes;
-    else free(text);
-    return t;
+    *root = table ? NULL : parse(path, "tokenizer", text, bytes, 0);
+    if (table) return load_table(path, text, bytes);
+    return json_is_object(json_object_get(*root, "model")) ? read_own_hf(*root) : load_ours(path, *root);
 }
 
 Tokenizer *tokenizer_load(const char *path) {
-    Tokenizer *t = load(path);
-    if (t->others) finish_others(t);
+    size_t bytes;
+    json_t *root;
+    char *text = read_whole_file(path, &bytes);
+    Tokenizer *t = load_own(path, text, bytes, &root);
+    if (t) free(text);
+    else {
+        t = load_hf(path, root);
+        t->file[0].text = text, t->file[0].bytes = bytes;
+        finish_others(t);
+    }
+    json_decref(root);
     return t;
 }
 
@@ -461,13 +461,16 @@ static int token_in(const json_t *value) {
     return token >= 0 && token < INT_MAX ? (int)token : -1;
 }
 
-// generation_config.json decides over config.json, as in transformers.
-static void read_ends(Tokenizer *t, const json_t *config) {
-    const json_t *ends = json_object_get(config, "eos_token_id");
-    if (t->ends == 0) add_end(t, token_in(ends));
-    for (size_t i = 0; i < json_array_size(ends); i++) add_end(t, token_in(json_array_get(ends, i)));
+static void read_begin(Tokenizer *t, const json_t *config) {
     if (t->begin < 0) t->begin = token_in(json_object_get(config, "bos_token_id"));
     if (t->begin >= 0 && (size_t)t->begin >= t->vocab) t->begin = -1;
+}
+
+static void read_ends(Tokenizer *t, const json_t *config) {
+    const json_t *ends = json_object_get(config, "eos_token_id");
+    add_end(t, token_in(ends));
+    for (size_t i = 0; i < json_array_size(ends); i++) add_end(t, token_in(json_array_get(ends, i)));
+    read_begin(t, config);
 }
 
 static int named_token(const Tokenizer *t, const json_t *config, const char *name) {
@@ -476,32 +479,73 @@ static int named_token(const Tokenizer *t, const json_t *config, const char *nam
     return text ? bytelevel_find(t->others, text) : -1;
 }
 
-// The end that its tokenizer names comes first among those at which it stops; it is one itself where none is listed.
-static void read_configs(Tokenizer *t, const char *dir) {
-    json_t *config = read_beside(dir, "tokenizer_config.json", &t->file[1].text, &t->file[1].bytes);
-    char *path = inside(dir, "tokenizer_config.json");
-    if (config) bytelevel_configure(t->others, config, path);
-    t->vocab = bytelevel_vocab(t->others);
-    t->begin = named_token(t, config, "bos_token");
-    int end = named_token(t, config, "eos_token");
+// Where there is a generation_config.json it alone says where texts end, as in transformers, which goes on for ever
+// where nothing does; here they end at the tokenizer's end, and a note says so. It comes first among several.
+static void read_ends_of(Tokenizer *t, const json_t *settings, const json_t *model, const char *dir) {
+    t->begin = named_token(t, settings, "bos_token");
+    int end = named_token(t, settings, "eos_token");
     json_t *generation = read_beside(dir, "generation_config.json", NULL, NULL);
-    json_t *model = read_beside(dir, "config.json", NULL, NULL);
-    read_ends(t, generation);
-    if (t->ends == 0) read_ends(t, model);
+    read_ends(t, generation ? generation : model);
+    if (generation) read_begin(t, model);
     for (size_t i = 0; i < t->ends; i++)
         if (t->end[i] == end) t->end[i] = t->end[0], t->end[0] = end;
+    if (t->ends == 0 && end >= 0 && (model || generation))
+        print_line(stderr, "note     %s: its %s names no eos_token_id, so transformers would not stop; here a text "
+                   "ends with the eos_token of its tokenizer, %d\n", dir,
+                   generation ? "generation_config.json" : "config.json", end);
     if (t->ends == 0) add_end(t, end);
-    json_decref(config), json_decref(generation), json_decref(model);
-    free(path);
+    json_decref(generation);
+}
+
+static void keep(Tokenizer *t, size_t i, char *text, size_t bytes) {
+    free(t->file[i].text);
+    t->file[i].text = text, t->file[i].bytes = bytes;
+}
+
+// A tokenizer that is what it is by the files beside it is kept as they make it, so that a run that has other files
+// reads the same.
+static void keep_as_read(Tokenizer *t, json_t *root, json_t *settings) {
+    json_t *config = json_copy(settings);
+    json_object_set_new(root, "added_tokens", bytelevel_marks(t->others));
+    json_object_del(config, "readds_special_tokens"), json_object_del(config, "added_tokens_decoder");
+    json_object_set_new(config, "tokenizer_class", json_string("PreTrainedTokenizerFast"));
+    char *text = json_dumps(root, JSON_COMPACT), *beside = json_dumps(config, JSON_INDENT(2));
+    keep(t, 0, text, strlen(text)), keep(t, 1, beside, strlen(beside));
+    json_decref(config);
+}
+
+static Tokenizer *open_others(const char *dir, const char *path, json_t *root, char *text, size_t bytes) {
+    char *config_text = NULL, *config_path = inside(dir, "tokenizer_config.json");
+    size_t config_bytes = 0;
+    json_t *config = read_beside(dir, "tokenizer_config.json", &config_text, &config_bytes);
+    json_t *model = read_beside(dir, "config.json", NULL, NULL);
+    json_t *special = read_beside(dir, "special_tokens_map.json", NULL, NULL);
+    json_t *added = read_beside(dir, "added_tokens.json", NULL, NULL);
+    bool changed;
+    json_t *settings = bytelevel_settings(root, &(BesideTokens){config, model, special, added}, dir, &changed);
+    Tokenizer *t = load_hf(path, root);
+    bytelevel_configure(t->others, settings, config ? config_path : path);
+    t->vocab = bytelevel_vocab(t->others);
+    keep(t, 0, text, bytes), keep(t, 1, config_text, config_bytes);
+    if (changed) keep_as_read(t, root, settings);
+    read_ends_of(t, settings, model, dir);
+    finish_others(t);
+    json_decref(config), json_decref(model), json_decref(special), json_decref(added), json_decref(settings);
+    free(config_path);
+    return t;
 }
 
 Tokenizer *tokenizer_open_dir(const char *dir) {
     for (size_t i = 0; i < 3; i++) {
         if (!has_file(dir, names[i])) continue;
-        char *path = inside(dir, names[i]);
-        Tokenizer *t = load(path);
+        size_t bytes;
+        json_t *root;
+        char *path = inside(dir, names[i]), *text = read_whole_file(path, &bytes);
+        Tokenizer *t = load_own(path, text, bytes, &root);
+        if (t) free(text);
+        else t = open_others(dir, path, root, text, bytes);
+        json_decref(root);
         free(path);
-        if (t->others) read_configs(t, dir), finish_others(t);
         return t;
     }
     return NULL;
@@ -523,9 +567,13 @@ static json_t *config_json(void) {
     return json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "clean_up_tokenization_spaces", 0);
 }
 
-static void save_others(const Tokenizer *t, const char *dir) {
+static void save_others(const Tokenizer *t, const char *dir, bool qwen2) {
     copy_in(dir, "tokenizer.json", t->file[0].text, t->file[0].bytes);
-    if (t->file[1].text) copy_in(dir, "tokenizer_config.json", t->file[1].text, t->file[1].bytes);
+    json_t *config = qwen2 && t->file[1].text ? parse("tokenizer_config.json", "configuration", t->file[1].text,
+                                                      t->file[1].bytes, JSON_DECODE_INT_AS_REAL) : NULL;
+    if (qwen2) write_in(dir, "tokenizer_config.json", bytelevel_as_written(config ? config : config_json()),
+                        JSON_INDENT(2));
+    else if (t->file[1].text) copy_in(dir, "tokenizer_config.json", t->file[1].text, t->file[1].bytes);
     else write_in(dir, "tokenizer_config.json", config_json(), JSON_INDENT(2));
     json_t *ends = json_array(), *generation = json_object();
     for (size_t i = 0; i < t->ends; i++) json_array_append_new(ends, json_integer(t->end[i]));
@@ -535,12 +583,15 @@ static void save_others(const Tokenizer *t, const char *dir) {
     else json_decref(generation);
 }
 
-void tokenizer_save_dir(const Tokenizer *t, const char *dir) {
-    bool hf = t->others || has_hf_form(t);
-    if (t->others) save_others(t, dir);
+void tokenizer_save_dir(const Tokenizer *t, const char *dir) { tokenizer_save_beside(t, dir, NULL); }
+
+void tokenizer_save_beside(const Tokenizer *t, const char *dir, const char *architecture) {
+    bool hf = t->others || has_hf_form(t), qwen2 = architecture && strcmp(architecture, "Qwen2ForCausalLM") == 0;
+    if (t->others) save_others(t, dir, qwen2);
     else if (hf) {
         write_in(dir, "tokenizer.json", hf_json(t), JSON_COMPACT);
-        write_in(dir, "tokenizer_config.json", config_json(), JSON_INDENT(2));
+        json_t *config = config_json();
+        write_in(dir, "tokenizer_config.json", qwen2 ? bytelevel_as_written(config) : config, JSON_INDENT(2));
     } else write_in(dir, "tokenizer.receipts.json", tokenizer_json(t), JSON_COMPACT);
     char *other = inside(dir, names[hf ? 0 : 1]);               // of an older run: one file speaks
     remove_file(other);

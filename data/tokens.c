@@ -5,19 +5,32 @@
 
 // ---- messages -----------------------------------------------------------------------------------
 // A tokenizer's message says which byte or word it does not know; here follows of which file.
-static struct { void (*hook)(int status, const char *message); const Texts *texts; size_t document; bool loaded; } busy;
+static struct {
+    void (*hook)(int status, const char *message);
+    const Texts *texts; const Tokenizer *t;
+    size_t document, from, to; bool loaded;
+} busy;
+
 static void name_the_file(int status, const char *message) {
     fail_hook = busy.hook;
     if (busy.document == SIZE_MAX)
         fail("two newlines stand between documents, which the tokenizer refuses: %s", message);
     const Document *d = &busy.texts->document[busy.document];
+    if (busy.from > d->start) {         // a split begins within: bytes are counted from where the document does
+        int *tokens;
+        busy.from = d->start, fail_hook = name_the_file;
+        tokenizer_encode(busy.t, busy.texts->text + d->start, busy.to - d->start, &tokens);
+        fail_hook = busy.hook;
+        free(tokens);
+    }
     size_t number = 1;
     for (size_t i = busy.document; i > 0 && busy.texts->document[i - 1].file == d->file; i--) number++;
     bool first = number == 1, last = busy.document + 1 == busy.texts->documents;
     bool alone = first && (last || d[1].file != d->file);
+    const char *others = busy.texts->has_bad ? "byte" : "char, byte";       // what is not UTF-8 has no characters
+    const char *advice = busy.loaded ? xprintf("; --tokenizer %s or bpe:N would number anew", others) : "";
     (status == 2 ? usage_error : fail)("%s%s: %s%s", busy.texts->path[d->file],
-                                       alone ? "" : xprintf(", document %zu", number), message,
-                                       busy.loaded ? "; --tokenizer char, byte or bpe:N would number anew" : "");
+                                       alone ? "" : xprintf(", document %zu", number), message, advice);
 }
 
 // ---- tokens in memory ----------------------------------------------------------------------------
@@ -78,6 +91,30 @@ static Encoder encoder_new(const Texts *x, const Tokenizer *t, bool loaded) {
     return e;
 }
 
+// The name of a special token in a text becomes that token, as in transformers, where tiktoken refuses it: said once.
+static struct { size_t count, at, document; int token; } marks;
+static void count_marks(const Tokenizer *t, size_t from) {
+    size_t at;
+    int token;
+    size_t count = tokenizer_spelled_out(t, &at, &token);
+    if (count && !marks.count) marks.at = from + at, marks.document = busy.document, marks.token = token;
+    marks.count += count;
+}
+
+static void note_marks(const Texts *x, Tokenizer *t) {
+    const Document *d = &x->document[marks.document];
+    const char *text;
+    if (!marks.count) return;
+    size_t number = 1, n;
+    for (size_t i = marks.document; i > 0 && x->document[i - 1].file == d->file; i--) number++;
+    tokenizer_show_special(t, true);
+    n = tokenizer_decode(t, 0, marks.token, &text);
+    print_line(stderr, "note     %s, document %zu, byte %zu: \"%.*s\" is a special token of this tokenizer and becomes "
+               "it, as %zu in these texts do; if they are meant as text, take them out\n", x->path[d->file], number,
+               marks.at - d->start, (int)n, text, marks.count);
+    tokenizer_show_special(t, false);
+}
+
 static void encode_bytes(const Encoder *e, Tokens *out, size_t from, size_t to) {
     const char *text = e->texts->text;
     for (size_t next; from < to; from = next) {
@@ -85,6 +122,7 @@ static void encode_bytes(const Encoder *e, Tokens *out, size_t from, size_t to) 
         int *tokens;
         size_t count = tokenizer_encode(e->t, text + from, next - from, &tokens);
         put(out, tokens, count);
+        count_marks(e->t, from);
         free(tokens);
     }
 }
@@ -101,18 +139,21 @@ static Tokens encode_documents(const Encoder *e, size_t from, size_t to) {
         if (start >= to || (start < from && end <= from)) continue;
         busy.document = i;
         if (start >= from) begin_document(e, &out);
-        encode_bytes(e, &out, start < from ? from : start, end);
+        busy.from = start < from ? from : start, busy.to = end;
+        encode_bytes(e, &out, busy.from, end);
         if (end == whole && e->closing >= 0) put(&out, &e->closing, 1);
     }
     return out;
 }
 
 Tokens tokens_of(const Texts *texts, const Tokenizer *t, size_t from, size_t to, bool loaded) {
-    busy.hook = fail_hook, busy.texts = texts, busy.document = SIZE_MAX, busy.loaded = loaded;
+    busy.hook = fail_hook, busy.texts = texts, busy.t = t, busy.document = SIZE_MAX, busy.loaded = loaded;
     fail_hook = name_the_file;
     Encoder e = encoder_new(texts, t, loaded);
+    marks.count = 0;
     Tokens out = encode_documents(&e, from, to);
     fail_hook = busy.hook;
+    note_marks(texts, (Tokenizer *)t);
     free(e.separator);
     return out;
 }

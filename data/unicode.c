@@ -141,15 +141,26 @@ static void decompose(Codes *c, uint32_t code) {
     if (d->second) decompose(c, d->second);
 }
 
-// Marks stand in the order of their classes; equal classes keep theirs.
-static void order_marks(Codes *c) {
-    for (size_t i = 1; i < c->count; i++) {
-        uint32_t code = c->code[i];
-        uint8_t class = combining_class[code];
-        size_t j = i;
-        for (; class && j && combining_class[c->code[j - 1]] > class; j--) c->code[j] = c->code[j - 1];
-        c->code[j] = code;
+// A run of marks by class, equal classes in the order that they have: by counting, so that a long run takes no longer
+// than its length.
+static void order_run(uint32_t *run, size_t n, uint32_t *spare) {
+    size_t from[256] = {0}, at = 0;
+    for (size_t i = 0; i < n; i++) from[combining_class[run[i]]]++;
+    for (size_t class = 0; class < 256; class++) {
+        size_t count = from[class];
+        from[class] = at, at += count;
     }
+    for (size_t i = 0; i < n; i++) spare[from[combining_class[run[i]]]++] = run[i];
+    memcpy(run, spare, n * sizeof *run);
+}
+
+static void order_marks(Codes *c) {
+    uint32_t *spare = xmalloc(size_mul(c->count + 1, sizeof *spare));
+    for (size_t i = 0, n; i < c->count; i += n + 1) {
+        for (n = 0; i + n < c->count && combining_class[c->code[i + n]]; n++) {}
+        if (n > 1) order_run(c->code + i, n, spare);
+    }
+    free(spare);
 }
 
 static int by_pair(const void *a, const void *b) {

@@ -53,6 +53,13 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+bool events_begun(const char *dir) {
+    char *path = xprintf("%s/" EVENTS_FILE, dir);
+    bool begun = file_exists(path);
+    free(path);
+    return begun;
+}
+
 // A file that is as it should be is left, so that a TensorBoard that reads it goes on reading it.
 Events *events_open(const char *dir, double seconds) {
     Events *e = xmalloc(sizeof *e);

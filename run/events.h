@@ -7,6 +7,8 @@
 typedef struct Events Events;
 // seconds: those that the run has taken so far. The log is there, cut back to the step at which the run goes on.
 Events *events_open(const char *dir, double seconds);
+// Whether `dir` has such a file, from when the run began: it goes on with it, lest it become stale.
+bool events_begun(const char *dir);
 // A line that enters the log, on disk as soon as it returns; nothing where `e` is NULL.
 void events_add(Events *e, const json_t *line);
 #endif

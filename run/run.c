@@ -246,7 +246,7 @@ static void refuse_other_run(const Run *r, const RunPlan *p, json_t *old) {
     const json_t *then = json_object_get(old, "load_hash"), *now = json_object_get(r->json, "load_hash");
     if (now && !then)
         fail("%s holds a run that does not say which weights it found in %s, so whether they are still the same cannot "
-             "be told; choose another --out, or --fresh to train it again", r->dir, p->load);
+             "be told; --verify %s tells by training it again beside it, --fresh replaces it", r->dir, p->load, r->dir);
     if (now && !json_equal(then, now))
         fail("%s holds a run that started from other weights in %s (their hash was %s, it is %s now): this is another "
              "run; choose another --out, or --fresh to replace it", r->dir, p->load, json_string_value(then),
@@ -271,7 +271,7 @@ static json_t *read_record(const Run *r, bool fresh) {
     char *path = run_path(r, "run.json"), *state = run_path(r, "state.safetensors");
     json_t *old = file_exists(path) ? read_json(path, fresh && file_exists(state)) : NULL;
     if (!file_exists(path)) refuse_foreign(r);
-    else if (old && !(steps_of(json_object_get(old, "flags")) && json_object_get(old, "data_hash")))
+    else if (old && !(json_object_get(json_object_get(old, "flags"), "steps") && json_object_get(old, "data_hash")))
         fail("%s is not that of a run: it has no flags and no data_hash; choose another --out", path);
     free(path), free(state);
     return old;

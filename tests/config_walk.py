@@ -25,7 +25,7 @@ import oracle  # noqa: E402
 from oracle import CHOOSING, GPT2, LATENT, LATENT2, LENGTH, QWEN3_NEXT, SMALL, T, np, torch  # noqa: E402
 
 ALL = "--all" in sys.argv
-ONE_OF = 12  # the sample: of so many edits, one
+ONE_OF = 30  # the sample: of so many edits, one
 ABSENT = "(absent)"
 LONG = 24    # tokens; more than the context below, as rotations that depend on it need
 GROUPED = dict(SMALL, num_key_value_heads=2, max_position_embeddings=16)

@@ -23,6 +23,7 @@ MLA's latent norms 1e-5 for 1e-6, a gradient of GELU off by a part in a thousand
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -1055,11 +1056,11 @@ FAMILIES = ("gpt2", "llama-3", "qwen-2", "qwen-3.5", "deepseek-v3", "o200k", "sm
             "removed", "marks")
 
 
-def our_tokens(directory, texts):
+def our_tokens(directory, texts, *saved):
     path = directory + ".texts.json"
     with open(path, "w") as f:
         json.dump(texts, f)
-    done = subprocess.run([PROBE, "--tokens", directory, path], capture_output=True, text=True)
+    done = subprocess.run([PROBE, "--tokens", directory, path, *saved], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip() or f"{PROBE} ended with status {done.returncode}")
     return json.loads(done.stdout)
@@ -1121,6 +1122,185 @@ def every_character(directory):
                 raise AssertionError(f"{pattern}: other tokens behind {before!r}")
             count += len(expected)
     return f"{count} tokens"
+
+
+CLASSES = (None, "PreTrainedTokenizerFast", "TokenizersBackend", "GPT2Tokenizer", "GPT2TokenizerFast", "Qwen2Tokenizer",
+           "Qwen2TokenizerFast", "Qwen3_5Tokenizer", "GPTNeoXTokenizerFast", "LlamaTokenizer", "LlamaTokenizerFast",
+           "NoSuchTokenizer")
+MODEL_TYPES = (None, "receipts", "llama", "gpt2", "qwen2", "qwen3", "qwen3_next", "qwen3_5", "mistral", "mixtral",
+               "olmo2", "olmoe", "deepseek_v3", "smollm3", "gpt_neox", "phi3")
+
+
+def token(content, **more):
+    return dict({"__type": "AddedToken", "content": content, "lstrip": False, "rstrip": False, "normalized": False,
+                 "single_word": False, "special": True}, **more)
+
+
+SETTINGS = (  # of tokenizer_config.json; None: without the key
+    {}, {"add_prefix_space": True}, {"add_prefix_space": False}, {"bos_token": None}, {"eos_token": "<|im_end|>"},
+    {"pad_token": "<pad>", "unk_token": "<unk>"}, {"pad_token": token("<pad>", lstrip=True), "unk_token": "the"},
+    {"additional_special_tokens": ["<a>", "<|im_end|>", "<b>"]}, {"extra_special_tokens": ["<a>", "<b>"]},
+    {"extra_special_tokens": {"image_token": "<image>", "b_token": "<b>"}},
+    {"image_token": "<image>", "pad_token": "<a>"},
+    {"sep_token": "<image>", "video_token": token("<b>", rstrip=True), "mask_token": "<mask>"},
+    {"additional_special_tokens": [token("<a>", special=False, normalized=True), "<b>"], "add_prefix_space": True},
+    {"extra_special_tokens": [], "additional_special_tokens": ["<a>"]}, {"clean_up_tokenization_spaces": True},
+    {"add_bos_token": True, "add_eos_token": True})
+BESIDE = ({}, {"special_tokens_map.json": {"pad_token": "<pad>", "additional_special_tokens": ["<a>", "<b>"]}},
+          {"special_tokens_map.json": {"image_token": "<image>", "eos_token": dict(
+              content="<a>", lstrip=True, rstrip=True, normalized=False, single_word=False)}},
+          {"added_tokens.json": {"<a>": 703, "<b>": 704}},
+          {"special_tokens_map.json": {"extra_special_tokens": ["<b>"]}})
+
+
+def decoder_of(directory, change):
+    """The list that tokenizer_config.json has in files of transformers 4."""
+    with open(directory + "/tokenizer.json") as f:
+        listed = {str(a.pop("id")): a for a in json.load(f)["added_tokens"]}
+    if change == "fewer":
+        listed.pop(max(listed))
+    if change == "other":
+        listed[min(listed)].update(lstrip=True, rstrip=True, special=False)
+    return listed
+
+
+ARCHITECTURES = (("llama", "LlamaForCausalLM"), ("gpt2", "GPT2LMHeadModel"), ("qwen2", "Qwen2ForCausalLM"),
+                 ("qwen3", "Qwen3ForCausalLM"), ("mistral", "MistralForCausalLM"), ("olmoe", "OlmoeForCausalLM"))
+
+
+def same_in_a_run(directory, theirs, texts, architecture):
+    """A run that is trained with a tokenizer has its tokens, for us and for AutoTokenizer, whatever its model is."""
+    saved = directory + ".run"
+    our_tokens(directory, [], saved, architecture[1])
+    with open(saved + "/config.json", "w") as f:
+        json.dump({"model_type": architecture[0]}, f)
+    again = T.AutoTokenizer.from_pretrained(saved)
+    same_tokens(saved, again, texts)
+    for text in texts:
+        if again(text)["input_ids"] != theirs(text)["input_ids"]:
+            raise AssertionError(f"in a run of {architecture[0]}, {text!r} has other tokens than before")
+
+
+def as_auto(directory, draw):
+    """A directory of files drawn at random; whether we read it, and as AutoTokenizer does."""
+    family(("gpt2", "llama-3", "qwen-2", "marks", "prefix-space")[draw.integers(5)]).save_pretrained(directory)
+    path = directory + "/tokenizer_config.json"
+    with open(path) as f:
+        config = json.load(f)
+    config.pop("backend", None)
+    name, model = CLASSES[draw.integers(len(CLASSES))], MODEL_TYPES[draw.integers(len(MODEL_TYPES))]
+    config.update(tokenizer_class=name, **SETTINGS[draw.integers(len(SETTINGS))])
+    if draw.integers(2):
+        config.update(SETTINGS[draw.integers(len(SETTINGS))])
+    if draw.integers(3) == 0:
+        config["added_tokens_decoder"] = decoder_of(directory, ("same", "fewer", "other")[draw.integers(3)])
+    if name is None:
+        del config["tokenizer_class"]
+    with open(path, "w") as f:
+        json.dump(config, f)
+    if draw.integers(9) == 0:
+        os.remove(path)
+    if model:
+        with open(directory + "/config.json", "w") as f:
+            json.dump({"model_type": model}, f)
+    for beside, content in BESIDE[draw.integers(len(BESIDE)) if draw.integers(2) else 0].items():
+        with open(os.path.join(directory, beside), "w") as f:
+            json.dump(content, f)
+    try:
+        theirs = T.AutoTokenizer.from_pretrained(directory)
+    except Exception:
+        return 0
+    texts = ["", " a<a> <b>c<pad> d<unk> the<image>.<mask> e <|im_end|> f<|endoftext|> g", *SENTENCES[:24],
+             *stress(draw.integers(1 << 30), 6)]
+    try:
+        same_tokens(directory, theirs, texts)
+        same_in_a_run(directory, theirs, texts, ARCHITECTURES[draw.integers(len(ARCHITECTURES))])
+        if theirs.eos_token and our_tokens(directory, [])["end"] != theirs.eos_token_id:
+            raise AssertionError(f"the end is {our_tokens(directory, [])['end']}, not {theirs.eos_token_id}")
+    except AssertionError as error:
+        raise AssertionError(f"{type(theirs).__name__}, {model}, {os.listdir(directory)}, {json.dumps(config)}: "
+                             f"{error}") from None
+    except RuntimeError as error:
+        if directory not in str(error) or len([x for x in str(error).splitlines() if not x.startswith("note")]) != 1:
+            raise
+        return 1
+    return 2
+
+
+def classes_as_auto(directory, rounds=150):
+    draw, outcomes = np.random.default_rng(11), [0, 0, 0]
+    for i in range(rounds):
+        outcomes[as_auto(f"{directory}-{i}", draw)] += 1
+    if outcomes[2] < 0.8 * sum(outcomes[1:]):
+        raise AssertionError(f"of {rounds} directories {outcomes} were refused by transformers, by us, and read")
+    return f"{outcomes[2]} of {rounds} directories, {outcomes[1]} refused, {outcomes[0]} by transformers"
+
+
+def gapped_vocabulary(directory):
+    """New tokens are numbered by the entries of a vocabulary, not its largest number; a taken number is refused."""
+    family("gpt2").save_pretrained(directory)
+    path, count = directory + "/tokenizer.json", 0
+    with open(path) as f:
+        whole = f.read()
+    for gap in (1, 3, 40):
+        changed = json.loads(whole)
+        vocab = changed["model"]["vocab"]
+        last = sorted(vocab, key=vocab.get)[-40:]
+        for word in last[-gap:]:
+            vocab[word] += 500
+        changed["added_tokens"] = [a for a in changed["added_tokens"] if a["id"] <= len(vocab)]
+        with open(path, "w") as f:
+            json.dump(changed, f)
+        with open(directory + "/tokenizer_config.json", "w") as f:
+            json.dump({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "pad_token": "<a>",
+                       "extra_special_tokens": ["<b>"]}, f)
+        texts = [*SENTENCES, "x<a>y <b>z<|endoftext|>"]
+        count += same_tokens(directory, T.AutoTokenizer.from_pretrained(directory), texts)
+        vocab[last[-1]] = len(vocab) + 1                         # where <a> comes to stand
+        with open(path, "w") as f:
+            json.dump(changed, f)
+        try:
+            our_tokens(directory, texts)
+        except RuntimeError as error:
+            if "comes to the number" not in str(error):
+                raise
+        else:
+            raise AssertionError("two tokens of one number were read")
+    return f"{count} tokens"
+
+
+def lists_of_classes(directory):
+    """The lists of data/bytelevel_class.c are those of the installed transformers."""
+    auto, names = T.models.auto.tokenization_auto, T.models.auto.tokenization_auto.TOKENIZER_MAPPING_NAMES
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../data/bytelevel_class.c")) as f:
+        source = re.sub(r'"\s*"', "", f.read())
+    backend, wrong = {}, auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS
+    for kind, name in names.items():
+        backend.setdefault((name or "").removesuffix("Fast"), set()).add(kind)
+
+    def listed(pattern):
+        return set(re.search(pattern + r'\s*"([^"]*)"', source)[1].split())
+
+    def same(what, ours, theirs):
+        if ours != theirs:
+            raise AssertionError(f"{what}: {sorted(ours ^ theirs)}")
+
+    same("as written", listed(r"as_written\[\] ="), backend["TokenizersBackend"])
+    ours = re.findall(r'\.name = "(\w+)"', source)
+    for name in ours:
+        start = r'\.name = "' + name + r'"[^}]*?'
+        same(name, listed(start + r"\.types ="), backend[name])
+        against = re.search(start + r'\.against = "([^"]*)"', source)
+        same(f"{name} always", set(against[1].split()) if against else set(), backend[name] & wrong)
+    built = set()
+    for name in {n for n in backend if n} | {"CodeGenTokenizer"}:
+        found = auto.tokenizer_class_from_name(name)
+        plain = found and issubclass(found, auto.TokenizersBackend) and (
+            found is auto.TokenizersBackend or "__init__" not in vars(found))
+        if found and not plain and name not in ours:
+            built.add(name)
+    same("not read", listed(r"others\[\] ="), built)
+    return f"{len(names)} model types, {len(ours)} and {len(built)} classes"
 
 
 REFUSED = {  # what is changed in GPT-2's tokenizer.json, and a part of what is said about it
@@ -1274,11 +1454,16 @@ def tokenizer_checks():
         yield f"tokenizers/reads-{name}", lambda d, n=name: reads_family(n, d)
     yield "tokenizers/characters", every_character
     yield "tokenizers/refusals", refusals
+    yield "tokenizers/classes", classes_as_auto
+    yield "tokenizers/lists-of-classes", lists_of_classes
+    yield "tokenizers/gapped-vocabulary", gapped_vocabulary
     for kind in ("byte", "char", "bpe:600"):
         yield f"tokenizers/writes-{kind.split(':')[0]}", writes_tokenizer(kind)
     for kind, flags in (("byte", "--preset llama"), ("char", "--pos learned --norm-kind layer --ffn gelu --bias 1"),
                         ("bpe:300", "--attn gqa --kv-heads 1")):
         yield f"tokenizers/pipeline-{kind.split(':')[0]}", pipeline_speaks(kind, flags)
+    for kind in ("char", "bpe:300"):
+        yield f"tokenizers/pipeline-qwen2-{kind.split(':')[0]}", pipeline_speaks(kind, "--attn-bias qkv")
     for name in ("gpt2", "llama-3", "qwen-2", "deepseek-v3"):
         yield f"tokenizers/prompted-{name}", prompted(name)
 

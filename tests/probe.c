@@ -4,7 +4,8 @@
 //     build/probe DIR tokens.json OUT --rope-scaling KIND ...  the same with rotations stretched
 //     build/probe --random "FLAGS" DIR       saves a random model of ours, with no norm or bias at 1 or 0
 //     build/probe --round DIR OUT            saves the model in DIR as --save-dtype bf16 does
-//     build/probe --tokens DIR texts.json    what the tokenizer in DIR makes of an array of texts: see print_tokens
+//     build/probe --tokens DIR texts.json    what the tokenizer in DIR makes of an array of texts: see print_tokens;
+//         with OUT and an architecture behind it also saved there, as a run of that architecture has it
 //     build/probe --tokenizer KIND DIR       saves a tokenizer of ours, char, byte or bpe:N, of DIR/text
 #include "data/tokenizer.h"
 #include "formats/hf.h"
@@ -51,7 +52,7 @@ static json_t *spoken(Tokenizer *t, const int *token, size_t n, bool marks) {
 }
 
 // {"vocab": N, "end": token, "texts": [{"tokens", "prompt", "spoken", "marked"}]}; a text with a NUL is no prompt.
-static void print_tokens(const char *dir, const char *path) {
+static void print_tokens(const char *dir, const char *path, const char *saved, const char *architecture) {
     json_error_t error;
     json_t *texts = json_load_file(path, JSON_ALLOW_NUL, &error), *out = json_array();
     Tokenizer *t = tokenizer_open_dir(dir);
@@ -69,6 +70,10 @@ static void print_tokens(const char *dir, const char *path) {
     json_t *all = json_pack("{s:i, s:i, s:s, s:o}", "vocab", (int)tokenizer_vocab(t), "end", tokenizer_end(t), "kind",
                             tokenizer_kind(t), "texts", out);
     json_dumpf(all, stdout, JSON_COMPACT);
+    if (saved) {
+        make_directories(saved);
+        tokenizer_save_beside(t, saved, architecture);
+    }
 }
 
 static void save_tokenizer(const char *kind, const char *dir) {
@@ -167,7 +172,7 @@ int main(int argc, char **argv) {
     if (argc < 4) usage_error("probe DIR tokens.json OUT [losses | --rope-...], or probe --random FLAGS DIR");
     if (strcmp(argv[1], "--random") == 0) save_random(argv[2], argv[3]);
     else if (strcmp(argv[1], "--round") == 0) save_rounded(argv[2], argv[3]);
-    else if (strcmp(argv[1], "--tokens") == 0) print_tokens(argv[2], argv[3]);
+    else if (strcmp(argv[1], "--tokens") == 0) print_tokens(argv[2], argv[3], argv[4], argc > 5 ? argv[5] : NULL);
     else if (strcmp(argv[1], "--tokenizer") == 0) save_tokenizer(argv[2], argv[3]);
     else probe(argv[1], argv[2], argv[3], losses, losses ? 1 : argc - 3, argv + 3);
     return 0;

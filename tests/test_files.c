@@ -3,6 +3,7 @@
 #include "tests/program.h"
 #include "data/data.h"
 #include "data/files.h"
+#include "lib/numeric.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -125,6 +126,11 @@ static void test_names(void) {
     put("d/test.txt", "for neither");
     refused(1, "--data #/d", "test.txt: is it for training or for validation?");
     unlink(test_path("d/test.txt"));
+    mkdir(test_path("t"), 0700), put("t/train.txt", "for training"), put("t/test.txt", "kept apart");
+    refused(1, "--data #/t", "t/test.txt would be trained on, but by its name it is kept apart");
+    refused(1, "--data #/t/*.txt --val #/d/valid.txt", "t/test.txt would be trained on");
+    check_validation_text("--tokenizer byte --data #/t --val #/t/test.txt", "kept apart");
+    data_close(open_flags("--data #/t/train.txt --context 1"));
     put("d/interval.txt", "val within a word is no word");
     refused(1, "--data #/d", "interval.txt: is it for training or for validation?");
     unlink(test_path("d/interval.txt"));
@@ -199,6 +205,23 @@ static void test_refused_lines(void) {
     data_close(open_flags("--data #/one.txt --context 8"));
     put("x.bin", many("0123456789", 10));
     refused(2, "--data #/x.bin --field text", "--field text is for JSONL, but");
+}
+
+// Data that is no text: refused where it is JSON as a whole, noted where it looks like a table.
+static void test_refused_json(void) {
+    static const struct { const char *text, *message; } cases[] = {
+        {"[{\"text\": \"a\"}, {\"text\": \"b\"}]\n", "is one array of JSON; write a line for each"},
+        {"\xEF\xBB\xBF \n[\n  \"a\",\n  \"b\"\n]", "jq -c '.[] | {text: .}'"},
+        {"{\n  \"data\": [\"a\", \"b\"]\n}\n", "is one object of JSON over several lines"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        put("x.txt", cases[i].text), refused(1, "--data #/x.txt --context 1", cases[i].message);
+        data_close(open_flags("--data #/x.txt --tokenizer byte --context 1 --val-fraction 0.5"));
+    }
+    put("x.jsonl", "{\n  \"text\": \"a\"\n}\n"), refused(1, "--data #/x.jsonl --field text", "jq -c '.[]'");
+    put("x.jsonl", "[\n  {\"text\": \"a\"}\n]\n"), refused(1, "--data #/x.jsonl --field text", "jq -c '.[]'");
+    put("c.txt", "{ int x = 1;\n return x; }"), data_close(open_flags("--data #/c.txt --context 1"));
+    put("l.txt", "[Applause] and then [a pause]"), data_close(open_flags("--data #/l.txt --context 1"));
 }
 
 // What cannot be a text, by the beginnings that the formats' writers make.
@@ -323,6 +346,59 @@ static void test_shard_refused(void) {
     CHECK(test_fails(1, "cannot read", read_row, d), "%s", test_message);
 }
 
+// ---- types that the file does not say ------------------------------------------------------------
+// Ids as a text has them: common ones are small (Zipf), now and then a large one.
+static uint32_t id_below(uint32_t i, uint32_t vocab) {
+    double u = (double)(i * 2654435761u % 1000003) / 1000003;
+    return (uint32_t)(num_exp(u * num_log(vocab))) - 1;
+}
+
+typedef enum { LE16, BE16, U8, I32, U32, F32, F64, BE32, WEIGHTS, TYPES } Type;
+static size_t put_id(unsigned char *to, Type type, uint32_t id, uint32_t i) {
+    uint16_t half = (uint16_t)id;
+    int32_t whole = i % 50 == 49 ? -1 : (int32_t)id;
+    float single = type == WEIGHTS ? (float)(id % 1000) * 1e-4f - 0.05f : (float)id;
+    double twice = id;
+    unsigned char big[4] = {(unsigned char)(id >> 24), (unsigned char)(id >> 16), (unsigned char)(id >> 8),
+                            (unsigned char)id};
+    const void *from[TYPES] = {&half, big + 2, big + 3, &whole, &id, &single, &twice, big, &single};
+    static const size_t bytes[TYPES] = {2, 2, 1, 4, 4, 4, 8, 4, 4};
+    memcpy(to, from[type], bytes[type]);
+    return bytes[type];
+}
+
+static void put_ids(const char *name, Type type, size_t count, uint32_t vocab) {
+    unsigned char *all = xmalloc(8 * count);
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < count; i++) bytes += put_id(all + bytes, type, id_below(i, vocab), i);
+    write_whole_file(test_path(name), all, bytes);
+    free(all);
+}
+
+static void test_types(void) {
+    static const struct { Type type; size_t count; uint32_t vocab; const char *message; } others[] = {
+        {BE16, 40, 256, "big-endian uint16"}, {BE16, 4000, 50257, "big-endian uint16"},
+        {BE16, 4000, 8000, "big-endian"},
+        {U8, 20000, 65, "8 bits"}, {U8, 20000, 256, "8 bits"}, {I32, 200, 65, "32 or 64 bits"},
+        {I32, 200, 50257, "32 or 64 bits"}, {U32, 400, 5000000, "32 or 64 bits"}, {U32, 40, 151936, "32 or 64 bits"},
+        {BE32, 40, 50257, "32 or 64 bits"}, {F32, 200, 50257, "float32"}, {F64, 200, 50257, "float"},
+        {WEIGHTS, 200, 50257, "float32"},
+    };
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        put_ids("x.bin", others[i].type, others[i].count, others[i].vocab);
+        refused(1, "--data #/x.bin --context 4", others[i].message);
+        CHECK(strstr(test_message, "x.bin") && strstr(test_message, "llm.c's header"), "%zu: %s", i, test_message);
+    }
+    put("x.bin", many("All of this is a text.\n", 10)), refused(1, "--data #/x.bin --context 4", "8 bits");
+    static const uint32_t vocabs[] = {2, 65, 256, 300, 512, 8000, 32000, 50257, 65536};
+    static const size_t counts[] = {10, 16, 17, 40, 200, 2000, 50000};
+    for (size_t v = 0; v < sizeof vocabs / sizeof *vocabs; v++)
+        for (size_t n = 0; n < sizeof counts / sizeof *counts; n++) {
+            put_ids("x.bin", LE16, counts[n], vocabs[v]);
+            data_close(open_flags("--data #/x.bin --context 1 --val-fraction 0.5"));
+        }
+}
+
 // ---- tokenizers ----------------------------------------------------------------------------------
 // Hugging Face's form of a tokenizer of bytes, with tokens for the end and, if asked, the begin of a text.
 static void put_tokenizer(const char *dir, bool begin) {
@@ -380,11 +456,15 @@ static void test_loaded(void) {
     tokenizer_save_dir(t, test_path("chars"));
     put("good.txt", many("cab\n", 20)), put("bad.txt", many("abd", 20));
     put("d.jsonl", "{\"t\":\"a\"}\n{\"t\":\"bad\"}\n");
+    put("late.txt", xprintf("%sd", many("cab\n", 20))), put("latin.txt", xprintf("%s\xe9", many("cab\n", 20)));
     Data *d = open_flags("--data #/good.txt --tokenizer #/chars --context 4 --vocab 9");
     CHECK(d->vocab == 9 && tokenizer_vocab(d->tokenizer) == 4, "the model may have more: %zu", d->vocab);
     data_close(d);
     refused(1, "--data #/bad.txt --tokenizer #/chars", "bad.txt: the character \"d\" (U+0064, byte 2 of the text)");
     refused(1, "--data #/d.jsonl --field t --tokenizer #/chars", "d.jsonl, document 2: the character \"d\"");
+    refused(1, "--data #/late.txt --tokenizer #/chars", "late.txt: the character \"d\" (U+0064, byte 80 of");
+    refused(1, "--data #/latin.txt --tokenizer #/chars", "latin.txt: byte 80 of the text (0xe9) is not UTF-8");
+    CHECK(strstr(test_message, "; --tokenizer byte or bpe:N") && !strstr(test_message, "char,"), "%s", test_message);
     tokenizer_save_dir(tokenizer_char("abd", 3), test_path("chars"));
     refused(1, "--data #/d.jsonl --field t --tokenizer #/chars", "two newlines stand between documents");
 }
@@ -420,17 +500,41 @@ static void check_said(const char *arguments, int status, const char *error, con
 
 static void test_said(void) {
     char *text = many("some words\n", 30);
-    put("t.txt", text), put("train.txt", text), put("val.txt", text);
+    put("t.txt", text), put("train.txt", text), put("val.txt", many("words some\n", 30));
     put("bad.txt", xprintf("%scaf\xe9\n", text)), put("marked.txt", xprintf("\xEF\xBB\xBF%s", text));
     check_said("--data t.txt --out a", 0, "", "; 297 tokens of t.txt for training, the 33 after them for validation\n");
     check_said("--data bad.txt --out b", 0, "note     bad.txt: byte 333 (0xe9) is not UTF-8, so tokens are ", "256");
     check_said("--data bad.txt --tokenizer byte --out c", 0, "", "");
     check_said("--data marked.txt --out d", 0, "note     marked.txt begins with a byte order mark", "");
+    put_tokenizer("end", false);
+    put("marked_end.txt", xprintf("ab<|end|>cd<|end|>%s<|end|>", text));
+    check_said("--data marked_end.txt --tokenizer end --val t.txt --out g", 0, "note     marked_end.txt, document 1, "
+               "byte 2: \"<|end|>\" is a special token of this tokenizer and becomes it, as 3 in these texts do", "");
     check_said("--data train.txt --out e", 0, "", "330 tokens of val.txt for validation\n");
     json_t *root = json_load_file(test_path("e/run.json"), 0, NULL), *data = json_object_get(root, "data");
     const char *splits = json_string_value(json_object_get(data, "splits"));
     CHECK(splits && strstr(splits, "330 tokens of val.txt for validation"), "run.json: %s", splits);
     put_shard("x.bin", 1, 100, 20240520);
+    put_shard("y.bin", 1, 100, 0);
+    check_said("--data y.bin --out bare", 0, "note     y.bin has no header and is read as uint16, little-endian: 100 "
+               "tokens, largest id 100, vocabulary 101\n", "a vocabulary of 101;");
+    put("t.csv", many("a,b\n", 30)), put("table.txt", many("one,\"two, three\",4\n", 30));
+    put("tabs.txt", many("one\ttwo\n", 30));
+    put("prose.txt", many("Well, yes, he said.\nNo, no.\nHm, so, and, so.\n", 9));
+    put("verse.txt", many("Tyger Tyger, burning bright,\nIn the forests of the night;\n", 9));
+    check_said("--data t.csv --out h", 0, "note     t.csv looks like a table (CSV)", "");
+    check_said("--data table.txt --out i", 0, "note     table.txt looks like a table (CSV)", "");
+    check_said("--data tabs.txt --out j", 0, "note     tabs.txt looks like a table (TSV)", "");
+    check_said("--data prose.txt --out k", 0, "", ""), check_said("--data verse.txt --out l", 0, "", "");
+    put("crlf.txt", many("two words\r\n", 30)), put("copy.txt", text), symlink("nowhere", test_path("dangling"));
+    check_said("--data crlf.txt --out o", 0, "note     crlf.txt has 30 carriage returns", "");
+    check_said("--data t.txt --val copy.txt --out p", 0, "note     copy.txt for validation is the same text that", "");
+    check_said("--data dangling", 1, "dangling: a symbolic link to a file that does not exist", "");
+    check_said("--data t.txt --field text", 1, "; a plain text needs no --field", "");
+    mkdir(test_path("z"), 0700), put("z/A.TXT", text), put("z/b.jsonl.gz", "x"), put("z/c.json.gz", "x");
+    check_said("--data z --out q", 0, "passes over z/b.jsonl.gz and 1 like it\n", "297 tokens of z/A.TXT for training");
+    mkdir(test_path("m"), 0700), put("m/notes.txt", text), put("m/unit-test.txt", text);
+    check_said("--data m --out n", 0, "note     m/unit-test.txt is trained on, as all 2 files are", "");
     put("tokenizer.json", "{\"version\":\"1.0\",\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}}");
     check_said("--data x.bin --out f", 0, "; tokens are shown as numbers", "a vocabulary of 101;");
 }
@@ -443,8 +547,16 @@ static void test_said_of_models(void) {
     check_said("--data other.txt --load first --out second", 0, "", "a vocabulary of 8;");
     check_said("--data more.txt --load first", 1, "more.txt: the character \"x\"", "");
     CHECK(strstr(train(SMALL "--data more.txt --load first").error, "--tokenizer char, byte or bpe:N"), "advice");
+    mkdir(test_path("larger"), 0700), tokenizer_save_dir(tokenizer_char("abcdefghij\n", 11), test_path("larger"));
+    check_said("--data one.txt --load first --tokenizer larger", 1,
+               "larger: its tokenizer has 11 tokens, but the model in first knows 8", "");
+    put_shard("large.bin", 1, 100, 20240520);
+    check_said("--data large.bin --load first", 1,
+               "large.bin: its largest token is 100, but the model in first knows 8", "");
+    shell("cp -r first grown && cp larger/* grown && rm grown/run.json");
+    check_said("--data one.txt --load grown", 1, "grown: its tokenizer has 11 tokens, but the model", "");
     unlink(test_path("first/tokenizer.json")), unlink(test_path("first/tokenizer_config.json"));
-    check_said("--data one.txt --load first", 2, "the model in first has no tokenizer beside it", "");
+    check_said("--data one.txt --load first", 1, "first: the model has no tokenizer beside it", "");
     check_said("--data one.txt --load first --tokenizer char --out third", 0, "", "a vocabulary of 8;");
 }
 
@@ -454,6 +566,8 @@ static const Test tests[] = {
     {"files/names", "names say which files are for validation", test_names},
     {"files/json-lines", "a field of each line is a document", test_json_lines},
     {"files/refused-lines", "a line without the text is refused by number", test_refused_lines},
+    {"files/refused-json", "a file that is JSON as a whole is refused", test_refused_json},
+    {"files/types", "numbers that are no 16-bit tokens are refused, and tokens never", test_types},
     {"files/foreign", "what is no text is refused, with what to do", test_foreign},
     {"files/shards", "several shards are one row of tokens", test_shards},
     {"files/refused-shards", "wide, mixed and changing shards are refused", test_shard_refused},

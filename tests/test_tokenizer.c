@@ -487,6 +487,33 @@ static void test_patterns(void) {
     }
 }
 
+// Searches that would take 2^40 steps without notes of what failed; and one that cannot be short.
+static void test_long_searches(void) {
+    char maybe[40 * 2 + 40 + 2] = "", text[20001];
+    for (int i = 0; i < 40; i++) memcpy(maybe + 2 * i, "a?", 2);
+    memset(maybe + 80, 'a', 40), maybe[120] = 'b';
+    memset(text, 'a', 20000), text[20000] = 0;
+    CHECK(matches(maybe, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa") == 0, "no b");
+    maybe[120] = 0;
+    CHECK(matches(maybe, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa") == 41, "41 of 40 to 80");
+    CHECK(matches("a+|b", text) == 20000 && matches("a*b|a", text) == 1, "long runs");
+    CHECK(matches("a*a*a*a*a*a*b", text) == SIZE_MAX, "too many steps are said to be so");
+}
+
+// A run of a million marks, in the worst order: by class from the last to the first.
+static void test_long_run_of_marks(void) {
+    enum { MARKS = 1000000 };
+    char *text = xmalloc(2 * MARKS + 1);
+    text[0] = 'q';
+    for (size_t i = 0; i < MARKS; i++) memcpy(text + 1 + 2 * i, i < MARKS / 2 ? "\u0301" : "\u0323", 2);
+    size_t n, low = 0;
+    char *out = unicode_nfc(text, 2 * MARKS + 1, &n);
+    CHECK(out && n == 2 * MARKS + 1, "%zu bytes", n);
+    while (out && low < MARKS && memcmp(out + 1 + 2 * low, "\u0323", 2) == 0) low++;
+    CHECK(low == MARKS / 2, "marks below come first: %zu", low);
+    free(text), free(out);
+}
+
 static void test_nfc(void) {
     static const struct { const char *text, *composed; } cases[] = {
         {"e\u0301", "é"}, {"\u212B", "\u00C5"}, {"a\u0323\u0302", "\u1EAD"}, {"a\u0302\u0323", "\u1EAD"},
@@ -512,6 +539,7 @@ static char *theirs_by_hand(const char *more) {
     }
     json_object_set_new(vocab, "ab", json_integer(300));
     json_object_set_new(vocab, "abc", json_integer(299));
+    json_object_set_new(vocab, "<s>", json_integer(301));
     char *text = json_dumps(vocab, 0), *all = xprintf(
         "{\"model\":{\"type\":\"BPE\",\"merges\":[\"a b\",[\"ab\",\"c\"]],\"vocab\":%s},"
         "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"},"
@@ -549,6 +577,50 @@ static void test_bos_beside_template(void) {
     CHECK(tokenizer_prompt(tokenizer_open_dir(test_path("bos")), "ab", &tokens) == 1 && tokens[0] == 300, "no mark");
 }
 
+// Texts end at the tokenizer's end where no list says so, and that transformers would go on is said.
+static void test_end_without_a_list(void) {
+    static const char config[] = "{\"eos_token\": \"<s>\"}", model[] = "{\"eos_token_id\": 7}";
+    make_directories(test_path("goes-on"));
+    char *text = theirs_by_hand("");
+    write_whole_file(in_dir("goes-on", "tokenizer.json"), text, strlen(text));
+    write_whole_file(in_dir("goes-on", "tokenizer_config.json"), config, strlen(config));
+    write_whole_file(in_dir("goes-on", "config.json"), model, strlen(model));
+    CHECK(!*said_of(test_path("goes-on")) && tokenizer_end(tokenizer_open_dir(test_path("goes-on"))) == 7, "a list");
+    write_whole_file(in_dir("goes-on", "generation_config.json"), "{}", 2);
+    const char *said = said_of(test_path("goes-on"));
+    CHECK(strstr(said, "its generation_config.json names no eos_token_id, so transformers would not stop"), "%s", said);
+    CHECK(tokenizer_end(tokenizer_open_dir(test_path("goes-on"))) == 301, "the tokenizer's");
+}
+
+// A class that builds the cutting anew counts, however it is named; one that is not read is refused.
+static void open_classed(void *config) {
+    const char *dir = test_path("classed");
+    char *text = theirs_by_hand("");
+    make_directories(dir);
+    write_whole_file(in_dir("classed", "tokenizer.json"), text, strlen(text));
+    write_whole_file(in_dir("classed", "tokenizer_config.json"), config, strlen(config));
+    tokenizer_free(tokenizer_open_dir(dir));
+}
+
+static void test_classes(void) {
+    int *tokens;
+    open_classed("{\"tokenizer_class\": \"GPT2TokenizerFast\", \"add_prefix_space\": true}");
+    Tokenizer *t = tokenizer_open_dir(test_path("classed"));
+    CHECK(tokenizer_encode(t, "ab", 2, &tokens) == 2 && tokens[0] == 255 - ' ' && tokens[1] == 300, "a space before");
+    CHECK(tokenizer_encode(t, "<|endoftext|>", 13, &tokens) == 1 && tokens[0] == 302, "a token that the class adds");
+    size_t at;
+    int which;
+    tokenizer_encode(t, "ab <|endoftext|> a <s>", 22, &tokens);
+    CHECK(tokenizer_spelled_out(t, &at, &which) == 2 && at == 3 && which == 302, "spelled out: %d at %zu", which, at);
+    tokenizer_encode(t, "ab", 2, &tokens);
+    CHECK(tokenizer_spelled_out(t, &at, &which) == 0, "none");
+    open_classed("{\"tokenizer_class\": \"Qwen2Tokenizer\"}");
+    t = tokenizer_open_dir(test_path("classed"));
+    CHECK(tokenizer_encode(t, "a\u0301", 3, &tokens) == 2, "composed");
+    CHECK(test_fails(1, "its tokenizer is a RobertaTokenizer, which transformers builds", open_classed,
+                     "{\"tokenizer_class\": \"RobertaTokenizerFast\"}"), "%s", test_message);
+}
+
 static void test_theirs(void) {
     const char *path = test_path("theirs.json");
     char *text = theirs_by_hand(",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":"
@@ -572,6 +644,8 @@ static void test_theirs(void) {
     make_directories(test_path("kept"));
     tokenizer_save_dir(t, test_path("kept"));
     write_whole_file(in_dir("kept", "config.json"), "{\"eos_token_id\": [7, 301, 9999]}", 32);
+    CHECK(tokenizer_end(tokenizer_open_dir(test_path("kept"))) == -1, "generation_config.json decides alone");
+    unlink(in_dir("kept", "generation_config.json"));
     Tokenizer *kept = tokenizer_open_dir(test_path("kept"));
     CHECK(tokenizer_end(kept) == 7 && tokenizer_is_end(kept, 301) && !tokenizer_is_end(kept, 8), "two ends");
     size_t bytes = strlen(text);
@@ -613,6 +687,10 @@ static const Test tests[] = {
     {"tokenizer/chunk-pattern", "the pattern that others read cuts a text as our byte pairs do", test_chunk_pattern},
     {"tokenizer/patterns", "patterns match as Oniguruma's do; others are refused", test_patterns},
     {"tokenizer/nfc", "composed forms are those of Unicode", test_nfc},
+    {"tokenizer/ends", "an end that no list names is noted", test_end_without_a_list},
+    {"tokenizer/classes", "a tokenizer's class decides how it cuts, and which tokens it adds", test_classes},
+    {"tokenizer/long-searches", "a pattern's search is bounded, and said to be too long", test_long_searches},
+    {"tokenizer/long-runs", "a million marks are put in order in no time", test_long_run_of_marks},
     {"tokenizer/bos", "add_bos_token without a place in the template is noted and not obeyed",
      test_bos_beside_template},
     {"tokenizer/theirs", "a byte-level BPE of others: merges, marks, template, ends, damage", test_theirs},

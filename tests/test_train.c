@@ -1,6 +1,7 @@
 // test_train.c: the program ./train from outside, as a reader or a script sees it: exit statuses, what is
 // printed, what is left on disk, and digests that neither interruption nor cutting the batch changes.
 #include "tests/program.h"
+#include "config/config.h"
 #include <ctype.h>
 #include <jansson.h>
 #include <signal.h>
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 // Small enough for a few milliseconds, large enough for every part: validations, checkpoints, a tail.
+#define EVENTS_NAME "events.out.tfevents.receipts"
 #define TINY "--data markov --vocab 20 --layers 2 --width 32 --heads 2 --context 32 --batch 5 --steps 13 --warmup 3 " \
              "--eval-every 4 --save-every 3 --log-every 1 --eval-tokens 256 --sample-tokens 20 "
 
@@ -312,6 +314,8 @@ static void test_target_loss(void) {
 
 static void test_load(void) {
     digest_of(TINY, "first");
+    digest_of(TINY "--steps 0", "none");
+    digest_of(TINY "--steps 0 --fresh", "none");                // a run of no steps is a run
     Result r = train(TINY "--steps 0 --load first --out second");
     CHECK(r.status == 0, "%s", r.error);
     double a = json_number_value(json_object_get(json_object_get(run_json("first"), "final"), "val_loss"));
@@ -329,6 +333,8 @@ static void test_load_stretched(void) {
            plain = train(TINY "--steps 0 --load long --context 128 --rope-scaling none --out plain"),
            part = train(TINY "--load long --context 128 --rope-factor 8");
     CHECK(same.status == 0 && plain.status == 0, "%s%s", same.error, plain.error);
+    CHECK(!*same.error && strstr(plain.error, "note     --rope-scaling none takes the place of the yarn of the model "
+          "in long"), "what was stretched otherwise is said: %s%s", same.error, plain.error);
     double loss[3];
     const char *const runs[] = {"long", "again", "plain"};
     for (int i = 0; i < 3; i++)
@@ -340,9 +346,23 @@ static void test_load_stretched(void) {
     CHECK(sample.status == 0, "a sample longer than what the model was trained on: %s", sample.error);
 }
 
+// A run that began with a file for TensorBoard goes on with it, whatever the command says then.
+static void test_events_go_on(void) {
+    digest_of(TINY "--schedule constant --steps 12 --tensorboard", "run");
+    size_t before, after, whole;
+    free(read_whole_file(test_path("run/" EVENTS_NAME), &before));
+    digest_of(TINY "--schedule constant --steps 20", "run");
+    digest_of(TINY "--schedule constant --steps 20 --tensorboard", "at-once");
+    free(read_whole_file(test_path("run/" EVENTS_NAME), &after));
+    free(read_whole_file(test_path("at-once/" EVENTS_NAME), &whole));
+    CHECK(before < after && after == whole, "bytes: %zu, then %zu, at once %zu", before, after, whole);
+}
+
 static void test_load_refused(void) {
     static const struct { const char *line, *says; } bad[] = {
         {TINY "--load first --heads 4", "--heads 4 contradicts the model in first, which has 2; leave the flag out"},
+        {TINY "--load first --attn-bias qkv", "--attn-bias qkv contradicts the model in first, which has none; leave"},
+        {TINY "--load first --ffn-bias all", "--ffn-bias all contradicts the model in first, which has none; leave"},
         {TINY "--load first --attn mla", "contradicts the model in first, which has mha"},
         {TINY "--load first --vocab 30", "--vocab 30 contradicts"},
         {"--context 32 --load first", "first knows 20 tokens, but --data stories has"},
@@ -352,6 +372,58 @@ static void test_load_refused(void) {
         Result r = train(bad[i].line);
         CHECK(r.status == 2 && count_lines(r.error) == 1 && strstr(r.error, bad[i].says), "%s: status %d: %s",
               bad[i].line, r.status, r.error);
+    }
+}
+
+// Every flag of the architecture, at values that the model does not have: refused, or said with its name.
+#define GROUP(help)
+#define SIZE(name, ...) #name,
+#define REAL(name, ...) #name,
+#define BOOL(name, ...) #name,
+#define ENUM(name, ...) #name,
+#define PATTERN(name, ...) #name,
+#define TEXT(name, ...) #name,
+static const char *const architecture[] = {
+#include "config/model.def"
+#include "config/moe.def"
+#include "config/rope.def"
+};
+#undef TEXT
+
+// Which kernel computes it, and how it is trained.
+static bool may_differ(const char *name) {
+    static const char *const free_ones[] = {"attn_kernel", "tile", "aux_loss", "z_loss"};
+    for (size_t i = 0; i < sizeof free_ones / sizeof *free_ones; i++)
+        if (strcmp(name, free_ones[i]) == 0) return true;
+    return false;
+}
+
+static void check_contradiction(const char *name, const char *value, const char *has) {
+    char shown[64];
+    if (strcmp(value, has) == 0 || (!strcmp(has, "auto") && !strcmp(value, "none"))) return;   // biases that it has not
+    flags_shown(name, shown);
+    Result r = train(xprintf("--data markov --load first --dry-run --%s %s", shown, value));
+    CHECK(strstr(r.error, xprintf("--%s", shown)), "--%s %s, where the model has %s, is not said: status %d: %s", shown,
+          value, has, r.status, r.error);
+}
+
+static void test_load_contradicted(void) {
+    digest_of(TINY "--experts 4", "first");
+    Config c;
+    flags_parse_text(&config_table, &c, "", NULL);
+    json_t *flags = json_object_get(run_json("first"), "flags");
+    for (size_t i = 0; i < sizeof architecture / sizeof *architecture; i++) {
+        const Flag *f = &config_table.flag[flags_find(&config_table, architecture[i])];
+        if (may_differ(f->name)) continue;
+        json_t *value = json_object_get(flags, f->name);
+        const char *has = json_is_string(value) ? json_string_value(value) : json_dumps(value, JSON_ENCODE_ANY);
+        double number = json_is_boolean(value) ? json_is_true(value) : json_number_value(value);
+        if (f->kind == FLAG_BOOL) check_contradiction(f->name, number ? "0" : "1", "");
+        else if (f->kind == FLAG_SIZE) check_contradiction(f->name, xprintf("%.0f", number + 2), "");
+        else if (f->kind == FLAG_REAL) check_contradiction(f->name, xprintf("%g", number / 2 + 0.25), "");
+        char *words = f->values ? xprintf("%s", f->values) : NULL;
+        for (char *word = words ? strtok(words, "|") : NULL; word; word = strtok(NULL, "|"))
+            if (f->kind != FLAG_TEXT) check_contradiction(f->name, word, has);
     }
 }
 
@@ -498,6 +570,9 @@ static const Test tests[] = {
      test_file_size_limit},
     {"train/full-output", "output that cannot be written is an error, and the run is complete", test_full_output},
     {"train/finished-with-a-gap", "a finished run that lacks a file is not taken for whole", test_finished_with_a_gap},
+    {"train/load-contradicted", "a flag that says another architecture than the checkpoint is refused or noted",
+     test_load_contradicted},
+    {"train/events-go-on", "a file for TensorBoard does not become stale", test_events_go_on},
     {"train/load-refused", "a flag or data that contradicts a loaded model is refused", test_load_refused},
     {"train/load-other-tokenizer", "another tokenizer than the loaded model's is noted", test_load_other_tokenizer},
     {"train/help-and-digest", "--help explains, --digest names every tensor", test_help_and_digest},
