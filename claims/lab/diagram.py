@@ -1,6 +1,7 @@
 """diagram.py: the pictures that explain an idea, in the style of figure.py. Nothing in them is measured.
 
     caches()        what four kinds of attention keep of a token, and which head reads what
+    pools()         what decides about a token: itself, its pool along time, its place in other rows
     placements()    where each --norm normalises: on the stream or on a branch, before it or after
 """
 import matplotlib.pyplot as plt
@@ -105,4 +106,40 @@ def placements():
         figure, axes = plt.subplots(1, len(PLACEMENTS), figsize=(9.6, 2.9), layout="constrained")
         for place, (name, row) in zip(axes, PLACEMENTS.items()):
             draw_placement(place, name, *row)
+        return figure
+
+
+# What a router looks at before it sends the token in the middle to an expert: cells (row of the batch, place in time).
+ROWS, PLACES, TOKEN = 3, 8, (1, 2)
+POOLS = {
+    "top-k, bias, hash: itself": lambda row, place: (row, place) == TOKEN,
+    "expert choice, soft: pools of 2 in time": lambda row, place: row == TOKEN[0] and place // 2 == TOKEN[1] // 2,
+    "the whole row": lambda row, place: row == TOKEN[0],
+    "one place of all rows": lambda row, place: place == TOKEN[1],
+}
+
+
+def draw_pool(axes, title, sees):
+    row, place = TOKEN
+    for r in range(ROWS):
+        for p in range(PLACES):
+            future = r == row and p > place
+            seen = sees(r, p)
+            axes.add_patch(Rectangle((p, ROWS - 1 - r), 0.86, 0.8, linewidth=1.8 if (r, p) == TOKEN else 0.6, edgecolor=INK,
+                                     facecolor=(WARM if future else DARK) if seen else "white",
+                                     hatch="///" if seen and future else None))
+    axes.set_title(title, fontsize=9)
+    axes.set_xlim(-0.2, PLACES)
+    axes.set_ylim(-0.2, ROWS)
+    axes.set_aspect("equal")
+    axes.axis("off")
+
+
+def pools():
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(2, 2, figsize=(8, 3.6), layout="constrained")
+        for place, (title, sees) in zip(axes.flat, POOLS.items()):
+            draw_pool(place, title, sees)
+        figure.supxlabel("Three rows of a batch, time from left to right. Filled: what decides about the outlined token. "
+                         "Hatched: its future.", fontsize=8)
         return figure

@@ -42,6 +42,11 @@ METRICS = {
     "drop_first": "loss added without the first layer (nats per token)",
     "drop_last": "loss added without the last layer (nats per token)",
     "drop_median": "loss added without a layer, median over the layers (nats per token)",
+    "leak_bits": "leak: loss below the floor (bits per token)",
+    "experts_per_token": "experts that a token passed, measured (mean of the layers)",
+    "max_violation": "load of the busiest expert above its fair share (share, mean of the layers)",
+    "dead_experts": "experts without a token in the last logged step (sum of the layers)",
+    "dropped": "choices lost to a full expert (share, mean of the layers)",
 }
 COLUMNS = ["arm", "flags", "status", *METRICS, "diverged_at", "digest", "commit", "data_hash", "seconds", "threads",
            "cpu", "simd", "matched", "error", "evals", "promise", "seal"]

@@ -77,7 +77,9 @@ class Clock:
         if key not in self.speeds:
             out = self.base / "pilot"
             trainer.forget(out)
-            short = {**flags, "steps": PILOT_STEPS, "eval-every": PILOT_STEPS, "eval-tokens": 1, "log-every": 1}
+            c = self.plan(flags)["flags"]
+            batch = c["batch"] * c["context"]   # a router that pools across the batch validates on whole ones
+            short = {**flags, "steps": PILOT_STEPS, "eval-every": PILOT_STEPS, "eval-tokens": batch, "log-every": 1}
             pilot = trainer.Training(short, out, self.threads)
             try:
                 while not pilot.ended():

@@ -3,6 +3,7 @@ import ctypes
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shlex
 import shutil
@@ -146,7 +147,7 @@ def last_lines(path, count):
 
 def log_numbers(path):
     """What a log says beyond run.json: the largest gradient norm, with --log-layers the first and last layer, with
-    --drop-layers what the last validation loses without each layer."""
+    --drop-layers what the last validation loses without each layer, and of experts what the last line says."""
     try:
         lines = [json.loads(line) for line in Path(path).read_text().splitlines()]
     except (OSError, ValueError):
@@ -165,6 +166,11 @@ def log_numbers(path):
         added, half = [loss - lines[-1]["val_loss"] for loss in without], len(without) // 2
         found |= {"drop_shallow": sum(added[:half]) / half, "drop_deep": sum(added[-half:]) / half,
                   "drop_first": added[0], "drop_last": added[-1], "drop_median": statistics.median(added)}
+    experts = lines[-1].get("experts") if lines else None
+    if experts:
+        found |= {name: statistics.mean(layer[name] for layer in experts)
+                  for name in ("experts_per_token", "max_violation", "dropped")}
+        found["dead_experts"] = sum(layer["dead"] for layer in experts)
     return found
 
 
@@ -193,6 +199,9 @@ def told_of(out, status):
     source = told.get("data", {}).get("source_loss")
     if source is not None and row.get("val_loss") is not None:
         row["excess_loss"] = row["val_loss"] - source
+    floor = told.get("data", {}).get("floor")
+    if floor is not None and row.get("val_loss") is not None:
+        row["leak_bits"] = (floor - row["val_loss"]) / math.log(2)
     if status != "finished":  # what the last log line says; there is no receipt
         row["seconds"] = (last_lines(Path(out) / "log.jsonl", 1) or [{}])[-1].get("seconds")
     return row
