@@ -342,7 +342,11 @@ static Batch batch_of_rows(Model *m, Blocks *s, const Row *rows, size_t count, i
     for (size_t i = 0; i < count; i++) {
         size_t end = rows[i].past + rows[i].n;
         M += rows[i].n, longest = end > longest ? end : longest;
-        if (!rows[i].n) fail("row %zu of a step has no token", i);
+        if (!rows[i].n || rows[i].logits_from > rows[i].n || rows[i].slot >= s->slots)
+            fail("row %zu of a step has %zu tokens, logits from %zu and slot %zu of %zu", i, rows[i].n,
+                 rows[i].logits_from, rows[i].slot, s->slots);
+        for (size_t k = 0; k * s->size < end; k++)
+            if (rows[i].block[k] >= s->count) fail("row %zu of a step: block %u of %zu", i, rows[i].block[k], s->count);
         if (m->pos != NOWHERE && end > m->c.context)
             fail("the model has learned positions for %zu tokens, but token %zu was asked for", m->c.context, end);
     }

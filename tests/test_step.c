@@ -8,12 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VOCAB = 23, TEXTS = 4, LONGEST = 60, BLOCKS = 400 };
+enum { VOCAB = 23, TEXTS = 4, LONGEST = 150, BLOCKS = 700 };
 
 typedef struct { int token[LONGEST]; size_t n, done; uint32_t block[LONGEST]; real *expected; } Text;
 
 static Model *open_model(const char *flags) {
-    Config c = config_of("--width 32 --heads 4 --layers 2 --context 96 --ffn-width 40 --init-scale 10", flags, VOCAB);
+    Config c = config_of("--width 32 --heads 4 --layers 2 --context 160 --ffn-width 40 --init-scale 10", flags, VOCAB);
     return model_new(&c, false);
 }
 
@@ -119,7 +119,7 @@ static void check_steps(const char *flags, bool absorbed) {
 
 static void test_softmax(void) {
     static const char *const flags[] = {
-        "", "--attn gqa --kv-heads 2", "--attn gqa --kv-heads 1 --qk-norm head", "--attn swa --window 9",
+        "", "--attn gqa --kv-heads 2 --tile 32", "--attn gqa --kv-heads 1 --qk-norm head", "--attn swa --window 9",
         "--attn swa+mha --window 20", "--pos learned", "--pos alibi", "--rope-dim 4", "--attn-gate 1",
         "--rope-layers rope+none",
         "--attn-kernel naive", "--norm post", "--norm-kind layer --bias 1", "--tie 1 --ffn gelu"};

@@ -125,9 +125,9 @@ def draw_pool(axes, title, sees):
         for p in range(PLACES):
             future = r == row and p > place
             seen = sees(r, p)
-            axes.add_patch(Rectangle((p, ROWS - 1 - r), 0.86, 0.8, linewidth=1.8 if (r, p) == TOKEN else 0.6, edgecolor=INK,
-                                     facecolor=(WARM if future else DARK) if seen else "white",
-                                     hatch="///" if seen and future else None))
+            colour = (WARM if future else DARK) if seen else "white"
+            axes.add_patch(Rectangle((p, ROWS - 1 - r), 0.86, 0.8, linewidth=1.8 if (r, p) == TOKEN else 0.6,
+                                     edgecolor=INK, facecolor=colour, hatch="///" if seen and future else None))
     axes.set_title(title, fontsize=9)
     axes.set_xlim(-0.2, PLACES)
     axes.set_ylim(-0.2, ROWS)
@@ -140,6 +140,6 @@ def pools():
         figure, axes = plt.subplots(2, 2, figsize=(8, 3.6), layout="constrained")
         for place, (title, sees) in zip(axes.flat, POOLS.items()):
             draw_pool(place, title, sees)
-        figure.supxlabel("Three rows of a batch, time from left to right. Filled: what decides about the outlined token. "
-                         "Hatched: its future.", fontsize=8)
+        figure.supxlabel("Three rows of a batch, time from left to right. Filled: what decides about the outlined "
+                         "token. Hatched: its future.", fontsize=8)
         return figure
