@@ -157,6 +157,14 @@ static Backend open_model(Service *run, size_t places) {
     return served_backend(served_new(run->model, o->blocks, o->block, o->running, places, s, run->vocab));
 }
 
+static uint64_t random_key(void) {
+    uint64_t key;
+    FILE *f = fopen("/dev/urandom", "rb");
+    if (!f || fread(&key, sizeof key, 1, f) != 1) fail("/dev/urandom: no random numbers: %s", strerror(errno));
+    fclose(f);
+    return key;
+}
+
 static Service open_run(const ServeOptions *o) {
     size_t places = places_of(o);
     SchedOptions s = {o->budget, o->running, o->chunk, o->sched, o->admit, o->victim, o->preempt, o->watermark, o->shed,
@@ -165,9 +173,7 @@ static Service open_run(const ServeOptions *o) {
     run.trace = *o->trace ? trace_read(o->trace, o) : trace_make(o);
     run.cost = strcmp(o->cost, "built-in") ? cost_read(o->cost) : cost_built_in();
     // The key is nobody's to know, for who knows it can make prompts collide; no result depends on it.
-    uint64_t key;
-    if (getentropy(&key, sizeof key) != 0) fail("no random numbers from the system: %s", strerror(errno));
-    run.pool = pool_new(o->blocks, o->block, places, key, 64);
+    run.pool = pool_new(o->blocks, o->block, places, random_key(), 64);
     run.sched = sched_new(s, run.pool);
     run.real = *o->run && o->clock == CLOCK_real, run.vocab = RANDOM_VOCAB;
     run.record = xmalloc(size_mul(run.trace.count, sizeof *run.record));
