@@ -130,6 +130,7 @@ static void refuse_what_it_cannot(const Service *run, const Config *c) {
                         "--answer-length, --length-scale)", dir, most, i,
                         run->trace.asked[i].prompt + run->trace.asked[i].answer);
     report_writing(c, stderr);
+    fprintf(stderr, "note     answers are as long as was asked for: a token that ends a text does not end one here\n");
 }
 
 static size_t spoken_tokens(const char *dir, size_t vocab) {
