@@ -234,7 +234,7 @@ SafeTensors *safetensors_open(const char *path) {
     SafeTensors *s = xmalloc(sizeof *s);
     Reading r = {.file = s};
     s->path = xprintf("%s", path);
-    s->bytes = read_whole_file(path, &s->size);
+    s->bytes = read_regular_file(path, &s->size);
     size_t data_start;
     r.header = parse_header(&r, &data_start);
     read_metadata(&r, json_object_get(r.header, "__metadata__"));

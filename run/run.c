@@ -62,7 +62,7 @@ char *run_flag_text(const json_t *value) {
 // A damaged one is NULL where it is to be replaced anyway, else a failure.
 static json_t *read_json(const char *path, bool replaced) {
     size_t bytes;
-    char *text = read_whole_file(path, &bytes);
+    char *text = read_regular_file(path, &bytes);
     json_error_t error;
     json_t *root = json_loadb(text, bytes, 0, &error);
     free(text);

@@ -26,7 +26,7 @@ static json_t *tensor_hashes(const char *path) {
 
 static json_t *file_hash(const char *path) {
     size_t bytes;
-    char *content = read_whole_file(path, &bytes);
+    char *content = read_regular_file(path, &bytes);
     uint64_t hash = hash_bytes(HASH_START, content, bytes);
     free(content);
     return run_hash(hash);
@@ -90,7 +90,7 @@ static void check_presence(const char *dir, const char *advice) {
 }
 
 void run_check_files(const char *dir, bool whole, const char *advice) {
-    char *path = xprintf("%s/run.json", dir), *text = file_exists(path) ? read_whole_file(path, NULL) : NULL;
+    char *path = xprintf("%s/run.json", dir), *text = file_exists(path) ? read_regular_file(path, NULL) : NULL;
     json_t *record = text ? json_loads(text, 0, NULL) : NULL, *files = json_object_get(record, "files"), *then;
     const char *name;
     if (text && !record) fail("%s is damaged, so what belongs to it cannot be told; %s", path, advice);

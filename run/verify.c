@@ -15,7 +15,7 @@ static json_t *read_record(const char *dir) {
     char *path = xprintf("%s/run.json", dir);
     if (!file_exists(path)) fail("--verify %s: there is no run.json, so no run to verify", dir);
     size_t bytes;
-    char *text = read_whole_file(path, &bytes);
+    char *text = read_regular_file(path, &bytes);
     json_error_t error;
     json_t *record = json_loadb(text, bytes, 0, &error);
     if (!json_is_object(json_object_get(record, "flags")))
@@ -173,7 +173,7 @@ static char *shown(const json_t *value) {
 static json_t *read_log(const char *dir, size_t last) {
     json_t *lines = json_array();
     char *path = xprintf("%s/log.jsonl", dir);
-    char *text = file_exists(path) ? read_whole_file(path, NULL) : xprintf("%s", "");
+    char *text = file_exists(path) ? read_regular_file(path, NULL) : xprintf("%s", "");
     for (char *at = text, *end; (end = strchr(at, '\n')); at = end + 1) {
         json_t *line = json_loadb(at, (size_t)(end - at), 0, NULL);
         const json_t *step = json_object_get(line, "step");
@@ -248,7 +248,7 @@ static void compare_tensors(Comparison *c, const char *name) {
 // ---- the files that others open ------------------------------------------------------------------
 // Of a configuration or a tokenizer, what does not say how many threads there were, or where the run lay.
 static json_t *read_json(const Verify *v, const char *dir, const char *name) {
-    char *path = xprintf("%s/%s", dir, name), *text = file_exists(path) ? read_whole_file(path, NULL) : NULL;
+    char *path = xprintf("%s/%s", dir, name), *text = file_exists(path) ? read_regular_file(path, NULL) : NULL;
     json_t *root = text ? json_loads(text, 0, NULL) : NULL, *flags = json_object_get(root, "receipts");
     for (size_t i = 0; i < v->table->count; i++)
         if (v->table->flag[i].same_numbers) json_object_del(flags, v->table->flag[i].name);

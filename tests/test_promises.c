@@ -106,6 +106,31 @@ static void test_links(void) {
     }
 }
 
+// A pipe would be waited for, a device read without end; what they are is said, by whoever meets them.
+static void test_no_files(void) {
+    static const char *const names[] = {"run.json", "log.jsonl", "state.safetensors", "model.safetensors",
+                                        "config.json", "tokenizer.receipts.json"};
+    static const char *const kinds[][2] = {{"mkfifo", "is a pipe"}, {"mkdir", "is a directory"},
+                                           {"ln -s /dev/zero", "is a device"}};
+    digest_of(QUIET "--steps 10", "whole");
+    for (size_t i = 0; i < 6; i++)
+        for (size_t k = 0; k < 3; k++) {
+            const char *says = xprintf("%s %s", names[i], kinds[k][1]);
+            shell(xprintf("rm -rf run; cp -r whole run; rm run/%s; %s run/%s", names[i], kinds[k][0], names[i]));
+            refused(train(QUIET "--steps 10 --out run"), 1, says);
+            if (i != 1 && i != 2) refused(generate("--run run --tokens 5"), 1, says);
+            if (i != 1 && i != 2) refused(train(QUIET "--steps 10 --load run --out other"), 1, says);
+            refused(train("--verify run"), 1, says);
+        }
+    for (size_t k = 0; k < 3; k++) {        // where a run that goes on would write
+        shell(xprintf("rm -rf run; cp -r whole run; cd run; sed -i s/finished/running/ run.json; rm config.json; "
+                      "%s config.json; cd ..; rm -rf new; mkdir new; %s new/run.json.tmp", kinds[k][0], kinds[k][0]));
+        refused(train(QUIET "--steps 10 --out run"), 1, "cannot write run/config.json: ");
+        if (k == 1) refused(train(QUIET "--steps 10 --out new"), 1, "run.json.tmp: a directory stands there");
+        else digest_of(QUIET "--steps 10", "new");
+    }
+}
+
 // The first goes on in the directory that it has locked, under whatever name; its name is somebody else's by then.
 static void test_moved(void) {
     const char *first = digest_of(QUIET "--steps 400", "one"), *second = digest_of(QUIET "--seed 2 --steps 20", "two");
@@ -343,6 +368,8 @@ static void test_stacks(void) {
 static const Test tests[] = {
     {"promises/foreign", "a directory that is not empty and has no run.json of ours is left alone", test_foreign},
     {"promises/links", "what a link in the directory leads to is not written", test_links},
+    {"promises/no-files", "a pipe, a device or a directory in place of a file of a run is refused as what it is",
+     test_no_files},
     {"promises/moved", "a run whose directory is renamed goes on there, and another may take the name", test_moved},
     {"promises/descriptors", "a program started with closed descriptors prints into no file", test_descriptors},
     {"promises/other-state", "the state of another run is refused, and one without its record", test_other_state},
