@@ -59,16 +59,16 @@ char *run_flag_text(const json_t *value) {
     }
 }
 
-// A damaged one is NULL where it is to be replaced anyway, else a failure.
-static json_t *read_json(const char *path, bool replaced) {
+// Refused with --fresh too: what cannot be read may be somebody else's, and need not be a run.
+static json_t *read_json(const char *path) {
     size_t bytes;
     char *text = read_regular_file(path, &bytes);
     json_error_t error;
     json_t *root = json_loadb(text, bytes, 0, &error);
     free(text);
-    if (!json_is_object(root) && !replaced)
-        fail("%s is damaged at line %d: %s; --fresh trains again if there is a state.safetensors beside it; else "
-             "choose another --out", path, root ? 1 : error.line, root ? "no object" : error.text);
+    if (!json_is_object(root))
+        fail("%s is damaged at line %d: %s; put back what was there, or choose another --out", path,
+             root ? 1 : error.line, root ? "no object" : error.text);
     return root;
 }
 
@@ -182,8 +182,7 @@ static char *directory_of(const RunPlan *p) {
 
 static bool is_steps(const Flag *f) { return strcmp(f->name, "steps") == 0; }
 
-// What decides the numbers, but for how long the training is: a state goes on only where this is the same. known: the
-// flags that the program had which wrote the state, or NULL for those of this one.
+// What decides the numbers, but for how long the training is: a state goes on only where this is the same.
 static uint64_t identity_of(const RunPlan *p) {
     uint64_t h = hash_text(HASH_START, PRECISION);
     h = hash_bytes(hash_bytes(h, &p->data_hash, sizeof p->data_hash), &p->load_hash, sizeof p->load_hash);
@@ -266,14 +265,24 @@ static void refuse_foreign(const Run *r) {
     closedir(d);
 }
 
-// What an earlier process recorded; NULL: nothing. fresh: it need not be whole.
-static json_t *read_record(const Run *r, bool fresh) {
-    char *path = run_path(r, "run.json"), *state = run_path(r, "state.safetensors");
-    json_t *old = file_exists(path) ? read_json(path, fresh && file_exists(state)) : NULL;
-    if (!file_exists(path)) refuse_foreign(r);
-    else if (old && !(json_object_get(json_object_get(old, "flags"), "steps") && json_object_get(old, "data_hash")))
-        fail("%s is not that of a run: it has no flags and no data_hash; choose another --out", path);
-    free(path), free(state);
+// What new_record() writes, and has written in every version. NULL: all of it is there.
+static const char *lacks(const json_t *record) {
+    static const char *const texts[] = {"status", "commit", "precision", "data_hash"};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
+        if (!json_is_string(json_object_get(record, texts[i]))) return texts[i];
+    const char *hash = json_string_value(json_object_get(record, "data_hash"));
+    if (strlen(hash) != 16 || strspn(hash, "0123456789abcdef") != 16) return "data_hash of 16 digits";
+    return json_is_integer(json_object_get(json_object_get(record, "flags"), "steps")) ? NULL : "flags with steps";
+}
+
+// What an earlier process recorded; NULL: nothing.
+static json_t *read_record(const Run *r) {
+    char *path = run_path(r, "run.json");
+    json_t *old = file_exists(path) ? read_json(path) : NULL;
+    if (!old) refuse_foreign(r);
+    else if (lacks(old))
+        fail("%s is not that of a run: it has no %s; choose another --out", path, lacks(old));
+    free(path);
     return old;
 }
 
@@ -345,7 +354,7 @@ Run *run_open(const RunPlan *p) {
     r->steps = r->steps_before = steps_of(json_object_get(r->json, "flags"));
     r->eval_every = (size_t)json_integer_value(json_object_get(json_object_get(r->json, "flags"), "eval_every"));
     r->identity = identity_of(p);
-    json_t *old = read_record(r, p->fresh);
+    json_t *old = read_record(r);
     if (p->fresh) forget(r);
     else if (old) enter(r, p, old);
     return r;

@@ -182,6 +182,17 @@ static void test_fresh(void) {
     refused(train(QUIET "--steps 2 --fresh --out other"), 1, "is not that of a run");
     shell("echo '{} {}' > other/run.json");
     refused(train(QUIET "--steps 2 --fresh --out other"), 1, "choose another --out");
+    shell("touch other/state.safetensors");
+    static const char *const theirs[] = {"", "{} {}", "[1]", "{\"flags\": {\"steps\": 5}, \"data_hash\": \"x\"}",
+        "{\"status\": \"finished\", \"commit\": \"x\", \"precision\": \"float32\", \"flags\": {\"steps\": 5}, "
+        "\"data_hash\": \"0123456789abcdefg\"}"};
+    for (size_t i = 0; i < 5; i++) {
+        put("other/run.json", theirs[i]);
+        Result r = train(QUIET "--steps 2 --fresh --out other");
+        refused(r, 1, i < 3 ? "other/run.json is damaged at line 1" : "other/run.json is not that of a run");
+        CHECK(strstr(r.error, "choose another --out") && !strstr(r.error, "--fresh"), "%s", r.error);
+        CHECK(strcmp(file_text("other/run.json"), theirs[i]) == 0, "%s was replaced", theirs[i]);
+    }
     CHECK(strcmp(file_text("other/model.safetensors"), "precious\n") == 0, "it is overwritten");
     digest_of(TINY "--steps 2 --sample-tokens 5 --experts 2 --top-k 1 --norm-topk 0", "run");
     CHECK(file_exists(test_path("run/sample.txt")) && file_exists(test_path("run/experts.png")), "the first run's");
