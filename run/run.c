@@ -318,15 +318,16 @@ static void enter(Run *r, const RunPlan *p, json_t *old) {
     if (ended) r->json = old;
 }
 
+const char *const run_file_names[] = {"state.safetensors", "log.jsonl", EVENTS_FILE, "model.safetensors",
+                                      "config.json", "tokenizer.json", "tokenizer_config.json",
+                                      "tokenizer.receipts.json", "generation_config.json", "sample.txt", "loss.png",
+                                      "experts.png", "depth.png", "roofline.png", NULL};
+
 // run.json is replaced, never missing: it is what makes the directory ours. What the run before left must not pass for
 // that of this one.
 static void forget(Run *r) {
-    static const char *const files[] = {"state.safetensors", "log.jsonl", EVENTS_FILE, "model.safetensors",
-                                        "config.json", "tokenizer.json", "tokenizer_config.json",
-                                        "tokenizer.receipts.json", "generation_config.json", "sample.txt", "loss.png",
-                                        "experts.png", "depth.png", "roofline.png"};
-    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
-        char *path = run_path(r, files[i]);
+    for (size_t i = 0; run_file_names[i]; i++) {
+        char *path = run_path(r, run_file_names[i]);
         remove_file(path);
         free(path);
     }

@@ -48,6 +48,7 @@ typedef struct {
 Run *run_open(const RunPlan *plan);
 void run_close(Run *r);
 char *run_path(const Run *r, const char *file);   // malloc'd
+extern const char *const run_file_names[];        // of whatever a run leaves beside run.json; ends with NULL
 // Writes run.json with this status: "running", "interrupted", "finished" or "diverged".
 void run_write(Run *r, const char *status);
 // The same when nothing more will be saved: with the hashes of the files that others open, as "files".

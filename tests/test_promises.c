@@ -338,6 +338,29 @@ static void test_stopped_sample(void) {
     CHECK(strcmp(digest_of(QUIET "--steps 10", "whole"), digest_of(QUIET "--steps 10", "run")) == 0, "it goes on");
 }
 
+// Before the first step there is nothing to wait for, while a program reads or counts there is not either.
+static void test_early_signal(void) {
+    static const int signals[] = {SIGTERM, SIGINT};
+    digest_of(QUIET "--steps 2", "model");
+    shell("yes 5 | head -n 300000 > long");
+    const char *const commands[] = {"train' " QUIET "--eval-tokens 10000000 --out run",
+                                    "serve' --requests 100000000", "generate' --run model --prompt-file long"};
+    for (int i = 0; i < 6; i++) {
+        shell("rm -rf run");
+        double start = seconds_now();
+        const char *folder = xprintf("%.*s", (int)(strlen(train_binary()) - strlen("train")), train_binary());
+        pid_t child = shell_start(xprintf("exec '%s%s", folder, commands[i / 2]));
+        if (i < 2) wait_for("run/run.json", "\"running\"");
+        usleep(500000);
+        kill(child, signals[i % 2]);
+        Result r = shell_finish(child);
+        CHECK(r.status == 128 + signals[i % 2], "%s: %d: %s", commands[i / 2], r.status, r.error);
+        CHECK(seconds_now() - start < 10, "%s: it took %g s", commands[i / 2], seconds_now() - start);
+        CHECK(i > 1 || strcmp(text_of("run", "status"), "interrupted") == 0, "it is %s", text_of("run", "status"));
+        CHECK(!file_exists(test_path("run/.run.json.tmp")), "nothing is left");
+    }
+}
+
 // A step of minutes: the first signal waits for its end, the second one does not, whichever they are.
 static void test_second_signal(void) {
     static const int signals[][2] = {{SIGTERM, SIGTERM}, {SIGINT, SIGTERM}};
@@ -397,6 +420,8 @@ static const Test tests[] = {
     {"promises/diverged", "nothing is said to be saved that is not", test_diverged},
     {"promises/stopped-sample", "a signal ends the writing of a sample, and the run goes on later",
      test_stopped_sample},
+    {"promises/early-signal", "before anything is saved, and where nothing is, the first signal ends it at once",
+     test_early_signal},
     {"promises/second-signal", "a second signal ends a long step and leaves its run interrupted", test_second_signal},
     {"promises/sizes", "an endless prompt, more text than memory, a picture that may not grow: one line",
      test_generate_sizes},
