@@ -1,10 +1,12 @@
 // test_promises.c: what a run directory promises (docs/RUNS.md), under misuse: each test breaks what a sentence there
 // says cannot be broken.
 #include "tests/program.h"
+#include <fcntl.h>
 #include <jansson.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define TINY "--data markov --vocab 20 --layers 1 --width 16 --heads 2 --context 16 --batch 4 --warmup 3 " \
@@ -361,6 +363,37 @@ static void test_early_signal(void) {
     }
 }
 
+// As before `| less`, which reads no further than its screen: that the pipe is full is no error of writing to it.
+static void test_full_pipe(void) {
+    char block[4096] = "", *printed;
+    size_t bytes;
+    FILE *all = open_memstream(&printed, &bytes);
+    CHECK(mkfifo(test_path("pipe"), 0600) == 0, "a pipe");
+    int pipe = open(test_path("pipe"), O_RDWR | O_NONBLOCK);
+    while (write(pipe, block, sizeof block) > 0) {}
+    CHECK(read(pipe, block, sizeof block) == sizeof block, "room for some lines");
+    pid_t child = train_start(QUIET "--steps 100000 --eval-every 1 --save-every 100000 --out run > pipe");
+    wait_for("run/log.jsonl", "\"step\":5,");
+    for (size_t before = 0, now; (now = strlen(file_text("run/log.jsonl"))) != before; before = now) usleep(300000);
+    kill(child, SIGINT);
+    usleep(200000);
+    siginfo_t ended = {0};
+    ssize_t got;
+    while (waitid(P_PID, (id_t)child, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == 0)
+        if ((got = read(pipe, block, sizeof block)) > 0) fwrite(block, 1, (size_t)got, all);
+        else usleep(1000);
+    while ((got = read(pipe, block, sizeof block)) > 0) fwrite(block, 1, (size_t)got, all);
+    fclose(all);
+    Result r = shell_finish(child);
+    for (size_t i = 0; i < bytes; i++) printed[i] += !printed[i];      // what the pipe was filled with
+    size_t step = 0;
+    for (const char *at = printed; (at = strstr(at, "\nstep ")); step++)
+        CHECK(strtoull(at += strlen("\nstep "), NULL, 10) == step, "the line of step %zu is whole", step);
+    CHECK(step > 5 && strstr(printed, "\ninterrupted at step "), "%zu steps, and the end is said", step);
+    CHECK(r.status == 128 + SIGINT && !*r.error, "%d: %s", r.status, r.error);
+    CHECK(strcmp(text_of("run", "status"), "interrupted") == 0, "it is %s", text_of("run", "status"));
+}
+
 // A step of minutes: the first signal waits for its end, the second one does not, whichever they are.
 static void test_second_signal(void) {
     static const int signals[][2] = {{SIGTERM, SIGTERM}, {SIGINT, SIGTERM}};
@@ -422,6 +455,7 @@ static const Test tests[] = {
      test_stopped_sample},
     {"promises/early-signal", "before anything is saved, and where nothing is, the first signal ends it at once",
      test_early_signal},
+    {"promises/full-pipe", "Ctrl-C while nobody reads what is printed saves the run", test_full_pipe},
     {"promises/second-signal", "a second signal ends a long step and leaves its run interrupted", test_second_signal},
     {"promises/sizes", "an endless prompt, more text than memory, a picture that may not grow: one line",
      test_generate_sizes},
