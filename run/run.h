@@ -92,6 +92,6 @@ json_t *run_hash(uint64_t hash);                  // as 16 hexadecimal digits
 json_t *run_file_hashes(const char *dir);
 // Fails, with the advice, if a file of this directory is not the one of which its run.json has a hash; what is gone is
 // a fault only if `whole`, and so is another log. A directory without such hashes passes: that of a checkpoint of
-// others, of a run that goes on, of an older one.
+// others, and, with a note, that of a run that goes on, was killed, or is older.
 void run_check_files(const char *dir, bool whole, const char *advice);
 #endif

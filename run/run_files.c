@@ -97,6 +97,9 @@ void run_check_files(const char *dir, bool whole, const char *advice) {
     json_object_foreach(files, name, then)
         if (whole || strcmp(name, LOG) != 0) check_file(dir, name, then, whole, advice);
     if (!files && whole) check_presence(dir, advice);
+    if (!files && json_object_get(record, "flags"))
+        print_line(stderr, "note     not checked: the files of %s, of which its run.json has no hashes: the run goes on, "
+                   "was killed, or is of an older version\n", dir);
     json_decref(record);
     free(text), free(path);
 }
