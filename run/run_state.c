@@ -179,7 +179,7 @@ bool run_resume(Run *r, const RunTensors *t, RunState *s) {
     char *path = run_path(r, "state.safetensors");
     bool has_state = file_exists(path);
     if (has_state) {
-        SafeTensors *file = safetensors_open(path);
+        SafeTensors *file = safetensors_open_advised(path, "--fresh trains again");
         *s = state_from(file);
         refuse_other_state(r, file, s->step);
         for (int which = 0; which < 3; which++)
@@ -286,7 +286,7 @@ RunState run_finished(const Run *r, uint64_t *digest) {
         if (!file_exists(run_path(r, needed[i])))
             fail(NOT_WHOLE "its %s is missing; --fresh trains it again", r->dir, needed[i]);
     run_check_files(r->dir, true, "--fresh trains it again");
-    SafeTensors *file = safetensors_open(run_path(r, "state.safetensors"));
+    SafeTensors *file = safetensors_open_advised(run_path(r, "state.safetensors"), "--fresh trains it again");
     RunState s = state_from(file);
     json_t *hashes = json_object();
     uint64_t content;

@@ -10,6 +10,8 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#define NOT_AS_SAVED "it is not as the run saved it, and cannot be compared; train it again"
+
 // ---- the record --------------------------------------------------------------------------------
 static json_t *read_record(const char *dir) {
     char *path = xprintf("%s/run.json", dir);
@@ -48,7 +50,7 @@ static size_t saved_step(const Verify *v) {
     if (v->finished && json_is_integer(last)) return (size_t)json_integer_value(last);
     char *path = xprintf("%s/state.safetensors", v->dir);
     if (!file_exists(path)) fail("--verify %s: the run is not finished and has saved nothing yet", v->dir);
-    SafeTensors *state = safetensors_open(path);
+    SafeTensors *state = safetensors_open_advised(path, NOT_AS_SAVED);
     const char *step = safetensors_meta(state, "step");
     if (!step) fail("--verify: %s lacks the entry 'step'", path);
     size_t steps = strtoull(step, NULL, 10);
@@ -230,7 +232,7 @@ static void compare_hashes(Comparison *c, const char *file, json_t *recorded, js
 }
 
 static json_t *hashes_of_file(const char *path) {
-    SafeTensors *file = safetensors_open(path);
+    SafeTensors *file = safetensors_open_advised(path, NOT_AS_SAVED);
     json_t *all = json_object();
     for (size_t i = 0; i < file->count; i++) {
         const TensorIn *in = &file->tensor[i];

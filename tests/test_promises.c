@@ -287,6 +287,24 @@ static void test_receipt(void) {
     CHECK(strcmp(digest, digest_of(QUIET "--steps 20", "run")) == 0, "whole again");
 }
 
+// What is advised where a file was cut helps: a state cannot be downloaded, and what is gone cannot be used unverified.
+static void test_cut(void) {
+    interrupt(QUIET "--steps 100000", "run", "\"step\":10,");
+    static const char *const files[] = {"run/state.safetensors", "run/model.safetensors"};
+    for (size_t i = 0; i < 2; i++) {
+        shell(xprintf("cp %s old; head -c 100 old > %s", files[i], files[i]));
+        Result r = i ? generate("--run run --tokens 5") : train(QUIET "--steps 100000 --out run");
+        refused(r, 1, xprintf("%s is not a sound safetensors file: ", files[i]));
+        bool helps = strstr(r.error, "--fresh") && !strstr(r.error, "download") && !strstr(r.error, "unverified");
+        CHECK(helps, "%s", r.error);
+        shell(xprintf("cp old %s", files[i]));
+    }
+    unlink(test_path("run/model.safetensors"));
+    refused(generate("--run run --tokens 5"), 1, "of which its run.json has hashes; put it back; ");
+    put("run/state.safetensors", "");
+    digest_of(QUIET "--steps 20 --fresh", "run");
+}
+
 static void test_verified_files(void) {
     digest_of(QUIET "--steps 20", "run");
     Result r = train("--verify run --threads 2");
@@ -453,6 +471,7 @@ static const Test tests[] = {
     {"promises/longer-killed", "so does one that was interrupted or killed on the way", test_longer_killed},
     {"promises/receipt", "the receipt of a finished run is computed again, and none printed that does not follow",
      test_receipt},
+    {"promises/cut", "what is advised where a file of a run was cut helps", test_cut},
     {"promises/verified-files", "--verify covers configuration and tokenizer", test_verified_files},
     {"promises/weights", "./generate refuses weights that the run did not save", test_weights},
     {"promises/diverged", "nothing is said to be saved that is not", test_diverged},
