@@ -64,8 +64,8 @@ static bool is_contracted(void) {
 #define HERE "not rounded as IEEE 754 says on this machine, or emulator, "
 #define ELSEWHERE "and would give other bits than elsewhere"
 #define FUSED_WRONG "fused multiply-adds are " HERE ELSEWHERE "; build it with: make SIMD=soft"
-#define ALL_WRONG "sums and products are " HERE "or in this process (are subnormal numbers taken for 0, which a library " \
-                  "that was built with -ffast-math may ask for?), " ELSEWHERE
+#define ALL_WRONG "sums and products are " HERE "or in this process (are subnormal numbers taken for 0, which a " \
+                  "library that was built with -ffast-math may ask for?), " ELSEWHERE
 const char *fma_fault(void) {
     if (is_contracted())
         return "this program was compiled so that any product and sum may be fused, and would give other bits than "

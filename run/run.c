@@ -361,6 +361,14 @@ Run *run_open(const RunPlan *p) {
     return r;
 }
 
+void run_note_move(const Run *r) {
+    struct stat now, locked;
+    bool there = stat(r->dir, &now) == 0 && fstat(r->lock, &locked) == 0;
+    if (there && now.st_dev == locked.st_dev && now.st_ino == locked.st_ino) return;
+    print_line(stderr, "note     the directory of this run is not %s any more: it was moved, all that was written is "
+               "in it, and the same command goes on there with --out and its new name\n", r->dir);
+}
+
 void run_close(Run *r) {
     process_last_words = NULL;
     if (r->log) fclose(r->log);

@@ -49,6 +49,8 @@ Run *run_open(const RunPlan *plan);
 void run_close(Run *r);
 char *run_path(const Run *r, const char *file);   // malloc'd
 extern const char *const run_file_names[];        // of whatever a run leaves beside run.json; ends with NULL
+// A note on stderr where the directory is not at its path any more, which is what messages and commands name.
+void run_note_move(const Run *r);
 // Writes run.json with this status: "running", "interrupted", "finished" or "diverged".
 void run_write(Run *r, const char *status);
 // The same when nothing more will be saved: with the hashes of the files that others open, as "files".

@@ -53,6 +53,7 @@ json_t *run_file_hashes(const char *dir) {
 void run_end(Run *r, const char *status) {
     json_object_set_new(r->json, "files", run_file_hashes(r->dir));
     run_write(r, status);
+    run_note_move(r);
 }
 
 // ---- checking ------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 // program.c: starts shells, waits for them, reads what they printed.
 #include "tests/program.h"
 #include <stdlib.h>
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,6 +24,11 @@ pid_t shell_start(const char *command) {
     }
     free(line);
     return child;
+}
+
+bool shell_ended(pid_t child) {
+    siginfo_t ended = {0};
+    return waitid(P_PID, (id_t)child, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == child;
 }
 
 Result shell_finish(pid_t child) {

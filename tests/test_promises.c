@@ -6,7 +6,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define TINY "--data markov --vocab 20 --layers 1 --width 16 --heads 2 --context 16 --batch 4 --warmup 3 " \
@@ -143,10 +142,18 @@ static void test_moved(void) {
     CHECK(strcmp(second, digest_of(QUIET "--seed 2 --steps 20", "run")) == 0, "another run took the name");
     refused(train(QUIET "--steps 400 --out moved"), 1, "in use by another process");
     kill(child, SIGCONT);
-    CHECK(shell_finish(child).status == 0, "the moved run ended");
+    Result r = shell_finish(child);
+    CHECK(r.status == 0 && strstr(r.error, "is not run any more: it was moved"), "the moved run: %s", r.error);
     CHECK(strcmp(first, text_of("moved", "digest")) == 0, "as one that was left alone");
     CHECK(strcmp(first, digest_of(QUIET "--steps 400", "moved")) == 0, "and is whole");
     CHECK(strcmp(second, digest_of(QUIET "--seed 2 --steps 20", "run")) == 0, "the other one too");
+    child = train_start(QUIET "--steps 100000 --out long");
+    wait_for("long/log.jsonl", "\"step\":10,");
+    CHECK(rename(test_path("long"), test_path("longer")) == 0, "moved");
+    kill(child, SIGTERM);
+    r = shell_finish(child);
+    CHECK(r.status == 128 + SIGTERM && strstr(r.error, "with --out and its new name"), "%d: %s", r.status, r.error);
+    interrupt(QUIET "--steps 100000", "longer", "\"step\":10,");
 }
 
 static void test_descriptors(void) {
@@ -400,9 +407,8 @@ static void test_full_pipe(void) {
     for (size_t before = 0, now; (now = strlen(file_text("run/log.jsonl"))) != before; before = now) usleep(300000);
     kill(child, SIGINT);
     usleep(200000);
-    siginfo_t ended = {0};
     ssize_t got;
-    while (waitid(P_PID, (id_t)child, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == 0)
+    while (!shell_ended(child))
         if ((got = read(pipe, block, sizeof block)) > 0) fwrite(block, 1, (size_t)got, all);
         else usleep(1000);
     while ((got = read(pipe, block, sizeof block)) > 0) fwrite(block, 1, (size_t)got, all);
@@ -425,8 +431,7 @@ static void test_second_signal(void) {
         wait_for(xprintf("run%d/state.safetensors", i), "");
         usleep(300000);
         kill(child, signals[i][0]);
-        usleep(200000);
-        kill(child, signals[i][1]);
+        for (usleep(200000); !shell_ended(child); usleep(200000)) kill(child, signals[i][1]);    // two may become one
         CHECK(shell_finish(child).status == 128 + signals[i][1], "at once");
         const char *status = text_of(xprintf("run%d", i), "status");
         CHECK(strcmp(status, "interrupted") == 0, "it is %s", status);

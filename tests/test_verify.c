@@ -167,7 +167,7 @@ static void test_absent(void) {
 }
 
 // Before its first step, between steps, within one that takes minutes; what is in the temporary directory goes with it.
-static void stopped(const char *flag, json_int_t value, const char *begun, int signals) {
+static void stopped(const char *flag, json_int_t value, const char *begun, bool again) {
     glob_t found = {0};
     setenv("TMPDIR", test_path("tmp"), 1);
     make_directories(test_path("tmp"));
@@ -177,16 +177,18 @@ static void stopped(const char *flag, json_int_t value, const char *begun, int s
     pid_t child = train_start("--verify run");
     for (int i = 0; i < 2000 && glob(test_path(begun), 0, NULL, &found) != 0; i++) usleep(5000);
     CHECK(found.gl_pathc == 1, "%s: it never was there", begun);
-    for (usleep(200000); signals; signals--, usleep(100000)) kill(child, SIGTERM);
+    usleep(200000);
+    kill(child, SIGTERM);
+    for (usleep(200000); again && !shell_ended(child); usleep(200000)) kill(child, SIGTERM);    // two may become one
     Result r = shell_finish(child);
     CHECK(r.status != 0 && !strstr(r.out, "verified"), "--%s: status %d: %s", flag, r.status, r.out);
     CHECK(rmdir(test_path("tmp")) == 0, "--%s: something is left in the temporary directory", flag);
 }
 
 static void test_stopped(void) {
-    stopped("eval_tokens", 10000000, "tmp/*/run.json", 1);
-    stopped("steps", 100000, "tmp/*/state.safetensors", 1);
-    stopped("batch", 1000000, "tmp/*/state.safetensors", 2);
+    stopped("eval_tokens", 10000000, "tmp/*/run.json", false);
+    stopped("steps", 100000, "tmp/*/state.safetensors", false);
+    stopped("batch", 1000000, "tmp/*/state.safetensors", true);
 }
 
 static void test_final(void) {
