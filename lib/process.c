@@ -1,6 +1,6 @@
 // process.c: see process.h. Nothing here computes.
+#include "lib/util.h"       // first: it asks for POSIX
 #include "lib/process.h"
-#include "lib/util.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>

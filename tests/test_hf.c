@@ -119,7 +119,8 @@ static Model *random_model(const Config *c) {
     const Param *p;
     for (size_t i = 0, n = model_params(m, &p); i < n; i++) {
         Rng r = rng_stream(c->seed, RNG_TEST, i);
-        for (size_t e = 0; e < p[i].size; e++) model_values(m)[p[i].offset + e] = (real)(float)rng_normal(&r);
+        real *value = model_values(m) + p[i].offset;
+        for (size_t e = 0; e < p[i].size; e++) value[e] = (real)(float)rng_normal(&r);
     }
     model_changed(m);
     return m;
