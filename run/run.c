@@ -110,7 +110,7 @@ static struct { char text[1 << 16]; size_t bytes; int directory; } last_words;
 
 static void write_last_words(void) {
     int at = last_words.directory;
-    int file = openat(at, READY, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
+    int file = openat(at, READY, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
     bool whole = file >= 0 && write(file, last_words.text, last_words.bytes) == (ssize_t)last_words.bytes;
     if (file >= 0) close(file);
     if (!whole || renameat(at, READY, at, "run.json") != 0) unlinkat(at, READY, 0);

@@ -112,8 +112,8 @@ static void test_architectures(void) {
 }
 
 // ---- saved and read back -----------------------------------------------------------------------
-// A model without a zero or a one in it, so that a tensor that was not read is seen. Its values are floats in the double
-// build too: some norms are saved as the distance from one, which keeps no more bits of a number that is not near one.
+// A model without a zero or a one in it, so that a tensor that was not read is seen. Its values are floats, in the
+// double build too: some norms are saved as the distance from one, which keeps no more bits of a number far from it.
 static Model *random_model(const Config *c) {
     Model *m = model_new(c, false);
     const Param *p;
