@@ -187,7 +187,7 @@ char *read_whole_file(const char *path, size_t *bytes) {
 }
 
 char *read_regular_file(const char *path, size_t *bytes) {
-    struct stat s;
+    struct stat s = {0};
     int file = open_place(path, O_RDONLY | O_NONBLOCK);
     bool regular = file >= 0 && fstat(file, &s) == 0 && S_ISREG(s.st_mode);
     FILE *f = regular ? fdopen(file, "rb") : NULL;

@@ -379,11 +379,11 @@ static void test_early_signal(void) {
                                     "serve' --requests 100000000", "generate' --run model --prompt-file long"};
     for (int i = 0; i < 6; i++) {
         shell("rm -rf run");
-        double start = seconds_now();
         const char *folder = xprintf("%.*s", (int)(strlen(train_binary()) - strlen("train")), train_binary());
         pid_t child = shell_start(xprintf("exec '%s%s", folder, commands[i / 2]));
         if (i < 2) wait_for("run/run.json", "\"running\"");
         usleep(500000);
+        double start = seconds_now();
         kill(child, signals[i % 2]);
         Result r = shell_finish(child);
         CHECK(r.status == 128 + signals[i % 2], "%s: %d: %s", commands[i / 2], r.status, r.error);

@@ -175,7 +175,7 @@ static void stopped(const char *flag, json_int_t value, const char *begun, bool 
     edit_json("flags", flag, json_integer(value));
     edit_json("final", "step", json_integer(100000));
     pid_t child = train_start("--verify run");
-    for (int i = 0; i < 2000 && glob(test_path(begun), 0, NULL, &found) != 0; i++) usleep(5000);
+    for (int i = 0; i < 10000 && glob(test_path(begun), 0, NULL, &found) != 0; i++) usleep(5000);
     CHECK(found.gl_pathc == 1, "%s: it never was there", begun);
     usleep(200000);
     kill(child, SIGTERM);
