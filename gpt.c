@@ -376,7 +376,7 @@ static void open_text(const char *path) {
     FILE *f = fopen(path, "rb");
     long end = f && !fseek(f, 0, SEEK_END) ? ftell(f) : -1;
     int number[128] = {0};
-    size_t n = end < 0 || end > 0xffffffff ? 0 : (size_t)end;
+    size_t n = end < 0 || (uint64_t)end >> 32 ? 0 : (size_t)end;      // also where a long has 32 bits
     unsigned char *text = zeros(n, 1, 1);
     if (!n || fseek(f, 0, SEEK_SET) || fread(text, 1, n, f) != n)
         stop(1, "cannot read %s%s%s; a text of up to 4 GB was expected", path, f ? "" : ": ", f ? "" : strerror(errno));

@@ -319,6 +319,7 @@ static void train(Training *t) {
     const Config *c = &t->config;
     RunState first = t->state;
     if (c->profile) profile_start();
+    process_catch_signals(true);        // from now on, the first one finishes the step and saves
     for (bool stop = process_stopped; !is_done(t) && !stop;) {
         if (!train_step(t)) stop_diverged(t);
         stop = process_stopped;             // read once: what ends the loop is what saves
@@ -379,13 +380,13 @@ static int finish(Training *t) {
 int main(int argc, char **argv) {
     cpu_check(run_commit());
     process_begin();
+    process_catch_signals(false);       // a model is built and measured for long, and what a kill leaves then is whole
     threads_wait_briefly(argv);
     static Training t;
     prepare(&t, argc, argv);
     if (t.config.dry_run == DRY_RUN_json) report_json(&t.facts, stdout);
     else report_banner(&t.facts, stdout);
     if (t.config.dry_run) flush_output(""), exit(0);
-    process_catch_signals(true);        // the first one finishes the step and saves
     open_run(&t);
     make_buffers(&t);
     make_model(&t);

@@ -443,7 +443,7 @@ static json_t *read_beside(const char *dir, const char *name, char **text, size_
     if (!text) text = &own, bytes = &own_bytes;
     json_t *root = NULL;
     if (file_exists(path)) {
-        *text = read_whole_file(path, bytes);
+        *text = read_regular_file(path, bytes);
         root = parse(path, "configuration", *text, *bytes, text == &own ? 0 : JSON_DECODE_INT_AS_REAL);
     }
     free(own), free(path);
@@ -540,7 +540,7 @@ Tokenizer *tokenizer_open_dir(const char *dir) {
         if (!has_file(dir, names[i])) continue;
         size_t bytes;
         json_t *root;
-        char *path = inside(dir, names[i]), *text = read_whole_file(path, &bytes);
+        char *path = inside(dir, names[i]), *text = read_regular_file(path, &bytes);
         Tokenizer *t = load_own(path, text, bytes, &root);
         if (t) free(text);
         else t = open_others(dir, path, root, text, bytes);

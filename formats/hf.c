@@ -223,6 +223,7 @@ static const real *gathered(const Link *k, const real *arena) {
     return file;
 }
 
+// Exact for a float of more than 2^-29. In the double build a weight with more bits than a float loses some of them.
 static const double *distance_from_one(const Link *k, const real *arena) {
     double *file = xmalloc(k->size * sizeof *file);
     for (size_t i = 0; i < k->size; i++) file[i] = (double)arena[place_of(k, i)] - 1;

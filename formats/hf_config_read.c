@@ -23,7 +23,7 @@ JsonFile hf_read_json(const char *dir, const char *file) {
     JsonFile j = {xprintf("%s/%s", dir, file), NULL};
     size_t bytes;
     json_error_t error;
-    char *text = read_whole_file(j.path, &bytes);
+    char *text = read_regular_file(j.path, &bytes);
     j.json = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
     free(text);
     if (!j.json) fail("%s is not JSON: line %d: %.200s", j.path, error.line, error.text);

@@ -107,7 +107,7 @@ static size_t dtype_bits(const char *name) {
     return 0;
 }
 
-typedef struct { SafeTensors *file; json_t *header; } Reading;
+typedef struct { SafeTensors *file; json_t *header; const char *advice; } Reading;
 
 // One line that names the file and the fault. What was read is given back first: a fuzzer or a test
 // survives the failure, and should not drown in it.
@@ -121,7 +121,7 @@ static _Noreturn void damaged(Reading *r, const char *format, ...) {
     snprintf(path, sizeof path, "%s", r->file->path);
     json_decref(r->header);
     safetensors_close(r->file);
-    fail("%s is not a sound safetensors file: %s; copy or download it again", path, message);
+    fail("%s is not a sound safetensors file: %s; %s", path, message, r->advice);
 }
 
 static size_t get_size(Reading *r, const char *name, const json_t *value, const char *what) {
@@ -231,10 +231,14 @@ static json_t *parse_header(Reading *r, size_t *data_start) {
 }
 
 SafeTensors *safetensors_open(const char *path) {
+    return safetensors_open_advised(path, "copy or download it again");
+}
+
+SafeTensors *safetensors_open_advised(const char *path, const char *advice) {
     SafeTensors *s = xmalloc(sizeof *s);
-    Reading r = {.file = s};
+    Reading r = {.file = s, .advice = advice};
     s->path = xprintf("%s", path);
-    s->bytes = read_whole_file(path, &s->size);
+    s->bytes = read_regular_file(path, &s->size);
     size_t data_start;
     r.header = parse_header(&r, &data_start);
     read_metadata(&r, json_object_get(r.header, "__metadata__"));

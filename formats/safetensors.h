@@ -37,6 +37,7 @@ typedef struct {
 // size of the file); fails with one line naming path and fault. No allocation is larger than the file
 // warrants. A tensor may be of any dtype and rank: whether it can be a weight is asked when it is copied.
 SafeTensors *safetensors_open(const char *path);
+SafeTensors *safetensors_open_advised(const char *path, const char *advice);    // what to do where it is not sound
 void safetensors_close(SafeTensors *s);
 const TensorIn *safetensors_find(const SafeTensors *s, const char *name);   // NULL if absent
 const char *safetensors_meta(const SafeTensors *s, const char *key);        // NULL if absent

@@ -60,16 +60,16 @@ static bool is_contracted(void) {
     return x * y + z != 0;
 }
 
+// The formulas are made of sums and products alone: where they are right, only the instruction is not.
+#define HERE "not rounded as IEEE 754 says on this machine, or emulator, "
+#define ELSEWHERE "and would give other bits than elsewhere"
+#define FUSED_WRONG "fused multiply-adds are " HERE ELSEWHERE "; build it with: make SIMD=soft"
+#define ALL_WRONG "sums and products are " HERE "or in this process (are subnormal numbers taken for 0, which a " \
+                  "library that was built with -ffast-math may ask for?), " ELSEWHERE
 const char *fma_fault(void) {
     if (is_contracted())
         return "this program was compiled so that any product and sum may be fused, and would give other bits than "
                "others; build it with -ffp-contract=off, as make does";
     if (fma_is_right(of_vectors, fma_double)) return NULL;
-#ifdef FMA_INSTRUCTION
-    return "fused multiply-adds are not rounded as IEEE 754 says on this machine, or emulator, and would give other "
-           "bits than elsewhere; build it with: make SIMD=soft";
-#else
-    return "sums and products are not rounded as IEEE 754 says on this machine, or emulator (are subnormal numbers "
-           "taken for 0?), and would give other bits than elsewhere";
-#endif
+    return fma_is_right(fma_float_soft, fma_double_soft) ? FUSED_WRONG : ALL_WRONG;
 }

@@ -1,6 +1,6 @@
 // process.c: see process.h. Nothing here computes.
+#include "lib/util.h"       // first: it asks for POSIX
 #include "lib/process.h"
-#include "lib/util.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -56,10 +56,13 @@ void process_begin(void) {
 // ---- signals -------------------------------------------------------------------------------------
 volatile sig_atomic_t process_stopped;
 void (*process_last_words)(void);
+void (*process_clean_up)(void);
+static volatile sig_atomic_t may_wait;      // for the first one
 
 static void on_signal(int number) {
-    if (process_stopped) {
+    if (process_stopped || !may_wait) {
         if (process_last_words) process_last_words();
+        if (process_clean_up) process_clean_up();
         signal(number, SIG_DFL);
         raise(number);                  // it comes when this handler returns
     }
@@ -67,7 +70,8 @@ static void on_signal(int number) {
 }
 
 void process_catch_signals(bool caught) {
-    struct sigaction action = {.sa_handler = caught ? on_signal : SIG_DFL};
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    may_wait = caught;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     struct sigaction closed;            // a terminal that goes away; nohup has it ignored

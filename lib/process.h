@@ -13,9 +13,11 @@ void process_begin(void);
 // The number of the SIGINT, SIGTERM or SIGHUP that has come while they were caught; 0: none. Whoever works for long
 // looks.
 extern volatile sig_atomic_t process_stopped;
-// What a second one calls, which comes while they are caught and ends the process at once: of the functions that a
-// handler may call (POSIX, async-signal-safe) alone. NULL: nothing.
+// What is called before a signal ends the process at once, in this order: of the functions that a handler may call
+// (POSIX, async-signal-safe) alone. NULL: nothing.
 extern void (*process_last_words)(void);
-// Caught or not, which is how a program starts: then the first one ends it at once.
+extern void (*process_clean_up)(void);
+// Caught: the first one is counted, and a second one ends the process at once; calls that wait go on (SA_RESTART), as
+// a full pipe is no error of writing. Not caught: the first one does, which is for the time before work can be saved.
 void process_catch_signals(bool caught);
 #endif

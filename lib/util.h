@@ -79,7 +79,9 @@ void write_whole_file(const char *path, const void *data, size_t bytes);  // all
 int sync_file(int descriptor);                // fsync(), also where that leaves the data in the drive
 // malloc'd, NUL after the end; fails with the reason. Of a pipe or a device at most 64 MiB.
 char *read_whole_file(const char *path, size_t *bytes);
-FILE *append_to_file(const char *path);       // made where there is none; a link is refused
+// The same of a file in a directory of ours or of a model: a pipe, which could make us wait, or a device is refused.
+char *read_regular_file(const char *path, size_t *bytes);
+FILE *append_to_file(const char *path);       // made where there is none; a link or a pipe is refused
 bool file_exists(const char *path);
 void remove_file(const char *path);           // fails with the reason, but not where there is none
 void make_directories(const char *path);      // mkdir -p

@@ -86,11 +86,15 @@ static _Noreturn void atomic_fail(AtomicFile *a, const char *doing, int error) {
     fail("cannot %s %s: %s; what was there before is unchanged", doing, a->path, strerror(error));
 }
 
+static const char *kind_of(const struct stat *s) {
+    return S_ISDIR(s->st_mode) ? "a directory" : S_ISFIFO(s->st_mode) ? "a pipe" : "a device or a socket";
+}
+
 static void refuse_other_kinds(const char *path) {
     struct stat old;
     Place p = place_of(path);
     if (fstatat(p.directory, p.name, &old, 0) == 0 && !S_ISREG(old.st_mode))
-        fail("cannot write %s: %s stands there", path, S_ISDIR(old.st_mode) ? "a directory" : "something not a file");
+        fail("cannot write %s: %s stands there, not a file; move it away", path, kind_of(&old));
 }
 
 // What has the temporary name already is left over from a process that was killed, or a link: it goes, and what a link
@@ -98,7 +102,7 @@ static void refuse_other_kinds(const char *path) {
 AtomicFile atomic_open(const char *path) {
     AtomicFile a = {NULL, xprintf("%s", path), xprintf("%s.tmp", path)};
     refuse_other_kinds(path);
-    remove_place(a.temporary);
+    if (!remove_place(a.temporary)) refuse_other_kinds(a.temporary);
     int file = open_place(a.temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW);
     a.f = file < 0 ? NULL : fdopen(file, "wb");
     if (!a.f) fail("cannot write %s: %s; check that the directory exists and is writable", path, strerror(errno));
@@ -137,8 +141,10 @@ void write_whole_file(const char *path, const void *data, size_t bytes) {
     atomic_close(&a);
 }
 
+// Opening a pipe waits for its other end, unless O_NONBLOCK, which files do not mind.
 FILE *append_to_file(const char *path) {
-    int file = open_place(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW);
+    refuse_other_kinds(path);
+    int file = open_place(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK);
     FILE *f = file < 0 ? NULL : fdopen(file, "ab");
     if (!f && errno == ELOOP) fail("%s is a link, and what it leads to is not written; remove it", path);
     if (!f) fail("cannot write %s: %s", path, strerror(errno));
@@ -153,10 +159,8 @@ static bool may_never_end(FILE *f) {
     return fstat(fileno(f), &s) != 0 || !S_ISREG(s.st_mode);
 }
 
-char *read_whole_file(const char *path, size_t *bytes) {
-    int file = open_place(path, O_RDONLY), error = 0;
-    FILE *f = file < 0 ? NULL : fdopen(file, "rb");
-    if (!f) fail("cannot read %s: %s", path, strerror(errno));
+static char *read_to_end(const char *path, FILE *f, size_t *bytes) {
+    int error = 0;
     bool stream = may_never_end(f);
     size_t size = 0, capacity = 1 << 16;
     char *text = xmalloc(capacity);
@@ -173,6 +177,23 @@ char *read_whole_file(const char *path, size_t *bytes) {
     text[size] = '\0';
     if (bytes) *bytes = size;
     return text;
+}
+
+char *read_whole_file(const char *path, size_t *bytes) {
+    int file = open_place(path, O_RDONLY);
+    FILE *f = file < 0 ? NULL : fdopen(file, "rb");
+    if (!f) fail("cannot read %s: %s", path, strerror(errno));
+    return read_to_end(path, f, bytes);
+}
+
+char *read_regular_file(const char *path, size_t *bytes) {
+    struct stat s = {0};
+    int file = open_place(path, O_RDONLY | O_NONBLOCK);
+    bool regular = file >= 0 && fstat(file, &s) == 0 && S_ISREG(s.st_mode);
+    FILE *f = regular ? fdopen(file, "rb") : NULL;
+    if (file >= 0 && !regular) fail("%s is %s, and a file was expected; move it away", path, kind_of(&s));
+    if (!f) fail("cannot read %s: %s", path, strerror(errno));
+    return read_to_end(path, f, bytes);
 }
 
 // ---- directories -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ typedef struct { json_t **line; size_t count; } Log;
 
 static Log read_log(const char *path) {
     size_t bytes, capacity = 0;
-    char *text = read_whole_file(path, &bytes), *end;
+    char *text = read_regular_file(path, &bytes), *end;
     Log log = {0};
     for (char *at = text; (end = strchr(at, '\n')); at = end + 1) {
         json_t *line = json_loadb(at, (size_t)(end - at), 0, NULL);

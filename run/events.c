@@ -33,7 +33,7 @@ static void write_line(FILE *out, const json_t *line, double start) {
 
 // The file that the log so far gives. malloc'd.
 static char *written_anew(const char *dir, double start, size_t *bytes) {
-    char *path = xprintf("%s/log.jsonl", dir), *log = read_whole_file(path, NULL), *text = NULL;
+    char *path = xprintf("%s/log.jsonl", dir), *log = read_regular_file(path, NULL), *text = NULL;
     FILE *out = open_memstream(&text, bytes);
     if (!out) fail("no memory for %s/" EVENTS_FILE, dir);
     tensorboard_begin(out, start);
@@ -65,7 +65,7 @@ Events *events_open(const char *dir, double seconds) {
     Events *e = xmalloc(sizeof *e);
     e->path = xprintf("%s/" EVENTS_FILE, dir);
     size_t old_bytes = 0, bytes;
-    char *old = file_exists(e->path) ? read_whole_file(e->path, &old_bytes) : NULL;
+    char *old = file_exists(e->path) ? read_regular_file(e->path, &old_bytes) : NULL;
     e->start = old ? tensorboard_begun(old, old_bytes) : NAN;
     if (!isfinite(e->start)) e->start = now() - seconds;
     char *anew = written_anew(dir, e->start, &bytes);

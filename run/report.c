@@ -96,8 +96,8 @@ uint64_t report_loaded_hash(const Config *c) {
 
 // Such runs are from before there was another precision for weights than the one that computed them.
 void report_check_weights(Model *m, const char *dir, const char *advice) {
-    char *path = xprintf("%s/run.json", dir);
-    json_t *record = file_exists(path) ? json_load_file(path, 0, NULL) : NULL;
+    char *path = xprintf("%s/run.json", dir), *text = file_exists(path) ? read_regular_file(path, NULL) : NULL;
+    json_t *record = text ? json_loads(text, 0, NULL) : NULL;
     json_t *hashes = json_object_get(record, "hashes");
     const char *precision = json_string_value(json_object_get(record, "precision"));
     bool comparable = hashes && !json_object_get(record, "files") && precision && !strcmp(precision, run_precision());
@@ -112,7 +112,7 @@ void report_check_weights(Model *m, const char *dir, const char *advice) {
         json_decref(now);
     }
     json_decref(record);
-    free(path);
+    free(path), free(text);
 }
 
 static void print_bytes(FILE *out, const char *what, size_t bytes) {

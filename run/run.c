@@ -59,16 +59,16 @@ char *run_flag_text(const json_t *value) {
     }
 }
 
-// A damaged one is NULL where it is to be replaced anyway, else a failure.
-static json_t *read_json(const char *path, bool replaced) {
+// Refused with --fresh too: what cannot be read may be somebody else's, and need not be a run.
+static json_t *read_json(const char *path) {
     size_t bytes;
-    char *text = read_whole_file(path, &bytes);
+    char *text = read_regular_file(path, &bytes);
     json_error_t error;
     json_t *root = json_loadb(text, bytes, 0, &error);
     free(text);
-    if (!json_is_object(root) && !replaced)
-        fail("%s is damaged at line %d: %s; --fresh trains again if there is a state.safetensors beside it; else "
-             "choose another --out", path, root ? 1 : error.line, root ? "no object" : error.text);
+    if (!json_is_object(root))
+        fail("%s is damaged at line %d: %s; put back what was there, or choose another --out", path,
+             root ? 1 : error.line, root ? "no object" : error.text);
     return root;
 }
 
@@ -110,7 +110,7 @@ static struct { char text[1 << 16]; size_t bytes; int directory; } last_words;
 
 static void write_last_words(void) {
     int at = last_words.directory;
-    int file = openat(at, READY, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
+    int file = openat(at, READY, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
     bool whole = file >= 0 && write(file, last_words.text, last_words.bytes) == (ssize_t)last_words.bytes;
     if (file >= 0) close(file);
     if (!whole || renameat(at, READY, at, "run.json") != 0) unlinkat(at, READY, 0);
@@ -182,8 +182,7 @@ static char *directory_of(const RunPlan *p) {
 
 static bool is_steps(const Flag *f) { return strcmp(f->name, "steps") == 0; }
 
-// What decides the numbers, but for how long the training is: a state goes on only where this is the same. known: the
-// flags that the program had which wrote the state, or NULL for those of this one.
+// What decides the numbers, but for how long the training is: a state goes on only where this is the same.
 static uint64_t identity_of(const RunPlan *p) {
     uint64_t h = hash_text(HASH_START, PRECISION);
     h = hash_bytes(hash_bytes(h, &p->data_hash, sizeof p->data_hash), &p->load_hash, sizeof p->load_hash);
@@ -266,14 +265,24 @@ static void refuse_foreign(const Run *r) {
     closedir(d);
 }
 
-// What an earlier process recorded; NULL: nothing. fresh: it need not be whole.
-static json_t *read_record(const Run *r, bool fresh) {
-    char *path = run_path(r, "run.json"), *state = run_path(r, "state.safetensors");
-    json_t *old = file_exists(path) ? read_json(path, fresh && file_exists(state)) : NULL;
-    if (!file_exists(path)) refuse_foreign(r);
-    else if (old && !(json_object_get(json_object_get(old, "flags"), "steps") && json_object_get(old, "data_hash")))
-        fail("%s is not that of a run: it has no flags and no data_hash; choose another --out", path);
-    free(path), free(state);
+// What new_record() writes, and has written in every version. NULL: all of it is there.
+static const char *lacks(const json_t *record) {
+    static const char *const texts[] = {"status", "commit", "precision", "data_hash"};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
+        if (!json_is_string(json_object_get(record, texts[i]))) return texts[i];
+    const char *hash = json_string_value(json_object_get(record, "data_hash"));
+    if (strlen(hash) != 16 || strspn(hash, "0123456789abcdef") != 16) return "data_hash of 16 digits";
+    return json_is_integer(json_object_get(json_object_get(record, "flags"), "steps")) ? NULL : "flags with steps";
+}
+
+// What an earlier process recorded; NULL: nothing.
+static json_t *read_record(const Run *r) {
+    char *path = run_path(r, "run.json");
+    json_t *old = file_exists(path) ? read_json(path) : NULL;
+    if (!old) refuse_foreign(r);
+    else if (lacks(old))
+        fail("%s is not that of a run: it has no %s; choose another --out", path, lacks(old));
+    free(path);
     return old;
 }
 
@@ -309,15 +318,16 @@ static void enter(Run *r, const RunPlan *p, json_t *old) {
     if (ended) r->json = old;
 }
 
+const char *const run_file_names[] = {"state.safetensors", "log.jsonl", EVENTS_FILE, "model.safetensors",
+                                      "config.json", "tokenizer.json", "tokenizer_config.json",
+                                      "tokenizer.receipts.json", "generation_config.json", "sample.txt", "loss.png",
+                                      "experts.png", "depth.png", "roofline.png", NULL};
+
 // run.json is replaced, never missing: it is what makes the directory ours. What the run before left must not pass for
 // that of this one.
 static void forget(Run *r) {
-    static const char *const files[] = {"state.safetensors", "log.jsonl", EVENTS_FILE, "model.safetensors",
-                                        "config.json", "tokenizer.json", "tokenizer_config.json",
-                                        "tokenizer.receipts.json", "generation_config.json", "sample.txt", "loss.png",
-                                        "experts.png", "depth.png", "roofline.png"};
-    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
-        char *path = run_path(r, files[i]);
+    for (size_t i = 0; run_file_names[i]; i++) {
+        char *path = run_path(r, run_file_names[i]);
         remove_file(path);
         free(path);
     }
@@ -345,10 +355,18 @@ Run *run_open(const RunPlan *p) {
     r->steps = r->steps_before = steps_of(json_object_get(r->json, "flags"));
     r->eval_every = (size_t)json_integer_value(json_object_get(json_object_get(r->json, "flags"), "eval_every"));
     r->identity = identity_of(p);
-    json_t *old = read_record(r, p->fresh);
+    json_t *old = read_record(r);
     if (p->fresh) forget(r);
     else if (old) enter(r, p, old);
     return r;
+}
+
+void run_note_move(const Run *r) {
+    struct stat now, locked;
+    bool there = stat(r->dir, &now) == 0 && fstat(r->lock, &locked) == 0;
+    if (there && now.st_dev == locked.st_dev && now.st_ino == locked.st_ino) return;
+    print_line(stderr, "note     the directory of this run is not %s any more: it was moved, all that was written is "
+               "in it, and the same command goes on there with --out and its new name\n", r->dir);
 }
 
 void run_close(Run *r) {

@@ -48,6 +48,9 @@ typedef struct {
 Run *run_open(const RunPlan *plan);
 void run_close(Run *r);
 char *run_path(const Run *r, const char *file);   // malloc'd
+extern const char *const run_file_names[];        // of whatever a run leaves beside run.json; ends with NULL
+// A note on stderr where the directory is not at its path any more, which is what messages and commands name.
+void run_note_move(const Run *r);
 // Writes run.json with this status: "running", "interrupted", "finished" or "diverged".
 void run_write(Run *r, const char *status);
 // The same when nothing more will be saved: with the hashes of the files that others open, as "files".
@@ -91,6 +94,6 @@ json_t *run_hash(uint64_t hash);                  // as 16 hexadecimal digits
 json_t *run_file_hashes(const char *dir);
 // Fails, with the advice, if a file of this directory is not the one of which its run.json has a hash; what is gone is
 // a fault only if `whole`, and so is another log. A directory without such hashes passes: that of a checkpoint of
-// others, of a run that goes on, of an older one.
+// others, and, with a note, that of a run that goes on, was killed, or is older.
 void run_check_files(const char *dir, bool whole, const char *advice);
 #endif

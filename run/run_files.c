@@ -13,7 +13,8 @@ enum { OPENED = sizeof opened / sizeof opened[0] };
 // ---- hashes --------------------------------------------------------------------------------------
 // Of the bytes as they are there, whatever they are converted from and to: a type of lower precision has its own.
 static json_t *tensor_hashes(const char *path) {
-    SafeTensors *file = safetensors_open(path);
+    SafeTensors *file = safetensors_open_advised(path, "it is not as the run saved it; put back what was there, or "
+                                                       "train again, with --fresh");
     json_t *all = json_object();
     for (size_t i = 0; i < file->count; i++) {
         const TensorIn *t = &file->tensor[i];
@@ -26,7 +27,7 @@ static json_t *tensor_hashes(const char *path) {
 
 static json_t *file_hash(const char *path) {
     size_t bytes;
-    char *content = read_whole_file(path, &bytes);
+    char *content = read_regular_file(path, &bytes);
     uint64_t hash = hash_bytes(HASH_START, content, bytes);
     free(content);
     return run_hash(hash);
@@ -52,6 +53,7 @@ json_t *run_file_hashes(const char *dir) {
 void run_end(Run *r, const char *status) {
     json_object_set_new(r->json, "files", run_file_hashes(r->dir));
     run_write(r, status);
+    run_note_move(r);
 }
 
 // ---- checking ------------------------------------------------------------------------------------
@@ -71,7 +73,8 @@ static void check_file(const char *dir, const char *name, const json_t *then, bo
     const char *tensor = json_is_object(now) ? other_tensor(then, now) : NULL;
     if (!now && whole) fail("%s holds this run, finished, but its %s is missing; %s", dir, name, advice);
     if (!now && strcmp(name, WEIGHTS) == 0)
-        fail("%s has no " WEIGHTS ", of which its run.json has hashes; %s", dir, advice);
+        fail("%s has no " WEIGHTS ", of which its run.json has hashes; put it back; where shards stand for it, %s", dir,
+             advice);
     if (tensor)
         fail("%s/%s: the tensor %s is not as the run saved it: its run.json has another hash of it; %s", dir, name,
              tensor, advice);
@@ -90,13 +93,16 @@ static void check_presence(const char *dir, const char *advice) {
 }
 
 void run_check_files(const char *dir, bool whole, const char *advice) {
-    char *path = xprintf("%s/run.json", dir), *text = file_exists(path) ? read_whole_file(path, NULL) : NULL;
+    char *path = xprintf("%s/run.json", dir), *text = file_exists(path) ? read_regular_file(path, NULL) : NULL;
     json_t *record = text ? json_loads(text, 0, NULL) : NULL, *files = json_object_get(record, "files"), *then;
     const char *name;
     if (text && !record) fail("%s is damaged, so what belongs to it cannot be told; %s", path, advice);
     json_object_foreach(files, name, then)
         if (whole || strcmp(name, LOG) != 0) check_file(dir, name, then, whole, advice);
     if (!files && whole) check_presence(dir, advice);
+    if (!files && json_object_get(record, "flags"))
+        print_line(stderr, "note     not checked: the files of %s, of which its run.json has no hashes: the run goes "
+                   "on, was killed, or is of an older version\n", dir);
     json_decref(record);
     free(text), free(path);
 }

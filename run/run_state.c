@@ -138,7 +138,7 @@ static void open_log(Run *r, bool has_state, const RunState *s) {
     if (!there && has_state)
         fail("%s is missing, but state.safetensors is at step %zu; --fresh trains again", path, s->step);
     size_t bytes = 0;
-    char *text = there ? read_whole_file(path, &bytes) : NULL;
+    char *text = there ? read_regular_file(path, &bytes) : NULL;
     size_t kept = log_length(text, bytes, has_state, s->step);
     if (has_state && log_hash(text, kept) != s->loss_hash)
         fail("%s was changed or cut: its losses up to step %zu are not those that state.safetensors remembers; "
@@ -179,7 +179,7 @@ bool run_resume(Run *r, const RunTensors *t, RunState *s) {
     char *path = run_path(r, "state.safetensors");
     bool has_state = file_exists(path);
     if (has_state) {
-        SafeTensors *file = safetensors_open(path);
+        SafeTensors *file = safetensors_open_advised(path, "--fresh trains again");
         *s = state_from(file);
         refuse_other_state(r, file, s->step);
         for (int which = 0; which < 3; which++)
@@ -243,7 +243,7 @@ static uint64_t digest_of_file(const SafeTensors *file, const RunState *s, json_
 static void check_log(const Run *r, const RunState *s) {
     char *path = run_path(r, "log.jsonl");
     size_t bytes;
-    char *text = read_whole_file(path, &bytes);
+    char *text = read_regular_file(path, &bytes);
     size_t kept = log_length(text, bytes, true, s->step);
     if (kept < bytes || log_hash(text, kept) != s->loss_hash)
         fail(NOT_WHOLE "its log.jsonl was changed or cut: its losses are not those that state.safetensors remembers; "
@@ -286,7 +286,7 @@ RunState run_finished(const Run *r, uint64_t *digest) {
         if (!file_exists(run_path(r, needed[i])))
             fail(NOT_WHOLE "its %s is missing; --fresh trains it again", r->dir, needed[i]);
     run_check_files(r->dir, true, "--fresh trains it again");
-    SafeTensors *file = safetensors_open(run_path(r, "state.safetensors"));
+    SafeTensors *file = safetensors_open_advised(run_path(r, "state.safetensors"), "--fresh trains it again");
     RunState s = state_from(file);
     json_t *hashes = json_object();
     uint64_t content;

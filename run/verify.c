@@ -2,7 +2,7 @@
 // hashes. Knows no layers and trains nothing itself.
 #include "run/verify.h"
 #include "formats/safetensors.h"
-#include <dirent.h>
+#include "lib/process.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -10,12 +10,14 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#define NOT_AS_SAVED "it is not as the run saved it, and cannot be compared; train it again"
+
 // ---- the record --------------------------------------------------------------------------------
 static json_t *read_record(const char *dir) {
     char *path = xprintf("%s/run.json", dir);
     if (!file_exists(path)) fail("--verify %s: there is no run.json, so no run to verify", dir);
     size_t bytes;
-    char *text = read_whole_file(path, &bytes);
+    char *text = read_regular_file(path, &bytes);
     json_error_t error;
     json_t *record = json_loadb(text, bytes, 0, &error);
     if (!json_is_object(json_object_get(record, "flags")))
@@ -33,8 +35,8 @@ static bool same(const json_t *a, const json_t *b) { return a == b || json_equal
 
 // A run that is being trained changes under the eyes of its reader. The lock goes with the process.
 static void lock_for_reading(const char *dir) {
-    int lock = open(dir, O_RDONLY);
-    if (lock < 0) fail("--verify %s: %s", dir, strerror(errno));
+    int lock = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (lock < 0) fail("--verify %s: %s; the directory of a run was expected", dir, strerror(errno));
     if (flock(lock, LOCK_SH | LOCK_NB) == 0) {
         hold_directory(dir, lock);
         return;
@@ -48,7 +50,7 @@ static size_t saved_step(const Verify *v) {
     if (v->finished && json_is_integer(last)) return (size_t)json_integer_value(last);
     char *path = xprintf("%s/state.safetensors", v->dir);
     if (!file_exists(path)) fail("--verify %s: the run is not finished and has saved nothing yet", v->dir);
-    SafeTensors *state = safetensors_open(path);
+    SafeTensors *state = safetensors_open_advised(path, NOT_AS_SAVED);
     const char *step = safetensors_meta(state, "step");
     if (!step) fail("--verify: %s lacks the entry 'step'", path);
     size_t steps = strtoull(step, NULL, 10);
@@ -90,23 +92,31 @@ static void take_flags(const FlagTable *t, void *flags, bool *given, const Verif
 }
 
 // ---- where the rerun goes ----------------------------------------------------------------------
-static char scratch[256];
+// It goes however the process ends, by a signal too: a handler may neither list a directory nor put names together.
+enum { SCRATCH_FILES = 64, SCRATCH_NAME = 64 };
+static struct { char path[256], name[SCRATCH_FILES][SCRATCH_NAME]; size_t names; int directory; } scratch;
 
 static void remove_scratch(void) {
-    DIR *d = opendir(scratch);
-    for (struct dirent *e = d ? readdir(d) : NULL; e; e = readdir(d)) {
-        char *path = xprintf("%s/%s", scratch, e->d_name);
-        if (*e->d_name != '.') unlink(path);
-        free(path);
-    }
-    if (d) closedir(d);
-    rmdir(scratch);
+    for (size_t i = 0; i < scratch.names; i++) unlinkat(scratch.directory, scratch.name[i], 0);
+    rmdir(scratch.path);
+}
+
+static void remove_later(const char *name) {
+    if (scratch.names + 2 > SCRATCH_FILES) fail("a run has more files than --verify can remove");
+    snprintf(scratch.name[scratch.names++], SCRATCH_NAME, "%s", name);
+    snprintf(scratch.name[scratch.names++], SCRATCH_NAME, "%s.tmp", name);
 }
 
 static void make_scratch(void) {
     const char *temporary = getenv("TMPDIR");
-    snprintf(scratch, sizeof scratch, "%s/receipts-verify-XXXXXX", temporary && *temporary ? temporary : "/tmp");
-    if (!mkdtemp(scratch)) fail("--verify: cannot make the directory %s: %s", scratch, strerror(errno));
+    snprintf(scratch.path, sizeof scratch.path, "%s/receipts-verify-XXXXXX",
+             temporary && *temporary ? temporary : "/tmp");
+    for (size_t i = 0; run_file_names[i]; i++) remove_later(run_file_names[i]);
+    remove_later("run.json"), remove_later(".run.json");
+    if (!mkdtemp(scratch.path)) fail("--verify: cannot make the directory %s: %s", scratch.path, strerror(errno));
+    scratch.directory = open(scratch.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (scratch.directory < 0) fail("--verify: cannot open the directory %s: %s", scratch.path, strerror(errno));
+    process_clean_up = remove_scratch;
     atexit(remove_scratch);
 }
 
@@ -121,8 +131,8 @@ static void cannot_repeat(int status, const char *message) {
 Verify *verify_begin(const FlagTable *t, void *flags, bool *given, const char *dir) {
     Verify *v = xmalloc(sizeof *v);
     v->dir = xprintf("%s", dir), v->table = t;
-    v->record = read_record(dir);
     lock_for_reading(dir);
+    v->record = read_record(dir);
     v->finished = strcmp(text_at(v->record, "status"), "finished") == 0;
     v->steps = saved_step(v);
     if (strcmp(text_at(v->record, "precision"), run_precision()) != 0)
@@ -130,7 +140,7 @@ Verify *verify_begin(const FlagTable *t, void *flags, bool *given, const char *d
              run_precision());
     take_flags(t, flags, given, v);
     make_scratch();
-    flags_set(t, flags, "out", scratch);
+    flags_set(t, flags, "out", scratch.path);
     flags_set(t, flags, "save_every", "1000000000");    // once, at the end
     recorded_dir = v->dir, fail_hook = cannot_repeat;
     return v;
@@ -164,6 +174,9 @@ static void PRINTF_LIKE(2, 3) differs(Comparison *c, const char *format, ...) {
     c->differences++;
 }
 
+// What cannot be compared is said, so that nobody takes it for verified.
+static void not_checked(const char *what, const char *why) { print_line(stdout, "not checked: %s, %s\n", what, why); }
+
 static char *shown(const json_t *value) {
     return !value ? xprintf("nothing") : json_is_number(value) ? xprintf("%.17g", json_number_value(value))
                   : run_flag_text(value);
@@ -173,7 +186,7 @@ static char *shown(const json_t *value) {
 static json_t *read_log(const char *dir, size_t last) {
     json_t *lines = json_array();
     char *path = xprintf("%s/log.jsonl", dir);
-    char *text = file_exists(path) ? read_whole_file(path, NULL) : xprintf("%s", "");
+    char *text = file_exists(path) ? read_regular_file(path, NULL) : xprintf("%s", "");
     for (char *at = text, *end; (end = strchr(at, '\n')); at = end + 1) {
         json_t *line = json_loadb(at, (size_t)(end - at), 0, NULL);
         const json_t *step = json_object_get(line, "step");
@@ -219,7 +232,7 @@ static void compare_hashes(Comparison *c, const char *file, json_t *recorded, js
 }
 
 static json_t *hashes_of_file(const char *path) {
-    SafeTensors *file = safetensors_open(path);
+    SafeTensors *file = safetensors_open_advised(path, NOT_AS_SAVED);
     json_t *all = json_object();
     for (size_t i = 0; i < file->count; i++) {
         const TensorIn *in = &file->tensor[i];
@@ -241,14 +254,14 @@ static void compare_tensors(Comparison *c, const char *name) {
         compare_hashes(c, name, recorded, again);
         c->tensors += json_object_size(again);
         json_decref(recorded), json_decref(again);
-    }
+    } else not_checked(name, "which is not there");
     free(path), free(other);
 }
 
 // ---- the files that others open ------------------------------------------------------------------
 // Of a configuration or a tokenizer, what does not say how many threads there were, or where the run lay.
 static json_t *read_json(const Verify *v, const char *dir, const char *name) {
-    char *path = xprintf("%s/%s", dir, name), *text = file_exists(path) ? read_whole_file(path, NULL) : NULL;
+    char *path = xprintf("%s/%s", dir, name), *text = file_exists(path) ? read_regular_file(path, NULL) : NULL;
     json_t *root = text ? json_loads(text, 0, NULL) : NULL, *flags = json_object_get(root, "receipts");
     for (size_t i = 0; i < v->table->count; i++)
         if (v->table->flag[i].same_numbers) json_object_del(flags, v->table->flag[i].name);
@@ -260,10 +273,20 @@ static json_t *read_json(const Verify *v, const char *dir, const char *name) {
 static void compare_file(Comparison *c, const char *name, const json_t *then, const json_t *now) {
     json_t *old = read_json(c->v, c->v->dir, name), *new = read_json(c->v, c->rerun->dir, name);
     bool written_alike = same(json_object_get(c->v->record, "commit"), json_object_get(c->rerun->json, "commit"));
-    if (then && now && !same(then, now)) differs(c, "%s: it has another hash than when the run ended", name);
+    if (then && !now) differs(c, "%s: it is not there, and run.json has a hash of it", name);
+    else if (then && !same(then, now)) differs(c, "%s: it has another hash than when the run ended", name);
+    else if (!now && new) not_checked(name, "which is not there");
     else if (now && !old) differs(c, "%s: it is not JSON", name);
     else if (now && written_alike && !same(old, new)) differs(c, "%s: the rerun has written another one", name);
+    else if (now && !then && !written_alike) not_checked(name, "of which run.json has no hash, by another commit");
     json_decref(old), json_decref(new);
+}
+
+// The log and the weights have been compared with the rerun's where they can be; else their hashes decide.
+static void compare_rest(Comparison *c, const char *name, const json_t *then, const json_t *now, const char *why) {
+    if (then && now && !same(then, now)) differs(c, "%s: it has another hash than when the run ended", name);
+    else if (then && !now) not_checked(name, "which is not there");
+    else if (!then && why) not_checked(name, why);
 }
 
 static void compare_files(Comparison *c) {
@@ -272,6 +295,11 @@ static void compare_files(Comparison *c) {
     json_t *then = json_object_get(c->v->record, "files"), *now = run_file_hashes(c->v->dir);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         compare_file(c, names[i], json_object_get(then, names[i]), json_object_get(now, names[i]));
+    if (!c->differences)
+        compare_rest(c, "log.jsonl", json_object_get(then, "log.jsonl"), json_object_get(now, "log.jsonl"), NULL);
+    if (!c->v->finished)
+        compare_rest(c, "model.safetensors", json_object_get(then, "model.safetensors"),
+                     json_object_get(now, "model.safetensors"), "which before the end may be of another step");
     json_decref(now);
 }
 
@@ -328,9 +356,12 @@ static void print_causes(const Comparison *c) {
 int verify_end(const Verify *v, const Run *rerun) {
     Comparison c = {v, rerun, 0, 0, 0};
     const json_t *digest = json_object_get(rerun->json, "digest");
+    if (process_stopped) fail("interrupted at its end: nothing is verified");
+    process_catch_signals(false);       // what follows only reads
     json_t *hashes = json_object_get(v->record, "hashes");
     compare_losses(&c);
     if (v->finished && hashes) compare_hashes(&c, "run.json", hashes, json_object_get(rerun->json, "hashes"));
+    else if (v->finished) not_checked("the hashes of tensors in run.json", "which has none");
     compare_tensors(&c, "state.safetensors");
     if (v->finished) compare_tensors(&c, "model.safetensors");    // of an unfinished run it may be of another step
     compare_files(&c);

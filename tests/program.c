@@ -25,9 +25,17 @@ pid_t shell_start(const char *command) {
     return child;
 }
 
+static struct { pid_t child; int status; } last;     // that was found to have ended
+
+bool shell_ended(pid_t child) {
+    if (last.child != child && waitpid(child, &last.status, WNOHANG) == child) last.child = child;
+    return last.child == child;
+}
+
 Result shell_finish(pid_t child) {
-    int status;
-    waitpid(child, &status, 0);
+    if (last.child != child) waitpid(child, &last.status, 0);
+    int status = last.status;
+    last.child = 0;
     int shown = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     return (Result){shown, read_whole_file(test_path("out"), NULL), read_whole_file(test_path("error"), NULL)};
 }

@@ -8,6 +8,7 @@ typedef struct { int status; char *out, *error; } Result;  // status as a shell 
 
 const char *train_binary(void);               // where the ./train of this build lies
 pid_t shell_start(const char *command);       // with nothing from stdin
+bool shell_ended(pid_t child);              // so that shell_finish does not wait
 Result shell_finish(pid_t child);
 Result shell(const char *command);            // both
 pid_t train_start(const char *arguments);

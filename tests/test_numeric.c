@@ -109,6 +109,18 @@ static void test_fma(void) {
     CHECK(seconds_now() - start < 0.1, "%g s for the test at the start", (seconds_now() - start) / 100);
 }
 
+// Another build does not help where the process takes subnormal numbers for 0.
+static void test_fma_advice(void) {
+#ifdef __SSE2__
+    enum { FLUSH_TO_ZERO = 0x8000, DENORMALS_ARE_ZERO = 0x40 };
+    unsigned before = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(before | FLUSH_TO_ZERO | DENORMALS_ARE_ZERO);
+    const char *fault = fma_fault();
+    __builtin_ia32_ldmxcsr(before);
+    CHECK(fault && strstr(fault, "subnormal") && !strstr(fault, "make SIMD"), "%s", fault ? fault : "no fault");
+#endif
+}
+
 // Random bits, of which every other pair cancels: subnormal, huge, infinite, not a number.
 static float random_float(Rng *r) {
     uint32_t bits = rng_u32(r);
@@ -136,6 +148,7 @@ static const Test tests[] = {
     {"numeric/sincos", "sine and cosine to 1e-14 up to a million", test_sincos},
     {"numeric/pow", "powers to 1e-14", test_pow},
     {"numeric/fma", "the test at the start finds four wrong fused multiply-adds, and the right ones right", test_fma},
+    {"numeric/fma-advice", "the fault is named that another build would not mend", test_fma_advice},
     {"numeric/fma-random", "the formulas where there is no instruction are the C library's here", test_fma_random},
     {"numeric/bits", "the same bits on every compiler and machine", test_bits},
 };

@@ -1,6 +1,7 @@
 // test_promises.c: what a run directory promises (docs/RUNS.md), under misuse: each test breaks what a sentence there
 // says cannot be broken.
 #include "tests/program.h"
+#include <fcntl.h>
 #include <jansson.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -106,6 +107,31 @@ static void test_links(void) {
     }
 }
 
+// A pipe would be waited for, a device read without end; what they are is said, by whoever meets them.
+static void test_no_files(void) {
+    static const char *const names[] = {"run.json", "log.jsonl", "state.safetensors", "model.safetensors",
+                                        "config.json", "tokenizer.receipts.json"};
+    static const char *const kinds[][2] = {{"mkfifo", "is a pipe"}, {"mkdir", "is a directory"},
+                                           {"ln -s /dev/zero", "is a device"}};
+    digest_of(QUIET "--steps 10", "whole");
+    for (size_t i = 0; i < 6; i++)
+        for (size_t k = 0; k < 3; k++) {
+            const char *says = xprintf("%s %s", names[i], kinds[k][1]);
+            shell(xprintf("rm -rf run; cp -r whole run; rm run/%s; %s run/%s", names[i], kinds[k][0], names[i]));
+            refused(train(QUIET "--steps 10 --out run"), 1, says);
+            if (i != 1 && i != 2) refused(generate("--run run --tokens 5"), 1, says);
+            if (i != 1 && i != 2) refused(train(QUIET "--steps 10 --load run --out other"), 1, says);
+            refused(train("--verify run"), 1, says);
+        }
+    for (size_t k = 0; k < 3; k++) {        // where a run that goes on would write
+        shell(xprintf("rm -rf run; cp -r whole run; cd run; sed -i s/finished/running/ run.json; rm config.json; "
+                      "%s config.json; cd ..; rm -rf new; mkdir new; %s new/run.json.tmp", kinds[k][0], kinds[k][0]));
+        refused(train(QUIET "--steps 10 --out run"), 1, "cannot write run/config.json: ");
+        if (k == 1) refused(train(QUIET "--steps 10 --out new"), 1, "run.json.tmp: a directory stands there");
+        else digest_of(QUIET "--steps 10", "new");
+    }
+}
+
 // The first goes on in the directory that it has locked, under whatever name; its name is somebody else's by then.
 static void test_moved(void) {
     const char *first = digest_of(QUIET "--steps 400", "one"), *second = digest_of(QUIET "--seed 2 --steps 20", "two");
@@ -116,10 +142,18 @@ static void test_moved(void) {
     CHECK(strcmp(second, digest_of(QUIET "--seed 2 --steps 20", "run")) == 0, "another run took the name");
     refused(train(QUIET "--steps 400 --out moved"), 1, "in use by another process");
     kill(child, SIGCONT);
-    CHECK(shell_finish(child).status == 0, "the moved run ended");
+    Result r = shell_finish(child);
+    CHECK(r.status == 0 && strstr(r.error, "is not run any more: it was moved"), "the moved run: %s", r.error);
     CHECK(strcmp(first, text_of("moved", "digest")) == 0, "as one that was left alone");
     CHECK(strcmp(first, digest_of(QUIET "--steps 400", "moved")) == 0, "and is whole");
     CHECK(strcmp(second, digest_of(QUIET "--seed 2 --steps 20", "run")) == 0, "the other one too");
+    child = train_start(QUIET "--steps 100000 --out long");
+    wait_for("long/log.jsonl", "\"step\":10,");
+    CHECK(rename(test_path("long"), test_path("longer")) == 0, "moved");
+    kill(child, SIGTERM);
+    r = shell_finish(child);
+    CHECK(r.status == 128 + SIGTERM && strstr(r.error, "with --out and its new name"), "%d: %s", r.status, r.error);
+    interrupt(QUIET "--steps 100000", "longer", "\"step\":10,");
 }
 
 static void test_descriptors(void) {
@@ -157,6 +191,17 @@ static void test_fresh(void) {
     refused(train(QUIET "--steps 2 --fresh --out other"), 1, "is not that of a run");
     shell("echo '{} {}' > other/run.json");
     refused(train(QUIET "--steps 2 --fresh --out other"), 1, "choose another --out");
+    shell("touch other/state.safetensors");
+#define OTHERS "{\"status\": \"running\", \"commit\": \"x\", \"precision\": \"float32\", \"flags\": {\"steps\": 5}"
+#define HASH ", \"data_hash\": \"0123456789abcdefg\"}"
+    static const char *const theirs[] = {"", "{} {}", "[1]", OTHERS "}", OTHERS HASH};
+    for (size_t i = 0; i < 5; i++) {
+        put("other/run.json", theirs[i]);
+        Result r = train(QUIET "--steps 2 --fresh --out other");
+        refused(r, 1, i < 3 ? "other/run.json is damaged at line 1" : "other/run.json is not that of a run");
+        CHECK(strstr(r.error, "choose another --out") && !strstr(r.error, "--fresh"), "%s", r.error);
+        CHECK(strcmp(file_text("other/run.json"), theirs[i]) == 0, "%s was replaced", theirs[i]);
+    }
     CHECK(strcmp(file_text("other/model.safetensors"), "precious\n") == 0, "it is overwritten");
     digest_of(TINY "--steps 2 --sample-tokens 5 --experts 2 --top-k 1 --norm-topk 0", "run");
     CHECK(file_exists(test_path("run/sample.txt")) && file_exists(test_path("run/experts.png")), "the first run's");
@@ -249,6 +294,24 @@ static void test_receipt(void) {
     CHECK(strcmp(digest, digest_of(QUIET "--steps 20", "run")) == 0, "whole again");
 }
 
+// What is advised where a file was cut helps: a state cannot be downloaded, and what is gone cannot be used unverified.
+static void test_cut(void) {
+    interrupt(QUIET "--steps 100000", "run", "\"step\":10,");
+    static const char *const files[] = {"run/state.safetensors", "run/model.safetensors"};
+    for (size_t i = 0; i < 2; i++) {
+        shell(xprintf("cp %s old; head -c 100 old > %s", files[i], files[i]));
+        Result r = i ? generate("--run run --tokens 5") : train(QUIET "--steps 100000 --out run");
+        refused(r, 1, xprintf("%s is not a sound safetensors file: ", files[i]));
+        bool helps = strstr(r.error, "--fresh") && !strstr(r.error, "download") && !strstr(r.error, "unverified");
+        CHECK(helps, "%s", r.error);
+        shell(xprintf("cp old %s", files[i]));
+    }
+    unlink(test_path("run/model.safetensors"));
+    refused(generate("--run run --tokens 5"), 1, "of which its run.json has hashes; put it back; ");
+    put("run/state.safetensors", "");
+    digest_of(QUIET "--steps 20 --fresh", "run");
+}
+
 static void test_verified_files(void) {
     digest_of(QUIET "--steps 20", "run");
     Result r = train("--verify run --threads 2");
@@ -267,17 +330,22 @@ static void test_weights(void) {
     digest_of(QUIET "--steps 10", "run");
     digest_of(QUIET "--steps 10 --seed 2", "other");
     Result whole = generate("--run run --tokens 5");
-    CHECK(whole.status == 0, "%s", whole.error);
+    CHECK(whole.status == 0 && !strstr(whole.error, "not checked"), "%s", whole.error);
     flip("run/model.safetensors", 3);
     refused(generate("--run run --tokens 5"), 1, "the tensor model.norm.weight is not as the run saved it");
     CHECK(generate("--run run --tokens 5 --unverified").status == 0, "on purpose");
     shell("cp other/model.safetensors run");
     refused(generate("--run run --tokens 5"), 1, "the tensor ");
     replace_in("run/run.json", "\"files\"", "\"without\"");      // as one that was recorded before there were any
-    refused(generate("--run run --tokens 5"), 1, " is not as the run left it");
+    Result other = generate("--run run --tokens 5");
+    CHECK(other.status == 1 && strstr(other.error, " is not as the run left it"), "%d: %s", other.status, other.error);
     CHECK(generate("--run run --tokens 5 --unverified").status == 0, "on purpose");
     replace_in("other/run.json", "\"files\"", "\"without\"");
-    CHECK(generate("--run other --tokens 5").status == 0, "as it was");
+    whole = generate("--run other --tokens 5");
+    CHECK(whole.status == 0 && strstr(whole.error, "not checked: the files of other, "), "%s", whole.error);
+    shell("mv other/tokenizer.receipts.json other/tokenizer.json");     // its name then
+    whole = train(QUIET "--steps 10 --seed 2 --out other");
+    CHECK(whole.status == 0 && strstr(whole.error, "not checked: the files of other, "), "%s", whole.error);
     interrupt(QUIET "--steps 100000", "cut", "\"step\":10,");
     CHECK(generate("--run cut --tokens 5").status == 0, "an interrupted run");
     flip("cut/model.safetensors", 3);
@@ -302,6 +370,59 @@ static void test_stopped_sample(void) {
     CHECK(strcmp(digest_of(QUIET "--steps 10", "whole"), digest_of(QUIET "--steps 10", "run")) == 0, "it goes on");
 }
 
+// Before the first step there is nothing to wait for, while a program reads or counts there is not either.
+static void test_early_signal(void) {
+    static const int signals[] = {SIGTERM, SIGINT};
+    digest_of(QUIET "--steps 2", "model");
+    shell("yes 5 | head -n 300000 > long");
+    const char *const commands[] = {"train' " QUIET "--eval-tokens 10000000 --out run",
+                                    "serve' --requests 100000000", "generate' --run model --prompt-file long"};
+    for (int i = 0; i < 6; i++) {
+        shell("rm -rf run");
+        const char *folder = xprintf("%.*s", (int)(strlen(train_binary()) - strlen("train")), train_binary());
+        pid_t child = shell_start(xprintf("exec '%s%s", folder, commands[i / 2]));
+        if (i < 2) wait_for("run/run.json", "\"running\"");
+        usleep(500000);
+        double start = seconds_now();
+        kill(child, signals[i % 2]);
+        Result r = shell_finish(child);
+        CHECK(r.status == 128 + signals[i % 2], "%s: %d: %s", commands[i / 2], r.status, r.error);
+        CHECK(seconds_now() - start < 10, "%s: it took %g s", commands[i / 2], seconds_now() - start);
+        CHECK(i > 1 || strcmp(text_of("run", "status"), "interrupted") == 0, "it is %s", text_of("run", "status"));
+        CHECK(!file_exists(test_path("run/.run.json.tmp")), "nothing is left");
+    }
+}
+
+// As before `| less`, which reads no further than its screen: that the pipe is full is no error of writing to it.
+static void test_full_pipe(void) {
+    char block[4096] = "", *printed;
+    size_t bytes;
+    FILE *all = open_memstream(&printed, &bytes);
+    CHECK(mkfifo(test_path("pipe"), 0600) == 0, "a pipe");
+    int pipe = open(test_path("pipe"), O_RDWR | O_NONBLOCK);
+    while (write(pipe, block, sizeof block) > 0) {}
+    CHECK(read(pipe, block, sizeof block) == sizeof block, "room for some lines");
+    pid_t child = train_start(QUIET "--steps 100000 --eval-every 1 --save-every 100000 --out run > pipe");
+    wait_for("run/log.jsonl", "\"step\":5,");
+    for (size_t before = 0, now; (now = strlen(file_text("run/log.jsonl"))) != before; before = now) usleep(300000);
+    kill(child, SIGINT);
+    usleep(200000);
+    ssize_t got;
+    while (!shell_ended(child))
+        if ((got = read(pipe, block, sizeof block)) > 0) fwrite(block, 1, (size_t)got, all);
+        else usleep(1000);
+    while ((got = read(pipe, block, sizeof block)) > 0) fwrite(block, 1, (size_t)got, all);
+    fclose(all);
+    Result r = shell_finish(child);
+    for (size_t i = 0; i < bytes; i++) printed[i] += !printed[i];      // what the pipe was filled with
+    size_t step = 0;
+    for (const char *at = printed; (at = strstr(at, "\nstep ")); step++)
+        CHECK(strtoull(at += strlen("\nstep "), NULL, 10) == step, "the line of step %zu is whole", step);
+    CHECK(step > 5 && strstr(printed, "\ninterrupted at step "), "%zu steps, and the end is said", step);
+    CHECK(r.status == 128 + SIGINT && !*r.error, "%d: %s", r.status, r.error);
+    CHECK(strcmp(text_of("run", "status"), "interrupted") == 0, "it is %s", text_of("run", "status"));
+}
+
 // A step of minutes: the first signal waits for its end, the second one does not, whichever they are.
 static void test_second_signal(void) {
     static const int signals[][2] = {{SIGTERM, SIGTERM}, {SIGINT, SIGTERM}};
@@ -310,8 +431,7 @@ static void test_second_signal(void) {
         wait_for(xprintf("run%d/state.safetensors", i), "");
         usleep(300000);
         kill(child, signals[i][0]);
-        usleep(200000);
-        kill(child, signals[i][1]);
+        for (usleep(200000); !shell_ended(child); usleep(200000)) kill(child, signals[i][1]);    // two may become one
         CHECK(shell_finish(child).status == 128 + signals[i][1], "at once");
         const char *status = text_of(xprintf("run%d", i), "status");
         CHECK(strcmp(status, "interrupted") == 0, "it is %s", status);
@@ -343,6 +463,8 @@ static void test_stacks(void) {
 static const Test tests[] = {
     {"promises/foreign", "a directory that is not empty and has no run.json of ours is left alone", test_foreign},
     {"promises/links", "what a link in the directory leads to is not written", test_links},
+    {"promises/no-files", "a pipe, a device or a directory in place of a file of a run is refused as what it is",
+     test_no_files},
     {"promises/moved", "a run whose directory is renamed goes on there, and another may take the name", test_moved},
     {"promises/descriptors", "a program started with closed descriptors prints into no file", test_descriptors},
     {"promises/other-state", "the state of another run is refused, and one without its record", test_other_state},
@@ -354,11 +476,15 @@ static const Test tests[] = {
     {"promises/longer-killed", "so does one that was interrupted or killed on the way", test_longer_killed},
     {"promises/receipt", "the receipt of a finished run is computed again, and none printed that does not follow",
      test_receipt},
+    {"promises/cut", "what is advised where a file of a run was cut helps", test_cut},
     {"promises/verified-files", "--verify covers configuration and tokenizer", test_verified_files},
     {"promises/weights", "./generate refuses weights that the run did not save", test_weights},
     {"promises/diverged", "nothing is said to be saved that is not", test_diverged},
     {"promises/stopped-sample", "a signal ends the writing of a sample, and the run goes on later",
      test_stopped_sample},
+    {"promises/early-signal", "before anything is saved, and where nothing is, the first signal ends it at once",
+     test_early_signal},
+    {"promises/full-pipe", "Ctrl-C while nobody reads what is printed saves the run", test_full_pipe},
     {"promises/second-signal", "a second signal ends a long step and leaves its run interrupted", test_second_signal},
     {"promises/sizes", "an endless prompt, more text than memory, a picture that may not grow: one line",
      test_generate_sizes},

@@ -1,6 +1,7 @@
 // test_verify.c: ./train --verify. A recorded run is trained again, and every way in which its record can differ
 // from that is told: a loss, a tensor, a digest, other data, another commit.
 #include "tests/program.h"
+#include <glob.h>
 #include <jansson.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -27,6 +28,12 @@ static void verified(const char *more) {
           r.out, r.error);
 }
 
+static void unchecked(const char *what) {
+    Result r = verify("");
+    CHECK(r.status == 0 && strstr(r.out, xprintf("\nnot checked: %s\n", what)), "%s: status %d: %s", what, r.status,
+          r.out);
+}
+
 static void differs(const char *first, const char *cause) {
     Result r = verify("");
     const char *found = strstr(r.out, "differs  ");
@@ -44,7 +51,9 @@ static void refused(int status, const char *more, const char *says) {
 // ---- damaging a record -------------------------------------------------------------------------
 static void edit_json(const char *object, const char *key, json_t *value) {
     json_t *root = json_load_file(test_path("run/run.json"), 0, NULL);
-    json_object_set_new(*object ? json_object_get(root, object) : root, key, value);
+    json_t *in = *object ? json_object_get(root, object) : root;
+    if (value) json_object_set_new(in, key, value);
+    else json_object_del(in, key);
     json_dump_file(root, test_path("run/run.json"), JSON_REAL_PRECISION(17));
 }
 
@@ -74,6 +83,7 @@ static void test_verified(void) {
     CHECK(strcmp(before.out, after.out) == 0, "the recorded run is as it was: %s%s", before.out, after.out);
     shell("rm run/*.safetensors");
     verified("");
+    unchecked("state.safetensors, which is not there"), unchecked("model.safetensors, which is not there");
 }
 
 static void test_loaded(void) {
@@ -93,6 +103,7 @@ static void test_interrupted(void) {
     kill(child, SIGKILL);
     shell_finish(child);
     verified("--simd auto");
+    unchecked("model.safetensors, which before the end may be of another step");
     edit_log("\"step\":12,", "\"train_loss\":");
     differs("step 12: the log has train_loss ", "a file was changed after the run, or memory failed");
     shell("rm run/state.safetensors");
@@ -134,6 +145,52 @@ static void test_digest(void) {
     differs("run.json: layers.1.ffn_norm.weight has the hash 0123456789abcdef, in the rerun ", "cause    likely");
 }
 
+// A file that run.json promises, one after the other; and a record that promises less.
+static void test_absent(void) {
+    static const char *const files[] = {"config.json", "tokenizer.receipts.json"};
+    CHECK(train(MARKOV "--out run").status == 0, "a run");
+    for (size_t i = 0; i < 2; i++) {
+        shell(xprintf("mv run/%s old", files[i]));
+        differs(xprintf("%s: it is not there, and run.json has a hash of it", files[i]), "files named here were");
+        shell(xprintf("mv old run/%s", files[i]));
+    }
+    shell("cp run/log.jsonl old; sed -i 's/\"tokens\":/\"token\":/' run/log.jsonl");
+    differs("log.jsonl: it has another hash than when the run ended", "files named here were changed");
+    shell("mv old run/log.jsonl");
+    edit_json("", "hashes", NULL), edit_json("", "files", NULL);
+    unchecked("the hashes of tensors in run.json, which has none");
+    shell("mv run/config.json old");
+    unchecked("config.json, which is not there");
+    shell("mv old run/config.json");
+    edit_json("", "commit", json_string("fedcba987654"));
+    unchecked("config.json, of which run.json has no hash, by another commit");
+}
+
+// Before its first step, between steps, within one that takes minutes; what is in the temporary directory goes with it.
+static void stopped(const char *flag, json_int_t value, const char *begun, bool again) {
+    glob_t found = {0};
+    setenv("TMPDIR", test_path("tmp"), 1);
+    make_directories(test_path("tmp"));
+    CHECK(train(MARKOV "--fresh --out run").status == 0, "a run");
+    edit_json("flags", flag, json_integer(value));
+    edit_json("final", "step", json_integer(100000));
+    pid_t child = train_start("--verify run");
+    for (int i = 0; i < 10000 && glob(test_path(begun), 0, NULL, &found) != 0; i++) usleep(5000);
+    CHECK(found.gl_pathc == 1, "%s: it never was there", begun);
+    usleep(200000);
+    kill(child, SIGTERM);
+    for (usleep(200000); again && !shell_ended(child); usleep(200000)) kill(child, SIGTERM);    // two may become one
+    Result r = shell_finish(child);
+    CHECK(r.status != 0 && !strstr(r.out, "verified"), "--%s: status %d: %s", flag, r.status, r.out);
+    CHECK(rmdir(test_path("tmp")) == 0, "--%s: something is left in the temporary directory", flag);
+}
+
+static void test_stopped(void) {
+    stopped("eval_tokens", 10000000, "tmp/*/run.json", false);
+    stopped("steps", 100000, "tmp/*/state.safetensors", false);
+    stopped("batch", 1000000, "tmp/*/state.safetensors", true);
+}
+
 static void test_final(void) {
     CHECK(train(MARKOV "--out run").status == 0, "a run");
     edit_json("final", "seconds", json_real(1e-3));
@@ -169,6 +226,8 @@ static void test_data(void) {
 }
 
 static void test_refused(void) {
+    refused(1, "", "No such file or directory; the directory of a run was expected");
+    make_directories(test_path("run"));
     refused(1, "", "there is no run.json");
     CHECK(train(MARKOV "--out run").status == 0, "a run");
     refused(2, "--seed 2", "--seed 2 contradicts the run in run, which has 1; leave the flag out");
@@ -188,6 +247,8 @@ static const Test tests[] = {
     {"verify/interrupted", "a killed run is verified up to its last saved step", test_interrupted},
     {"verify/losses", "a last digit, a missing line, a missing log: the first step is named", test_losses},
     {"verify/tensors", "one bit of a tensor: its name, in the state or among the weights", test_tensors},
+    {"verify/absent", "a file that is not there is a difference, or is said to be not checked", test_absent},
+    {"verify/stopped", "a signal ends it in every phase, and leaves nothing in the temporary directory", test_stopped},
     {"verify/digest", "another digest, with what has changed since: commit, compiler", test_digest},
     {"verify/final", "what the end of a run says of it, but for times and memory", test_final},
     {"verify/other-run", "a run with other flags than it records differs from the first step on", test_other_run},
