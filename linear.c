@@ -110,8 +110,8 @@ static void layout_linear_grads(const Model *m, const Layer *layer, LayerGrads *
 
 // ---- the pieces ----------------------------------------------------------------------------------
 
-static ConvShape conv_shape(const Layer *layer, const Batch *b) {
-    return (ConvShape){.B = b->B, .T = b->T, .W = layer->linear.taps, .C = channels(layer),
+static ConvShape conv_shape(const Layer *layer, size_t B, size_t T) {
+    return (ConvShape){.B = B, .T = T, .W = layer->linear.taps, .C = channels(layer),
                        .x_stride = layer->linear.qkv.N};
 }
 static const real *conv_weight(const Model *m, const Layer *layer) {
@@ -219,10 +219,54 @@ static void record(const Model *m, const Layer *layer, size_t l, const LinearAct
                              m->record.states, recurrence_shape(layer));
 }
 
+// What a part of a batch reads and writes, from its first token on; and what its sequences remember (NULL: nothing).
+static LinearActs acts_of(const Layer *layer, const LinearActs *all, const Part *p) {
+    LinearActs a = *all;
+    size_t q = key_width(layer), v = value_width(layer), at = p->at;
+    if (at == 0) return a;
+    a.qkv += at * layer->linear.qkv.N, a.features += at * 2 * q, a.out += at * v;
+    if (a.convolved) a.convolved += at * channels(layer), a.pre_silu += at * channels(layer);
+    if (a.beta) a.beta += at * layer->H;
+    if (a.decay) a.decay += at * (layer->attn == ATTN_gla ? q : layer->H);
+    if (a.sum) a.sum += at * layer->H;
+    return a;
+}
+static real *state_of(const Layer *layer, size_t l, const Part *p, const Batch *b) {
+    if (!b->paged.rows) return b->cache ? b->cache->state[l] : NULL;
+    return b->paged.blocks->state[l] + b->paged.row[p->i].slot * linear_cache(layer).state;
+}
+// Rows that begin have nothing to remember yet.
+static void begin_states(const Layer *layer, size_t l, const Batch *b) {
+    size_t size = linear_cache(layer).state * sizeof(real);
+    for EACH_PART(p, b)
+        if (b->paged.rows && p.past == 0) memset(state_of(layer, l, &p, b), 0, size);
+}
+
+static void convolution_forward(Model *m, const Layer *layer, size_t l, const Batch *b) {
+    if (!has_silu(layer)) return;
+    for EACH_PART(p, b) {
+        LinearActs a = acts_of(layer, &m->acts[l].linear, &p);
+        real *state = state_of(layer, l, &p, b);
+        short_conv_forward(a.convolved, a.pre_silu, a.qkv, conv_weight(m, layer), state ? state + tail_at(layer) : NULL,
+                           linear_cache(layer).state, conv_shape(layer, p.B, p.T));
+    }
+}
+static void states_forward(Model *m, const Layer *layer, size_t l, const Batch *b) {
+    for EACH_PART(p, b) {
+        LinearActs a = acts_of(layer, &m->acts[l].linear, &p);
+        real *state = state_of(layer, l, &p, b);
+        size_t step = linear_cache(layer).state;
+        const RecurrenceInput in = recurrence_input(layer, &a);
+        recurrence_forward(a.out, a.states, &in, p.B, p.T, (RecurrenceState){state, step, p.past},
+                           recurrence_shape(layer));
+        if (layer->attn == ATTN_linear)
+            normalise_sum_forward(a.out, a.sum, state ? state + sums_at(layer) : NULL, step, p.B, p.T,
+                                  sum_shape(layer, &a));
+    }
+}
+
 // From rows of q, k, v to what the recurrence reads: features of q and k, gates.
-static void inputs_forward(Model *m, const Layer *layer, const LinearActs *a, real *tail, size_t step, const Batch *b) {
-    if (has_silu(layer))
-        short_conv_forward(a->convolved, a->pre_silu, a->qkv, conv_weight(m, layer), tail, step, conv_shape(layer, b));
+static void inputs_forward(Model *m, const Layer *layer, const LinearActs *a, const Batch *b) {
     Rows r = qkv_rows(layer, a);
     size_t q = key_width(layer);
     feature_forward(a->features, r.at, feature_shape(layer, r.stride, b->M, true));
@@ -238,25 +282,20 @@ static void inputs_backward(Model *m, const Layer *layer, const LinearActs *a, L
     feature_backward(dconvolved + q, g->dfeatures + q, r.at + q, feature_shape(layer, r.stride, b->M, false));
     if (has_silu(layer))
         short_conv_backward(g->dqkv, layer->linear.taps ? m->gradients + layer->linear.conv : NULL, dconvolved,
-                            a->pre_silu, a->qkv, conv_weight(m, layer), conv_shape(layer, b));
+                            a->pre_silu, a->qkv, conv_weight(m, layer), conv_shape(layer, b->B, b->T));
 }
 
 static void linear_mixer_forward(Model *m, size_t l, real *out, const real *x, const Batch *b) {
     const Layer *layer = &m->layers[l];
     const LinearActs *a = &m->acts[l].linear;
-    size_t step = linear_cache(layer).state;
-    real *state = b->cache ? b->cache->state[l] : NULL, *tail = state ? state + tail_at(layer) : NULL,
-         *sums = state ? state + sums_at(layer) : NULL;
     apply(m, a->qkv, &layer->linear.qkv, x, b->M);
-    inputs_forward(m, layer, a, tail, step, b);
-    const RecurrenceInput in = recurrence_input(layer, a);
-    recurrence_forward(a->out, a->states, &in, b->B, b->T, (RecurrenceState){state, step, b->past},
-                       recurrence_shape(layer));
-    if (layer->attn == ATTN_linear)
-        normalise_sum_forward(a->out, a->sum, sums, step, b->B, b->T, sum_shape(layer, a));
+    begin_states(layer, l, b);
+    convolution_forward(m, layer, l, b);
+    inputs_forward(m, layer, a, b);
+    states_forward(m, layer, l, b);
     output_forward(m, layer, a, b->M);
     apply(m, out, &layer->o, output_of(layer, a), b->M);
-    if (!b->cache && b->B == 1) record(m, layer, l, a, b);
+    if (!b->cache && !b->paged.rows && b->B == 1) record(m, layer, l, a, b);
 }
 
 static void linear_mixer_backward(Model *m, size_t l, real *dx, const real *dout, const real *x, const Batch *b) {

@@ -151,26 +151,13 @@ const Config *model_config(const Model *m) { return &m->c; }
 
 // ---- the residual stream -------------------------------------------------------------------------
 
-// A mixer, row by row, each over its own past: out and h [M,C].
-static void mix_rows(Model *m, size_t l, const Branch *F, real *out, const real *h, const Batch *b) {
-    Blocks *s = b->paged.blocks;
-    for (size_t i = 0, at = 0; i < b->paged.rows; at += b->paged.row[i++].n) {
-        const Row *r = &b->paged.row[i];
-        Batch one = {.B = 1, .T = r->n, .M = r->n, .past = r->past, .tokens = r->tokens, .inference = true,
-                     .cache = blocks_open(m, s, l, r), .paged = b->paged};
-        F->forward(m, l, out + at * m->c.width, h + at * m->c.width, &one);
-        blocks_close(m, s, l, r);
-    }
-}
-
 // out = what the branch F and its norms make of the stream a->x.
 static void branch_forward(Model *m, size_t l, const Branch *F, const BranchNorms *n, const BranchActs *a, real *out,
                            const Batch *b) {
     size_t M = b->M, size = M * m->c.width;
     real *h = n->in.on ? a->h : a->x, *f = a->f ? a->f : m->branch, *sum = a->sum ? a->sum : m->branch;
     if (n->in.on) normalise(m, &n->in, h, a->in, a->x, M);
-    if (b->paged.rows && F->cache) mix_rows(m, l, F, f, h, b);
-    else F->forward(m, l, f, h, b);
+    F->forward(m, l, f, h, b);
     if (n->of_sum) {
         add_scaled(sum, a->x, n->skip, f, size);
         normalise(m, &n->out, out, a->out, sum, M);
@@ -201,13 +188,9 @@ static void branch_backward(Model *m, size_t l, const Branch *F, const BranchNor
 
 static void embed(Model *m, const int *tokens, const Batch *b) {
     const real *position = m->pos == NOWHERE ? NULL : m->values + m->pos;
-    if (!b->paged.rows)
-        embed_forward(m->x[0], m->values + m->embed, position, tokens, b->M, b->T, b->past, m->c.width);
-    for (size_t i = 0, at = 0; i < b->paged.rows; at += b->paged.row[i++].n) {
-        const Row *r = &b->paged.row[i];
-        embed_forward(m->x[0] + at * m->c.width, m->values + m->embed, position, r->tokens, r->n, r->n, r->past,
-                      m->c.width);
-    }
+    for EACH_PART(p, b)
+        embed_forward(m->x[0] + p.at * m->c.width, m->values + m->embed, position, tokens + p.at, p.B * p.T, p.T,
+                      p.past, m->c.width);
 }
 
 // Returns the rows that the head reads, [M,C].

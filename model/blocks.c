@@ -1,6 +1,5 @@
-// blocks.c: memory of the paged cache, copied, saved, and laid out for one row of a step.
+// blocks.c: memory of the paged cache, copied and saved.
 #include "model/blocks.h"
-#include "lib/profile.h"
 #include "model/layer.h"
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +31,6 @@ Blocks *blocks_new(const Model *m, size_t count, size_t block_size, size_t slots
 void blocks_free(Blocks *s) {
     if (!s) return;
     arena_free(&s->arena);
-    cache_free(s->row);
     free(s->k), free(s->v), free(s->state), free(s);
 }
 
@@ -66,51 +64,4 @@ void blocks_copy(const Model *m, Blocks *s, uint32_t from, uint32_t to) {
     char *held = xmalloc(blocks_bytes(m, s) + 1);
     blocks_save(m, s, from, held), blocks_load(m, s, held, to);
     free(held);
-}
-
-// ---- one row -------------------------------------------------------------------------------------
-
-// A contiguous cache with room for as many positions; its sizes are told to it, whatever windows there are.
-static Cache *row_cache(const Model *m, Blocks *s, size_t positions) {
-    if (s->row && s->row->capacity >= positions) return s->row;
-    cache_free(s->row);
-    s->row = cache_new_whole(m, 1, positions + positions / 2);
-    return s->row;
-}
-
-// Positions from .. from+n-1 of one layer, between the blocks and the contiguous cache.
-static void move_positions(real *row, real *blocks, const Row *r, size_t size, size_t heads, size_t slots, size_t width,
-                           size_t from, size_t n, bool into_row) {
-    for (size_t i = from, here; i < from + n; i += here) {
-        size_t at = i % size;
-        here = smaller(size - at, from + n - i);
-        for (size_t h = 0; h < heads; h++) {
-            real *one = row + (h * slots + i) * width;
-            real *other = blocks + ((r->block[i / size] * heads + h) * size + at) * width;
-            memcpy(into_row ? one : other, into_row ? other : one, here * width * sizeof(real));
-        }
-    }
-}
-
-Cache *blocks_open(const Model *m, Blocks *s, size_t l, const Row *r) {
-    Cache *c = row_cache(m, s, r->past + r->n);
-    CacheNeed need = need_of(m, l);
-    PROFILE(cache, 0, 2 * r->past * need.heads * (need.k + need.v));
-    c->length = r->past, c->first[l] = 0;
-    if (need.k) move_positions(c->k[l], s->k[l], r, s->size, need.heads, c->slots[l], need.k, 0, r->past, true);
-    if (need.v) move_positions(c->v[l], s->v[l], r, s->size, need.heads, c->slots[l], need.v, 0, r->past, true);
-    if (!need.state) return c;
-    real *kept = s->state[l] + r->slot * need.state;
-    if (!r->past) memset(kept, 0, need.state * sizeof *kept);
-    memcpy(c->state[l], kept, need.state * sizeof *kept);
-    return c;
-}
-
-void blocks_close(const Model *m, Blocks *s, size_t l, const Row *r) {
-    Cache *c = s->row;
-    CacheNeed need = need_of(m, l);
-    PROFILE(cache, 0, 2 * r->n * need.heads * (need.k + need.v));
-    if (need.k) move_positions(c->k[l], s->k[l], r, s->size, need.heads, c->slots[l], need.k, r->past, r->n, false);
-    if (need.v) move_positions(c->v[l], s->v[l], r, s->size, need.heads, c->slots[l], need.v, r->past, r->n, false);
-    if (need.state) memcpy(s->state[l] + r->slot * need.state, c->state[l], need.state * sizeof(real));
 }

@@ -5,12 +5,11 @@
 #define BLOCKS_H
 #include "model/cache.h"
 
-// k of layer l: [blocks, key heads, block_size, numbers], v likewise (NULL for mla, whose latent is in k);
+// k of layer l: [blocks, key heads, block size, numbers], v likewise (NULL for mla, whose latent is in k);
 // state: [slots, numbers], NULL for softmax attention.
 typedef struct {
     size_t count, size, slots, layers;
     real **k, **v, **state;
-    Cache *row;              // of one sequence, contiguous: what attention reads
     Arena arena;
 } Blocks;
 
@@ -26,7 +25,8 @@ void blocks_load(const Model *m, Blocks *s, const void *from, uint32_t block);
 // anew where past is 0.
 typedef struct { const int *tokens; size_t n, past; const uint32_t *block; size_t logits_from, slot; } Row;
 
-// For model_step: what a mixer reads of layer l before it computes a row, and what it has added to it.
-Cache *blocks_open(const Model *m, Blocks *s, size_t l, const Row *r);
-void blocks_close(const Model *m, Blocks *s, size_t l, const Row *r);
+// Where a position of a head of the row stands in the blocks of a layer that has `heads` of them.
+static inline size_t block_slot(const Blocks *s, const Row *r, size_t heads, size_t head, size_t position) {
+    return (r->block[position / s->size] * heads + head) * s->size + position % s->size;
+}
 #endif

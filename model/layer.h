@@ -107,6 +107,17 @@ typedef struct {
     struct { Blocks *blocks; const Row *row; size_t rows; } paged;     // instead of a cache: rows of any length
 } Batch;
 
+// A part of a batch that has one past: all of it, or one row of a step. B sequences of T tokens, from token `at` on.
+typedef struct { size_t i, at, B, T, past; } Part;
+static inline Part part_at(const Batch *b, size_t i, size_t at) {
+    if (!b->paged.rows) return (Part){i, at, b->B, i ? 0 : b->T, b->past};
+    if (i == b->paged.rows) return (Part){i, at, 0, 0, 0};
+    return (Part){i, at, 1, b->paged.row[i].n, b->paged.row[i].past};
+}
+static inline Part first_part(const Batch *b) { return part_at(b, 0, 0); }
+static inline Part next_part(const Batch *b, Part p) { return part_at(b, p.i + 1, p.at + p.B * p.T); }
+#define EACH_PART(p, b) (Part p = first_part(b); p.T; p = next_part(b, p))
+
 typedef struct RouterStats RouterStats;    // moe.h
 struct Model {
     Config c;

@@ -74,7 +74,8 @@ static void check_schedule(const char *flags, Model *m, Text *text, size_t size,
         real logits[TEXTS * LONGEST * VOCAB], *at = logits;
         for (size_t t = 0; t < TEXTS; t++) {
             if (text[t].done == text[t].n || rng_below(r, 3) == 0) continue;
-            size_t most = text[t].n - text[t].done, n = rng_below(r, 2) ? 1 : 1 + rng_below(r, most);
+            size_t most = text[t].n - text[t].done, few = most < 9 ? most : 9, n = 1;
+            if (rng_below(r, 2)) n = 1 + rng_below(r, rng_below(r, 2) ? few : most);
             if (spare < BLOCKS + 64 && rng_below(r, 4) == 0)
                 move_a_block(m, s, &text[t], spare++, rng_below(r, 2), size);
             owner[rows] = t, row[rows++] = row_of(&text[t], t, n, rng_below(r, n));
@@ -103,15 +104,18 @@ static void alone(Model *m, Text *t, bool absorbed) {
 }
 
 static void check_steps(const char *flags, bool absorbed) {
-    static const size_t sizes[] = {1, 7, 16, 64};
-    static size_t turn = 0;              // every kind of model gets another size and number of threads
+    static const size_t sizes[] = {1, 7, 16, 24, 64};
+    static size_t turn = 0;
     Model *m = open_model(flags);
     Rng r = rng_stream(5, RNG_TEST, turn);
     Text text[TEXTS];
     for (size_t t = 0; t < TEXTS; t++) random_text(&text[t], &r), alone(m, &text[t], absorbed);
     int threads = omp_get_max_threads();
-    omp_set_num_threads(1 + (int)turn % 3);
-    check_schedule(flags, m, text, sizes[turn++ % 4], &r);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        omp_set_num_threads(1 + (int)turn++ % 3);
+        for (size_t t = 0; t < TEXTS; t++) text[t].done = 0;
+        check_schedule(flags, m, text, sizes[i], &r);
+    }
     omp_set_num_threads(threads);
     for (size_t t = 0; t < TEXTS; t++) free(text[t].expected);
     model_free(m);
