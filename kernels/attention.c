@@ -234,21 +234,25 @@ typedef struct {
 enum {
     UNROLL = 4,                         // heads, or vectors of a value, whose sums stay in registers
     PREFETCH = 2048,                    // distance in numbers
-    FEW = 8,                            // queries of a sequence for which keys are not packed
+    FEW = 8,                            // tokens of a sequence, and
+    FEW_QUERIES = 32,                   // queries of a key head, for which keys are not packed
 };
 
-// A tile of keys or values, in groups of 16 positions: where each begins, and those of the next tile.
-typedef struct { const real **group; size_t stride; bool in_blocks; } Tile;
+// A tile of keys or values, in groups of 16 positions: where each begins, and those of the next tile. scattered: each
+// group somewhere else, or so long that the next one is as far away as is prefetched.
+typedef struct { const real **group; size_t stride; bool scattered; } Tile;
 
-// A prefetch is dropped while all of the core's line-fill buffers are in use: so at three distances. Of blocks: the
-// same place in the next two groups.
-typedef struct { ptrdiff_t far, middle, near; } Ahead;
-static Ahead ahead_of(const Tile *t, size_t i) {
-    if (!t->in_blocks) return (Ahead){PREFETCH, PREFETCH / 2, PREFETCH / 4};
-    return (Ahead){t->group[i + 2] - t->group[i], t->group[i + 2] - t->group[i], t->group[i + 1] - t->group[i]};
+// A prefetch is dropped while all of the core's line-fill buffers are in use: so at three distances; of scattered groups
+// at the same place in the next two.
+typedef struct { bool scattered; ptrdiff_t next, after; } Ahead;
+INLINE Ahead ahead_of(bool scattered, const Tile *t, size_t i) {
+    if (!scattered) return (Ahead){false, 0, 0};
+    return (Ahead){true, t->group[i + 1] - t->group[i], t->group[i + 2] - t->group[i]};
 }
 INLINE void prefetch_ahead(const real *x, Ahead a) {
-    __builtin_prefetch(x + a.far, 0, 2), __builtin_prefetch(x + a.middle, 0, 2), __builtin_prefetch(x + a.near, 0, 2);
+    if (a.scattered) __builtin_prefetch(x + a.after, 0, 2), __builtin_prefetch(x + a.next, 0, 2);
+    for (size_t ahead = PREFETCH; !a.scattered && ahead >= PREFETCH / 4; ahead /= 2)
+        __builtin_prefetch(x + ahead, 0, 2);
 }
 
 // score [heads,ld] = q [heads,D] K^T of n <= 16 keys, transposed in registers, so that lanes run along keys and
@@ -280,11 +284,12 @@ INLINE void scores_of_heads(size_t heads, real *score, size_t ld, const real *q,
     else scores_of_keys(heads, false, score, ld, q, k, stride, D, n, ahead);
 }
 
-static void scores_of_tile(real *score, size_t ld, const real *q, size_t heads, const Tile *t, size_t D, size_t keys) {
+INLINE void scores_of_groups(bool scattered, real *score, size_t ld, const real *q, size_t heads, const Tile *t,
+                             size_t D, size_t keys) {
     for (size_t j = 0, i = 0; j < keys; j += LANES, i++, score += LANES) {
         size_t n = smaller(LANES, keys - j), h = 0;
         const real *k = t->group[i];
-        Ahead ahead = ahead_of(t, i);
+        Ahead ahead = ahead_of(scattered, t, i);
         for (; h + 2 * UNROLL <= heads; h += 2 * UNROLL)
             scores_of_heads(2 * UNROLL, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
         for (; h + UNROLL <= heads; h += UNROLL)
@@ -293,19 +298,24 @@ static void scores_of_tile(real *score, size_t ld, const real *q, size_t heads, 
         for (; h < heads; h++) scores_of_heads(1, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
     }
 }
+static void scores_of_tile(real *score, size_t ld, const real *q, size_t heads, const Tile *t, size_t D, size_t keys) {
+    if (t->scattered) scores_of_groups(true, score, ld, q, heads, t, D, keys);
+    else scores_of_groups(false, score, ld, q, heads, t, D, keys);
+}
 
 // out [heads,Dv] = or += p [heads,ld] V for `vecs` vectors of columns of V, from column d up to n further: lanes run
-// along them, and each output is one chain over keys. `heads` and `vecs` are constants where this is expanded.
-INLINE void values_of_columns(size_t heads, size_t vecs, real *out, const real *p, size_t ld, const Tile *t, size_t d,
-                              size_t Dv, size_t n, size_t keys, bool accumulate) {
+// along them, and each output is one chain over keys. `heads`, `vecs` and `scattered` are constants where this is
+// expanded.
+INLINE void values_of_columns(bool scattered, size_t heads, size_t vecs, real *out, const real *p, size_t ld,
+                              const Tile *t, size_t d, size_t Dv, size_t n, size_t keys, bool accumulate) {
     vec sum[UNROLL][UNROLL];
     for (size_t h = 0; h < heads; h++)
         for (size_t i = 0; i < vecs; i++)
             sum[h][i] = accumulate ? vec_load_at(out + h * Dv, i * LANES, n) : vec_zero();
     for (size_t j = 0; j < keys;) {
         const real *v = t->group[j / LANES] + d;
-        Ahead ahead = ahead_of(t, j / LANES);
-        for (size_t end = smaller(keys, j + LANES); j < end; j++, v += t->stride)
+        Ahead ahead = ahead_of(scattered, t, j / LANES);
+        for (size_t end = scattered ? smaller(keys, j + LANES) : keys; j < end; j++, v += t->stride)
             for (size_t i = 0; i < vecs; i++) {
                 vec value = vec_load_at(v, i * LANES, n);
                 prefetch_ahead(v + i * LANES, ahead);
@@ -316,34 +326,39 @@ INLINE void values_of_columns(size_t heads, size_t vecs, real *out, const real *
         for (size_t i = 0; i < vecs; i++) vec_store_at(out + h * Dv, i * LANES, n, sum[h][i]);
 }
 
-INLINE void values_of_heads(size_t vecs, real *out, const real *p, size_t ld, size_t heads, const Tile *t, size_t d,
-                            size_t Dv, size_t n, size_t keys, bool accumulate) {
+INLINE void values_of_heads(bool scattered, size_t vecs, real *out, const real *p, size_t ld, size_t heads,
+                            const Tile *t, size_t d, size_t Dv, size_t n, size_t keys, bool accumulate) {
     size_t h = 0;
     for (; h + UNROLL <= heads; h += UNROLL)
-        values_of_columns(UNROLL, vecs, out + h * Dv, p + h * ld, ld, t, d, Dv, n, keys, accumulate);
+        values_of_columns(scattered, UNROLL, vecs, out + h * Dv, p + h * ld, ld, t, d, Dv, n, keys, accumulate);
     for (; h + 2 <= heads; h += 2)
-        values_of_columns(2, vecs, out + h * Dv, p + h * ld, ld, t, d, Dv, n, keys, accumulate);
+        values_of_columns(scattered, 2, vecs, out + h * Dv, p + h * ld, ld, t, d, Dv, n, keys, accumulate);
     for (; h < heads; h++)
-        values_of_columns(1, vecs, out + h * Dv, p + h * ld, ld, t, d, Dv, n, keys, accumulate);
+        values_of_columns(scattered, 1, vecs, out + h * Dv, p + h * ld, ld, t, d, Dv, n, keys, accumulate);
 }
 
-static void values_of_tile(real *out, const real *p, size_t ld, size_t heads, const Tile *t, size_t Dv, size_t keys,
-                           bool accumulate) {
+INLINE void values_of_groups(bool scattered, real *out, const real *p, size_t ld, size_t heads, const Tile *t,
+                             size_t Dv, size_t keys, bool accumulate) {
     enum { WIDE = UNROLL * LANES };
     size_t d = 0;
     for (; d + WIDE <= Dv; d += WIDE)
-        values_of_heads(UNROLL, out + d, p, ld, heads, t, d, Dv, WIDE, keys, accumulate);
+        values_of_heads(scattered, UNROLL, out + d, p, ld, heads, t, d, Dv, WIDE, keys, accumulate);
     for (; d + 2 * LANES <= Dv; d += 2 * LANES)
-        values_of_heads(2, out + d, p, ld, heads, t, d, Dv, 2 * LANES, keys, accumulate);
+        values_of_heads(scattered, 2, out + d, p, ld, heads, t, d, Dv, 2 * LANES, keys, accumulate);
     for (; d < Dv; d += LANES)
-        values_of_heads(1, out + d, p, ld, heads, t, d, Dv, smaller(LANES, Dv - d), keys, accumulate);
+        values_of_heads(scattered, 1, out + d, p, ld, heads, t, d, Dv, smaller(LANES, Dv - d), keys, accumulate);
+}
+static void values_of_tile(real *out, const real *p, size_t ld, size_t heads, const Tile *t, size_t Dv, size_t keys,
+                           bool accumulate) {
+    if (t->scattered) values_of_groups(true, out, p, ld, heads, t, Dv, keys, accumulate);
+    else values_of_groups(false, out, p, ld, heads, t, Dv, keys, accumulate);
 }
 
 // What a thread needs to decode, in numbers: scores [queries, tile], queries and outputs side by side, copies of a tile
 // whose positions are scattered, the places of its groups, and a softmax for each query.
 typedef struct { size_t scores, queries, outs, keys, values, groups, rows, each; } DecodeSpace;
 static DecodeSpace decode_space(const AttnShape *s, const KvView *view) {
-    size_t most = FEW * (s->H / s->KV), copied = view->block_size % LANES ? s->tile : 0;
+    size_t group = s->H / s->KV, most = group > FEW_QUERIES ? group : FEW_QUERIES, copied = view->block_size % LANES ? s->tile : 0;
     DecodeSpace d = {.scores = most * s->tile, .queries = most * s->D, .outs = most * s->Dv, .keys = copied * s->D,
                      .values = view->k == view->v ? 0 : copied * s->Dv};
     d.groups = (2 * (s->tile / LANES + 2) * sizeof(real *) + sizeof(real) - 1) / sizeof(real);
@@ -353,7 +368,7 @@ static DecodeSpace decode_space(const AttnShape *s, const KvView *view) {
     return d;
 }
 
-// Where the groups of the tile from position j on begin; what a block does not hold together is copied.
+// The tile from position j on, of `tile` positions or what is left; what a block does not hold together is copied.
 static Tile tile_of(const Past *p, size_t j, size_t length, size_t tile, const real **group, real *copy, size_t width) {
     size_t keys = smaller(tile, length - j);
     if (p->block && p->size % LANES) {
@@ -363,7 +378,7 @@ static Tile tile_of(const Past *p, size_t j, size_t length, size_t tile, const r
     }
     size_t last = (length - 1) / LANES * LANES;
     for (size_t i = 0; i < tile / LANES + 2; i++) group[i] = position_of(p, smaller(j + i * LANES, last));
-    return (Tile){group, p->stride, p->block != NULL};
+    return (Tile){group, p->stride, p->block || LANES * p->stride >= PREFETCH};
 }
 
 static void gather_queries(const DecodeTask *t, const AttnShape *s, real *q) {
@@ -471,7 +486,8 @@ static void forward_decoding(const AttnOutput *o, const AttnInput *in, const Att
 
 // Packing keys pays for many queries only.
 static bool is_decoding(const AttnOutput *o, const AttnShape *s, size_t n) {
-    return n <= FEW && s->kernel == ATTENTION_flash && !o->lse && !o->probability;
+    bool few = n == 1 || (n <= FEW && n * (s->H / s->KV) <= FEW_QUERIES);
+    return few && s->kernel == ATTENTION_flash && !o->lse && !o->probability;
 }
 
 static void forward_task(const AttnOutput *o, const AttnInput *in, const AttnShape *s, size_t task, size_t split,
