@@ -434,8 +434,8 @@ static void mla_forward(Model *m, size_t l, real *out, const real *x, const Batc
     normalise(m, &layer->mla.kv_a_norm, c, acts->mla.kv_a_norm, kv_a, b->M);
     rotate(m, layer, q + nope(layer), q_row, layer->H, layer->D, b, false);
     rotate(m, layer, kv_a + R, wide, 1, layer->P, b, false);
-    if (b->cache || b->paged.rows) append_latent(l, layer, acts, b);
-    if (b->past || b->paged.rows) {      // in a step of rows always, so that chunks cannot be seen
+    if (b->cache || b->paged.rows) {     // whatever has come before, so that it cannot be seen how a text was cut
+        append_latent(l, layer, acts, b);
         mla_absorbed(m, l, b);
     } else {
         apply(m, kv, &layer->mla.kv_b, c, b->M);

@@ -197,7 +197,7 @@ static void embed(Model *m, const int *tokens, const Batch *b) {
 static const real *forward(Model *m, const int *tokens, const Batch *b) {
     size_t L = m->c.layers, C = m->c.width;
     pack_weights(m);
-    if (b->past || b->paged.rows) pack_absorbed_weights(m);
+    if (b->cache || b->paged.rows) pack_absorbed_weights(m);
     embed(m, tokens, b);
     for (size_t l = 0; l < L; l++) {
         const Layer *layer = &m->layers[l];

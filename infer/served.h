@@ -1,6 +1,6 @@
 // served.h: a model over its paged cache, as what an engine computes with. What a request gets is a function of the
 // weights, its prompt, the sampling options and its seed alone: ./generate --seed S writes the same text as request i
-// of --seed S - i (of mla up to rounding, for it reads a prompt without the latent).
+// of --seed S - i.
 #ifndef SERVED_H
 #define SERVED_H
 #include "infer/engine.h"

@@ -242,8 +242,8 @@ enum {
 // group somewhere else, or so long that the next one is as far away as is prefetched.
 typedef struct { const real **group; size_t stride; bool scattered; } Tile;
 
-// A prefetch is dropped while all of the core's line-fill buffers are in use: so at three distances; of scattered groups
-// at the same place in the next two.
+// A prefetch is dropped while all of the core's line-fill buffers are in use: so at three distances; of scattered
+// groups at the same place in the next two.
 typedef struct { bool scattered; ptrdiff_t next, after; } Ahead;
 INLINE Ahead ahead_of(bool scattered, const Tile *t, size_t i) {
     if (!scattered) return (Ahead){false, 0, 0};
@@ -358,7 +358,8 @@ static void values_of_tile(real *out, const real *p, size_t ld, size_t heads, co
 // whose positions are scattered, the places of its groups, and a softmax for each query.
 typedef struct { size_t scores, queries, outs, keys, values, groups, rows, each; } DecodeSpace;
 static DecodeSpace decode_space(const AttnShape *s, const KvView *view) {
-    size_t group = s->H / s->KV, most = group > FEW_QUERIES ? group : FEW_QUERIES, copied = view->block_size % LANES ? s->tile : 0;
+    size_t group = s->H / s->KV, most = group > FEW_QUERIES ? group : FEW_QUERIES;
+    size_t copied = view->block_size % LANES ? s->tile : 0;
     DecodeSpace d = {.scores = most * s->tile, .queries = most * s->D, .outs = most * s->Dv, .keys = copied * s->D,
                      .values = view->k == view->v ? 0 : copied * s->Dv};
     d.groups = (2 * (s->tile / LANES + 2) * sizeof(real *) + sizeof(real) - 1) / sizeof(real);

@@ -34,7 +34,7 @@ typedef struct {
     struct {
         Linear q, q_a, q_b, kv_a, kv_b;
         Norm q_a_norm, kv_a_norm;
-        size_t absorbed_k, absorbed_v;     // for decoding: W_UK and W_UV of each head, among the packed weights
+        size_t absorbed_k, absorbed_v;     // for inference: W_UK and W_UV of each head, among the packed weights
     } mla;
     struct {
         Linear qkv, decay_b;               // qkv: rows of q, k, v, then those of the gates (see linear.c)
@@ -59,7 +59,7 @@ typedef struct {
     real *q_a, *q_c; NormActs q_a_norm;    // [M,Rq] before and after its norm
     real *q, *kv_a, *c; NormActs kv_a_norm;            // [M,H*D], [M,R+P], [M,R]
     real *kv, *k;                          // [M,H*(N+Dv)], [M,H*D]
-    real *latent_q, *latent_out;           // decoding: [M,H*(R+P)], [M,H*R]
+    real *latent_q, *latent_out;           // inference: [M,H*(R+P)], [M,H*R]
 } MlaActs;
 typedef struct {                           // of mha and of mla
     real *out, *lse, *probability;         // [M,H*Dv], [B,H,T], naive and band: [B,H,T,T]

@@ -81,6 +81,7 @@ static void check_model(const char *flags, bool recurrent) {
 static void alone(void) {
     check_model("", false), check_model("--attn gqa --kv-heads 1 --pos alibi", false);
     check_model("--attn swa --window 9", false), check_model("--experts 4 --router bias", false);
+    check_model("--attn mla", false), check_model("--attn mla+gqa --q-rank 9 --rope-dim 4", false);
     check_model("--attn gla+mha", true), check_model("--attn gated-delta", true);
 }
 

@@ -92,15 +92,11 @@ static void check_schedule(const char *flags, Model *m, Text *text, size_t size,
     blocks_free(s);
 }
 
-// Alone: the forward without a cache, and for mla, which that expands, one prefill in one block.
+// Alone: the forward without a cache; of mla, which that expands, the forward with one, as ./generate has it.
 static void alone(Model *m, Text *t, bool absorbed) {
-    if (!absorbed) {
-        model_infer(m, NULL, t->token, t->n, true, t->expected);
-        return;
-    }
-    Blocks *s = blocks_new(m, 1, t->n, 1);
-    model_step(m, s, &(Row){.tokens = t->token, .n = t->n, .block = (uint32_t[]){0}}, 1, t->expected);
-    blocks_free(s);
+    Cache *cache = absorbed ? cache_new(m, 1, t->n) : NULL;
+    model_infer(m, cache, t->token, t->n, true, t->expected);
+    cache_free(cache);
 }
 
 static void check_steps(const char *flags, bool absorbed) {
