@@ -219,7 +219,7 @@ static void record(const Model *m, const Layer *layer, size_t l, const LinearAct
                              m->record.states, recurrence_shape(layer));
 }
 
-// What a part of a batch reads and writes, from its first token on; and what its sequences remember (NULL: nothing).
+// What a part of a batch reads and writes, from its first token on.
 static LinearActs acts_of(const Layer *layer, const LinearActs *all, const Part *p) {
     LinearActs a = *all;
     size_t q = key_width(layer), v = value_width(layer), at = p->at;
@@ -231,38 +231,55 @@ static LinearActs acts_of(const Layer *layer, const LinearActs *all, const Part 
     if (a.sum) a.sum += at * layer->H;
     return a;
 }
-static real *state_of(const Layer *layer, size_t l, const Part *p, const Batch *b) {
-    if (!b->paged.rows) return b->cache ? b->cache->state[l] : NULL;
-    return b->paged.blocks->state[l] + b->paged.row[p->i].slot * linear_cache(layer).state;
+// A stretch of a part, whose sequences go from one state to another, both of `step` numbers (NULL: nothing before, and
+// nothing to keep).
+typedef struct { Part p; const real *from; real *to; size_t step; } Run;
+static Run run_of(const Layer *layer, size_t l, const Batch *b, const Part *part, size_t done) {
+    Run run = {.p = *part, .step = linear_cache(layer).state};
+    if (!b->paged.rows) {
+        if (done) run.p.T = 0;
+        run.from = run.to = b->cache ? b->cache->state[l] : NULL;
+        return run;
+    }
+    Stretch s = blocks_stretch(b->paged.blocks, &b->paged.row[part->i], done, l);
+    run.p.at += done, run.p.past += done, run.p.T = s.n, run.from = s.from, run.to = s.to;
+    return run;
 }
-// Rows that begin have nothing to remember yet.
-static void begin_states(const Layer *layer, size_t l, const Batch *b) {
-    size_t size = linear_cache(layer).state * sizeof(real);
-    for EACH_PART(p, b)
-        if (b->paged.rows && p.past == 0) memset(state_of(layer, l, &p, b), 0, size);
+// After the last one T is 0.
+static Run first_run(const Layer *layer, size_t l, const Batch *b, const Part *p) { return run_of(layer, l, b, p, 0); }
+static Run next_run(const Layer *layer, size_t l, const Batch *b, const Part *p, const Run *run) {
+    return run_of(layer, l, b, p, run->p.at + run->p.T - p->at);
+}
+// The numbers from `at` up to `end` of the state that this stretch goes on from, where it will write.
+static real *begin_state(const Run *run, size_t at, size_t end) {
+    if (!run->to) return NULL;
+    if (!run->from) memset(run->to + at, 0, (end - at) * sizeof(real));
+    else if (run->from != run->to) memcpy(run->to + at, run->from + at, (end - at) * sizeof(real));
+    return run->to + at;
 }
 
 static void convolution_forward(Model *m, const Layer *layer, size_t l, const Batch *b) {
     if (!has_silu(layer)) return;
-    for EACH_PART(p, b) {
-        LinearActs a = acts_of(layer, &m->acts[l].linear, &p);
-        real *state = state_of(layer, l, &p, b);
-        short_conv_forward(a.convolved, a.pre_silu, a.qkv, conv_weight(m, layer), state ? state + tail_at(layer) : NULL,
-                           linear_cache(layer).state, conv_shape(layer, p.B, p.T));
-    }
+    for EACH_PART(p, b)
+        for (Run r = first_run(layer, l, b, &p); r.p.T; r = next_run(layer, l, b, &p, &r)) {
+            LinearActs a = acts_of(layer, &m->acts[l].linear, &r.p);
+            real *tail = begin_state(&r, tail_at(layer), r.step);
+            short_conv_forward(a.convolved, a.pre_silu, a.qkv, conv_weight(m, layer), tail, r.step,
+                               conv_shape(layer, r.p.B, r.p.T));
+        }
 }
 static void states_forward(Model *m, const Layer *layer, size_t l, const Batch *b) {
-    for EACH_PART(p, b) {
-        LinearActs a = acts_of(layer, &m->acts[l].linear, &p);
-        real *state = state_of(layer, l, &p, b);
-        size_t step = linear_cache(layer).state;
-        const RecurrenceInput in = recurrence_input(layer, &a);
-        recurrence_forward(a.out, a.states, &in, p.B, p.T, (RecurrenceState){state, step, p.past},
-                           recurrence_shape(layer));
-        if (layer->attn == ATTN_linear)
-            normalise_sum_forward(a.out, a.sum, state ? state + sums_at(layer) : NULL, step, p.B, p.T,
-                                  sum_shape(layer, &a));
-    }
+    for EACH_PART(p, b)
+        for (Run r = first_run(layer, l, b, &p); r.p.T; r = next_run(layer, l, b, &p, &r)) {
+            LinearActs a = acts_of(layer, &m->acts[l].linear, &r.p);
+            real *state = begin_state(&r, 0, tail_at(layer));
+            const RecurrenceInput in = recurrence_input(layer, &a);
+            recurrence_forward(a.out, a.states, &in, r.p.B, r.p.T, (RecurrenceState){state, r.step, r.p.past},
+                               recurrence_shape(layer));
+            if (layer->attn == ATTN_linear)
+                normalise_sum_forward(a.out, a.sum, state ? state + sums_at(layer) : NULL, r.step, r.p.B, r.p.T,
+                                      sum_shape(layer, &a));
+        }
 }
 
 // From rows of q, k, v to what the recurrence reads: features of q and k, gates.
@@ -289,7 +306,6 @@ static void linear_mixer_forward(Model *m, size_t l, real *out, const real *x, c
     const Layer *layer = &m->layers[l];
     const LinearActs *a = &m->acts[l].linear;
     apply(m, a->qkv, &layer->linear.qkv, x, b->M);
-    begin_states(layer, l, b);
     convolution_forward(m, layer, l, b);
     inputs_forward(m, layer, a, b);
     states_forward(m, layer, l, b);

@@ -325,13 +325,14 @@ static Batch batch_of_rows(Model *m, Blocks *s, const Row *rows, size_t count, i
     for (size_t i = 0; i < count; i++) {
         size_t end = rows[i].past + rows[i].n;
         M += rows[i].n, longest = end > longest ? end : longest;
-        if (!rows[i].n || rows[i].logits_from > rows[i].n || rows[i].slot >= s->slots)
-            fail("row %zu of a step has %zu tokens, logits from %zu and slot %zu of %zu", i, rows[i].n,
-                 rows[i].logits_from, rows[i].slot, s->slots);
+        if (!rows[i].n || rows[i].logits_from > rows[i].n)
+            fail("row %zu of a step has %zu tokens and logits from %zu", i, rows[i].n, rows[i].logits_from);
         for (size_t k = 0; k * s->size < end; k++)
             if (rows[i].block[k] >= s->count) fail("row %zu of a step: block %u of %zu", i, rows[i].block[k], s->count);
         if (m->pos != NOWHERE && end > m->c.context)
             fail("the model has learned positions for %zu tokens, but token %zu was asked for", m->c.context, end);
+        if (blocks_resume(s, rows[i].block, rows[i].past) != rows[i].past)
+            fail("row %zu of a step comes after %zu tokens, but no state of these is there", i, rows[i].past);
     }
     *tokens = xmalloc(M * sizeof **tokens);
     for (size_t i = 0, at = 0; i < count; at += rows[i++].n)
@@ -348,6 +349,7 @@ void model_step(Model *m, Blocks *s, const Row *rows, size_t count, real *logits
     int *tokens;
     size_t C = m->c.width, wanted = 0;
     Batch b = batch_of_rows(m, s, rows, count, &tokens);
+    for (size_t i = 0; i < count; i++) blocks_take_states(s, &rows[i]);
     const real *hidden = forward(m, tokens, &b);
     for (size_t i = 0, at = 0; i < count; at += rows[i++].n) {
         size_t from = rows[i].logits_from, n = rows[i].n - from;
