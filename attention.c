@@ -16,8 +16,10 @@
 static void rotate(const Model *m, const Layer *layer, real *x, size_t stride, size_t heads, size_t D, const Batch *b,
                    bool inverse) {
     bool mla = layer->attn == ATTN_mla;
-    if (layer->P)
-        rope(x, stride, heads, D, layer->P, m->cosine[mla], m->sine[mla], b->M, b->T, b->past, inverse);
+    if (!layer->P) return;
+    for EACH_PART(p, b)
+        rope(x + p.at * stride, stride, heads, D, layer->P, m->cosine[mla], m->sine[mla], p.B * p.T, p.T, p.past,
+             inverse);
 }
 
 _Static_assert((int)KERNEL_naive == ATTENTION_naive && (int)KERNEL_band == ATTENTION_band &&
@@ -44,7 +46,21 @@ static void attend(Model *m, size_t l, const real *q, size_t q_stride, KvView vi
     if (m->record.attention && !b->cache && b->B == 1)
         s.kernel = ATTENTION_band, probability = m->record.attention + l * layer->H * b->T * b->T;
     attention_forward((AttnOutput){a->out, layer->H * layer->Dv, a->lse, probability},
-                      (AttnInput){q, q_stride, view, b->B, b->T}, s);
+                      (AttnInput){.q = q, .q_stride = q_stride, .view = view, .B = b->B, .n = b->T}, s);
+}
+
+// Attention of the rows of a step over their blocks, in which the new tokens already are: [blocks, KV, size, D].
+static void attend_blocks(AttnOutput o, const real *q, size_t q_stride, const real *k, const real *v, AttnShape s,
+                          const Batch *b) {
+    size_t size = b->paged.blocks->size, rows = b->paged.rows;
+    bool latent = k == v;                                        // its value is the beginning of its key
+    KvView view = {.k = k, .v = v, .k_step = s.KV * size * s.D, .k_stride = s.D, .k_head = size * s.D,
+                   .block_size = size};
+    view.v_stride = latent ? s.D : s.Dv, view.v_head = size * view.v_stride, view.v_step = s.KV * view.v_head;
+    AttnRow *row = xmalloc(rows * sizeof *row);
+    for EACH_PART(p, b) row[p.i] = (AttnRow){p.at, p.T, p.past + p.T, b->paged.row[p.i].block};
+    attention_forward(o, (AttnInput){.q = q, .q_stride = q_stride, .view = view, .B = rows, .row = row}, s);
+    free(row);
 }
 static void attend_backward(Model *m, size_t l, real *dq, real *dk, real *dv, const real *q, size_t q_stride,
                             KvView view, const Batch *b) {
@@ -52,7 +68,8 @@ static void attend_backward(Model *m, size_t l, real *dq, real *dk, real *dv, co
     const SoftmaxActs *a = &m->acts[l].softmax;
     attention_backward((AttnGradient){dq, dk, dv}, m->grads.softmax.dout,
                        (AttnOutput){a->out, layer->H * layer->Dv, a->lse, a->probability},
-                       (AttnInput){q, q_stride, view, b->B, b->T}, attn_shape(m, layer));
+                       (AttnInput){.q = q, .q_stride = q_stride, .view = view, .B = b->B, .n = b->T},
+                       attn_shape(m, layer));
 }
 
 // What the output matrix reads: what attention gives, or with --attn-gate that times sigmoid(W x), number by number
@@ -172,9 +189,30 @@ static void attend_cached(Model *m, size_t l, const Batch *b) {
         for (size_t r = 0; r < b->B; r += together, view.k += view.k_step, view.v += view.v_step) {
             size_t i = r * b->T + at;
             attention_forward((AttnOutput){.out = out + i * wide, .out_stride = wide},
-                              (AttnInput){qkv + i * row, row, view, together, n}, attn_shape(m, layer));
+                              (AttnInput){.q = qkv + i * row, .q_stride = row, .view = view, .B = together, .n = n},
+                              attn_shape(m, layer));
         }
     }
+}
+
+// The same for a step: keys and values of each row go into its blocks.
+static void attend_rows(Model *m, size_t l, const Batch *b) {
+    const Layer *layer = &m->layers[l];
+    const real *qkv = m->acts[l].mha.qkv;
+    Blocks *s = b->paged.blocks;
+    size_t row = qkv_width(layer), KV = layer->KV, D = layer->D;
+    {
+        PROFILE(cache, 0, 4 * b->M * KV * D);
+        for EACH_PART(p, b)
+            for (size_t i = 0; i < p.T * KV; i++) {
+                const real *key = qkv + (p.at + i / KV) * row + (layer->H + i % KV) * D;
+                size_t slot = block_slot(s, &b->paged.row[p.i], KV, i % KV, p.past + i / KV) * D;
+                memcpy(s->k[l] + slot, key, D * sizeof *key);
+                memcpy(s->v[l] + slot, key + KV * D, D * sizeof *key);
+            }
+    }
+    attend_blocks((AttnOutput){.out = m->acts[l].softmax.out, .out_stride = layer->H * layer->Dv}, qkv, row, s->k[l],
+                  s->v[l], attn_shape(m, layer), b);
 }
 
 // ---- mha, gqa and swa: the mixer -----------------------------------------------------------------
@@ -211,7 +249,8 @@ static void mha_forward(Model *m, size_t l, real *out, const real *x, const Batc
         normalise(m, &layer->mha.k_norm, qkv + k, acts->mha.k_norm, raw + k, b->M);
     }
     rotate(m, layer, qkv, row, layer->H + layer->KV, layer->D, b, false);
-    if (b->cache) attend_cached(m, l, b);
+    if (b->paged.rows) attend_rows(m, l, b);
+    else if (b->cache) attend_cached(m, l, b);
     else attend(m, l, qkv, row, qkv_view(layer, qkv, b->T), b);
     output_forward(m, l, out, x, b);
 }
@@ -323,6 +362,20 @@ static void latent_products(const Product *p, size_t H) {
     products(p, H);
 }
 
+static void attend_latent(AttnOutput o, const real *q, size_t l, AttnShape s, const Batch *b) {
+    size_t wide = s.D;
+    if (b->paged.rows) {
+        const real *k = b->paged.blocks->k[l];
+        attend_blocks(o, q, s.H * wide, k, k, s, b);
+        return;
+    }
+    const real *k = b->cache->k[l];
+    size_t step = b->cache->slots[l] * wide;
+    KvView view = {.k = k, .v = k, .k_step = step, .v_step = step, .k_stride = wide, .v_stride = wide,
+                   .length = b->past + b->T};
+    attention_forward(o, (AttnInput){.q = q, .q_stride = s.H * wide, .view = view, .B = b->B, .n = b->T}, s);
+}
+
 // The same through the latent: q_h . (W_UK c) = (W_UK^T q_h) . c, so that the past is never expanded;
 // the values likewise: sum_j p_j (W_UV c_j) = W_UV (sum_j p_j c_j). DeepSeek-V2, section 2.1.2. All heads
 // then share one key [c | P] and one value c: the cache holds R + P numbers per token.
@@ -343,12 +396,7 @@ static void mla_absorbed(Model *m, size_t l, const Batch *b) {
             memcpy(latent_q + (t * H + h) * wide + R, acts->mla.q + (t * H + h) * D + N, P * sizeof *latent_q);
     AttnShape s = attn_shape(m, layer);      // the scale stays that of the full head
     s.KV = 1, s.D = wide, s.Dv = R;
-    const real *rows = b->cache->k[l];
-    size_t step = b->cache->slots[l] * wide;
-    KvView view = {.k = rows, .v = rows, .k_step = step, .v_step = step, .k_stride = wide, .v_stride = wide,
-                   .length = b->past + b->T};
-    attention_forward((AttnOutput){.out = latent_out, .out_stride = H * R},
-                      (AttnInput){latent_q, H * wide, view, b->B, b->T}, s);
+    attend_latent((AttnOutput){.out = latent_out, .out_stride = H * R}, latent_q, l, s, b);
     for (size_t h = 0; h < H; h++)
         p[h] = (Product){.c = out + h * Dv, .ldc = H * Dv, .a = latent_out + h * R, .a_row = H * R, .a_col = 1,
                          .packed = m->packed + layer->mla.absorbed_v + h * packed_size(R, Dv), .M = b->M, .N = Dv,
@@ -357,14 +405,18 @@ static void mla_absorbed(Model *m, size_t l, const Batch *b) {
     free(p);
 }
 
-static void cache_append_latent(Cache *c, size_t l, const Layer *layer, const LayerActs *acts, const Batch *b) {
+static void append_latent(size_t l, const Layer *layer, const LayerActs *acts, const Batch *b) {
     size_t R = layer->mla.kv_b.K, P = layer->P, wide = R + P;
     PROFILE(cache, 0, 2 * b->M * wide);
-    for (size_t i = 0; i < b->M; i++) {
-        real *slot = c->k[l] + cache_slot(c, l, i / b->T, b->past + i % b->T) * wide;
-        memcpy(slot, acts->mla.c + i * R, R * sizeof *slot);
-        memcpy(slot + R, acts->mla.kv_a + i * wide + R, P * sizeof *slot);
-    }
+    for EACH_PART(p, b)
+        for (size_t i = 0; i < p.B * p.T; i++) {
+            size_t position = p.past + i % p.T, token = p.at + i;
+            real *slot = b->paged.rows ? b->paged.blocks->k[l] +
+                                             block_slot(b->paged.blocks, &b->paged.row[p.i], 1, 0, position) * wide
+                                       : b->cache->k[l] + cache_slot(b->cache, l, i / p.T, position) * wide;
+            memcpy(slot, acts->mla.c + token * R, R * sizeof *slot);
+            memcpy(slot + R, acts->mla.kv_a + token * wide + R, P * sizeof *slot);
+        }
 }
 
 static void mla_forward(Model *m, size_t l, real *out, const real *x, const Batch *b) {
@@ -382,8 +434,8 @@ static void mla_forward(Model *m, size_t l, real *out, const real *x, const Batc
     normalise(m, &layer->mla.kv_a_norm, c, acts->mla.kv_a_norm, kv_a, b->M);
     rotate(m, layer, q + nope(layer), q_row, layer->H, layer->D, b, false);
     rotate(m, layer, kv_a + R, wide, 1, layer->P, b, false);
-    if (b->cache) cache_append_latent(b->cache, l, layer, acts, b);
-    if (b->past || b->paged.rows) {      // in a step of rows always, so that chunks cannot be seen
+    if (b->cache || b->paged.rows) {     // whatever has come before, so that it cannot be seen how a text was cut
+        append_latent(l, layer, acts, b);
         mla_absorbed(m, l, b);
     } else {
         apply(m, kv, &layer->mla.kv_b, c, b->M);

@@ -110,8 +110,8 @@ static void layout_linear_grads(const Model *m, const Layer *layer, LayerGrads *
 
 // ---- the pieces ----------------------------------------------------------------------------------
 
-static ConvShape conv_shape(const Layer *layer, const Batch *b) {
-    return (ConvShape){.B = b->B, .T = b->T, .W = layer->linear.taps, .C = channels(layer),
+static ConvShape conv_shape(const Layer *layer, size_t B, size_t T) {
+    return (ConvShape){.B = B, .T = T, .W = layer->linear.taps, .C = channels(layer),
                        .x_stride = layer->linear.qkv.N};
 }
 static const real *conv_weight(const Model *m, const Layer *layer) {
@@ -219,10 +219,71 @@ static void record(const Model *m, const Layer *layer, size_t l, const LinearAct
                              m->record.states, recurrence_shape(layer));
 }
 
+// What a part of a batch reads and writes, from its first token on.
+static LinearActs acts_of(const Layer *layer, const LinearActs *all, const Part *p) {
+    LinearActs a = *all;
+    size_t q = key_width(layer), v = value_width(layer), at = p->at;
+    if (at == 0) return a;
+    a.qkv += at * layer->linear.qkv.N, a.features += at * 2 * q, a.out += at * v;
+    if (a.convolved) a.convolved += at * channels(layer), a.pre_silu += at * channels(layer);
+    if (a.beta) a.beta += at * layer->H;
+    if (a.decay) a.decay += at * (layer->attn == ATTN_gla ? q : layer->H);
+    if (a.sum) a.sum += at * layer->H;
+    return a;
+}
+// A stretch of a part, whose sequences go from one state to another, both of `step` numbers (NULL: nothing before, and
+// nothing to keep).
+typedef struct { Part p; const real *from; real *to; size_t step; } Run;
+static Run run_of(const Layer *layer, size_t l, const Batch *b, const Part *part, size_t done) {
+    Run run = {.p = *part, .step = linear_cache(layer).state};
+    if (!b->paged.rows) {
+        if (done) run.p.T = 0;
+        run.from = run.to = b->cache ? b->cache->state[l] : NULL;
+        return run;
+    }
+    Stretch s = blocks_stretch(b->paged.blocks, &b->paged.row[part->i], done, l);
+    run.p.at += done, run.p.past += done, run.p.T = s.n, run.from = s.from, run.to = s.to;
+    return run;
+}
+// After the last one T is 0.
+static Run first_run(const Layer *layer, size_t l, const Batch *b, const Part *p) { return run_of(layer, l, b, p, 0); }
+static Run next_run(const Layer *layer, size_t l, const Batch *b, const Part *p, const Run *run) {
+    return run_of(layer, l, b, p, run->p.at + run->p.T - p->at);
+}
+// The numbers from `at` up to `end` of the state that this stretch goes on from, where it will write.
+static real *begin_state(const Run *run, size_t at, size_t end) {
+    if (!run->to) return NULL;
+    if (!run->from) memset(run->to + at, 0, (end - at) * sizeof(real));
+    else if (run->from != run->to) memcpy(run->to + at, run->from + at, (end - at) * sizeof(real));
+    return run->to + at;
+}
+
+static void convolution_forward(Model *m, const Layer *layer, size_t l, const Batch *b) {
+    if (!has_silu(layer)) return;
+    for EACH_PART(p, b)
+        for (Run r = first_run(layer, l, b, &p); r.p.T; r = next_run(layer, l, b, &p, &r)) {
+            LinearActs a = acts_of(layer, &m->acts[l].linear, &r.p);
+            real *tail = begin_state(&r, tail_at(layer), r.step);
+            short_conv_forward(a.convolved, a.pre_silu, a.qkv, conv_weight(m, layer), tail, r.step,
+                               conv_shape(layer, r.p.B, r.p.T));
+        }
+}
+static void states_forward(Model *m, const Layer *layer, size_t l, const Batch *b) {
+    for EACH_PART(p, b)
+        for (Run r = first_run(layer, l, b, &p); r.p.T; r = next_run(layer, l, b, &p, &r)) {
+            LinearActs a = acts_of(layer, &m->acts[l].linear, &r.p);
+            real *state = begin_state(&r, 0, tail_at(layer));
+            const RecurrenceInput in = recurrence_input(layer, &a);
+            recurrence_forward(a.out, a.states, &in, r.p.B, r.p.T, (RecurrenceState){state, r.step, r.p.past},
+                               recurrence_shape(layer));
+            if (layer->attn == ATTN_linear)
+                normalise_sum_forward(a.out, a.sum, state ? state + sums_at(layer) : NULL, r.step, r.p.B, r.p.T,
+                                      sum_shape(layer, &a));
+        }
+}
+
 // From rows of q, k, v to what the recurrence reads: features of q and k, gates.
-static void inputs_forward(Model *m, const Layer *layer, const LinearActs *a, real *tail, size_t step, const Batch *b) {
-    if (has_silu(layer))
-        short_conv_forward(a->convolved, a->pre_silu, a->qkv, conv_weight(m, layer), tail, step, conv_shape(layer, b));
+static void inputs_forward(Model *m, const Layer *layer, const LinearActs *a, const Batch *b) {
     Rows r = qkv_rows(layer, a);
     size_t q = key_width(layer);
     feature_forward(a->features, r.at, feature_shape(layer, r.stride, b->M, true));
@@ -238,25 +299,19 @@ static void inputs_backward(Model *m, const Layer *layer, const LinearActs *a, L
     feature_backward(dconvolved + q, g->dfeatures + q, r.at + q, feature_shape(layer, r.stride, b->M, false));
     if (has_silu(layer))
         short_conv_backward(g->dqkv, layer->linear.taps ? m->gradients + layer->linear.conv : NULL, dconvolved,
-                            a->pre_silu, a->qkv, conv_weight(m, layer), conv_shape(layer, b));
+                            a->pre_silu, a->qkv, conv_weight(m, layer), conv_shape(layer, b->B, b->T));
 }
 
 static void linear_mixer_forward(Model *m, size_t l, real *out, const real *x, const Batch *b) {
     const Layer *layer = &m->layers[l];
     const LinearActs *a = &m->acts[l].linear;
-    size_t step = linear_cache(layer).state;
-    real *state = b->cache ? b->cache->state[l] : NULL, *tail = state ? state + tail_at(layer) : NULL,
-         *sums = state ? state + sums_at(layer) : NULL;
     apply(m, a->qkv, &layer->linear.qkv, x, b->M);
-    inputs_forward(m, layer, a, tail, step, b);
-    const RecurrenceInput in = recurrence_input(layer, a);
-    recurrence_forward(a->out, a->states, &in, b->B, b->T, (RecurrenceState){state, step, b->past},
-                       recurrence_shape(layer));
-    if (layer->attn == ATTN_linear)
-        normalise_sum_forward(a->out, a->sum, sums, step, b->B, b->T, sum_shape(layer, a));
+    convolution_forward(m, layer, l, b);
+    inputs_forward(m, layer, a, b);
+    states_forward(m, layer, l, b);
     output_forward(m, layer, a, b->M);
     apply(m, out, &layer->o, output_of(layer, a), b->M);
-    if (!b->cache && b->B == 1) record(m, layer, l, a, b);
+    if (!b->cache && !b->paged.rows && b->B == 1) record(m, layer, l, a, b);
 }
 
 static void linear_mixer_backward(Model *m, size_t l, real *dx, const real *dout, const real *x, const Batch *b) {

@@ -151,26 +151,13 @@ const Config *model_config(const Model *m) { return &m->c; }
 
 // ---- the residual stream -------------------------------------------------------------------------
 
-// A mixer, row by row, each over its own past: out and h [M,C].
-static void mix_rows(Model *m, size_t l, const Branch *F, real *out, const real *h, const Batch *b) {
-    Blocks *s = b->paged.blocks;
-    for (size_t i = 0, at = 0; i < b->paged.rows; at += b->paged.row[i++].n) {
-        const Row *r = &b->paged.row[i];
-        Batch one = {.B = 1, .T = r->n, .M = r->n, .past = r->past, .tokens = r->tokens, .inference = true,
-                     .cache = blocks_open(m, s, l, r), .paged = b->paged};
-        F->forward(m, l, out + at * m->c.width, h + at * m->c.width, &one);
-        blocks_close(m, s, l, r);
-    }
-}
-
 // out = what the branch F and its norms make of the stream a->x.
 static void branch_forward(Model *m, size_t l, const Branch *F, const BranchNorms *n, const BranchActs *a, real *out,
                            const Batch *b) {
     size_t M = b->M, size = M * m->c.width;
     real *h = n->in.on ? a->h : a->x, *f = a->f ? a->f : m->branch, *sum = a->sum ? a->sum : m->branch;
     if (n->in.on) normalise(m, &n->in, h, a->in, a->x, M);
-    if (b->paged.rows && F->cache) mix_rows(m, l, F, f, h, b);
-    else F->forward(m, l, f, h, b);
+    F->forward(m, l, f, h, b);
     if (n->of_sum) {
         add_scaled(sum, a->x, n->skip, f, size);
         normalise(m, &n->out, out, a->out, sum, M);
@@ -201,20 +188,16 @@ static void branch_backward(Model *m, size_t l, const Branch *F, const BranchNor
 
 static void embed(Model *m, const int *tokens, const Batch *b) {
     const real *position = m->pos == NOWHERE ? NULL : m->values + m->pos;
-    if (!b->paged.rows)
-        embed_forward(m->x[0], m->values + m->embed, position, tokens, b->M, b->T, b->past, m->c.width);
-    for (size_t i = 0, at = 0; i < b->paged.rows; at += b->paged.row[i++].n) {
-        const Row *r = &b->paged.row[i];
-        embed_forward(m->x[0] + at * m->c.width, m->values + m->embed, position, r->tokens, r->n, r->n, r->past,
-                      m->c.width);
-    }
+    for EACH_PART(p, b)
+        embed_forward(m->x[0] + p.at * m->c.width, m->values + m->embed, position, tokens + p.at, p.B * p.T, p.T,
+                      p.past, m->c.width);
 }
 
 // Returns the rows that the head reads, [M,C].
 static const real *forward(Model *m, const int *tokens, const Batch *b) {
     size_t L = m->c.layers, C = m->c.width;
     pack_weights(m);
-    if (b->past || b->paged.rows) pack_absorbed_weights(m);
+    if (b->cache || b->paged.rows) pack_absorbed_weights(m);
     embed(m, tokens, b);
     for (size_t l = 0; l < L; l++) {
         const Layer *layer = &m->layers[l];
@@ -342,13 +325,14 @@ static Batch batch_of_rows(Model *m, Blocks *s, const Row *rows, size_t count, i
     for (size_t i = 0; i < count; i++) {
         size_t end = rows[i].past + rows[i].n;
         M += rows[i].n, longest = end > longest ? end : longest;
-        if (!rows[i].n || rows[i].logits_from > rows[i].n || rows[i].slot >= s->slots)
-            fail("row %zu of a step has %zu tokens, logits from %zu and slot %zu of %zu", i, rows[i].n,
-                 rows[i].logits_from, rows[i].slot, s->slots);
+        if (!rows[i].n || rows[i].logits_from > rows[i].n)
+            fail("row %zu of a step has %zu tokens and logits from %zu", i, rows[i].n, rows[i].logits_from);
         for (size_t k = 0; k * s->size < end; k++)
             if (rows[i].block[k] >= s->count) fail("row %zu of a step: block %u of %zu", i, rows[i].block[k], s->count);
         if (m->pos != NOWHERE && end > m->c.context)
             fail("the model has learned positions for %zu tokens, but token %zu was asked for", m->c.context, end);
+        if (blocks_resume(s, rows[i].block, rows[i].past) != rows[i].past)
+            fail("row %zu of a step comes after %zu tokens, but no state of these is there", i, rows[i].past);
     }
     *tokens = xmalloc(M * sizeof **tokens);
     for (size_t i = 0, at = 0; i < count; at += rows[i++].n)
@@ -365,6 +349,7 @@ void model_step(Model *m, Blocks *s, const Row *rows, size_t count, real *logits
     int *tokens;
     size_t C = m->c.width, wanted = 0;
     Batch b = batch_of_rows(m, s, rows, count, &tokens);
+    for (size_t i = 0; i < count; i++) blocks_take_states(s, &rows[i]);
     const real *hidden = forward(m, tokens, &b);
     for (size_t i = 0, at = 0; i < count; at += rows[i++].n) {
         size_t from = rows[i].logits_from, n = rows[i].n - from;

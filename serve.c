@@ -120,9 +120,6 @@ static size_t places_of(const ServeOptions *o) {
 static void refuse_what_it_cannot(const Service *run, const Config *c) {
     const ServeOptions *o = &run->o;
     const char *dir = o->run;
-    if (served_has_state(run->model) && (o->prefix_cache || o->preempt == PREEMPT_swap))
-        usage_error("%s remembers its texts in recurrent states, which are in no block: they cannot be found by "
-                    "--prefix-cache 1 or moved by --preempt swap", dir);
     size_t most = c->pos == POS_learned ? c->context : c->rope_scaling == ROPE_SCALING_dynamic ? c->rope_trained : 0;
     for (size_t i = 0; most && i < run->trace.count; i++)
         if (run->trace.asked[i].prompt + run->trace.asked[i].answer > most)
@@ -155,7 +152,9 @@ static Backend open_model(Service *run, size_t places) {
     refuse_what_it_cannot(run, &c);
     SampleOptions s = sample_defaults(o->seed, 0);
     s.temperature = o->temperature, s.top_k = o->sample_top_k, s.top_p = o->top_p;
-    return served_backend(served_new(run->model, o->blocks, o->block, o->running, places, s, run->vocab));
+    Served *served = served_new(run->model, o->blocks, o->block, o->running, places, s, run->vocab);
+    if (o->prefix_cache) served_keep_snapshots(served);
+    return served_backend(served);
 }
 
 static uint64_t random_key(void) {

@@ -53,7 +53,8 @@ static void work_new(Work *w, size_t T, int kind) {
         w->q[i] = (real)(rng_uniform(&random) - 0.5), w->k[i] = (real)(rng_uniform(&random) - 0.5);
         w->v[i] = (real)(rng_uniform(&random) - 0.5), w->dout[i] = (real)(rng_uniform(&random) - 0.5);
     }
-    w->view = (KvView){w->k, w->v, T * ROW, ROW, WIDTH, T * ROW, ROW, WIDTH, T};
+    w->view = (KvView){.k = w->k, .v = w->v, .k_step = T * ROW, .k_stride = ROW, .k_head = WIDTH, .v_step = T * ROW,
+                       .v_stride = ROW, .v_head = WIDTH, .length = T};
 }
 
 static double run_forward(void *work, size_t repeats) {
@@ -61,7 +62,7 @@ static double run_forward(void *work, size_t repeats) {
     double start = seconds_now();
     for (size_t i = 0; i < repeats; i++)
         attention_forward((AttnOutput){w->out, ROW, w->lse, w->probability},
-                          (AttnInput){w->q, ROW, w->view, 1, w->T}, w->shape);
+                          (AttnInput){.q = w->q, .q_stride = ROW, .view = w->view, .B = 1, .n = w->T}, w->shape);
     return seconds_now() - start;
 }
 
@@ -71,7 +72,7 @@ static double run_backward(void *work, size_t repeats) {
     for (size_t i = 0; i < repeats; i++)
         attention_backward((AttnGradient){w->dq, w->dk, w->dv}, w->dout,
                            (AttnOutput){w->out, ROW, w->lse, w->probability},
-                           (AttnInput){w->q, ROW, w->view, 1, w->T}, w->shape);
+                           (AttnInput){.q = w->q, .q_stride = ROW, .view = w->view, .B = 1, .n = w->T}, w->shape);
     return seconds_now() - start;
 }
 

@@ -45,7 +45,7 @@ typedef struct {
     const int *tokens; size_t n, past;
     const uint32_t *block;
     size_t logits_from;                 // logits are wanted of tokens [logits_from, n)
-    size_t slot;                        // below --running: where a recurrent state is kept
+    size_t slot;                        // below --running: a number of its own while it runs
 } StepRow;
 
 typedef struct { StepRow *row; size_t rows, tokens; Op *op; size_t ops, capacity; bool preempted; } Step;

@@ -11,12 +11,14 @@ bool served_has_state(const Model *m) {
     return found;
 }
 
-Served *served_new(Model *m, size_t blocks, size_t block_size, size_t slots, size_t places, SampleOptions o,
+Served *served_new(Model *m, size_t blocks, size_t block_size, size_t running, size_t places, SampleOptions o,
                    size_t spoken) {
     size_t V = model_config(m)->vocab;
     Served *s = xmalloc(sizeof *s);
-    *s = (Served){.model = m, .blocks = blocks_new(m, blocks, block_size, slots), .options = o,
-                  .spoken = spoken < V ? spoken : V, .draw = xmalloc(size_mul(V, sizeof(real)))};
+    *s = (Served){.model = m, .blocks = blocks_new(m, blocks, block_size), .options = o,
+                  .spoken = spoken < V ? spoken : V, .draw = xmalloc(size_mul(V, sizeof(real))),
+                  .row = xmalloc(size_mul(running, sizeof *s->row)),
+                  .first = xmalloc(size_mul(running, sizeof *s->first))};
     if (places) s->swap = xmalloc(size_mul(places, blocks_bytes(m, s->blocks)));
     return s;
 }
@@ -26,17 +28,16 @@ void served_free(Served *s) {
     free(s->swap), free(s->row), free(s->logits), free(s->draw), free(s->first), free(s);
 }
 
+// Where a recurrent state is not there any more, as after the prompt of a leader that has gone on or before a draft
+// that was rejected, the row begins at the last one that is, and computes its tokens again: the same bits.
 static void step(void *self, const StepRow *row, size_t rows) {
     Served *s = self;
     size_t wanted = 0;
-    if (rows > s->rows) {
-        s->rows = 2 * rows;
-        s->row = xrealloc(s->row, s->rows * sizeof *s->row), s->first = xrealloc(s->first, s->rows * sizeof *s->first);
-    }
     for (size_t i = 0; i < rows; i++) {
         const StepRow *r = &row[i];
-        s->row[i] = (Row){r->tokens, r->n, r->past, r->block, r->logits_from, r->slot};
-        s->first[i] = wanted, wanted += r->n - r->logits_from;
+        size_t from = blocks_resume(s->blocks, r->block, r->past), again = r->past - from;
+        s->row[i] = (Row){r->tokens - again, r->n + again, from, r->block, r->logits_from + again};
+        s->again += again, s->first[i] = wanted, wanted += r->n - r->logits_from;
     }
     if (wanted > s->wanted) {
         s->wanted = 2 * wanted;
@@ -44,6 +45,8 @@ static void step(void *self, const StepRow *row, size_t rows) {
     }
     model_step(s->model, s->blocks, s->row, rows, s->logits);
 }
+
+void served_keep_snapshots(Served *s) { s->blocks->snapshots = true; }
 
 static void copy(void *self, uint32_t from, uint32_t to) {
     Served *s = self;

@@ -51,6 +51,63 @@ static void multiply(real *c, size_t ldc, const real *a, size_t a_row, size_t a_
                               .accumulate = accumulate});
 }
 
+// ---- where keys and values stand -----------------------------------------------------------------
+
+// One sequence: n queries from row `at` on, the last of `length` positions from `first` on. What is before that no
+// query sees: a number of whole tiles, so that tiles start where they always do.
+typedef struct { size_t at, n, first, length; const uint32_t *block; } Sequence;
+static Sequence sequence_of(const AttnOutput *o, const AttnInput *in, const AttnShape *s, size_t b) {
+    const AttnRow *r = in->row ? &in->row[b] : NULL;
+    Sequence q = r ? (Sequence){r->at, r->n, 0, r->length, r->block}
+                   : (Sequence){b * in->n, in->n, 0, in->view.length, NULL};
+    if (s->kernel == ATTENTION_flash || (s->kernel == ATTENTION_band && !o->probability))
+        q.first = first_seen(s, q.length - q.n) / s->tile * s->tile;
+    q.length -= q.first;
+    return q;
+}
+
+// The keys or the values of one head of a sequence.
+typedef struct { const real *at; size_t step, stride, first, size; const uint32_t *block; } Past;
+static Past keys_of(const KvView *v, const Sequence *q, size_t b, size_t g) {
+    return (Past){v->k + g * v->k_head + (q->block ? 0 : b * v->k_step), v->k_step, v->k_stride, q->first,
+                  v->block_size, q->block};
+}
+static Past values_of(const KvView *v, const Sequence *q, size_t b, size_t g) {
+    return (Past){v->v + g * v->v_head + (q->block ? 0 : b * v->v_step), v->v_step, v->v_stride, q->first,
+                  v->block_size, q->block};
+}
+static const real *position_of(const Past *p, size_t j) {            // j: from the first that is seen
+    j += p->first;
+    if (!p->block) return p->at + j * p->stride;
+    return p->at + p->block[j / p->size] * p->step + j % p->size * p->stride;
+}
+// How many of the `n` positions from j on follow one another in memory.
+static size_t together(const Past *p, size_t j, size_t n) {
+    return p->block ? smaller(n, p->size - (p->first + j) % p->size) : n;
+}
+static void copy_positions(real *to, const Past *p, size_t j, size_t n, size_t width) {
+    for (size_t i = 0; i < n; i++) memcpy(to + i * width, position_of(p, j + i), width * sizeof *to);
+}
+
+// Keys as packed [D,L]: a panel of 32 keys in place or, from several blocks, through `copy` [32,D].
+static void pack_keys(real *packed, const Past *k, size_t D, size_t L, real *copy) {
+    for (size_t j = 0, n; j < L; j += n) {
+        n = k->block ? smaller(PANEL, L - j) : L;
+        bool in_place = together(k, j, n) == n;
+        if (!in_place) copy_positions(copy, k, j, n, D);
+        pack(packed + j * D, in_place ? position_of(k, j) : copy, 1, in_place ? k->stride : D, D, n);
+    }
+}
+
+// Values as packed [L,Dv]: what stands together becomes rows of each panel.
+static void pack_values(real *packed, const Past *v, size_t L, size_t Dv) {
+    for (size_t j = 0, n; j < L; j += n) {
+        n = together(v, j, L - j);
+        for (size_t d = 0; d < Dv; d += PANEL)
+            pack(packed + d * L + j * PANEL, position_of(v, j) + d, v->stride, 1, n, smaller(PANEL, Dv - d));
+    }
+}
+
 // ---- one row of scores ---------------------------------------------------------------------------
 
 // Of the `keys` positions from j on, those that the query at position p sees: from .. to-1, counted from j.
@@ -165,30 +222,44 @@ static void head_forward_flash(const Head *t, const AttnShape *s, real *score) {
     }
 }
 
-// Decoding: one query of each of the `heads` that read one head of keys and values, as these lie in a cache, tile by
-// tile. The same tiles and chains as above, so the same bits.
+// Decoding: a few queries (one, or those of a draft) of the `heads` that read one head of keys and values, as these lie
+// in a cache, tile by tile. The same tiles and chains as above, so the same bits.
 typedef struct {
-    real *out; const real *q;           // of the first head
-    const real *k, *v; size_t k_stride, v_stride, length;
-    size_t heads;
+    real *out; const real *q; size_t out_stride, q_stride;      // of the first query and head; from query to query
+    Past keys, values;
+    size_t length, n, heads;
     const real *slope;                  // of the first head, or NULL
 } DecodeTask;
 
 enum {
     UNROLL = 4,                         // heads, or vectors of a value, whose sums stay in registers
     PREFETCH = 2048,                    // distance in numbers
+    FEW = 8,                            // tokens of a sequence, and
+    FEW_QUERIES = 32,                   // queries of a key head, for which keys are not packed
 };
 
-// A prefetch is dropped while all of the core's line-fill buffers are in use: so at three distances.
-INLINE void prefetch_ahead(const real *x) {
-    for (size_t ahead = PREFETCH; ahead >= PREFETCH / 4; ahead /= 2) __builtin_prefetch(x + ahead, 0, 2);
+// A tile of keys or values, in groups of 16 positions: where each begins, and those of the next tile. scattered: each
+// group somewhere else, or so long that the next one is as far away as is prefetched.
+typedef struct { const real **group; size_t stride; bool scattered; } Tile;
+
+// A prefetch is dropped while all of the core's line-fill buffers are in use: so at three distances; of scattered
+// groups at the same place in the next two.
+typedef struct { bool scattered; ptrdiff_t next, after; } Ahead;
+INLINE Ahead ahead_of(bool scattered, const Tile *t, size_t i) {
+    if (!scattered) return (Ahead){false, 0, 0};
+    return (Ahead){true, t->group[i + 1] - t->group[i], t->group[i + 2] - t->group[i]};
+}
+INLINE void prefetch_ahead(const real *x, Ahead a) {
+    if (a.scattered) __builtin_prefetch(x + a.after, 0, 2), __builtin_prefetch(x + a.next, 0, 2);
+    for (size_t ahead = PREFETCH; !a.scattered && ahead >= PREFETCH / 4; ahead /= 2)
+        __builtin_prefetch(x + ahead, 0, 2);
 }
 
 // score [heads,ld] = q [heads,D] K^T of n <= 16 keys, transposed in registers, so that lanes run along keys and
 // each score is one chain over D. whole: n is 16 and D a multiple of it; it and `heads` are constants where this is
 // expanded.
 INLINE void scores_of_keys(size_t heads, bool whole, real *score, size_t ld, const real *q, const real *k,
-                           size_t stride, size_t D, size_t n) {
+                           size_t stride, size_t D, size_t n, Ahead ahead) {
     vec sum[2 * UNROLL];
     for (size_t h = 0; h < heads; h++) sum[h] = vec_zero();
     for (size_t d = 0; d < D; d += LANES) {
@@ -196,7 +267,7 @@ INLINE void scores_of_keys(size_t heads, bool whole, real *score, size_t ld, con
         const real *at = k;
         for (size_t i = 0; i < LANES; i++) {
             OPAQUE(at);                                            // or the compiler keeps 16 addresses
-            prefetch_ahead(k + (d + i) * LANES);                        // in a cache, a head's keys follow one another
+            prefetch_ahead(k + (d + i) * LANES, ahead);                 // in a cache, a head's keys follow one another
             row[i] = whole ? vec_load(at + d) : vec_load_at(at, d, D);
             at += whole || i + 1 < n ? stride : 0;
         }
@@ -208,100 +279,141 @@ INLINE void scores_of_keys(size_t heads, bool whole, real *score, size_t ld, con
 }
 
 INLINE void scores_of_heads(size_t heads, real *score, size_t ld, const real *q, const real *k, size_t stride, size_t D,
-                            size_t n) {
-    if (n == LANES && D % LANES == 0) scores_of_keys(heads, true, score, ld, q, k, stride, D, n);
-    else scores_of_keys(heads, false, score, ld, q, k, stride, D, n);
+                            size_t n, Ahead ahead) {
+    if (n == LANES && D % LANES == 0) scores_of_keys(heads, true, score, ld, q, k, stride, D, n, ahead);
+    else scores_of_keys(heads, false, score, ld, q, k, stride, D, n, ahead);
 }
 
-static void scores_of_rows(real *score, size_t ld, const real *q, size_t heads, const real *k, size_t stride, size_t D,
-                           size_t keys) {
-    for (size_t j = 0; j < keys; j += LANES, k += LANES * stride, score += LANES) {
+INLINE void scores_of_groups(bool scattered, real *score, size_t ld, const real *q, size_t heads, const Tile *t,
+                             size_t D, size_t keys) {
+    for (size_t j = 0, i = 0; j < keys; j += LANES, i++, score += LANES) {
         size_t n = smaller(LANES, keys - j), h = 0;
+        const real *k = t->group[i];
+        Ahead ahead = ahead_of(scattered, t, i);
         for (; h + 2 * UNROLL <= heads; h += 2 * UNROLL)
-            scores_of_heads(2 * UNROLL, score + h * ld, ld, q + h * D, k, stride, D, n);
+            scores_of_heads(2 * UNROLL, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
         for (; h + UNROLL <= heads; h += UNROLL)
-            scores_of_heads(UNROLL, score + h * ld, ld, q + h * D, k, stride, D, n);
-        for (; h + 2 <= heads; h += 2) scores_of_heads(2, score + h * ld, ld, q + h * D, k, stride, D, n);
-        for (; h < heads; h++) scores_of_heads(1, score + h * ld, ld, q + h * D, k, stride, D, n);
+            scores_of_heads(UNROLL, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
+        for (; h + 2 <= heads; h += 2) scores_of_heads(2, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
+        for (; h < heads; h++) scores_of_heads(1, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
     }
 }
+static void scores_of_tile(real *score, size_t ld, const real *q, size_t heads, const Tile *t, size_t D, size_t keys) {
+    if (t->scattered) scores_of_groups(true, score, ld, q, heads, t, D, keys);
+    else scores_of_groups(false, score, ld, q, heads, t, D, keys);
+}
 
-// out [heads,Dv] = or += p [heads,ld] V for `vecs` vectors of columns of V, up to column n: lanes run along them, and
-// each output is one chain over keys. `heads` and `vecs` are constants where this is expanded.
-INLINE void values_of_columns(size_t heads, size_t vecs, real *out, const real *p, size_t ld, const real *v,
-                              size_t stride, size_t Dv, size_t n, size_t keys, bool accumulate) {
+// out [heads,Dv] = or += p [heads,ld] V for `vecs` vectors of columns of V, from column d up to n further: lanes run
+// along them, and each output is one chain over keys. `heads`, `vecs` and `scattered` are constants where this is
+// expanded.
+INLINE void values_of_columns(bool scattered, size_t heads, size_t vecs, real *out, const real *p, size_t ld,
+                              const Tile *t, size_t d, size_t Dv, size_t n, size_t keys, bool accumulate) {
     vec sum[UNROLL][UNROLL];
     for (size_t h = 0; h < heads; h++)
         for (size_t i = 0; i < vecs; i++)
             sum[h][i] = accumulate ? vec_load_at(out + h * Dv, i * LANES, n) : vec_zero();
-    for (size_t j = 0; j < keys; j++, v += stride)
-        for (size_t i = 0; i < vecs; i++) {
-            vec value = vec_load_at(v, i * LANES, n);
-            prefetch_ahead(v + i * LANES);
-            for (size_t h = 0; h < heads; h++) sum[h][i] = vec_fma(vec_set(p[h * ld + j]), value, sum[h][i]);
-        }
+    for (size_t j = 0; j < keys;) {
+        const real *v = t->group[j / LANES] + d;
+        Ahead ahead = ahead_of(scattered, t, j / LANES);
+        for (size_t end = scattered ? smaller(keys, j + LANES) : keys; j < end; j++, v += t->stride)
+            for (size_t i = 0; i < vecs; i++) {
+                vec value = vec_load_at(v, i * LANES, n);
+                prefetch_ahead(v + i * LANES, ahead);
+                for (size_t h = 0; h < heads; h++) sum[h][i] = vec_fma(vec_set(p[h * ld + j]), value, sum[h][i]);
+            }
+    }
     for (size_t h = 0; h < heads; h++)
         for (size_t i = 0; i < vecs; i++) vec_store_at(out + h * Dv, i * LANES, n, sum[h][i]);
 }
 
-INLINE void values_of_heads(size_t vecs, real *out, const real *p, size_t ld, size_t heads, const real *v,
-                            size_t stride, size_t Dv, size_t n, size_t keys, bool accumulate) {
+INLINE void values_of_heads(bool scattered, size_t vecs, real *out, const real *p, size_t ld, size_t heads,
+                            const Tile *t, size_t d, size_t Dv, size_t n, size_t keys, bool accumulate) {
     size_t h = 0;
     for (; h + UNROLL <= heads; h += UNROLL)
-        values_of_columns(UNROLL, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
+        values_of_columns(scattered, UNROLL, vecs, out + h * Dv, p + h * ld, ld, t, d, Dv, n, keys, accumulate);
     for (; h + 2 <= heads; h += 2)
-        values_of_columns(2, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
+        values_of_columns(scattered, 2, vecs, out + h * Dv, p + h * ld, ld, t, d, Dv, n, keys, accumulate);
     for (; h < heads; h++)
-        values_of_columns(1, vecs, out + h * Dv, p + h * ld, ld, v, stride, Dv, n, keys, accumulate);
+        values_of_columns(scattered, 1, vecs, out + h * Dv, p + h * ld, ld, t, d, Dv, n, keys, accumulate);
 }
 
-static void values_of_rows(real *out, const real *p, size_t ld, size_t heads, const real *v, size_t stride, size_t Dv,
-                           size_t keys, bool accumulate) {
+INLINE void values_of_groups(bool scattered, real *out, const real *p, size_t ld, size_t heads, const Tile *t,
+                             size_t Dv, size_t keys, bool accumulate) {
     enum { WIDE = UNROLL * LANES };
     size_t d = 0;
     for (; d + WIDE <= Dv; d += WIDE)
-        values_of_heads(UNROLL, out + d, p, ld, heads, v + d, stride, Dv, WIDE, keys, accumulate);
+        values_of_heads(scattered, UNROLL, out + d, p, ld, heads, t, d, Dv, WIDE, keys, accumulate);
     for (; d + 2 * LANES <= Dv; d += 2 * LANES)
-        values_of_heads(2, out + d, p, ld, heads, v + d, stride, Dv, 2 * LANES, keys, accumulate);
+        values_of_heads(scattered, 2, out + d, p, ld, heads, t, d, Dv, 2 * LANES, keys, accumulate);
     for (; d < Dv; d += LANES)
-        values_of_heads(1, out + d, p, ld, heads, v + d, stride, Dv, smaller(LANES, Dv - d), keys, accumulate);
+        values_of_heads(scattered, 1, out + d, p, ld, heads, t, d, Dv, smaller(LANES, Dv - d), keys, accumulate);
+}
+static void values_of_tile(real *out, const real *p, size_t ld, size_t heads, const Tile *t, size_t Dv, size_t keys,
+                           bool accumulate) {
+    if (t->scattered) values_of_groups(true, out, p, ld, heads, t, Dv, keys, accumulate);
+    else values_of_groups(false, out, p, ld, heads, t, Dv, keys, accumulate);
 }
 
-// scratch: score [heads, tile] and row [heads].
-static void decode_heads(const DecodeTask *t, const AttnShape *s, real *score, Softmax *row) {
-    size_t position = t->length - 1;
-    for (size_t h = 0; h < t->heads; h++) row[h] = (Softmax){-(real)INFINITY, 0};
+// What a thread needs to decode, in numbers: scores [queries, tile], queries and outputs side by side, copies of a tile
+// whose positions are scattered, the places of its groups, and a softmax for each query.
+typedef struct { size_t scores, queries, outs, keys, values, groups, rows, each; } DecodeSpace;
+static DecodeSpace decode_space(const AttnShape *s, const KvView *view) {
+    size_t group = s->H / s->KV, most = group > FEW_QUERIES ? group : FEW_QUERIES;
+    size_t copied = view->block_size % LANES ? s->tile : 0;
+    DecodeSpace d = {.scores = most * s->tile, .queries = most * s->D, .outs = most * s->Dv, .keys = copied * s->D,
+                     .values = view->k == view->v ? 0 : copied * s->Dv};
+    d.groups = (2 * (s->tile / LANES + 2) * sizeof(real *) + sizeof(real) - 1) / sizeof(real);
+    d.rows = most * sizeof(Softmax) / sizeof(real);
+    size_t *part[] = {&d.scores, &d.queries, &d.outs, &d.keys, &d.values, &d.groups, &d.rows};
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) d.each += *part[i] = round_up(*part[i], LANES);
+    return d;
+}
+
+// The tile from position j on, of `tile` positions or what is left; what a block does not hold together is copied.
+static Tile tile_of(const Past *p, size_t j, size_t length, size_t tile, const real **group, real *copy, size_t width) {
+    size_t keys = smaller(tile, length - j);
+    if (p->block && p->size % LANES) {
+        copy_positions(copy, p, j, keys, width);
+        for (size_t i = 0; i < tile / LANES; i++) group[i] = copy + i * LANES * width;
+        return (Tile){group, width, false};
+    }
+    size_t last = (length - 1) / LANES * LANES;
+    for (size_t i = 0; i < tile / LANES + 2; i++) group[i] = position_of(p, smaller(j + i * LANES, last));
+    return (Tile){group, p->stride, p->block || LANES * p->stride >= PREFETCH};
+}
+
+static void gather_queries(const DecodeTask *t, const AttnShape *s, real *q) {
+    for (size_t i = 0; i < t->n; i++)
+        memcpy(q + i * t->heads * s->D, t->q + i * t->q_stride, t->heads * s->D * sizeof *q);
+}
+static void scatter_outs(const DecodeTask *t, const AttnShape *s, const real *out) {
+    for (size_t i = 0; i < t->n; i++)
+        memcpy(t->out + i * t->out_stride, out + i * t->heads * s->Dv, t->heads * s->Dv * sizeof *out);
+}
+
+// All queries of all heads go through a tile while it is in the cache.
+static void decode_heads(const DecodeTask *t, const AttnShape *s, const DecodeSpace *d, real *score) {
+    real *side = score + d->scores, *out = t->n == 1 ? t->out : side + d->queries, *copy = side + d->queries + d->outs;
+    const real *q = t->n == 1 ? t->q : side, **group = (const real **)(copy + d->keys + d->values);
+    Softmax *row = (Softmax *)(copy + d->keys + d->values + d->groups);
+    size_t past = t->length - t->n, queries = t->n * t->heads;
+    if (t->n > 1) gather_queries(t, s, side);
+    for (size_t i = 0; i < queries; i++) row[i] = (Softmax){-(real)INFINITY, 0};
     for (size_t j = 0; j < t->length; j += s->tile) {
         size_t keys = smaller(s->tile, t->length - j);
-        Span seen = span_seen(s, position, j, keys);
-        scores_of_rows(score, s->tile, t->q, t->heads, t->k + j * t->k_stride, t->k_stride, s->D, keys);
-        for (size_t h = 0; h < t->heads; h++)
-            row_forward(&row[h], score + h * s->tile, seen, keys, t->out + h * s->Dv, position - j,
-                        t->slope ? t->slope[h] : 0, s);
-        values_of_rows(t->out, score, s->tile, t->heads, t->v + j * t->v_stride, t->v_stride, s->Dv, keys, j > 0);
+        Tile tile = tile_of(&t->keys, j, t->length, s->tile, group, copy, s->D), values = tile;
+        if (t->values.at != t->keys.at)
+            values = tile_of(&t->values, j, t->length, s->tile, group + s->tile / LANES + 2, copy + d->keys, s->Dv);
+        scores_of_tile(score, s->tile, q, queries, &tile, s->D, keys);
+        for (size_t i = 0; i < queries; i++) {
+            size_t position = past + i / t->heads;
+            row_forward(&row[i], score + i * s->tile, span_seen(s, position, j, keys), keys, out + i * s->Dv,
+                        position - j, t->slope ? t->slope[i % t->heads] : 0, s);
+        }
+        values_of_tile(out, score, s->tile, queries, &values, s->Dv, keys, j > 0);
     }
-    for (size_t h = 0; h < t->heads; h++) row_end(&row[h], t->out + h * s->Dv, s->Dv, NULL);
-}
-
-// A task is one key head of one sequence, or a part of the query heads that read it. The view begins with a tile that
-// the query sees.
-static void decode(const AttnOutput *o, const AttnInput *in, size_t split, const AttnShape *s) {
-    const KvView *view = &in->view;
-    size_t B = in->B, group = s->H / s->KV, scores = group * s->tile;
-    size_t each = round_up(scores + group * sizeof(Softmax) / sizeof(real), LANES);
-    real *space = workspace_take(&workspace, size_mul(each, (size_t)omp_get_max_threads()));
-#pragma omp parallel for schedule(static) if (B * view->length * s->H * s->D > PARALLEL_FROM)
-    for (size_t task = 0; task < B * s->KV * split; task++) {
-        size_t part = task % split, g = task / split % s->KV, b = task / split / s->KV;
-        size_t first = group * part / split, h = g * group + first;
-        DecodeTask t = {.out = o->out + b * o->out_stride + h * s->Dv, .q = in->q + b * in->q_stride + h * s->D,
-                        .k = view->k + b * view->k_step + g * view->k_head, .k_stride = view->k_stride,
-                        .v = view->v + b * view->v_step + g * view->v_head, .v_stride = view->v_stride,
-                        .length = view->length, .heads = group * (part + 1) / split - first,
-                        .slope = s->slope ? s->slope + h : NULL};
-        real *score = space + (size_t)omp_get_thread_num() * each;
-        decode_heads(&t, s, score, (Softmax *)(score + scores));
-    }
+    for (size_t i = 0; i < queries; i++) row_end(&row[i], out + i * s->Dv, s->Dv, NULL);
+    if (t->n > 1) scatter_outs(t, s, out);
 }
 
 static void head_forward_matrix(const Head *t, const AttnShape *s, real *scratch) {
@@ -329,57 +441,113 @@ static void head_forward_matrix(const Head *t, const AttnShape *s, real *scratch
     }
 }
 
-// What a thread needs, in numbers: packed keys and values, and scores. `kept`: the probabilities have a place.
-typedef struct { size_t keys, values, each; } ForwardSpace;
-static ForwardSpace forward_space(size_t n, size_t L, bool kept, AttnShape s) {
-    size_t scores = s.kernel == ATTENTION_flash ? QUERY_TILE * s.tile : kept ? 0 : size_mul(n, L);
-    ForwardSpace f = {.keys = packed_size(s.D, L), .values = packed_size(L, s.Dv)};
-    f.each = f.keys + f.values + scores;
+// What a thread needs, in numbers: packed keys and values, 32 keys on their way there, and scores. `kept`: the
+// probabilities have a place.
+typedef struct { size_t keys, values, copy, each; } ForwardSpace;
+static ForwardSpace forward_space(size_t n, size_t L, bool kept, const AttnShape *s) {
+    size_t scores = s->kernel == ATTENTION_flash ? QUERY_TILE * s->tile : kept ? 0 : size_mul(n, L);
+    ForwardSpace f = {.keys = packed_size(s->D, L), .values = packed_size(L, s->Dv), .copy = PANEL * s->D};
+    f.each = f.keys + f.values + f.copy + scores;
     return f;
 }
 
 // A task is one key head of one sequence, or a part `part` of `split` of the query heads that read it.
-static void forward_task(const AttnOutput *o, const AttnInput *in, const AttnShape *s, size_t task, size_t split,
-                         ForwardSpace need, real *keys) {
-    size_t part = task % split, g = task / split % s->KV, b = task / split / s->KV, group = s->H / s->KV;
-    size_t n = in->n, L = in->view.length;
-    const KvView *view = &in->view;
-    real *values = keys + need.keys, *score = values + need.values;
-    pack(keys, view->k + b * view->k_step + g * view->k_head, 1, view->k_stride, s->D, L);
-    pack(values, view->v + b * view->v_step + g * view->v_head, view->v_stride, 1, L, s->Dv);
-    for (size_t h = g * group + group * part / split; h < g * group + group * (part + 1) / split; h++) {
-        Head t = {.out = o->out + b * n * o->out_stride + h * s->Dv, .out_stride = o->out_stride,
-                  .lse = o->lse ? o->lse + (b * s->H + h) * n : NULL,
-                  .probability = o->probability ? o->probability + (b * s->H + h) * n * L : NULL,
-                  .q = in->q + b * n * in->q_stride + h * s->D, .q_stride = in->q_stride, .keys = keys,
-                  .values = values, .n = n, .L = L, .slope = s->slope ? s->slope[h] : 0};
-        if (s->kernel == ATTENTION_flash) head_forward_flash(&t, s, score);
-        else head_forward_matrix(&t, s, score);
+typedef struct { Sequence q; size_t b, g, h, heads; } ForwardTask;
+
+static void forward_packed(const AttnOutput *o, const AttnInput *in, const AttnShape *s, const ForwardTask *t,
+                           real *keys) {
+    size_t n = t->q.n, L = t->q.length;
+    ForwardSpace need = forward_space(n, L, o->probability != NULL, s);
+    real *values = keys + need.keys, *copy = values + need.values, *score = copy + need.copy;
+    Past k = keys_of(&in->view, &t->q, t->b, t->g), v = values_of(&in->view, &t->q, t->b, t->g);
+    pack_keys(keys, &k, s->D, L, copy);
+    pack_values(values, &v, L, s->Dv);
+    for (size_t h = t->h; h < t->h + t->heads; h++) {
+        size_t kept = t->b * s->H + h;
+        Head head = {.out = o->out + t->q.at * o->out_stride + h * s->Dv, .out_stride = o->out_stride,
+                     .lse = o->lse ? o->lse + kept * n : NULL,
+                     .probability = o->probability ? o->probability + kept * n * L : NULL,
+                     .q = in->q + t->q.at * in->q_stride + h * s->D, .q_stride = in->q_stride, .keys = keys,
+                     .values = values, .n = n, .L = L, .slope = s->slope ? s->slope[h] : 0};
+        if (s->kernel == ATTENTION_flash) head_forward_flash(&head, s, score);
+        else head_forward_matrix(&head, s, score);
     }
 }
 
-void attention_forward(AttnOutput o, AttnInput in, AttnShape s) {
-    KvView *view = &in.view;
-    size_t B = in.B, n = in.n, seen = B * s.H * (pairs_seen(&s, view->length) - pairs_seen(&s, view->length - n));
-    size_t pairs = s.kernel == ATTENTION_naive ? B * s.H * n * view->length : seen;
-    size_t first = first_seen(&s, view->length - n), both = view->k == view->v ? s.D : s.D + s.Dv;  // a latent is both
-    PROFILE(attention_forward, pairs * 2 * (s.D + s.Dv) + seen * (PROFILE_EXP + (s.slope ? 8 : 4)),
-            B * (n * s.H * (s.D + s.Dv) + (view->length - first) * s.KV * both) + (o.probability ? pairs : 0));
-    bool may_skip = s.kernel == ATTENTION_flash || (s.kernel == ATTENTION_band && !o.probability);
-    size_t skipped = may_skip ? first / s.tile * s.tile : 0;               // whole tiles that nobody sees
-    view->k += skipped * view->k_stride, view->v += skipped * view->v_stride, view->length -= skipped;
-    size_t group = s.H / s.KV, threads = (size_t)omp_get_max_threads();
-    // With few key heads (decoding, or a latent shared by all heads) the queries of one are shared out too.
-    size_t split = B * s.KV < threads ? smaller(group, (threads + B * s.KV - 1) / (B * s.KV)) : 1;
-    if (n == 1 && s.kernel == ATTENTION_flash && !o.lse) {
-        decode(&o, &in, split, &s);
-        return;
+static void forward_decoding(const AttnOutput *o, const AttnInput *in, const AttnShape *s, const ForwardTask *t,
+                             real *space) {
+    DecodeSpace need = decode_space(s, &in->view);
+    DecodeTask task = {.out = o->out + t->q.at * o->out_stride + t->h * s->Dv,
+                       .q = in->q + t->q.at * in->q_stride + t->h * s->D, .out_stride = o->out_stride,
+                       .q_stride = in->q_stride, .keys = keys_of(&in->view, &t->q, t->b, t->g),
+                       .values = values_of(&in->view, &t->q, t->b, t->g), .length = t->q.length, .n = t->q.n,
+                       .heads = t->heads, .slope = s->slope ? s->slope + t->h : NULL};
+    decode_heads(&task, s, &need, space);
+}
+
+// Packing keys pays for many queries only.
+static bool is_decoding(const AttnOutput *o, const AttnShape *s, size_t n) {
+    bool few = n == 1 || (n <= FEW && n * (s->H / s->KV) <= FEW_QUERIES);
+    return few && s->kernel == ATTENTION_flash && !o->lse && !o->probability;
+}
+
+static void forward_task(const AttnOutput *o, const AttnInput *in, const AttnShape *s, size_t task, size_t split,
+                         real *space) {
+    size_t part = task % split, group = s->H / s->KV, g = task / split % s->KV, b = task / split / s->KV;
+    ForwardTask t = {.q = sequence_of(o, in, s, b), .b = b, .g = g};
+    bool decoding = is_decoding(o, s, t.q.n);
+    // Where others keep the threads busy, a few queries of all heads read the keys together: once.
+    size_t parts = decoding && in->B * s->KV >= (size_t)omp_get_num_threads() ? 1 : split;
+    if (part >= parts) return;
+    t.h = g * group + group * part / parts, t.heads = g * group + group * (part + 1) / parts - t.h;
+    if (decoding) forward_decoding(o, in, s, &t, space);
+    else forward_packed(o, in, s, &t, space);
+}
+
+// Numbers of scratch memory of a thread, and products of a query and a key: the most of any sequence, and all.
+typedef struct { size_t each, work; } Plan;
+static Plan plan_of(const AttnOutput *o, const AttnInput *in, const AttnShape *s) {
+    Plan plan = {0, 0};
+    for (size_t b = 0; b < in->B; b++) {
+        Sequence q = sequence_of(o, in, s, b);
+        size_t need = is_decoding(o, s, q.n) ? decode_space(s, &in->view).each
+                                             : forward_space(q.n, q.length, o->probability != NULL, s).each;
+        plan.each = need > plan.each ? need : plan.each;
+        plan.work += q.n * q.length * s->H * s->D;
+        if (!in->row) return (Plan){plan.each, plan.work * in->B};
     }
-    ForwardSpace need = forward_space(n, view->length, o.probability != NULL, s);
-    real *space = workspace_take(&workspace, size_mul(need.each, threads));
-#pragma omp parallel for schedule(static) if (B * n * view->length * s.H * s.D > PARALLEL_FROM)
-    for (size_t task = 0; task < B * s.KV * split; task++)
-        forward_task(&o, &in, &s, task, split, need, space + (size_t)omp_get_thread_num() * need.each);
+    return plan;
+}
+
+// For --profile: pairs of a query and a key that are computed, those seen, numbers read and written.
+typedef struct { size_t pairs, seen, numbers; } Counted;
+static Counted count_forward(const AttnOutput *o, const AttnInput *in, const AttnShape *s) {
+    Counted c = {0, 0, 0};
+    size_t both = in->view.k == in->view.v ? s->D : s->D + s->Dv;          // a latent is both
+    for (size_t b = 0; b < in->B; b++) {
+        size_t n = in->row ? in->row[b].n : in->n, L = in->row ? in->row[b].length : in->view.length;
+        size_t seen = s->H * (pairs_seen(s, L) - pairs_seen(s, L - n));
+        size_t pairs = s->kernel == ATTENTION_naive ? s->H * n * L : seen;
+        c.pairs += pairs, c.seen += seen;
+        c.numbers += n * s->H * (s->D + s->Dv) + (L - first_seen(s, L - n)) * s->KV * both;
+        if (o->probability) c.numbers += pairs;
+    }
+    return c;
+}
+
+void attention_forward(AttnOutput o, AttnInput in, AttnShape s) {
+    Counted c = profile_on ? count_forward(&o, &in, &s) : (Counted){0, 0, 0};
+    PROFILE(attention_forward, c.pairs * 2 * (s.D + s.Dv) + c.seen * (PROFILE_EXP + (s.slope ? 8 : 4)), c.numbers);
+    size_t group = s.H / s.KV, threads = (size_t)omp_get_max_threads(), heads = in.row ? s.KV : in.B * s.KV;
+    // With few key heads (decoding, or a latent shared by all heads) the queries of one are shared out too.
+    size_t split = heads < threads ? smaller(group, (threads + heads - 1) / heads) : 1, tasks = in.B * s.KV * split;
+    Plan plan = plan_of(&o, &in, &s);
+    real *space = workspace_take(&workspace, size_mul(plan.each, threads));
+    // Rows differ in length: the last ones, which read prompts, come first, and threads take one task after another.
+    size_t at_once = in.row ? 1 : (tasks + threads - 1) / threads;
+#pragma omp parallel for schedule(dynamic, at_once) if (plan.work > PARALLEL_FROM)
+    for (size_t i = 0; i < tasks; i++)
+        forward_task(&o, &in, &s, tasks - 1 - i, split, space + (size_t)omp_get_thread_num() * plan.each);
 }
 
 // ---- backward ------------------------------------------------------------------------------------
@@ -478,7 +646,7 @@ static BackwardSpace backward_space(size_t T, AttnShape s) {
 }
 
 size_t attention_workspace(size_t T, AttnShape s) {
-    size_t forward = forward_space(T, T, false, s).each, backward = backward_space(T, s).each;
+    size_t forward = forward_space(T, T, false, &s).each, backward = backward_space(T, s).each;
     return size_mul(forward > backward ? forward : backward, (size_t)omp_get_max_threads());
 }
 

@@ -8,9 +8,11 @@
 // Keys and values: head g of position j of sequence b stands at k + b*k_step + j*k_stride + g*k_head.
 // The queries are the last n of `length` positions; query i sees positions 0 .. length - n + i, or the
 // last of them (window).
+// In blocks of block_size positions each sequence has its own length and a table (AttnRow): position j then stands at
+// k + block[j / block_size]*k_step + (j % block_size)*k_stride + g*k_head. The bits are the same.
 typedef struct {
     const real *k, *v;
-    size_t k_step, k_stride, k_head, v_step, v_stride, v_head, length;
+    size_t k_step, k_stride, k_head, v_step, v_stride, v_head, length, block_size;
 } KvView;
 
 // How: the matrix of scores as a whole, of which the mask then hides half; that matrix without what is hidden; or a
@@ -27,8 +29,11 @@ typedef struct {
     const real *slope;         // ALiBi: a score loses slope[h] for every position between query and key (NULL: nothing)
 } AttnShape;
 
-// What is attended: n queries of each of B sequences, q [B*n, q_stride] (head h at h*D), against a view.
-typedef struct { const real *q; size_t q_stride; KvView view; size_t B, n; } AttnInput;
+// n queries from row `at` of q on, which are the last of `length` positions in these blocks.
+typedef struct { size_t at, n, length; const uint32_t *block; } AttnRow;
+// What is attended: n queries of each of B sequences, q [B*n, q_stride] (head h at h*D), against a view; or where there
+// are rows, those of each of B rows.
+typedef struct { const real *q; size_t q_stride; KvView view; size_t B, n; const AttnRow *row; } AttnInput;
 // out [B*n, out_stride] (head h at h*Dv).
 // lse [B,H,n]: log-sum-exp of each query's scores, which is all that flash keeps for its backward (may be NULL).
 // probability [B,H,n,length]: what the others keep (may be NULL: kept nowhere).

@@ -20,6 +20,8 @@ enum {
     TILES = 48 / SIMD_ROWS,              // of A per macro-kernel: they stay in L2 while a thread's panels of B go by
     LD_COPY = K_BLOCK + LANES,           // leading dimension of a tile of A that is copied row by row
     SUB = SIMD_VECS * LANES,             // columns of a register tile
+    FEW_ROWS = 64,                       // that sweep through packed panels, in parts of
+    SWEEP_DEPTH = 512,                   // rows at most: with the next one, 128 KB
     PREFETCH = 1024,                     // distance in numbers, of a sweep through memory
     PREFETCH_COLUMNS = 48,               // distance in numbers along the rows of a matrix that is transposed
     PREFETCH_ROWS = 12,                  // distance in rows of a copy with a stride
@@ -69,11 +71,16 @@ void pack(real *packed, const real *b, size_t b_row, size_t b_col, size_t K, siz
 // What the chains of a tile start from.
 typedef enum { START_ZERO, START_C, START_BIAS } Start;
 
+// How a tile of A lies, and what is prefetched meanwhile, for every k: by columns a cache line of the next tiles' 16
+// rows; in a sweep through B, where A lies by rows, a row of a panel.
+typedef enum { BY_ROWS, BY_COLUMNS, SWEEP, LAYOUTS } Layout;
+
 // c [rows, SUB] gets the chains over K of a [rows, K], which lies by rows or by columns, `lda` apart, and b [K, SUB]
-// (row stride 32). `rows` and `by_columns` are constants where this is expanded, so that the accumulators live in
-// registers. Meanwhile a tile by columns prefetches 16 rows of the next tiles, a cache line for every k.
-INLINE void micro_kernel(size_t rows, bool by_columns, real *c, size_t ldc, const real *a, size_t lda, const real *b,
+// (row stride 32). `rows` and `layout` are constants where this is expanded, so that the accumulators live in
+// registers.
+INLINE void micro_kernel(size_t rows, Layout layout, real *c, size_t ldc, const real *a, size_t lda, const real *b,
                          size_t K, Start start, const real *bias, const real *next) {
+    bool by_columns = layout == BY_COLUMNS;
     size_t a_row = by_columns ? 1 : lda, a_col = by_columns ? lda : 1;
     vec sum[SIMD_ROWS][SIMD_VECS];
     const real *fourth[(SIMD_ROWS + 3) / 4];     // rows 0, 4, 8: four rows with one base and three distances
@@ -91,6 +98,7 @@ INLINE void micro_kernel(size_t rows, bool by_columns, real *c, size_t ldc, cons
     for (size_t k = 0; k < K; k++) {
         vec column[SIMD_VECS];
         if (by_columns && COLUMNS_IN_PLACE) __builtin_prefetch(next + k * lda, 0, 2);
+        for (size_t j = 0; j < PANEL && layout == SWEEP; j += LANES) __builtin_prefetch(next + k * PANEL + j, 0, 2);
         for (size_t j = 0; j < SIMD_VECS; j++) column[j] = vec_load(b + k * PANEL + j * LANES);
         for (size_t i = 0; i < rows; i++) {
             vec x = vec_set(fourth[i / 4][i % 4 * a_row + k * a_col]);
@@ -101,15 +109,18 @@ INLINE void micro_kernel(size_t rows, bool by_columns, real *c, size_t ldc, cons
         for (size_t j = 0; j < SIMD_VECS; j++) vec_store(c + i * ldc + j * LANES, sum[i][j]);
 }
 
-// One function per number of rows and layout of A.
+// One function per number of rows and layout.
 typedef void TileFunction(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start,
                           const real *bias, const real *next);
-#define TILE_FUNCTION(name, rows, by_columns)                                                              \
+#define TILE_FUNCTION(name, rows, layout)                                                                  \
     static void name(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start, \
-                     const real *bias, const real *next) {                                                 \
-        micro_kernel(rows, by_columns, c, ldc, a, lda, b, K, start, bias, next);                           \
+                     const real *bias, const real *next) {                                                        \
+        micro_kernel(rows, layout, c, ldc, a, lda, b, K, start, bias, next);                               \
     }
-#define TILE(rows) TILE_FUNCTION(tile_rows_##rows, rows, false) TILE_FUNCTION(tile_columns_##rows, rows, true)
+#define TILE(rows)                                   \
+    TILE_FUNCTION(tile_rows_##rows, rows, BY_ROWS)       \
+    TILE_FUNCTION(tile_columns_##rows, rows, BY_COLUMNS) \
+    TILE_FUNCTION(tile_sweep_##rows, rows, SWEEP)
 TILE(1) TILE(2) TILE(3) TILE(4)
 #if SIMD_ROWS > 4
 TILE(5) TILE(6)
@@ -117,7 +128,7 @@ TILE(5) TILE(6)
 #if SIMD_ROWS > 6
 TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
 #endif
-static TileFunction *const tiles[2][SIMD_ROWS + 1] = {
+static TileFunction *const tiles[LAYOUTS][SIMD_ROWS + 1] = {
     {0, tile_rows_1, tile_rows_2, tile_rows_3, tile_rows_4,
 #if SIMD_ROWS > 4
      tile_rows_5, tile_rows_6,
@@ -134,19 +145,27 @@ static TileFunction *const tiles[2][SIMD_ROWS + 1] = {
      tile_columns_7, tile_columns_8, tile_columns_9, tile_columns_10, tile_columns_11, tile_columns_12,
 #endif
     },
+    {0, tile_sweep_1, tile_sweep_2, tile_sweep_3, tile_sweep_4,
+#if SIMD_ROWS > 4
+     tile_sweep_5, tile_sweep_6,
+#endif
+#if SIMD_ROWS > 6
+     tile_sweep_7, tile_sweep_8, tile_sweep_9, tile_sweep_10, tile_sweep_11, tile_sweep_12,
+#endif
+    },
 };
 
 // A full tile in place, one at the edge (n < SUB columns) through a copy, so that nothing beyond column n is touched.
-static void tile_in_bounds(size_t rows, size_t n, real *c, size_t ldc, bool by_columns, const real *a, size_t lda,
+static void tile_in_bounds(size_t rows, size_t n, real *c, size_t ldc, Layout layout, const real *a, size_t lda,
                            const real *b, size_t K, Start start, const real *bias, const real *next) {
     if (n >= SUB) {
-        tiles[by_columns][rows](c, ldc, a, lda, b, K, start, bias, next);
+        tiles[layout][rows](c, ldc, a, lda, b, K, start, bias, next);
         return;
     }
     real copy[SIMD_ROWS * SUB] = {0}, bias_copy[SUB] = {0};
     for (size_t i = 0; i < rows && start == START_C; i++) memcpy(copy + i * SUB, c + i * ldc, n * sizeof *c);
     if (bias) memcpy(bias_copy, bias, n * sizeof *bias);
-    tiles[by_columns][rows](copy, SUB, a, lda, b, K, start, bias_copy, next);
+    tiles[layout][rows](copy, SUB, a, lda, b, K, start, bias_copy, next);
     for (size_t i = 0; i < rows; i++) memcpy(c + i * ldc, copy + i * SUB, n * sizeof *c);
 }
 
@@ -154,6 +173,7 @@ static void tile_in_bounds(size_t rows, size_t n, real *c, size_t ldc, bool by_c
 
 typedef struct { size_t from, to; } Range;
 
+static Range share(size_t n, size_t parts, size_t part) { return (Range){n * part / parts, n * (part + 1) / parts}; }
 static size_t panels_of(size_t columns) { return (columns + PANEL - 1) / PANEL; }
 
 // Copies up to TILES tiles of A whose columns are far apart, each into [K][SIMD_ROWS]. All at once, because a line of
@@ -203,8 +223,8 @@ static void macro_kernel(const Product *p, Range rows, Range columns, const real
             if (!by_columns || copied) prefetch_part(next_a, p->a_row, p->a_col, next, depth, part, parts);
             for (size_t t = 0; t < count; t += SIMD_ROWS, prefetched += LANES)
                 tile_in_bounds(smaller(count - t, SIMD_ROWS), columns.to - j, p->c + (i + t) * p->ldc + j, p->ldc,
-                               by_columns, tile_a + t * a_row, lda, b, depth, start, p->bias ? p->bias + j : NULL,
-                               prefetched < next ? next_a + prefetched : a);
+                               by_columns ? BY_COLUMNS : BY_ROWS, tile_a + t * a_row, lda, b, depth, start,
+                               p->bias ? p->bias + j : NULL, prefetched < next ? next_a + prefetched : a);
         }
     }
 }
@@ -250,6 +270,28 @@ static void vector_panel(const Product *p, size_t panel) {
     for (size_t j = 0; j < vecs; j++) vec_store(c + j * LANES, sum[j]);
 }
 
+// A few rows times packed weights, as decoding a batch has them: B is read once, from one end to the other. The first
+// tile of rows goes through a part of a panel as a vector does, the second one prefetches the next part, for which the
+// first then need not wait. Rows are shared out evenly to tiles, so that one row more than a tile holds is no step up.
+static void sweep_panel(const Product *p, const real *a, size_t lda, size_t panel) {
+    size_t rows_of_b = p->packed_rows ? p->packed_rows : p->K, parts = (p->K + SWEEP_DEPTH - 1) / SWEEP_DEPTH;
+    size_t n = (p->M + SIMD_ROWS - 1) / SIMD_ROWS, passes = n * (PANEL / SUB);
+    for (size_t part = 0; part < parts; part++) {
+        Range k = share(p->K, parts, part);
+        const real *b = p->packed + (panel * rows_of_b + k.from) * PANEL, *after = b + (k.to - k.from) * PANEL;
+        Start start = part || p->accumulate ? START_C : p->bias ? START_BIAS : START_ZERO;
+        for (size_t pass = 0; pass < passes; pass++) {
+            size_t column = panel * PANEL + pass / n * SUB;
+            Range rows = share(p->M, n, pass % n);
+            const real *next = pass == 0 ? b + PREFETCH : pass == 1 ? after : b;
+            if (column < p->N)
+                tile_in_bounds(rows.to - rows.from, p->N - column, p->c + rows.from * p->ldc + column, p->ldc, SWEEP,
+                               a + rows.from * lda + k.from, lda, b + pass / n * SUB, k.to - k.from, start,
+                               p->bias ? p->bias + column : NULL, next);
+        }
+    }
+}
+
 void product_serial(const Product *p) { block(p, (Range){0, p->M}, (Range){0, panels_of(p->N)}, NULL); }
 
 // ---- threads -------------------------------------------------------------------------------------
@@ -263,6 +305,22 @@ static void vector_product(const Product *p) {
         else block(p, (Range){0, 1}, (Range){j, j + 1}, NULL);
 }
 
+static bool is_sweep(const Product *p) { return p->packed && p->M <= FEW_ROWS && p->a_col == 1 && p->K; }
+// Rows that would fall on the same lines of the L1 cache are copied.
+static size_t sweep_space(const Product *p) {
+    return p->a_row * sizeof(real) % 4096 == 0 && p->M > 4 ? p->M * (p->K + LANES) : 0;
+}
+static void sweep_product(const Product *p, real *copy) {
+    const real *a = p->a;
+    size_t lda = p->a_row;
+    if (sweep_space(p)) {
+        for (size_t i = 0; i < p->M; i++) memcpy(copy + i * (p->K + LANES), a + i * lda, p->K * sizeof *a);
+        a = copy, lda = p->K + LANES;
+    }
+#pragma omp for schedule(guided) nowait
+    for (size_t j = 0; j < panels_of(p->N); j++) sweep_panel(p, a, lda, j);
+}
+
 real *workspace_take(Workspace *w, size_t size) {
     if (size > w->size) {
         free(w->at);
@@ -274,10 +332,6 @@ real *workspace_take(Workspace *w, size_t size) {
 
 // Numbers of scratch memory that a thread needs to pack its part of B [K,N].
 static size_t packing_space(size_t K, size_t N) { return packed_size(smaller(K, K_BLOCK), smaller(N, PANELS * PANEL)); }
-
-static Range share(size_t n, size_t threads, size_t thread) {
-    return (Range){n * thread / threads, n * (thread + 1) / threads};
-}
 
 // The part of a product that belongs to one thread: the threads form a grid over the rows and the panels of C, the one
 // where the thread with the most to do has the least. A thread owns whole outputs, never a part of a sum.
@@ -300,7 +354,7 @@ static void block_of_thread(const Product *p, size_t threads, size_t thread, rea
 void products(const Product *p, size_t count) {
     size_t each = 0, work = 0;
     for (size_t i = 0; i < count; i++) {
-        size_t need = p[i].packed ? 0 : packing_space(p[i].K, p[i].N);
+        size_t need = is_sweep(&p[i]) ? sweep_space(&p[i]) : p[i].packed ? 0 : packing_space(p[i].K, p[i].N);
         work += p[i].M * p[i].N * p[i].K;
         each = need > each ? need : each;
     }
@@ -312,6 +366,7 @@ void products(const Product *p, size_t count) {
         real *own = each ? space + thread * each : NULL;
         for (size_t i = 0; i < count; i++)
             if (p[i].M == 1 && p[i].packed) vector_product(&p[i]);
+            else if (is_sweep(&p[i])) sweep_product(&p[i], own);
             else if (p[i].M && p[i].N) block_of_thread(&p[i], threads, (thread + i) % threads, own);
     }
 }

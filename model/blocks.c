@@ -1,6 +1,5 @@
-// blocks.c: memory of the paged cache, copied, saved, and laid out for one row of a step.
+// blocks.c: memory of the paged cache, copied and saved.
 #include "model/blocks.h"
-#include "lib/profile.h"
 #include "model/layer.h"
 #include <stdlib.h>
 #include <string.h>
@@ -13,16 +12,16 @@ static void layout_blocks(const Model *m, Blocks *s) {
         size_t places = size_mul(size_mul(s->count, s->size), need.heads);
         s->k[l] = need.k ? take(&s->arena, size_mul(places, need.k)) : NULL;
         s->v[l] = need.v ? take(&s->arena, size_mul(places, need.v)) : NULL;
-        s->state[l] = need.state ? take(&s->arena, size_mul(s->slots, need.state)) : NULL;
+        s->state_at[l + 1] = s->state_at[l] + need.state;
     }
 }
 
-Blocks *blocks_new(const Model *m, size_t count, size_t block_size, size_t slots) {
+Blocks *blocks_new(const Model *m, size_t count, size_t block_size) {
     Blocks *s = xmalloc(sizeof *s);
-    *s = (Blocks){.count = count, .size = block_size, .slots = slots, .layers = m->c.layers,
-                  .arena = {.name = "blocks"}};
+    *s = (Blocks){.count = count, .size = block_size, .layers = m->c.layers, .arena = {.name = "blocks"}};
     s->k = xmalloc(s->layers * sizeof *s->k), s->v = xmalloc(s->layers * sizeof *s->v);
-    s->state = xmalloc(s->layers * sizeof *s->state);
+    s->state_at = xmalloc((s->layers + 1) * sizeof *s->state_at);
+    s->state = xmalloc(size_mul(count, sizeof *s->state)), s->spare = xmalloc(size_mul(count, sizeof *s->spare));
     layout_blocks(m, s);
     arena_commit(&s->arena);
     layout_blocks(m, s);
@@ -32,8 +31,53 @@ Blocks *blocks_new(const Model *m, size_t count, size_t block_size, size_t slots
 void blocks_free(Blocks *s) {
     if (!s) return;
     arena_free(&s->arena);
-    cache_free(s->row);
-    free(s->k), free(s->v), free(s->state), free(s);
+    for (size_t i = 0; i < s->count; i++) free(s->state[i].numbers);
+    while (s->spares) free(s->spare[--s->spares]);
+    free(s->k), free(s->v), free(s->state_at), free(s->state), free(s->spare), free(s);
+}
+
+// ---- states --------------------------------------------------------------------------------------
+
+static size_t state_size(const Blocks *s) { return s->state_at[s->layers]; }
+
+static void drop_state(Blocks *s, uint32_t block) {
+    State *state = &s->state[block];
+    if (state->numbers) s->spare[s->spares++] = state->numbers;
+    *state = (State){NULL, 0};
+}
+static State *take_state(Blocks *s, uint32_t block, size_t length) {
+    State *state = &s->state[block];
+    if (!state->numbers)
+        state->numbers = s->spares ? s->spare[--s->spares] : xmalloc(size_mul(state_size(s), sizeof(real)));
+    state->length = length;
+    return state;
+}
+
+size_t blocks_resume(const Blocks *s, const uint32_t *block, size_t past) {
+    if (!state_size(s) || !past || s->state[block[(past - 1) / s->size]].length == past) return past;
+    size_t full = past / s->size;
+    while (full && s->state[block[full - 1]].length != full * s->size) full--;
+    return full * s->size;
+}
+
+void blocks_take_states(Blocks *s, const Row *r) {
+    if (!state_size(s)) return;
+    size_t end = r->past + r->n, last = (end - 1) / s->size, begun = (r->past + s->size - 1) / s->size;
+    for (size_t i = begun; i <= last; i++) drop_state(s, r->block[i]);           // of a text that had this block before
+    if (!s->snapshots && r->past) {
+        State *from = &s->state[r->block[(r->past - 1) / s->size]], *to = &s->state[r->block[last]], moved = *from;
+        *from = (State){NULL, 0}, *to = moved;
+    }
+    for (size_t i = s->snapshots ? r->past / s->size : last; i <= last; i++)
+        take_state(s, r->block[i], smaller(end, (i + 1) * s->size));
+}
+
+Stretch blocks_stretch(const Blocks *s, const Row *r, size_t done, size_t layer) {
+    size_t past = r->past + done, left = r->n - done, n = s->snapshots ? smaller(left, s->size - past % s->size) : left;
+    if (!n) return (Stretch){0, NULL, NULL};
+    real *to = s->state[r->block[(past + n - 1) / s->size]].numbers + s->state_at[layer];
+    if (!past || !s->snapshots) return (Stretch){n, past ? to : NULL, to};
+    return (Stretch){n, s->state[r->block[(past - 1) / s->size]].numbers + s->state_at[layer], to};
 }
 
 // ---- whole blocks --------------------------------------------------------------------------------
@@ -50,7 +94,7 @@ static void visit(const Model *m, const Blocks *s, uint32_t block, Visit *call, 
 static void save_piece(void *piece, size_t bytes, void *to) { memcpy(to, piece, bytes); }
 static void load_piece(void *piece, size_t bytes, void *to) { memcpy(piece, to, bytes); }
 
-size_t blocks_bytes(const Model *m, const Blocks *s) {
+static size_t bytes_of_keys(const Model *m, const Blocks *s) {
     size_t numbers = 0;
     for (size_t l = 0; l < s->layers; l++) {
         CacheNeed need = need_of(m, l);
@@ -58,59 +102,29 @@ size_t blocks_bytes(const Model *m, const Blocks *s) {
     }
     return numbers * sizeof(real);
 }
-void blocks_save(const Model *m, const Blocks *s, uint32_t block, void *to) { visit(m, s, block, save_piece, to); }
+// Behind keys and values: the length of the state, and its numbers if there are any.
+size_t blocks_bytes(const Model *m, const Blocks *s) {
+    return bytes_of_keys(m, s) + (state_size(s) ? sizeof(size_t) + state_size(s) * sizeof(real) : 0);
+}
+void blocks_save(const Model *m, const Blocks *s, uint32_t block, void *to) {
+    visit(m, s, block, save_piece, to);
+    if (!state_size(s)) return;
+    const State *state = &s->state[block];
+    char *at = (char *)to + bytes_of_keys(m, s);
+    memcpy(at, &state->length, sizeof state->length);
+    if (state->length) memcpy(at + sizeof state->length, state->numbers, state_size(s) * sizeof(real));
+}
 void blocks_load(const Model *m, Blocks *s, const void *from, uint32_t block) {
     visit(m, s, block, load_piece, (char *)from);
+    if (!state_size(s)) return;
+    size_t length;
+    const char *at = (const char *)from + bytes_of_keys(m, s);
+    memcpy(&length, at, sizeof length);
+    if (!length) drop_state(s, block);
+    else memcpy(take_state(s, block, length)->numbers, at + sizeof length, state_size(s) * sizeof(real));
 }
 void blocks_copy(const Model *m, Blocks *s, uint32_t from, uint32_t to) {
     char *held = xmalloc(blocks_bytes(m, s) + 1);
     blocks_save(m, s, from, held), blocks_load(m, s, held, to);
     free(held);
-}
-
-// ---- one row -------------------------------------------------------------------------------------
-
-// A contiguous cache with room for as many positions; its sizes are told to it, whatever windows there are.
-static Cache *row_cache(const Model *m, Blocks *s, size_t positions) {
-    if (s->row && s->row->capacity >= positions) return s->row;
-    cache_free(s->row);
-    s->row = cache_new_whole(m, 1, positions + positions / 2);
-    return s->row;
-}
-
-// Positions from .. from+n-1 of one layer, between the blocks and the contiguous cache.
-static void move_positions(real *row, real *blocks, const Row *r, size_t size, size_t heads, size_t slots, size_t width,
-                           size_t from, size_t n, bool into_row) {
-    for (size_t i = from, here; i < from + n; i += here) {
-        size_t at = i % size;
-        here = smaller(size - at, from + n - i);
-        for (size_t h = 0; h < heads; h++) {
-            real *one = row + (h * slots + i) * width;
-            real *other = blocks + ((r->block[i / size] * heads + h) * size + at) * width;
-            memcpy(into_row ? one : other, into_row ? other : one, here * width * sizeof(real));
-        }
-    }
-}
-
-Cache *blocks_open(const Model *m, Blocks *s, size_t l, const Row *r) {
-    Cache *c = row_cache(m, s, r->past + r->n);
-    CacheNeed need = need_of(m, l);
-    PROFILE(cache, 0, 2 * r->past * need.heads * (need.k + need.v));
-    c->length = r->past, c->first[l] = 0;
-    if (need.k) move_positions(c->k[l], s->k[l], r, s->size, need.heads, c->slots[l], need.k, 0, r->past, true);
-    if (need.v) move_positions(c->v[l], s->v[l], r, s->size, need.heads, c->slots[l], need.v, 0, r->past, true);
-    if (!need.state) return c;
-    real *kept = s->state[l] + r->slot * need.state;
-    if (!r->past) memset(kept, 0, need.state * sizeof *kept);
-    memcpy(c->state[l], kept, need.state * sizeof *kept);
-    return c;
-}
-
-void blocks_close(const Model *m, Blocks *s, size_t l, const Row *r) {
-    Cache *c = s->row;
-    CacheNeed need = need_of(m, l);
-    PROFILE(cache, 0, 2 * r->n * need.heads * (need.k + need.v));
-    if (need.k) move_positions(c->k[l], s->k[l], r, s->size, need.heads, c->slots[l], need.k, r->past, r->n, false);
-    if (need.v) move_positions(c->v[l], s->v[l], r, s->size, need.heads, c->slots[l], need.v, r->past, r->n, false);
-    if (need.state) memcpy(s->state[l] + r->slot * need.state, c->state[l], need.state * sizeof(real));
 }

@@ -1,32 +1,51 @@
-// blocks.h: the paged cache: keys and values of many sequences in blocks of a few positions each, and what recurrent
-// mixers remember in slots of their own. Which block belongs to whom is decided elsewhere (infer/pool.h); here is only
-// the memory. model_step (model.h) computes over it.
+// blocks.h: the paged cache: keys and values of many sequences in blocks of a few positions each. Which block belongs
+// to whom is decided elsewhere (infer/pool.h); here is only the memory. model_step (model.h) computes over it.
+//
+// A recurrent mixer keeps a state that is as large however long the text is. Here it belongs to the block that holds
+// the last position that went into it, and is copied, saved and loaded with that block. Blocks get memory for one when
+// they need it: without snapshots a text has one state, which goes along from block to block; with snapshots every full
+// block keeps its own, so that another text can go on from there.
 #ifndef BLOCKS_H
 #define BLOCKS_H
 #include "model/cache.h"
 
-// k of layer l: [blocks, key heads, block_size, numbers], v likewise (NULL for mla, whose latent is in k);
-// state: [slots, numbers], NULL for softmax attention.
+// Of all layers after the first `length` tokens of a text; numbers: NULL, or [state_at[layers]].
+typedef struct { real *numbers; size_t length; } State;
+
+// k of layer l: [blocks, key heads, block size, numbers], v likewise (NULL for mla, whose latent is in k); the state of
+// layer l begins at state_at[l].
 typedef struct {
-    size_t count, size, slots, layers;
-    real **k, **v, **state;
-    Cache *row;              // of one sequence, contiguous: what attention reads
+    size_t count, size, layers;
+    real **k, **v;
+    size_t *state_at;
+    State *state;            // [count]
+    bool snapshots;
+    real **spare; size_t spares;        // memory of states that nobody needs now
     Arena arena;
 } Blocks;
 
-Blocks *blocks_new(const Model *m, size_t count, size_t block_size, size_t slots);
+Blocks *blocks_new(const Model *m, size_t count, size_t block_size);
 void blocks_free(Blocks *s);
-size_t blocks_bytes(const Model *m, const Blocks *s);            // of one block, in all layers
+size_t blocks_bytes(const Model *m, const Blocks *s);            // of one block, in all layers, and its state
 void blocks_copy(const Model *m, Blocks *s, uint32_t from, uint32_t to);
 void blocks_save(const Model *m, const Blocks *s, uint32_t block, void *to);     // blocks_bytes
 void blocks_load(const Model *m, Blocks *s, const void *from, uint32_t block);
 
 // n new tokens of a sequence that has `past` tokens in the cache. Positions [i size, (i+1) size) stand in block[i]; the
-// table covers past + n. Logits are wanted of tokens logits_from .. n-1. slot: of its recurrent state, which begins
-// anew where past is 0.
-typedef struct { const int *tokens; size_t n, past; const uint32_t *block; size_t logits_from, slot; } Row;
+// table covers past + n. Logits are wanted of tokens logits_from .. n-1.
+typedef struct { const int *tokens; size_t n, past; const uint32_t *block; size_t logits_from; } Row;
 
-// For model_step: what a mixer reads of layer l before it computes a row, and what it has added to it.
-Cache *blocks_open(const Model *m, Blocks *s, size_t l, const Row *r);
-void blocks_close(const Model *m, Blocks *s, size_t l, const Row *r);
+// Where a position of a head of the row stands in the blocks of a layer that has `heads` of them.
+static inline size_t block_slot(const Blocks *s, const Row *r, size_t heads, size_t head, size_t position) {
+    return (r->block[position / s->size] * heads + head) * s->size + position % s->size;
+}
+
+// How many of `past` tokens in these blocks a row can come after: all of them, but with recurrent states those up to
+// the last one that is still there.
+size_t blocks_resume(const Blocks *s, const uint32_t *block, size_t past);
+// For model_step: gives the row's blocks the states that it will set. Then the layers go through the row in stretches:
+// the next one after `done` of its tokens, from the state `from` (NULL: nothing has been yet) to the state `to`.
+void blocks_take_states(Blocks *s, const Row *r);
+typedef struct { size_t n; const real *from; real *to; } Stretch;
+Stretch blocks_stretch(const Blocks *s, const Row *r, size_t done, size_t layer);
 #endif

@@ -1,5 +1,5 @@
 // cache.h: what a model remembers of the texts that it is writing: keys and values after RoPE for mha, gqa and swa (of
-// its window), latent and rotated key for mla (decoded with absorbed matrices), a state for linear mixers.
+// its window), latent and rotated key for mla (read with absorbed matrices), a state for linear mixers.
 #ifndef CACHE_H
 #define CACHE_H
 #include "model/params.h"

@@ -34,7 +34,7 @@ typedef struct {
     struct {
         Linear q, q_a, q_b, kv_a, kv_b;
         Norm q_a_norm, kv_a_norm;
-        size_t absorbed_k, absorbed_v;     // for decoding: W_UK and W_UV of each head, among the packed weights
+        size_t absorbed_k, absorbed_v;     // for inference: W_UK and W_UV of each head, among the packed weights
     } mla;
     struct {
         Linear qkv, decay_b;               // qkv: rows of q, k, v, then those of the gates (see linear.c)
@@ -59,7 +59,7 @@ typedef struct {
     real *q_a, *q_c; NormActs q_a_norm;    // [M,Rq] before and after its norm
     real *q, *kv_a, *c; NormActs kv_a_norm;            // [M,H*D], [M,R+P], [M,R]
     real *kv, *k;                          // [M,H*(N+Dv)], [M,H*D]
-    real *latent_q, *latent_out;           // decoding: [M,H*(R+P)], [M,H*R]
+    real *latent_q, *latent_out;           // inference: [M,H*(R+P)], [M,H*R]
 } MlaActs;
 typedef struct {                           // of mha and of mla
     real *out, *lse, *probability;         // [M,H*Dv], [B,H,T], naive and band: [B,H,T,T]
@@ -106,6 +106,17 @@ typedef struct {
     bool inference;                        // of a text that goes on: no router may look at later tokens
     struct { Blocks *blocks; const Row *row; size_t rows; } paged;     // instead of a cache: rows of any length
 } Batch;
+
+// A part of a batch that has one past: all of it, or one row of a step. B sequences of T tokens, from token `at` on.
+typedef struct { size_t i, at, B, T, past; } Part;
+static inline Part part_at(const Batch *b, size_t i, size_t at) {
+    if (!b->paged.rows) return (Part){i, at, b->B, i ? 0 : b->T, b->past};
+    if (i == b->paged.rows) return (Part){i, at, 0, 0, 0};
+    return (Part){i, at, 1, b->paged.row[i].n, b->paged.row[i].past};
+}
+static inline Part first_part(const Batch *b) { return part_at(b, 0, 0); }
+static inline Part next_part(const Batch *b, Part p) { return part_at(b, p.i + 1, p.at + p.B * p.T); }
+#define EACH_PART(p, b) (Part p = first_part(b); p.T; p = next_part(b, p))
 
 typedef struct RouterStats RouterStats;    // moe.h
 struct Model {

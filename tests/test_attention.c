@@ -50,7 +50,9 @@ static Call make_call(size_t B, size_t n, size_t L, Heads h, int kernel, size_t 
 }
 
 static AttnOutput output_of(Call *c) { return (AttnOutput){c->out, c->out_stride, c->lse, c->probability}; }
-static AttnInput input_of(const Call *c) { return (AttnInput){c->q, c->q_stride, c->view, c->B, c->n}; }
+static AttnInput input_of(const Call *c) {
+    return (AttnInput){.q = c->q, .q_stride = c->q_stride, .view = c->view, .B = c->B, .n = c->n};
+}
 static void forward(Call *c) { attention_forward(output_of(c), input_of(c), c->s); }
 static void backward(Call *c) {
     attention_backward((AttnGradient){c->dq, c->dk, c->dv}, c->dout, output_of(c), input_of(c), c->s);
@@ -204,7 +206,7 @@ static void check_past(size_t L, size_t n, Heads h, int kernel, size_t tile, Rng
 }
 
 static void past(void) {
-    static const size_t ns[] = {1, 2, 30, 47, 48, 49, 96, 97, 140};
+    static const size_t ns[] = {1, 2, 7, 8, 9, 30, 47, 48, 49, 96, 97, 140};
     Rng r = rng_stream(3, RNG_TEST, 3);
     for (size_t k = 0; k < sizeof ns / sizeof *ns; k++)
         for (int i = 0; i < HEADS; i++) {
@@ -255,6 +257,63 @@ static void batches(void) {
                           "row %zu of sequence %zu depends on the other sequences", t, b);
             }
             arrays_free();
+        }
+}
+
+// Rows of several lengths over blocks that stand in any order, each with the bits of its own contiguous keys. Where
+// the value is the beginning of the key (as of a latent), the blocks hold it once. What no row owns is NaN.
+static void check_blocks(Heads h, int kernel, size_t size, bool latent, Rng *r) {
+    enum { ROWS = 5, MOST = 150 };
+    static const size_t ns[ROWS] = {1, 8, 30, 3, 9}, lengths[ROWS] = {150, 77, 64, 3, 141};
+    size_t blocks = 2 * ROWS * (MOST / size + 1), k_block = h.KV * size * h.D, v_block = h.KV * size * h.Dv, at = 0;
+    real *k = array(blocks * k_block), *v = latent ? k : array(blocks * v_block);
+    for (size_t i = 0; i < blocks * k_block; i++) k[i] = (real)NAN;
+    for (size_t i = 0; i < blocks * v_block && !latent; i++) v[i] = (real)NAN;
+    uint32_t table[ROWS][MOST], next = (uint32_t)blocks;
+    AttnRow row[ROWS];
+    Call alone[ROWS];
+    for (size_t i = 0; i < ROWS; i++) {
+        Call *c = &alone[i];
+        *c = make_call(1, ns[i], lengths[i], h, kernel, 64, r);
+        c->lse = c->probability = NULL;
+        if (latent) c->view.v = c->k, c->view.v_stride = c->view.k_stride, c->view.v_head = c->view.k_head;
+        for (size_t j = 0; j * size < lengths[i]; j++) table[i][j] = next -= 1 + (uint32_t)rng_below(r, 2);
+        for (size_t j = 0; j < lengths[i]; j++)
+            for (size_t g = 0; g < h.KV; g++) {
+                size_t slot = (table[i][j / size] * h.KV + g) * size + j % size;
+                memcpy(k + slot * h.D, c->k + j * c->view.k_stride + g * h.D, h.D * sizeof *k);
+                if (!latent) memcpy(v + slot * h.Dv, c->v + j * c->view.v_stride + g * h.Dv, h.Dv * sizeof *v);
+            }
+        row[i] = (AttnRow){at, ns[i], lengths[i], table[i]}, at += ns[i];
+        forward(c);
+    }
+    Call all = make_call(1, at, at, h, kernel, 64, r);
+    for (size_t i = 0; i < ROWS; i++) memcpy(all.q + row[i].at * all.q_stride, alone[i].q, alone[i].q_size * sizeof *k);
+    size_t v_width = latent ? h.D : h.Dv;
+    KvView view = {.k = k, .v = v, .k_step = k_block, .k_stride = h.D, .k_head = size * h.D,
+                   .v_step = h.KV * size * v_width, .v_stride = v_width, .v_head = size * v_width, .block_size = size};
+    attention_forward((AttnOutput){.out = all.out, .out_stride = all.out_stride},
+                      (AttnInput){.q = all.q, .q_stride = all.q_stride, .view = view, .B = ROWS, .row = row}, all.s);
+    for (size_t i = 0; i < ROWS; i++)
+        for (size_t t = 0; t < ns[i]; t++)
+            CHECK(same_bits(all.out + (row[i].at + t) * all.out_stride, alone[i].out + t * alone[i].out_stride,
+                            h.H * h.Dv),
+                  "%s, blocks of %zu: H %zu KV %zu D %zu Dv %zu, window %zu: query %zu of row %zu differs",
+                  kernel_name[kernel], size, h.H, h.KV, h.D, h.Dv, h.window, t, i);
+    arrays_free();
+}
+
+static void blocks(void) {
+    static const size_t sizes[] = {1, 5, 16, 24, 32, 48, 64, 200};
+    static const Heads latents[] = {{4, 1, 24, 16, 0, false}, {9, 1, 80, 64, 0, true}, {2, 1, 16, 16, 20, false}};
+    Rng r = rng_stream(3, RNG_TEST, 10);
+    for (int t = 1; t <= 3; t += 2)
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            omp_set_num_threads(t);
+            for (int kernel = 0; kernel < KERNELS; kernel++) {
+                for (int h = 0; h < HEADS; h++) check_blocks(heads[h], kernel, sizes[i], false, &r);
+                for (size_t h = 0; h < 3; h++) check_blocks(latents[h], kernel, sizes[i], true, &r);
+            }
         }
 }
 
@@ -386,6 +445,7 @@ static const Test tests[] = {
     {"attention/past", "new queries after a past are the rows of the whole forward, bit for bit", past},
     {"attention/past-of-groups", "one query of every number of heads, with any threads, is the last row of the whole",
      past_of_groups},
+    {"attention/blocks", "rows of several lengths over scattered blocks have the bits of contiguous keys", blocks},
     {"attention/batch", "a sequence does not depend on the others in its batch, bit for bit", batches},
     {"attention/band", "band is naive, bit for bit", band_is_naive},
     {"attention/threads", "1, 2, 3 and 8 threads give the same bits", threads},

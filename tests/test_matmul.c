@@ -99,6 +99,19 @@ static void packing(void) {
             }
 }
 
+// A few rows sweep through packed panels: every number of tiles, panels of one part and of several, the last one full
+// or not; and rows of 4096 bytes, which are copied.
+static void sweeps(void) {
+    static const size_t rows[] = {2, 3, 4, 5, 6, 7, 11, 12, 13, 24, 25, 37, 63, 64, 65}, depths[] = {1, 511, 513, 1100};
+    Rng r = rng_stream(1, RNG_TEST, 8);
+    for (size_t m = 0; m < sizeof rows / sizeof *rows; m++) {
+        for (size_t k = 0; k < sizeof depths / sizeof *depths; k++)
+            for (int draw = 0; draw < 2; draw++)
+                check_product(rows[m], 16 * (1 + m % 5) + m % 3, depths[k], PACKED | rng_below(&r, OPTIONS), &r);
+        check_product(rows[m], 35, 1024, PACKED | (m % 2 ? BIAS : ACCUMULATE), &r);
+    }
+}
+
 // Some experts get no token: products with M = 0 or K = 0 stand between the others.
 static void groups(void) {
     static const size_t sizes[] = {0, 7, 0, 1, 40, 0, 3, 12};
@@ -245,6 +258,7 @@ static const Test tests[] = {
     {"matmul/shapes", "products of 729 ragged shapes are the three loops, bit for bit, and touch nothing else", shapes},
     {"matmul/layouts", "rows or columns, packed or not, bias, accumulation, gaps: all 64 combinations", layouts},
     {"matmul/packing", "panels hold 32 columns, the last one filled up with zeros", packing},
+    {"matmul/sweeps", "a few rows times packed weights are the three loops, bit for bit", sweeps},
     {"matmul/groups", "groups of products with empty members", groups},
     {"matmul/serial", "a product with a part of taller panels", serial},
     {"matmul/threads", "1, 2, 3 and 8 threads give the same bits", threads},

@@ -43,45 +43,90 @@ static void check_alone(const char *flags, Model *m, const Asked *a, size_t i, S
     sampler_free(s), tokenizer_free(numbers);
 }
 
-// Returns how often a request had to give way.
-static size_t check_engine(const char *flags, Model *m, SchedOptions o, size_t blocks, size_t size) {
+// A few tokens that may come next. Most of them will not, and what came of them has to be forgotten.
+static void propose(Request *const *request, Rng *r) {
+    for (size_t i = 0; i < REQUESTS; i++) {
+        int draft[3] = {(int)rng_below(r, VOCAB), (int)rng_below(r, VOCAB), (int)rng_below(r, VOCAB)};
+        if (request[i]->state == STATE_RUNNING) sched_propose(request[i], draft, rng_below(r, 4));
+    }
+}
+
+typedef struct { size_t preempted, found, rejected, again; } Seen;
+typedef struct { bool forks, drafts, snapshots; } Tried;
+static Seen check_engine(const char *flags, Model *m, SchedOptions o, size_t blocks, size_t size, Tried tried) {
     Asked a[REQUESTS];
     SampleOptions sampling = sample_defaults(SEED, 0);
     Pool *pool = pool_new(blocks, size, o.preempt == PREEMPT_swap ? blocks : 0, 1, 64);
     Sched *sched = sched_new(o, pool);
     Served *served = served_new(m, blocks, size, o.running, o.preempt == PREEMPT_swap ? blocks : 0, sampling, VOCAB);
+    if (tried.snapshots) served_keep_snapshots(served);
     Engine e = {sched, served_backend(served), receive, a, NULL, 0};
     ask(a);
+    Rng r = rng_stream(7, RNG_TEST, 0);
+    Request *request[REQUESTS];
     for (size_t i = 0; i < REQUESTS; i++) {
-        Request *r = sched_submit(sched, a[i].prompt, a[i].n, a[i].n + ANSWER, 0, 0);
-        r->seed = i;
+        bool forked = tried.forks && i % 3 == 2;
+        if (forked) a[i] = a[i - 1];
+        request[i] = forked ? sched_fork(sched, request[i - 1], 0)
+                            : sched_submit(sched, a[i].prompt, a[i].n, a[i].n + ANSWER, 0, 0);
+        request[i]->seed = i;
     }
-    for (size_t steps = 0; engine_step(&e, 0); steps++)
+    for (size_t steps = 0; engine_step(&e, 0); steps++) {
         CHECK(!sched_check(sched) && steps < 4000, "%s", sched_check(sched) ? sched_check(sched) : "no end");
+        if (tried.drafts) propose(request, &r);
+    }
     for (size_t i = 0; i < REQUESTS; i++) check_alone(flags, m, &a[i], i, sampling);
-    size_t preempted = sched_counters(sched)->preempted;
+    const SchedCounters *c = sched_counters(sched);
+    Seen seen = {c->preempted, c->hits + c->rehits + c->shared, c->rejected, served->again};
     engine_free(&e), served_free(served);
-    return preempted;
+    return seen;
 }
 
-static void check_model(const char *flags, bool recurrent) {
+static void check_model(const char *flags) {
     Model *m = open_model(flags);
     SchedOptions o = {.budget = 64, .running = 6, .chunk = 64, .watermark = 0.05, .admit = ADMIT_prompt};
-    check_engine(flags, m, o, 200, 16);
-    o.chunk = 5, o.budget = 17, o.prefix_cache = !recurrent;
-    check_engine(flags, m, o, 200, 3);
-    o.admit = ADMIT_chunk, o.watermark = 0;
-    size_t preempted = check_engine(flags, m, o, 14, 5);
+    check_engine(flags, m, o, 200, 16, (Tried){0});
+    o.chunk = 5, o.budget = 17, o.running = 2, o.prefix_cache = true;            // the second of two twins comes later
+    Seen found = check_engine(flags, m, o, 200, 3, (Tried){.snapshots = true});
+    CHECK(found.found > 0, "%s: nothing was found in the cache", flags);
+    CHECK(found.again == 0, "%s: %zu tokens again, although every block has its state", flags, found.again);
+    o.running = 6, o.admit = ADMIT_chunk, o.watermark = 0, o.prefix_cache = false;
+    size_t preempted = check_engine(flags, m, o, 14, 5, (Tried){0}).preempted;
     o.preempt = PREEMPT_swap, o.victim = VICTIM_least_computed;
-    if (!recurrent) preempted += check_engine(flags, m, o, 14, 5);
-    CHECK(preempted > 0, "%s: a pool of 14 blocks was enough, and nothing was tried", flags);
+    Seen swapped = check_engine(flags, m, o, 14, 5, (Tried){0});
+    CHECK(swapped.again == 0, "%s: %zu tokens again, although states are swapped with their blocks", flags,
+          swapped.again);
+    CHECK(preempted + swapped.preempted > 0, "%s: a pool of 14 blocks was enough, and nothing was tried", flags);
+    model_free(m);
+}
+
+// Texts that share a prompt, and drafts: a state can only go back to where it was kept.
+static void check_forks(const char *flags) {
+    Model *m = open_model(flags);
+    SchedOptions o = {.budget = 64, .running = 6, .chunk = 9, .admit = ADMIT_prompt};
+    bool recurrent = served_has_state(m);
+    for (int i = 0; i < 4; i++) {
+        o.prefix_cache = i >= 2, o.preempt = i % 2 ? PREEMPT_swap : PREEMPT_recompute;
+        Seen forked = check_engine(flags, m, o, i % 2 ? 20 : 200, 4, (Tried){true, false, i > 0});
+        CHECK(forked.found > 0, "%s: no text shares its prompt", flags);
+        CHECK(recurrent == (forked.again > 0), "%s: %zu tokens again", flags, forked.again);
+        Seen drafted = check_engine(flags, m, o, i % 2 ? 20 : 200, 4, (Tried){true, true, i > 0});
+        CHECK(drafted.rejected > 0, "%s: no draft was rejected", flags);
+    }
     model_free(m);
 }
 
 static void alone(void) {
-    check_model("", false), check_model("--attn gqa --kv-heads 1 --pos alibi", false);
-    check_model("--attn swa --window 9", false), check_model("--experts 4 --router bias", false);
-    check_model("--attn gla+mha", true), check_model("--attn gated-delta", true);
+    static const char *const flags[] = {"", "--attn gqa --kv-heads 1 --pos alibi", "--attn swa --window 9",
+                                        "--experts 4 --router bias", "--attn mla",
+                                        "--attn mla+gqa --q-rank 9 --rope-dim 4", "--attn gla+mha",
+                                        "--attn gated-delta", "--attn linear", "--attn mamba2+mla"};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_model(flags[i]);
+}
+static void forks(void) {
+    static const char *const flags[] = {"", "--attn mla", "--attn gla+mha", "--attn delta",
+                                        "--attn linear+swa --window 7", "--attn mamba2"};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_forks(flags[i]);
 }
 
 static Result serve(const char *flags) {
@@ -107,13 +152,18 @@ static void command(void) {
     CHECK(strcmp(receipt_of(serve("--temperature 0")), receipt_of(first)), "another temperature");
     Result none = serve("--run none");
     CHECK(none.status == 1 && strstr(none.error, "none"), "%d %s", none.status, none.error);
-    train("--attn gla --layers 1 --width 32 --heads 2 --steps 1 --eval-tokens 128 --sample-tokens 0 --out state");
-    Result state = serve("--run state --prefix-cache 1");
-    CHECK(state.status == 2 && strstr(state.error, "recurrent states"), "%d %s", state.status, state.error);
+    train("--attn gla --layers 1 --width 32 --heads 2 --steps 3 --eval-tokens 128 --sample-tokens 0 --out state");
+    Result state = serve("--run state");
+    CHECK(strcmp(receipt_of(state), "none") && strcmp(receipt_of(state), receipt_of(first)), "%s", state.error);
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
+        Result r = serve(xprintf("--run state %s", same[i]));
+        CHECK(!strcmp(receipt_of(r), receipt_of(state)), "gla: %s: %s%s", same[i], r.out, r.error);
+    }
 }
 
 static const Test tests[] = {
     {"served/alone", "requests through a small pool get the tokens that ./generate draws for each alone", alone},
+    {"served/forks", "texts that share a prompt, and drafts that are rejected, whatever the mixers remember", forks},
     {"served/command", "./serve --run: one receipt, whatever pool, threads and clock", command},
 };
 REGISTER_TESTS(tests)

@@ -37,9 +37,8 @@ static void deal_blocks(Text *text, size_t size, Rng *r) {
         for (size_t i = 0; i * size < text[t].n; i++) text[t].block[i] = all[next++];
 }
 
-static Row row_of(const Text *t, size_t slot, size_t n, size_t from) {
-    return (Row){.tokens = t->token + t->done, .n = n, .past = t->done, .block = t->block, .logits_from = from,
-                 .slot = slot};
+static Row row_of(const Text *t, size_t n, size_t from) {
+    return (Row){.tokens = t->token + t->done, .n = n, .past = t->done, .block = t->block, .logits_from = from};
 }
 
 static void check_logits(const char *flags, const Text *t, size_t from, size_t n, const real *found) {
@@ -64,8 +63,9 @@ static void move_a_block(Model *m, Blocks *s, Text *t, uint32_t spare, bool thro
 }
 
 // One random schedule: in every step some of the texts go on by a random number of tokens.
-static void check_schedule(const char *flags, Model *m, Text *text, size_t size, Rng *r) {
-    Blocks *s = blocks_new(m, BLOCKS + 64, size, TEXTS);
+static void check_schedule(const char *flags, Model *m, Text *text, size_t size, bool snapshots, Rng *r) {
+    Blocks *s = blocks_new(m, BLOCKS + 64, size);
+    s->snapshots = snapshots;
     uint32_t spare = BLOCKS;
     deal_blocks(text, size, r);
     for (size_t left = TEXTS; left;) {
@@ -74,10 +74,11 @@ static void check_schedule(const char *flags, Model *m, Text *text, size_t size,
         real logits[TEXTS * LONGEST * VOCAB], *at = logits;
         for (size_t t = 0; t < TEXTS; t++) {
             if (text[t].done == text[t].n || rng_below(r, 3) == 0) continue;
-            size_t most = text[t].n - text[t].done, n = rng_below(r, 2) ? 1 : 1 + rng_below(r, most);
+            size_t most = text[t].n - text[t].done, few = most < 9 ? most : 9, n = 1;
+            if (rng_below(r, 2)) n = 1 + rng_below(r, rng_below(r, 2) ? few : most);
             if (spare < BLOCKS + 64 && rng_below(r, 4) == 0)
                 move_a_block(m, s, &text[t], spare++, rng_below(r, 2), size);
-            owner[rows] = t, row[rows++] = row_of(&text[t], t, n, rng_below(r, n));
+            owner[rows] = t, row[rows++] = row_of(&text[t], n, rng_below(r, n));
         }
         if (!rows) continue;
         model_step(m, s, row, rows, logits);
@@ -91,27 +92,26 @@ static void check_schedule(const char *flags, Model *m, Text *text, size_t size,
     blocks_free(s);
 }
 
-// Alone: the forward without a cache, and for mla, which that expands, one prefill in one block.
+// Alone: the forward without a cache; of mla, which that expands, the forward with one, as ./generate has it.
 static void alone(Model *m, Text *t, bool absorbed) {
-    if (!absorbed) {
-        model_infer(m, NULL, t->token, t->n, true, t->expected);
-        return;
-    }
-    Blocks *s = blocks_new(m, 1, t->n, 1);
-    model_step(m, s, &(Row){.tokens = t->token, .n = t->n, .block = (uint32_t[]){0}}, 1, t->expected);
-    blocks_free(s);
+    Cache *cache = absorbed ? cache_new(m, 1, t->n) : NULL;
+    model_infer(m, cache, t->token, t->n, true, t->expected);
+    cache_free(cache);
 }
 
 static void check_steps(const char *flags, bool absorbed) {
-    static const size_t sizes[] = {1, 7, 16, 64};
-    static size_t turn = 0;              // every kind of model gets another size and number of threads
+    static const size_t sizes[] = {1, 7, 16, 24, 64};
+    static size_t turn = 0;
     Model *m = open_model(flags);
     Rng r = rng_stream(5, RNG_TEST, turn);
     Text text[TEXTS];
     for (size_t t = 0; t < TEXTS; t++) random_text(&text[t], &r), alone(m, &text[t], absorbed);
     int threads = omp_get_max_threads();
-    omp_set_num_threads(1 + (int)turn % 3);
-    check_schedule(flags, m, text, sizes[turn++ % 4], &r);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        omp_set_num_threads(1 + (int)turn++ % 3);
+        for (size_t t = 0; t < TEXTS; t++) text[t].done = 0;
+        check_schedule(flags, m, text, sizes[i], turn % 2, &r);
+    }
     omp_set_num_threads(threads);
     for (size_t t = 0; t < TEXTS; t++) free(text[t].expected);
     model_free(m);
