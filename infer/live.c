@@ -448,9 +448,9 @@ static void draw_picture(Live *l) {
     fprintf(f, "],\"recent\":[");
     print_recent(s, f);
     fprintf(f, "]}");
-    if (fclose(f) != 0) return free(text);
-    free(l->picture);
-    l->picture = text;
+    bool whole = fclose(f) == 0;
+    free(whole ? l->picture : text);
+    if (whole) l->picture = text;
 }
 
 // ---- the engine: its loop ------------------------------------------------------------------------------

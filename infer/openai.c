@@ -231,7 +231,7 @@ static void add_event(char **all, size_t *bytes, json_t *event) {
     char *line = json_line(event);
     size_t n = strlen(line);
     *all = xrealloc(*all, *bytes + n + 9);
-    *bytes += (size_t)sprintf(*all + *bytes, "data: %s\n\n", line);
+    *bytes += (size_t)snprintf(*all + *bytes, n + 9, "data: %s\n\n", line);
     free(line);
 }
 
@@ -273,7 +273,7 @@ static void tell(Reply *r, size_t i, char **all, size_t *bytes) {
 static void add_end(char **all, size_t *bytes) {
     static const char end[] = "data: [DONE]\n\n";
     *all = xrealloc(*all, *bytes + sizeof end);
-    *bytes += (size_t)sprintf(*all + *bytes, "%s", end);
+    *bytes += (size_t)snprintf(*all + *bytes, sizeof end, "%s", end);
 }
 
 char *reply_events(Reply *r) {

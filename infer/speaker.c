@@ -112,8 +112,9 @@ char *speaker_decode(Speaker *s, int previous, int token, size_t *bytes) {
 // The bytes of a token that are no text by themselves are shown as OpenAI does it, so that none is like another.
 char *speaker_shown(const char *text, size_t bytes) {
     if (utf8_valid_length(text, bytes) == bytes && strlen(text) == bytes) return xprintf("%s", text);
-    char *out = xmalloc(6 + 4 * bytes + 1), *p = out + sprintf(out, "bytes:");
-    for (size_t i = 0; i < bytes; i++) p += sprintf(p, "\\x%02x", (unsigned char)text[i]);
+    size_t room = 6 + 4 * bytes + 1;
+    char *out = xmalloc(room), *p = out + snprintf(out, room, "bytes:");
+    for (size_t i = 0; i < bytes; i++) p += snprintf(p, 5, "\\x%02x", (unsigned char)text[i]);
     return out;
 }
 
