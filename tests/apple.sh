@@ -14,13 +14,18 @@ for library in jansson.h jansson_config.h microhttpd.h stb; do      # these are 
 done
 
 http=
-[ ! -e $headers/microhttpd.h ] || { http="-DHTTP -I $headers/page"; mkdir $headers/page; echo '""' > $headers/page/page.inc; }
+if [ -e $headers/microhttpd.h ]; then
+    http="-DHTTP -I $headers/page"
+    mkdir $headers/page
+    echo '""' > $headers/page/page.inc
+fi
 export http
 check() {
     local log=$headers/log/${1//\//_}
     clang --target=arm64-apple-macos13 -fsyntax-only -nostdlibinc -isystem $headers -iquote . -O1 -std=c11 -pedantic \
         -ffp-contract=off -fopenmp -Wall -Wextra -Werror -Wshadow -Wvla -Wstrict-prototypes \
-        -DCOMMIT='"x"' -DOBJECTS='"x"' -DTRAIN='"x"' $http "$1" > "$log" 2>&1 || { echo "FAILED  $1"; head -n 8 "$log"; }
+        -DCOMMIT='"x"' -DOBJECTS='"x"' -DTRAIN='"x"' $http \
+        "$1" > "$log" 2>&1 || { echo "FAILED  $1"; head -n 8 "$log"; }
 }
 export -f check
 sources=(*.c {lib,kernels,config,data,formats,model,infer,run,plot,tests,bench}/*.c)

@@ -62,7 +62,8 @@ Result server_wait(Server *s) {
     waitpid(s->process, &status, 0);
     started = 0;
     int shown = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    return (Result){shown, read_whole_file(test_path("serve.out"), NULL), read_whole_file(test_path("serve.error"), NULL)};
+    char *out = read_whole_file(test_path("serve.out"), NULL), *error = read_whole_file(test_path("serve.error"), NULL);
+    return (Result){shown, out, error};
 }
 
 Result server_stop(Server *s) {
@@ -97,15 +98,23 @@ bool client_send(int to, const char *text, size_t bytes) {
 }
 
 static void send_head(int to, const char *method, const char *path, const char *headers, const char *body) {
-    char *text = xprintf("%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%sContent-Length: %zu\r\n\r\n", method, path,
-                         headers, strlen(body));
+    char *text = xprintf("%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%sContent-Length: %zu\r\n\r\n", method,
+                         path, headers, strlen(body));
     client_send(to, text, strlen(text));
     client_send(to, body, strlen(body));
     free(text);
 }
 
+// {'a': 1} is easier to read in C than {\"a\": 1}.
+static char *with_quotes(const char *body) {
+    char *text = xprintf("%s", body);
+    for (char *c = text; !strncmp(body, "{'", 2) && *c; c++)
+        if (*c == '\'') *c = '"';
+    return text;
+}
+
 void client_post(int to, const char *path, const char *body) {
-    send_head(to, "POST", path, "Content-Type: application/json\r\n", body);
+    send_head(to, "POST", path, "Content-Type: application/json\r\n", with_quotes(body));
 }
 
 // Takes the chunks apart, in place; whether the last one was there.
@@ -156,7 +165,7 @@ Response client_ask(const Server *s, const char *method, const char *path, const
 }
 
 Response ask(const Server *s, const char *path, const char *body) {
-    return client_ask(s, "POST", path, "Content-Type: application/json\r\n", body);
+    return client_ask(s, "POST", path, "Content-Type: application/json\r\n", with_quotes(body));
 }
 
 json_t *json_of(Response r) {
@@ -168,7 +177,11 @@ json_t *json_of(Response r) {
 
 double metric(const Server *s, const char *name) {
     Response r = client_ask(s, "GET", "/metrics", "", "");
-    char *line = xprintf("\n%s ", name), *at = strstr(r.body, line);
+    size_t n = strcspn(name, ",");
+    const char *value = strchr(name, '=');
+    char *line = value ? xprintf("\n%.*s{model_name=\"run\"%.*s\"%s\"} ", (int)n, name, (int)(value + 1 - name - n),
+                                 name + n, value + 1)
+                       : xprintf("\n%s{model_name=\"run\"} ", name), *at = strstr(r.body, line);
     double x = at ? strtod(at + strlen(line), NULL) : NAN;
     free(line), free(r.head);
     return x;

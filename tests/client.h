@@ -15,10 +15,11 @@ typedef struct { int status; char *head, *body; bool whole; } Response;     // s
 int client_open(const Server *s);
 bool client_send(int socket, const char *text, size_t bytes);
 Response client_read(int socket, double seconds);         // until its end, the connection's, or the time's; closes
-void client_post(int socket, const char *path, const char *body);     // sends a request, and does not wait
+void client_post(int socket, const char *path, const char *body);     // likewise, without waiting
 Response client_ask(const Server *s, const char *method, const char *path, const char *headers, const char *body);
-Response ask(const Server *s, const char *path, const char *body);    // POST
+Response ask(const Server *s, const char *path, const char *body);    // POST; {'a': 1} is sent as {"a": 1}
 json_t *json_of(Response r);                               // fails the test if it is none
-double metric(const Server *s, const char *name);          // as it stands in /metrics, labels and all; NAN: not there
+// As it stands in /metrics, of the model "run"; "NAME,LABEL=VALUE" where there are others; NAN: not there.
+double metric(const Server *s, const char *name);
 bool metric_becomes(const Server *s, const char *name, double x, double seconds);
 #endif
