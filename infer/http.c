@@ -163,8 +163,11 @@ static enum MHD_Result answer_call(Visit *v, bool chat) {
 
 // ---- the other paths -------------------------------------------------------------------------------
 static enum MHD_Result get_page(Visit *v) {
-    return send_response(v, 200, MHD_create_response_from_buffer(sizeof page - 1, (void *)(uintptr_t)page,
-                                                                MHD_RESPMEM_PERSISTENT), "text/html; charset=utf-8");
+    struct MHD_Response *r =
+        MHD_create_response_from_buffer(sizeof page - 1, (void *)(uintptr_t)page, MHD_RESPMEM_PERSISTENT);
+    if (r) MHD_add_response_header(r, "Content-Security-Policy", "default-src 'none'; script-src 'unsafe-inline'; "
+                                   "style-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'");
+    return send_response(v, 200, r, "text/html; charset=utf-8");
 }
 static enum MHD_Result get_health(Visit *v) {
     if (live_draining(v->http->live)) return send_error(v, 503, "the server is shutting down");
