@@ -157,6 +157,11 @@ oracle: ready
 	$$python -B tests/config_walk.py $(B)/probe
 	python=$$(tests/venv.sh tests/events-requirements.txt) && $$python tests/events.py $(BIN)train
 
+# Real clients of others, likewise; the page in a chromium, if there is one.
+clients: ready
+	+$(BUILD) all
+	python=$$(tests/venv.sh tests/clients-requirements.txt) && $$python -B tests/clients.py $(or $(BIN),.)
+
 mutations:
 	tests/mutations.sh
 
@@ -222,6 +227,6 @@ endif
 clean:
 	rm -rf build train generate serve gpt bench/bench
 
-.PHONY: all test oracle mutations claims digest onefile bench versus asan tsan fuzz replay demo ready found clean always
+.PHONY: all test oracle mutations clients claims digest onefile bench versus asan tsan fuzz replay demo ready found clean always
 -include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(HARNESS:.o=.d)
 -include $(PROGRAMS:%.c=$(B)/objects/%.d) $(SERVER:%.c=$(B)/objects/%.d)
