@@ -227,6 +227,7 @@ endif
 clean:
 	rm -rf build train generate serve gpt bench/bench
 
-.PHONY: all test oracle mutations clients claims digest onefile bench versus asan tsan fuzz replay demo ready found clean always
+.PHONY: all test oracle mutations clients claims digest onefile bench versus asan tsan fuzz replay demo ready found \
+        clean always
 -include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(HARNESS:.o=.d)
 -include $(PROGRAMS:%.c=$(B)/objects/%.d) $(SERVER:%.c=$(B)/objects/%.d)

@@ -48,7 +48,7 @@ static bool take_bool(Reading *r, const char *field, const json_t *v, bool *out)
     return true;
 }
 
-enum { MOST_TOKENS = 1 << 30, MOST_LIKELY = 20, MOST_TEXTS = 128, MOST_STOPS = 16 };
+enum { MOST_TOKENS = 1 << 30, MOST_LIKELY = 20, MOST_TEXTS = 128, MOST_STOPS = 16, MOST_ROOM = 32 << 20 };
 
 static bool take_model(Reading *r, const char *field, const json_t *v) {
     if (!json_is_string(v)) return bad(r, field, "a name", v);
@@ -362,6 +362,20 @@ static size_t length_of_answer(const Reply *p) {
     return p->tokens_given ? p->tokens : p->chat ? room : smaller(16, room);
 }
 
+// A few words can ask for much: answers times tokens times alternatives.
+static bool check_room(Reading *r) {
+    const Reply *p = r->reply;
+    const Call *c = p->call;
+    double each = 8 + (r->logprobs ? (1 + (double)p->top) * sizeof(Likely) : 0), tokens = 0;
+    for (size_t i = 0; i < c->prompts; i++) tokens += p->echo ? (double)c->length[i] : 0;
+    tokens += (double)c->answers * (double)length_of_answer(p);
+    if (tokens * each <= MOST_ROOM) return true;
+    refusal_set(r->why, 400, "max_tokens", "answers of %.0f tokens together would take %.0f MiB here, and %d are "
+                "allowed; ask for fewer answers, tokens or logprobs", tokens, tokens * each / (1 << 20),
+                MOST_ROOM >> 20);
+    return false;
+}
+
 static void settle(Reading *r) {
     Reply *p = r->reply;
     Call *c = p->call;
@@ -384,7 +398,7 @@ static bool read_body(Reading *r, const json_t *body) {
     json_t *value;
     json_object_foreach((json_t *)body, key, value)
         if (!take_field(r, key, value)) return false;
-    return fit_together(r) && (r->reply->chat ? take_chat(r) : take_prompts(r));
+    return fit_together(r) && (r->reply->chat ? take_chat(r) : take_prompts(r)) && check_room(r);
 }
 
 Reply *reply_read(Speaker *s, bool chat, const char *body, size_t bytes, Refusal *why) {

@@ -145,6 +145,8 @@ static void limits(void) {
     CHECK(waited.status == 200 || waited.status == 504, "%d %s", waited.status, waited.body);
     Response whole = client_read(post(&s, LONG, false), 20);
     CHECK(whole.status == 504 && strstr(whole.body, "--timeout"), "%d %s", whole.status, whole.body);
+    Response large = ask(&s, COMPLETIONS, "{'prompt': 'Once', 'n': 2, 'logprobs': 20, 'max_tokens': 65000}");
+    CHECK(large.status == 400 && strstr(large.body, "fewer answers"), "%d %s", large.status, large.body);
     check_books(&s, "timeouts");
     server_stop(&s);
     if (!server_start(&s, ROOM "--running 1 --idle 1 --shed 1.5")) return;
