@@ -239,6 +239,7 @@ static size_t longest_text(const Service *run) {
         usage_error("--max-length %zu: a pool of %zu blocks of %zu holds a text of %zu tokens; raise --blocks",
                     o->max_length, o->blocks, o->block, pool);
     size_t most = o->max_length ? o->max_length : run->config.context;
+    if (known && most > known) most = known;
     if (most > pool)
         fprintf(stderr, "note     texts have %zu tokens at most, which is what the pool holds; the model was trained "
                 "on %zu (--blocks)\n", pool, most);

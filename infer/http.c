@@ -103,7 +103,9 @@ static void check_time(Visit *v) {
 
 // A moment of it; false: nobody waits for the answer any more.
 static bool wait_a_moment(Visit *v) {
+    hold_idle_clock(v, true);
     live_wait(v->http->live, v->reply->call, LOOK);
+    hold_idle_clock(v, false);
     check_time(v);
     return !client_is_gone(v);
 }
@@ -118,10 +120,8 @@ static void leave_call(Visit *v, Why why) {
 
 static enum MHD_Result answer_whole(Visit *v) {
     Refusal why = {0};
-    hold_idle_clock(v, true);
     while (!reply_listen(v->reply))
         if (!wait_a_moment(v)) return MHD_NO;
-    hold_idle_clock(v, false);
     char *text = reply_whole(v->reply, &why);
     leave_call(v, WHY_GONE);
     return text ? send_json(v, text) : send_refusal(v, &why);
@@ -131,7 +131,6 @@ static enum MHD_Result answer_whole(Visit *v) {
 static ssize_t read_stream(void *visit, uint64_t position, char *to, size_t most) {
     Visit *v = visit;
     (void)position;
-    hold_idle_clock(v, true);
     while (v->given == v->length) {
         if (v->reply->done) return MHD_CONTENT_READER_END_OF_STREAM;
         free(v->pending);
@@ -139,7 +138,6 @@ static ssize_t read_stream(void *visit, uint64_t position, char *to, size_t most
         v->length = v->pending ? strlen(v->pending) : 0;
         if (!v->pending && !wait_a_moment(v)) return MHD_CONTENT_READER_END_WITH_ERROR;
     }
-    hold_idle_clock(v, false);
     size_t n = smaller(most, v->length - v->given);
     memcpy(to, v->pending + v->given, n);
     v->given += n;
