@@ -9,6 +9,7 @@
 # make claims       the verdicts, recomputed from the records, and the tests of what computes them
 # make bench        speed, as a share of what this machine can do (ARGS=--quick: in a minute)
 # make versus       speed against PyTorch, eager and compiled
+# make clients      real clients talk to ./serve: curl, the openai package, lm-eval, the requests of vllm bench
 # make fuzz         libFuzzer on everything that reads a file or a flag    make replay   its corpus once more
 # make SIMD=avx512|avx2|plain|neon|soft, DOUBLE=1, DEBUG=1, CC=clang: another build, in a directory of its own
 # make test T=moe/  the tests whose names begin so          make V=1    shows the commands
@@ -58,7 +59,8 @@ BIN     = $(if $(strip $(KIND)),$(B)/,)
 
 PROGRAMS = train.c generate.c serve.c
 FOLDERS = lib kernels config data formats model infer run plot
-ROOMS   = $(filter-out $(PROGRAMS) gpt.c,$(wildcard *.c $(FOLDERS:%=%/*.c)))
+SERVER  = infer/http.c
+ROOMS   = $(filter-out $(PROGRAMS) $(SERVER) gpt.c,$(wildcard *.c $(FOLDERS:%=%/*.c)))
 OBJECTS = $(ROOMS:%.c=$(B)/objects/%.o)
 TESTS   = $(patsubst %.c,$(B)/objects/%.o,$(filter-out tests/probe.c tests/digest.c,$(wildcard tests/*.c)))
 BENCH   = $(patsubst %.c,$(B)/objects/%.o,$(wildcard bench/*.c))
@@ -75,6 +77,17 @@ endif
 
 $(BIN)train $(BIN)generate $(BIN)serve: $(BIN)%: $(B)/objects/%.o $(OBJECTS)
 	$(call say,LINK)$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
+
+# Only ./serve needs libmicrohttpd, and is built without it where it is missing: then --port says so. The page is in it.
+HTTP := $(shell echo '\#include <microhttpd.h>' | $(CC) $(OPENMP) -E - > /dev/null 2>&1 && echo -DHTTP)
+$(BIN)serve: $(SERVER:%.c=$(B)/objects/%.o)
+$(BIN)serve: LDLIBS += $(if $(HTTP),-lmicrohttpd)
+$(SERVER:%.c=$(B)/objects/%.o): CPPFLAGS += $(HTTP) -I$(B)/objects/infer
+$(SERVER:%.c=$(B)/objects/%.o): $(B)/objects/infer/page.inc $(B)/http
+$(B)/objects/infer/page.inc: infer/page.html
+	@mkdir -p $(@D); sed 's/\\/&&/g; s/"/\\"/g; s/.*/"&\\n"/' $< > $@
+$(B)/http: always
+	@mkdir -p $(@D); echo "$(HTTP)" | cmp -s - $@ || echo "$(HTTP)" > $@
 
 # The trainer in one file shares nothing with the rest: this is the command at its top.
 gpt: gpt.c
@@ -144,6 +157,11 @@ oracle: ready
 	$$python -B tests/config_walk.py $(B)/probe
 	python=$$(tests/venv.sh tests/events-requirements.txt) && $$python tests/events.py $(BIN)train
 
+# Real clients of others, likewise; the page in a chromium, if there is one.
+clients: ready
+	+$(BUILD) all
+	python=$$(tests/venv.sh tests/clients-requirements.txt) && $$python -B tests/clients.py $(or $(BIN),.)
+
 mutations:
 	tests/mutations.sh
 
@@ -195,18 +213,21 @@ demo: ready
 	+$(BUILD) all
 	./train
 
-# Compiler, OpenMP, jansson and stb: checked, and installed where something is missing.
+# Compiler, OpenMP, jansson and stb, and for the tests libmicrohttpd: checked, and installed where one is missing.
 ready:
 	@./setup --check $(CC) $(OPENMP) $(LIBRARIES) || { ./setup && $(MAKE) -s found; }
+	@./setup --check-http $(CC) $(OPENMP) $(LIBRARIES) || ./setup || echo "note: ./serve is tested without HTTP" >&2
 found:
 	@./setup --check $(CC) $(OPENMP) $(LIBRARIES) || { echo "./setup installs what is missing" >&2; false; }
 # Plain make looks first, so that a missing header is not all that it says.
 ifeq ($(MAKECMDGOALS),)
-$(OBJECTS) $(PROGRAMS:%.c=$(B)/objects/%.o): | found
+$(OBJECTS) $(PROGRAMS:%.c=$(B)/objects/%.o) $(SERVER:%.c=$(B)/objects/%.o): | found
 endif
 
 clean:
 	rm -rf build train generate serve gpt bench/bench
 
-.PHONY: all test oracle mutations claims digest onefile bench versus asan tsan fuzz replay demo ready found clean always
--include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(HARNESS:.o=.d) $(PROGRAMS:%.c=$(B)/objects/%.d)
+.PHONY: all test oracle mutations clients claims digest onefile bench versus asan tsan fuzz replay demo ready found \
+        clean always
+-include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(HARNESS:.o=.d)
+-include $(PROGRAMS:%.c=$(B)/objects/%.d) $(SERVER:%.c=$(B)/objects/%.d)

@@ -4,19 +4,24 @@
 //
 //     ./serve --run runs/NAME --requests 50 --rate 20
 //     ./serve --requests 1000 --rate 2 --seed 1
+//     ./serve --run runs/NAME --port 8000
 //     ./serve --help
 //
-// The receipt goes to stdout, a line for each request to --records. What this file is not: a network.
+// The receipt goes to stdout, a line for each request to --records. With --port requests come by HTTP (infer/http.c)
+// instead, until a signal ends it.
 #include "config/config.h"
 #include "config/serve.h"
 #include "formats/hf.h"
 #include "infer/clock.h"
+#include "infer/http.h"
 #include "infer/served.h"
 #include "infer/stats.h"
 #include "infer/trace.h"
 #include "lib/process.h"
 #include "lib/cpu.h"
+#include "lib/machine.h"
 #include "lib/rng.h"
+#include "lib/simd.h"
 #include "lib/threads.h"
 #include "run/report.h"
 #include "run/run.h"
@@ -46,6 +51,7 @@ typedef struct {
     Trace trace; CostTable cost;
     Pool *pool; Sched *sched; Engine engine;
     Model *model; size_t vocab;         // NULL: tokens are random
+    Config config; Served *served;
     bool real; double start;            // whether time passes by itself, and since when
     Record *record; Request **request;
     size_t submitted;
@@ -117,17 +123,21 @@ static size_t places_of(const ServeOptions *o) {
 }
 
 // ---- the model -----------------------------------------------------------------------------------
-static void refuse_what_it_cannot(const Service *run, const Config *c) {
+// Positions that a text can have at all; 0: no end.
+static size_t known_positions(const Config *c) {
+    return c->pos == POS_learned ? c->context : c->rope_scaling == ROPE_SCALING_dynamic ? c->rope_trained : 0;
+}
+
+static void refuse_what_it_cannot(const Service *run) {
     const ServeOptions *o = &run->o;
     const char *dir = o->run;
-    size_t most = c->pos == POS_learned ? c->context : c->rope_scaling == ROPE_SCALING_dynamic ? c->rope_trained : 0;
+    size_t most = known_positions(&run->config);
     for (size_t i = 0; most && i < run->trace.count; i++)
         if (run->trace.asked[i].prompt + run->trace.asked[i].answer > most)
             usage_error("%s knows %zu positions, but request %zu may need %zu; give shorter ones (--prompt-length, "
                         "--answer-length, --length-scale)", dir, most, i,
                         run->trace.asked[i].prompt + run->trace.asked[i].answer);
-    report_writing(c, stderr);
-    fprintf(stderr, "note     answers are as long as was asked for: a token that ends a text does not end one here\n");
+    report_writing(&run->config, stderr);
 }
 
 static size_t spoken_tokens(const char *dir, size_t vocab) {
@@ -137,24 +147,29 @@ static size_t spoken_tokens(const char *dir, size_t vocab) {
     return spoken;
 }
 
-static Backend open_model(Service *run, size_t places) {
-    const ServeOptions *o = &run->o;
-    const char *advice = "--unverified uses it all the same";
-    Config c;
-    flags_defaults(&config_table, &c);
-    bool ours = hf_flags(&c, o->run);
-    if (!ours) hf_config(&c, o->run);
-    config_resolve(&c);
-    if (!o->unverified) run_check_files(o->run, false, advice);
-    run->model = model_new(&c, false), run->vocab = spoken_tokens(o->run, c.vocab);
-    hf_load(run->model, o->run);
-    if (!o->unverified) report_check_weights(run->model, o->run, advice);
-    refuse_what_it_cannot(run, &c);
+static SampleOptions sampling_of(const ServeOptions *o) {
     SampleOptions s = sample_defaults(o->seed, 0);
     s.temperature = o->temperature, s.top_k = o->sample_top_k, s.top_p = o->top_p;
-    Served *served = served_new(run->model, o->blocks, o->block, o->running, places, s, run->vocab);
-    if (o->prefix_cache) served_keep_snapshots(served);
-    return served_backend(served);
+    return s;
+}
+
+static void open_model(Service *run, size_t places) {
+    const ServeOptions *o = &run->o;
+    const char *advice = "--unverified uses it all the same";
+    Config *c = &run->config;
+    flags_defaults(&config_table, c);
+    bool ours = hf_flags(c, o->run);
+    if (!ours) hf_config(c, o->run);
+    size_t trained = ours ? c->context : hf_trained_context(o->run);
+    config_resolve(c);
+    if (!ours) c->context = trained;
+    if (!o->unverified) run_check_files(o->run, false, advice);
+    run->model = model_new(c, false), run->vocab = spoken_tokens(o->run, c->vocab);
+    hf_load(run->model, o->run);
+    if (!o->unverified) report_check_weights(run->model, o->run, advice);
+    refuse_what_it_cannot(run);
+    run->served = served_new(run->model, o->blocks, o->block, o->running, places, sampling_of(o), run->vocab);
+    if (o->prefix_cache) served_keep_snapshots(run->served);
 }
 
 static uint64_t random_key(void) {
@@ -170,15 +185,19 @@ static Service open_run(const ServeOptions *o) {
     SchedOptions s = {o->budget, o->running, o->chunk, o->sched, o->admit, o->victim, o->preempt, o->watermark, o->shed,
                       o->prefix_cache};
     Service run = {.o = *o, .seed = o->seed};
-    run.trace = *o->trace ? trace_read(o->trace, o) : trace_make(o);
-    run.cost = strcmp(o->cost, "built-in") ? cost_read(o->cost) : cost_built_in();
     // The key is nobody's to know, for who knows it can make prompts collide; no result depends on it.
     run.pool = pool_new(o->blocks, o->block, places, random_key(), 64);
     run.sched = sched_new(s, run.pool);
     run.real = *o->run && o->clock == CLOCK_real, run.vocab = RANDOM_VOCAB;
-    run.record = xmalloc(size_mul(run.trace.count, sizeof *run.record));
-    run.request = xmalloc(size_mul(run.trace.count, sizeof *run.request));
     return run;
+}
+
+static void open_trace(Service *run) {
+    const ServeOptions *o = &run->o;
+    run->trace = *o->trace ? trace_read(o->trace, o) : trace_make(o);
+    run->cost = strcmp(o->cost, "built-in") ? cost_read(o->cost) : cost_built_in();
+    run->record = xmalloc(size_mul(run->trace.count, sizeof *run->record));
+    run->request = xmalloc(size_mul(run->trace.count, sizeof *run->request));
 }
 
 // ---- the receipt ---------------------------------------------------------------------------------
@@ -207,7 +226,95 @@ static void print_receipt(const Service *run, const Stats *s) {
     printf("receipt: digest %016llx\n", (unsigned long long)s->digest);
 }
 
+// ---- HTTP ----------------------------------------------------------------------------------------
+// Tokens of a prompt and its answer: no more than the model knows and the pool holds (the last one needs no place).
+static size_t longest_text(const Service *run) {
+    const ServeOptions *o = &run->o;
+    size_t known = known_positions(&run->config), pool = size_add(size_mul(o->blocks, o->block), 1);
+    if (known && o->max_length > known)
+        usage_error("--max-length %zu: %s knows %zu positions", o->max_length, o->run, known);
+    if (o->max_length > pool)
+        usage_error("--max-length %zu: a pool of %zu blocks of %zu holds a text of %zu tokens; raise --blocks",
+                    o->max_length, o->blocks, o->block, pool);
+    size_t most = o->max_length ? o->max_length : run->config.context;
+    if (known && most > known) most = known;
+    if (most > pool)
+        fprintf(stderr, "note     texts have %zu tokens at most, which is what the pool holds; the model was trained "
+                "on %zu (--blocks)\n", pool, most);
+    return smaller(most, pool);
+}
+
+static LiveOptions live_options(const Service *run) {
+    const ServeOptions *o = &run->o;
+    ModelSize size = model_size(&run->config);
+    int threads = omp_get_max_threads();
+    return (LiveOptions){.queue = o->queue, .running = o->running, .slo_ttft = o->slo_ttft, .slo_tpot = o->slo_tpot,
+                         .flops_per_token = size.flops_per_token / 3, .weight_bytes = (double)size.parameter_bytes,
+                         .cache_bytes = (double)size.cache_bytes_per_token, .grace = o->grace,
+                         .peak_flops = 1e9 * simd_fma_peak(threads),
+                         .peak_bytes = 1e9 * machine_read_bandwidth(threads)};
+}
+
+static void print_served(Live *live) {
+    LiveStats s = live_stats(live);
+    printf("requests  %zu received", s.received);
+    for (int why = WHY_LENGTH; why < WHYS; why++)
+        if (s.ended[why]) printf(", %zu %s", s.ended[why], why_name((Why)why));
+    printf("; %zu call%s turned away\nsteps     %zu, duty %.3f; %zu tokens read, %zu written, %zu found, %zu "
+           "recomputed\n", s.turned_away, plural(s.turned_away), s.sched.steps, s.busy / s.now, s.prompt_tokens,
+           s.tokens, s.sched.hits, s.sched.recomputed);
+}
+
+static const char *name_of_run(const char *dir) {
+    size_t end = strlen(dir), start;
+    while (end > 1 && dir[end - 1] == '/') end--;
+    for (start = end; start && dir[start - 1] != '/';) start--;
+    return xprintf("%.*s", (int)(end - start), dir + start);
+}
+
+static void serve_http(const ServeOptions *o) {
+    Service run = open_run(o);
+    open_model(&run, places_of(o));
+    Tokenizer *words = tokenizer_open_dir(o->run);
+    if (!words) {
+        print_line(stderr, "note     %s has no tokenizer: texts are numbers with spaces between them\n", o->run);
+        words = tokenizer_numbers(run.config.vocab);
+    }
+    LiveOptions told = live_options(&run);
+    Speaker *speaker = speaker_new(name_of_run(o->run), words, run.config.vocab, longest_text(&run),
+                                   size_add(o->running, o->queue), sampling_of(o), o->chat);
+    Live *live = live_new(told, run.sched, run.pool, run.served, words);
+    process_catch_signals(true);
+    http_serve((HttpOptions){o->host, o->api_key, o->port, o->connections, o->timeout, o->idle, o->grace}, live, told,
+               speaker, &process_stopped);
+    process_catch_signals(false);
+    print_served(live);
+    live_free(live), speaker_free(speaker), tokenizer_free(words);
+    flush_output("");
+}
+
+// ---- flags ---------------------------------------------------------------------------------------
 static bool is_given(const bool *given, const char *name) { return given[flags_find(&serve_table, name)]; }
+
+static void refuse_beside_port(const ServeOptions *o, const bool *given) {
+    static const char *const offline[] = {"requests", "arrivals", "rate", "burst", "clients", "prompt_length", "spread",
+                                          "answer_length", "trace", "time_scale", "length_scale", "clock", "cost",
+                                          "records"};
+    static const char *const online[] = {"host", "api_key", "chat", "max_length", "queue", "timeout", "idle",
+                                         "connections", "grace"};
+    bool port = is_given(given, "port");
+    for (size_t i = 0; port && i < sizeof offline / sizeof *offline; i++)
+        if (is_given(given, offline[i]))
+            usage_error("--%s has no effect with --port, where requests come by HTTP",
+                        flags_shown(offline[i], (char[64]){0}));
+    for (size_t i = 0; !port && i < sizeof online / sizeof *online; i++)
+        if (is_given(given, online[i]))
+            usage_error("--%s has no effect without --port", flags_shown(online[i], (char[64]){0}));
+    if (port && !*o->run) usage_error("--port answers with a model: name its directory with --run");
+    if (port && !http_is_there())
+        usage_error("--port needs libmicrohttpd, which was not there when this was built: ./setup installs it (Debian: "
+                    "libmicrohttpd-dev, brew: libmicrohttpd), then make serve");
+}
 
 static void refuse(const ServeOptions *o, const bool *given) {
     static const char *const of_models[] = {"temperature", "sample_top_k", "top_p"};
@@ -235,11 +342,22 @@ int main(int argc, char **argv) {
     bool *given = xmalloc(serve_table.count * sizeof *given);
     flags_parse(&serve_table, &o, argc, argv, given);
     refuse(&o, given);
+    refuse_beside_port(&o, given);
     cpu_switch(o.simd, run_commit(), argv);
     if (o.threads) omp_set_num_threads((int)o.threads);
+    if (is_given(given, "port")) {
+        serve_http(&o);
+        return 0;
+    }
     Service run = open_run(&o);
+    open_trace(&run);
     Backend backend = {&run.seed, no_step, no_move, no_move, no_move, random_token, NULL};
-    if (*o.run) backend = open_model(&run, places_of(&o));
+    if (*o.run) {
+        open_model(&run, places_of(&o));
+        backend = served_backend(run.served);
+        fprintf(stderr, "note     answers are as long as was asked for: a token that ends a text does not end one "
+                "here\n");
+    }
     run.engine = (Engine){run.sched, backend, receive, &run, NULL, 0};
     if (!run.real)
         fprintf(stderr, "note     simulated: costs are %s, copies and swaps take no time%s\n",

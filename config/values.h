@@ -33,6 +33,7 @@
 #define SCHED_VALUES(X)       X(SCHED, continuous) X(SCHED, static)
 #define ADMIT_VALUES(X)       X(ADMIT, chunk) X(ADMIT, prompt) X(ADMIT, full)
 #define VICTIM_VALUES(X)      X(VICTIM, last) X(VICTIM, least_computed)
+#define CHAT_VALUES(X)        X(CHAT, auto) X(CHAT, plain) X(CHAT, chatml) X(CHAT, llama3)
 #define CLOCK_VALUES(X)       X(CLOCK, real) X(CLOCK, model)
 #define PREEMPT_VALUES(X)     X(PREEMPT, recompute) X(PREEMPT, swap)
 
@@ -60,6 +61,7 @@ enum { ARRIVALS_VALUES(CONFIG_CONSTANT) };
 enum { SCHED_VALUES(CONFIG_CONSTANT) };
 enum { ADMIT_VALUES(CONFIG_CONSTANT) };
 enum { VICTIM_VALUES(CONFIG_CONSTANT) };
+enum { CHAT_VALUES(CONFIG_CONSTANT) };
 enum { CLOCK_VALUES(CONFIG_CONSTANT) };
 enum { PREEMPT_VALUES(CONFIG_CONSTANT) };
 #endif

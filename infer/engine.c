@@ -21,7 +21,7 @@ static size_t sample_row(Engine *e, const StepRow *row, size_t index, bool *stop
     const Backend *b = &e->backend;
     Request *r = row->request;
     size_t count = 0;
-    for (size_t i = row->logits_from; i < row->n; i++) {
+    for (size_t i = row->draw_from; i < row->n; i++) {
         size_t position = row->past + i + 1;
         int token = e->token[count++] = b->sample(b->self, row, index, i, r, position);
         *stop = b->ends && b->ends(b->self, r, token);

@@ -385,9 +385,10 @@ static void fill_rows(Sched *s) {
     s->step.tokens = 0;
     for (size_t i = 0; i < s->step.rows; i++) {
         Request *r = s->step.row[i].request;
-        bool complete = r->computed + r->n >= r->length;
-        s->step.row[i] = (StepRow){r, r->token + r->computed, r->n, r->computed, r->block,
-                                   complete ? r->n - 1 - r->drafted : r->n, r->slot};
+        size_t draw_from = r->computed + r->n >= r->length ? r->n - 1 - r->drafted : r->n;
+        bool whole = r->fresh && r->computed < r->prompt;
+        s->step.row[i] = (StepRow){r, r->token + r->computed, r->n, r->computed, r->block, whole ? 0 : draw_from,
+                                   r->slot, draw_from};
         s->step.tokens += r->n;
     }
 }

@@ -27,7 +27,7 @@ struct Request {
     size_t published; uint64_t root, mark;      // blocks that can be found, and the mark of the last
     Request *leader;                    // the request whose prompt this one shares (n > 1), or NULL
     RequestState state; RequestEnd end;
-    bool fresh, cancelled;              // fresh: may not use the cache (its prompt's log-probabilities are wanted)
+    bool fresh, cancelled;              // fresh: may not use the cache (logits of its whole prompt are wanted)
     size_t slot, row, n, drafted;       // of the step: its row, tokens of it, drafts among these
     size_t preempted, hits;             // how often; tokens found in the cache
     double arrival;
@@ -46,6 +46,7 @@ typedef struct {
     const uint32_t *block;
     size_t logits_from;                 // logits are wanted of tokens [logits_from, n)
     size_t slot;                        // below --running: a number of its own while it runs
+    size_t draw_from;                   // tokens are drawn after these of them: [draw_from, n)
 } StepRow;
 
 typedef struct { StepRow *row; size_t rows, tokens; Op *op; size_t ops, capacity; bool preempted; } Step;

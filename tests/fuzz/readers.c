@@ -3,6 +3,7 @@
 #include "tests/fuzz/fuzz.h"
 #include "data/data.h"
 #include "formats/hf.h"
+#include "infer/openai.h"
 #include "run/curves.h"
 #include "plot/plot.h"
 #include "run/verify.h"
@@ -319,4 +320,71 @@ void encode_text(const char *input, size_t bytes) {
         if (tokens[i] < 0 || (size_t)tokens[i] >= tokenizer_vocab(t)) fuzz_fault("token %d of a prompt", tokens[i]);
     free(tokens);
     tokenizer_free(t);
+}
+
+// ---- requests of others ------------------------------------------------------------------------
+static Tokenizer *words;
+enum { SPOKEN = 5, LONGEST_TEXT = 64, MOST_ANSWERS = 8 };
+
+void prepare_speaker(void) {
+    static const char *const known[SPOKEN] = {"the", "cat", "sat", ".", "\n\n"};
+    words = tokenizer_words(known, SPOKEN);
+}
+
+static Speaker *open_speaker(void) {
+    return speaker_new("run", words, SPOKEN, LONGEST_TEXT, MOST_ANSWERS, sample_defaults(1, 0), 0);
+}
+
+static void check_refusal(const Refusal *why) {
+    char *text = refusal_text(why);
+    json_t *root = json_loads(text, 0, NULL);
+    if (!root || why->status < 400 || why->status > 499 || !*why->message) fuzz_fault("a refusal is %s", text);
+    json_decref(root);
+    free(text);
+}
+
+// What was let in keeps the limits that it was let in for.
+static void check_call(const Reply *r) {
+    const Call *c = r->call;
+    if (c->answers > MOST_ANSWERS) fuzz_fault("%zu answers", c->answers);
+    for (size_t i = 0; i < c->answers; i++) {
+        size_t n = c->length[c->answer[i].prompt];
+        if (!n || n + c->options.tokens > LONGEST_TEXT) fuzz_fault("%zu and %zu tokens", n, c->options.tokens);
+        c->answer[i].token[c->options.tokens - 1] = 0;
+        if (c->logprobs) c->answer[i].likely[c->options.tokens * (1 + c->likely) - 1] = (Likely){0, 0};
+    }
+    for (size_t i = 0; i < c->prompts; i++)
+        for (size_t t = 0; t < c->length[i]; t++)
+            if (c->prompt[i][t] < 0 || c->prompt[i][t] >= SPOKEN) fuzz_fault("token %d", c->prompt[i][t]);
+    if (!(c->options.temperature >= 0) || !(c->options.top_p >= 0 && c->options.top_p <= 1)) fuzz_fault("sampling");
+}
+
+static void read_call(bool chat, const char *input, size_t bytes) {
+    Speaker *s = open_speaker();
+    Refusal why = {0};
+    Reply *r = reply_read(s, chat, input, bytes, &why);
+    if (!r) {
+        check_refusal(&why);
+    } else {
+        Call *c = r->call;
+        check_call(r);
+        reply_free(r), call_free(c);
+    }
+    refusal_free(&why), speaker_free(s);
+}
+void read_completion(const char *input, size_t bytes) { read_call(false, input, bytes); }
+void read_chat(const char *input, size_t bytes) { read_call(true, input, bytes); }
+
+void read_tokens(const char *input, size_t bytes) {
+    Speaker *s = open_speaker();
+    for (int back = 0; back < 2; back++) {
+        Refusal why = {0};
+        char *text = (back ? speaker_detokenize : speaker_tokenize)(s, input, bytes, &why);
+        json_t *root = text ? json_loads(text, 0, NULL) : NULL;
+        if (text && !root) fuzz_fault("no JSON: %s", text);
+        if (!text) check_refusal(&why);
+        json_decref(root), free(text);
+        refusal_free(&why);
+    }
+    speaker_free(s);
 }
