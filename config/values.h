@@ -34,6 +34,7 @@
 #define ADMIT_VALUES(X)       X(ADMIT, chunk) X(ADMIT, prompt) X(ADMIT, full)
 #define VICTIM_VALUES(X)      X(VICTIM, last) X(VICTIM, least_computed)
 #define CLOCK_VALUES(X)       X(CLOCK, real) X(CLOCK, model)
+#define ACCEPT_VALUES(X)      X(ACCEPT, exact) X(ACCEPT, ratio)
 #define PREEMPT_VALUES(X)     X(PREEMPT, recompute) X(PREEMPT, swap)
 
 // ATTN_mha, ATTN_gqa, ..., NORM_pre, ...: prefix_word.
@@ -61,5 +62,6 @@ enum { SCHED_VALUES(CONFIG_CONSTANT) };
 enum { ADMIT_VALUES(CONFIG_CONSTANT) };
 enum { VICTIM_VALUES(CONFIG_CONSTANT) };
 enum { CLOCK_VALUES(CONFIG_CONSTANT) };
+enum { ACCEPT_VALUES(CONFIG_CONSTANT) };
 enum { PREEMPT_VALUES(CONFIG_CONSTANT) };
 #endif
