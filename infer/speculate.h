@@ -5,8 +5,8 @@
 // exact: a guess is kept if it is the token that the model's own draw gives at this position. The text is the same,
 // bit for bit, as without a draft. ratio: a guess x is kept with probability min(1, p(x) / q(x)), and else replaced by
 // a draw from (p - q)+: more guesses stay, the law of the text is that of the model, but the text is another one
-// (Leviathan et al. 2023, algorithm 1; Chen et al. 2023). Its random numbers belong to the seed and the position, as all
-// draws do.
+// (Leviathan et al. 2023, algorithm 1; Chen et al. 2023). Its random numbers belong to the seed and the position, as
+// all draws do.
 #ifndef SPECULATE_H
 #define SPECULATE_H
 #include "infer/draw.h"
