@@ -6,8 +6,8 @@
 // The text goes to stdout as it comes, everything else to stderr: at the end, how fast the prompt was
 // read (prefill: many tokens at once, bound by arithmetic) and how fast tokens were written (decode: one at
 // a time, bound by memory). With --samples, several texts are written side by side, as one batch, and printed at
-// the end. The sampling itself is in infer/sample.c, the pictures of --picture are in infer/maps.c. What this file is
-// not: a server, a batch of different prompts, speculation.
+// the end. With --draft, guesses run ahead of the text (infer/speculate.h). The sampling itself is in infer/sample.c,
+// the pictures of --picture are in infer/maps.c. What this file is not: a server, a batch of different prompts.
 #include "config/generate.h"
 #include "data/data.h"
 #include "formats/hf.h"
@@ -21,6 +21,7 @@
 #include "run/report.h"
 #include "infer/maps.h"
 #include "infer/sample.h"
+#include "infer/served.h"
 #include <dirent.h>
 #include <errno.h>
 #include <omp.h>
@@ -112,6 +113,31 @@ static void stretch(const GenerateOptions *o, const bool *given, Source *s, size
         s->config.context = s->config.rope_trained;
 }
 
+// What a directory says of its model, before anything is derived. Returns the trained context.
+static size_t read_flags(Source *s) {
+    flags_defaults(&config_table, &s->config);
+    s->ours = hf_flags(&s->config, s->dir);
+    if (s->ours) return s->config.context;
+    hf_config(&s->config, s->dir);
+    return hf_trained_context(s->dir);
+}
+// After that: flags of training, of which a checkpoint has none, may contradict the trained context.
+static void derive_flags(Source *s, size_t trained) {
+    config_resolve(&s->config);
+    if (!s->ours) s->config.context = trained;
+}
+
+static const char unverified_advice[] = "--unverified uses it all the same";
+static void check_files(const GenerateOptions *o, const Source *s) {
+    if (!o->unverified) run_check_files(s->dir, false, unverified_advice);
+}
+static void load_weights(const GenerateOptions *o, Source *s) {
+    s->model = model_new(&s->config, false);
+    hf_load(s->model, s->dir);
+    if (!o->unverified) report_check_weights(s->model, s->dir, unverified_advice);
+    warm_up(s->model);
+}
+
 static void refuse_long(const Config *c, size_t prompt, size_t tokens) {
     if (c->rope_scaling == ROPE_SCALING_dynamic && prompt + tokens > c->rope_trained)
         usage_error("the rotations of this model are dynamic: they are known for the %zu tokens that it was trained "
@@ -121,21 +147,60 @@ static void refuse_long(const Config *c, size_t prompt, size_t tokens) {
 
 static Source open_source(const GenerateOptions *o, const bool *given) {
     Source s = {.dir = find_run(o)};
-    flags_defaults(&config_table, &s.config);
-    s.ours = hf_flags(&s.config, s.dir);
-    if (!s.ours) hf_config(&s.config, s.dir);
-    size_t trained = s.ours ? s.config.context : hf_trained_context(s.dir);
+    size_t trained = read_flags(&s);
     stretch(o, given, &s, trained);
-    config_resolve(&s.config);
-    if (!s.ours) s.config.context = trained;     // after: flags of training, of which there are none, may contradict it
-    const char *advice = "--unverified uses it all the same";
-    if (!o->unverified) run_check_files(s.dir, false, advice);
+    derive_flags(&s, trained);
+    check_files(o, &s);
     s.tokenizer = open_tokenizer(&s, o, is_given(given, "prompt_tokens"));
-    s.model = model_new(&s.config, false);
-    hf_load(s.model, s.dir);
-    if (!o->unverified) report_check_weights(s.model, s.dir, advice);
-    warm_up(s.model);
+    load_weights(o, &s);
     return s;
+}
+
+// ---- the draft -----------------------------------------------------------------------------------
+// Guesses for a text of n + tokens tokens. Their model must mean the same by each token.
+static Draft *open_draft(const GenerateOptions *o, const Source *s, Source *d, SampleOptions sampling, size_t n) {
+    if (strcmp(o->draft, "lookup") == 0) return draft_lookup();
+    *d = (Source){.dir = xprintf("%s", o->draft)};
+    derive_flags(d, read_flags(d));
+    check_files(o, d);
+    d->tokenizer = tokenizer_open_dir(d->dir);
+    if (d->config.vocab != s->config.vocab)
+        fail("--draft %s has a vocabulary of %zu, %s one of %zu; a draft must have the same tokens", d->dir,
+             d->config.vocab, s->dir, s->config.vocab);
+    if (d->tokenizer && tokenizer_vocab(s->tokenizer) && !tokenizer_equal(d->tokenizer, s->tokenizer) &&
+        strcmp(tokenizer_kind(s->tokenizer), "numbers") != 0)
+        fail("--draft %s: its tokens mean other texts than those of %s", d->dir, s->dir);
+    load_weights(o, d);
+    size_t window = sampler_window(d->model, n, o->tokens);
+    if (window < n + o->tokens)
+        print_line(stderr, "note     --draft %s knows %zu positions: beyond them nothing is guessed\n", d->dir, window);
+    return draft_of_model(d->model, tokenizer_spoken(s->tokenizer), sampling, o->accept == ACCEPT_ratio, window);
+}
+
+// Guesses in a step: those of --gamma, or 15 of which as many are used as pay.
+static size_t read_gamma(const GenerateOptions *o) {
+    enum { AUTOMATIC = 15 };
+    char *end;
+    if (strcmp(o->gamma, "auto") == 0) return AUTOMATIC;
+    unsigned long n = strtoul(o->gamma, &end, 10);
+    if (o->gamma[0] < '0' || o->gamma[0] > '9' || *end || n < 1 || n > MOST_GUESSES)
+        usage_error("--gamma %s: auto was expected, or a number from 1 to %d", o->gamma, MOST_GUESSES);
+    return n;
+}
+
+static void refuse_draft(const GenerateOptions *o) {
+    if (!*o->draft) return;
+    read_gamma(o);
+    if (o->samples > 1) usage_error("--draft runs ahead of one text, but --samples is %zu", o->samples);
+    if (o->accept == ACCEPT_ratio && strcmp(o->gamma, "auto") == 0)
+        usage_error("--accept ratio: the text depends on how many guesses a step has, which --gamma auto decides by "
+                    "the clock; give a number");
+}
+
+// A state that has taken a wrong guess in cannot give it back.
+static void refuse_state(const Source *s) {
+    if (served_has_state(s->model))
+        fail("--draft: %s has a recurrent state, which cannot forget a guess that was wrong", s->dir);
 }
 
 // ---- the prompt ----------------------------------------------------------------------------------
@@ -260,7 +325,8 @@ static void write_several(Sampler *s, Clock *clock, bool terminal) {
     free(prompt);
 }
 
-static Sampler *write_texts(const Source *s, const int *prompt, size_t n, SampleOptions o, Clock *clock) {
+static Sampler *write_texts(const Source *s, const int *prompt, size_t n, SampleOptions o, Speculation *ahead,
+                            Clock *clock) {
     bool terminal = isatty(STDOUT_FILENO);
     check_memory(s, n, o);
     clock->start = seconds_now();
@@ -268,6 +334,11 @@ static Sampler *write_texts(const Source *s, const int *prompt, size_t n, Sample
     Sampler *sampler = sampler_new(s->model, s->tokenizer, prompt, n, o);
     process_catch_signals(true);        // from here on, the first one ends the text, and the report follows
     clock->prefill = sampler->prefill, clock->read = sampler->read;
+    if (ahead->draft) {
+        double start = seconds_now();
+        sampler_speculate(sampler, ahead);
+        clock->start += seconds_now() - start;       // what --gamma auto measures is no part of the text
+    }
     if (clock->profiled) clock->profile[0] = profile_stop(), profile_start();
     (o.samples == 1 ? write_one : write_several)(sampler, clock, terminal);
     process_catch_signals(false);
@@ -294,6 +365,12 @@ static void report(const Source *s, const Sampler *t, const Clock *clock) {
     if (size.state_bytes) fprintf(stderr, " and %zu bytes of state per text", size.state_bytes);
     fprintf(stderr, ", %.2f MiB for %zu token%s\n", (double)(each * held + texts * size.state_bytes) / (1 << 20), held,
             plural(held));
+    if (t->ahead) {
+        const Speculation *a = t->ahead;
+        fprintf(stderr, "draft    %zu guess%s, %.0f%% kept; %.2f tokens a step\n", a->guessed,
+                a->guessed == 1 ? "" : "es", a->guessed ? 100.0 * (double)a->accepted / (double)a->guessed : 0,
+                a->steps ? (double)decoded / (double)a->steps : 0);
+    }
     if (sampler_ended(t))
         fprintf(stderr, "note     the text%s ended with the token for that; --ignore-eos writes on\n", plural(texts));
     if (t->refills)
@@ -344,6 +421,7 @@ int main(int argc, char **argv) {
     if (*o.picture) check_picture("picture", o.picture);
     if (*o.roofline) check_picture("roofline", o.roofline);
     memory_advice = "choose a shorter prompt, or fewer --tokens, --samples or --picture-tokens";
+    refuse_draft(&o);
     Source s = open_source(&o, given);
     report_writing(&s.config, stderr);
     int *prompt;
@@ -352,7 +430,14 @@ int main(int argc, char **argv) {
     Clock clock = {.profiled = o.profile || *o.roofline};
     SampleOptions sampling = {o.temperature, o.sample_top_k, o.top_p, o.seed, o.tokens, o.samples,
                               .stop = !o.ignore_eos};
-    Sampler *sampler = write_texts(&s, prompt, n, sampling, &clock);
+    Source smaller_one = {0};
+    Speculation ahead = {0};
+    if (*o.draft)
+        ahead = (Speculation){.draft = open_draft(&o, &s, &smaller_one, sampling, n), .ratio = o.accept == ACCEPT_ratio,
+                              .most = read_gamma(&o), .automatic = strcmp(o.gamma, "auto") == 0};
+    if (*o.draft) refuse_state(&s);
+    if (smaller_one.model) refuse_state(&smaller_one);
+    Sampler *sampler = write_texts(&s, prompt, n, sampling, &ahead, &clock);
     report(&s, sampler, &clock);
     if (clock.profiled) show_profile(&clock, o.roofline);
     size_t held = sampler->count < sampler->window ? sampler->count : sampler->window;

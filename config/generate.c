@@ -16,6 +16,7 @@ const FlagTable generate_table = {
                 "  ./generate --temperature 0 --tokens 50              no chance: the most probable token each time\n"
                 "  ./generate --prompt \"The cat\" --samples 4           four texts, side by side\n"
                 "  ./generate --sample-top-k 40 --top-p 0.9 --seed 7   leave the tail of the distribution out\n"
+                "  ./generate --draft lookup                           the same text, in fewer steps\n"
                 "  ./generate --tokens 500 --rope-scaling yarn          beyond the trained context\n"
                 "  ./generate --prompt \"The cat\" --picture maps.png    which token looks at which\n",
 };

@@ -35,6 +35,7 @@
 #define VICTIM_VALUES(X)      X(VICTIM, last) X(VICTIM, least_computed)
 #define CHAT_VALUES(X)        X(CHAT, auto) X(CHAT, plain) X(CHAT, chatml) X(CHAT, llama3)
 #define CLOCK_VALUES(X)       X(CLOCK, real) X(CLOCK, model)
+#define ACCEPT_VALUES(X)      X(ACCEPT, exact) X(ACCEPT, ratio)
 #define PREEMPT_VALUES(X)     X(PREEMPT, recompute) X(PREEMPT, swap)
 
 // ATTN_mha, ATTN_gqa, ..., NORM_pre, ...: prefix_word.
@@ -63,5 +64,6 @@ enum { ADMIT_VALUES(CONFIG_CONSTANT) };
 enum { VICTIM_VALUES(CONFIG_CONSTANT) };
 enum { CHAT_VALUES(CONFIG_CONSTANT) };
 enum { CLOCK_VALUES(CONFIG_CONSTANT) };
+enum { ACCEPT_VALUES(CONFIG_CONSTANT) };
 enum { PREEMPT_VALUES(CONFIG_CONSTANT) };
 #endif

@@ -1,91 +1,8 @@
-// sample.c: the steps from logits to text: one draw from a distribution, the cache that follows the
-// text, and characters put together from the bytes of their tokens.
+// sample.c: the steps from a prompt to text: the cache that follows the text, drafts that run ahead of it, and
+// characters put together from the bytes of their tokens.
 #include "infer/sample.h"
-#include "kernels/ops.h"
-#include "lib/rng.h"
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-SampleOptions sample_defaults(uint64_t seed, size_t tokens) {
-    return (SampleOptions){.temperature = 0.8, .top_k = 0, .top_p = 1, .seed = seed, .tokens = tokens, .samples = 1};
-}
-
-// ---- one draw ------------------------------------------------------------------------------------
-
-static size_t most_probable(const real *x, size_t V) {
-    size_t best = 0;
-    for (size_t i = 1; i < V; i++)
-        if (x[i] > x[best]) best = i;
-    return best;
-}
-
-// A heap of tokens, the most probable on top (equal ones: the lowest number), so that only as many are
-// put in order as top-k and top-p keep.
-typedef struct { const real *p; size_t *token, count; } Heap;
-
-static bool comes_first(const Heap *h, size_t a, size_t b) {
-    return h->p[a] > h->p[b] || (h->p[a] == h->p[b] && a < b);
-}
-
-static void sink(Heap *h, size_t i) {
-    for (size_t child; (child = 2 * i + 1) < h->count; i = child) {
-        child += child + 1 < h->count && comes_first(h, h->token[child + 1], h->token[child]);
-        if (!comes_first(h, h->token[child], h->token[i])) return;
-        size_t above = h->token[i];
-        h->token[i] = h->token[child], h->token[child] = above;
-    }
-}
-
-// The top goes behind the end of the heap: after k calls the last k places hold the k most probable
-// tokens, backwards.
-static size_t pop(Heap *h) {
-    size_t top = h->token[0];
-    h->token[0] = h->token[--h->count], h->token[h->count] = top;
-    sink(h, 0);
-    return top;
-}
-
-// Sets the probability of every token to 0 that top-k and then top-p leave out. Top-p (nucleus sampling:
-// Holtzman et al. 2020, eq. 2) keeps the token that reaches the share, so at least one.
-static void keep_top(real *p, size_t V, size_t k, double share) {
-    Heap h = {p, xmalloc(size_mul(V, sizeof *h.token)), V};
-    size_t kept = 0;
-    double total = 0, sum = 0;
-    for (size_t i = 0; i < V; i++) h.token[i] = i;
-    for (size_t i = V / 2; i-- > 0;) sink(&h, i);
-    if (k < V) while (V - h.count < k) total += (double)p[pop(&h)];
-    else for (size_t i = 0; i < V; i++) total += (double)p[i];
-    for (; kept < k && (kept == 0 || sum < share * total); kept++) {
-        if (h.count > V - kept - 1) pop(&h);
-        sum += (double)p[h.token[V - kept - 1]];
-    }
-    for (size_t i = 0; i < V - kept; i++) p[h.token[i]] = 0;
-    free(h.token);
-}
-
-// The token in whose share of the probability the random number falls, in the order of their numbers.
-static size_t pick(const real *p, size_t V, double uniform) {
-    size_t last = 0;
-    double total = 0, sum = 0;
-    for (size_t i = 0; i < V; i++) total += (double)p[i];
-    for (size_t i = 0; i < V && (sum == 0 || sum <= uniform * total); i++)
-        if (p[i] > 0) sum += (double)p[last = i];
-    return last;
-}
-
-int sample_token(real *x, size_t V, const SampleOptions *o, uint64_t draw) {
-    size_t best = most_probable(x, V), k = o->top_k && o->top_k < V ? o->top_k : V;
-    real most = x[best];
-    if (o->temperature > 0)
-        for (size_t i = 0; i < V; i++) x[i] = (real)((double)(x[i] - most) / o->temperature);
-    if (!isfinite(softmax_row(x, V)))
-        fail("the model's logits are not numbers; its weights are damaged, or its training diverged");
-    if (o->temperature == 0) return (int)best;
-    if (k < V || o->top_p < 1) keep_top(x, V, k, o->top_p);
-    Rng r = rng_stream(o->seed, RNG_SAMPLE, draw);
-    return (int)pick(x, V, rng_uniform(&r));
-}
 
 // ---- the window ----------------------------------------------------------------------------------
 
@@ -102,7 +19,7 @@ static void read_tokens(Sampler *s, size_t first, size_t rows) {
     if (cache_length(s->cache) + n > s->window) {
         cache_rewind(s->cache, 0);
         n = half;
-        s->refills++;
+        s->refills++, s->forgotten = s->count - half;
     }
     int *token = xmalloc(size_mul(rows, n * sizeof *token));
     for (size_t i = 0; i < rows; i++) memcpy(token + i * n, s->text[i].token + s->count - n, n * sizeof *token);
@@ -185,15 +102,90 @@ void sampler_free(Sampler *s) {
     free(s->logits), free(s->text), free(s);
 }
 
+// ---- a draft that runs ahead -----------------------------------------------------------------------
+
+// How long a step takes by its guesses: a few are measured behind the prompt and forgotten, the others lie between.
+static void measure_steps(Sampler *s) {
+    Speculation *a = s->ahead;
+    size_t length = cache_length(s->cache), room = s->window - length;
+    int token[MOST_GUESSES + 1];
+    for (size_t i = 0; i <= MOST_GUESSES; i++) token[i] = s->text[0].token[s->count - 1];
+    a->most = room ? smaller(a->most, room - 1) : 0;
+    for (size_t g = 0, before = 0; room; before = g, g = smaller(2 * g + 1, a->most)) {
+        for (int i = 0; i < 3; i++) {
+            double start = seconds_now();
+            model_infer(s->model, s->cache, token, g + 1, true, s->logits);
+            double took = seconds_now() - start;
+            if (i == 0 || took < a->seconds[g]) a->seconds[g] = took;
+            cache_rewind(s->cache, length);
+        }
+        for (size_t between = before + 1; between < g; between++)
+            a->seconds[between] = a->seconds[before] +
+                (a->seconds[g] - a->seconds[before]) * (double)(between - before) / (double)(g - before);
+        if (g == a->most) return;
+    }
+}
+
+void sampler_speculate(Sampler *s, Speculation *ahead) {
+    size_t V = model_config(s->model)->vocab;
+    if (s->options.samples != 1) fail("a draft runs ahead of one text, but there are %zu", s->options.samples);
+    real *logits = xmalloc(size_mul(size_mul(ahead->most + 1, V), sizeof *logits)), *after_prompt = s->logits;
+    s->ahead = ahead, s->logits = logits;
+    if (ahead->automatic) measure_steps(s);
+    memcpy(logits, after_prompt, V * sizeof *logits);
+    free(after_prompt);
+}
+
+// Reads the last token, and behind it what a draft guesses: logits for this position, and for those behind the guesses.
+static void read_ahead(Sampler *s) {
+    Speculation *a = s->ahead;
+    size_t left = s->prompt + s->options.tokens - s->count - 1;      // tokens behind the one that comes next
+    cache_rewind(s->cache, s->count - 1 - s->forgotten);
+    size_t held = cache_length(s->cache) + 1, room = s->window > held ? s->window - held : 0;
+    speculate_guess(a, s->text[0].token, s->count, smaller(left, room));
+    if (!a->guesses) {
+        read_tokens(s, s->count - 1, 1);
+        return;
+    }
+    int token[MOST_GUESSES + 1] = {s->text[0].token[s->count - 1]};
+    memcpy(token + 1, a->guess, a->guesses * sizeof *token);
+    model_infer(s->model, s->cache, token, a->guesses + 1, true, s->logits);
+    s->read++;
+}
+
+// The logits of the next token: the guesses before it may have been right, and then they are there already.
+static real *logits_ahead(Sampler *s) {
+    Speculation *a = s->ahead;
+    size_t i = s->count - a->from;
+    if (s->count == s->prompt) return s->logits;
+    if (!a->from || i == 0 || i > a->guesses || s->text[0].token[s->count - 1] != a->guess[i - 1]) read_ahead(s);
+    return s->logits + (s->count - a->from) * model_config(s->model)->vocab;
+}
+
+static int token_ahead(Sampler *s, size_t spoken) {
+    Speculation *a = s->ahead;
+    real *logits = logits_ahead(s);
+    size_t i = s->count - a->from;
+    bool guessed = a->from && i < a->guesses;
+    int token = guessed && a->ratio
+        ? speculate_token(logits, spoken, &s->options, s->count, a->guess[i], draft_weights_of(a->draft, i))
+        : sample_token(logits, spoken, &s->options, s->count);
+    if (guessed) speculate_learn(a, token == a->guess[i]);
+    return token;
+}
+
+// ---- the next token ------------------------------------------------------------------------------
+
 // Every text draws its own random numbers, those of the first numbered by position alone.
 static uint64_t draw_number(size_t sample, size_t position) { return (uint64_t)sample << 40 | position; }
 
 void sampler_next(Sampler *s) {
-    if (s->count > s->prompt) read_tokens(s, s->count - 1, s->options.samples);
-    size_t V = model_config(s->model)->vocab, spoken = tokenizer_spoken(s->tokenizer);
+    size_t V = model_config(s->model)->vocab, spoken = smaller(tokenizer_spoken(s->tokenizer), V);
+    if (s->count > s->prompt && !s->ahead) read_tokens(s, s->count - 1, s->options.samples);
     for (size_t i = 0; i < s->options.samples; i++) {
         Text *t = &s->text[i];
-        int token = sample_token(s->logits + i * V, spoken < V ? spoken : V, &s->options, draw_number(i, s->count));
+        int token = s->ahead ? token_ahead(s, spoken)
+                             : sample_token(s->logits + i * V, spoken, &s->options, draw_number(i, s->count));
         t->token[s->count] = token;
         if (t->ended) continue;
         decode(s->tokenizer, t, s->count);

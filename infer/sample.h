@@ -4,19 +4,7 @@
 #ifndef SAMPLE_H
 #define SAMPLE_H
 #include "data/tokenizer.h"
-#include "model.h"
-
-typedef struct {
-    double temperature;    // divides the logits; 0: greedy, the most probable token (ties: the lowest number)
-    size_t top_k;          // only the k most probable tokens (0: all)
-    double top_p;          // of these, only the fewest that hold this share of their probability (1: all)
-    uint64_t seed;
-    size_t tokens;         // how many to sample after the prompt
-    size_t samples;        // how many texts; each is the same, however many others there are
-    bool stop;             // a text ends with the token that its tokenizer has for that
-} SampleOptions;
-// One text, temperature 0.8, all tokens: what ./generate does when it is not told otherwise.
-SampleOptions sample_defaults(uint64_t seed, size_t tokens);
+#include "infer/speculate.h"
 
 // Samples one text and hands it out piece by piece: first the prompt, then each token's text as soon as it
 // is known. A piece holds whole UTF-8 characters (as far as the model writes UTF-8) and may be empty.
@@ -39,7 +27,9 @@ typedef struct {
     size_t count, prompt;            // tokens of each text so far; `prompt` of them were given
     size_t window;                   // tokens of a text that the cache may hold
     size_t refills;                  // how often a full window was begun anew with its last half
+    size_t forgotten;                // tokens at the start of a text that are in no window any more
     size_t read;                     // tokens of each text that the model has read
+    Speculation *ahead;              // NULL: one token a step
     double prefill;                  // seconds that the prompt took: without the memory for what comes after it
 } Sampler;
 
@@ -51,13 +41,12 @@ size_t sampler_window(const Model *m, size_t prompt, size_t tokens);    // token
 Sampler *sampler_new(Model *m, const Tokenizer *t, const int *prompt, size_t n, SampleOptions o);
 // Samples the next token of every text: the s->count-th.
 void sampler_next(Sampler *s);
+// From now on a draft runs ahead of the text, of which there may be one only; before its first token. logits become
+// [guesses + 1, V]. `automatic` measures steps of the model here, for a few of them. What `ahead` counts is shared.
+void sampler_speculate(Sampler *s, Speculation *ahead);
 bool sampler_ended(const Sampler *s);   // whether all texts came to their ends: those that did get no more text
 // What a text (a number below `samples`) has got since it was last asked for: at first the prompt, without a token
 // that only marks the start of a document. Returns the number of bytes; they are valid until the next call.
 size_t sampler_text(Sampler *s, size_t sample, const char **bytes);
 void sampler_free(Sampler *s);
-
-// One draw from logits [V], which are overwritten. Temperature first, then top-k, then top-p over what
-// top-k kept, scaled to sum to 1. The random number is a function of the seed and the draw's number alone.
-int sample_token(real *logits, size_t V, const SampleOptions *o, uint64_t draw);
 #endif

@@ -14,8 +14,8 @@
 #include "lib/rng.h"
 #include <stdlib.h>
 
-// Elements of each tensor that are moved alone, after a direction through all of them. AddressSanitizer watches accesses,
-// which are the same whatever is moved, and makes each of them slow: there the direction is enough.
+// Elements of each tensor that are moved alone, after a direction through all of them. AddressSanitizer watches
+// accesses, which are the same whatever is moved, and makes each of them slow: there the direction is enough.
 #ifdef __SANITIZE_ADDRESS__
 enum { ELEMENTS = 0 };
 #else

@@ -1,0 +1,260 @@
+// test_speculation.c: a draft changes how a text is written, and not what: by exact the text of no draft, by ratio its
+// law, which is computed here over all guesses and replacements.
+#include "tests/config.h"
+#include "tests/program.h"
+#include "infer/sample.h"
+#include "lib/rng.h"
+#include <omp.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { VOCAB = 23, TOKENS = 70, PROMPT = 12 };
+
+static Model *open_model(const char *flags) {
+    Config c = config_of("--width 32 --heads 4 --layers 2 --context 150 --ffn-width 40 --init-scale 10", flags, VOCAB);
+    return model_new(&c, false);
+}
+
+// ---- the same text -------------------------------------------------------------------------------
+
+typedef struct { int token[PROMPT + TOKENS]; size_t refills; } Written;
+
+// A prompt that repeats itself, so that lookup finds something. `draft` NULL: one token a step.
+static Written write_text(Model *m, SampleOptions o, Draft *draft, Speculation *a) {
+    static Tokenizer *t;
+    if (!t) t = tokenizer_numbers(VOCAB);
+    int prompt[PROMPT];
+    for (int i = 0; i < PROMPT; i++) prompt[i] = 3 + i % 4;
+    Sampler *s = sampler_new(m, t, prompt, PROMPT, o);
+    if (draft) a->draft = draft, sampler_speculate(s, a);
+    for (size_t i = 0; i < TOKENS; i++) sampler_next(s);
+    Written w = {.refills = s->refills};
+    memcpy(w.token, s->text[0].token, sizeof w.token);
+    sampler_free(s);
+    return w;
+}
+
+static const SampleOptions drawn[] = {
+    {.temperature = 0, .top_p = 1, .seed = 1, .tokens = TOKENS, .samples = 1},
+    {.temperature = 1, .top_p = 1, .seed = 2, .tokens = TOKENS, .samples = 1},
+    {.temperature = 0.7, .top_k = 4, .top_p = 0.9, .seed = 3, .tokens = TOKENS, .samples = 1},
+};
+
+static void check_exact(const char *flags, const char *draft_flags) {
+    Model *m = open_model(flags), *other = open_model(draft_flags);
+    for (size_t i = 0; i < sizeof drawn / sizeof *drawn; i++) {
+        SampleOptions o = drawn[i];
+        Written alone = write_text(m, o, NULL, NULL);
+        for (size_t gamma = 1; gamma <= MOST_GUESSES; gamma = 3 * gamma + 1)
+            for (int kind = 0; kind < 4; kind++) {
+                Speculation a = {.most = smaller(gamma, MOST_GUESSES), .automatic = kind == 3};
+                size_t room = sampler_window(kind == 1 ? m : other, PROMPT, TOKENS);
+                Draft *d = kind == 0 ? draft_lookup()
+                                     : draft_of_model(kind == 1 ? open_model(flags) : other, VOCAB, o, false, room);
+                Written ahead = write_text(m, o, d, &a);
+                CHECK(!memcmp(alone.token, ahead.token, sizeof alone.token) && alone.refills == ahead.refills,
+                      "%s: draft %d, %zu guesses: another text", flags, kind, gamma);
+                CHECK(a.steps + a.accepted + 1 == TOKENS, "%s: draft %d, %zu guesses: %zu steps and %zu kept are not "
+                      "%d tokens", flags, kind, gamma, a.steps, a.accepted, TOKENS);
+                CHECK(kind != 1 || a.accepted == a.guessed, "%s: %zu guesses of the model itself, but only %zu kept",
+                      flags, a.guessed, a.accepted);
+                CHECK(kind != 1 || alone.refills || a.steps <= TOKENS / (a.most + 1) + 1, "%s: %zu steps", flags,
+                      a.steps);
+                draft_free(d);
+            }
+    }
+    model_free(m), model_free(other);
+}
+
+static void test_exact(void) {
+    check_exact("", "--attn gqa --kv-heads 1 --layers 1");
+    check_exact("--attn mla --attn-gate", "--attn swa --window 5 --tile 32");
+    check_exact("--attn swa+mha --window 9 --tile 32", "--pos learned --context 40");
+    check_exact("--pos learned --context 30", "");
+    check_exact("--experts 4 --top-k 2 --attn gqa+mla --kv-heads 2", "--experts 3 --router relu");
+    omp_set_num_threads(3);
+    check_exact("--attn-kernel naive", "--attn mla");
+}
+
+// ---- the same law --------------------------------------------------------------------------------
+
+// Logits of two models that agree more or less; some tokens tie, some are out of reach.
+static void random_logits(real *x, int seed, double scale) {
+    Rng r = rng_stream((uint64_t)seed, RNG_TEST, 1);
+    for (int i = 0; i < VOCAB; i++) x[i] = (real)(scale * rng_normal(&r));
+    x[2] = x[5], x[7] = -300;
+}
+
+// What comes out, summed over all guesses that q can give: each stays by its chance, else a residual is drawn.
+static void law_of_ratio(double *law, const real *p, const real *q) {
+    double total = 0, r[VOCAB];
+    for (int x = 0; x < VOCAB; x++) law[x] = 0, total += (double)q[x];
+    for (int guess = 0; guess < VOCAB; guess++) {
+        double drawn_so = (double)q[guess] / total, stays = speculate_chance(p, q, VOCAB, guess), left = 0;
+        if (q[guess] == 0) continue;
+        speculate_residual(r, p, q, VOCAB, guess);
+        for (int x = 0; x < VOCAB; x++) left += r[x];
+        law[guess] += drawn_so * stays;
+        for (int x = 0; x < VOCAB; x++) law[x] += drawn_so * (1 - stays) * r[x] / left;
+    }
+}
+
+static void check_law(const char *what, const double *law, const real *p) {
+    double total = 0;
+    for (int x = 0; x < VOCAB; x++) total += (double)p[x];
+    for (int x = 0; x < VOCAB; x++)
+        CHECK(fabs(law[x] - (double)p[x] / total) < 1e-12, "%s: token %d comes with %.15g, not %.15g", what, x, law[x],
+              (double)p[x] / total);
+}
+
+static void test_law(void) {
+    double law[VOCAB], r[VOCAB];
+    for (int seed = 0; seed < 40; seed++)
+        for (size_t i = 0; i < sizeof drawn / sizeof *drawn; i++)
+            for (size_t j = 0; j < sizeof drawn / sizeof *drawn; j++) {     // a draft may be warped otherwise
+                real p[VOCAB], q[VOCAB];
+                random_logits(p, seed, 2), random_logits(q, seed % 4 ? seed + 100 : seed, 2);
+                draw_weights(p, VOCAB, &drawn[i]), draw_weights(q, VOCAB, &drawn[j]);
+                law_of_ratio(law, p, q);
+                check_law("a model's guess", law, p);
+                for (int guess = 0; guess < VOCAB; guess += 5) {            // and of a guess that is certain
+                    double stays = speculate_chance(p, NULL, VOCAB, guess), left = 0;
+                    speculate_residual(r, p, NULL, VOCAB, guess);
+                    for (int x = 0; x < VOCAB; x++) left += r[x];
+                    for (int x = 0; x < VOCAB; x++) law[x] = (x == guess) * stays + (1 - stays) * r[x] / left;
+                    check_law("a certain guess", law, p);
+                }
+            }
+}
+
+// The same with the random numbers that are really drawn: shares of 40,000 tokens, to five standard deviations.
+static void test_draws(void) {
+    enum { DRAWS = 40000 };
+    SampleOptions o = drawn[1];
+    real p[VOCAB], q[VOCAB], logits[VOCAB], of_draft[VOCAB];
+    random_logits(p, 1, 1.5), random_logits(q, 2, 1.5);
+    memcpy(logits, p, sizeof p), memcpy(of_draft, q, sizeof q);
+    draw_weights(p, VOCAB, &o), draw_weights(q, VOCAB, &o);
+    size_t found[VOCAB] = {0}, kept = 0;
+    double share = 0, total = 0, total_q = 0;
+    for (int x = 0; x < VOCAB; x++) total += (double)p[x], total_q += (double)q[x];
+    for (int x = 0; x < VOCAB; x++) share += fmin((double)p[x] / total, (double)q[x] / total_q);
+    for (uint64_t i = 0; i < DRAWS; i++) {
+        Rng r = rng_stream(o.seed, RNG_DRAFT, i);
+        int guess = (int)draw_pick(q, VOCAB, rng_uniform(&r));
+        real now[VOCAB];
+        memcpy(now, logits, sizeof now);
+        int token = speculate_token(now, VOCAB, &o, i, guess, q);
+        found[token]++, kept += token == guess;
+    }
+    for (int x = 0; x < VOCAB; x++) {
+        double expected = (double)p[x] / total, spread = sqrt(expected * (1 - expected) / DRAWS);
+        CHECK(fabs((double)found[x] / DRAWS - expected) <= 5 * spread, "token %d: share %.4f, not %.4f", x,
+              (double)found[x] / DRAWS, expected);
+    }
+    double stayed = (double)kept / DRAWS;
+    CHECK(fabs(stayed - share) < 0.0125, "%.4f of the guesses stay, not %.4f", stayed, share);
+}
+
+// A draft that is the model loses no guess; the same seed gives the same text.
+static void test_ratio(void) {
+    Model *m = open_model(""), *other = open_model("--layers 1");
+    for (size_t i = 0; i < sizeof drawn / sizeof *drawn; i++) {
+        Speculation a = {.ratio = true, .most = 5}, b = a, c = a;
+        Draft *same = draft_of_model(open_model(""), VOCAB, drawn[i], true, PROMPT + TOKENS);
+        write_text(m, drawn[i], same, &a);
+        CHECK(a.guessed > 0 && a.accepted == a.guessed, "%zu of %zu guesses of the model itself are kept", a.accepted,
+              a.guessed);
+        Draft *one = draft_of_model(other, VOCAB, drawn[i], true, PROMPT + TOKENS);
+        Draft *two = draft_of_model(other, VOCAB, drawn[i], true, PROMPT + TOKENS);
+        Written first = write_text(m, drawn[i], one, &b), again = write_text(m, drawn[i], two, &c);
+        CHECK(!memcmp(first.token, again.token, sizeof first.token), "the same seed, another text");
+        CHECK(b.accepted < b.guessed, "no guess of another model was wrong");
+        draft_free(same), draft_free(one), draft_free(two);
+    }
+    model_free(m), model_free(other);
+}
+
+// ---- guesses -------------------------------------------------------------------------------------
+
+static void test_lookup(void) {
+    static const int text[] = {1, 2, 3, 4, 9, 9, 1, 2, 3, 7, 8, 5, 6, 1, 2, 3};
+    int guess[MOST_GUESSES];
+    Draft *d = draft_lookup();
+    size_t n = draft_guess(d, text, 16, 4, guess);
+    CHECK(n == 4 && guess[0] == 4 && guess[1] == 9 && guess[3] == 1, "%zu guesses, %d first: those after the first "
+          "1 2 3 were expected", n, guess[0]);
+    n = draft_guess(d, text, 9, MOST_GUESSES, guess);
+    CHECK(n == 6 && guess[5] == 3, "%zu guesses: as many as stand behind the place were expected", n);
+    CHECK(draft_guess(d, text, 12, 4, guess) == 0, "8 5 was never there");
+    CHECK(draft_guess(d, text, 3, 4, guess) == 0 && draft_weights_of(d, 0) == NULL, "a text too short to repeat");
+    draft_free(d);
+}
+
+static void test_best(void) {
+    double flat[MOST_GUESSES + 1], steep[MOST_GUESSES + 1], ridge[MOST_GUESSES + 1];
+    for (int g = 0; g <= MOST_GUESSES; g++) flat[g] = 1, steep[g] = g + 1, ridge[g] = g < 12 ? 1 : (g + 1) / 12.;
+    CHECK(speculate_best(0.5, flat, 31, 0) == 31, "guesses for nothing: as many as there may be");
+    CHECK(speculate_best(0.9, steep, 31, 0) == 0, "a step as long as its tokens: no guess pays");
+    CHECK(speculate_best(0, flat, 31, 0) == 0 && speculate_best(0.9, flat, 31, 10) == 0, "wrong, or too dear");
+    for (double a = 0.3; a < 0.91; a += 0.2)     // up to the ridge they are for nothing, whatever the acceptance
+        CHECK(speculate_best(a, ridge, 31, 0) == 11, "a ridge of 12 tokens, %.1f: %zu guesses", a,
+              speculate_best(a, ridge, 31, 0));
+    for (size_t g = 1; g < 8; g++) {             // the closed form: where one more guess would cost more than it gives
+        double a = 0.6, tokens = (1 - pow(a, (double)g + 1)) / (1 - a), next = tokens + pow(a, (double)g + 1);
+        double each = (next - tokens) / (tokens * (double)(g + 1) - next * (double)g);
+        CHECK(speculate_best(a, flat, g + 1, 0.999 * each) == g + 1, "%zu guesses pay", g + 1);
+        CHECK(speculate_best(a, flat, g + 1, 1.001 * each) == g, "only %zu guesses pay", g);
+    }
+}
+
+// ---- ./generate ----------------------------------------------------------------------------------
+
+static Result generate(const char *arguments) {
+    const char *train_path = train_binary();
+    return shell(xprintf("%.*sgenerate %s", (int)(strlen(train_path) - strlen("train")), train_path, arguments));
+}
+
+#define TINY "--data stories --layers 1 --width 16 --heads 2 --context 32 --batch 4 --steps 2 --warmup 1 " \
+             "--eval-tokens 64 --sample-tokens 0 --threads 1 "
+
+static void refused(int status, const char *arguments, const char *word) {
+    Result r = generate(arguments);
+    CHECK(r.status == status && strstr(r.error, word) && !*r.out, "%s: status %d: %s%s", arguments, r.status, r.out,
+          r.error);
+}
+
+static void test_command(void) {
+    CHECK(train(TINY "--out a").status == 0 && train(TINY "--out b --width 8").status == 0 &&
+          train(TINY "--out state --attn gla").status == 0 && train(TINY "--out facts --data facts").status == 0,
+          "no runs");
+    Result alone = generate("--run a --tokens 40"), lookup = generate("--run a --tokens 40 --draft lookup --gamma 6");
+    Result draft = generate("--run a --tokens 40 --draft b");
+    Result ratio = generate("--run a --tokens 40 --draft b --gamma 3 --accept ratio");
+    CHECK(alone.status == 0 && !strcmp(alone.out, lookup.out) && !strcmp(alone.out, draft.out), "other texts: %s%s%s%s",
+          alone.out, lookup.out, draft.out, draft.error);
+    CHECK(ratio.status == 0 && strcmp(alone.out, ratio.out) != 0, "by ratio: %s%s", ratio.out, ratio.error);
+    CHECK(strstr(draft.error, "\ndraft    ") && strstr(draft.error, "tokens a step"), "%s", draft.error);
+    refused(1, "--run a --draft nowhere", "nowhere");
+    refused(1, "--run a --draft facts", "facts");
+    refused(1, "--run a --draft state", "recurrent state");
+    refused(1, "--run state --draft lookup", "recurrent state");
+    refused(2, "--run a --draft b --gamma 32", "31");
+    refused(2, "--run a --draft b --gamma 0", "1 to 31");
+    refused(2, "--run a --draft b --gamma 4x", "1 to 31");
+    refused(2, "--run a --draft b --samples 2", "--samples");
+    refused(2, "--run a --draft b --accept ratio", "--gamma auto");
+    refused(2, "--run a --gamma 4", "--draft");
+}
+
+static const Test tests[] = {
+    {"speculation/exact", "with any draft and any number of guesses the text is that of no draft", test_exact},
+    {"speculation/law", "by ratio each token has the model's law: summed over all guesses, to 1e-12", test_law},
+    {"speculation/draws", "and has it with the numbers that are drawn", test_draws},
+    {"speculation/ratio", "a draft that is the model loses no guess; a seed is a text", test_ratio},
+    {"speculation/lookup", "what followed the first place with the longest same end", test_lookup},
+    {"speculation/best", "as many guesses as pay: up to the ridge, whatever the acceptance", test_best},
+    {"speculation/command", "./generate --draft: the same text, a report, and refusals in one line", test_command},
+};
+REGISTER_TESTS(tests)
