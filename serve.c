@@ -56,6 +56,7 @@ typedef struct {
     Record *record; Request **request;
     size_t submitted;
     double now, busy, held;             // seconds; held: blocks, as a sum over the time of steps
+    Draft *draft; size_t guesses;
 } Service;
 
 static void receive(void *owner, Request *r, const int *token, size_t count) {
@@ -64,7 +65,8 @@ static void receive(void *owner, Request *r, const int *token, size_t count) {
     if (!record->answer) record->first = run->now;
     record->last = run->now;
     record->answer += count;
-    record->digest = hash_bytes(record->digest, token, count * sizeof *token);
+    // One by one: the hash of several is not that of their parts, and a digest must not tell how they came.
+    for (size_t i = 0; i < count; i++) record->digest = hash_bytes(record->digest, &token[i], sizeof *token);
 }
 
 static void keep(Service *run, size_t i) {
@@ -180,6 +182,18 @@ static uint64_t random_key(void) {
     return key;
 }
 
+// Texts come and go, each with its own past, so that a model that guesses would need a cache for each.
+static size_t guesses_of(const ServeOptions *o) {
+    char *end;
+    unsigned long n = strtoul(o->gamma, &end, 10);
+    if (strcmp(o->draft, "lookup") != 0) usage_error("--draft %s: ./serve guesses by lookup alone so far", o->draft);
+    if (o->accept != ACCEPT_exact) usage_error("--accept ratio: ./serve keeps what is drawn anyway, which is exact");
+    if (o->gamma[0] < '0' || o->gamma[0] > '9' || *end || n < 1 || n > MOST_GUESSES)
+        usage_error("--gamma %s: a number from 1 to %d was expected; what pays is not measured here", o->gamma,
+                    MOST_GUESSES);
+    return n;
+}
+
 static Service open_run(const ServeOptions *o) {
     size_t places = places_of(o);
     SchedOptions s = {o->budget, o->running, o->chunk, o->sched, o->admit, o->victim, o->preempt, o->watermark, o->shed,
@@ -188,6 +202,7 @@ static Service open_run(const ServeOptions *o) {
     // The key is nobody's to know, for who knows it can make prompts collide; no result depends on it.
     run.pool = pool_new(o->blocks, o->block, places, random_key(), 64);
     run.sched = sched_new(s, run.pool);
+    if (*o->draft) run.draft = draft_lookup(), run.guesses = guesses_of(o);
     run.real = *o->run && o->clock == CLOCK_real, run.vocab = RANDOM_VOCAB;
     return run;
 }
@@ -218,6 +233,8 @@ static void print_receipt(const Service *run, const Stats *s) {
     printf("blocks    %.3f of the pool on average; %zu preemption%s, %zu blocks swapped, %zu tokens found, %zu after "
            "preemption\n", run->busy > 0 ? run->held / run->busy / (double)o->blocks : 0, c->preempted,
            plural(c->preempted), c->saved, c->hits, c->rehits);
+    if (run->draft)
+        printf("draft     %zu guess%s, %zu kept\n", c->drafted, c->drafted == 1 ? "" : "es", c->drafted - c->rejected);
     print_times("ttft", s->ttft), print_times("tpot", s->tpot), print_times("latency", s->latency);
     printf("time      %.6g s, duty %.3f, %.4g tokens/s, %.4g requests/s\n", run->now, run->busy / run->now,
            (double)s->tokens / run->now, (double)s->finished / run->now);
@@ -251,6 +268,7 @@ static LiveOptions live_options(const Service *run) {
     return (LiveOptions){.queue = o->queue, .running = o->running, .slo_ttft = o->slo_ttft, .slo_tpot = o->slo_tpot,
                          .flops_per_token = size.flops_per_token / 3, .weight_bytes = (double)size.parameter_bytes,
                          .cache_bytes = (double)size.cache_bytes_per_token, .grace = o->grace,
+                         .draft = run->draft, .guesses = run->guesses,
                          .peak_flops = 1e9 * simd_fma_peak(threads),
                          .peak_bytes = 1e9 * machine_read_bandwidth(threads)};
 }
@@ -317,7 +335,7 @@ static void refuse_beside_port(const ServeOptions *o, const bool *given) {
 }
 
 static void refuse(const ServeOptions *o, const bool *given) {
-    static const char *const of_models[] = {"temperature", "sample_top_k", "top_p"};
+    static const char *const of_models[] = {"temperature", "sample_top_k", "top_p", "draft"};
     static const char *const replaced[] = {"arrivals", "rate", "burst", "clients", "prompt_length", "answer_length",
                                            "spread"};
     for (size_t i = 0; i < serve_table.count; i++)
@@ -358,7 +376,8 @@ int main(int argc, char **argv) {
         fprintf(stderr, "note     answers are as long as was asked for: a token that ends a text does not end one "
                 "here\n");
     }
-    run.engine = (Engine){run.sched, backend, receive, &run, NULL, 0};
+    run.engine = (Engine){.sched = run.sched, .backend = backend, .emit = receive, .owner = &run,
+                          .draft = run.draft, .guesses = run.guesses};
     if (!run.real)
         fprintf(stderr, "note     simulated: costs are %s, copies and swaps take no time%s\n",
                 strcmp(o.cost, "built-in") ? "from --cost" : "built-in, not of this machine",

@@ -30,6 +30,13 @@ static size_t sample_row(Engine *e, const StepRow *row, size_t index, bool *stop
     return count;
 }
 
+// A guess is kept only where it is the token that is drawn there anyway, so no text shows that there was one.
+static void guess_ahead(Engine *e, Request *r) {
+    int guess[MOST_GUESSES];
+    if (e->draft && r->state == STATE_RUNNING)
+        sched_propose(r, guess, draft_guess(e->draft, r->token, r->length, e->guesses, guess));
+}
+
 void engine_finish(Engine *e, const Step *step) {
     for (size_t i = 0; i < step->rows; i++) {
         StepRow row = step->row[i];
@@ -37,6 +44,7 @@ void engine_finish(Engine *e, const Step *step) {
         if (row.n > e->room) e->token = xrealloc(e->token, (e->room = 2 * row.n) * sizeof *e->token);
         size_t count = sample_row(e, &row, i, &stop);
         sched_commit(e->sched, &step->row[i], e->token, count, stop);
+        if (count) guess_ahead(e, row.request);
         if (count && e->emit) e->emit(e->owner, row.request, e->token, count);
     }
 }

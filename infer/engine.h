@@ -3,6 +3,7 @@
 #ifndef ENGINE_H
 #define ENGINE_H
 #include "infer/sched.h"
+#include "infer/speculate.h"
 
 typedef struct {
     void *self;
@@ -22,6 +23,7 @@ typedef struct {
     void (*emit)(void *owner, Request *r, const int *token, size_t count);    // new tokens of a request, or NULL
     void *owner;
     int *token; size_t room;
+    Draft *draft; size_t guesses;       // for each text that writes, so many guesses for its next step; NULL: none
 } Engine;
 
 Step *engine_schedule(Engine *e, double now);          // rows == 0: there is nothing to do

@@ -49,6 +49,9 @@ static void of_vllm(const Page *p, const LiveStats *s) {
     counter(p, "vllm:prefix_cache_queries_total", (double)s->queries, "Tokens of prompts that were looked up.");
     counter(p, "vllm:prefix_cache_hits_total", (double)s->sched.hits, "Tokens of prompts that were found.");
     counter(p, "vllm:num_preemptions_total", (double)s->sched.preempted, "Requests that gave way, each time counted.");
+    counter(p, "vllm:spec_decode_num_draft_tokens_total", (double)s->sched.drafted, "Guesses that were checked.");
+    counter(p, "vllm:spec_decode_num_accepted_tokens_total", (double)(s->sched.drafted - s->sched.rejected),
+            "Guesses that were right.");
     counter(p, "vllm:prompt_tokens_total", (double)s->prompt_tokens, "Tokens of prompts.");
     counter(p, "vllm:generation_tokens_total", (double)s->tokens, "Tokens of answers.");
     reasons(p, "vllm:request_success_total", s, WHY_STOP, "Requests that came to their end.");

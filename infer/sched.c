@@ -421,7 +421,7 @@ static void count_tokens(Sched *s, const Request *r, size_t rejected) {
     size_t end = r->computed + r->n, again = r->reached > r->computed ? smaller(r->reached, end) - r->computed : 0;
     s->count.executed += r->n;
     s->count.recomputed += again;
-    s->count.rejected += rejected;
+    s->count.drafted += r->drafted, s->count.rejected += rejected;
     s->count.useful += r->n - again - rejected;
 }
 

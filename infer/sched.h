@@ -52,7 +52,7 @@ typedef struct {
 typedef struct { StepRow *row; size_t rows, tokens; Op *op; size_t ops, capacity; bool preempted; } Step;
 
 typedef struct {
-    size_t steps, executed, useful, recomputed, rejected;
+    size_t steps, executed, useful, recomputed, drafted, rejected;
     size_t hits, rehits, shared;        // tokens not computed: found, found again after preemption, of the leader
     size_t preempted, saved, copied;
     size_t received, ended[ENDS];

@@ -60,7 +60,7 @@ static Seen check_engine(const char *flags, Model *m, SchedOptions o, size_t blo
     Sched *sched = sched_new(o, pool);
     Served *served = served_new(m, blocks, size, o.running, o.preempt == PREEMPT_swap ? blocks : 0, sampling, VOCAB);
     if (tried.snapshots) served_keep_snapshots(served);
-    Engine e = {sched, served_backend(served), receive, a, NULL, 0};
+    Engine e = {.sched = sched, .backend = served_backend(served), .emit = receive, .owner = a};
     ask(a);
     Rng r = rng_stream(7, RNG_TEST, 0);
     Request *request[REQUESTS];
@@ -141,7 +141,8 @@ static const char *receipt_of(Result r) {
 
 static void command(void) {
     static const char *const same[] = {"--threads 1 --block 1 --blocks 4000", "--clock model --running 2",
-                                       "--blocks 4 --admit chunk --watermark 0 --preempt swap", "--prefix-cache 1"};
+                                       "--blocks 4 --admit chunk --watermark 0 --preempt swap", "--prefix-cache 1",
+                                       "--draft lookup --gamma 3", "--draft lookup --gamma 31 --blocks 8 --budget 70"};
     train("--layers 1 --width 32 --heads 2 --steps 3 --eval-tokens 128 --sample-tokens 0 --out run");
     Result first = serve("");
     CHECK(first.status == 0 && strstr(first.out, "12 received, 12 finished"), "%s%s", first.out, first.error);
@@ -150,6 +151,17 @@ static void command(void) {
         CHECK(!strcmp(receipt_of(r), receipt_of(first)), "%s: %s%s", same[i], r.out, r.error);
     }
     CHECK(strcmp(receipt_of(serve("--temperature 0")), receipt_of(first)), "another temperature");
+    Result ahead = serve("--draft lookup --gamma 5 --temperature 0 --answer-length 60");
+    const char *kept = strstr(ahead.out, " guesses, ");
+    CHECK(kept && strtoul(kept + 10, NULL, 10) > 20, "a text that repeats itself is not guessed: %s%s", ahead.out,
+          ahead.error);
+    CHECK(!strcmp(receipt_of(ahead), receipt_of(serve("--temperature 0 --answer-length 60"))), "%s", ahead.out);
+    static const char *const wrong[] = {"--draft run --gamma 3", "--draft lookup", "--draft lookup --gamma 32",
+                                        "--draft lookup --gamma 3 --accept ratio", "--gamma 3"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        Result r = serve(wrong[i]);
+        CHECK(r.status == 2 && count_lines(r.error) == 1, "%s: status %d: %s", wrong[i], r.status, r.error);
+    }
     Result none = serve("--run none");
     CHECK(none.status == 1 && strstr(none.error, "none"), "%d %s", none.status, none.error);
     train("--attn gla --layers 1 --width 32 --heads 2 --steps 3 --eval-tokens 128 --sample-tokens 0 --out state");
