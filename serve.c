@@ -265,12 +265,15 @@ static LiveOptions live_options(const Service *run) {
     const ServeOptions *o = &run->o;
     ModelSize size = model_size(&run->config);
     int threads = omp_get_max_threads();
+    ReadProbe probe = read_probe_new();
+    double bandwidth = read_probe_bandwidth(&probe, threads, 2);
+    read_probe_free(&probe);
     return (LiveOptions){.queue = o->queue, .running = o->running, .slo_ttft = o->slo_ttft, .slo_tpot = o->slo_tpot,
                          .flops_per_token = size.flops_per_token / 3, .weight_bytes = (double)size.parameter_bytes,
                          .cache_bytes = (double)size.cache_bytes_per_token, .grace = o->grace,
                          .draft = run->draft, .guesses = run->guesses,
                          .peak_flops = 1e9 * simd_fma_peak(threads),
-                         .peak_bytes = 1e9 * machine_read_bandwidth(threads)};
+                         .peak_bytes = 1e9 * bandwidth};
 }
 
 static void print_served(Live *live) {

@@ -35,7 +35,7 @@ bool server_start(Server *s, const char *flags) {
     started = s->process;
     atexit(end_started);
     signal(SIGALRM, on_crash), signal(SIGSEGV, on_crash), signal(SIGABRT, on_crash);
-    for (double start = seconds_now(); seconds_now() - start < 60; pause_for(0.02)) {
+    for (double start = seconds_now(); seconds_now() - start < 120; pause_for(0.02)) {
         char *said = file_exists(error) ? read_whole_file(error, NULL) : xprintf("%s", "");
         const char *at = strstr(said, "listening http://"), *end = at ? strstr(at, "/\n") : NULL;
         if (end) {

@@ -239,6 +239,7 @@ static void listen_to_nothing(const Server *s) {
     client_post(to, COMPLETIONS, "{'prompt': 'Once', 'max_tokens': 65000, 'stream': true, 'logprobs': 20}");
     metric_becomes(s, RUNNING, 1, 10);
     CHECK(ask(s, COMPLETIONS, SHORT).status == 200, "others are answered");
+    metric_becomes(s, RUNNING, 0, 90);                    // as soon as the buffers between them are full
     check_books(s, "a reader that does not read");
     close(to);
 }

@@ -23,7 +23,7 @@ const Target fuzz_targets[] = {
     {"jsonl", NULL, {open_lines, open_named_lines}, false},
     {"text", NULL, {open_text}, false},
     {"tokenizer", NULL, {decode_tokens, encode_text}, false},
-    {"openai", prepare_speaker, {read_completion, read_chat, read_tokens}, false},
+    {"openai", NULL, {read_completion, read_chat, read_tokens}, false},
     {"train", NULL, {train_command}, true},
     {"generate", prepare_generate, {generate_command}, true},
     {NULL, NULL, {NULL}, false},

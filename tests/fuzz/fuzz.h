@@ -40,7 +40,7 @@ void open_shard(const char *input, size_t bytes), open_shards(const char *input,
 void open_several(const char *input, size_t bytes), open_text(const char *input, size_t bytes);
 void open_lines(const char *input, size_t bytes), open_named_lines(const char *input, size_t bytes);
 void decode_tokens(const char *input, size_t bytes), encode_text(const char *input, size_t bytes);
-void prepare_speaker(void), read_completion(const char *input, size_t bytes);
+void read_completion(const char *input, size_t bytes);
 void read_chat(const char *input, size_t bytes), read_tokens(const char *input, size_t bytes);
 // commands.c
 void prepare_generate(void);

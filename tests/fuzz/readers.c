@@ -323,16 +323,18 @@ void encode_text(const char *input, size_t bytes) {
 }
 
 // ---- requests of others ------------------------------------------------------------------------
-static Tokenizer *words;
 enum { SPOKEN = 5, LONGEST_TEXT = 64, MOST_ANSWERS = 8 };
 
-void prepare_speaker(void) {
+// A new tokenizer for each: what it remembers of an input goes with that.
+static Speaker *open_speaker(void) {
     static const char *const known[SPOKEN] = {"the", "cat", "sat", ".", "\n\n"};
-    words = tokenizer_words(known, SPOKEN);
+    Tokenizer *words = tokenizer_words(known, SPOKEN);
+    return speaker_new("run", words, SPOKEN, LONGEST_TEXT, MOST_ANSWERS, sample_defaults(1, 0), 0);
 }
 
-static Speaker *open_speaker(void) {
-    return speaker_new("run", words, SPOKEN, LONGEST_TEXT, MOST_ANSWERS, sample_defaults(1, 0), 0);
+static void close_speaker(Speaker *s) {
+    tokenizer_free(s->words);
+    speaker_free(s);
 }
 
 static void check_refusal(const Refusal *why) {
@@ -370,7 +372,7 @@ static void read_call(bool chat, const char *input, size_t bytes) {
         check_call(r);
         reply_free(r), call_free(c);
     }
-    refusal_free(&why), speaker_free(s);
+    refusal_free(&why), close_speaker(s);
 }
 void read_completion(const char *input, size_t bytes) { read_call(false, input, bytes); }
 void read_chat(const char *input, size_t bytes) { read_call(true, input, bytes); }
@@ -386,5 +388,5 @@ void read_tokens(const char *input, size_t bytes) {
         json_decref(root), free(text);
         refusal_free(&why);
     }
-    speaker_free(s);
+    close_speaker(s);
 }
