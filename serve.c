@@ -12,6 +12,7 @@
 #include "config/config.h"
 #include "config/serve.h"
 #include "formats/hf.h"
+#include "infer/calibrate.h"
 #include "infer/clock.h"
 #include "infer/http.h"
 #include "infer/served.h"
@@ -314,6 +315,33 @@ static void serve_http(const ServeOptions *o) {
     flush_output("");
 }
 
+// ---- costs ---------------------------------------------------------------------------------------
+static bool tell_round(size_t round, size_t of) {
+    if (process_stopped) return false;
+    fprintf(stderr, "measure  round %zu of %zu\n", round + 1, of);
+    return true;
+}
+
+static void measure_costs(const ServeOptions *o) {
+    Service run = open_run(o);
+    open_model(&run, places_of(o));
+    if (served_has_state(run.model))
+        usage_error("--calibrate: %s remembers its texts in recurrent states, and steps after a past that nobody has "
+                    "read cannot be made", o->run);
+    size_t known = known_positions(&run.config), pool = size_mul(o->blocks, o->block);
+    process_catch_signals(true);
+    CostTable c = calibrate(run.served, o->budget, o->running, known ? smaller(known, pool) : pool, tell_round);
+    process_catch_signals(false);
+    if (process_stopped) fail("stopped: no table of costs was written");
+    cost_write(&c, o->calibrate);
+    printf("costs     %s: %.3g ms for a step of one token, %.3g ms of %.0f; %.3g us for a cached token\n", o->calibrate,
+           1e3 * cost_of(&c, (StepSize){1, 1, 0}), 1e3 * cost_of(&c, (StepSize){c.most.tokens, 0, 0}), c.most.tokens,
+           1e6 * c.decode);
+    printf("error     %.1f%% in the median of steps that were held out, %.1f%% at most\n", 100 * c.median,
+           100 * c.worst);
+    flush_output("the table is written");
+}
+
 // ---- flags ---------------------------------------------------------------------------------------
 static bool is_given(const bool *given, const char *name) { return given[flags_find(&serve_table, name)]; }
 
@@ -331,6 +359,8 @@ static void refuse_beside_port(const ServeOptions *o, const bool *given) {
     for (size_t i = 0; !port && i < sizeof online / sizeof *online; i++)
         if (is_given(given, online[i]))
             usage_error("--%s has no effect without --port", flags_shown(online[i], (char[64]){0}));
+    if (*o->calibrate && (port || !*o->run))
+        usage_error("--calibrate measures steps of a model, without clients: name its directory with --run");
     if (port && !*o->run) usage_error("--port answers with a model: name its directory with --run");
     if (port && !http_is_there())
         usage_error("--port needs libmicrohttpd, which was not there when this was built: ./setup installs it (Debian: "
@@ -366,8 +396,8 @@ int main(int argc, char **argv) {
     refuse_beside_port(&o, given);
     cpu_switch(o.simd, run_commit(), argv);
     if (o.threads) omp_set_num_threads((int)o.threads);
-    if (is_given(given, "port")) {
-        serve_http(&o);
+    if (is_given(given, "port") || *o.calibrate) {
+        (*o.calibrate ? measure_costs : serve_http)(&o);
         return 0;
     }
     Service run = open_run(&o);

@@ -3,6 +3,7 @@
 #include "tests/config.h"
 #include "tests/program.h"
 #include "tests/test.h"
+#include "infer/calibrate.h"
 #include "infer/served.h"
 #include "lib/rng.h"
 #include <stdlib.h>
@@ -173,7 +174,48 @@ static void command(void) {
     }
 }
 
+// A table that was measured prices every step that a scheduler with the same flags can make, and no larger one.
+static void measured(void) {
+    train("--layers 1 --width 32 --heads 2 --steps 3 --eval-tokens 128 --sample-tokens 0 --out run");
+    Result made = serve("--budget 64 --running 8 --blocks 32 --calibrate cost.json --threads 1");
+    CHECK(made.status == 0 && strstr(made.out, "held out") && !strstr(made.out, "nan"), "%d %s%s", made.status,
+          made.out, made.error);
+    CostTable c = cost_read(test_path("cost.json"));
+    CHECK(c.most.tokens == 64 && c.most.decode == 32 * 16 && c.most.pairs >= 64 * 65 / 2, "up to %g, %g, %g",
+          c.most.tokens, c.most.decode, c.most.pairs);
+    CHECK(c.knots == 3 && c.base > 0 && isfinite(c.median) && c.median <= c.worst, "%zu knots, base %g, error %g",
+          c.knots, c.base, c.median);
+    Result priced = serve("--budget 64 --running 8 --blocks 32 --clock model --cost cost.json");
+    CHECK(priced.status == 0 && strcmp(receipt_of(priced), "none"), "%s%s", priced.out, priced.error);
+    Result larger = serve("--budget 128 --prompt-length 100 --clock model --cost cost.json");
+    CHECK(larger.status == 1 && strstr(larger.error, "measured up to 64"), "%s%s", larger.out, larger.error);
+    const char *beside = train_binary();
+    Result none = shell(xprintf("'%.*s/serve' --calibrate c.json", (int)(strrchr(beside, '/') - beside), beside));
+    CHECK(none.status == 2 && strstr(none.error, "--run"), "%d %s", none.status, none.error);
+}
+
+// The steps that are measured: each fits into the pool and the budget, and the largest of all kinds are among them.
+static void sizes(void) {
+    Model *m = open_model("");
+    Served *s = served_new(m, 40, 4, 8, 0, sample_defaults(1, 0), VOCAB);
+    CostPoint point[MOST_POINTS];
+    size_t n = calibrate_sizes(s, 48, 8, 100, point), alone = 0;
+    StepSize most = {0};
+    for (size_t i = 0; i < n; i++) {
+        StepSize x = point[i].size;
+        CHECK(x.tokens <= 48 && x.decode <= 160 && x.tokens >= 1, "%g tokens, %g keys", x.tokens, x.decode);
+        most.tokens = fmax(most.tokens, x.tokens), most.decode = fmax(most.decode, x.decode);
+        most.pairs = fmax(most.pairs, x.pairs), alone += x.tokens == 1;
+    }
+    CHECK(n > 40 && alone > 2, "%zu sizes, %zu of one token", n, alone);
+    CHECK(most.tokens == 48 && most.decode == 160 && most.pairs == 48 * 50 + 48 * 49 / 2, "at most %g, %g, %g",
+          most.tokens, most.decode, most.pairs);
+    served_free(s), model_free(m);
+}
+
 static const Test tests[] = {
+    {"served/calibrate", "costs that are measured price what they were measured for, and nothing larger", measured},
+    {"served/sizes", "measured steps: all that a budget and a pool allow, and no others", sizes},
     {"served/alone", "requests through a small pool get the tokens that ./generate draws for each alone", alone},
     {"served/forks", "texts that share a prompt, and drafts that are rejected, whatever the mixers remember", forks},
     {"served/command", "./serve --run: one receipt, whatever pool, threads and clock", command},
