@@ -289,9 +289,9 @@ static void faults(void) {
 static void drain(void) {
     Server s;
     train_run();
-    if (!server_start(&s, ROOM "--grace 2 --running 3")) return;
+    if (!server_start(&s, ROOM "--grace 4 --running 3")) return;
     int whole = post(&s, LONG, false), stream = post(&s, LONG, true);
-    int brief = post(&s, "{'prompt': 'Once', 'max_tokens': 200, 'seed': 1}", false);
+    int brief = post(&s, "{'prompt': 'Once', 'max_tokens': 30, 'seed': 1}", false);
     metric_becomes(&s, RECEIVED, 3, 10);
     kill(s.process, SIGTERM);
     for (int i = 0; i < 100 && client_ask(&s, "GET", "/health", "", "").status != 503; i++) usleep(10000);
