@@ -6,6 +6,7 @@ import csv
 import fcntl
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -736,6 +737,19 @@ class Records(unittest.TestCase):
                                                                 "drop_deep": 0.5, "drop_first": 1, "drop_last": 0.5,
                                                                 "drop_median": 1})
             self.assertEqual(lines(path, [2, None, 9, 1, 1]), {"max_grad_norm": 2})
+
+    def test_recalled_bits(self):
+        """Of facts: who knows nothing knows no bit, who knows all knows what the banner says; of other data none."""
+        told = trainer.dry_run({"data": "facts", "facts": "1000"})["data"]["floor_about"]
+        with tempfile.TemporaryDirectory() as folder:
+            def bits(name, loss):
+                run = {"data": {"name": name}, "flags": {"facts": 1000}, "final": {"val_loss": loss}}
+                (Path(folder) / "run.json").write_text(json.dumps(run))
+                return trainer.told_of(folder, "finished").get("recalled_bits")
+            self.assertAlmostEqual(bits("facts", math.log(10)), 0)
+            self.assertIn(f"{bits('facts', 0):.0f} bits", told)
+            self.assertAlmostEqual(bits("facts", math.log(10) / 2), bits("facts", 0) / 2)
+            self.assertIsNone(bits("stories", 1.0))
 
     def test_older_table(self):
         """A table without a newer metric is read, and its runs have none; one without another column is damaged."""

@@ -2,6 +2,7 @@
 
     caches()        what four kinds of attention keep of a token, and which head reads what
     pools()         what decides about a token: itself, its pool along time, its place in other rows
+    experts()       what a token passes of a feed-forward layer, and who decides it
     placements()    where each --norm normalises: on the stream or on a branch, before it or after
 """
 import matplotlib.pyplot as plt
@@ -142,4 +143,41 @@ def pools():
             draw_pool(place, title, sees)
         figure.supxlabel("Three rows of a batch, time from left to right. Filled: what decides about the outlined "
                          "token. Hatched: its future.", fontsize=8)
+        return figure
+
+
+# Blocks of a feed-forward layer, each of the width of one expert: how many are stored, which of them the token passes, and
+# what decides.
+LAYERS = {
+    "dense: all of one block": (1, [0], ""),
+    "dense, same total: all of sixteen": (16, range(16), ""),
+    "experts by hash: one of sixteen": (16, [2], "the token's number,\nfixed before training"),
+    "experts, learned: one of sixteen": (16, [2], "the stream,\nby a matrix that is trained too"),
+}
+
+
+def draw_blocks(axes, title, blocks, passed, decides):
+    for i in range(blocks):
+        x, y = i % 8, -1.1 * (i // 8)
+        used = i in passed
+        axes.add_patch(Rectangle((x, y), 0.84, 0.84, linewidth=1.6 if used else 0.7, edgecolor=INK,
+                                 facecolor=DARK if used else "white"))
+    if decides:
+        x, y = passed[0] % 8 + 0.42, -1.1 * (passed[0] // 8) + 0.84
+        arrow(axes, (x, 2.0), (x, y))
+        axes.text(x + 0.35, 1.75, decides, ha="left", va="center", fontsize=8)
+    axes.set_title(title, fontsize=9)
+    axes.set_xlim(-0.3, 9.6)
+    axes.set_ylim(-1.3, 2.3)
+    axes.set_aspect("equal")
+    axes.axis("off")
+
+
+def experts():
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(2, 2, figsize=(8, 3.9), layout="constrained")
+        for place, (title, row) in zip(axes.flat, LAYERS.items()):
+            draw_blocks(place, title, *row)
+        figure.supxlabel("Squares: blocks that are stored. Filled: what one token is multiplied with, which is what it "
+                         "costs.", fontsize=8)
         return figure

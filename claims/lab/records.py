@@ -43,6 +43,7 @@ METRICS = {
     "drop_last": "loss added without the last layer (nats per token)",
     "drop_median": "loss added without a layer, median over the layers (nats per token)",
     "leak_bits": "leak: loss below the floor (bits per token)",
+    "recalled_bits": "bits of the book that are recalled",
     "experts_per_token": "experts that a token passed, measured (mean of the layers)",
     "max_violation": "load of the busiest expert above its fair share (share, mean of the layers)",
     "dead_experts": "experts without a token in the last logged step (sum of the layers)",

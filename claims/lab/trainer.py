@@ -182,6 +182,12 @@ def evaluations(lines):
                     for line in lines if line.get("val_loss") is not None and "step" in line)
 
 
+def recalled_bits(facts, loss):
+    """How much of the telephone book a model knows (data/facts.c): four digits a fact, each of log2 10 bits, less what is
+    still asked of each."""
+    return facts * 4 * (math.log2(10) - loss / math.log(2))
+
+
 def record(run, out, status, error="", matched=""):
     """The row of a run that has ended."""
     return {"arm": run.arm.label, "flags": run.key, "status": status, "error": error, "matched": matched,
@@ -202,6 +208,8 @@ def told_of(out, status):
     floor = told.get("data", {}).get("floor")
     if floor is not None and row.get("val_loss") is not None:
         row["leak_bits"] = (floor - row["val_loss"]) / math.log(2)
+    if told.get("data", {}).get("name") == "facts" and row.get("val_loss") is not None:
+        row["recalled_bits"] = recalled_bits(told["flags"]["facts"], row["val_loss"])
     if status != "finished":  # what the last log line says; there is no receipt
         row["seconds"] = (last_lines(Path(out) / "log.jsonl", 1) or [{}])[-1].get("seconds")
     return row
