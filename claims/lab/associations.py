@@ -24,11 +24,22 @@ def features(x):
     return numpy.where(x > 0, x + 1, numpy.exp(numpy.minimum(x, 0)))
 
 
+def moments(scale=1.0):
+    """The means of f, f^2 and f^4 for f = elu(x) + 1 of Gaussian x, by Gauss and Legendre's rule on either side of 0."""
+    x, weight = numpy.polynomial.legendre.leggauss(200)
+    x, weight = numpy.concatenate([5 * x - 5, 5 * x + 5]), 5 * numpy.concatenate([weight, weight])
+    weight = weight * numpy.exp(-x ** 2 / 2) / math.sqrt(2 * math.pi)
+    return [float(numpy.sum(weight * features(scale * x) ** power)) for power in (1, 2, 4)]
+
+
+def limit_of_positive(scale=1.0):
+    """The capacity of positive keys of any width: other keys overlap by D m1^2, the own one by D m2, and D cancels."""
+    m1, m2, _ = moments(scale)
+    return 1 + (m2 / m1 ** 2) ** 2
+
+
 def exact_positive(pairs, dim):
-    """Moments of elu(x) + 1 under a Gaussian, by Gauss and Hermite's rule with many points."""
-    x, weight = numpy.polynomial.legendre.leggauss(400)
-    x, weight = 10 * x, 10 * weight * numpy.exp(-50 * x ** 2) / math.sqrt(2 * math.pi)
-    m1, m2, m4 = (float(numpy.sum(weight * features(x) ** power)) for power in (1, 2, 4))
+    m1, m2, m4 = moments()
     other = dim * m2 ** 2 + dim * (dim - 1) * m1 ** 4
     return numpy.full(pairs, dim * m2), numpy.full(pairs, dim * (m4 - m2 ** 2) + (pairs - 1) * other)
 
@@ -92,53 +103,65 @@ def capacity(rule, dim, **how):
     return math.inf
 
 
-RULES = [("sum", "sum", {}), ("delta", "delta", {}), ("delta, strength 1/2", "delta", {"strength": 0.5}),
+RULES = [("sum", "sum", {}), ("delta, strength 1", "delta", {}), ("delta, strength 1/2", "delta", {"strength": 0.5}),
          ("sum of positive keys", "positive", {})]
 
 
-def table(dims=(8, 16, 32, 64)):
-    """Capacities, each with the mean share that a simulation finds there."""
-    print(f"{'pairs held by a state of keys of':<34}" + "".join(f"{f'{d} numbers':>22}" for d in dims))
+def table(dims=(4, 8, 16, 32)):
+    """Capacities, each with the mean share that drawn keys find there."""
+    print(f"{'pairs held, of keys of so many numbers':<40}" + "".join(f"{d:>18}" for d in dims))
     for name, rule, how in RULES:
         cells = []
         for d in dims:
             at = capacity(rule, d, **how)
-            seen = float(numpy.mean(share(*simulate(rule, round(at), d, draws=200, values=8, **how))))
+            seen = float(numpy.mean(share(*simulate(rule, round(at), d, values=8, **how))))
             cells.append(f"{at:.1f} (share {seen:.2f})")
-        print(f"{name:<34}" + "".join(f"{cell:>22}" for cell in cells))
-    print("in brackets: the share of signal that simulated keys find at that number of pairs")
+        print(f"{name:<40}" + "".join(f"{cell:>18}" for cell in cells))
+    print("in brackets: the share of signal in what is read of keys and values that were drawn, at that many pairs")
+    print(f"positive keys of any width: {limit_of_positive():.1f}; of inputs a thousand times as large: "
+          f"{limit_of_positive(1000):.1f}, which is 1 + pi^2")
+
+
+def curve(axes, i, places, values, points, seen):
+    style = look(i)
+    axes.plot(places, values, color=style["color"], linestyle=style["linestyle"])
+    axes.plot(points, seen, style["marker"], color=style["color"])
+
+
+def draw_falling(axes, dim):
+    """How the share falls with the pairs, curves exact, points drawn."""
+    ends, counts = [], [2, 4, 8, 16, 32, 64]
+    for i, (name, rule, how) in enumerate(RULES):
+        line = [float(numpy.mean(share(*exact(rule, n, dim, **how)))) for n in range(2, counts[-1] + 1)]
+        seen = [float(numpy.mean(share(*simulate(rule, n, dim, draws=100, **how)))) for n in counts]
+        curve(axes, i, range(2, counts[-1] + 1), line, counts, seen)
+        ends.append((counts[-1], line[-1], name, look(i)["color"]))
+    axes.axhline(0.5, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, [str(n) for n in counts])
+    axes.set_xlabel(f"pairs written into a state of keys of {dim} numbers")
+    axes.set_ylabel("share of signal in what is read")
+    axes.set_ylim(0, 1.03)
+    axes.set_title("Half is left where pairs equal the width", fontsize=9)
+    label_ends(axes, ends, size=8)
+
+
+def draw_ages(axes, pairs, dim):
+    """The share by when a key was written."""
+    shown = [("sum: all alike", "sum", {}, (2, 0.37)), ("delta", "delta", {}, (17, 0.22)),
+             ("gated delta,\ndecay 0.9", "delta", {"decay": 0.9}, (24.5, 0.06))]
+    for i, (name, rule, how, at) in zip((0, 1, 4), shown):
+        shares = share(*exact(rule, pairs, dim, **how))
+        seen = share(*simulate(rule, pairs, dim, draws=800, **how))
+        curve(axes, i, range(1, pairs + 1), shares, range(1, pairs + 1, 4), seen[::4])
+        axes.text(*at, name, color=look(i)["color"], fontsize=8)
+    axes.set_xlabel(f"which of {pairs} pairs, the oldest first")
+    axes.set_title("Too many pairs: delta keeps the newest", fontsize=9)
 
 
 def draw(dim=16):
-    """Left: how the share falls with the pairs, curves exact, points simulated. Right: by when a key was written."""
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.5), layout="constrained", sharey=True)
-        ends, counts = [], [2, 4, 8, 16, 32, 64]
-        for i, (name, rule, how) in enumerate(RULES):
-            line = [float(numpy.mean(share(*exact(rule, n, dim, **how)))) for n in range(2, counts[-1] + 1)]
-            left.plot(range(2, counts[-1] + 1), line, color=look(i)["color"], linestyle=look(i)["linestyle"])
-            seen = [float(numpy.mean(share(*simulate(rule, n, dim, draws=200, **how)))) for n in counts]
-            left.plot(counts, seen, look(i)["marker"], color=look(i)["color"])
-            ends.append((counts[-1], line[-1], name, look(i)["color"]))
-        left.axhline(0.5, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
-        left.axvline(dim, color="#bbbbbb", linewidth=1)
-        left.set_xscale("log", base=2)
-        left.set_xticks(counts, [str(n) for n in counts])
-        left.set_xlabel(f"pairs written, keys of {dim} numbers")
-        left.set_ylabel("share of signal in what is read")
-        left.set_ylim(0, 1.03)
-        left.set_title("More pairs: both rules cross one half near the width", fontsize=9)
-        label_ends(left, ends, size=8)
-        ends, pairs = [], 2 * dim
-        shown = [("sum", "sum", {}), ("delta", "delta", {}), ("gated delta, 0.95", "delta", {"decay": 0.95})]
-        for i, (name, rule, how) in zip((0, 1, 4), shown):
-            shares = share(*exact(rule, pairs, dim, **how))
-            right.plot(range(1, pairs + 1), shares, color=look(i)["color"], linestyle=look(i)["linestyle"])
-            seen = share(*simulate(rule, pairs, dim, draws=800, **how))
-            right.plot(range(1, pairs + 1, 4), seen[::4], look(i)["marker"], color=look(i)["color"])
-            at = {"sum": 2, "delta": 12, "gated delta, 0.95": 17}[name]
-            right.annotate(name, (at, shares[at]), xytext=(-4, 8) if i else (0, 6), textcoords="offset points",
-                           color=look(i)["color"], fontsize=8, ha="right" if i else "left")
-        right.set_xlabel(f"which of {pairs} pairs, the oldest first")
-        right.set_title("Too many pairs: the delta rule keeps the newest", fontsize=9)
+        draw_falling(left, dim)
+        draw_ages(right, 2 * dim, dim)
         return figure
