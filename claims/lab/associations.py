@@ -8,7 +8,8 @@ s^2 / (s^2 + z), is 1 for a perfect memory; a rule's capacity is the number of p
     delta        S <- g S + b k (v - (g S)^T k)  the delta rule (g = 1), gated delta
     positive     the sum with elu(x) + 1 of Gaussian keys, as in linear attention of 2020
 
-exact(...) is the expectation over keys and values, simulate(...) the same by drawing them.
+exact(...) is the expectation over keys and values, simulate(...) the same by drawing them. bits_left(...) is what a reader
+of such a state misses of answers that are one of a few words: the number that a claim about `recall` measures.
 """
 import math
 
@@ -72,10 +73,10 @@ def exact(rule, pairs, dim, strength=1.0, decay=1.0):
     return signal, along + own_along - signal ** 2
 
 
-def simulate(rule, pairs, dim, strength=1.0, decay=1.0, draws=400, values=16, seed=1):
-    """The same, by drawing keys and values."""
-    rng = numpy.random.default_rng(seed)
-    keys, value = rng.standard_normal((draws, pairs, dim)), rng.standard_normal((draws, pairs, values))
+def read_out(rule, value, dim, rng, strength=1.0, decay=1.0):
+    """Writes values [draws, pairs, width] under random keys, and asks for every key."""
+    draws, pairs, values = value.shape
+    keys = rng.standard_normal((draws, pairs, dim))
     keys = features(keys) if rule == "positive" else keys / numpy.linalg.norm(keys, axis=2, keepdims=True)
     state = numpy.zeros((draws, dim, values))
     for t in range(pairs):
@@ -83,7 +84,14 @@ def simulate(rule, pairs, dim, strength=1.0, decay=1.0, draws=400, values=16, se
         told = numpy.einsum("rd,rdv->rv", key, state) if rule == "delta" else 0
         write = strength * (value[:, t] - told) if rule == "delta" else value[:, t]
         state = state + key[:, :, None] * write[:, None, :]
-    read = keys @ state
+    return keys @ state
+
+
+def simulate(rule, pairs, dim, draws=400, values=16, seed=1, **how):
+    """The same as exact(), by drawing keys and values."""
+    rng = numpy.random.default_rng(seed)
+    value = rng.standard_normal((draws, pairs, values))
+    read = read_out(rule, value, dim, rng, **how)
     signal = (read * value).mean((0, 2))
     return signal, ((read - signal[None, :, None] * value) ** 2).mean((0, 2))
 
@@ -103,23 +111,59 @@ def capacity(rule, dim, **how):
     return math.inf
 
 
+def bits_left(rule, pairs, dim, words=16, width=32, draws=200, seed=1, **how):
+    """The share of an answer's bits that is missing when the value is one of so many random words, and who reads knows
+    the words, the signal and the noise, and is as sure as is best: what a model could reach with keys like these."""
+    rng = numpy.random.default_rng(seed)
+    word, which = rng.standard_normal((draws, words, width)), rng.integers(0, words, (draws, pairs))
+    read = read_out(rule, numpy.take_along_axis(word, which[:, :, None], axis=1), dim, rng, **how)
+    signal, noise = (part[:, None] for part in exact(rule, pairs, dim, **how))
+    score = signal * (read @ word.transpose(0, 2, 1)) - signal ** 2 * (word ** 2).sum(2)[:, None, :] / 2
+    score /= numpy.maximum(noise, 1e-3)
+    score -= numpy.take_along_axis(score, which[:, :, None], axis=2)
+    sure = 2.0 ** numpy.arange(-8, 1)
+    return min(float(logsumexp(s * score).mean()) for s in sure) / math.log(words)
+
+
+def logsumexp(x):
+    top = x.max(2)
+    return top + numpy.log(numpy.exp(x - top[:, :, None]).sum(2))
+
+
+def capacity_in_bits(rule, dim, **how):
+    """The pairs at which half of the bits are missing, interpolated in doublings as the claims do."""
+    before, pairs = 0.0, 2
+    while (now := bits_left(rule, pairs, dim, **how)) < 0.5:
+        before, pairs = now, 2 * pairs
+    return pairs / 2 ** ((now - 0.5) / (now - before)) if pairs > 2 else 2.0
+
+
 RULES = [("sum", "sum", {}), ("delta, strength 1", "delta", {}), ("delta, strength 1/2", "delta", {"strength": 0.5}),
          ("sum of positive keys", "positive", {})]
 
 
 def table(dims=(4, 8, 16, 32)):
     """Capacities, each with the mean share that drawn keys find there."""
-    print(f"{'pairs held, of keys of so many numbers':<40}" + "".join(f"{d:>18}" for d in dims))
+    print(f"{'keys of so many numbers':<24}" + "".join(f"{d:>18}" for d in dims))
     for name, rule, how in RULES:
         cells = []
         for d in dims:
             at = capacity(rule, d, **how)
             seen = float(numpy.mean(share(*simulate(rule, round(at), d, values=8, **how))))
-            cells.append(f"{at:.1f} (share {seen:.2f})")
-        print(f"{name:<40}" + "".join(f"{cell:>18}" for cell in cells))
-    print("in brackets: the share of signal in what is read of keys and values that were drawn, at that many pairs")
+            cells.append(f"{at:.1f} (drawn {seen:.2f})")
+        print(f"{name:<24}" + "".join(f"{cell:>18}" for cell in cells))
+    print("pairs at which half of what is read is signal, exact; in brackets, the share in keys that were drawn")
     print(f"positive keys of any width: {limit_of_positive():.1f}; of inputs a thousand times as large: "
           f"{limit_of_positive(1000):.1f}, which is 1 + pi^2")
+
+
+def table_in_bits(dims=(2, 4, 8)):
+    """The same where half of the bits of an answer are missing: pairs, and pairs per number of a key."""
+    print(f"{'keys of so many numbers':<24}" + "".join(f"{d:>18}" for d in dims))
+    for name, rule, how in RULES:
+        found = [capacity_in_bits(rule, d, **how) for d in dims]
+        print(f"{name:<24}" + "".join(f"{f'{at:.1f} ({at / d:.1f} each)':>18}" for at, d in zip(found, dims)))
+    print("pairs at which half of the bits of an answer are missing, one of 16 words of 32 numbers, by drawn keys")
 
 
 def curve(axes, i, places, values, points, seen):
@@ -164,4 +208,37 @@ def draw(dim=16):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.5), layout="constrained", sharey=True)
         draw_falling(left, dim)
         draw_ages(right, 2 * dim, dim)
+        return figure
+
+
+def draw_trained(receipt, words=16):
+    """A claim's capacities as curves: what trained models miss, each seed a dot, and what random keys would leave."""
+    claim, seeds = receipt.claim, receipt.claim.seeds
+    shown = [("sum", "random keys", [("sum", {})]),
+             ("delta", "random keys,\nstrength 1/2 to 1", [("delta", {"strength": 0.5}), ("delta", {})])]
+    with plt.rc_context(STYLE):
+        figure, every = plt.subplots(1, 2, figsize=(9.6, 3.6), layout="constrained", sharey=True)
+        for axes, (name, told, rules) in zip(every, shown):
+            ends = []
+            groups = {label: arms for label, arms in claim.groups().items() if label.startswith(name)}
+            for i, arms in enumerate(groups.values()):
+                dim, style = int(dict(arms[0].flags)["state-dim"]), look(i)
+                places = [int(dict(arm.flags)["pairs"]) for arm in arms]
+                rows = [[receipt.results.best(arm, s, "val_loss") / math.log(words) for s in seeds] for arm in arms]
+                axes.plot(places, numpy.mean(rows, axis=1), **style)
+                for place, row in zip(places, rows):
+                    axes.plot([place * (1.04 if i else 0.96)] * len(row), row, ".", color=style["color"], alpha=0.5,
+                              markersize=4)
+                theory = [[min(1, bits_left(rule, n, dim, **how)) for n in places] for rule, how in rules]
+                axes.fill_between(places, theory[0], numpy.array(theory[-1]) + 0.012, alpha=0.22, linewidth=0,
+                                  color=style["color"])
+                ends.append((places[-1], float(numpy.mean(rows[-1])), f"{dim} x 32", style["color"]))
+            axes.axhline(0.5, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(places, [str(n) for n in places])
+            axes.set_xlabel("pairs")
+            axes.set_ylim(0, 1.05)
+            axes.set_title(f"{name}; shaded: {told}".replace("\n", " "), fontsize=9)
+            label_ends(axes, ends)
+        every[0].set_ylabel("share of an answer's bits that is missing")
         return figure
