@@ -25,7 +25,8 @@ from scipy import stats as scipy_stats
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
-from lab import associations, baseline, check, figure, front, match, report, stats, table, trainer, verdict  # noqa: E402
+from lab import associations, baseline, check, figure, front, match, report, stats, table  # noqa: E402
+from lab import trainer, verdict  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -91,6 +92,16 @@ class AssociationsTest(unittest.TestCase):
         signal, noise = associations.exact("delta", 20, 8)
         self.assertAlmostEqual(float(signal[-1]), 1, places=12)
         self.assertAlmostEqual(float(noise[-1]), 0, places=12)
+
+    def test_a_reader_misses_nothing_of_two_wide_keys_and_nearly_all_of_many_narrow_ones(self):
+        self.assertLess(associations.bits_left("sum", 2, 64, draws=50), 0.001)
+        self.assertGreater(associations.bits_left("sum", 128, 2, draws=50), 0.9)
+        few, many = (associations.bits_left("delta", n, 4, draws=50) for n in (4, 8))
+        self.assertLess(few, many)
+
+    def test_twice_the_width_holds_twice_the_pairs_to_a_reader(self):
+        narrow, wide = (associations.capacity_in_bits("sum", d) for d in (4, 8))
+        self.assertAlmostEqual(wide / narrow, 2, delta=0.2)
 
     def test_positive_keys_hold_a_number_that_no_width_moves(self):
         limit = associations.limit_of_positive()

@@ -1,15 +1,16 @@
 """associations.py: how many associations a state holds, by arithmetic and without training.
 
 N pairs of a random unit key (D numbers) and a random value are written one after the other, then each key is asked for.
-What is read is signal times its value plus noise from the others. The share of the read-out's variance that is signal,
-s^2 / (s^2 + z), is 1 for a perfect memory; a rule's capacity is the number of pairs at which the mean share is one half.
+What is read is signal times its value plus noise from the others. The share of the variance of what is read that is
+signal, s^2 / (s^2 + z), is 1 for a perfect memory; a capacity is the number of pairs at which the mean share is one
+half.
 
     sum          S <- g S + k v                  linear attention (g = 1), with a decay g per write gla and mamba2
     delta        S <- g S + b k (v - (g S)^T k)  the delta rule (g = 1), gated delta
     positive     the sum with elu(x) + 1 of Gaussian keys, as in linear attention of 2020
 
-exact(...) is the expectation over keys and values, simulate(...) the same by drawing them. bits_left(...) is what a reader
-of such a state misses of answers that are one of a few words: the number that a claim about `recall` measures.
+exact(...) is the expectation over keys and values, simulate(...) the same by drawing them. bits_left(...) is what a
+reader of such a state misses of answers that are one of a few words: the number that a claim about `recall` measures.
 """
 import math
 
@@ -26,7 +27,7 @@ def features(x):
 
 
 def moments(scale=1.0):
-    """The means of f, f^2 and f^4 for f = elu(x) + 1 of Gaussian x, by Gauss and Legendre's rule on either side of 0."""
+    """The means of f, f^2 and f^4 for f = elu(x) + 1 of Gaussian x, by Gauss and Legendre's rule on both sides of 0."""
     x, weight = numpy.polynomial.legendre.leggauss(200)
     x, weight = numpy.concatenate([5 * x - 5, 5 * x + 5]), 5 * numpy.concatenate([weight, weight])
     weight = weight * numpy.exp(-x ** 2 / 2) / math.sqrt(2 * math.pi)
