@@ -17,6 +17,7 @@ import math
 import matplotlib.pyplot as plt
 import numpy
 
+from . import baseline
 from .figure import STYLE, label_ends, look
 
 LARGE = 4096
@@ -212,34 +213,36 @@ def draw(dim=16):
         return figure
 
 
-def draw_trained(receipt, words=16):
-    """A claim's capacities as curves: what trained models miss, each seed a dot, and what random keys would leave."""
-    claim, seeds = receipt.claim, receipt.claim.seeds
-    shown = [("sum", "random keys", [("sum", {})]),
-             ("delta", "random keys,\nstrength 1/2 to 1", [("delta", {"strength": 0.5}), ("delta", {})])]
+def draw_trained(receipt, pairs=4, words=16):
+    """What trained models lose per answer over the width of a key, each seed a dot; what random keys would lose, and a
+    bag of values, which knows what stands in the row and binds nothing."""
+    claim, rules = receipt.claim, [("sum", "sum, trained"), ("delta", "delta, trained")]
     with plt.rc_context(STYLE):
-        figure, every = plt.subplots(1, 2, figsize=(9.6, 3.6), layout="constrained", sharey=True)
-        for axes, (name, told, rules) in zip(every, shown):
-            ends = []
-            groups = {label: arms for label, arms in claim.groups().items() if label.startswith(name)}
-            for i, arms in enumerate(groups.values()):
-                dim, style = int(dict(arms[0].flags)["state-dim"]), look(i)
-                places = [int(dict(arm.flags)["pairs"]) for arm in arms]
-                rows = [[receipt.results.best(arm, s, "val_loss") / math.log(words) for s in seeds] for arm in arms]
-                axes.plot(places, numpy.mean(rows, axis=1), **style)
-                for place, row in zip(places, rows):
-                    axes.plot([place * (1.04 if i else 0.96)] * len(row), row, ".", color=style["color"], alpha=0.5,
-                              markersize=4)
-                theory = [[min(1, bits_left(rule, n, dim, **how)) for n in places] for rule, how in rules]
-                axes.fill_between(places, theory[0], numpy.array(theory[-1]) + 0.012, alpha=0.22, linewidth=0,
-                                  color=style["color"])
-                ends.append((places[-1], float(numpy.mean(rows[-1])), f"{dim} x 32", style["color"]))
-            axes.axhline(0.5, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(places, [str(n) for n in places])
-            axes.set_xlabel("pairs")
-            axes.set_ylim(0, 1.05)
-            axes.set_title(f"{name}; shaded: {told}".replace("\n", " "), fontsize=9)
-            label_ends(axes, ends)
-        every[0].set_ylabel("share of an answer's bits that is missing")
+        figure, axes = plt.subplots(figsize=(7.2, 3.9), layout="constrained")
+        ends = []
+        for i, (name, told) in enumerate(rules):
+            arms = [arm for arm in claim.arms if arm.name == name]
+            places = [int(dict(arm.flags)["state-dim"]) for arm in arms]
+            rows = [[receipt.results.best(arm, s, claim.metric) for s in claim.seeds] for arm in arms]
+            axes.plot(places, numpy.mean(rows, axis=1), linewidth=2, **{**look(i), "linestyle": "-"})
+            for place, row in zip(places, rows):
+                axes.plot([place * (1.03 if i else 0.97)] * len(row), row, ".", color=look(i)["color"], alpha=0.5,
+                          markersize=4)
+            ends.append((places[-1], float(numpy.mean(rows[-1])), told, look(i)["color"]))
+        shown = [("sum", {}, 0, "-.", "sum, random signed keys"), ("positive", {}, 0, ":", "sum, random positive keys"),
+                 ("delta", {"strength": 0.5}, 1, "--", "delta, random keys")]
+        for rule, how, i, dashes, told in shown:
+            line = [math.log(words) * bits_left(rule, pairs, dim, **how) for dim in places]
+            axes.plot(places, line, linestyle=dashes, linewidth=1, color=look(i)["color"])
+            ends.append((places[-1], line[-1], told, look(i)["color"]))
+        bag = baseline.recall(pairs, words, True)[0]
+        axes.axhline(bag, color="#777777", linewidth=1, linestyle=(0, (4, 2)))
+        ends.append((places[-1], bag, "a bag of values, no binding", "#555555"))
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(places, [f"{n} x 32" for n in places])
+        axes.set_xlabel("state")
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel(f"nats lost per answer, of {pairs} pairs")
+        axes.set_title("Keys of 2 numbers bind nothing; of 8 the delta rule binds most", fontsize=10)
+        label_ends(axes, ends, size=8)
         return figure
