@@ -243,6 +243,6 @@ def draw_trained(receipt, pairs=4, words=16):
         axes.set_xlabel("state")
         axes.set_ylim(bottom=0)
         axes.set_ylabel(f"nats lost per answer, of {pairs} pairs")
-        axes.set_title("Keys of 2 numbers bind nothing; of 8 the delta rule binds most", fontsize=10)
+        axes.set_title("Keys of 2 numbers bind next to nothing; of 8 the delta rule binds most", fontsize=10)
         label_ends(axes, ends, size=8)
         return figure
