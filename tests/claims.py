@@ -25,7 +25,8 @@ from scipy import stats as scipy_stats
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
-from lab import baseline, check, figure, front, match, report, stats, table, trainer, verdict  # noqa: E402
+from lab import associations, baseline, check, figure, front, match, report, stats, table  # noqa: E402
+from lab import trainer, verdict  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -69,6 +70,44 @@ def quiet(function, *arguments):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         result = function(*arguments)
     return result, out.getvalue()
+
+
+class AssociationsTest(unittest.TestCase):
+    """What a state holds, by arithmetic: the expectation against keys that are drawn, and against closed forms."""
+
+    def test_the_expectation_is_what_drawn_keys_show(self):
+        for rule, how in (("sum", {"decay": 0.9}), ("delta", {}), ("delta", {"strength": 0.4, "decay": 0.9}),
+                          ("positive", {})):
+            exact = associations.exact(rule, 12, 6, **how)
+            drawn = associations.simulate(rule, 12, 6, draws=4000, **how)
+            # 64,000 values for each key, of which those of one draw share their keys: about a hundredth, so 5 of them.
+            numpy.testing.assert_allclose(drawn[0], exact[0], rtol=0.05, atol=0.01, err_msg=rule)
+            numpy.testing.assert_allclose(drawn[1], exact[1], rtol=0.06, atol=0.01, err_msg=rule)
+
+    def test_a_sum_holds_one_more_than_its_width(self):
+        for dim in (4, 9, 16):
+            self.assertAlmostEqual(associations.capacity("sum", dim), dim + 1, places=6)
+
+    def test_the_delta_rule_is_exact_of_the_last_key(self):
+        signal, noise = associations.exact("delta", 20, 8)
+        self.assertAlmostEqual(float(signal[-1]), 1, places=12)
+        self.assertAlmostEqual(float(noise[-1]), 0, places=12)
+
+    def test_a_reader_misses_nothing_of_two_wide_keys_and_nearly_all_of_many_narrow_ones(self):
+        self.assertLess(associations.bits_left("sum", 2, 64, draws=50), 0.001)
+        self.assertGreater(associations.bits_left("sum", 128, 2, draws=50), 0.9)
+        few, many = (associations.bits_left("delta", n, 4, draws=50) for n in (4, 8))
+        self.assertLess(few, many)
+
+    def test_twice_the_width_holds_twice_the_pairs_to_a_reader(self):
+        narrow, wide = (associations.capacity_in_bits("sum", d) for d in (4, 8))
+        self.assertAlmostEqual(wide / narrow, 2, delta=0.2)
+
+    def test_positive_keys_hold_a_number_that_no_width_moves(self):
+        limit = associations.limit_of_positive()
+        self.assertLess(associations.capacity("positive", 8), limit)
+        self.assertAlmostEqual(associations.capacity("positive", 512), limit, delta=0.05)
+        self.assertAlmostEqual(associations.limit_of_positive(1e6), 1 + math.pi ** 2, places=4)
 
 
 class Commands(unittest.TestCase):
