@@ -410,7 +410,7 @@ int main(int argc, char **argv) {
                 "here\n");
     }
     run.engine = (Engine){.sched = run.sched, .backend = backend, .emit = receive, .owner = &run,
-                          .draft = run.draft, .guesses = run.guesses};
+                          .draft = run.draft, .guesses = run.guesses, .guess = draft_guess};
     if (!run.real)
         fprintf(stderr, "note     simulated: costs are %s, copies and swaps take no time%s\n",
                 strcmp(o.cost, "built-in") ? "from --cost" : "built-in, not of this machine",

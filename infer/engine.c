@@ -34,7 +34,7 @@ static size_t sample_row(Engine *e, const StepRow *row, size_t index, bool *stop
 static void guess_ahead(Engine *e, Request *r) {
     int guess[MOST_GUESSES];
     if (e->draft && r->state == STATE_RUNNING)
-        sched_propose(r, guess, draft_guess(e->draft, r->token, r->length, e->guesses, guess));
+        sched_propose(r, guess, e->guess(e->draft, r->token, r->length, e->guesses, guess));
 }
 
 void engine_finish(Engine *e, const Step *step) {
