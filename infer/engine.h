@@ -24,7 +24,7 @@ typedef struct {
     void *owner;
     int *token; size_t room;
     Draft *draft; size_t guesses;       // for each text that writes, so many guesses for its next step; NULL: none
-    size_t (*guess)(Draft *d, const int *text, size_t count, size_t n, int *guess);    // draft_guess, where there is one
+    size_t (*guess)(Draft *d, const int *text, size_t count, size_t n, int *guess);    // draft_guess
 } Engine;
 
 Step *engine_schedule(Engine *e, double now);          // rows == 0: there is nothing to do
