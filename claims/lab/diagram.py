@@ -146,8 +146,8 @@ def pools():
         return figure
 
 
-# Blocks of a feed-forward layer, each of the width of one expert: how many are stored, which of them the token passes, and
-# what decides.
+# Blocks of a feed-forward layer, each of the width of one expert: how many are stored, which of them the token passes,
+# and what decides.
 LAYERS = {
     "dense: all of one block": (1, [0], ""),
     "dense, same total: all of sixteen": (16, range(16), ""),

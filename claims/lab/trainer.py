@@ -183,8 +183,8 @@ def evaluations(lines):
 
 
 def recalled_bits(facts, loss):
-    """How much of the telephone book a model knows (data/facts.c): four digits a fact, each of log2 10 bits, less what is
-    still asked of each."""
+    """How much of the telephone book a model knows (data/facts.c): four digits a fact, each of log2 10 bits, less what
+    is still asked of each."""
     return facts * 4 * (math.log2(10) - loss / math.log(2))
 
 
