@@ -156,6 +156,18 @@ static Source open_source(const GenerateOptions *o, const bool *given) {
     return s;
 }
 
+// Before anything is allocated: a system that gives more memory than it has would be found out in the middle.
+static void check_memory(const Source *s, size_t prompt, SampleOptions o) {
+    ModelSize size = model_size(&s->config);
+    size_t tokens = size_add(prompt, o.tokens), window = sampler_window(s->model, prompt, o.tokens);
+    size_t each = size_add(size_mul(tokens, sizeof(int)), size_mul(window, size.cache_bytes_per_token));
+    each = size_add(each, size_add(size_mul(s->config.vocab, sizeof(real)), size.state_bytes));
+    double need = (double)size_mul(o.samples, each), memory = machine_memory();
+    if (memory > 0 && need > memory)
+        fail("%zu text%s of %zu tokens need %.1f GiB of memory, this machine has %.1f; %s", o.samples,
+             plural(o.samples), tokens, need / (1 << 30), memory / (1 << 30), memory_advice);
+}
+
 // ---- the draft -----------------------------------------------------------------------------------
 // Guesses for a text of n + tokens tokens. Their model must mean the same by each token.
 static Draft *open_draft(const GenerateOptions *o, const Source *s, Source *d, SampleOptions sampling, size_t n) {
@@ -167,10 +179,14 @@ static Draft *open_draft(const GenerateOptions *o, const Source *s, Source *d, S
     if (d->config.vocab != s->config.vocab)
         fail("--draft %s has a vocabulary of %zu, %s one of %zu; a draft must have the same tokens", d->dir,
              d->config.vocab, s->dir, s->config.vocab);
-    if (d->tokenizer && tokenizer_vocab(s->tokenizer) && !tokenizer_equal(d->tokenizer, s->tokenizer) &&
-        strcmp(tokenizer_kind(s->tokenizer), "numbers") != 0)
+    bool numbers = strcmp(tokenizer_kind(s->tokenizer), "numbers") == 0;
+    if (!d->tokenizer && !numbers)
+        print_line(stderr, "note     --draft %s has no tokenizer: whether its tokens mean the same is not known\n",
+                   d->dir);
+    if (d->tokenizer && !numbers && !tokenizer_equal(d->tokenizer, s->tokenizer))
         fail("--draft %s: its tokens mean other texts than those of %s", d->dir, s->dir);
     load_weights(o, d);
+    check_memory(d, n, sampling);
     size_t window = sampler_window(d->model, n, o->tokens);
     if (window < n + o->tokens)
         print_line(stderr, "note     --draft %s knows %zu positions: beyond them nothing is guessed\n", d->dir, window);
@@ -250,18 +266,6 @@ static size_t read_prompt(const GenerateOptions *o, const bool *given, const Sou
 }
 
 // ---- the text ------------------------------------------------------------------------------------
-// Before anything is allocated: a system that gives more memory than it has would be found out in the middle.
-static void check_memory(const Source *s, size_t prompt, SampleOptions o) {
-    ModelSize size = model_size(&s->config);
-    size_t tokens = size_add(prompt, o.tokens), window = sampler_window(s->model, prompt, o.tokens);
-    size_t each = size_add(size_mul(tokens, sizeof(int)), size_mul(window, size.cache_bytes_per_token));
-    each = size_add(each, size_add(size_mul(s->config.vocab, sizeof(real)), size.state_bytes));
-    double need = (double)size_mul(o.samples, each), memory = machine_memory();
-    if (memory > 0 && need > memory)
-        fail("%zu text%s of %zu tokens need %.1f GiB of memory, this machine has %.1f; %s", o.samples,
-             plural(o.samples), tokens, need / (1 << 30), memory / (1 << 30), memory_advice);
-}
-
 // A terminal obeys control characters, and an untrained model may write any.
 static void print_text(const char *text, size_t bytes, bool terminal) {
     if (terminal) text_print(stdout, text, bytes);

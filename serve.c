@@ -352,10 +352,11 @@ static void refuse_beside_port(const ServeOptions *o, const bool *given) {
     static const char *const online[] = {"host", "api_key", "chat", "max_length", "queue", "timeout", "idle",
                                          "connections", "grace"};
     bool port = is_given(given, "port");
-    for (size_t i = 0; port && i < sizeof offline / sizeof *offline; i++)
+    const char *instead = port ? "--port, where requests come by HTTP"
+                        : *o->calibrate ? "--calibrate, which makes steps of its own" : NULL;
+    for (size_t i = 0; instead && i < sizeof offline / sizeof *offline; i++)
         if (is_given(given, offline[i]))
-            usage_error("--%s has no effect with --port, where requests come by HTTP",
-                        flags_shown(offline[i], (char[64]){0}));
+            usage_error("--%s has no effect with %s", flags_shown(offline[i], (char[64]){0}), instead);
     for (size_t i = 0; !port && i < sizeof online / sizeof *online; i++)
         if (is_given(given, online[i]))
             usage_error("--%s has no effect without --port", flags_shown(online[i], (char[64]){0}));
@@ -379,6 +380,8 @@ static void refuse(const ServeOptions *o, const bool *given) {
                         flags_shown(of_models[i], (char[64]){0}));
     if (*o->run && o->clock == CLOCK_real && is_given(given, "cost"))
         usage_error("--cost has no effect on the real clock; add --clock model");
+    if (*o->draft && o->clock == CLOCK_model)
+        usage_error("--draft: a table of costs has no price for tokens that check guesses; use --clock real");
     for (size_t i = 0; *o->trace && i < sizeof replaced / sizeof *replaced; i++)
         if (is_given(given, replaced[i]))
             usage_error("--%s has no effect with --trace, which has arrivals and lengths of its own",

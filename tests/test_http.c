@@ -86,7 +86,8 @@ static void check_answers(const Server *s, const char *flags, const char *const 
 
 static void answers(void) {
     static const char *const flags[] = {"", "--block 3 --running 2 --chunk 2 --threads 1", "--prefix-cache 1",
-                                        "--blocks 4 --admit chunk --watermark 0 --preempt swap"};
+                                        "--blocks 4 --admit chunk --watermark 0 --preempt swap",
+                                        "--draft lookup --gamma 4", "--draft lookup --gamma 9 --prefix-cache 1"};
     train_run();
     char *two = generated("run", "Once there was", "--tokens 9 --seed 5 --top-k 20 --top-p 0.9 --temperature 1.5 "
                           "--samples 2"), *first = strstr(two, "Once there was"), *second;
@@ -227,7 +228,8 @@ static void check_echo(const Server *s, const json_t *written, const json_t *tok
 }
 
 static void logprobs(void) {
-    static const char *const flags[] = {"", "--chunk 3 --block 2", "--prefix-cache 1 --block 1"};
+    static const char *const flags[] = {"", "--chunk 3 --block 2", "--prefix-cache 1 --block 1",
+                                        "--draft lookup --gamma 3"};
     train_run();
     json_t *written = NULL;
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {

@@ -158,7 +158,8 @@ static void command(void) {
           ahead.error);
     CHECK(!strcmp(receipt_of(ahead), receipt_of(serve("--temperature 0 --answer-length 60"))), "%s", ahead.out);
     static const char *const wrong[] = {"--draft run --gamma 3", "--draft lookup", "--draft lookup --gamma 32",
-                                        "--draft lookup --gamma 3 --accept ratio", "--gamma 3"};
+                                        "--draft lookup --gamma 3 --accept ratio", "--gamma 3",
+                                        "--draft lookup --gamma 3 --clock model", "--calibrate c.json"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         Result r = serve(wrong[i]);
         CHECK(r.status == 2 && count_lines(r.error) == 1, "%s: status %d: %s", wrong[i], r.status, r.error);
@@ -177,7 +178,10 @@ static void command(void) {
 // A table that was measured prices every step that a scheduler with the same flags can make, and no larger one.
 static void measured(void) {
     train("--layers 1 --width 32 --heads 2 --steps 3 --eval-tokens 128 --sample-tokens 0 --out run");
-    Result made = serve("--budget 64 --running 8 --blocks 32 --calibrate cost.json --threads 1");
+    const char *beside = train_binary();
+    int length = (int)(strrchr(beside, '/') - beside);
+    Result made = shell(xprintf("'%.*s/serve' --run run --budget 64 --running 8 --blocks 32 --calibrate cost.json "
+                                "--threads 1", length, beside));
     CHECK(made.status == 0 && strstr(made.out, "held out") && !strstr(made.out, "nan"), "%d %s%s", made.status,
           made.out, made.error);
     CostTable c = cost_read(test_path("cost.json"));
@@ -189,8 +193,7 @@ static void measured(void) {
     CHECK(priced.status == 0 && strcmp(receipt_of(priced), "none"), "%s%s", priced.out, priced.error);
     Result larger = serve("--budget 128 --prompt-length 100 --clock model --cost cost.json");
     CHECK(larger.status == 1 && strstr(larger.error, "measured up to 64"), "%s%s", larger.out, larger.error);
-    const char *beside = train_binary();
-    Result none = shell(xprintf("'%.*s/serve' --calibrate c.json", (int)(strrchr(beside, '/') - beside), beside));
+    Result none = shell(xprintf("'%.*s/serve' --calibrate c.json", length, beside));
     CHECK(none.status == 2 && strstr(none.error, "--run"), "%d %s", none.status, none.error);
 }
 
