@@ -24,6 +24,7 @@
 #include "lib/rng.h"
 #include "lib/simd.h"
 #include "lib/threads.h"
+#include "run/receipt.h"
 #include "run/report.h"
 #include "run/run.h"
 #include <errno.h>
@@ -222,6 +223,11 @@ static void print_times(const char *what, Percentiles p) {
            plural(p.count));
 }
 
+// Of the pool, while steps run.
+static double held_share(const Service *run) {
+    return run->busy > 0 ? run->held / run->busy / (double)run->o.blocks : 0;
+}
+
 static void print_receipt(const Service *run, const Stats *s) {
     const SchedCounters *c = sched_counters(run->sched);
     const ServeOptions *o = &run->o;
@@ -232,7 +238,7 @@ static void print_receipt(const Service *run, const Stats *s) {
     printf("\nsteps     %zu of %.1f tokens: %zu executed = %zu useful + %zu recomputed + %zu rejected\n", c->steps,
            c->steps ? (double)c->executed / (double)c->steps : 0, c->executed, c->useful, c->recomputed, c->rejected);
     printf("blocks    %.3f of the pool on average; %zu preemption%s, %zu blocks swapped, %zu tokens found, %zu after "
-           "preemption\n", run->busy > 0 ? run->held / run->busy / (double)o->blocks : 0, c->preempted,
+           "preemption\n", held_share(run), c->preempted,
            plural(c->preempted), c->saved, c->hits, c->rehits);
     if (run->draft)
         printf("draft     %zu guess%s, %zu kept\n", c->drafted, c->drafted == 1 ? "" : "es", c->drafted - c->rejected);
@@ -343,12 +349,20 @@ static void measure_costs(const ServeOptions *o) {
 }
 
 // ---- flags ---------------------------------------------------------------------------------------
+static void print_plan(const ServeOptions *o) {
+    json_t *plan = receipt_plan(o);
+    char *text = run_json_text(plan);
+    puts(text);
+    free(text), json_decref(plan);
+    flush_output("");
+}
+
 static bool is_given(const bool *given, const char *name) { return given[flags_find(&serve_table, name)]; }
 
 static void refuse_beside_port(const ServeOptions *o, const bool *given) {
     static const char *const offline[] = {"requests", "arrivals", "rate", "burst", "clients", "prompt_length", "spread",
                                           "answer_length", "trace", "time_scale", "length_scale", "clock", "cost",
-                                          "records"};
+                                          "records", "backlog", "receipt", "dry_run"};
     static const char *const online[] = {"host", "api_key", "chat", "max_length", "queue", "timeout", "idle",
                                          "connections", "grace"};
     bool port = is_given(given, "port");
@@ -371,13 +385,15 @@ static void refuse_beside_port(const ServeOptions *o, const bool *given) {
 static void refuse(const ServeOptions *o, const bool *given) {
     static const char *const of_models[] = {"temperature", "sample_top_k", "top_p", "draft"};
     static const char *const replaced[] = {"arrivals", "rate", "burst", "clients", "prompt_length", "answer_length",
-                                           "spread"};
+                                           "spread", "backlog"};
     for (size_t i = 0; i < serve_table.count; i++)
         if (given[i]) flags_refuse_unused(&serve_table, o, i);
     for (size_t i = 0; !*o->run && i < sizeof of_models / sizeof *of_models; i++)
         if (is_given(given, of_models[i]))
             usage_error("--%s has no effect without --run: tokens are random then",
                         flags_shown(of_models[i], (char[64]){0}));
+    if (o->backlog > o->requests)
+        usage_error("--backlog %zu: of --requests %zu; raise these", o->backlog, o->requests);
     if (*o->run && o->clock == CLOCK_real && is_given(given, "cost"))
         usage_error("--cost has no effect on the real clock; add --clock model");
     if (*o->draft && o->clock == CLOCK_model)
@@ -399,6 +415,10 @@ int main(int argc, char **argv) {
     refuse_beside_port(&o, given);
     cpu_switch(o.simd, run_commit(), argv);
     if (o.threads) omp_set_num_threads((int)o.threads);
+    if (o.dry_run) {
+        print_plan(&o);
+        return 0;
+    }
     if (is_given(given, "port") || *o.calibrate) {
         (*o.calibrate ? measure_costs : serve_http)(&o);
         return 0;
@@ -431,6 +451,8 @@ int main(int argc, char **argv) {
     fprintf(stderr, "clock    %.3f s for %zu steps, %.3g steps/s\n", seconds, sched_counters(run.sched)->steps,
             (double)sched_counters(run.sched)->steps / seconds);
     stats_write(run.record, run.trace.count, o.records);
+    ServedTimes times = {run.now, run.busy, seconds, held_share(&run)};
+    if (*o.receipt) receipt_write(&o, sched_counters(run.sched), &s, times, o.receipt);
     flush_output("the records are written");
     return 0;
 }

@@ -24,7 +24,27 @@ Percentiles percentiles_of(double *x, size_t n) {
     return (Percentiles){rank(x, n, 50), rank(x, n, 90), rank(x, n, 99), n};
 }
 
-// One token has no pace: such a request is judged by its first token alone, and is not among the paces.
+// One token has no pace.
+static double pace_of(const Record *r) { return r->answer > 1 ? (r->last - r->first) / (double)(r->answer - 1) : 0; }
+static bool is_finished(const Record *r) { return r->end == END_LENGTH || r->end == END_STOP; }
+
+// A request of one token is judged by it alone, and is not among the paces.
+static bool is_good(const Record *r, double slo_ttft, double slo_tpot) {
+    return is_finished(r) && r->first - r->arrival <= slo_ttft && pace_of(r) <= slo_tpot;
+}
+
+// Records are in order of arrival. What the last to come met says in which state a server has ended up, where an
+// average over all still remembers how it began. One that got nothing has waited for ever.
+static void judge_late(Stats *s, const Record *record, size_t count, double slo_ttft, double slo_tpot, double *x) {
+    size_t late = (count + 9) / 10, good = 0;
+    for (size_t i = 0; i < late; i++) {
+        const Record *r = &record[count - late + i];
+        good += is_good(r, slo_ttft, slo_tpot);
+        x[i] = is_finished(r) ? r->first - r->arrival : INFINITY;
+    }
+    s->good_late = (double)good / (double)late, s->ttft_late = percentiles_of(x, late).p50;
+}
+
 Stats stats_of(const Record *record, size_t count, double slo_ttft, double slo_tpot) {
     Stats s = {.digest = HASH_START};
     double *x = xmalloc((3 * count + 1) * sizeof *x), *ttft = x, *tpot = x + count, *latency = x + 2 * count;
@@ -33,14 +53,14 @@ Stats stats_of(const Record *record, size_t count, double slo_ttft, double slo_t
         const Record *r = &record[i];
         s.tokens += r->answer;
         s.digest = hash_bytes(s.digest, &r->digest, sizeof r->digest);
-        if (r->end != END_LENGTH && r->end != END_STOP) continue;
-        double pace = r->answer > 1 ? (r->last - r->first) / (double)(r->answer - 1) : 0;
-        if (r->answer > 1) tpot[paces++] = pace;
-        ttft[s.finished] = r->first - r->arrival, latency[s.finished] = r->last - r->arrival;
-        s.good += ttft[s.finished++] <= slo_ttft && pace <= slo_tpot;
+        if (!is_finished(r)) continue;
+        if (r->answer > 1) tpot[paces++] = pace_of(r);
+        ttft[s.finished] = r->first - r->arrival, latency[s.finished++] = r->last - r->arrival;
+        s.good += is_good(r, slo_ttft, slo_tpot);
     }
     s.ttft = percentiles_of(ttft, s.finished), s.latency = percentiles_of(latency, s.finished);
     s.tpot = percentiles_of(tpot, paces);
+    judge_late(&s, record, count, slo_ttft, slo_tpot, x);
     free(x);
     return s;
 }

@@ -14,6 +14,7 @@ typedef struct { double p50, p90, p99; size_t count; } Percentiles;
 typedef struct {
     Percentiles ttft, tpot, latency;        // of requests that have such a time
     size_t finished, good, tokens;          // good: first token and pace within their limits
+    double good_late, ttft_late;            // of the last tenth to arrive: the share that is good, and the median wait
     uint64_t digest;                        // of all records' digests, by number
 } Stats;
 

@@ -22,8 +22,10 @@ Trace trace_make(const ServeOptions *o) {
     double now = 0;
     for (size_t i = 0; i < t.count; i++) {
         Rng r = rng_stream(o->seed, RNG_DATA, i);
-        if (i % together == 0 && o->arrivals != ARRIVALS_closed)
-            now -= num_log(1 - rng_uniform(&r)) * (double)together / o->rate;
+        if (i % together == 0 && o->arrivals != ARRIVALS_closed) {
+            double gap = -num_log(1 - rng_uniform(&r)) * (double)together / o->rate;
+            if (i >= o->backlog) now += gap;        // drawn all the same: lengths do not depend on the backlog
+        }
         t.asked[i] = (Asked){now, length(&r, o->prompt_length, o->spread),
                              length(&r, o->answer_length, o->spread), NULL, 0, i};
     }

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
 from lab import associations, baseline, check, figure, front, match, report, stats, table  # noqa: E402
-from lab import trainer, verdict  # noqa: E402
+from lab import server, trainer, verdict  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -384,6 +384,19 @@ class Verdicts(unittest.TestCase):
             outcome = self.outcome(claim, lambda run: 1 + step * (run.arm.name == "b") + scale * 100 * own_noise(run))
             self.assertEqual(outcome.findings[0].verdict, expected)
             self.assertEqual(outcome.verdict, {"EQUIVALENT": "HOLDS"}.get(expected, expected))
+
+    def test_ratio(self):
+        """a / b of each seed, where differences would tell nothing of rates that differ by a factor."""
+        row = {"a": "b", "b": "a", "predict": "> 1.5", "ratio": True}
+        claim = toy(command="./train --lr 0.01 --seed 1..8", tune_seeds="11", comparison=[row])
+        for factor, expected in ((2, "HOLDS"), (1.2, "FAILS")):
+            outcome = self.outcome(claim, lambda run: (factor if run.arm.name == "b" else 1) * (1 + run.seed))
+            self.assertEqual(outcome.verdict, expected)
+            self.assertAlmostEqual(outcome.findings[0].estimate.mean, factor)
+        self.assertEqual(claim.comparisons[0].name, "b / a")
+        for wrong in ({"predict": "within 0.1"}, {"b": ""}):
+            with self.assertRaises(UsageError):
+                toy(comparison=[{**row, **wrong}])
 
     def several(self, steps, seeds="1..6", **changes):
         """Arms b1, b2, ... that lie so much above a on every seed, each predicted to lie 0.1 above it."""
@@ -1297,6 +1310,31 @@ class Sweeps(unittest.TestCase):
         self.assertNotIn("finished", again.stdout)
         self.assertEqual(self.sweep(command, "--fresh", "--jobs", "2").returncode, 0)
         self.assertEqual({key: row["digest"] for key, row in self.records().items()}, digests)
+
+    def test_serves(self):
+        """./serve is swept as ./train is: once whatever jobs, the same digests again, what it refuses in one line."""
+        command = ("./serve --requests 300 --rate 4 --backlog 20 --admit chunk,full --blocks 64 --watermark 0 "
+                   "--seed 1..2")
+        first = self.sweep(command, "--metric", "preempted")
+        self.assertEqual(first.returncode, 0, first.stderr)
+        rows = self.records()
+        self.assertEqual(len(rows), 4)
+        for key, row in rows.items():
+            self.assertEqual((row["finished"], row["useful"] + row["recomputed"]), (300, row["executed"]), key)
+            self.assertEqual(row["preempted"] > 0, "--admit chunk" in key, key)
+        self.assertIsNone(rows[key]["val_loss"])
+        self.assertNotIn("val_loss", (self.into / "results.csv").read_text().split("\n")[0])
+        self.assertEqual(check.differences(rows[key], server.again(rows[key])), [])
+        self.assertNotEqual(check.differences({**rows[key], "steps": 1.0}, server.again(rows[key])), [])
+        fresh = self.sweep(command, "--metric", "preempted", "--fresh", "--jobs", "2")
+        self.assertIn("digests  4 of 4 are those recorded before", fresh.stdout)
+        for words, said in ((["--metric", "val_loss"], "no val_loss"), (["--match", "params"], "for trainings")):
+            refused = self.sweep(command, *words)
+            self.assertEqual((refused.returncode, refused.stderr.count("\n")), (2, 1), refused.stderr)
+            self.assertIn(said, refused.stderr)
+        refused = self.sweep("./serve --requests 300 --backlog 200,400 --seed 1..2")
+        self.assertEqual((refused.returncode, refused.stderr.count("\n")), (2, 1), refused.stderr)
+        self.assertIn("--backlog 400: of --requests 300", refused.stderr)
 
     def test_lost_table(self):
         """Runs that have ended are recorded again from what is left of them, with their digests."""

@@ -5,6 +5,7 @@
 #include "infer/clock.h"
 #include "infer/stats.h"
 #include "infer/trace.h"
+#include <jansson.h>
 #include <stdlib.h>
 
 // ---- costs ---------------------------------------------------------------------------------------
@@ -137,6 +138,9 @@ static void statistics(void) {
     Stats s = stats_of(r, 6, 1, 0.5);
     CHECK(s.finished == 4 && s.good == 2 && s.tokens == 17 && s.tpot.count == 3, "%zu finished, %zu good", s.finished,
           s.good);
+    CHECK(s.good_late == 0 && isinf(s.ttft_late), "the last got nothing: %g, %g", s.good_late, s.ttft_late);
+    s = stats_of(r, 4, 1, 0.5);
+    CHECK(s.good_late == 1 && s.ttft_late == 1, "the last of four was good: %g, %g", s.good_late, s.ttft_late);
 }
 
 // ---- the command ---------------------------------------------------------------------------------
@@ -175,6 +179,7 @@ static void refusals(void) {
         {"--blocks 1", "all 60 were refused", 1},
         {"--trace none.csv", "none.csv", 1}, {"--cost none.json", "none.json", 1},
         {"--temperature 1", "no effect without --run", 2}, {"--run x --cost y", "no effect on the real clock", 2},
+        {"--backlog 61", "--backlog 61: of --requests 60", 2}, {"--backlog 1 --arrivals closed", "backlog", 2},
         {"--trace none.csv --rate 3", "--rate has no effect with --trace", 2},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -193,6 +198,36 @@ static void arrivals(void) {
     CHECK(strstr(lines, "\"end\": \"refused\", ") && strstr(lines, "\"first\": null"), "%s", lines);
 }
 
+static json_t *receipt_of(const char *flags) {
+    Result r = serve(xprintf("--receipt receipt.json %s", flags));
+    CHECK(r.status == 0, "%s", r.error);
+    json_t *all = json_load_file(test_path("receipt.json"), 0, NULL);
+    CHECK(all, "receipt.json is no JSON");
+    CHECK(strstr(r.out, json_string_value(json_object_get(all, "digest"))), "two digests: %s", r.out);
+    return all;
+}
+static double final_of(json_t *all, const char *name) {
+    return json_number_value(json_object_get(json_object_get(all, "final"), name));
+}
+
+// The receipt as JSON says what is printed; a backlog waits from the start, and changes no request's lengths.
+static void receipts(void) {
+    json_t *all = receipt_of("--rate 2"), *late = receipt_of("--rate 2 --backlog 40");
+    const char *digest = json_string_value(json_object_get(all, "digest"));
+    CHECK(!strcmp(digest, json_string_value(json_object_get(late, "digest"))), "a backlog changed what was asked");
+    CHECK(final_of(all, "finished") == 60 && final_of(all, "useful") == final_of(all, "executed"), "counters");
+    CHECK(final_of(late, "ttft_p50") > 2 * final_of(all, "ttft_p50"), "%g s after %g s", final_of(late, "ttft_p50"),
+          final_of(all, "ttft_p50"));
+    json_t *flags = json_object_get(late, "flags");
+    CHECK(json_integer_value(json_object_get(flags, "backlog")) == 40, "the receipt has its flags");
+    Result plan = serve("--rate 2 --dry-run");
+    json_t *told = json_loads(plan.out, 0, NULL);
+    CHECK(plan.status == 0 && told && !json_object_get(told, "final"), "%s", plan.out);
+    CHECK(json_number_value(json_object_get(json_object_get(told, "flags"), "watermark")) == 0.05, "with defaults: %s",
+          plan.out);
+    json_decref(all), json_decref(late), json_decref(told);
+}
+
 static const Test tests[] = {
     {"serve/costs", "the fit finds the costs it was made from; beyond what was measured it refuses", costs},
     {"serve/formats", "each format of a trace: times, lengths, scales", formats},
@@ -201,6 +236,7 @@ static const Test tests[] = {
     {"serve/statistics", "percentiles by nearest rank; who is good", statistics},
     {"serve/same-digest", "pool, budget, blocks, order and preemption change no token", same_digest},
     {"serve/refusals", "flags without effect, files that are not there", refusals},
+    {"serve/receipts", "the receipt as JSON; a backlog; what is known beforehand", receipts},
     {"serve/arrivals", "closed loop, bursts, shedding and refusals", arrivals},
 };
 REGISTER_TESTS(tests)

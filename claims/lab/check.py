@@ -25,6 +25,7 @@ from .front import MEASURED
 from .match import recall_claim
 from .records import METRICS, NUMBERS, seal_of
 from .report import effect, number
+from .server import WORKERS
 from .table import BEGIN, END, QUOTE, Lab, refreshed, run_cells, whole_streams
 from .verdict import selected, wanted
 
@@ -160,7 +161,7 @@ def rerun(claim, records):
     if missing := missing_data(row):
         print(f"rerun    {claim.name}: not without {missing}; data/get.sh downloads it")
         return []
-    now = trainer.again(row)
+    now = WORKERS[claim.program].again(row)
     differs = differences(row, now)
     print(f"rerun    {claim.name}: {now['digest'] or now['status']} {'is not' if differs else 'is'} the recorded run")
     return [f"{row['flags']}: {text} {now['error']}".rstrip() for text in differs]
@@ -194,7 +195,7 @@ def rerun_timing(claim, records):
                 for label in (c.a, c.b) if label]
         if None in rows:
             continue
-        now = [trainer.again(row).get(c.metric) for row in rows]
+        now = [WORKERS[claim.program].again(row).get(c.metric) for row in rows]
         if None in now:
             found.append(f"{c.name}: it does not run again")
             continue

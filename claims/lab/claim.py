@@ -12,8 +12,9 @@ import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .command import UsageError, check_count, parse_command, parse_flags, product, split_words, text_of, values_of
-from .records import METRICS
+from .command import (UsageError, check_count, parse_command, parse_flags, product, program_of, split_words, text_of,
+                      values_of)
+from .records import METRICS, SERVED
 from .stats import Prediction
 
 NUMBER = (int, float)
@@ -22,13 +23,15 @@ KEYS = {"post": int, "title": str, "thesis": str, "headline": str, "command": st
         "budget_minutes": NUMBER, "controls": str, "arms": dict, "comparison": list, "figure": dict,
         "kind": str, "outcome": str, "threshold": str, "along": str, "pilot_seeds": str, "tolerance": NUMBER,
         "record": str}
-COMPARISON_KEYS = {"a": str, "b": str, "predict": str, "role": str, "metric": str, "expect": NUMBER}
+COMPARISON_KEYS = {"a": str, "b": str, "predict": str, "role": str, "metric": str, "expect": NUMBER,
+                   "ratio": bool}
 FIGURE_KEYS = {"x": str, "x_label": str, "log_x": bool, "y_label": str, "top": NUMBER,
                "words": dict}
 TYPE_NAMES = {int: "a whole number", NUMBER: "a number", str: "a text", list: "a list", dict: "a table",
               bool: "true or false"}
 BUDGETS = ("params", "flops", "cache", "time")
-OF_THE_SWEEP = {"out", "threads", "fresh", "dry-run", "verify"}   # arms cannot differ in what the sweep decides
+# Arms cannot differ in what the sweep decides.
+OF_THE_SWEEP = {"out", "threads", "fresh", "dry-run", "verify", "receipt", "records"}
 KINDS = ("runs", "exact", "timing")   # judged by statistics; every value must be so; of one machine, and a ratio
 OUTCOMES = ("", "solved", "steps", "capacity", "window")
 MACHINES = ("tokens_per_second", "seconds", "peak_memory_bytes")   # metrics that are of the machine
@@ -73,10 +76,11 @@ class Comparison:
     role: str     # thesis, or control: without which the claim shows nothing
     apart: bool = False   # its metric is not the claim's own, and is named
     expect: float = None  # the size that is expected, for the power; the bound is what must be cleared
+    ratio: bool = False   # a / b is predicted, not a - b
 
     @property
     def name(self):
-        return (f"{self.a} vs {self.b}" if self.b else self.a) + (f", {self.metric}" if self.apart else "")
+        return (f"{self.a} {'/' if self.ratio else 'vs'} {self.b}" if self.b else self.a) + (f", {self.metric}" if self.apart else "")
 
 
 @dataclass
@@ -110,6 +114,7 @@ class Claim:
     measured: dict = None       # what stands in it
     promise: str = ""           # the hash of PROMISED
     headline: str = ""          # of its post, where this claim has it: the finding, {FACT} for a number
+    program: str = "train"      # whose command it is: train or serve
     path: Path = None
 
     def __post_init__(self):
@@ -239,9 +244,13 @@ def expand_comparison(row, arms, default_metric, parse=parse_prediction):
     a, b = row["a"], row.get("b", "")
     labels = {arm.label for arm in arms}
     metric = row.get("metric", default_metric)
-    rest = (parse(row["predict"]), metric, row.get("role", "thesis"), metric != default_metric, row.get("expect"))
+    rest = (parse(row["predict"]), metric, row.get("role", "thesis"), metric != default_metric, row.get("expect"),
+            row.get("ratio", False))
     if rest[2] not in ("thesis", "control") or (rest[1] not in METRICS and arms):
         raise UsageError(f"comparison {a}: unknown role or metric ({rest[2]}, {rest[1]})")
+    if row.get("ratio") and (not b or rest[0].kind == "within"):
+        raise UsageError("ratio = true is about a / b: it needs b, and a region such as '> 1.2' or, in an exact claim, "
+                         "'0.9 to 1.1'")
     if not arms or a in labels and (not b or b in labels):
         return [Comparison(a, b, *rest)]
     facets = [arm.facet for arm in arms if arm.name == a]
@@ -273,6 +282,7 @@ def claim_of(row, name):
         raise UsageError(f"kind is one of {', '.join(KINDS)}, not '{row['kind']}'")
     if "record" in row:
         return recorded_claim(row, name)
+    program = program_of(row["command"])
     tune, own = row.get("tune", ["lr"]), row.get("arms", {"": ""})
     check_types(own, dict.fromkeys(own, str), "[arms]")
     seeds, tuned, facets, fixed = split_command(parse_command(row["command"]), tune)
@@ -284,6 +294,7 @@ def claim_of(row, name):
         raise UsageError(f"match_to = '{row['match_to']}' is no arm")
     if row["metric"] not in METRICS:
         raise UsageError(f"unknown metric '{row['metric']}'; there are {', '.join(METRICS)}")
+    check_program(row, program)
     if row.get("better", "lower") not in ("lower", "higher"):
         raise UsageError(f"better is lower or higher, not '{row['better']}'")
     if "usable" in row and tune != ["lr"]:
@@ -312,7 +323,17 @@ def claim_of(row, name):
                  row.get("budget_minutes"), row.get("controls", "").strip(), row.get("match", ""),
                  row.get("match_to", ""), comparisons, row.get("figure", {}), kind, row.get("outcome", ""),
                  parse_prediction(row["threshold"]) if "threshold" in row else None, along, pilot_seeds,
-                 row.get("tolerance", 0.1), headline=row.get("headline", "").strip(), promise=promise_of(row))
+                 row.get("tolerance", 0.1), headline=row.get("headline", "").strip(), promise=promise_of(row),
+                 program=program)
+
+
+def check_program(row, program):
+    """A metric is of one program; what is of trainings alone does not go with ./serve."""
+    for metric in [row["metric"], *(c["metric"] for c in row["comparison"] if isinstance(c, dict) and "metric" in c)]:
+        if metric in METRICS and (metric in SERVED) != (program == "serve"):
+            raise UsageError(f"./{program} has no {metric}")
+    if program == "serve" and (wrong := {"match", "tune", "usable", "tune_seeds"} & set(row)):
+        raise UsageError(f"'{wrong.pop()}' is for trainings, and this is a command of ./serve")
 
 
 def compared_arms(arms, along):
@@ -378,7 +399,10 @@ def ad_hoc(words, metric="val_loss", better="lower", match=""):
     seeds, tuned, facets, fixed = split_command(parse_command(words), ["lr"])
     if metric not in METRICS:
         raise UsageError(f"unknown metric '{metric}'; there are {', '.join(METRICS)}")
+    program = program_of(words)
+    check_program({"metric": metric, "comparison": [], **({"match": match} if match else {})}, program)
     arms = make_arms({"": {}}, facets, fixed)
     zero = Prediction("above", 0.0)
     comparisons = [Comparison(arm.label, arms[0].label, zero, metric, "thesis") for arm in arms[1:]]
-    return Claim("", " ".join(words), arms, tuned, seeds, [], metric, better, comparisons=comparisons, match=match)
+    return Claim("", " ".join(words), arms, tuned, seeds, [], metric, better, comparisons=comparisons, match=match,
+                 program=program)

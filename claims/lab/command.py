@@ -1,4 +1,4 @@
-"""command.py: commands of ./train whose flags hold lists, `--lr 1e-3,3e-3`, or ranges, `--seed 1..5`."""
+"""command.py: commands of ./train and ./serve whose flags hold lists, `--lr 1e-3,3e-3`, or ranges, `--seed 1..5`."""
 import itertools
 import math
 import re
@@ -9,6 +9,7 @@ class UsageError(Exception):
     """What a user can cause; shown as one line."""
 
 
+PROGRAMS = ("train", "serve")
 MOST = 10000   # values of a range, runs of a sweep
 
 
@@ -42,7 +43,7 @@ def parse_flags(words):
     flags, i = {}, 0
     while i < len(words):
         if not words[i].startswith("--") or len(words[i]) < 3:
-            raise UsageError(f"expected a flag of ./train, found '{words[i]}'")
+            raise UsageError(f"expected a flag, found '{words[i]}'")
         name, equals, value = words[i][2:].partition("=")
         if not equals:
             alone = i + 1 == len(words) or words[i + 1].startswith("--")
@@ -60,11 +61,19 @@ def split_words(text):
         raise UsageError(f"'{text}': {str(error).lower()}") from None
 
 
+def program_of(text):
+    """Which of our programs a command runs: train or serve."""
+    words = split_words(text) if isinstance(text, str) else list(text)
+    if not words or words[0].removeprefix("./") not in PROGRAMS:
+        raise UsageError("a command begins with ./train or ./serve, this one with "
+                         f"'{words[0] if words else ''}'")
+    return words[0].removeprefix("./")
+
+
 def parse_command(text):
     """The flags of './train --flag values ...'."""
+    program_of(text)
     words = split_words(text) if isinstance(text, str) else list(text)
-    if not words or words[0] not in ("./train", "train"):
-        raise UsageError(f"a command begins with ./train, this one with '{words[0] if words else ''}'")
     return parse_flags(words[1:])
 
 

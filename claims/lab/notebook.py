@@ -29,6 +29,7 @@ from .claim import read_claim
 from .match import recall_claim
 from .records import METRICS, read_records
 from .report import best_loss, chosen_text, effect, facts, level, measured_text, number, rows_of_arms
+from .server import WORKERS
 from .speed import KINDS, Speeds
 from .verdict import Results, evaluate
 
@@ -99,10 +100,10 @@ class Receipt:
         """Trains the arm's quickest recorded run again, and compares its digest with the recorded one."""
         row = min(self.rows(arm), key=lambda r: r["seconds"])
         begun = time.monotonic()
-        now = trainer.again(row)
+        now = WORKERS[self.claim.program].again(row)
         digest = now["digest"]
         same = "the same" if digest == row["digest"] else "NOT the same"
-        print(f"./train {row['flags']}")
+        print(f"./{self.claim.program} {row['flags']}")
         here = digest or now["status"] + now["error"]
         print(f"recorded {row['digest']}, here {here}: {same}, {time.monotonic() - begun:.1f} s")
         assert digest == row["digest"], "the digest differs from the recorded one"

@@ -49,6 +49,36 @@ METRICS = {
     "dead_experts": "experts without a token in the last logged step (sum of the layers)",
     "dropped": "choices lost to a full expert (share, mean of the layers)",
 }
+# The same of ./serve without a network: what stands under "final" in its receipt (run/receipt.c).
+SERVED = {
+    "finished": "requests that got all of their answer",
+    "shed": "requests given up while they waited",
+    "refused": "requests that the pool could never hold",
+    "steps": "steps",
+    "executed": "tokens computed",
+    "useful": "tokens computed that had not been before",
+    "recomputed": "tokens computed again",
+    "recomputed_share": "tokens computed again (share of all computed)",
+    "drafted": "guesses",
+    "rejected": "guesses that were wrong",
+    "preempted": "preemptions",
+    "swapped": "blocks swapped",
+    "hits": "tokens found in the prefix cache",
+    "rehits": "tokens found in the prefix cache after a preemption",
+    "duty": "duty cycle (share of the time in steps)",
+    "pool_share": "blocks in use (share of the pool)",
+    "requests_per_second": "requests finished (per second)",
+    "answer_tokens_per_second": "tokens of answers (per second)",
+    "good": "good requests",
+    "goodput": "good requests (per second)",
+    "good_late": "good requests among the last tenth to arrive (share)",
+    "ttft_late": "median wait for the first token, last tenth to arrive (seconds)",
+    **{f"{time}_{rank}": f"{rank} of {words} (seconds)" for time, words in
+       (("ttft", "the wait for the first token"), ("tpot", "the time per further token"),
+        ("latency", "the whole time of a request")) for rank in ("p50", "p90", "p99")},
+}
+TRAINED = tuple(METRICS)
+METRICS |= SERVED
 COLUMNS = ["arm", "flags", "status", *METRICS, "diverged_at", "digest", "commit", "data_hash", "seconds", "threads",
            "cpu", "simd", "matched", "error", "evals", "promise", "seal"]
 LATER = {*METRICS, "evals", "promise", "seal"}   # columns that an older table may lack
@@ -106,11 +136,17 @@ def solved_at(row, metric, threshold):
     return (solved[0] if solved else None), int(points[-1][0])
 
 
+def columns_of(records):
+    """A table of ./serve has no columns of trainings, and the other way round."""
+    served = any(row.get(name) is not None for row in records.values() for name in SERVED)
+    return [name for name in COLUMNS if name not in (TRAINED if served else SERVED)]
+
+
 def write_records(path, records):
     """All rows in the order of the records, replaced at once: a reader sees the old file or the new one. A row is
     sealed when it is first written, and keeps its seal."""
     path, text = Path(path), io.StringIO()
-    out = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    out = csv.DictWriter(text, columns_of(records), lineterminator="\n", extrasaction="ignore")
     out.writeheader()
     for row in records.values():
         out.writerow({**texts_of(row), "seal": row.get("seal") or seal_of(row)})

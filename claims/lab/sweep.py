@@ -2,6 +2,7 @@
 
     claims/sweep CLAIM.toml [options]
     claims/sweep ./train --norm pre,post --lr 3e-4,1e-3 --seed 1..5 [options]
+    claims/sweep ./serve --admit chunk,prompt --rate 1,2,4 --seed 1..5 --metric goodput --higher [options]
 
     --jobs N       N runs at once with fewer threads each; the digests are the same either way
     --dry-run      show what would run, and for how long, then stop
@@ -12,7 +13,8 @@
     --match params|flops|cache|time    give the arms an equal budget, by the flag whose value is ? in the claim file
     --solve FLAG   without a claim file: the flag that gives every arm the budget of the first one
     --into DIR     keep the runs and the records there, not in runs/sweeps/ and claims/results/
-    --metric NAME --higher             without a claim file: what is compared (val_loss; lower is better)
+    --metric NAME --higher             without a claim file: what is compared (val_loss, of ./serve ttft_p50; lower is
+                                       better)
 
 Ctrl-C lets the runs save and stops; the same command goes on. A sweep begins with a few steps of every arm for the
 prediction of its minutes. Then run the seeds that are not reported, those on which rates are chosen and those of the
@@ -37,9 +39,9 @@ from contextlib import contextmanager  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from . import trainer  # noqa: E402
+from . import server, trainer  # noqa: E402
 from .claim import ad_hoc, read_claim  # noqa: E402
-from .command import UsageError, parse_command  # noqa: E402
+from .command import UsageError, parse_command, program_of  # noqa: E402
 from .match import MATCHES, mark_unknown, solve_claim  # noqa: E402
 from .records import METRICS, read_records, write_records  # noqa: E402
 from .report import outcome_lines, print_outcome, print_power  # noqa: E402
@@ -48,6 +50,7 @@ from .verdict import wanted  # noqa: E402
 RESULTS = trainer.ROOT / "claims" / "results"
 WORK = trainer.ROOT / "runs" / "sweeps"
 PILOT_STEPS = 6
+PILOT_REQUESTS = 300
 START_SECONDS = 0.1   # of a run beside its steps
 
 
@@ -59,15 +62,15 @@ class Interrupted(Exception):
 class Clock:
     """Seconds of a run: those of recorded runs of the same arm with as many threads, else by a pilot."""
 
-    def __init__(self, base, threads):
-        self.base, self.threads, self.plans, self.speeds = base, threads, {}, {}
+    def __init__(self, base, threads, worker=trainer):
+        self.base, self.threads, self.worker, self.plans, self.speeds = base, threads, worker, {}, {}
         self.left = {}   # what the first steps of an arm left: which numbers its runs will have
 
     def plan(self, flags):
-        """What ./train makes of the flags; asked once for all seeds."""
+        """What the program makes of the flags; asked once for all seeds."""
         key = tuple(word for word in trainer.words(flags) if not word.startswith("--seed="))
         if key not in self.plans:
-            self.plans[key] = trainer.dry_run(flags)
+            self.plans[key] = self.worker.dry_run(flags)
         return self.plans[key]
 
     def tokens_per_second(self, flags):
@@ -97,11 +100,31 @@ class Clock:
             trainer.forget(out)
         return self.speeds[key]
 
+    def served_seconds(self, flags):
+        """Of ./serve, by fewer requests."""
+        key = tuple(word for name, word in zip(flags, trainer.words(flags)) if name != "seed")
+        if key not in self.speeds:
+            out, asked = self.base / "pilot", self.plan(flags)["flags"]
+            few = min(asked["requests"], PILOT_REQUESTS)
+            trainer.forget(out)
+            pilot = server.Training({**flags, "requests": str(few), "backlog": str(min(few, asked["backlog"]))}
+                                    if asked["arrivals"] != "closed" else {**flags, "requests": str(few)},
+                                    out, self.threads)
+            status, error = pilot.result()
+            if status != "finished":
+                raise UsageError(f"the pilot {status}: {error}")
+            self.left[key] = server.told_of(out, status)
+            self.speeds[key] = self.left[key]["seconds"] * asked["requests"] / few
+            trainer.forget(out)
+        return self.speeds[key]
+
     def seconds(self, run, records):
         known = [r["seconds"] for r in records.values() if r["arm"] == run.arm.label and r["status"] == "finished"
                  and r["threads"] == self.threads and r["seconds"]]
         if known:
             return sum(known) / len(known)
+        if self.worker is server:
+            return self.served_seconds(run.flags) + START_SECONDS
         c = self.plan(run.flags)["flags"]
         train, evaluations = c["steps"] * c["batch"] * c["context"], 1 + c["steps"] // c["eval_every"]
         return (train + evaluations * c["eval_tokens"] / 3) / self.tokens_per_second(run.flags) + START_SECONDS
@@ -113,7 +136,8 @@ class Sweep:
         self.claim, self.results, self.base, self.options = claim, results, base, options
         self.threads = max(1, trainer.cores() // options.jobs)
         self.stop, self.has_runs, self.waits = False, False, False
-        self.clock = Clock(base, self.threads)
+        self.worker = server.WORKERS[claim.program]
+        self.clock = Clock(base, self.threads, self.worker)
         self.before = read_records(results) if options.fresh and not options.dry_run else {}   # to compare digests with
         self.records = {} if options.fresh else read_records(results)
         self.matched = {}
@@ -130,7 +154,8 @@ class Sweep:
 
     def keep_record(self, run, out, status, error):
         """A new row, in the order of the claim rather than of the clock."""
-        row = trainer.record(run, out, status, error, self.matched.get(run.arm.label, ""))
+        row = {"arm": run.arm.label, "flags": run.key, "status": status, "error": error,
+               "matched": self.matched.get(run.arm.label, ""), **self.worker.told_of(out, status)}
         self.records[run.key] = {**row, "promise": self.claim.promise}
         order = {r.key: i for i, r in enumerate(wanted(self.claim, self.records)[0])}
         self.records = dict(sorted(self.records.items(), key=lambda item: order.get(item[0], len(order))))
@@ -191,7 +216,7 @@ class Sweep:
     def recover(self, run):
         """Records a run that has ended without its row, as where the table was lost; False if it must be trained."""
         out = trainer.directory(self.base, run)
-        status = None if self.options.fresh or self.options.retry else trainer.ended_before(out)
+        status = None if self.options.fresh or self.options.retry else self.worker.ended_before(out)
         if status:
             self.keep_record(run, out, status, "")
             print(f"recovered  {run.key}", flush=True)
@@ -201,7 +226,7 @@ class Sweep:
         out = trainer.directory(self.base, run)
         if self.options.fresh or self.options.retry:
             trainer.forget(out)
-        return run, trainer.Training(run.flags, out, self.threads)
+        return run, self.worker.Training(run.flags, out, self.threads)
 
     def collect(self, run, training):
         """Records a run that has ended; False if it was interrupted, and will go on."""
@@ -228,7 +253,7 @@ class Sweep:
         """How much of the whole sweep is done, by predicted seconds; what is left goes by the speed so far."""
         if not sys.stdout.isatty() or not self.total_seconds:
             return
-        steps = {run: max(1, self.clock.plan(run.flags)["flags"]["steps"]) for run, _ in running}
+        steps = {run: max(1, self.clock.plan(run.flags)["flags"].get("steps", 1)) for run, _ in running}
         part = sum(self.expected[run] * min(1, training.step() / steps[run]) for run, training in running)
         share = min(1.0, (self.done_seconds + part) / self.total_seconds)
         passed = time.monotonic() - self.begun
@@ -251,11 +276,11 @@ def clock_text(seconds):
 
 # ---- the command ---------------------------------------------------------------------------------
 def check_possible(claim):
-    """Every arm at every tuned value; a refusal is ./train's own reason."""
+    """Every arm at every tuned value; a refusal is the program's own reason."""
     refused = []
     for run in claim.runs(claim.seeds[:1]):
         try:
-            plan = trainer.dry_run(run.flags)
+            plan = server.WORKERS[claim.program].dry_run(run.flags)
         except UsageError as error:
             refused.append(f"{run.arm.label}: {error}")
     if refused:
@@ -363,7 +388,7 @@ def parse(words):
         raise UsageError("--solve says by which flag, --match what: give both")
     options.into = options.into and options.into.resolve()
     if not rest:
-        raise UsageError("expected a claim file, or ./train with flags; --help says more")
+        raise UsageError("expected a claim file, or ./train or ./serve with flags; --help says more")
     if options.jobs < 1:
         raise UsageError("--jobs takes a number of runs, 1 or more")
     return options, rest
@@ -385,7 +410,8 @@ def open_sweep(options, rest):
         claim = replace(claim, match=options.match or claim.match)
         results = (options.into or RESULTS) / f"{claim.name}.csv"
         return Sweep(claim, results, (options.into or WORK) / claim.name, options)
-    claim = ad_hoc(rest, options.metric or "val_loss", "higher" if options.higher else "lower", options.match)
+    usual = "val_loss" if program_of(rest) == "train" else "ttft_p50"
+    claim = ad_hoc(rest, options.metric or usual, "higher" if options.higher else "lower", options.match)
     if options.match:
         claim = mark_unknown(claim, options.solve.lstrip("-"))
     base = options.into or WORK / readable(claim, options)
@@ -397,7 +423,7 @@ def readable(claim, options):
     key = f"{claim.command} {options.match} {options.solve}"
     flags = parse_command(claim.command)
     lists = [f"{name}={','.join(values)}" for name, values in flags.items() if len(values) > 1 and name != "seed"]
-    data = Path(flags.get("data", ["stories"])[0]).stem
+    data = Path(flags.get("data", ["stories"])[0]).stem if claim.program == "train" else "serve"
     name = re.sub(r"[^\w=,.+-]", "-", "_".join([data, *lists]))[:80]
     return f"{name}_{hashlib.sha256(key.encode()).hexdigest()[:6]}"
 
@@ -425,7 +451,7 @@ def main(words):
         print(f"matched  {label}: {note}")
     commit = check_possible(sweep.claim)["commit"]
     if commit.endswith("-dirty") or commit == "unknown":
-        print(f"note     ./train is of commit {commit}: these results name no commit that others have")
+        print(f"note     ./{sweep.claim.program} is of commit {commit}: these results name no commit that others have")
     announce(sweep)
     check_metrics(sweep)
     return 0 if options.dry_run else sweep_all(sweep)

@@ -84,12 +84,15 @@ class Training:
     def __init__(self, flags, out, threads):
         self.out, self.interrupted = Path(out), False
         self.out.mkdir(parents=True, exist_ok=True)
-        extra = [f"--out={self.out}", f"--threads={threads}"] + ["--sample-tokens=0"] * ("sample-tokens" not in flags)
         # The run's own variables count: threads are given by flag.
         environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-        self.process = subprocess.Popen([TRAIN, *words(flags), *extra], stdout=subprocess.DEVNULL, cwd=ROOT,
+        self.process = subprocess.Popen(self.command(flags, threads), stdout=subprocess.DEVNULL, cwd=ROOT,
                                         stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment,
                                         preexec_fn=end_with_parent)
+
+    def command(self, flags, threads):
+        extra = [f"--out={self.out}", f"--threads={threads}"] + ["--sample-tokens=0"] * ("sample-tokens" not in flags)
+        return [TRAIN, *words(flags), *extra]
 
     def ended(self):
         return self.process.poll() is not None
@@ -186,12 +189,6 @@ def recalled_bits(facts, loss):
     """How much of the telephone book a model knows (data/facts.c): four digits a fact, each of log2 10 bits, less what
     is still asked of each."""
     return facts * 4 * (math.log2(10) - loss / math.log(2))
-
-
-def record(run, out, status, error="", matched=""):
-    """The row of a run that has ended."""
-    return {"arm": run.arm.label, "flags": run.key, "status": status, "error": error, "matched": matched,
-            **told_of(out, status)}
 
 
 def told_of(out, status):

@@ -227,7 +227,7 @@ class Results:
             b = self.measure(comparison.b, seed, comparison.metric) if comparison.b else 0.0
             if a is None or b is None:
                 return None
-            return a / b if comparison.b and self.claim.kind == "timing" else a - b
+            return a / b if comparison.b and (self.claim.kind == "timing" or comparison.ratio) else a - b
         return [one(seed) for seed in seeds or self.claim.seeds]
 
 

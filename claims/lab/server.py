@@ -1,0 +1,65 @@
+"""server.py: what trainer.py is to ./train, for ./serve without a network: asks what a run would be, starts it, and
+reads its receipt. On the event clock all of a receipt but its seconds follows from the flags, on every machine."""
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from . import trainer
+from .command import UsageError, parse_flags, split_words
+from .trainer import ROOT, error_line, read_json, words
+
+SERVE = ROOT / "serve"
+
+
+def dry_run(flags):
+    """All flags as ./serve reads them, its commit and the machine. UsageError with its reason if it refuses."""
+    if not SERVE.exists():
+        raise UsageError(f"{SERVE} is not built: make")
+    done = subprocess.run([SERVE, *words(flags), "--dry-run"], capture_output=True, text=True, cwd=ROOT)
+    if done.returncode != 0:
+        raise UsageError(error_line(done.stderr))
+    return json.loads(done.stdout)
+
+
+class Training(trainer.Training):
+    """One ./serve in the background. It saves nothing on the way: what is interrupted begins again."""
+
+    def command(self, flags, threads):
+        return [SERVE, *words(flags), f"--receipt={self.out / 'run.json'}", f"--records={self.out / 'requests.jsonl'}",
+                f"--threads={threads}"]
+
+    def step(self):
+        return 0
+
+    def result(self):
+        error, code = self.process.communicate()[1], self.process.returncode
+        if code == 0:
+            return "finished", ""
+        if code < 0 or code in (130, 143):
+            return "interrupted", ""
+        return "failed", error_line(error) or f"./serve ended with status {code}"
+
+
+def told_of(out, status):
+    told = read_json(Path(out) / "run.json") if status == "finished" else {}
+    machine = told.get("machine", {})
+    return {**told.get("final", {}), "digest": told.get("digest", ""), "commit": told.get("commit", ""),
+            "seconds": machine.get("wall_seconds"), "threads": machine.get("threads"), "cpu": machine.get("cpu", ""),
+            "simd": machine.get("simd", "")}
+
+
+def ended_before(_):
+    """A receipt is all there is, so nothing is left to recover without its row."""
+
+
+def again(row):
+    """A recorded run, once more: its row."""
+    flags = {name: values[0] for name, values in parse_flags(split_words(row["flags"])).items()}
+    with tempfile.TemporaryDirectory() as out:
+        status, error = Training(flags, out, trainer.cores()).result()
+        return {**told_of(out, status), "status": status, "error": error}
+
+
+WORKERS = {"train": trainer, "serve": sys.modules[__name__]}   # by the program of a claim's command
