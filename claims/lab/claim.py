@@ -80,7 +80,8 @@ class Comparison:
 
     @property
     def name(self):
-        return (f"{self.a} {'/' if self.ratio else 'vs'} {self.b}" if self.b else self.a) + (f", {self.metric}" if self.apart else "")
+        named = f"{self.a} {'/' if self.ratio else 'vs'} {self.b}" if self.b else self.a
+        return named + (f", {self.metric}" if self.apart else "")
 
 
 @dataclass
