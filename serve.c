@@ -56,18 +56,26 @@ typedef struct {
     bool real; double start;            // whether time passes by itself, and since when
     Record *record; Request **request;
     size_t submitted;
-    double now, busy, held;             // seconds; held: blocks, as a sum over the time of steps
+    double now, busy, held, priced;     // seconds; held: blocks, as a sum over the time of steps; priced: by the table
     Draft *draft; size_t guesses;
 } Service;
 
 static void receive(void *owner, Request *r, const int *token, size_t count) {
     Service *run = owner;
     Record *record = &run->record[r->seed];
-    if (!record->answer) record->first = run->now;
-    record->last = run->now;
     record->answer += count;
     // One by one: the hash of several is not that of their parts, and a digest must not tell how they came.
     for (size_t i = 0; i < count; i++) record->digest = hash_bytes(record->digest, &token[i], sizeof *token);
+}
+
+// A step's tokens are there when it ends, as by HTTP: all at once.
+static void note_times(const Service *run, const Step *step) {
+    for (size_t i = 0; i < step->rows; i++) {
+        Record *record = &run->record[step->row[i].request->seed];
+        if (step->row[i].draw_from == step->row[i].n) continue;
+        if (record->first == 0) record->first = run->now;
+        record->last = run->now;
+    }
 }
 
 static void keep(Service *run, size_t i) {
@@ -114,10 +122,14 @@ static bool advance(Service *run) {
         else run->now = fmax(run->now, until);
         return true;
     }
-    double seconds = run->real ? seconds_now() - run->start - run->now : cost_of(&run->cost, step_size(step));
-    run->now += seconds, run->busy += seconds;
-    run->held += seconds * (double)(pool_blocks(run->pool) - pool_available(run->pool));
+    double seconds = 0, start = run->now;
+    if (!run->real || run->o.clock == CLOCK_both) run->priced += seconds = cost_of(&run->cost, step_size(step));
+    double held = (double)(pool_blocks(run->pool) - pool_available(run->pool));
     engine_finish(&run->engine, step);
+    run->now = run->real ? seconds_now() - run->start : run->now + seconds;
+    run->busy += run->now - start;
+    run->held += (run->now - start) * held;
+    note_times(run, step);
     return true;
 }
 
@@ -204,7 +216,7 @@ static Service open_run(const ServeOptions *o) {
     run.pool = pool_new(o->blocks, o->block, places, random_key(), 64);
     run.sched = sched_new(s, run.pool);
     if (*o->draft) run.draft = draft_lookup(), run.guesses = guesses_of(o);
-    run.real = *o->run && o->clock == CLOCK_real, run.vocab = RANDOM_VOCAB;
+    run.real = *o->run && o->clock != CLOCK_model, run.vocab = RANDOM_VOCAB;
     return run;
 }
 
@@ -212,8 +224,75 @@ static void open_trace(Service *run) {
     const ServeOptions *o = &run->o;
     run->trace = *o->trace ? trace_read(o->trace, o) : trace_make(o);
     run->cost = strcmp(o->cost, "built-in") ? cost_read(o->cost) : cost_built_in();
+}
+
+static void answer_all(Service *run, Backend backend) {
     run->record = xmalloc(size_mul(run->trace.count, sizeof *run->record));
     run->request = xmalloc(size_mul(run->trace.count, sizeof *run->request));
+    run->engine = (Engine){.sched = run->sched, .backend = backend, .emit = receive, .owner = run,
+                           .draft = run->draft, .guesses = run->guesses, .guess = draft_guess};
+    run->start = seconds_now();
+    while (advance(run)) {}
+}
+
+static Stats stats_of_all(Service *run) {
+    for (size_t i = 0; i < run->trace.count; i++)
+        if (run->request[i]) keep(run, i);
+    return stats_of(run->record, run->trace.count, run->o.slo_ttft, run->o.slo_tpot);
+}
+
+// ---- both clocks ---------------------------------------------------------------------------------
+// The tokens that the run on the real clock drew, so that what is found, guessed and ended is the same again.
+static int same_token(void *self, const StepRow *row, size_t index, size_t i, const Request *r, size_t position) {
+    Service *timed = self;
+    const Request *as = timed->request[r->seed];
+    return as && position < as->length ? as->token[position] : random_token(&timed->seed, row, index, i, r, position);
+}
+
+static Stats replay(Service *timed) {
+    Service run = open_run(&timed->o);
+    run.real = false, run.trace = timed->trace, run.cost = timed->cost, run.vocab = timed->vocab;
+    answer_all(&run, (Backend){timed, no_step, no_move, no_move, no_move, same_token, NULL});
+    Stats s = stats_of_all(&run);
+    pool_free(run.pool), sched_free(run.sched), draft_free(run.draft), engine_free(&run.engine);
+    free(run.record), free(run.request);
+    return s;
+}
+
+static void compare(double error[3], const char *what, Percentiles timed, Percentiles priced) {
+    static const char *const name[] = {"p50", "p90", "p99"};
+    double r[] = {timed.p50, timed.p90, timed.p99}, p[] = {priced.p50, priced.p90, priced.p99};
+    for (int i = 0; i < 3; i++) {
+        error[i] = p[i] / r[i] - 1;
+        printf("  %-8s%s %10.4g s  %10.4g s  %+6.1f%%\n", what, name[i], r[i], p[i], 100 * error[i]);
+    }
+}
+
+static void print_replay(const Service *run, const Stats *timed, const Stats *priced) {
+    Replay r = {.requests = run->trace.count};
+    printf("replay      real clock    by the table   error\n");
+    compare(r.ttft, "ttft", timed->ttft, priced->ttft), compare(r.tpot, "tpot", timed->tpot, priced->tpot);
+    compare(r.latency, "latency", timed->latency, priced->latency);
+    printf("  steps      %10.4g s  %10.4g s  %+6.1f%% (those of the real clock, each priced)\n", run->busy, run->priced,
+           100 * (run->priced / run->busy - 1));
+    if (timed->digest != priced->digest) fail("the replay has other tokens than the run; please report this");
+    if (strcmp(run->o.cost, "built-in")) cost_note_replay(run->o.cost, &r);
+}
+
+static double largest(const double error[3]) {
+    return 100 * fmax(fabs(error[0]), fmax(fabs(error[1]), fabs(error[2])));
+}
+
+// What a simulated figure rests on.
+static void print_table(const Service *run) {
+    const CostTable *c = &run->cost;
+    printf("table     %s: ", run->o.cost);
+    if (isnan(c->median)) printf("nothing held out");
+    else printf("%.1f%% off in the median of held-out steps, %.1f%% at most", 100 * c->median, 100 * c->worst);
+    if (c->replay.requests)
+        printf("; replaying %zu requests: ttft %.1f%%, tpot %.1f%%, latency %.1f%% at most off at p50, p90, p99\n",
+               c->replay.requests, largest(c->replay.ttft), largest(c->replay.tpot), largest(c->replay.latency));
+    else printf("; not replayed beside the real clock (--clock both)\n");
 }
 
 // ---- the receipt ---------------------------------------------------------------------------------
@@ -222,7 +301,7 @@ static void print_times(const char *what, Percentiles p) {
            plural(p.count));
 }
 
-static void print_receipt(const Service *run, const Stats *s) {
+static void print_receipt(const Service *run, const Stats *s, const Stats *priced) {
     const SchedCounters *c = sched_counters(run->sched);
     const ServeOptions *o = &run->o;
     if (!c->steps) fail("no request could run: all %zu were refused; raise --blocks or shorten them", c->received);
@@ -241,6 +320,8 @@ static void print_receipt(const Service *run, const Stats *s) {
            (double)s->tokens / run->now, (double)s->finished / run->now);
     printf("goodput   %.4g requests/s: %zu with ttft within %g s and tpot within %g s\n", (double)s->good / run->now,
            s->good, o->slo_ttft, o->slo_tpot);
+    if (priced) print_replay(run, s, priced);
+    else if (!run->real && strcmp(o->cost, "built-in")) print_table(run);
     printf("receipt: digest %016llx\n", (unsigned long long)s->digest);
 }
 
@@ -330,15 +411,16 @@ static void measure_costs(const ServeOptions *o) {
                     "read cannot be made", o->run);
     size_t known = known_positions(&run.config), pool = size_mul(o->blocks, o->block);
     process_catch_signals(true);
-    CostTable c = calibrate(run.served, o->budget, o->running, known ? smaller(known, pool) : pool, tell_round);
+    Measured m = calibrate(run.served, o->budget, o->running, known ? smaller(known, pool) : pool, tell_round);
     process_catch_signals(false);
     if (process_stopped) fail("stopped: no table of costs was written");
-    cost_write(&c, o->calibrate);
+    CostTable c = calibrate_fit(&m);
+    cost_write(&c, m.point, m.points, o->calibrate);
     printf("costs     %s: %.3g ms for a step of one token, %.3g ms of %.0f; %.3g us for a cached token\n", o->calibrate,
-           1e3 * cost_of(&c, (StepSize){1, 1, 0}), 1e3 * cost_of(&c, (StepSize){c.most.tokens, 0, 0}), c.most.tokens,
-           1e6 * c.decode);
-    printf("error     %.1f%% in the median of steps that were held out, %.1f%% at most\n", 100 * c.median,
-           100 * c.worst);
+           1e3 * cost_of(&c, (StepSize){1, 1, 0, 1, 1}), 1e3 * cost_of(&c, (StepSize){.tokens = c.most.tokens}),
+           c.most.tokens, 1e6 * (c.keys + c.pairs));
+    printf("error     %.1f%% in the median of steps that were held out, %.1f%% at most, of %zu\n", 100 * c.median,
+           100 * c.worst, m.points / 4);
     flush_output("the table is written");
 }
 
@@ -380,8 +462,8 @@ static void refuse(const ServeOptions *o, const bool *given) {
                         flags_shown(of_models[i], (char[64]){0}));
     if (*o->run && o->clock == CLOCK_real && is_given(given, "cost"))
         usage_error("--cost has no effect on the real clock; add --clock model");
-    if (*o->draft && o->clock == CLOCK_model)
-        usage_error("--draft: a table of costs has no price for tokens that check guesses; use --clock real");
+    if (*o->draft && strcmp(o->draft, "lookup") && o->clock != CLOCK_real)
+        usage_error("--draft %s: a table of costs has no price for the steps of a draft; use --clock real", o->draft);
     for (size_t i = 0; *o->trace && i < sizeof replaced / sizeof *replaced; i++)
         if (is_given(given, replaced[i]))
             usage_error("--%s has no effect with --trace, which has arrivals and lengths of its own",
@@ -412,8 +494,6 @@ int main(int argc, char **argv) {
         fprintf(stderr, "note     answers are as long as was asked for: a token that ends a text does not end one "
                 "here\n");
     }
-    run.engine = (Engine){.sched = run.sched, .backend = backend, .emit = receive, .owner = &run,
-                          .draft = run.draft, .guesses = run.guesses, .guess = draft_guess};
     if (!run.real)
         fprintf(stderr, "note     simulated: costs are %s, copies and swaps take no time%s\n",
                 strcmp(o.cost, "built-in") ? "from --cost" : "built-in, not of this machine",
@@ -421,13 +501,12 @@ int main(int argc, char **argv) {
     if (run.trace.left_out)
         fprintf(stderr, "note     %zu request%s of the trace without an answer left out\n", run.trace.left_out,
                 plural(run.trace.left_out));
-    run.start = seconds_now();
-    while (advance(&run)) {}
-    double seconds = seconds_now() - run.start;
-    for (size_t i = 0; i < run.trace.count; i++)
-        if (run.request[i]) keep(&run, i);
-    Stats s = stats_of(run.record, run.trace.count, o.slo_ttft, o.slo_tpot);
-    print_receipt(&run, &s);
+    double start = seconds_now();
+    answer_all(&run, backend);
+    double seconds = seconds_now() - start;
+    bool both = o.clock == CLOCK_both;
+    Stats priced = both ? replay(&run) : (Stats){0}, s = stats_of_all(&run);
+    print_receipt(&run, &s, both ? &priced : NULL);
     fprintf(stderr, "clock    %.3f s for %zu steps, %.3g steps/s\n", seconds, sched_counters(run.sched)->steps,
             (double)sched_counters(run.sched)->steps / seconds);
     stats_write(run.record, run.trace.count, o.records);
