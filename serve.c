@@ -57,7 +57,7 @@ typedef struct {
     Record *record; Request **request;
     size_t submitted;
     double now, busy, held, priced;     // seconds; held: blocks, as a sum over the time of steps; priced: by the table
-    Draft *draft; size_t guesses;
+    Draft *draft; size_t guesses; bool automatic;
 } Service;
 
 static void receive(void *owner, Request *r, const int *token, size_t count) {
@@ -199,6 +199,12 @@ static uint64_t random_key(void) {
 static size_t guesses_of(const ServeOptions *o) {
     char *end;
     unsigned long n = strtoul(o->gamma, &end, 10);
+    if (!strcmp(o->gamma, "auto")) {
+        if (!strcmp(o->cost, "built-in"))
+            usage_error("--gamma auto guesses as much as pays by a table of what steps cost on this machine: measure "
+                        "one with --calibrate and give it with --cost, or say a number");
+        return 0;
+    }
     if (strcmp(o->draft, "lookup") != 0) usage_error("--draft %s: ./serve guesses by lookup alone so far", o->draft);
     if (o->accept != ACCEPT_exact) usage_error("--accept ratio: ./serve keeps what is drawn anyway, which is exact");
     if (o->gamma[0] < '0' || o->gamma[0] > '9' || *end || n < 1 || n > MOST_GUESSES)
@@ -216,6 +222,8 @@ static Service open_run(const ServeOptions *o) {
     run.pool = pool_new(o->blocks, o->block, places, random_key(), 64);
     run.sched = sched_new(s, run.pool);
     if (*o->draft) run.draft = draft_lookup(), run.guesses = guesses_of(o);
+    run.automatic = *o->draft && !strcmp(o->gamma, "auto");
+    run.cost = strcmp(o->cost, "built-in") ? cost_read(o->cost) : cost_built_in();
     run.real = *o->run && o->clock != CLOCK_model, run.vocab = RANDOM_VOCAB;
     return run;
 }
@@ -223,14 +231,14 @@ static Service open_run(const ServeOptions *o) {
 static void open_trace(Service *run) {
     const ServeOptions *o = &run->o;
     run->trace = *o->trace ? trace_read(o->trace, o) : trace_make(o);
-    run->cost = strcmp(o->cost, "built-in") ? cost_read(o->cost) : cost_built_in();
 }
 
 static void answer_all(Service *run, Backend backend) {
     run->record = xmalloc(size_mul(run->trace.count, sizeof *run->record));
     run->request = xmalloc(size_mul(run->trace.count, sizeof *run->request));
     run->engine = (Engine){.sched = run->sched, .backend = backend, .emit = receive, .owner = run,
-                           .draft = run->draft, .guesses = run->guesses, .guess = draft_guess};
+                           .draft = run->draft, .guesses = run->guesses, .guess = draft_guess,
+                           .cost = run->automatic ? &run->cost : NULL};
     run->start = seconds_now();
     while (advance(run)) {}
 }
@@ -353,7 +361,7 @@ static LiveOptions live_options(const Service *run) {
     return (LiveOptions){.queue = o->queue, .running = o->running, .slo_ttft = o->slo_ttft, .slo_tpot = o->slo_tpot,
                          .flops_per_token = size.flops_per_token / 3, .weight_bytes = (double)size.parameter_bytes,
                          .cache_bytes = (double)size.cache_bytes_per_token, .grace = o->grace,
-                         .draft = run->draft, .guesses = run->guesses,
+                         .draft = run->draft, .guesses = run->guesses, .cost = run->automatic ? &run->cost : NULL,
                          .peak_flops = 1e9 * simd_fma_peak(threads),
                          .peak_bytes = 1e9 * bandwidth};
 }
@@ -429,16 +437,18 @@ static bool is_given(const bool *given, const char *name) { return given[flags_f
 
 static void refuse_beside_port(const ServeOptions *o, const bool *given) {
     static const char *const offline[] = {"requests", "arrivals", "rate", "burst", "clients", "prompt_length", "spread",
-                                          "answer_length", "trace", "time_scale", "length_scale", "clock", "cost",
+                                          "answer_length", "trace", "time_scale", "length_scale", "clock",
                                           "records"};
     static const char *const online[] = {"host", "api_key", "chat", "max_length", "queue", "timeout", "idle",
                                          "connections", "grace"};
-    bool port = is_given(given, "port");
+    bool port = is_given(given, "port"), automatic = *o->draft && !strcmp(o->gamma, "auto");
     const char *instead = port ? "--port, where requests come by HTTP"
                         : *o->calibrate ? "--calibrate, which makes steps of its own" : NULL;
     for (size_t i = 0; instead && i < sizeof offline / sizeof *offline; i++)
         if (is_given(given, offline[i]))
             usage_error("--%s has no effect with %s", flags_shown(offline[i], (char[64]){0}), instead);
+    if (instead && is_given(given, "cost") && (!port || !automatic))
+        usage_error("--cost has no effect with %s", instead);
     for (size_t i = 0; !port && i < sizeof online / sizeof *online; i++)
         if (is_given(given, online[i]))
             usage_error("--%s has no effect without --port", flags_shown(online[i], (char[64]){0}));
@@ -460,8 +470,9 @@ static void refuse(const ServeOptions *o, const bool *given) {
         if (is_given(given, of_models[i]))
             usage_error("--%s has no effect without --run: tokens are random then",
                         flags_shown(of_models[i], (char[64]){0}));
-    if (*o->run && o->clock == CLOCK_real && is_given(given, "cost"))
-        usage_error("--cost has no effect on the real clock; add --clock model");
+    bool automatic = *o->draft && !strcmp(o->gamma, "auto");
+    if (*o->run && o->clock == CLOCK_real && is_given(given, "cost") && !automatic)
+        usage_error("--cost has no effect on the real clock; add --clock model, or --draft with --gamma auto");
     if (*o->draft && strcmp(o->draft, "lookup") && o->clock != CLOCK_real)
         usage_error("--draft %s: a table of costs has no price for the steps of a draft; use --clock real", o->draft);
     for (size_t i = 0; *o->trace && i < sizeof replaced / sizeof *replaced; i++)

@@ -1,5 +1,6 @@
 // clock.c: the cost of a step: evaluated, fitted, read and written.
 #include "infer/clock.h"
+#include "infer/speculate.h"
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -55,6 +56,29 @@ double cost_of(const CostTable *c, StepSize x) {
     double t = value_of(c, x);
     if (!(t > 0)) fail("the table of costs gives a step of %.0f tokens %g seconds; measure it again", x.tokens, t);
     return t;
+}
+
+static StepSize with_guesses(const Step *step, double g) {
+    StepSize size = {0};
+    for (size_t i = 0; i < step->rows; i++) {
+        const StepRow *r = &step->row[i];
+        double past = (double)(r->past + r->n), n = 1 + g;
+        if (r->draw_from == r->n) continue;
+        size.tokens += n, size.draws += n, size.pairs += n * past + n * (n + 1) / 2;
+        *(n <= FEW_TOKENS ? &size.keys : &size.packed) += past + n;
+    }
+    return size;
+}
+
+size_t cost_best_guesses(const CostTable *c, const Step *step, double a) {
+    double seconds[MOST_GUESSES + 1];
+    size_t known = 0;
+    for (; known <= MOST_GUESSES; known++) {
+        StepSize size = with_guesses(step, (double)known);
+        if (size.tokens == 0 || !cost_is_known(c, size)) break;
+        seconds[known] = cost_of(c, size);
+    }
+    return known ? speculate_best(a, seconds, known - 1, 0) : 0;
 }
 
 // ---- the fit -------------------------------------------------------------------------------------

@@ -25,6 +25,9 @@ typedef struct {
 StepSize step_size(const Step *step);
 double cost_of(const CostTable *c, StepSize size);      // fails beyond what was measured
 bool cost_is_known(const CostTable *c, StepSize size);  // it does not
+// Guesses for each text that writes, for the step after this one: those of most tokens per second if a guess stays with
+// chance a and costs nothing to make. Not beyond what was measured.
+size_t cost_best_guesses(const CostTable *c, const Step *step, double a);
 // Least squares of the relative error over three of every four points; the error of the fourth ones is stored.
 CostTable cost_fit(const CostPoint *point, size_t points, const double *knot, size_t knots);
 CostTable cost_built_in(void);

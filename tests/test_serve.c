@@ -71,6 +71,21 @@ static void step_sizes(void) {
     CHECK(x.pairs == 10 + (21 + 22 + 23) + 45 + (50 + 55), "%g pairs", x.pairs);
 }
 
+// As long as tokens cost nothing, guesses pay; where they cost as much as a step, none does; and none is wished for
+// beyond what was measured.
+static void guesses(void) {
+    StepRow row[2] = {{.n = 1, .past = 9}, {.n = 4, .past = 20, .logits_from = 3, .draw_from = 3}};
+    Step two = {.row = row, .rows = 2, .tokens = 5};
+    CostTable flat = {.base = 1, .most = {20, 1000, 1000, 1000, 1000}}, steep = flat, bent = flat;
+    steep.slope = 1, bent.knots = 1, bent.knot[0] = 12, bent.bend[0] = 1;
+    CHECK(cost_best_guesses(&flat, &two, 0.5) == 9, "20 tokens are for two texts of a token and nine guesses");
+    CHECK(cost_best_guesses(&steep, &two, 0.5) == 0, "every guess costs a step");
+    CHECK(cost_best_guesses(&bent, &two, 0.9) == 5, "%zu: beyond 12 tokens they cost",
+          cost_best_guesses(&bent, &two, 0.9));
+    row[0].draw_from = 1, row[1].draw_from = 4;
+    CHECK(cost_best_guesses(&flat, &two, 0.5) == 0, "no text writes");
+}
+
 // ---- traces --------------------------------------------------------------------------------------
 
 static Trace trace_of(const char *text, const char *flags) {
@@ -219,6 +234,7 @@ static void arrivals(void) {
 static const Test tests[] = {
     {"serve/costs", "the fit finds the costs it was made from; beyond what was measured it refuses", costs},
     {"serve/step-sizes", "tokens, keys, pairs and draws of a step that mixes all kinds of rows", step_sizes},
+    {"serve/guesses", "as many guesses as pay by the table, which knows how many texts write", guesses},
     {"serve/formats", "each format of a trace: times, lengths, scales", formats},
     {"serve/shared-prompts", "equal numbers of pieces become equal tokens", shared_prompts},
     {"serve/bad-traces", "what is no trace is refused, with its line", bad_traces},

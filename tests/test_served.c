@@ -197,6 +197,12 @@ static void measured(void) {
     CHECK(both.status == 0 && strstr(both.out, "\n  tpot    p90") && strstr(both.out, "\n  steps"), "%s%s", both.out,
           both.error);
     CHECK(!strcmp(receipt_of(both), receipt_of(priced)), "another clock, and guesses: other tokens");
+    Result many = serve("--budget 64 --blocks 32 --running 2 --cost cost.json --draft lookup --temperature 0 "
+                        "--answer-length 60");
+    const char *kept = strstr(many.out, " guesses, ");
+    CHECK(kept && strtoul(kept + 10, NULL, 10) > 20, "a text that repeats itself is not guessed: %s%s", many.out,
+          many.error);
+    CHECK(!strcmp(receipt_of(many), receipt_of(serve("--temperature 0 --answer-length 60"))), "guesses: other tokens");
     priced = serve("--budget 64 --running 8 --blocks 32 --clock model --cost cost.json");
     CHECK(strstr(priced.out, "replaying 12 requests"), "%s%s", priced.out, priced.error);
     Result larger = serve("--budget 128 --prompt-length 100 --clock model --cost cost.json");
