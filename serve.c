@@ -57,6 +57,7 @@ typedef struct {
     Record *record; Request **request;
     size_t submitted;
     double now, busy, held, priced;     // seconds; held: blocks, as a sum over the time of steps; priced: by the table
+    double took;                        // by a watch
     Draft *draft; size_t guesses; bool automatic;
 } Service;
 
@@ -241,6 +242,7 @@ static void answer_all(Service *run, Backend backend) {
                            .cost = run->automatic ? &run->cost : NULL};
     run->start = seconds_now();
     while (advance(run)) {}
+    run->took = seconds_now() - run->start;
 }
 
 static Stats stats_of_all(Service *run) {
@@ -257,14 +259,15 @@ static int same_token(void *self, const StepRow *row, size_t index, size_t i, co
     return as && position < as->length ? as->token[position] : random_token(&timed->seed, row, index, i, r, position);
 }
 
-static Stats replay(Service *timed) {
+typedef struct { Stats stats; double now, took; } Again;
+static Again replay(Service *timed) {
     Service run = open_run(&timed->o);
     run.real = false, run.trace = timed->trace, run.cost = timed->cost, run.vocab = timed->vocab;
     answer_all(&run, (Backend){timed, no_step, no_move, no_move, no_move, same_token, NULL});
-    Stats s = stats_of_all(&run);
+    Again again = {stats_of_all(&run), run.now, run.took};
     pool_free(run.pool), sched_free(run.sched), draft_free(run.draft), engine_free(&run.engine);
     free(run.record), free(run.request);
-    return s;
+    return again;
 }
 
 static void compare(double error[3], const char *what, Percentiles timed, Percentiles priced) {
@@ -276,13 +279,16 @@ static void compare(double error[3], const char *what, Percentiles timed, Percen
     }
 }
 
-static void print_replay(const Service *run, const Stats *timed, const Stats *priced) {
+static void print_replay(const Service *run, const Stats *timed, const Again *again) {
     Replay r = {.requests = run->trace.count};
+    const Stats *priced = &again->stats;
     printf("replay      real clock    by the table   error\n");
     compare(r.ttft, "ttft", timed->ttft, priced->ttft), compare(r.tpot, "tpot", timed->tpot, priced->tpot);
     compare(r.latency, "latency", timed->latency, priced->latency);
+    printf("  time       %10.4g s  %10.4g s  %+6.1f%%\n", run->now, again->now, 100 * (again->now / run->now - 1));
     printf("  steps      %10.4g s  %10.4g s  %+6.1f%% (those of the real clock, each priced)\n", run->busy, run->priced,
            100 * (run->priced / run->busy - 1));
+    printf("  scheduler  %10.4g s: the replay itself, which computes nothing\n", again->took);
     if (timed->digest != priced->digest) fail("the replay has other tokens than the run; please report this");
     if (strcmp(run->o.cost, "built-in")) cost_note_replay(run->o.cost, &r);
 }
@@ -309,7 +315,7 @@ static void print_times(const char *what, Percentiles p) {
            plural(p.count));
 }
 
-static void print_receipt(const Service *run, const Stats *s, const Stats *priced) {
+static void print_receipt(const Service *run, const Stats *s, const Again *again) {
     const SchedCounters *c = sched_counters(run->sched);
     const ServeOptions *o = &run->o;
     if (!c->steps) fail("no request could run: all %zu were refused; raise --blocks or shorten them", c->received);
@@ -328,7 +334,7 @@ static void print_receipt(const Service *run, const Stats *s, const Stats *price
            (double)s->tokens / run->now, (double)s->finished / run->now);
     printf("goodput   %.4g requests/s: %zu with ttft within %g s and tpot within %g s\n", (double)s->good / run->now,
            s->good, o->slo_ttft, o->slo_tpot);
-    if (priced) print_replay(run, s, priced);
+    if (again) print_replay(run, s, again);
     else if (!run->real && strcmp(o->cost, "built-in")) print_table(run);
     printf("receipt: digest %016llx\n", (unsigned long long)s->digest);
 }
@@ -512,14 +518,13 @@ int main(int argc, char **argv) {
     if (run.trace.left_out)
         fprintf(stderr, "note     %zu request%s of the trace without an answer left out\n", run.trace.left_out,
                 plural(run.trace.left_out));
-    double start = seconds_now();
     answer_all(&run, backend);
-    double seconds = seconds_now() - start;
     bool both = o.clock == CLOCK_both;
-    Stats priced = both ? replay(&run) : (Stats){0}, s = stats_of_all(&run);
-    print_receipt(&run, &s, both ? &priced : NULL);
-    fprintf(stderr, "clock    %.3f s for %zu steps, %.3g steps/s\n", seconds, sched_counters(run.sched)->steps,
-            (double)sched_counters(run.sched)->steps / seconds);
+    Again again = both ? replay(&run) : (Again){.took = 0};
+    Stats s = stats_of_all(&run);
+    print_receipt(&run, &s, both ? &again : NULL);
+    fprintf(stderr, "clock    %.3f s for %zu steps, %.3g steps/s\n", run.took, sched_counters(run.sched)->steps,
+            (double)sched_counters(run.sched)->steps / run.took);
     stats_write(run.record, run.trace.count, o.records);
     flush_output("the records are written");
     return 0;
