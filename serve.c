@@ -57,18 +57,27 @@ typedef struct {
     bool real; double start;            // whether time passes by itself, and since when
     Record *record; Request **request;
     size_t submitted;
-    double now, busy, held;             // seconds; held: blocks, as a sum over the time of steps
-    Draft *draft; size_t guesses;
+    double now, busy, held, priced;     // seconds; held: blocks, as a sum over the time of steps; priced: by the table
+    double took;                        // by a watch
+    Draft *draft; size_t guesses; bool automatic;
 } Service;
 
 static void receive(void *owner, Request *r, const int *token, size_t count) {
     Service *run = owner;
     Record *record = &run->record[r->seed];
-    if (!record->answer) record->first = run->now;
-    record->last = run->now;
     record->answer += count;
     // One by one: the hash of several is not that of their parts, and a digest must not tell how they came.
     for (size_t i = 0; i < count; i++) record->digest = hash_bytes(record->digest, &token[i], sizeof *token);
+}
+
+// A step's tokens are there when it ends, as by HTTP: all at once.
+static void note_times(const Service *run, const Step *step) {
+    for (size_t i = 0; i < step->rows; i++) {
+        Record *record = &run->record[step->row[i].request->seed];
+        if (step->row[i].draw_from == step->row[i].n) continue;
+        if (record->first == 0) record->first = run->now;
+        record->last = run->now;
+    }
 }
 
 static void keep(Service *run, size_t i) {
@@ -115,10 +124,14 @@ static bool advance(Service *run) {
         else run->now = fmax(run->now, until);
         return true;
     }
-    double seconds = run->real ? seconds_now() - run->start - run->now : cost_of(&run->cost, step_size(step));
-    run->now += seconds, run->busy += seconds;
-    run->held += seconds * (double)(pool_blocks(run->pool) - pool_available(run->pool));
+    double seconds = 0, start = run->now;
+    if (!run->real || run->o.clock == CLOCK_both) run->priced += seconds = cost_of(&run->cost, step_size(step));
+    double held = (double)(pool_blocks(run->pool) - pool_available(run->pool));
     engine_finish(&run->engine, step);
+    run->now = run->real ? seconds_now() - run->start : run->now + seconds;
+    run->busy += run->now - start;
+    run->held += (run->now - start) * held;
+    note_times(run, step);
     return true;
 }
 
@@ -188,6 +201,12 @@ static uint64_t random_key(void) {
 static size_t guesses_of(const ServeOptions *o) {
     char *end;
     unsigned long n = strtoul(o->gamma, &end, 10);
+    if (!strcmp(o->gamma, "auto")) {
+        if (!strcmp(o->cost, "built-in"))
+            usage_error("--gamma auto guesses as much as pays by a table of what steps cost on this machine: measure "
+                        "one with --calibrate and give it with --cost, or say a number");
+        return 0;
+    }
     if (strcmp(o->draft, "lookup") != 0) usage_error("--draft %s: ./serve guesses by lookup alone so far", o->draft);
     if (o->accept != ACCEPT_exact) usage_error("--accept ratio: ./serve keeps what is drawn anyway, which is exact");
     if (o->gamma[0] < '0' || o->gamma[0] > '9' || *end || n < 1 || n > MOST_GUESSES)
@@ -205,16 +224,90 @@ static Service open_run(const ServeOptions *o) {
     run.pool = pool_new(o->blocks, o->block, places, random_key(), 64);
     run.sched = sched_new(s, run.pool);
     if (*o->draft) run.draft = draft_lookup(), run.guesses = guesses_of(o);
-    run.real = *o->run && o->clock == CLOCK_real, run.vocab = RANDOM_VOCAB;
+    run.automatic = *o->draft && !strcmp(o->gamma, "auto");
+    run.cost = strcmp(o->cost, "built-in") ? cost_read(o->cost) : cost_built_in();
+    run.real = *o->run && o->clock != CLOCK_model, run.vocab = RANDOM_VOCAB;
     return run;
 }
 
 static void open_trace(Service *run) {
     const ServeOptions *o = &run->o;
     run->trace = *o->trace ? trace_read(o->trace, o) : trace_make(o);
-    run->cost = strcmp(o->cost, "built-in") ? cost_read(o->cost) : cost_built_in();
+}
+
+static void answer_all(Service *run, Backend backend) {
     run->record = xmalloc(size_mul(run->trace.count, sizeof *run->record));
     run->request = xmalloc(size_mul(run->trace.count, sizeof *run->request));
+    run->engine = (Engine){.sched = run->sched, .backend = backend, .emit = receive, .owner = run,
+                           .draft = run->draft, .guesses = run->guesses, .guess = draft_guess,
+                           .cost = run->automatic ? &run->cost : NULL};
+    run->start = seconds_now();
+    while (advance(run)) {}
+    run->took = seconds_now() - run->start;
+}
+
+static Stats stats_of_all(Service *run) {
+    for (size_t i = 0; i < run->trace.count; i++)
+        if (run->request[i]) keep(run, i);
+    return stats_of(run->record, run->trace.count, run->o.slo_ttft, run->o.slo_tpot);
+}
+
+// ---- both clocks ---------------------------------------------------------------------------------
+// The tokens that the run on the real clock drew, so that what is found, guessed and ended is the same again.
+static int same_token(void *self, const StepRow *row, size_t index, size_t i, const Request *r, size_t position) {
+    Service *timed = self;
+    const Request *as = timed->request[r->seed];
+    return as && position < as->length ? as->token[position] : random_token(&timed->seed, row, index, i, r, position);
+}
+
+typedef struct { Stats stats; double now, took; } Again;
+static Again replay(Service *timed) {
+    Service run = open_run(&timed->o);
+    run.real = false, run.trace = timed->trace, run.cost = timed->cost, run.vocab = timed->vocab;
+    answer_all(&run, (Backend){timed, no_step, no_move, no_move, no_move, same_token, NULL});
+    Again again = {stats_of_all(&run), run.now, run.took};
+    pool_free(run.pool), sched_free(run.sched), draft_free(run.draft), engine_free(&run.engine);
+    free(run.record), free(run.request);
+    return again;
+}
+
+static void compare(double error[3], const char *what, Percentiles timed, Percentiles priced) {
+    static const char *const name[] = {"p50", "p90", "p99"};
+    double r[] = {timed.p50, timed.p90, timed.p99}, p[] = {priced.p50, priced.p90, priced.p99};
+    for (int i = 0; i < 3; i++) {
+        error[i] = p[i] / r[i] - 1;
+        printf("  %-8s%s %10.4g s  %10.4g s  %+6.1f%%\n", what, name[i], r[i], p[i], 100 * error[i]);
+    }
+}
+
+static void print_replay(const Service *run, const Stats *timed, const Again *again) {
+    Replay r = {.requests = run->trace.count};
+    const Stats *priced = &again->stats;
+    printf("replay      real clock    by the table   error\n");
+    compare(r.ttft, "ttft", timed->ttft, priced->ttft), compare(r.tpot, "tpot", timed->tpot, priced->tpot);
+    compare(r.latency, "latency", timed->latency, priced->latency);
+    printf("  time       %10.4g s  %10.4g s  %+6.1f%%\n", run->now, again->now, 100 * (again->now / run->now - 1));
+    printf("  steps      %10.4g s  %10.4g s  %+6.1f%% (those of the real clock, each priced)\n", run->busy, run->priced,
+           100 * (run->priced / run->busy - 1));
+    printf("  scheduler  %10.4g s: the replay itself, which computes nothing\n", again->took);
+    if (timed->digest != priced->digest) fail("the replay has other tokens than the run; please report this");
+    if (strcmp(run->o.cost, "built-in")) cost_note_replay(run->o.cost, &r);
+}
+
+static double largest(const double error[3]) {
+    return 100 * fmax(fabs(error[0]), fmax(fabs(error[1]), fabs(error[2])));
+}
+
+// What a simulated figure rests on.
+static void print_table(const Service *run) {
+    const CostTable *c = &run->cost;
+    printf("table     %s: ", run->o.cost);
+    if (isnan(c->median)) printf("nothing held out");
+    else printf("%.1f%% off in the median of held-out steps, %.1f%% at most", 100 * c->median, 100 * c->worst);
+    if (c->replay.requests)
+        printf("; replaying %zu requests: ttft %.1f%%, tpot %.1f%%, latency %.1f%% at most off at p50, p90, p99\n",
+               c->replay.requests, largest(c->replay.ttft), largest(c->replay.tpot), largest(c->replay.latency));
+    else printf("; not replayed beside the real clock (--clock both)\n");
 }
 
 // ---- the receipt ---------------------------------------------------------------------------------
@@ -228,7 +321,7 @@ static double held_share(const Service *run) {
     return run->busy > 0 ? run->held / run->busy / (double)run->o.blocks : 0;
 }
 
-static void print_receipt(const Service *run, const Stats *s) {
+static void print_receipt(const Service *run, const Stats *s, const Again *again) {
     const SchedCounters *c = sched_counters(run->sched);
     const ServeOptions *o = &run->o;
     if (!c->steps) fail("no request could run: all %zu were refused; raise --blocks or shorten them", c->received);
@@ -247,6 +340,8 @@ static void print_receipt(const Service *run, const Stats *s) {
            (double)s->tokens / run->now, (double)s->finished / run->now);
     printf("goodput   %.4g requests/s: %zu with ttft within %g s and tpot within %g s\n", (double)s->good / run->now,
            s->good, o->slo_ttft, o->slo_tpot);
+    if (again) print_replay(run, s, again);
+    else if (!run->real && strcmp(o->cost, "built-in")) print_table(run);
     printf("receipt: digest %016llx\n", (unsigned long long)s->digest);
 }
 
@@ -278,7 +373,7 @@ static LiveOptions live_options(const Service *run) {
     return (LiveOptions){.queue = o->queue, .running = o->running, .slo_ttft = o->slo_ttft, .slo_tpot = o->slo_tpot,
                          .flops_per_token = size.flops_per_token / 3, .weight_bytes = (double)size.parameter_bytes,
                          .cache_bytes = (double)size.cache_bytes_per_token, .grace = o->grace,
-                         .draft = run->draft, .guesses = run->guesses,
+                         .draft = run->draft, .guesses = run->guesses, .cost = run->automatic ? &run->cost : NULL,
                          .peak_flops = 1e9 * simd_fma_peak(threads),
                          .peak_bytes = 1e9 * bandwidth};
 }
@@ -336,15 +431,16 @@ static void measure_costs(const ServeOptions *o) {
                     "read cannot be made", o->run);
     size_t known = known_positions(&run.config), pool = size_mul(o->blocks, o->block);
     process_catch_signals(true);
-    CostTable c = calibrate(run.served, o->budget, o->running, known ? smaller(known, pool) : pool, tell_round);
+    Measured m = calibrate(run.served, o->budget, o->running, known ? smaller(known, pool) : pool, tell_round);
     process_catch_signals(false);
     if (process_stopped) fail("stopped: no table of costs was written");
-    cost_write(&c, o->calibrate);
+    CostTable c = calibrate_fit(&m);
+    cost_write(&c, m.point, m.points, o->calibrate);
     printf("costs     %s: %.3g ms for a step of one token, %.3g ms of %.0f; %.3g us for a cached token\n", o->calibrate,
-           1e3 * cost_of(&c, (StepSize){1, 1, 0}), 1e3 * cost_of(&c, (StepSize){c.most.tokens, 0, 0}), c.most.tokens,
-           1e6 * c.decode);
-    printf("error     %.1f%% in the median of steps that were held out, %.1f%% at most\n", 100 * c.median,
-           100 * c.worst);
+           1e3 * cost_of(&c, (StepSize){1, 1, 0, 1, 1}), 1e3 * cost_of(&c, (StepSize){.tokens = c.most.tokens}),
+           c.most.tokens, 1e6 * (c.keys + c.pairs));
+    printf("error     %.1f%% in the median of steps that were held out, %.1f%% at most, of %zu\n", 100 * c.median,
+           100 * c.worst, m.points / 4);
     flush_output("the table is written");
 }
 
@@ -361,16 +457,18 @@ static bool is_given(const bool *given, const char *name) { return given[flags_f
 
 static void refuse_beside_port(const ServeOptions *o, const bool *given) {
     static const char *const offline[] = {"requests", "arrivals", "rate", "burst", "clients", "prompt_length", "spread",
-                                          "answer_length", "trace", "time_scale", "length_scale", "clock", "cost",
+                                          "answer_length", "trace", "time_scale", "length_scale", "clock",
                                           "records", "backlog", "receipt", "dry_run"};
     static const char *const online[] = {"host", "api_key", "chat", "max_length", "queue", "timeout", "idle",
                                          "connections", "grace"};
-    bool port = is_given(given, "port");
+    bool port = is_given(given, "port"), automatic = *o->draft && !strcmp(o->gamma, "auto");
     const char *instead = port ? "--port, where requests come by HTTP"
                         : *o->calibrate ? "--calibrate, which makes steps of its own" : NULL;
     for (size_t i = 0; instead && i < sizeof offline / sizeof *offline; i++)
         if (is_given(given, offline[i]))
             usage_error("--%s has no effect with %s", flags_shown(offline[i], (char[64]){0}), instead);
+    if (instead && is_given(given, "cost") && (!port || !automatic))
+        usage_error("--cost has no effect with %s", instead);
     for (size_t i = 0; !port && i < sizeof online / sizeof *online; i++)
         if (is_given(given, online[i]))
             usage_error("--%s has no effect without --port", flags_shown(online[i], (char[64]){0}));
@@ -394,10 +492,11 @@ static void refuse(const ServeOptions *o, const bool *given) {
                         flags_shown(of_models[i], (char[64]){0}));
     if (o->backlog > o->requests)
         usage_error("--backlog %zu: of --requests %zu; raise these", o->backlog, o->requests);
-    if (*o->run && o->clock == CLOCK_real && is_given(given, "cost"))
-        usage_error("--cost has no effect on the real clock; add --clock model");
-    if (*o->draft && o->clock == CLOCK_model)
-        usage_error("--draft: a table of costs has no price for tokens that check guesses; use --clock real");
+    bool automatic = *o->draft && !strcmp(o->gamma, "auto");
+    if (*o->run && o->clock == CLOCK_real && is_given(given, "cost") && !automatic)
+        usage_error("--cost has no effect on the real clock; add --clock model, or --draft with --gamma auto");
+    if (*o->draft && strcmp(o->draft, "lookup") && o->clock != CLOCK_real)
+        usage_error("--draft %s: a table of costs has no price for the steps of a draft; use --clock real", o->draft);
     for (size_t i = 0; *o->trace && i < sizeof replaced / sizeof *replaced; i++)
         if (is_given(given, replaced[i]))
             usage_error("--%s has no effect with --trace, which has arrivals and lengths of its own",
@@ -432,8 +531,6 @@ int main(int argc, char **argv) {
         fprintf(stderr, "note     answers are as long as was asked for: a token that ends a text does not end one "
                 "here\n");
     }
-    run.engine = (Engine){.sched = run.sched, .backend = backend, .emit = receive, .owner = &run,
-                          .draft = run.draft, .guesses = run.guesses, .guess = draft_guess};
     if (!run.real)
         fprintf(stderr, "note     simulated: costs are %s, copies and swaps take no time%s\n",
                 strcmp(o.cost, "built-in") ? "from --cost" : "built-in, not of this machine",
@@ -441,17 +538,15 @@ int main(int argc, char **argv) {
     if (run.trace.left_out)
         fprintf(stderr, "note     %zu request%s of the trace without an answer left out\n", run.trace.left_out,
                 plural(run.trace.left_out));
-    run.start = seconds_now();
-    while (advance(&run)) {}
-    double seconds = seconds_now() - run.start;
-    for (size_t i = 0; i < run.trace.count; i++)
-        if (run.request[i]) keep(&run, i);
-    Stats s = stats_of(run.record, run.trace.count, o.slo_ttft, o.slo_tpot);
-    print_receipt(&run, &s);
-    fprintf(stderr, "clock    %.3f s for %zu steps, %.3g steps/s\n", seconds, sched_counters(run.sched)->steps,
-            (double)sched_counters(run.sched)->steps / seconds);
+    answer_all(&run, backend);
+    bool both = o.clock == CLOCK_both;
+    Again again = both ? replay(&run) : (Again){.took = 0};
+    Stats s = stats_of_all(&run);
+    print_receipt(&run, &s, both ? &again : NULL);
+    fprintf(stderr, "clock    %.3f s for %zu steps, %.3g steps/s\n", run.took, sched_counters(run.sched)->steps,
+            (double)sched_counters(run.sched)->steps / run.took);
     stats_write(run.record, run.trace.count, o.records);
-    ServedTimes times = {run.now, run.busy, seconds, held_share(&run)};
+    ServedTimes times = {run.now, run.busy, run.took, held_share(&run)};
     if (*o.receipt) receipt_write(&o, sched_counters(run.sched), &s, times, o.receipt);
     flush_output("the records are written");
     return 0;

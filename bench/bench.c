@@ -26,6 +26,7 @@ static const Section sections[] = {
     {"decode", "reading a prompt, and writing token by token", bench_decode},
     {"context", "writing, by the length of the text before", bench_context},
     {"rows", "a step of 1 to 64 texts over blocks, each a token further", bench_rows},
+    {"serve", "what ./serve takes beside the steps of its model", bench_serve},
     {"torch", "the training steps beside PyTorch", bench_torch},
     {"threads", "scaling over threads", bench_threads},
     {"memory", "peak memory against the prediction of --dry-run", bench_memory},
@@ -49,7 +50,7 @@ static const FlagTable table = {
              "  products    matrix products at the shapes of real models, beside OpenBLAS where that is installed\n"
              "  steps       whole training steps          attention   naive, band, flash, forward and backward\n"
              "  decode      reading and writing           context     writing, by the length of the text before\n"
-             "  rows        a step of 1 to 64 texts\n"
+             "  rows        a step of 1 to 64 texts       serve       event clock, scheduler, HTTP, prefix cache\n"
              "  torch       the steps beside PyTorch, with --torch\n"
              "  threads     scaling over threads          memory      peak memory against --dry-run",
     .examples = "  bench/bench steps --rounds 15\n  bench/bench products attention --quick --out /tmp/mine.json\n",

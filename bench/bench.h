@@ -64,6 +64,7 @@ void bench_attention(Bench *b);
 void bench_decode(Bench *b);
 void bench_context(Bench *b);
 void bench_rows(Bench *b);
+void bench_serve(Bench *b);
 void bench_torch(Bench *b);
 void bench_threads(Bench *b);
 void bench_memory(Bench *b);

@@ -34,7 +34,7 @@
 #define ADMIT_VALUES(X)       X(ADMIT, chunk) X(ADMIT, prompt) X(ADMIT, full)
 #define VICTIM_VALUES(X)      X(VICTIM, last) X(VICTIM, least_computed)
 #define CHAT_VALUES(X)        X(CHAT, auto) X(CHAT, plain) X(CHAT, chatml) X(CHAT, llama3)
-#define CLOCK_VALUES(X)       X(CLOCK, real) X(CLOCK, model)
+#define CLOCK_VALUES(X)       X(CLOCK, real) X(CLOCK, model) X(CLOCK, both)
 #define ACCEPT_VALUES(X)      X(ACCEPT, exact) X(ACCEPT, ratio)
 #define PREEMPT_VALUES(X)     X(PREEMPT, recompute) X(PREEMPT, swap)
 

@@ -3,44 +3,113 @@
 #include "lib/rng.h"
 #include <stdlib.h>
 
-// A step: `rows` texts that write a token after `context` others, and one that reads n tokens after `past`.
-typedef struct { size_t rows, context, n, past; } Shape;
+// A step: texts that write `each` tokens after `context` others, and prompts that read n tokens after `past`. If these
+// end here, each draws a token; all tokens of a text do, for more than one are guesses. Uneven: every second text has
+// half of the context.
+typedef struct { size_t texts, each, context, prompts, n, past; bool ends, uneven; } Shape;
 
-static bool fits(const Served *s, Shape x, size_t budget, size_t running, size_t longest) {
-    size_t size = s->blocks->size, blocks = x.rows * ((x.context + 1 + size - 1) / size);
-    if (x.n) blocks += (x.past + x.n + size - 1) / size;
-    return blocks <= s->blocks->count && x.rows + x.n <= budget && x.rows + (x.n > 0) <= running &&
-           x.context < longest && x.past + x.n <= longest;
+static size_t context_of(Shape x, size_t text) { return x.uneven && text % 2 ? x.context / 2 : x.context; }
+
+static size_t blocks_of(const Served *s, Shape x) {
+    size_t size = s->blocks->size, blocks = x.prompts * ((x.past + x.n + size - 1) / size);
+    for (size_t i = 0; i < x.texts; i++) blocks += (context_of(x, i) + x.each + size - 1) / size;
+    return blocks;
 }
 
-// Contexts up to the share of the pool that as many texts have; prefill after nothing, and after half of the longest.
-static size_t shapes_of(const Served *s, size_t budget, size_t running, size_t longest, Shape *shape) {
-    static const size_t beside[] = {0, 1, 4, 16};
-    size_t count = 0, pool = s->blocks->count * s->blocks->size;
-    for (size_t rows = 1; rows <= smaller(running, budget); rows += rows < 4 ? 1 : rows < 16 ? 4 : rows / 2)
-        for (size_t quarter = 0; quarter <= 4; quarter++) {
-            size_t share = smaller(pool / rows / s->blocks->size * s->blocks->size, longest);
-            Shape x = {rows, share * quarter / 4 > 1 ? share * quarter / 4 - 1 : 0, 0, 0};
-            if (count < MOST_POINTS && fits(s, x, budget, running, longest)) shape[count++] = x;
-        }
-    for (size_t n = 2; n <= budget; n = n < budget && 2 * n > budget ? budget : 2 * n)
-        for (size_t i = 0; i < sizeof beside / sizeof *beside; i++)
-            for (size_t half = 0; half < 2; half++) {
-                Shape x = {beside[i], longest / 8, n - smaller(n - 1, beside[i]), half * longest / 2};
-                if (x.n > 1 && count < MOST_POINTS && fits(s, x, budget, running, longest)) shape[count++] = x;
-            }
-    return count;
+typedef struct { const Served *s; size_t budget, running, longest; Shape shape[MOST_POINTS]; size_t count; } Plan;
+
+static void add(Plan *p, Shape x) {
+    size_t texts = x.texts * x.each, prompts = x.prompts * x.n, rows = x.texts + x.prompts;
+    bool long_enough = rows > 0 && (!x.prompts || x.n > 0) && (!x.texts || x.each > 0);
+    if (p->count < MOST_POINTS && long_enough && texts + prompts <= p->budget && rows <= p->running &&
+        x.context + x.each <= p->longest && x.past + x.n <= p->longest && blocks_of(p->s, x) <= p->s->blocks->count)
+        p->shape[p->count++] = x;
 }
 
-static Step make_step(const Served *s, Shape x, const int *text, uint32_t *block) {
+// Contexts up to the share of the pool that as many texts have.
+static void add_writing(Plan *p, size_t texts, size_t each) {
+    size_t size = p->s->blocks->size, share = smaller(p->s->blocks->count / texts * size, p->longest);
+    for (size_t quarter = 0; quarter <= 4 && share > each; quarter += each > 1 ? 2 : 1)
+        add(p, (Shape){.texts = texts, .each = each, .context = (share - each) * quarter / 4});
+}
+
+// A prompt alone: its beginning, its middle, its end.
+static void add_reading(Plan *p, size_t n) {
+    for (size_t half = 0; half <= 2 && n <= p->longest; half++)
+        add(p, (Shape){.prompts = 1, .n = n, .past = (p->longest - n) * half / 2, .ends = half == 2});
+}
+
+// A whole number from 1 to `most`, of which small ones are as likely as large ones.
+static size_t some(Rng *r, size_t most) {
+    size_t power = 0;
+    while (most >> (power + 1)) power++;
+    size_t low = (size_t)1 << rng_below(r, (uint32_t)power + 1);
+    return smaller(low + rng_below(r, (uint32_t)low), most);
+}
+
+static void add_mixed(Plan *p, uint64_t index) {
+    Rng r = rng_stream(1, RNG_SAMPLE, index);
+    Shape x = {.texts = rng_below(&r, 5) ? some(&r, p->running) : 0, .each = 1, .uneven = rng_below(&r, 2)};
+    x.prompts = rng_below(&r, 4) ? 1 : some(&r, smaller(p->running, 8)), x.ends = rng_below(&r, 2);
+    if (rng_below(&r, 8) == 0) x.each = 1 + some(&r, FEW_TOKENS - 1);
+    if (x.texts && rng_below(&r, 3) == 0) x.prompts = 0;
+    if (x.texts + x.prompts > p->running || x.texts * x.each >= p->budget) return;
+    size_t left = p->budget - x.texts * x.each, room = p->s->blocks->count / (x.texts + x.prompts);
+    if (x.prompts) x.n = rng_below(&r, 3) ? some(&r, left / x.prompts) : left / x.prompts;
+    room = smaller(room * p->s->blocks->size, p->longest);
+    if (room <= x.each || room <= x.n) return;
+    x.context = rng_below(&r, (uint32_t)(room - x.each));
+    x.past = x.prompts ? rng_below(&r, (uint32_t)(room - x.n)) : 0;
+    add(p, x);
+}
+
+// In an order of chance, always the same: neither what is held out of the fit nor a slow minute meets one kind alone.
+static void shuffle(Plan *p) {
+    Rng r = rng_stream(1, RNG_SAMPLE, 0);
+    for (size_t i = p->count; i > 1; i--) {
+        size_t j = rng_below(&r, (uint32_t)i);
+        Shape x = p->shape[i - 1];
+        p->shape[i - 1] = p->shape[j], p->shape[j] = x;
+    }
+}
+
+static Plan plan_of(const Served *s, size_t budget, size_t running, size_t longest) {
+    enum { MIXED = 200 };
+    Plan p = {.s = s, .budget = budget, .running = running, .longest = longest};
+    size_t most = smaller(running, budget);
+    for (size_t texts = 1; texts < most; texts += texts < 4 ? 1 : texts < 16 ? 4 : texts / 2) add_writing(&p, texts, 1);
+    add_writing(&p, most, 1), add_writing(&p, most, budget / most);
+    for (size_t each = 2; each <= smaller(budget, 2 * FEW_TOKENS); each *= 2)
+        for (size_t texts = 1; texts * each <= budget && texts <= most; texts *= 4) add_writing(&p, texts, each);
+    for (size_t n = 2; n < budget; n += n < 16 ? 2 : n / 4) add_reading(&p, n);
+    add_reading(&p, smaller(budget, longest));
+    for (uint64_t i = 0; i < MIXED; i++) add_mixed(&p, i + 2);
+    shuffle(&p);
+    return p;
+}
+
+// ---- steps ---------------------------------------------------------------------------------------
+
+typedef struct { int *text; uint32_t *block; } Memory;
+
+static Memory memory_of(const Served *s, size_t longest) {
+    Memory m = {xmalloc(longest * sizeof *m.text), xmalloc(s->blocks->count * sizeof *m.block)};
+    Rng r = rng_stream(1, RNG_SAMPLE, 1);
+    for (size_t i = 0; i < longest; i++) m.text[i] = (int)rng_below(&r, (uint32_t)s->spoken);
+    for (size_t i = 0; i < s->blocks->count; i++) m.block[i] = (uint32_t)i;
+    return m;
+}
+
+static Step make_step(const Served *s, Shape x, Memory m) {
     size_t size = s->blocks->size, next = 0;
-    Step step = {.row = xmalloc((x.rows + 1) * sizeof *step.row), .rows = x.rows + (x.n > 0),
-                 .tokens = x.rows + x.n};
+    Step step = {.row = xmalloc((x.texts + x.prompts) * sizeof *step.row), .rows = x.texts + x.prompts,
+                 .tokens = x.texts * x.each + x.prompts * x.n};
     for (size_t i = 0; i < step.rows; i++) {
-        bool reads = i == x.rows;
-        size_t past = reads ? x.past : x.context, n = reads ? x.n : 1;
-        step.row[i] = (StepRow){.tokens = text + past, .n = n, .past = past, .block = block + next,
-                                .logits_from = n - 1, .draw_from = n - 1};
+        bool writes = i < x.texts;
+        size_t past = writes ? context_of(x, i) : x.past, n = writes ? x.each : x.n;
+        size_t from = writes ? 0 : x.ends ? n - 1 : n;
+        step.row[i] = (StepRow){.tokens = m.text + past, .n = n, .past = past, .block = m.block + next,
+                                .logits_from = from, .draw_from = from};
         next += (past + n + size - 1) / size;
     }
     return step;
@@ -51,7 +120,8 @@ static double seconds_of(const Backend *b, const Step *step) {
     double start = seconds_now();
     b->step(b->self, step->row, step->rows);
     for (size_t i = 0; i < step->rows; i++)
-        b->sample(b->self, &step->row[i], i, step->row[i].n - 1, &nobody, step->row[i].past + step->row[i].n);
+        for (size_t k = step->row[i].draw_from; k < step->row[i].n; k++)
+            b->sample(b->self, &step->row[i], i, k, &nobody, step->row[i].past + k + 1);
     return seconds_now() - start;
 }
 
@@ -60,61 +130,50 @@ static int by_size(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-// In an order of chance, always the same: neither what is held out of the fit nor a slow minute meets one kind alone.
-static void shuffle(Shape *shape, size_t count) {
-    Rng r = rng_stream(1, RNG_SAMPLE, 0);
-    for (size_t i = count; i > 1; i--) {
-        size_t j = rng_below(&r, (uint32_t)i);
-        Shape x = shape[i - 1];
-        shape[i - 1] = shape[j], shape[j] = x;
-    }
-}
-
-typedef struct { int *text; uint32_t *block; Shape shape[MOST_POINTS]; size_t count; } Plan;
-
-static Plan plan_of(const Served *s, size_t budget, size_t running, size_t longest) {
-    Plan p = {.text = xmalloc(longest * sizeof *p.text), .block = xmalloc(s->blocks->count * sizeof *p.block)};
-    Rng r = rng_stream(1, RNG_SAMPLE, 1);
-    for (size_t i = 0; i < longest; i++) p.text[i] = (int)rng_below(&r, (uint32_t)s->spoken);
-    for (size_t i = 0; i < s->blocks->count; i++) p.block[i] = (uint32_t)i;
-    p.count = shapes_of(s, budget, running, longest, p.shape);
-    shuffle(p.shape, p.count);
-    return p;
-}
-
-size_t calibrate_sizes(const Served *s, size_t budget, size_t running, size_t longest, CostPoint *point) {
-    Plan p = plan_of(s, budget, running, longest);
-    for (size_t i = 0; i < p.count; i++) {
-        Step step = make_step(s, p.shape[i], p.text, p.block);
-        point[i] = (CostPoint){step_size(&step), 0};
+static Measured sizes_of(const Plan *p, Memory memory) {
+    Measured m = {.points = p->count};
+    for (size_t i = 0; i < p->count; i++) {
+        Step step = make_step(p->s, p->shape[i], memory);
+        m.point[i].size = step_size(&step);
         free(step.row);
     }
-    free(p.text), free(p.block);
-    return p.count;
+    return m;
 }
 
-CostTable calibrate(Served *s, size_t budget, size_t running, size_t longest, bool (*told)(size_t round, size_t of)) {
-    enum { ROUNDS = 5 };
-    static const double knots[] = {4, 12, 24, 48, 96};
-    CostPoint point[MOST_POINTS];
+Measured calibrate_sizes(const Served *s, size_t budget, size_t running, size_t longest) {
     Plan p = plan_of(s, budget, running, longest);
+    Memory memory = memory_of(s, longest);
+    Measured m = sizes_of(&p, memory);
+    free(memory.text), free(memory.block);
+    return m;
+}
+
+Measured calibrate(Served *s, size_t budget, size_t running, size_t longest, bool (*told)(size_t round, size_t of)) {
+    enum { ROUNDS = 5 };
+    Plan p = plan_of(s, budget, running, longest);
+    Memory memory = memory_of(s, longest);
+    Measured m = sizes_of(&p, memory);
     Backend b = served_backend(s);
     double (*took)[ROUNDS] = xmalloc(MOST_POINTS * sizeof *took);
-    bool more = true;
-    calibrate_sizes(s, budget, running, longest, point);
-    for (size_t round = 0; round < ROUNDS && (more = told(round, ROUNDS)); round++)
+    for (size_t round = 0; round < ROUNDS && told(round, ROUNDS); round++)
         for (size_t i = 0; i < p.count; i++) {
-            Step step = make_step(s, p.shape[i], p.text, p.block);
+            Step step = make_step(s, p.shape[i], memory);
             took[i][round] = seconds_of(&b, &step);
             free(step.row);
         }
-    for (size_t i = 0; more && i < p.count; i++) {
+    for (size_t i = 0; i < p.count; i++) {
         qsort(took[i], ROUNDS, sizeof **took, by_size);
-        point[i].seconds = took[i][ROUNDS / 2];
+        m.point[i].seconds = took[i][ROUNDS / 2];
     }
+    free(took), free(memory.text), free(memory.block);
+    return m;
+}
+
+CostTable calibrate_fit(const Measured *m) {
+    static const double knots[] = {4, 12, 24, 48, 96, 192};
+    double most = 0;
     size_t kept = 0;
-    while (kept < sizeof knots / sizeof *knots && 2 * knots[kept] < (double)budget) kept++;
-    CostTable c = more ? cost_fit(point, p.count, knots, kept) : cost_built_in();
-    free(took), free(p.text), free(p.block);
-    return c;
+    for (size_t i = 0; i < m->points; i++) most = most > m->point[i].size.tokens ? most : m->point[i].size.tokens;
+    while (kept < sizeof knots / sizeof *knots && 2 * knots[kept] < most) kept++;
+    return cost_fit(m->point, m->points, knots, kept);
 }

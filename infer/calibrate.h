@@ -4,11 +4,14 @@
 #include "infer/clock.h"
 #include "infer/served.h"
 
-enum { MOST_POINTS = 256 };
-// Steps that a scheduler with this budget and so many running requests could make in the pool of s, of texts of
-// `longest` tokens at most: decoding alone, prefill alone, both. Returns how many; seconds are 0.
-size_t calibrate_sizes(const Served *s, size_t budget, size_t running, size_t longest, CostPoint *point);
-// The table over those: each step is made five times, in an order that mixes them, and its median counts, with the draw
-// of a token for each row. told: called before each round; false ends it, and the table is of no use then.
-CostTable calibrate(Served *s, size_t budget, size_t running, size_t longest, bool (*told)(size_t round, size_t of));
+enum { MOST_POINTS = 512 };
+typedef struct { CostPoint point[MOST_POINTS]; size_t points; } Measured;
+// Steps that a scheduler with this budget and so many running requests can make in the pool of s, of texts of `longest`
+// tokens at most: the largest of each kind, a grid of those that only write or only read, and many of a mixed kind, as
+// chance has it: texts that write a token or check guesses, beside prompts that go on or end. Seconds are 0.
+Measured calibrate_sizes(const Served *s, size_t budget, size_t running, size_t longest);
+// Their times: each step is made five times, in an order that mixes them, and its median counts, with the draw of a
+// token wherever logits are wanted. told: called before each round; false ends it, and the times are of no use then.
+Measured calibrate(Served *s, size_t budget, size_t running, size_t longest, bool (*told)(size_t round, size_t of));
+CostTable calibrate_fit(const Measured *m);
 #endif

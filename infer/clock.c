@@ -1,24 +1,44 @@
 // clock.c: the cost of a step: evaluated, fitted, read and written.
 #include "infer/clock.h"
+#include "infer/speculate.h"
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 StepSize step_size(const Step *step) {
-    StepSize size = {(double)step->tokens, 0, 0};
+    StepSize size = {.tokens = (double)step->tokens};
     for (size_t i = 0; i < step->rows; i++) {
-        double n = (double)step->row[i].n, past = (double)step->row[i].past;
-        if (n == 1) size.decode += past + 1;
-        else size.pairs += n * past + n * (n + 1) / 2;
+        const StepRow *r = &step->row[i];
+        double n = (double)r->n, past = (double)r->past;
+        *(r->n <= FEW_TOKENS ? &size.keys : &size.packed) += past + n;
+        size.pairs += n * past + n * (n + 1) / 2;
+        size.draws += (double)(r->n - r->logits_from);
     }
     return size;
 }
 
+// ---- a step's cost -------------------------------------------------------------------------------
+
+// The terms, in the order of a table's factors. Few draws wait for the matrix, and many for its arithmetic.
+enum { CROWD = 12, TERMS = 8 + KNOTS };
+
+static void terms_of(double f[TERMS], StepSize x, const double *knot, size_t knots) {
+    f[0] = 1, f[1] = x.tokens, f[2] = x.draws > 0, f[3] = x.draws, f[4] = fmax(0, x.draws - CROWD);
+    f[5] = x.keys, f[6] = x.packed, f[7] = x.pairs;
+    for (size_t i = 0; i < knots; i++) f[8 + i] = fmax(0, x.tokens - knot[i]);
+}
+
 static double value_of(const CostTable *c, StepSize x) {
-    double t = c->base + c->slope * x.tokens + c->decode * x.decode + c->pairs * x.pairs;
+    double t = c->base + c->slope * x.tokens + c->keys * x.keys + c->packed * x.packed + c->pairs * x.pairs;
+    if (x.draws > 0) t += c->head + c->draw * x.draws + c->crowd * fmax(0, x.draws - CROWD);
     for (size_t i = 0; i < c->knots; i++) t += c->bend[i] * fmax(0, x.tokens - c->knot[i]);
     return t;
+}
+
+bool cost_is_known(const CostTable *c, StepSize x) {
+    return x.tokens <= c->most.tokens && x.keys <= c->most.keys && x.packed <= c->most.packed &&
+           x.pairs <= c->most.pairs && x.draws <= c->most.draws;
 }
 
 static void refuse_beyond(const char *what, double found, double most) {
@@ -29,21 +49,39 @@ static void refuse_beyond(const char *what, double found, double most) {
 
 double cost_of(const CostTable *c, StepSize x) {
     refuse_beyond("tokens", x.tokens, c->most.tokens);
-    refuse_beyond("keys that decoding reads", x.decode, c->most.decode);
-    refuse_beyond("pairs of prefill", x.pairs, c->most.pairs);
+    refuse_beyond("keys that writing reads", x.keys, c->most.keys);
+    refuse_beyond("keys that prompts read", x.packed, c->most.packed);
+    refuse_beyond("pairs of a query and a key", x.pairs, c->most.pairs);
+    refuse_beyond("tokens that draw", x.draws, c->most.draws);
     double t = value_of(c, x);
     if (!(t > 0)) fail("the table of costs gives a step of %.0f tokens %g seconds; measure it again", x.tokens, t);
     return t;
 }
 
-// ---- the fit -------------------------------------------------------------------------------------
-
-enum { TERMS = 4 + KNOTS };
-
-static void terms_of(double f[TERMS], StepSize x, const double *knot, size_t knots) {
-    f[0] = 1, f[1] = x.tokens, f[2] = x.decode, f[3] = x.pairs;
-    for (size_t i = 0; i < knots; i++) f[4 + i] = fmax(0, x.tokens - knot[i]);
+static StepSize with_guesses(const Step *step, double g) {
+    StepSize size = {0};
+    for (size_t i = 0; i < step->rows; i++) {
+        const StepRow *r = &step->row[i];
+        double past = (double)(r->past + r->n), n = 1 + g;
+        if (r->draw_from == r->n) continue;
+        size.tokens += n, size.draws += n, size.pairs += n * past + n * (n + 1) / 2;
+        *(n <= FEW_TOKENS ? &size.keys : &size.packed) += past + n;
+    }
+    return size;
 }
+
+size_t cost_best_guesses(const CostTable *c, const Step *step, double a) {
+    double seconds[MOST_GUESSES + 1];
+    size_t known = 0;
+    for (; known <= MOST_GUESSES; known++) {
+        StepSize size = with_guesses(step, (double)known);
+        if (size.tokens == 0 || !cost_is_known(c, size)) break;
+        seconds[known] = cost_of(c, size);
+    }
+    return known ? speculate_best(a, seconds, known - 1, 0) : 0;
+}
+
+// ---- the fit -------------------------------------------------------------------------------------
 
 // Gauss, with the largest pivot. A term that no point has gets 0.
 static void solve(double a[TERMS][TERMS + 1], size_t n) {
@@ -82,13 +120,14 @@ static void hold_out(CostTable *c, const CostPoint *point, size_t points) {
 // Each term is scaled to at most 1, which keeps the equations well conditioned.
 CostTable cost_fit(const CostPoint *point, size_t points, const double *knot, size_t knots) {
     double a[TERMS][TERMS + 1] = {{0}}, scale[TERMS] = {0}, f[TERMS];
-    size_t n = 4 + knots;
+    size_t n = TERMS - KNOTS + knots;
     CostTable c = {.knots = knots};
     for (size_t p = 0; p < points; p++) {
-        terms_of(f, point[p].size, knot, knots);
+        StepSize x = point[p].size;
+        terms_of(f, x, knot, knots);
         for (size_t i = 0; i < n; i++) scale[i] = fmax(scale[i], f[i] / point[p].seconds);
-        c.most.tokens = fmax(c.most.tokens, f[1]);
-        c.most.decode = fmax(c.most.decode, f[2]), c.most.pairs = fmax(c.most.pairs, f[3]);
+        c.most = (StepSize){fmax(c.most.tokens, x.tokens), fmax(c.most.keys, x.keys), fmax(c.most.packed, x.packed),
+                            fmax(c.most.pairs, x.pairs), fmax(c.most.draws, x.draws)};
     }
     for (size_t p = 0; p < points; p++) {
         if (p % 4 == 3) continue;
@@ -101,8 +140,9 @@ CostTable cost_fit(const CostPoint *point, size_t points, const double *knot, si
     }
     solve(a, n);
     for (size_t i = 0; i < n; i++) f[i] = scale[i] > 0 ? a[i][n] / a[i][i] / scale[i] : 0;
-    c.base = f[0], c.slope = f[1], c.decode = f[2], c.pairs = f[3];
-    for (size_t i = 0; i < knots; i++) c.knot[i] = knot[i], c.bend[i] = f[4 + i];
+    c.base = f[0], c.slope = f[1], c.head = f[2], c.draw = f[3], c.crowd = f[4];
+    c.keys = f[5], c.packed = f[6], c.pairs = f[7];
+    for (size_t i = 0; i < knots; i++) c.knot[i] = knot[i], c.bend[i] = f[8 + i];
     hold_out(&c, point, points);
     return c;
 }
@@ -111,42 +151,100 @@ CostTable cost_fit(const CostPoint *point, size_t points, const double *knot, si
 
 // Weights are read in 5 ms, a token is computed in 0.435 ms, whichever is longer; a cached token is read in 0.42 us.
 CostTable cost_built_in(void) {
-    return (CostTable){.base = 5e-3, .knots = 1, .knot = {11.5}, .bend = {0.435e-3}, .decode = 0.42e-6,
-                       .most = {4096, 1e7, 1e8}, .median = NAN, .worst = NAN};
+    return (CostTable){.base = 5e-3, .knots = 1, .knot = {11.5}, .bend = {0.435e-3}, .keys = 0.42e-6,
+                       .most = {4096, 1e7, 1e7, 1e8, 4096}, .median = NAN, .worst = NAN};
+}
+
+static void read_list(const char *path, const json_t *list, const char *name, double *value, size_t n) {
+    if (!json_is_array(list) || json_array_size(list) != n)
+        fail("--cost %s: %s is a list of %zu numbers", path, name, n);
+    for (size_t i = 0; i < n; i++) value[i] = json_number_value(json_array_get(list, i));
+}
+
+static json_t *load(const char *path) {
+    json_error_t error;
+    json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
+    if (!root) fail("--cost %s: line %d: %s; a table of costs was expected", path, error.line, error.text);
+    return root;
+}
+
+static Replay replay_of(const char *path, const json_t *noted) {
+    Replay r = {.requests = (size_t)json_integer_value(json_object_get(noted, "requests"))};
+    if (!r.requests) return r;
+    read_list(path, json_object_get(noted, "ttft"), "ttft", r.ttft, 3);
+    read_list(path, json_object_get(noted, "tpot"), "tpot", r.tpot, 3);
+    read_list(path, json_object_get(noted, "latency"), "latency", r.latency, 3);
+    return r;
 }
 
 CostTable cost_read(const char *path) {
     json_error_t error;
     CostTable c = {.median = NAN, .worst = NAN};
-    json_t *knot, *bend, *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
-    if (!root) fail("--cost %s: line %d: %s; a table of costs was expected", path, error.line, error.text);
-    if (json_unpack_ex(root, &error, 0, "{s:F, s:F, s:F, s:F, s:o, s:o, s:[F, F, F], s?F, s?F}", "base", &c.base,
-                       "slope", &c.slope, "decode", &c.decode, "pairs", &c.pairs, "knot", &knot, "bend", &bend, "most",
-                       &c.most.tokens, &c.most.decode, &c.most.pairs, "median", &c.median, "worst", &c.worst) != 0)
-        fail("--cost %s: %s; a table of costs has base, slope, decode, pairs, knot, bend and most", path, error.text);
+    json_t *knot, *bend, *root = load(path);
+    if (json_unpack_ex(root, &error, 0, "{s:F, s:F, s:F, s:F, s:F, s:F, s:F, s:F, s:o, s:o, s:[F, F, F, F, F], s?F, "
+                       "s?F}", "base", &c.base, "slope", &c.slope, "head", &c.head, "draw", &c.draw, "crowd", &c.crowd,
+                       "keys", &c.keys, "packed", &c.packed, "pairs", &c.pairs, "knot", &knot, "bend", &bend,
+                       "most", &c.most.tokens, &c.most.keys, &c.most.packed, &c.most.pairs, &c.most.draws,
+                       "median", &c.median, "worst", &c.worst) != 0)
+        fail("--cost %s: %s; ./serve --run DIR --calibrate %s measures a table of costs", path, error.text, path);
     c.knots = json_array_size(knot);
-    if (!json_is_array(knot) || json_array_size(bend) != c.knots || c.knots > KNOTS)
-        fail("--cost %s: knot and bend are two lists of the same length, at most %d", path, KNOTS);
-    for (size_t i = 0; i < c.knots; i++) {
-        c.knot[i] = json_number_value(json_array_get(knot, i));
-        c.bend[i] = json_number_value(json_array_get(bend, i));
-    }
+    if (c.knots > KNOTS) fail("--cost %s: it has %zu knots, at most %d are known", path, c.knots, KNOTS);
+    read_list(path, knot, "knot", c.knot, c.knots), read_list(path, bend, "bend", c.bend, c.knots);
+    c.replay = replay_of(path, json_object_get(root, "replay"));
     json_decref(root);
     return c;
 }
 
-void cost_write(const CostTable *c, const char *path) {
-    json_t *knot = json_array(), *bend = json_array();
-    for (size_t i = 0; i < c->knots; i++) {
-        json_array_append_new(knot, json_real(c->knot[i]));
-        json_array_append_new(bend, json_real(c->bend[i]));
+static json_t *list_of(const double *value, size_t n) {
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++) json_array_append_new(list, json_real(value[i]));
+    return list;
+}
+
+// Each measured point stands on a line, so that others can look at them or fit anew.
+static void write_table(json_t *root, const char *path) {
+    size_t i;
+    json_t *point, *measured = json_incref(json_object_get(root, "measured"));
+    json_object_del(root, "measured");
+    char *text = json_dumps(root, JSON_INDENT(1));
+    AtomicFile f = atomic_open(path);
+    atomic_write(&f, text, strlen(text) - strlen("\n}"));
+    json_array_foreach(measured, i, point) {
+        char *row = json_dumps(point, JSON_REAL_PRECISION(9));
+        char *line = xprintf("%s%s", i ? ",\n  " : ",\n \"measured\": [\n  ", row);
+        atomic_write(&f, line, strlen(line));
+        free(line), free(row);
     }
-    json_t *root = json_pack("{s:f, s:f, s:f, s:f, s:o, s:o, s:[f, f, f]}", "base", c->base, "slope", c->slope,
-                             "decode", c->decode, "pairs", c->pairs, "knot", knot, "bend", bend, "most", c->most.tokens,
-                             c->most.decode, c->most.pairs);
+    const char *end = json_array_size(measured) ? "\n ]\n}\n" : "\n}\n";
+    atomic_write(&f, end, strlen(end));
+    atomic_close(&f);
+    free(text), json_decref(measured), json_decref(root);
+}
+
+// With the points that it was fitted to.
+void cost_write(const CostTable *c, const CostPoint *point, size_t points, const char *path) {
+    json_t *measured = json_array();
+    for (size_t i = 0; i < points; i++) {
+        StepSize x = point[i].size;
+        json_array_append_new(measured, json_pack("[I, I, I, I, I, f]", (json_int_t)x.tokens, (json_int_t)x.keys,
+                                                  (json_int_t)x.packed, (json_int_t)x.pairs, (json_int_t)x.draws,
+                                                  point[i].seconds));
+    }
+    json_t *root = json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:[f, f, f, f, f]}",
+                             "base", c->base, "slope", c->slope, "head", c->head, "draw", c->draw, "crowd", c->crowd,
+                             "keys", c->keys, "packed", c->packed, "pairs", c->pairs,
+                             "knot", list_of(c->knot, c->knots), "bend", list_of(c->bend, c->knots),
+                             "most", c->most.tokens, c->most.keys, c->most.packed, c->most.pairs, c->most.draws);
     if (isfinite(c->median)) json_object_set_new(root, "median", json_real(c->median));
     if (isfinite(c->worst)) json_object_set_new(root, "worst", json_real(c->worst));
-    char *text = json_dumps(root, JSON_INDENT(2));
-    write_whole_file(path, text, strlen(text));
-    free(text), json_decref(root);
+    json_object_set_new(root, "measured", measured);
+    write_table(root, path);
+}
+
+void cost_note_replay(const char *path, const Replay *r) {
+    json_t *root = load(path);
+    json_object_set_new(root, "replay", json_pack("{s:I, s:o, s:o, s:o}", "requests", (json_int_t)r->requests, "ttft",
+                                                  list_of(r->ttft, 3), "tpot", list_of(r->tpot, 3), "latency",
+                                                  list_of(r->latency, 3)));
+    write_table(root, path);
 }

@@ -1,25 +1,37 @@
 // clock.h: what a step costs, as a table fitted to measured steps, for the event clock on which the scheduler runs
 // without a model. Time is piecewise linear in the tokens of a step, for weights are read once and then arithmetic is
-// the bound, and linear in the keys that decoding and prefill attend to.
+// the bound; so it is, for the matrix that makes logits, in the tokens that draw. It is linear in the keys that rows
+// read, and in the pairs of a query and a key.
 #ifndef CLOCK_H
 #define CLOCK_H
 #include "infer/sched.h"
 
-enum { KNOTS = 8 };
-typedef struct { double tokens, decode, pairs; } StepSize;      // decode: sum of contexts; pairs: queries times keys
+enum { KNOTS = 8, FEW_TOKENS = 8 };     // a row of at most so many reads its keys as one that writes does
+// keys: that such rows see, each once; packed: that longer rows see; pairs: queries times keys, of all rows; draws:
+// tokens whose logits are wanted.
+typedef struct { double tokens, keys, packed, pairs, draws; } StepSize;
 typedef struct { StepSize size; double seconds; } CostPoint;
+// What a replay of requests in both clocks found: how far the table's p50, p90 and p99 are off, as a share.
+typedef struct { size_t requests; double ttft[3], tpot[3], latency[3]; } Replay;    // requests 0: there was none
 typedef struct {
     double base, slope, bend[KNOTS], knot[KNOTS]; size_t knots;  // base + slope M + sum of bend max(0, M - knot)
-    double decode, pairs;               // seconds per unit
+    double head, draw, crowd;           // of D > 0 draws: head + draw D + crowd max(0, D - CROWD)
+    double keys, packed, pairs;         // seconds per unit
     StepSize most;                      // largest that were measured: beyond it nothing is known
     double median, worst;               // relative errors of the points that were held out; NAN: unknown
+    Replay replay;
 } CostTable;
 
 StepSize step_size(const Step *step);
 double cost_of(const CostTable *c, StepSize size);      // fails beyond what was measured
+bool cost_is_known(const CostTable *c, StepSize size);  // it does not
+// Guesses for each text that writes, for the step after this one: those of most tokens per second if a guess stays with
+// chance a and costs nothing to make. Not beyond what was measured.
+size_t cost_best_guesses(const CostTable *c, const Step *step, double a);
 // Least squares of the relative error over three of every four points; the error of the fourth ones is stored.
 CostTable cost_fit(const CostPoint *point, size_t points, const double *knot, size_t knots);
 CostTable cost_built_in(void);
 CostTable cost_read(const char *path);
-void cost_write(const CostTable *c, const char *path);
+void cost_write(const CostTable *c, const CostPoint *point, size_t points, const char *path);
+void cost_note_replay(const char *path, const Replay *r);       // in a table that was written
 #endif

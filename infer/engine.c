@@ -25,7 +25,9 @@ static size_t sample_row(Engine *e, const StepRow *row, size_t index, bool *stop
         size_t position = row->past + i + 1;
         int token = e->token[count++] = b->sample(b->self, row, index, i, r, position);
         *stop = b->ends && b->ends(b->self, r, token);
-        if (*stop || (i + 1 < row->n && r->token[position] != token)) break;
+        bool guessed = i + 1 < row->n, kept = guessed && r->token[position] == token;
+        if (guessed) e->kept = 0.995 * e->kept + kept, e->tried = 0.995 * e->tried + 1;
+        if (*stop || (guessed && !kept)) break;
     }
     return count;
 }
@@ -37,7 +39,15 @@ static void guess_ahead(Engine *e, Request *r) {
         sched_propose(r, guess, e->guess(e->draft, r->token, r->length, e->guesses, guess));
 }
 
+// Now and then one guess where none would pay: texts change, and with them what can be guessed.
+enum { STEPS_TO_A_TRY = 16 };
+static void choose_guesses(Engine *e, const Step *step) {
+    e->guesses = cost_best_guesses(e->cost, step, (e->kept + 1) / (e->tried + 2));
+    if (!e->guesses && e->steps++ % STEPS_TO_A_TRY == 0) e->guesses = 1;
+}
+
 void engine_finish(Engine *e, const Step *step) {
+    if (e->draft && e->cost) choose_guesses(e, step);
     for (size_t i = 0; i < step->rows; i++) {
         StepRow row = step->row[i];
         bool stop = false;

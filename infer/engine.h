@@ -2,7 +2,7 @@
 // over its paged cache, nothing at all on the event clock, or in tests a toy that every fault of paging shows in.
 #ifndef ENGINE_H
 #define ENGINE_H
-#include "infer/sched.h"
+#include "infer/clock.h"
 #include "infer/speculate.h"
 
 typedef struct {
@@ -25,6 +25,9 @@ typedef struct {
     int *token; size_t room;
     Draft *draft; size_t guesses;       // for each text that writes, so many guesses for its next step; NULL: none
     size_t (*guess)(Draft *d, const int *text, size_t count, size_t n, int *guess);    // draft_guess
+    const CostTable *cost;              // NULL, or guesses are set before each step to what pays by this table,
+    double kept, tried;                 // and by what became of them of late: guesses that stayed, guesses looked at
+    size_t steps;
 } Engine;
 
 Step *engine_schedule(Engine *e, double now);          // rows == 0: there is nothing to do

@@ -110,7 +110,7 @@ Request *sched_submit(Sched *s, const int *prompt, size_t n, size_t most, uint64
     *r = (Request){.id = s->count.received++, .prompt = n, .length = n, .most = most, .arrival = now,
                    .root = pool_root(domain), .mark = pool_root(domain)};
     if (s->lives == s->room) s->live = xrealloc(s->live, (s->room = 2 * s->room + 16) * sizeof *s->live);
-    s->live[s->lives++] = r;
+    s->live[r->at = s->lives++] = r;
     if (n == 0 || most <= n || blocks_for(s, last_position(r)) > pool_blocks(s->pool)) {
         end_request(s, r, END_REFUSED);
         return r;
@@ -128,6 +128,7 @@ Request *sched_fork(Sched *s, Request *leader, double now) {
     Request *r = sched_submit(s, leader->token, refused ? 0 : leader->prompt, leader->most, 0, now);
     r->root = r->mark = leader->root;
     r->leader = leader->leader ? leader->leader : leader;
+    r->leader->leads = true;
     r->fresh = leader->fresh;
     return r;
 }
@@ -139,10 +140,8 @@ void sched_cancel(Sched *s, Request *r) {
 }
 
 void sched_release(Sched *s, Request *r) {
-    size_t i = 0;
-    while (s->live[i] != r) i++;
-    s->live[i] = s->live[--s->lives];
-    for (size_t k = 0; k < s->lives; k++)
+    s->live[r->at] = s->live[--s->lives], s->live[r->at]->at = r->at;
+    for (size_t k = 0; r->leads && k < s->lives; k++)
         if (s->live[k]->leader == r) s->live[k]->leader = NULL;
     free_request(r);
 }

@@ -25,7 +25,7 @@ struct Request {
     uint32_t *block; size_t blocks;     // the table: block[i] has positions [i*size, (i+1)*size)
     uint32_t *place; size_t places;     // in the swap area
     size_t published; uint64_t root, mark;      // blocks that can be found, and the mark of the last
-    Request *leader;                    // the request whose prompt this one shares (n > 1), or NULL
+    Request *leader; bool leads;        // the request whose prompt this one shares (n > 1), or NULL
     RequestState state; RequestEnd end;
     bool fresh, cancelled;              // fresh: may not use the cache (logits of its whole prompt are wanted)
     size_t slot, row, n, drafted;       // of the step: its row, tokens of it, drafts among these
@@ -34,6 +34,7 @@ struct Request {
     uint64_t seed;
     void *owner;                        // for whoever submitted it
     Request *previous, *next;           // in the queue
+    size_t at;                          // among all that live
 };
 
 // In the order in which they stand, before the rows are computed: later ones may use what earlier ones made free.

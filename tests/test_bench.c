@@ -24,7 +24,8 @@ static size_t check_numbers(const json_t *value, const char *name) {
 }
 
 static void leaves_results(void) {
-    static const char *const sections[] = {"products", "steps", "attention", "decode", "rows", "threads", "memory"};
+    static const char *const sections[] = {"products", "steps", "attention", "decode", "rows", "serve",
+                                           "threads", "memory"};
     Result r = bench("--tiny --threads 1 --out new/results.json");
     CHECK(r.status == 0, "status %d: %s", r.status, r.error);
     json_t *root = json_load_file(test_path("new/results.json"), 0, NULL), *all = json_object_get(root, "sections");

@@ -15,9 +15,10 @@ static size_t make_points(CostPoint *point, double noise) {
     size_t n = 0;
     for (int m = 1; m <= 64; m *= 2)
         for (int context = 0; context < 4; context++)
-            for (int pairs = 0; pairs < 3; pairs++, n++) {
-                StepSize x = {m, 100.0 * context, 50.0 * pairs};
-                double t = 5e-3 + 1e-5 * m + 4e-4 * fmax(0, m - 12.0) + 1e-6 * x.decode + 2e-6 * x.pairs;
+            for (int draws = 0; draws <= m; draws += m > 8 ? m / 2 : m, n++) {
+                StepSize x = {m, 100.0 * context, n % 3 * 80.0, n % 5 * 1000.0 + m, draws};
+                double t = 5e-3 + 1e-5 * m + 4e-4 * fmax(0, m - 12.0) + 1e-6 * x.keys + 3e-6 * x.packed +
+                           2e-7 * x.pairs + (draws > 0) * 2e-3 + 1e-4 * draws + 3e-4 * fmax(0, draws - 12);
                 point[n] = (CostPoint){x, t * (1 + (n % 2 ? noise : -noise))};
             }
     return n;
@@ -34,19 +35,56 @@ static void costs(void) {
     for (size_t i = 0; i < n; i++)
         CHECK(fabs(cost_of(&fitted, point[i].size) / point[i].seconds - 1) < 1e-9, "point %zu: %g", i,
               point[i].seconds);
-    CHECK(fitted.worst < 1e-9 && fabs(fitted.decode - 1e-6) < 1e-12 && fabs(fitted.bend[1] - 4e-4) < 1e-10, "%g, %g",
-          fitted.worst, fitted.bend[1]);
+    CHECK(fitted.worst < 1e-9 && fabs(fitted.keys - 1e-6) < 1e-12 && fabs(fitted.packed - 3e-6) < 1e-12 &&
+              fabs(fitted.head - 2e-3) < 1e-9 && fabs(fitted.crowd - 3e-4) < 1e-10 &&
+              fabs(fitted.bend[1] - 4e-4) < 1e-10, "%g, %g, %g", fitted.worst, fitted.head, fitted.bend[1]);
     make_points(point, 0.03);
     CostTable noisy = cost_fit(point, n, knot, 3);
     CHECK(noisy.median > 0.01 && noisy.worst < 0.08, "held out: median %g, worst %g", noisy.median, noisy.worst);
-    CHECK(test_fails(1, "65 tokens, but the table of costs was measured up to 64", beyond, &(StepSize){65, 0, 0}), "%s",
-          test_message);
-    CHECK(test_fails(1, "measured up to 300", beyond, &(StepSize){1, 301, 0}), "%s", test_message);
-    cost_write(&noisy, test_path("cost.json"));
+    static StepSize large[] = {{65, 0, 0, 0, 0}, {1, 301, 0, 0, 0}, {1, 0, 161, 0, 0}, {1, 0, 0, 4065, 0},
+                               {1, 0, 0, 0, 65}};
+    static const char *const word[] = {"65 tokens, but the table of costs was measured up to 64", "up to 300",
+                                       "up to 160", "up to 4064", "65 tokens that draw"};
+    for (size_t i = 0; i < sizeof large / sizeof *large; i++) {
+        CHECK(test_fails(1, word[i], beyond, &large[i]), "%zu: %s", i, test_message);
+        CHECK(!cost_is_known(&fitted, large[i]), "%s", word[i]);
+    }
+    CHECK(cost_is_known(&fitted, point[n - 1].size), "what was measured is known");
+    cost_write(&noisy, point, n, test_path("cost.json"));
     CostTable read = cost_read(test_path("cost.json"));
     for (size_t i = 0; i < n; i++)
         CHECK(cost_of(&read, point[i].size) == cost_of(&noisy, point[i].size), "point %zu, read again", i);
-    CHECK(read.worst == noisy.worst, "%g", read.worst);
+    CHECK(read.worst == noisy.worst && read.replay.requests == 0, "%g", read.worst);
+    Replay seen = {200, {0.01, -0.02, 0.5}, {1, 2, 3}, {4, 5, 6}};
+    cost_note_replay(test_path("cost.json"), &seen);
+    Replay noted = cost_read(test_path("cost.json")).replay;
+    CHECK(noted.requests == 200 && noted.ttft[1] == -0.02 && noted.latency[2] == 6, "%zu", noted.requests);
+    CHECK(strstr(read_whole_file(test_path("cost.json"), NULL), "\"measured\": [\n  [1, 0, 0, 1, 0, "), "points");
+}
+
+// What a row is priced as: one that writes or checks guesses reads its keys once, a longer one packs them.
+static void step_sizes(void) {
+    StepRow row[] = {{.n = 1, .past = 9, .logits_from = 0}, {.n = 3, .past = 20, .logits_from = 0},
+                     {.n = 9, .past = 0, .logits_from = 8}, {.n = 10, .past = 5, .logits_from = 10}};
+    StepSize x = step_size(&(Step){.row = row, .rows = 4, .tokens = 23});
+    CHECK(x.tokens == 23 && x.keys == 10 + 23 && x.packed == 9 + 15 && x.draws == 1 + 3 + 1, "%g %g %g %g", x.tokens,
+          x.keys, x.packed, x.draws);
+    CHECK(x.pairs == 10 + (21 + 22 + 23) + 45 + (50 + 55), "%g pairs", x.pairs);
+}
+
+// As long as tokens cost nothing, guesses pay; where they cost as much as a step, none does; and none is wished for
+// beyond what was measured.
+static void guesses(void) {
+    StepRow row[2] = {{.n = 1, .past = 9}, {.n = 4, .past = 20, .logits_from = 3, .draw_from = 3}};
+    Step two = {.row = row, .rows = 2, .tokens = 5};
+    CostTable flat = {.base = 1, .most = {20, 1000, 1000, 1000, 1000}}, steep = flat, bent = flat;
+    steep.slope = 1, bent.knots = 1, bent.knot[0] = 12, bent.bend[0] = 1;
+    CHECK(cost_best_guesses(&flat, &two, 0.5) == 9, "20 tokens are for two texts of a token and nine guesses");
+    CHECK(cost_best_guesses(&steep, &two, 0.5) == 0, "every guess costs a step");
+    CHECK(cost_best_guesses(&bent, &two, 0.9) == 5, "%zu: beyond 12 tokens they cost",
+          cost_best_guesses(&bent, &two, 0.9));
+    row[0].draw_from = 1, row[1].draw_from = 4;
+    CHECK(cost_best_guesses(&flat, &two, 0.5) == 0, "no text writes");
 }
 
 // ---- traces --------------------------------------------------------------------------------------
@@ -230,6 +268,8 @@ static void receipts(void) {
 
 static const Test tests[] = {
     {"serve/costs", "the fit finds the costs it was made from; beyond what was measured it refuses", costs},
+    {"serve/step-sizes", "tokens, keys, pairs and draws of a step that mixes all kinds of rows", step_sizes},
+    {"serve/guesses", "as many guesses as pay by the table, which knows how many texts write", guesses},
     {"serve/formats", "each format of a trace: times, lengths, scales", formats},
     {"serve/shared-prompts", "equal numbers of pieces become equal tokens", shared_prompts},
     {"serve/bad-traces", "what is no trace is refused, with its line", bad_traces},

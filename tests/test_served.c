@@ -159,7 +159,7 @@ static void command(void) {
     CHECK(!strcmp(receipt_of(ahead), receipt_of(serve("--temperature 0 --answer-length 60"))), "%s", ahead.out);
     static const char *const wrong[] = {"--draft run --gamma 3", "--draft lookup", "--draft lookup --gamma 32",
                                         "--draft lookup --gamma 3 --accept ratio", "--gamma 3",
-                                        "--draft lookup --gamma 3 --clock model", "--calibrate c.json"};
+                                        "--draft run --gamma 3 --clock both", "--calibrate c.json"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         Result r = serve(wrong[i]);
         CHECK(r.status == 2 && count_lines(r.error) == 1, "%s: status %d: %s", wrong[i], r.status, r.error);
@@ -185,12 +185,26 @@ static void measured(void) {
     CHECK(made.status == 0 && strstr(made.out, "held out") && !strstr(made.out, "nan"), "%d %s%s", made.status,
           made.out, made.error);
     CostTable c = cost_read(test_path("cost.json"));
-    CHECK(c.most.tokens == 64 && c.most.decode == 32 * 16 && c.most.pairs >= 64 * 65 / 2, "up to %g, %g, %g",
-          c.most.tokens, c.most.decode, c.most.pairs);
+    CHECK(c.most.tokens == 64 && c.most.keys == 32 * 16 && c.most.pairs >= 64 * 65 / 2 && c.most.draws == 64,
+          "up to %g, %g, %g, %g", c.most.tokens, c.most.keys, c.most.pairs, c.most.draws);
     CHECK(c.knots == 3 && c.base > 0 && isfinite(c.median) && c.median <= c.worst, "%zu knots, base %g, error %g",
           c.knots, c.base, c.median);
     Result priced = serve("--budget 64 --running 8 --blocks 32 --clock model --cost cost.json");
-    CHECK(priced.status == 0 && strcmp(receipt_of(priced), "none"), "%s%s", priced.out, priced.error);
+    CHECK(priced.status == 0 && strcmp(receipt_of(priced), "none") && strstr(priced.out, "not replayed"), "%s%s",
+          priced.out, priced.error);
+    const char *guessing = "--budget 64 --running 8 --blocks 32 --clock both --cost cost.json --draft lookup --gamma 2";
+    Result both = serve(guessing);
+    CHECK(both.status == 0 && strstr(both.out, "\n  tpot    p90") && strstr(both.out, "\n  steps"), "%s%s", both.out,
+          both.error);
+    CHECK(!strcmp(receipt_of(both), receipt_of(priced)), "another clock, and guesses: other tokens");
+    Result many = serve("--budget 64 --blocks 32 --running 2 --cost cost.json --draft lookup --temperature 0 "
+                        "--answer-length 60");
+    const char *kept = strstr(many.out, " guesses, ");
+    CHECK(kept && strtoul(kept + 10, NULL, 10) > 20, "a text that repeats itself is not guessed: %s%s", many.out,
+          many.error);
+    CHECK(!strcmp(receipt_of(many), receipt_of(serve("--temperature 0 --answer-length 60"))), "guesses: other tokens");
+    priced = serve("--budget 64 --running 8 --blocks 32 --clock model --cost cost.json");
+    CHECK(strstr(priced.out, "replaying 12 requests"), "%s%s", priced.out, priced.error);
     Result larger = serve("--budget 128 --prompt-length 100 --clock model --cost cost.json");
     CHECK(larger.status == 1 && strstr(larger.error, "measured up to 64"), "%s%s", larger.out, larger.error);
     Result none = shell(xprintf("'%.*s/serve' --calibrate c.json", length, beside));
@@ -201,18 +215,22 @@ static void measured(void) {
 static void sizes(void) {
     Model *m = open_model("");
     Served *s = served_new(m, 40, 4, 8, 0, sample_defaults(1, 0), VOCAB);
-    CostPoint point[MOST_POINTS];
-    size_t n = calibrate_sizes(s, 48, 8, 100, point), alone = 0;
+    Measured steps = calibrate_sizes(s, 48, 8, 100);
+    size_t n = steps.points, alone = 0, guessing = 0, mixed = 0;
     StepSize most = {0};
     for (size_t i = 0; i < n; i++) {
-        StepSize x = point[i].size;
-        CHECK(x.tokens <= 48 && x.decode <= 160 && x.tokens >= 1, "%g tokens, %g keys", x.tokens, x.decode);
-        most.tokens = fmax(most.tokens, x.tokens), most.decode = fmax(most.decode, x.decode);
-        most.pairs = fmax(most.pairs, x.pairs), alone += x.tokens == 1;
+        StepSize x = steps.point[i].size;
+        CHECK(x.tokens <= 48 && x.keys + x.packed <= 160 && x.tokens >= 1, "%g tokens, %g and %g keys", x.tokens,
+              x.keys, x.packed);
+        most = (StepSize){fmax(most.tokens, x.tokens), fmax(most.keys, x.keys), fmax(most.packed, x.packed),
+                          fmax(most.pairs, x.pairs), fmax(most.draws, x.draws)};
+        alone += x.tokens == 1, guessing += x.draws > 8, mixed += x.keys > 0 && x.packed > 0;
     }
-    CHECK(n > 40 && alone > 2, "%zu sizes, %zu of one token", n, alone);
-    CHECK(most.tokens == 48 && most.decode == 160 && most.pairs == 48 * 50 + 48 * 49 / 2, "at most %g, %g, %g",
-          most.tokens, most.decode, most.pairs);
+    CHECK(n > 150 && alone > 2 && guessing > 5 && mixed > 20, "%zu sizes, %zu of one token, %zu guessing, %zu mixed", n,
+          alone, guessing, mixed);
+    CHECK(most.tokens == 48 && most.keys == 160 && most.packed >= 100 && most.pairs == 48 * 52 + 48 * 49 / 2 &&
+              most.draws == 48, "at most %g, %g, %g, %g, %g", most.tokens, most.keys, most.packed, most.pairs,
+          most.draws);
     served_free(s), model_free(m);
 }
 

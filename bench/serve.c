@@ -1,0 +1,247 @@
+// serve.c: what ./serve takes beside the model's own steps, each as a ratio with its goal beside it: the event clock's
+// speed, the scheduler, HTTP on this machine, batches at saturation against what the costs of single steps predict, and
+// the first token behind a prefix that was found. All of it through ./serve as its users have it.
+#include "bench/bench.h"
+#include <arpa/inet.h>
+#include <math.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+typedef struct {
+    const char *model, *event, *costs, *full, *load;     // flags: of ./train; of ./serve
+    size_t clients, requests, prompt, answer;            // by HTTP and beside it
+    size_t found; double pause;                          // tokens of a prefix; seconds between those who ask for it
+} Setting;
+static const Setting settings[] = {
+    {"--layers 8 --width 512 --heads 8 --attn gqa --kv-heads 4 --vocab 8000", "--requests 10000 --rate 0.5",
+     "--budget 128 --running 16 --blocks 512", "--arrivals closed --clients 16 --requests 96 --prompt-length 96 "
+     "--answer-length 48", "--budget 128 --running 8 --blocks 512", 8, 64, 64, 64, 1008, 1},
+    {"--layers 1 --width 32 --heads 2 --vocab 300", "--requests 200 --rate 0.5", "--budget 16 --running 4 --blocks 24",
+     "--arrivals closed --clients 4 --requests 8 --prompt-length 9 --answer-length 6",
+     "--budget 16 --running 4 --blocks 24", 2, 4, 8, 8, 64, 0.1},
+};
+
+typedef struct { char *programs, *room, *threads; const Setting *with; } Served;
+
+// ---- commands ------------------------------------------------------------------------------------
+// Where ./serve and ./train stand: beside this program's directory, or in another build's own.
+static char *programs(void) {
+    char self[4096];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    for (int cut = 0; n > 0 && cut < 2; n--) cut += self[n - 1] == '/';
+    return n > 0 ? xprintf("%.*s", (int)n, self) : xprintf(".");
+}
+
+// What it said on stdout and stderr; NULL: it failed.
+static char *output_of(const char *command) {
+    char *text = NULL, *all = xprintf("%s 2>&1", command);
+    size_t bytes, n;
+    FILE *to = open_memstream(&text, &bytes), *from = popen(all, "r");
+    if (!to || !from) fail("%s: cannot be started", command);
+    for (char part[4096]; (n = fread(part, 1, sizeof part, from));) fwrite(part, 1, n, to);
+    fclose(to);
+    if (pclose(from)) fprintf(stderr, "%s: %s", command, text), text = NULL;
+    free(all);
+    return text;
+}
+
+static double number_after(const char *text, const char *words) {
+    const char *at = text ? strstr(text, words) : NULL;
+    return at ? strtod(at + strlen(words), NULL) : NAN;
+}
+
+static char *serve(const Served *s, const char *flags) {
+    char *command = xprintf("'%s/serve' %s %s --records '%s/requests.jsonl'", s->programs, flags, s->threads, s->room);
+    char *text = output_of(command);
+    free(command);
+    return text;
+}
+
+static char *of_model(const Served *s, const char *flags) { return xprintf("--run '%s/run' %s", s->room, flags); }
+
+// ---- what is left --------------------------------------------------------------------------------
+static void report(Bench *b, const char *name, const char *what, Summary x, double goal, bool at_most) {
+    printf("%-38s %10.4g ±%.0f%% %10.4g  %s %.3f\n", what, x.median, 100 * spread_of(x), goal,
+           at_most ? "of what it may be" : "times the goal", x.median / goal);
+    add_result(b, "serve", json_pack("{s:s, s:o, s:f, s:b}", "what", name, "measured", summary_json(x), "goal", goal,
+                                     "at_most", at_most));
+}
+
+// ---- the event clock, and full batches -----------------------------------------------------------
+static void measure_event_clock(Bench *b, const Served *s) {
+    double *rate = xmalloc(b->rounds * sizeof *rate);
+    for (size_t r = 0; r < b->rounds; r++) {
+        char *text = serve(s, s->with->event), *line = text ? strstr(text, "\nclock    ") : NULL;
+        rate[r] = number_after(line, "steps, ");
+        free(text);
+    }
+    report(b, "event clock", "event clock: steps per second", summary(rate, b->rounds), 1e6, false);
+    free(rate);
+}
+
+// The table first, then the same requests in both clocks.
+static void measure_full(Bench *b, const Served *s) {
+    char *flags = of_model(s, xprintf("%s --calibrate '%s/cost.json'", s->with->costs, s->room));
+    char *command = xprintf("'%s/serve' %s %s", s->programs, flags, s->threads), *table = output_of(command);
+    double *share = xmalloc(b->rounds * sizeof *share), *scheduler = xmalloc(b->rounds * sizeof *scheduler);
+    if (table) printf("%s", strstr(table, "error  "));
+    char *both = of_model(s, xprintf("--clock both --cost '%s/cost.json' %s %s", s->room, s->with->costs,
+                                     s->with->full));
+    for (size_t r = 0; r < b->rounds; r++) {
+        char *text = serve(s, both), *line = text ? strstr(text, "\n  time ") : NULL;
+        double took = number_after(line, "\n  time "), predicted = line ? number_after(line, " s ") : NAN;
+        share[r] = predicted / took;
+        scheduler[r] = number_after(text, "\n  scheduler") / number_after(text, "\n  steps");
+        free(text);
+    }
+    report(b, "saturation", "saturation: of what step costs predict", summary(share, b->rounds), 0.9, false);
+    report(b, "scheduler", "scheduler: of the time of steps", summary(scheduler, b->rounds), 0.02, true);
+    free(flags), free(command), free(table), free(both), free(share), free(scheduler);
+}
+
+// ---- a prefix that is found ------------------------------------------------------------------------
+// Requests one after another whose prompts differ in their last token alone: times until the first token, in steps.
+static void measure_prefix(Bench *b, const Served *s) {
+    enum { ASK = 9 };
+    size_t pieces = s->with->found / 16, n = 0;
+    char *path = xprintf("%s/trace.jsonl", s->room), *records = xprintf("%s/requests.jsonl", s->room);
+    FILE *f = fopen(path, "w");
+    if (!f) fail("%s cannot be written", path);
+    for (size_t i = 0; i < ASK; i++) {
+        fprintf(f, "{\"chat_id\": %zu, \"timestamp\": %g, \"input_length\": %zu, \"output_length\": 12, ", i,
+                (double)i * s->with->pause, s->with->found + 1);
+        fprintf(f, "\"hash_ids\": [");
+        for (size_t k = 0; k < pieces; k++) fprintf(f, "%s%zu", k ? ", " : "", k);
+        fprintf(f, "]}\n");
+    }
+    fclose(f);
+    char *flags = of_model(s, xprintf("--trace '%s' --prefix-cache 1 %s", path, s->with->load));
+    char *text = serve(s, flags);
+    double steps[ASK];
+    json_error_t error;
+    f = text ? fopen(records, "r") : NULL;
+    for (json_t *row; f && n < ASK && (row = json_loadf(f, JSON_DISABLE_EOF_CHECK, &error)); json_decref(row)) {
+        double arrival, first, last, hits;
+        if (json_unpack(row, "{s:F, s:F, s:F, s:F}", "arrival", &arrival, "first", &first, "last", &last, "hits",
+                        &hits))
+            break;
+        if (hits == (double)s->with->found) steps[n++] = (first - arrival) / ((last - first) / 11);
+    }
+    if (f) fclose(f);
+    char *what = xprintf("%zu tokens found: first token, in steps", s->with->found);
+    if (n == ASK - 1) report(b, "prefix", what, summary(steps, n), 1.2, true);
+    else printf("%s: only %zu of %d found it\n", what, n, ASK - 1);
+    free(path), free(records), free(flags), free(text), free(what);
+}
+
+// ---- HTTP ------------------------------------------------------------------------------------------
+typedef struct { int port; size_t requests; const char *body; bool whole; } Client;
+
+static void *ask(void *owner) {
+    Client *c = owner;
+    char *request = xprintf("POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: "
+                            "%zu\r\n\r\n%s", strlen(c->body), c->body);
+    for (size_t i = 0; i < c->requests; i++) {
+        struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)c->port),
+                                .sin_addr = {htonl(INADDR_LOOPBACK)}};
+        int to = socket(AF_INET, SOCK_STREAM, 0);
+        char part[8192 + 1];
+        ssize_t n = 0, kept = 0;
+        bool done = false;
+        if (connect(to, (struct sockaddr *)&a, sizeof a) == 0 &&
+            send(to, request, strlen(request), MSG_NOSIGNAL) == (ssize_t)strlen(request))
+            while ((n = recv(to, part + kept, (size_t)(8192 - kept), 0)) > 0) {
+                part[kept + n] = '\0';
+                done |= strstr(part, "data: [DONE]") != NULL;
+                kept = kept + n < 16 ? kept + n : 16;            // the mark may come in two parts
+                memmove(part, part + strlen(part) - (size_t)kept, (size_t)kept);
+            }
+        close(to);
+        c->whole &= done;
+    }
+    free(request);
+    return NULL;
+}
+
+// Seconds until all clients have had all their answers; NAN: one did not.
+static double seconds_by_http(const Setting *with, int port, const char *body) {
+    enum { MOST = 16 };
+    pthread_t thread[MOST];
+    Client c[MOST];
+    bool whole = true;
+    double start = seconds_now();
+    for (size_t i = 0; i < with->clients; i++) {
+        c[i] = (Client){port, with->requests / with->clients, body, true};
+        pthread_create(&thread[i], NULL, ask, &c[i]);
+    }
+    for (size_t i = 0; i < with->clients; i++) pthread_join(thread[i], NULL), whole &= c[i].whole;
+    return whole ? seconds_now() - start : NAN;
+}
+
+typedef struct { pid_t process; int port; } Server;
+
+// Its port, which it says when it listens; 0: it has ended.
+static Server server_start(const Served *s, const char *flags) {
+    int said[2];
+    char *command = xprintf("exec '%s/serve' --port 0 %s %s", s->programs, flags, s->threads);
+    if (pipe(said)) fail("no pipe for ./serve");
+    Server server = {fork(), 0};
+    if (server.process == 0) {
+        dup2(said[1], 1), dup2(said[1], 2), close(said[0]);
+        execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+        _exit(127);
+    }
+    close(said[1]);
+    FILE *f = fdopen(said[0], "r");
+    for (char line[4096]; f && !server.port && fgets(line, sizeof line, f);) {
+        const char *at = strncmp(line, "listening ", 10) ? NULL : strrchr(line, ':');
+        if (at) server.port = atoi(at + 1);
+        else if (strstr(line, "libmicrohttpd")) printf("absent   libmicrohttpd: HTTP is left out\n");
+    }
+    free(command);      // the pipe stays open, for the server writes to it when it ends
+    return server;
+}
+
+static void measure_http(Bench *b, const Served *s) {
+    const Setting *with = s->with;
+    char *body = NULL, *flags = of_model(s, with->load);
+    size_t bytes;
+    FILE *f = open_memstream(&body, &bytes);
+    fprintf(f, "{\"max_tokens\": %zu, \"ignore_eos\": true, \"stream\": true, \"prompt\": [", with->answer);
+    for (size_t i = 0; i < with->prompt; i++) fprintf(f, "%s%zu", i ? ", " : "", i % 200);
+    fprintf(f, "]}");
+    fclose(f);
+    char *alone = xprintf("%s --arrivals closed --clients %zu --requests %zu --spread 0 --prompt-length %zu "
+                          "--answer-length %zu", flags, with->clients, with->requests, with->prompt, with->answer);
+    double *ratio = xmalloc(b->rounds * sizeof *ratio);
+    Server server = server_start(s, flags);
+    if (server.port) seconds_by_http(with, server.port, body);
+    for (size_t r = 0; server.port && r < b->rounds; r++) {
+        double by_http = seconds_by_http(with, server.port, body);
+        char *text = serve(s, alone);
+        ratio[r] = by_http / number_after(text, "\ntime ");
+        free(text);
+    }
+    if (server.port) kill(server.process, SIGTERM);
+    waitpid(server.process, NULL, 0);
+    if (server.port) report(b, "http", "HTTP: time, of the time without", summary(ratio, b->rounds), 1.02, true);
+    free(body), free(flags), free(alone), free(ratio);
+}
+
+void bench_serve(Bench *b) {
+    char room[] = "/tmp/receipts-bench-XXXXXX";
+    Served s = {programs(), room, xprintf("--threads %d", b->threads), &settings[b->effort == TINY]};
+    if (!mkdtemp(room)) fail("no directory in /tmp");
+    char *train = xprintf("'%s/train' %s --data copy --steps 0 --eval-tokens 128 --sample-tokens 0 --context 256 --out "
+                          "'%s/run'", s.programs, s.with->model, room), *text = output_of(train);
+    if (!text) fail("a model for ./serve was not written");
+    printf("%-38s %10s %15s\n", "", "measured", "goal");
+    measure_event_clock(b, &s), measure_full(b, &s), measure_http(b, &s), measure_prefix(b, &s);
+    char *remove = xprintf("rm -rf '%s'", room);
+    if (system(remove)) fprintf(stderr, "%s is left over\n", room);
+    free(train), free(text), free(remove), free(s.programs), free(s.threads);
+}
