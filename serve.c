@@ -239,7 +239,7 @@ static void answer_all(Service *run, Backend backend) {
     run->request = xmalloc(size_mul(run->trace.count, sizeof *run->request));
     run->engine = (Engine){.sched = run->sched, .backend = backend, .emit = receive, .owner = run,
                            .draft = run->draft, .guesses = run->guesses, .guess = draft_guess,
-                           .cost = run->automatic ? &run->cost : NULL};
+                           .cost = run->automatic ? &run->cost : NULL, .pays = cost_best_guesses};
     run->start = seconds_now();
     while (advance(run)) {}
     run->took = seconds_now() - run->start;
@@ -322,8 +322,10 @@ static void print_receipt(const Service *run, const Stats *s, const Again *again
     printf("requests  %zu received", c->received);
     for (int e = END_LENGTH; e < ENDS; e++)
         if (c->ended[e]) printf(", %zu %s", c->ended[e], e == END_LENGTH ? "finished" : end_name((RequestEnd)e));
-    printf("\nsteps     %zu of %.1f tokens: %zu executed = %zu useful + %zu recomputed + %zu rejected\n", c->steps,
+    printf("\nsteps     %zu of %.1f tokens: %zu executed = %zu useful + %zu recomputed + %zu rejected", c->steps,
            c->steps ? (double)c->executed / (double)c->steps : 0, c->executed, c->useful, c->recomputed, c->rejected);
+    if (c->padded) printf(" + %zu padded", c->padded);
+    puts("");
     printf("blocks    %.3f of the pool on average; %zu preemption%s, %zu blocks swapped, %zu tokens found, %zu after "
            "preemption\n", run->busy > 0 ? run->held / run->busy / (double)o->blocks : 0, c->preempted,
            plural(c->preempted), c->saved, c->hits, c->rehits);
