@@ -161,13 +161,19 @@ static size_t spoken_tokens(const char *dir, size_t vocab) {
     Tokenizer *t = tokenizer_open_dir(dir);
     size_t spoken = t ? tokenizer_spoken(t) : vocab;
     if (t) tokenizer_free(t);
-    return spoken;
+    return smaller(spoken, vocab);      // a tokenizer that forbids none says so by the largest number
 }
 
 static SampleOptions sampling_of(const ServeOptions *o) {
     SampleOptions s = sample_defaults(o->seed, 0);
     s.temperature = o->temperature, s.top_k = o->sample_top_k, s.top_p = o->top_p;
     return s;
+}
+
+static const Tokenizer *endings;      // with --eos
+static bool is_end(void *self, const Request *r, int token) {
+    (void)self, (void)r;
+    return tokenizer_is_end(endings, token);
 }
 
 static void open_model(Service *run, size_t places) {
@@ -240,7 +246,8 @@ static void answer_all(Service *run, Backend backend) {
     run->request = xmalloc(size_mul(run->trace.count, sizeof *run->request));
     run->engine = (Engine){.sched = run->sched, .backend = backend, .emit = receive, .owner = run,
                            .draft = run->draft, .guesses = run->guesses, .guess = draft_guess,
-                           .cost = run->automatic ? &run->cost : NULL};
+                           .cost = run->automatic ? &run->cost : NULL,
+                           .pays = cost_best_guesses};
     run->start = seconds_now();
     while (advance(run)) {}
     run->took = seconds_now() - run->start;
@@ -264,7 +271,7 @@ typedef struct { Stats stats; double now, took; } Again;
 static Again replay(Service *timed) {
     Service run = open_run(&timed->o);
     run.real = false, run.trace = timed->trace, run.cost = timed->cost, run.vocab = timed->vocab;
-    answer_all(&run, (Backend){timed, no_step, no_move, no_move, no_move, same_token, NULL});
+    answer_all(&run, (Backend){timed, no_step, no_move, no_move, no_move, same_token, timed->o.eos ? is_end : NULL});
     Again again = {stats_of_all(&run), run.now, run.took};
     pool_free(run.pool), sched_free(run.sched), draft_free(run.draft), engine_free(&run.engine);
     free(run.record), free(run.request);
@@ -328,8 +335,10 @@ static void print_receipt(const Service *run, const Stats *s, const Again *again
     printf("requests  %zu received", c->received);
     for (int e = END_LENGTH; e < ENDS; e++)
         if (c->ended[e]) printf(", %zu %s", c->ended[e], e == END_LENGTH ? "finished" : end_name((RequestEnd)e));
-    printf("\nsteps     %zu of %.1f tokens: %zu executed = %zu useful + %zu recomputed + %zu rejected\n", c->steps,
+    printf("\nsteps     %zu of %.1f tokens: %zu executed = %zu useful + %zu recomputed + %zu rejected", c->steps,
            c->steps ? (double)c->executed / (double)c->steps : 0, c->executed, c->useful, c->recomputed, c->rejected);
+    if (c->padded) printf(" + %zu padded", c->padded);
+    puts("");
     printf("blocks    %.3f of the pool on average; %zu preemption%s, %zu blocks swapped, %zu tokens found, %zu after "
            "preemption\n", held_share(run), c->preempted,
            plural(c->preempted), c->saved, c->hits, c->rehits);
@@ -457,8 +466,9 @@ static bool is_given(const bool *given, const char *name) { return given[flags_f
 
 static void refuse_beside_port(const ServeOptions *o, const bool *given) {
     static const char *const offline[] = {"requests", "arrivals", "rate", "burst", "clients", "prompt_length", "spread",
-                                          "answer_length", "trace", "time_scale", "length_scale", "clock",
-                                          "records", "backlog", "receipt", "dry_run"};
+                                          "lengths", "cv", "answer_length", "trace", "time_scale", "length_scale",
+                                          "clock", "eos", "records", "backlog",
+                                          "receipt", "dry_run"};
     static const char *const online[] = {"host", "api_key", "chat", "max_length", "queue", "timeout", "idle",
                                          "connections", "grace"};
     bool port = is_given(given, "port"), automatic = *o->draft && !strcmp(o->gamma, "auto");
@@ -483,7 +493,7 @@ static void refuse_beside_port(const ServeOptions *o, const bool *given) {
 static void refuse(const ServeOptions *o, const bool *given) {
     static const char *const of_models[] = {"temperature", "sample_top_k", "top_p", "draft"};
     static const char *const replaced[] = {"arrivals", "rate", "burst", "clients", "prompt_length", "answer_length",
-                                           "spread", "backlog"};
+                                           "spread", "lengths", "cv", "backlog"};
     for (size_t i = 0; i < serve_table.count; i++)
         if (given[i]) flags_refuse_unused(&serve_table, o, i);
     for (size_t i = 0; !*o->run && i < sizeof of_models / sizeof *of_models; i++)
@@ -528,8 +538,12 @@ int main(int argc, char **argv) {
     if (*o.run) {
         open_model(&run, places_of(&o));
         backend = served_backend(run.served);
-        fprintf(stderr, "note     answers are as long as was asked for: a token that ends a text does not end one "
-                "here\n");
+        if (o.eos) endings = tokenizer_open_dir(o.run), backend.ends = is_end;
+        if (o.eos && (!endings || tokenizer_end(endings) < 0))
+            usage_error("--eos: %s has no tokenizer that says which token ends a text", o.run);
+        if (!o.eos)
+            fprintf(stderr, "note     answers are as long as was asked for: a token that ends a text does not end one "
+                    "(--eos 1)\n");
     }
     if (!run.real)
         fprintf(stderr, "note     simulated: costs are %s, copies and swaps take no time%s\n",

@@ -13,16 +13,15 @@
 
 typedef struct {
     const char *model, *event, *costs, *full, *load;     // flags: of ./train; of ./serve
-    size_t clients, requests, prompt, answer;            // by HTTP and beside it
+    size_t running, clients, requests, prompt, answer;            // by HTTP and beside it
     size_t found; double pause;                          // tokens of a prefix; seconds between those who ask for it
 } Setting;
 static const Setting settings[] = {
     {"--layers 8 --width 512 --heads 8 --attn gqa --kv-heads 4 --vocab 8000", "--requests 10000 --rate 0.5",
-     "--budget 128 --running 16 --blocks 512", "--arrivals closed --clients 16 --requests 96 --prompt-length 96 "
-     "--answer-length 48", "--budget 128 --running 8 --blocks 512", 8, 64, 64, 64, 1008, 1},
+     "--budget 128 --running 16 --blocks 512", "--requests 200 --prompt-length 96 --answer-length 48",
+     "--budget 128 --running 8 --blocks 512", 16, 8, 64, 64, 64, 1008, 1},
     {"--layers 1 --width 32 --heads 2 --vocab 300", "--requests 200 --rate 0.5", "--budget 16 --running 4 --blocks 24",
-     "--arrivals closed --clients 4 --requests 8 --prompt-length 9 --answer-length 6",
-     "--budget 16 --running 4 --blocks 24", 2, 4, 8, 8, 64, 0.1},
+     "--requests 8 --prompt-length 9 --answer-length 6", "--budget 16 --running 4 --blocks 24", 4, 2, 4, 8, 8, 64, 0.1},
 };
 
 typedef struct { char *programs, *room, *threads; const Setting *with; } Served;
@@ -83,24 +82,56 @@ static void measure_event_clock(Bench *b, const Served *s) {
     free(rate);
 }
 
-// The table first, then the same requests in both clocks.
+// How far off the replay's percentiles are, at most, as it has noted in the table.
+static double replay_error(const char *table) {
+    static const char *const names[] = {"ttft", "tpot", "latency"};
+    json_t *root = json_load_file(table, 0, NULL), *value;
+    double most = 0;
+    size_t k;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        json_array_foreach(json_object_get(json_object_get(root, "replay"), names[i]), k, value)
+            most = fmax(most, fabs(json_number_value(value)));
+    json_decref(root);
+    return most;
+}
+
+typedef struct { double share, scheduler, error, rate; } Replayed;
+static Replayed replay(const Served *s, const char *table, const char *arrivals) {
+    char *flags = of_model(s, xprintf("--clock both --cost '%s' %s %s %s", table, s->with->costs, s->with->full,
+                                      arrivals));
+    char *text = serve(s, flags), *line = text ? strstr(text, "\n  time ") : NULL;
+    double took = number_after(line, "\n  time "), predicted = line ? number_after(line, " s ") : NAN;
+    Replayed r = {predicted / took, number_after(text, "\n  scheduler") / number_after(text, "\n  steps  "),
+                  replay_error(table), number_after(text, " tokens/s, ")};
+    free(flags), free(text);
+    return r;
+}
+
+static Summary once(double x) { return summary(&x, 1); }
+
+// The table first, then the same requests in both clocks: as many at a time as may run, and at random times, with work
+// for seven tenths of the time.
 static void measure_full(Bench *b, const Served *s) {
-    char *flags = of_model(s, xprintf("%s --calibrate '%s/cost.json'", s->with->costs, s->room));
-    char *command = xprintf("'%s/serve' %s %s", s->programs, flags, s->threads), *table = output_of(command);
-    double *share = xmalloc(b->rounds * sizeof *share), *scheduler = xmalloc(b->rounds * sizeof *scheduler);
-    if (table) printf("%s", strstr(table, "error  "));
-    char *both = of_model(s, xprintf("--clock both --cost '%s/cost.json' %s %s", s->room, s->with->costs,
-                                     s->with->full));
-    for (size_t r = 0; r < b->rounds; r++) {
-        char *text = serve(s, both), *line = text ? strstr(text, "\n  time ") : NULL;
-        double took = number_after(line, "\n  time "), predicted = line ? number_after(line, " s ") : NAN;
-        share[r] = predicted / took;
-        scheduler[r] = number_after(text, "\n  scheduler") / number_after(text, "\n  steps");
-        free(text);
+    enum { MOST = 3 };
+    char *table = xprintf("%s/cost.json", s->room);
+    char *command = xprintf("'%s/serve' --run '%s/run' %s --calibrate '%s' %s", s->programs, s->room, s->with->costs,
+                            table, s->threads), *text = output_of(command);
+    size_t rounds = b->rounds < MOST ? b->rounds : MOST;
+    double share[MOST], scheduler[MOST], error[MOST], rate[MOST];
+    const char *held_out = text ? strstr(text, "\nerror  ") : NULL;
+    if (!held_out) fail("no table of costs was measured");
+    double off = number_after(held_out, "\nerror  ") / 100;
+    report(b, "held out", "table of costs: error, held out", once(off), 0.05, true);
+    for (size_t r = 0; r < rounds; r++) {
+        Replayed x = replay(s, table, xprintf("--arrivals closed --clients %zu", s->with->running));
+        share[r] = x.share, scheduler[r] = x.scheduler, error[r] = x.error, rate[r] = x.rate;
     }
-    report(b, "saturation", "saturation: of what step costs predict", summary(share, b->rounds), 0.9, false);
-    report(b, "scheduler", "scheduler: of the time of steps", summary(scheduler, b->rounds), 0.02, true);
-    free(flags), free(command), free(table), free(both), free(share), free(scheduler);
+    report(b, "replay, saturated", "replay, saturated: largest error", summary(error, rounds), 0.1, true);
+    report(b, "replay", "replay, at 0.7 of that: largest error",
+           once(replay(s, table, xprintf("--rate %g", 0.7 * summary(rate, rounds).median)).error), 0.1, true);
+    report(b, "saturation", "saturation: of what step costs predict", summary(share, rounds), 0.9, false);
+    report(b, "scheduler", "scheduler: of the time of steps", summary(scheduler, rounds), 0.02, true);
+    free(table), free(command), free(text);
 }
 
 // ---- a prefix that is found ------------------------------------------------------------------------
@@ -217,10 +248,12 @@ static void measure_http(Bench *b, const Served *s) {
     fclose(f);
     char *alone = xprintf("%s --arrivals closed --clients %zu --requests %zu --spread 0 --prompt-length %zu "
                           "--answer-length %zu", flags, with->clients, with->requests, with->prompt, with->answer);
-    double *ratio = xmalloc(b->rounds * sizeof *ratio);
+    enum { MOST = 5 };
+    double ratio[MOST];
+    size_t rounds = b->rounds < MOST ? b->rounds : MOST;
     Server server = server_start(s, flags);
     if (server.port) seconds_by_http(with, server.port, body);
-    for (size_t r = 0; server.port && r < b->rounds; r++) {
+    for (size_t r = 0; server.port && r < rounds; r++) {
         double by_http = seconds_by_http(with, server.port, body);
         char *text = serve(s, alone);
         ratio[r] = by_http / number_after(text, "\ntime ");
@@ -228,8 +261,8 @@ static void measure_http(Bench *b, const Served *s) {
     }
     if (server.port) kill(server.process, SIGTERM);
     waitpid(server.process, NULL, 0);
-    if (server.port) report(b, "http", "HTTP: time, of the time without", summary(ratio, b->rounds), 1.02, true);
-    free(body), free(flags), free(alone), free(ratio);
+    if (server.port) report(b, "http", "HTTP: time, of the time without", summary(ratio, rounds), 1.02, true);
+    free(body), free(flags), free(alone);
 }
 
 void bench_serve(Bench *b) {

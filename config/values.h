@@ -30,7 +30,8 @@
 #define SAVE_DTYPE_VALUES(X)  X(SAVE_DTYPE, f32) X(SAVE_DTYPE, bf16)
 #define DRY_RUN_VALUES(X)     X(DRY_RUN, no) X(DRY_RUN, text) X(DRY_RUN, json)
 #define ARRIVALS_VALUES(X)    X(ARRIVALS, poisson) X(ARRIVALS, bursts) X(ARRIVALS, closed)
-#define SCHED_VALUES(X)       X(SCHED, continuous) X(SCHED, static)
+#define LENGTHS_VALUES(X)     X(LENGTHS, uniform) X(LENGTHS, lognormal)
+#define SCHED_VALUES(X)       X(SCHED, continuous) X(SCHED, static) X(SCHED, padded)
 #define ADMIT_VALUES(X)       X(ADMIT, chunk) X(ADMIT, prompt) X(ADMIT, full)
 #define VICTIM_VALUES(X)      X(VICTIM, last) X(VICTIM, least_computed)
 #define CHAT_VALUES(X)        X(CHAT, auto) X(CHAT, plain) X(CHAT, chatml) X(CHAT, llama3)
@@ -59,6 +60,7 @@ enum { GROUP_SCORE_VALUES(CONFIG_CONSTANT) };
 enum { SAVE_DTYPE_VALUES(CONFIG_CONSTANT) };
 enum { DRY_RUN_VALUES(CONFIG_CONSTANT) };
 enum { ARRIVALS_VALUES(CONFIG_CONSTANT) };
+enum { LENGTHS_VALUES(CONFIG_CONSTANT) };
 enum { SCHED_VALUES(CONFIG_CONSTANT) };
 enum { ADMIT_VALUES(CONFIG_CONSTANT) };
 enum { VICTIM_VALUES(CONFIG_CONSTANT) };

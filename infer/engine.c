@@ -35,14 +35,14 @@ static size_t sample_row(Engine *e, const StepRow *row, size_t index, bool *stop
 // A guess is kept only where it is the token that is drawn there anyway, so no text shows that there was one.
 static void guess_ahead(Engine *e, Request *r) {
     int guess[MOST_GUESSES];
-    if (e->draft && r->state == STATE_RUNNING)
+    if (e->draft && r->state == STATE_RUNNING && !r->padding)
         sched_propose(r, guess, e->guess(e->draft, r->token, r->length, e->guesses, guess));
 }
 
 // Now and then one guess where none would pay: texts change, and with them what can be guessed.
 enum { STEPS_TO_A_TRY = 16 };
 static void choose_guesses(Engine *e, const Step *step) {
-    e->guesses = cost_best_guesses(e->cost, step, (e->kept + 1) / (e->tried + 2));
+    e->guesses = e->pays(e->cost, step, (e->kept + 1) / (e->tried + 2));
     if (!e->guesses && e->steps++ % STEPS_TO_A_TRY == 0) e->guesses = 1;
 }
 

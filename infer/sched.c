@@ -23,6 +23,8 @@ Sched *sched_new(SchedOptions o, Pool *pool) {
     if (o.budget < o.running)
         usage_error("--budget %zu is less than --running %zu: each running request takes a token of every step; raise "
                     "one or lower the other", o.budget, o.running);
+    if (o.sched == SCHED_padded && o.prefix_cache)
+        usage_error("--sched padded computes on where others may have found blocks; leave out --prefix-cache");
     Sched *s = xmalloc(sizeof *s);
     *s = (Sched){.o = o, .pool = pool, .slots = o.running};
     s->running = xmalloc(size_mul(o.running, sizeof *s->running));
@@ -147,6 +149,7 @@ void sched_release(Sched *s, Request *r) {
 }
 
 size_t sched_propose(Request *r, const int *draft, size_t n) {
+    if (r->padding) return 0;
     size_t room = last_position(r) - r->length;
     if (n > room) n = room;
     if (n) memcpy(r->token + r->length, draft, n * sizeof *draft);
@@ -208,6 +211,13 @@ static void forget_computed(Request *r) {
 
 // Its keys and values go to the swap area, if there is room, or will be computed again.
 static void preempt(Sched *s, Request *r) {
+    s->step.preempted = true;
+    if (r->padding) {
+        if (r->n) remove_row(s, r);
+        else s->unscheduled--;
+        end_request(s, r, r->end);
+        return;
+    }
     size_t held = blocks_for(s, r->computed);
     if (r->n) remove_row(s, r);
     else s->unscheduled--;
@@ -223,12 +233,12 @@ static void preempt(Sched *s, Request *r) {
     r->drafts = 0;
     queue_first(s, r);
     r->preempted++, s->count.preempted++;
-    s->step.preempted = true;
 }
 
 // Never the oldest one, which is the promise that there is progress.
 static Request *choose_victim(const Sched *s) {
     Request *victim = NULL;
+    for (size_t i = 0; i < s->runs; i++) if (s->running[i]->padding) return s->running[i];
     for (size_t i = 1; i < s->runs; i++) {
         Request *r = s->running[i];
         if (!victim || s->o.victim == VICTIM_last || r->computed <= victim->computed) victim = r;
@@ -249,6 +259,11 @@ static size_t share_of(const Sched *s, const Request *r, size_t others) {
 }
 
 static void schedule_running(Sched *s, Request *r) {
+    if (r->padding) {
+        add_row(s, r, 1);
+        s->unscheduled--;
+        return;
+    }
     size_t n = share_of(s, r, s->unscheduled - 1);
     size_t missing = r->length - r->computed;
     // A draft is not worth a preemption.
@@ -270,9 +285,9 @@ static void schedule_all(Sched *s, bool decoding) {
             i++;
             continue;
         }
-        size_t before = s->count.preempted;
+        size_t before = s->runs;
         schedule_running(s, r);
-        if (s->count.preempted != before) i = 0;
+        if (s->runs != before) i = 0;
     }
 }
 
@@ -388,6 +403,9 @@ static void fill_rows(Sched *s) {
         bool whole = r->fresh && r->computed < r->prompt;
         s->step.row[i] = (StepRow){r, r->token + r->computed, r->n, r->computed, r->block, whole ? 0 : draw_from,
                                    r->slot, draw_from};
+        // Its last position once more: the same keys and values at the same place.
+        if (r->padding)
+            s->step.row[i] = (StepRow){r, r->token + r->computed - 1, 1, r->computed - 1, r->block, 0, r->slot, 1};
         s->step.tokens += r->n;
     }
 }
@@ -424,8 +442,26 @@ static void count_tokens(Sched *s, const Request *r, size_t rejected) {
     s->count.useful += r->n - again - rejected;
 }
 
-void sched_commit(Sched *s, const StepRow *row, const int *token, size_t count, bool stop) {
+// The end of a text; in a padded batch, the beginning of its padding.
+static void complete(Sched *s, Request *r, RequestEnd end) {
+    if (s->o.sched == SCHED_padded) r->padding = true, r->end = end;
+    else end_request(s, r, end);
+}
+
+static void end_step(Sched *s) {
+    size_t padding = 0;
+    s->in_step = false;
+    for (size_t i = 0; i < s->runs; i++) padding += s->running[i]->padding;
+    while (padding && padding == s->runs && s->runs) end_request(s, s->running[0], s->running[0]->end), padding--;
+}
+
+static void commit(Sched *s, const StepRow *row, const int *token, size_t count, bool stop) {
     Request *r = row->request;
+    if (r->padding) {
+        r->n = 0, s->count.executed++, s->count.padded++;
+        if (r->cancelled) end_request(s, r, r->end);
+        return;
+    }
     size_t rejected = r->drafted - (count ? count - 1 : 0);
     count_tokens(s, r, rejected);
     r->computed += r->n - rejected;
@@ -434,10 +470,14 @@ void sched_commit(Sched *s, const StepRow *row, const int *token, size_t count, 
     r->length += count;
     r->n = r->drafted = r->drafts = 0;
     publish(s, r);
-    if (row == &s->step.row[s->step.rows - 1]) s->in_step = false;
     if (r->cancelled) end_request(s, r, END_CANCELLED);
-    else if (stop) end_request(s, r, END_STOP);
-    else if (r->length == r->most) end_request(s, r, END_LENGTH);
+    else if (stop) complete(s, r, END_STOP);
+    else if (r->length == r->most) complete(s, r, END_LENGTH);
+}
+
+void sched_commit(Sched *s, const StepRow *row, const int *token, size_t count, bool stop) {
+    commit(s, row, token, count, stop);
+    if (row == &s->step.row[s->step.rows - 1]) end_step(s);
 }
 
 // ---- the checks ----------------------------------------------------------------------------------
@@ -446,7 +486,7 @@ static const char *check_request(const Sched *s, const Request *r, uint32_t *hel
     for (size_t i = 0; i < r->blocks; i++) held[r->block[i]]++;
     if (r->state == STATE_ENDED) return r->blocks || r->places ? "a request has ended and still holds blocks" : NULL;
     if (r->computed >= r->length) return "a request has nothing left to compute";
-    if (r->length >= r->most) return "a request is complete and has not ended";
+    if (r->length >= r->most && !r->padding) return "a request is complete and has not ended";
     if (r->state == STATE_RUNNING && blocks_for(s, r->computed) > r->blocks) return "a table is too short";
     if (r->state == STATE_WAITING && r->computed) return "a request without blocks counts computed tokens";
     if (r->state != STATE_RUNNING && r->blocks) return "a request that does not run holds blocks";
@@ -465,8 +505,8 @@ const char *sched_check(const Sched *s) {
     free(held);
     for (size_t i = 0; i < ENDS; i++) ended += c->ended[i];
     if (!wrong && c->received != ended + flying) wrong = "received requests are not the ended and those in flight";
-    if (!wrong && c->executed != c->useful + c->recomputed + c->rejected)
-        wrong = "executed tokens are not the useful, recomputed and rejected ones";
+    if (!wrong && c->executed != c->useful + c->recomputed + c->rejected + c->padded)
+        wrong = "executed tokens are not the useful, recomputed, rejected and padded ones";
     if (!wrong && s->slots + s->runs != s->o.running) wrong = "a slot is lost";
     return wrong;
 }

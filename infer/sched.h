@@ -27,6 +27,7 @@ struct Request {
     size_t published; uint64_t root, mark;      // blocks that can be found, and the mark of the last
     Request *leader; bool leads;        // the request whose prompt this one shares (n > 1), or NULL
     RequestState state; RequestEnd end;
+    bool padding;                       // it has ended, and takes its row until its batch has
     bool fresh, cancelled;              // fresh: may not use the cache (logits of its whole prompt are wanted)
     size_t slot, row, n, drafted;       // of the step: its row, tokens of it, drafts among these
     size_t preempted, hits;             // how often; tokens found in the cache
@@ -53,7 +54,7 @@ typedef struct {
 typedef struct { StepRow *row; size_t rows, tokens; Op *op; size_t ops, capacity; bool preempted; } Step;
 
 typedef struct {
-    size_t steps, executed, useful, recomputed, drafted, rejected;
+    size_t steps, executed, useful, recomputed, drafted, rejected, padded;
     size_t hits, rehits, shared;        // tokens not computed: found, found again after preemption, of the leader
     size_t preempted, saved, copied;
     size_t received, ended[ENDS];

@@ -10,8 +10,15 @@
 
 // ---- by chance -----------------------------------------------------------------------------------
 
-static size_t length(Rng *r, size_t mean, double spread) {
-    double x = (double)mean * (1 + spread * (2 * rng_uniform(r) - 1));
+// Of exp(sigma z - sigma^2 / 2) for a normal z the mean is 1, and the coefficient of variation sqrt(exp(sigma^2) - 1).
+static double factor(Rng *r, const ServeOptions *o) {
+    if (o->lengths == LENGTHS_uniform) return 1 + o->spread * (2 * rng_uniform(r) - 1);
+    double variance = num_log(1 + o->cv * o->cv);
+    return num_exp(sqrt(variance) * rng_normal(r) - variance / 2);
+}
+
+static size_t length(Rng *r, const ServeOptions *o, size_t mean) {
+    double x = (double)mean * factor(r, o);
     return x < 1 ? 1 : (size_t)(x + 0.5);
 }
 
@@ -26,8 +33,8 @@ Trace trace_make(const ServeOptions *o) {
             double gap = -num_log(1 - rng_uniform(&r)) * (double)together / o->rate;
             if (i >= o->backlog) now += gap;        // drawn all the same: lengths do not depend on the backlog
         }
-        t.asked[i] = (Asked){now, length(&r, o->prompt_length, o->spread),
-                             length(&r, o->answer_length, o->spread), NULL, 0, i};
+        size_t prompt = length(&r, o, o->prompt_length);
+        t.asked[i] = (Asked){now, prompt, length(&r, o, o->answer_length), NULL, 0, i};
     }
     return t;
 }

@@ -1103,6 +1103,8 @@ class Pages(unittest.TestCase):
                            "kept_bytes_flash": 1 << 20, "kept_bytes_naive": 1 << 20},
                           {"context": 8192, "matrix_leaves_cache": True, "forward": times(1.8),
                            "backward": times(2.0), "kept_bytes_flash": 4 << 20, "kept_bytes_naive": 516 << 20}],
+            "serve": [{"what": what, "measured": {"median": x}} for what, x in
+                      (("event clock", 1.26e6), ("http", 1.013), ("prefix", 1.1), ("saturation", 0.957))],
             "context": []}
         bench = {"commit": "abc", "machine": {"cpu": "Z80", "cores": 1, "simd": "plain"}, "sections": sections,
                  "limits": {"fma_gflops": 235.6, "read_gbytes_per_second": 30.0},
@@ -1113,7 +1115,9 @@ class Pages(unittest.TestCase):
                     "small: times": "1.75", "small: goal": "80%", "moe: of baby": "0.91",
                     "weight gradients": "75% to 86%", "other products": "90%",
                     "flash: short": "1.10 to 1.40", "flash: outside": "1.80 to 2.00",
-                    "flash: over band": "0.55 to 1.00", "flash: outside from": "8192", "naive: kept": "516 MiB"}
+                    "flash: over band": "0.55 to 1.00", "flash: outside from": "8192", "naive: kept": "516 MiB",
+                    "serve: event clock": "1.3 million", "serve: http": "1.3%", "serve: prefix": "1.10",
+                    "serve: saturation": "95.7%"}
         self.notebook([" ".join(f"<!-- claim bench: {name} -->?<!-- / -->" for name in expected)])
         self.refresh()
         text = (self.root / "notebooks/a.ipynb").read_text()

@@ -146,6 +146,22 @@ static void train_marked(void) {
     train(xprintf("--data t.txt --tokenizer marks/tokenizer.json %s --out marked", flags));
 }
 
+// Without a client it does so with --eos, in both clocks after the same token.
+static void ends_alone(void) {
+    const char *beside = train_binary();
+    int length = (int)(strrchr(beside, '/') - beside);
+    const char *flags = "--requests 6 --rate 1000 --prompt-length 5 --answer-length 900 --spread 0 --temperature 4";
+    train_marked();
+    Result r = shell(xprintf("'%.*s/serve' --run marked %s --eos 1 --clock both", length, beside, flags));
+    CHECK(r.status == 0 && strstr(r.out, " stop") && strstr(r.out, "\n  scheduler"), "%d %s%s", r.status, r.out,
+          r.error);
+    Result on = shell(xprintf("'%.*s/serve' --run marked %s", length, beside, flags));
+    CHECK(on.status == 0 && !strstr(on.out, " stop") && strstr(on.error, "--eos 1"), "%d %s%s", on.status, on.out,
+          on.error);
+    Result none = shell(xprintf("'%.*s/serve' --run bytes %s --eos 1", length, beside, flags));
+    CHECK(none.status == 2 && strstr(none.error, "which token ends a text"), "%d %s", none.status, none.error);
+}
+
 // A flat distribution over 258 tokens comes to the one that ends a text sooner or later.
 static void ends(void) {
     Server s;
@@ -366,6 +382,7 @@ static void paths(void) {
 static const Test tests[] = {
     {"http/answers", "an answer has the text of ./generate with its seed, whatever the flags of the engine", answers},
     {"http/chats", "messages, whole and in events", chats},
+    {"http/ends-alone", "--eos: the same without HTTP, on both clocks", ends_alone},
     {"http/ends", "tokens that end a text end an answer, unless ignore_eos; ChatML", ends},
     {"http/stop-words", "a text ends before a stop word, and the engine lets it go", stop_words},
     {"http/logprobs", "log-probabilities of an echo are those of writing, bit for bit, also after chunks and hits",

@@ -88,10 +88,10 @@ static bool chance(World *w, size_t of_ten) { return below(w, 10) < of_ten; }
 static SchedOptions random_options(World *w, size_t blocks) {
     SchedOptions o = {.running = 1 + below(w, 6), .chunk = 1 + below(w, 12)};
     o.budget = o.running + below(w, 14);
-    o.sched = chance(w, 8) ? SCHED_continuous : SCHED_static;
+    o.sched = chance(w, 7) ? SCHED_continuous : chance(w, 5) ? SCHED_static : SCHED_padded;
     o.admit = (int)below(w, 3), o.victim = (int)below(w, 2), o.preempt = (int)below(w, 2);
     o.watermark = chance(w, 5) ? 0 : 1.0 / (double)blocks;
-    o.prefix_cache = chance(w, 7);
+    o.prefix_cache = chance(w, 7) && o.sched != SCHED_padded;
     o.shed = chance(w, 9) ? 0 : 15;
     return o;
 }
@@ -104,7 +104,7 @@ static void make_world(World *w, uint64_t seed) {
     w->o = random_options(w, blocks);
     w->engine = (Engine){.sched = sched_new(w->o, w->pool), .backend = {&w->toy, toy_step, toy_copy, toy_save, toy_load,
                                                                        toy_sample, NULL}};
-    w->drafts = chance(w, 4), w->forks = chance(w, 4), w->cancels = chance(w, 4);
+    w->drafts = chance(w, 4), w->forks = chance(w, 4) && w->o.sched != SCHED_padded, w->cancels = chance(w, 4);
     w->count = 1 + below(w, REQUESTS);
     for (size_t i = 0; i < w->count; i++) w->asked[i].at = (double)below(w, 30);
 }
@@ -154,7 +154,7 @@ static bool world_step(World *w, uint64_t seed) {
     for (size_t i = 0; i < w->submitted && w->drafts; i++) propose(w, &w->asked[i]);
     const Request *oldest = sched_oldest(w->engine.sched);
     Step *step = engine_schedule(&w->engine, (double)w->steps);
-    check(oldest && !oldest->n ? "the oldest request makes no progress" : NULL, seed);
+    check(oldest && !oldest->n && !oldest->padding ? "the oldest request makes no progress" : NULL, seed);
     check(sched_check_step(w->engine.sched, step), seed);
     for (size_t i = 0; i < w->submitted; i++)
         if (w->asked[i].cancel_at <= w->steps) sched_cancel(w->engine.sched, w->asked[i].r);
@@ -175,10 +175,10 @@ static void check_tokens(const World *w, uint64_t seed) {
     }
 }
 
-typedef struct { size_t preempted, saved, copied, hits, rehits, shared, rejected, end[ENDS]; } Seen;
+typedef struct { size_t preempted, saved, copied, hits, rehits, shared, rejected, padded, end[ENDS]; } Seen;
 static void add_seen(Seen *s, const SchedCounters *c) {
     s->preempted += c->preempted, s->saved += c->saved, s->copied += c->copied, s->hits += c->hits;
-    s->rehits += c->rehits, s->shared += c->shared, s->rejected += c->rejected;
+    s->rehits += c->rehits, s->shared += c->shared, s->rejected += c->rejected, s->padded += c->padded;
     for (size_t i = 0; i < ENDS; i++) s->end[i] += c->ended[i];
 }
 
@@ -201,7 +201,7 @@ static void fuzz(void) {
         free_world(&w);
     }
     CHECK(count < 10000 || (seen.preempted && seen.saved && seen.copied && seen.hits && seen.rehits && seen.shared &&
-          seen.rejected && seen.end[END_CANCELLED] && seen.end[END_SHED] && seen.end[END_REFUSED]),
+          seen.rejected && seen.padded && seen.end[END_CANCELLED] && seen.end[END_SHED] && seen.end[END_REFUSED]),
           "preempted %zu, saved %zu, copied %zu, hits %zu, again %zu, shared %zu, rejected %zu, cancelled %zu, "
           "shed %zu, refused %zu", seen.preempted, seen.saved, seen.copied, seen.hits, seen.rehits, seen.shared,
           seen.rejected, seen.end[END_CANCELLED], seen.end[END_SHED], seen.end[END_REFUSED]);

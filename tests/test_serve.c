@@ -130,6 +130,19 @@ static void formats(void) {
     }
 }
 
+// Long tails: the average and the coefficient of variation are those that were asked for.
+static void lengths(void) {
+    ServeOptions o;
+    flags_parse_text(&serve_table, &o, "--requests 20000 --lengths lognormal --cv 1.5 --answer-length 1000", NULL);
+    Trace t = trace_make(&o);
+    double sum = 0, squares = 0;
+    for (size_t i = 0; i < t.count; i++) sum += (double)t.asked[i].answer / (double)t.count;
+    for (size_t i = 0; i < t.count; i++) squares += pow((double)t.asked[i].answer - sum, 2) / (double)t.count;
+    CHECK(fabs(sum - 1000) < 40 && fabs(sqrt(squares) / sum - 1.5) < 0.15, "average %g, cv %g", sum,
+          sqrt(squares) / sum);
+    trace_free(&t);
+}
+
 // Equal numbers are equal tokens, at their places; what no number covers is each request's own.
 static void shared_prompts(void) {
     Trace t = trace_of("{\"chat_id\": 1, \"timestamp\": 1, \"input_length\": 40, \"output_length\": 4, \"hash_ids\": "
@@ -197,6 +210,7 @@ static const char *digest_of(Result r) {
 static void same_digest(void) {
     static const char *const flags[] = {
         "--block 1 --blocks 8192", "--budget 64 --chunk 7", "--running 2", "--sched static", "--rate 1000",
+        "--sched padded --rate 1000",
         "--admit chunk --watermark 0 --blocks 48 --rate 1000", "--admit full", "--prefix-cache",
         "--admit chunk --watermark 0 --blocks 48 --rate 1000 --preempt swap --victim least-computed",
     };
@@ -218,6 +232,8 @@ static void refusals(void) {
         {"--trace none.csv", "none.csv", 1}, {"--cost none.json", "none.json", 1},
         {"--temperature 1", "no effect without --run", 2}, {"--run x --cost y", "no effect on the real clock", 2},
         {"--backlog 61", "--backlog 61: of --requests 60", 2}, {"--backlog 1 --arrivals closed", "backlog", 2},
+        {"--cv 2", "cv", 2}, {"--lengths lognormal --spread 0.5", "spread", 2},
+        {"--sched padded --prefix-cache", "leave out --prefix-cache", 2},
         {"--trace none.csv --rate 3", "--rate has no effect with --trace", 2},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -271,6 +287,7 @@ static const Test tests[] = {
     {"serve/step-sizes", "tokens, keys, pairs and draws of a step that mixes all kinds of rows", step_sizes},
     {"serve/guesses", "as many guesses as pay by the table, which knows how many texts write", guesses},
     {"serve/formats", "each format of a trace: times, lengths, scales", formats},
+    {"serve/lengths", "lengths of any spread have their average and their coefficient of variation", lengths},
     {"serve/shared-prompts", "equal numbers of pieces become equal tokens", shared_prompts},
     {"serve/bad-traces", "what is no trace is refused, with its line", bad_traces},
     {"serve/statistics", "percentiles by nearest rank; who is good", statistics},

@@ -42,7 +42,8 @@ class Bench:
                  "fma": f"{fma:.0f} GFLOP/s", "read": f"{read:.0f} GB/s",
                  "fma at the end": f"{self.all['limits_at_the_end']['fma_gflops']:.0f} GFLOP/s"}
         for name, of_section in (("steps", self.steps), ("torch", self.torch), ("decode", self.decode),
-                                 ("memory", self.memory), ("products", self.products), ("attention", self.attention)):
+                                 ("memory", self.memory), ("products", self.products), ("attention", self.attention),
+                                 ("serve", self.serve)):
             if name in self.sections:
                 found |= of_section(self.sections[name])
         return found
@@ -73,6 +74,13 @@ class Bench:
     def memory(self, rows):
         worst = max(abs(r["peak_resident_bytes"] / r["predicted_bytes"] - 1) for r in rows)
         return {"memory: worst": f"{100 * worst:.1f}%"}
+
+    def serve(self, rows):
+        """Shares, but for steps per second, steps until a first token, and what HTTP adds to a time of 1."""
+        shown = {"event clock": lambda x: f"{x / 1e6:.1f} million", "prefix": lambda x: f"{x:.2f}",
+                 "http": lambda x: f"{100 * (x - 1):.1f}%"}
+        return {f"serve: {r['what']}": shown.get(r["what"], lambda x: f"{100 * x:.1f}%")(r["measured"]["median"])
+                for r in rows}
 
     def products(self, rows):
         """Of the large products: shares of the peak."""
