@@ -92,8 +92,9 @@ static void copy_positions(real *to, const Past *p, size_t j, size_t n, size_t w
 // Keys as packed [D,L]: a panel of 32 keys in place or, from several blocks, through `copy` [32,D].
 static void pack_keys(real *packed, const Past *k, size_t D, size_t L, real *copy) {
     for (size_t j = 0, n; j < L; j += n) {
-        n = k->block ? smaller(PANEL, L - j) : L;
-        bool in_place = together(k, j, n) == n;
+        size_t here = together(k, j, L - j);
+        n = j + here == L ? here : smaller(PANEL, L - j);
+        bool in_place = here >= n;
         if (!in_place) copy_positions(copy, k, j, n, D);
         pack(packed + j * D, in_place ? position_of(k, j) : copy, 1, in_place ? k->stride : D, D, n);
     }
@@ -379,7 +380,8 @@ static Tile tile_of(const Past *p, size_t j, size_t length, size_t tile, const r
     }
     size_t last = (length - 1) / LANES * LANES;
     for (size_t i = 0; i < tile / LANES + 2; i++) group[i] = position_of(p, smaller(j + i * LANES, last));
-    return (Tile){group, p->stride, p->block || LANES * p->stride >= PREFETCH};
+    bool scattered = (p->block && p->first + length > p->size) || LANES * p->stride >= PREFETCH;
+    return (Tile){group, p->stride, scattered};
 }
 
 static void gather_queries(const DecodeTask *t, const AttnShape *s, real *q) {
