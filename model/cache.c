@@ -1,72 +1,31 @@
-// cache.c: memory for what a model remembers of its texts, copied and rewound. The mixers fill it.
-#include "model/layer.h"
+// cache.c: see cache.h.
+#include "model/cache.h"
 #include <stdlib.h>
-#include <string.h>
 
-static void layout_cache(const Model *m, Cache *c) {
-    for (size_t l = 0; l < c->layers; l++) {
-        const Layer *layer = &m->layers[l];
-        CacheNeed need = layer->mixer->cache(layer);
-        c->slots[l] = layer->mha.cache_slots && !c->whole ? smaller(layer->mha.cache_slots, c->capacity) : c->capacity;
-        c->window[l] = layer->mha.window;
-        size_t slots = size_mul(size_mul(c->rows, need.heads), c->slots[l]);
-        c->k[l] = need.k ? take(&c->arena, size_mul(slots, need.k)) : NULL;
-        c->v[l] = need.v ? take(&c->arena, size_mul(slots, need.v)) : NULL;
-        c->state[l] = need.state ? take(&c->arena, size_mul(c->rows, need.state)) : NULL, c->state_size[l] = need.state;
-    }
-}
-
-static Cache *make_cache(const Model *m, size_t rows, size_t capacity, bool whole) {
+Cache *cache_new(const Model *m, size_t rows, size_t capacity) {
     Cache *c = xmalloc(sizeof *c);
-    *c = (Cache){.rows = rows, .capacity = capacity, .layers = m->c.layers, .whole = whole, .arena = {.name = "cache"}};
-    c->k = xmalloc(c->layers * sizeof *c->k), c->v = xmalloc(c->layers * sizeof *c->v);
-    c->slots = xmalloc(c->layers * sizeof *c->slots), c->first = xmalloc(c->layers * sizeof *c->first);
-    c->window = xmalloc(c->layers * sizeof *c->window);
-    c->state = xmalloc(c->layers * sizeof *c->state), c->state_size = xmalloc(c->layers * sizeof *c->state_size);
-    layout_cache(m, c);
-    arena_commit(&c->arena);
-    layout_cache(m, c);
+    *c = (Cache){.rows = rows, .capacity = capacity, .blocks = blocks_new_long(m, rows, capacity),
+                 .row = xmalloc(size_mul(rows, sizeof *c->row)), .table = xmalloc(size_mul(rows, sizeof *c->table))};
+    for (size_t r = 0; r < rows; r++) c->table[r] = (uint32_t)r, c->row[r] = (Row){.block = c->table + r};
     return c;
 }
-Cache *cache_new(const Model *m, size_t rows, size_t capacity) { return make_cache(m, rows, capacity, false); }
-Cache *cache_new_whole(const Model *m, size_t rows, size_t capacity) { return make_cache(m, rows, capacity, true); }
 
 Cache *cache_repeat(const Model *m, const Cache *c, size_t rows) {
     Cache *all = cache_new(m, rows, c->capacity);
     all->length = c->length;
-    for (size_t l = 0; l < c->layers; l++) {
-        CacheNeed need = m->layers[l].mixer->cache(&m->layers[l]);
-        size_t slots = c->slots[l], held = (c->length - c->first[l]) * sizeof(real);
-        all->first[l] = c->first[l];
-        for (size_t b = 0; b < rows; b++)
-            if (need.state) memcpy(all->state[l] + b * need.state, c->state[l], need.state * sizeof(real));
-        for (size_t h = 0; h < rows * need.heads; h++) {
-            size_t to = h * slots, from = h % need.heads * slots;
-            if (need.k) memcpy(all->k[l] + to * need.k, c->k[l] + from * need.k, held * need.k);
-            if (need.v) memcpy(all->v[l] + to * need.v, c->v[l] + from * need.v, held * need.v);
-        }
-    }
+    for (size_t r = 0; r < rows; r++) blocks_copy_to(m, all->blocks, (uint32_t)r, c->blocks, 0, c->length);
     return all;
 }
 
 void cache_free(Cache *c) {
     if (!c) return;
-    arena_free(&c->arena);
-    free(c->k), free(c->v), free(c->slots), free(c->first), free(c->window), free(c->state), free(c->state_size);
-    free(c);
+    blocks_free(c->blocks);
+    free(c->row), free(c->table), free(c);
 }
 size_t cache_length(const Cache *c) { return c->length; }
 
 void cache_rewind(Cache *c, size_t length) {
     if (length >= c->length) return;
-    for (size_t l = 0; l < c->layers; l++) {
-        if (length && c->first[l] && c->first[l] + c->window[l] > length + 1)
-            fail("a window of %zu tokens has moved on: a cache of %zu cannot go back to %zu", c->window[l], c->length,
-                 length);
-        if (!length) c->first[l] = 0;
-        if (c->state[l] && length)
-            fail("a recurrent state of %zu tokens cannot go back to %zu, only to 0", c->length, length);
-        if (c->state[l]) memset(c->state[l], 0, c->rows * c->state_size[l] * sizeof(real));
-    }
+    blocks_rewind(c->blocks, c->length, length);
     c->length = length;
 }
