@@ -349,7 +349,7 @@ void model_step(Model *m, Blocks *s, const Row *rows, size_t count, real *logits
     int *tokens;
     size_t C = m->c.width, wanted = 0;
     Batch b = batch_of_rows(m, s, rows, count, &tokens);
-    for (size_t i = 0; i < count; i++) blocks_take_states(s, &rows[i]);
+    blocks_take_states(s, rows, count);
     const real *hidden = forward(m, tokens, &b);
     for (size_t i = 0, at = 0; i < count; at += rows[i++].n) {
         size_t from = rows[i].logits_from, n = rows[i].n - from;
