@@ -81,6 +81,19 @@ void report_loaded_context(const Config *c, FILE *out) {
                    "config.json will say\n", c->load, trained, c->context);
 }
 
+void report_draft(const char *draft, size_t draft_vocab, const char *run, size_t vocab, const Tokenizer *words) {
+    if (draft_vocab != vocab)
+        fail("--draft %s has a vocabulary of %zu, %s one of %zu; a draft must have the same tokens", draft, draft_vocab,
+             run, vocab);
+    if (strcmp(tokenizer_kind(words), "numbers") == 0) return;
+    Tokenizer *t = tokenizer_open_dir(draft);
+    if (!t)
+        print_line(stderr, "note     --draft %s has no tokenizer: whether its tokens mean the same is not known\n",
+                   draft);
+    else if (!tokenizer_equal(t, words)) fail("--draft %s: its tokens mean other texts than those of %s", draft, run);
+    tokenizer_free(t);
+}
+
 uint64_t report_loaded_hash(const Config *c) {
     if (!*c->load) return 0;
     Model *m = model_new(c, false);

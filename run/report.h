@@ -24,6 +24,8 @@ char *report_label(const char *data);                    // "stories", or a file
 void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out);
 // One line where it was trained on rows of another length.
 void report_loaded_context(const Config *c, FILE *out);
+// Fails unless the draft's tokens mean what those of the run mean; a note where that cannot be known.
+void report_draft(const char *draft, size_t draft_vocab, const char *run, size_t vocab, const Tokenizer *words);
 // Of the weights that --load names, as this model takes them; 0 without --load.
 uint64_t report_loaded_hash(const Config *c);
 // Fails, with the advice, if a finished run that has no hashes of its files holds other weights than it ended with.
