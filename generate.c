@@ -156,12 +156,18 @@ static Source open_source(const GenerateOptions *o, const bool *given) {
     return s;
 }
 
-// Before anything is allocated: a system that gives more memory than it has would be found out in the middle.
-static void check_memory(const Source *s, size_t prompt, SampleOptions o) {
+static size_t memory_of_text(const Source *s, size_t prompt, size_t tokens) {
     ModelSize size = model_size(&s->config);
-    size_t tokens = size_add(prompt, o.tokens), window = sampler_window(s->model, prompt, o.tokens);
-    size_t each = size_add(size_mul(tokens, sizeof(int)), size_mul(window, size.cache_bytes_per_token));
-    each = size_add(each, size_add(size_mul(s->config.vocab, sizeof(real)), size.state_bytes));
+    size_t cache = size_mul(sampler_window(s->model, prompt, tokens), size.cache_bytes_per_token);
+    return size_add(size_add(cache, size.state_bytes), size_mul(s->config.vocab, sizeof(real)));
+}
+
+// Before anything is allocated: a system that gives more memory than it has would be found out in the middle. Of a run
+// and its draft, or NULL, which follow the same text.
+static void check_memory(const Source *s, const Source *draft, size_t prompt, SampleOptions o) {
+    size_t tokens = size_add(prompt, o.tokens);
+    size_t each = size_add(size_mul(tokens, sizeof(int)), memory_of_text(s, prompt, o.tokens));
+    if (draft) each = size_add(each, memory_of_text(draft, prompt, o.tokens));
     double need = (double)size_mul(o.samples, each), memory = machine_memory();
     if (memory > 0 && need > memory)
         fail("%zu text%s of %zu tokens need %.1f GiB of memory, this machine has %.1f; %s", o.samples,
@@ -175,18 +181,9 @@ static Draft *open_draft(const GenerateOptions *o, const Source *s, Source *d, S
     *d = (Source){.dir = xprintf("%s", o->draft)};
     derive_flags(d, read_flags(d));
     check_files(o, d);
-    d->tokenizer = tokenizer_open_dir(d->dir);
-    if (d->config.vocab != s->config.vocab)
-        fail("--draft %s has a vocabulary of %zu, %s one of %zu; a draft must have the same tokens", d->dir,
-             d->config.vocab, s->dir, s->config.vocab);
-    bool numbers = strcmp(tokenizer_kind(s->tokenizer), "numbers") == 0;
-    if (!d->tokenizer && !numbers)
-        print_line(stderr, "note     --draft %s has no tokenizer: whether its tokens mean the same is not known\n",
-                   d->dir);
-    if (d->tokenizer && !numbers && !tokenizer_equal(d->tokenizer, s->tokenizer))
-        fail("--draft %s: its tokens mean other texts than those of %s", d->dir, s->dir);
+    report_draft(d->dir, d->config.vocab, s->dir, s->config.vocab, s->tokenizer);
     load_weights(o, d);
-    check_memory(d, n, sampling);
+    check_memory(s, d, n, sampling);
     size_t window = sampler_window(d->model, n, o->tokens);
     if (window < n + o->tokens)
         print_line(stderr, "note     --draft %s knows %zu positions: beyond them nothing is guessed\n", d->dir, window);
@@ -208,9 +205,8 @@ static void refuse_draft(const GenerateOptions *o) {
     if (!*o->draft) return;
     read_gamma(o);
     if (o->samples > 1) usage_error("--draft runs ahead of one text, but --samples is %zu", o->samples);
-    if (o->accept == ACCEPT_ratio && strcmp(o->gamma, "auto") == 0)
-        usage_error("--accept ratio: the text depends on how many guesses a step has, which --gamma auto decides by "
-                    "the clock; give a number");
+    if (o->accept == ACCEPT_ratio && strcmp(o->draft, "lookup") == 0)
+        usage_error("--accept ratio keeps no more guesses of lookup, which are certain, than exact does; leave it out");
 }
 
 // A state that has taken a wrong guess in cannot give it back.
@@ -332,7 +328,7 @@ static void write_several(Sampler *s, Clock *clock, bool terminal) {
 static Sampler *write_texts(const Source *s, const int *prompt, size_t n, SampleOptions o, Speculation *ahead,
                             Clock *clock) {
     bool terminal = isatty(STDOUT_FILENO);
-    check_memory(s, n, o);
+    check_memory(s, NULL, n, o);
     clock->start = seconds_now();
     if (clock->profiled) profile_start();
     Sampler *sampler = sampler_new(s->model, s->tokenizer, prompt, n, o);

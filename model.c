@@ -5,6 +5,7 @@
 #include "model.h"
 #include "attention.h"
 #include "kernels/attention.h"
+#include "kernels/distill.h"
 #include "lib/profile.h"
 #include "linear.h"
 #include "model/pack.h"
@@ -137,6 +138,7 @@ void model_free(Model *m) {
     memory_free(m);
     for (size_t l = 0; l < m->c.layers; l++) free(m->seen_scores[l]);
     free(m->seen_scores), free(m->params), free(m->layers), free(m->packs), free(m->x), free(m->acts);
+    free(m->teacher.logits), free(m->teacher.agreement);
     free(m->layer_grads), free(m->stats), free(m->load), free(m->slopes), free(m);
 }
 
@@ -245,6 +247,43 @@ static void sum_rows(double *row_loss, const double *token_loss, size_t B, size_
     }
 }
 
+void model_learn_from(Model *m, Model *teacher, int draft_loss) {
+    m->teacher.model = teacher, m->teacher.loss = draft_loss;
+}
+
+static DistillLoss distill_loss(const Model *m) { return m->teacher.loss == DRAFT_LOSS_tv ? DISTILL_TV : DISTILL_KL; }
+
+// The rows that the teacher's head reads, as in writing: nothing that a router does may depend on the batch.
+static const real *ask_teacher(Model *m, const Batch *b) {
+    Model *t = m->teacher.model;
+    if (b->M > m->teacher.tokens) {
+        m->teacher.tokens = b->M;
+        m->teacher.agreement = xrealloc(m->teacher.agreement, b->M * sizeof *m->teacher.agreement);
+    }
+    if (m->head_rows > m->teacher.rows) {
+        m->teacher.rows = m->head_rows;
+        m->teacher.logits = xrealloc(m->teacher.logits, size_mul(m->head_rows, m->c.vocab * sizeof *m->teacher.logits));
+    }
+    memory_take_rotations(t, b->T);
+    memory_take_activations(t, b->B, b->T, false, t->c.experts);
+    return forward(t, b->tokens, &(Batch){.B = b->B, .T = b->T, .M = b->M, .tokens = b->tokens, .inference = true});
+}
+
+// Turns `rows` rows of logits, from token i on, into distributions, those of the teacher beside them.
+static void compare_with_teacher(Model *m, const real *hidden, const int *targets, size_t i, size_t rows,
+                                 double *loss) {
+    Model *t = m->teacher.model;
+    head_forward(t, m->teacher.logits, hidden + i * t->c.width, rows);
+    distill_forward(loss, m->teacher.agreement + i, m->logits, m->teacher.logits, targets + i, distill_loss(m), rows,
+                    m->c.vocab);
+}
+
+double model_agreement(const Model *m, size_t row) {
+    double sum = 0;
+    for (size_t i = 0, T = m->allocated.T; i < T && m->teacher.model; i++) sum += m->teacher.agreement[row * T + i];
+    return sum;
+}
+
 // Logits exist for head_rows tokens at a time: loss, gradient and both products before the next ones.
 void model_forward_backward(Model *m, const int *tokens, const int *targets, size_t B, size_t T, double token_scale,
                             double row_scale, double *row_loss) {
@@ -252,12 +291,18 @@ void model_forward_backward(Model *m, const int *tokens, const int *targets, siz
     memory_take_activations(m, B, T, true, false);
     Batch b = {.B = B, .T = T, .M = B * T, .tokens = tokens, .row_scale = row_scale, .keep = true};
     const real *hidden = forward(m, tokens, &b);
+    const real *taught = m->teacher.model && m->teacher.loss != DRAFT_LOSS_ce ? ask_teacher(m, &b) : NULL;
     size_t C = m->c.width, V = m->c.vocab;
     for (size_t i = 0; i < b.M; i += m->head_rows) {
         size_t rows = smaller(b.M - i, m->head_rows);
         head_forward(m, m->logits, hidden + i * C, rows);
-        cross_entropy_forward(m->token_loss + i, NULL, m->logits, targets + i, rows, V);
-        cross_entropy_backward(m->logits, targets + i, token_scale, rows, V);
+        if (taught) {
+            compare_with_teacher(m, taught, targets, i, rows, m->token_loss + i);
+            distill_backward(m->logits, m->teacher.logits, targets + i, token_scale, distill_loss(m), rows, V);
+        } else {
+            cross_entropy_forward(m->token_loss + i, NULL, m->logits, targets + i, rows, V);
+            cross_entropy_backward(m->logits, targets + i, token_scale, rows, V);
+        }
         apply_backward(m, m->dhidden + i * C, m->logits, &m->head, hidden + i * C, rows, false);
     }
     sum_rows(row_loss, m->token_loss, B, T);
@@ -282,11 +327,12 @@ void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, s
     memory_take_rotations(m, T);
     memory_take_activations(m, B, T, false, false);
     Batch b = {.B = B, .T = T, .M = B * T, .tokens = tokens};
-    const real *hidden = forward(m, tokens, &b);
+    const real *hidden = forward(m, tokens, &b), *taught = m->teacher.model ? ask_teacher(m, &b) : NULL;
     for (size_t i = 0; i < b.M; i += m->head_rows) {
         size_t rows = smaller(b.M - i, m->head_rows);
         head_forward(m, m->logits, hidden + i * m->c.width, rows);
         cross_entropy_forward(m->token_loss + i, hit ? hit + i : NULL, m->logits, targets + i, rows, m->c.vocab);
+        if (taught) compare_with_teacher(m, taught, targets, i, rows, NULL);
     }
     sum_rows(row_loss, m->token_loss, B, T);
 }
@@ -336,7 +382,7 @@ void model_step(Model *m, Blocks *s, const Row *rows, size_t count, real *logits
     int *tokens;
     size_t C = m->c.width, wanted = 0;
     Batch b = batch_of_rows(m, s, rows, count, &tokens);
-    for (size_t i = 0; i < count; i++) blocks_take_states(s, &rows[i]);
+    blocks_take_states(s, rows, count);
     const real *hidden = forward(m, tokens, &b);
     for (size_t i = 0, at = 0; i < count; at += rows[i++].n) {
         size_t from = rows[i].logits_from, n = rows[i].n - from;

@@ -26,8 +26,15 @@ void model_finish_gradients(Model *m);
 double model_residual_squares(const Model *m, size_t layer, size_t rows);
 // From now on forwards pass this layer by, as if it were not there, to see what it is good for; layers: none.
 void model_drop_layer(Model *m, size_t layer);
-// Forward only. row_loss as above; if hit is not NULL, hit[b*T+t] tells whether the most probable
-// token is the target.
+// From now on the loss is that of a draft, by DRAFT_LOSS_...: against the distribution that the teacher has after the
+// same tokens, as it writes them (kernels/distill.h). The teacher, of the same vocabulary, stays the caller's; NULL:
+// there is none.
+void model_learn_from(Model *m, Model *teacher, int draft_loss);
+// Of the last model_evaluate, summed over the scored tokens of a row: the share of the draft's guesses that the
+// teacher would keep by ratio, 1 - TV. 0 without a teacher.
+double model_agreement(const Model *m, size_t row);
+// Forward only, and the cross-entropy, whatever is learned from. row_loss as above; if hit is not NULL, hit[b*T+t]
+// tells whether the most probable token is the target.
 void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, size_t T, double *row_loss, bool *hit);
 
 // ---- inference ---------------------------------------------------------------------------------

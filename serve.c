@@ -60,6 +60,7 @@ typedef struct {
     double now, busy, held, priced;     // seconds; held: blocks, as a sum over the time of steps; priced: by the table
     double took;                        // by a watch
     Draft *draft; size_t guesses; bool automatic;
+    Model *smaller;                     // with --draft DIR
 } Service;
 
 static void receive(void *owner, Request *r, const int *token, size_t count) {
@@ -176,23 +177,66 @@ static bool is_end(void *self, const Request *r, int token) {
     return tokenizer_is_end(endings, token);
 }
 
-static void open_model(Service *run, size_t places) {
-    const ServeOptions *o = &run->o;
+static Model *load_model(const ServeOptions *o, const char *dir, Config *c) {
     const char *advice = "--unverified uses it all the same";
-    Config *c = &run->config;
     flags_defaults(&config_table, c);
-    bool ours = hf_flags(c, o->run);
-    if (!ours) hf_config(c, o->run);
-    size_t trained = ours ? c->context : hf_trained_context(o->run);
+    bool ours = hf_flags(c, dir);
+    if (!ours) hf_config(c, dir);
+    size_t trained = ours ? c->context : hf_trained_context(dir);
     config_resolve(c);
     if (!ours) c->context = trained;
-    if (!o->unverified) run_check_files(o->run, false, advice);
-    run->model = model_new(c, false), run->vocab = spoken_tokens(o->run, c->vocab);
-    hf_load(run->model, o->run);
-    if (!o->unverified) report_check_weights(run->model, o->run, advice);
+    if (!o->unverified) run_check_files(dir, false, advice);
+    Model *m = model_new(c, false);
+    hf_load(m, dir);
+    if (!o->unverified) report_check_weights(m, dir, advice);
+    return m;
+}
+
+// Weights, blocks and swap area of the model and of its draft, if it has one.
+static double bytes_of(const ServeOptions *o, const Config *c, size_t places) {
+    ModelSize size = model_size(c);
+    double each = (double)size.cache_bytes_per_token * (double)o->block + (double)size.state_bytes;
+    return (double)size.parameter_bytes + (double)size.packed_bytes + each * (double)(o->blocks + places);
+}
+static void check_memory(const Service *run, size_t places) {
+    const ServeOptions *o = &run->o;
+    double need = bytes_of(o, &run->config, places), memory = machine_memory();
+    if (run->smaller) need += bytes_of(o, model_config(run->smaller), places);
+    if (memory > 0 && need > memory)
+        fail("weights%s and %zu blocks of %zu tokens need %.1f GiB of memory, this machine has %.1f; fewer --blocks",
+             run->smaller ? ", also of --draft," : "", o->blocks, o->block, need / (1 << 30), memory / (1 << 30));
+}
+
+static bool has_model_draft(const ServeOptions *o) { return *o->draft && strcmp(o->draft, "lookup") != 0; }
+
+static void open_draft(Service *run) {
+    const ServeOptions *o = &run->o;
+    static Config c;
+    Tokenizer *words = tokenizer_open_dir(o->run);
+    if (!words) words = tokenizer_numbers(run->config.vocab);
+    run->smaller = load_model(o, o->draft, &c);
+    report_draft(o->draft, c.vocab, o->run, run->config.vocab, words);
+    tokenizer_free(words);
+    if (served_has_state(run->smaller))
+        fail("--draft %s has a recurrent state, which cannot forget a guess that was wrong", o->draft);
+    size_t known = known_positions(&c);
+    if (known)
+        print_line(stderr, "note     --draft %s knows %zu positions: beyond them nothing is guessed\n", o->draft,
+                   known);
+    run->draft = draft_elsewhere(known ? known : SIZE_MAX);
+}
+
+static void open_model(Service *run, size_t places) {
+    const ServeOptions *o = &run->o;
+    run->model = load_model(o, o->run, &run->config), run->vocab = spoken_tokens(o->run, run->config.vocab);
     refuse_what_it_cannot(run);
+    if (has_model_draft(o)) open_draft(run);
+    check_memory(run, places);
     run->served = served_new(run->model, o->blocks, o->block, o->running, places, sampling_of(o), run->vocab);
     if (o->prefix_cache) served_keep_snapshots(run->served);
+    if (!run->smaller) return;
+    size_t known = known_positions(model_config(run->smaller));
+    served_guess(run->served, run->smaller, o->accept == ACCEPT_ratio, known ? known : SIZE_MAX, o->running, places);
 }
 
 static uint64_t random_key(void) {
@@ -203,18 +247,20 @@ static uint64_t random_key(void) {
     return key;
 }
 
-// Texts come and go, each with its own past, so that a model that guesses would need a cache for each.
 static size_t guesses_of(const ServeOptions *o) {
     char *end;
     unsigned long n = strtoul(o->gamma, &end, 10);
     if (!strcmp(o->gamma, "auto")) {
+        if (has_model_draft(o))
+            usage_error("--gamma auto: the table of costs has no price for the steps of --draft %s; say a number",
+                        o->draft);
         if (!strcmp(o->cost, "built-in"))
             usage_error("--gamma auto guesses as much as pays by a table of what steps cost on this machine: measure "
                         "one with --calibrate and give it with --cost, or say a number");
         return 0;
     }
-    if (strcmp(o->draft, "lookup") != 0) usage_error("--draft %s: ./serve guesses by lookup alone so far", o->draft);
-    if (o->accept != ACCEPT_exact) usage_error("--accept ratio: ./serve keeps what is drawn anyway, which is exact");
+    if (o->accept == ACCEPT_ratio && !has_model_draft(o))
+        usage_error("--accept ratio keeps no more guesses of lookup, which are certain, than exact does; leave it out");
     if (o->gamma[0] < '0' || o->gamma[0] > '9' || *end || n < 1 || n > MOST_GUESSES)
         usage_error("--gamma %s: a number from 1 to %d was expected; what pays is not measured here", o->gamma,
                     MOST_GUESSES);
@@ -229,7 +275,8 @@ static Service open_run(const ServeOptions *o) {
     // The key is nobody's to know, for who knows it can make prompts collide; no result depends on it.
     run.pool = pool_new(o->blocks, o->block, places, random_key(), 64);
     run.sched = sched_new(s, run.pool);
-    if (*o->draft) run.draft = draft_lookup(), run.guesses = guesses_of(o);
+    if (*o->draft) run.guesses = guesses_of(o);
+    if (*o->draft && !has_model_draft(o)) run.draft = draft_lookup();
     run.automatic = *o->draft && !strcmp(o->gamma, "auto");
     run.cost = strcmp(o->cost, "built-in") ? cost_read(o->cost) : cost_built_in();
     run.real = *o->run && o->clock != CLOCK_model, run.vocab = RANDOM_VOCAB;

@@ -12,6 +12,7 @@
 #include "lib/process.h"
 #include "lib/profile.h"
 #include "run/events.h"
+#include "run/loaded.h"
 #include "run/progress.h"
 #include "lib/simd.h"
 #include "lib/threads.h"
@@ -32,7 +33,7 @@ typedef struct {
     Config config;
     char *asked;                    // the flags that differ from the defaults, before anything was derived
     Data *data;
-    Model *model;
+    Model *model, *teacher;         // teacher: with --teacher, for a draft
     ModelSize size;
     Facts facts;                    // all of that, for run/report.c
     Optimizer optimizer;
@@ -48,34 +49,12 @@ typedef struct {
     RunState state;
     Progress progress;
     double grad_norm, lr;           // of the last step
+    double agreed;                  // with the teacher, of the last validation
     double started;                 // seconds_now(), less the seconds that earlier processes took
     RunState logged;                // the state at the last line of the log, for the rate since then
 } Training;
 
 // ---- preparing ---------------------------------------------------------------------------------
-// The architecture is that of the checkpoint; a flag that says otherwise is a mistake. Rotations may be stretched.
-static void load_config(Config *c, const bool *given) {
-    Config asked = *c;
-    hf_config(c, c->load);
-    static Config theirs;
-    theirs = *c;
-    if (given[flags_find(&config_table, "rope_scaling")]) config_stretch(c, &config_table, &asked, 0);
-    config_note_stretch(c, &theirs);
-    if (given[flags_find(&config_table, "init_scale")])
-        usage_error("--init-scale has no effect beside --load %s, whose weights are there; leave it out", c->load);
-    run_check_files(c->load, false, "move run.json away if that was on purpose");
-    Config loaded = *c;
-    config_name_biases(&asked), config_name_biases(&loaded);
-    for (size_t i = 0; i < config_table.count; i++) {
-        if (!given[i]) continue;
-        char *wanted = flags_get(&config_table, &asked, i), *found = flags_get(&config_table, &loaded, i);
-        if (strcmp(wanted, found))
-            usage_error("--%s %s contradicts the model in %s, which has %s; leave the flag out",
-                        flags_shown(config_table.flag[i].name, (char[64]){0}), wanted, c->load, found);
-        free(wanted), free(found);
-    }
-}
-
 static void prepare(Training *t, int argc, char **argv) {
     Config *c = &t->config;
     bool *given = xmalloc(config_table.count * sizeof *given);
@@ -83,7 +62,7 @@ static void prepare(Training *t, int argc, char **argv) {
     cpu_switch(c->simd, run_commit(), argv);
     if (*c->verify) t->verify = verify_begin(&config_table, c, given, c->verify);
     t->asked = flags_summary(&config_table, c, true);
-    if (*c->load) load_config(c, given);
+    if (*c->load) loaded_config(c, given);
     config_refuse_unused(c, given);
     free(given);
     t->data = data_open(c);
@@ -100,10 +79,8 @@ static void prepare(Training *t, int argc, char **argv) {
 
 static void make_buffers(Training *t) {
     size_t T = t->config.context, all = size_mul(t->config.batch, T), some = size_mul(t->config.micro_batch, T);
-    t->tokens = xmalloc(size_mul(all, sizeof(int)));
-    t->targets = xmalloc(size_mul(all, sizeof(int)));
-    t->is_answer = xmalloc(some);
-    t->hit = xmalloc(some);
+    t->tokens = xmalloc(size_mul(all, sizeof(int))), t->targets = xmalloc(size_mul(all, sizeof(int)));
+    t->is_answer = xmalloc(some), t->hit = xmalloc(some);
     t->row_loss = xmalloc(size_mul(t->config.batch, sizeof(double)));
 }
 
@@ -183,23 +160,24 @@ static bool train_step(Training *t) {
 static double validation_loss(Training *t, double *accuracy) {
     size_t rows = t->data->validation_rows, micro = t->config.micro_batch, T = t->config.context;
     size_t scored = 0, answers = 0, right = 0;
-    double loss = 0;
+    double loss = 0, agreed = 0;
     for (size_t first = 0; first < rows; first += micro) {
         size_t B = rows - first < micro ? rows - first : micro;
         scored += load_rows(t, SPLIT_VALIDATION, first, B);
         model_evaluate(t->model, t->tokens, t->targets, B, T, t->row_loss, t->hit);
-        for (size_t i = 0; i < B; i++) loss += t->row_loss[i];
+        for (size_t i = 0; i < B; i++) loss += t->row_loss[i], agreed += model_agreement(t->model, i);
         for (size_t i = 0; i < B * T; i++) {
             answers += t->is_answer[i];
             right += t->is_answer[i] && t->hit[i];
         }
     }
     if (t->data->has_accuracy && answers) *accuracy = (double)right / (double)answers;
+    t->agreed = agreed / (double)(scored ? scored : 1);
     return loss / (double)(scored ? scored : 1);
 }
 
 static bool evaluate(Training *t) {     // false when the loss is not finite
-    t->state.val_loss = validation_loss(t, &t->state.accuracy);
+    t->state.val_loss = validation_loss(t, &t->state.accuracy), t->facts.acceptance = t->agreed;
     if (!(t->state.best_val_loss <= t->state.val_loss)) t->state.best_val_loss = t->state.val_loss;
     return isfinite(t->state.val_loss);
 }
@@ -236,6 +214,7 @@ static void log_train(Training *t, json_t *line, const Standing *s) {
 static void log_validation(Training *t, json_t *line, const Standing *s) {
     json_object_set_new(line, "val_loss", json_real(s->val_loss));
     if (isfinite(s->accuracy)) json_object_set_new(line, "accuracy", json_real(s->accuracy));
+    if (t->teacher) json_object_set_new(line, "acceptance", json_real(t->facts.acceptance));
     if (t->config.drop_layers) json_object_set_new(line, "val_loss_without", losses_without_layers(t));
     t->state.loss_hash = hash_bytes(t->state.loss_hash, &t->state.val_loss, sizeof(double));
     progress_line(&t->progress, s);
@@ -264,9 +243,12 @@ static void save(Training *t) {
 // ---- beginning, the loop, and the ways it ends -------------------------------------------------
 // The run directory; what has already ended is not trained again.
 static void open_run(Training *t) {
-    char *label = report_label(t->config.data);
-    t->run = run_open(&(RunPlan){&config_table, &t->config, t->config.out, label, t->facts.command, t->data->hash,
-                                 t->config.fresh, t->config.load, report_loaded_hash(&t->config),
+    const Config *c = &t->config;
+    char *label = report_label(c->data);
+    if (*c->load) make_model(t);        // what it starts from, and learns from, is part of what the run is
+    if (*c->teacher) t->teacher = loaded_teacher(c, t->data->tokenizer, stdout);
+    t->run = run_open(&(RunPlan){&config_table, c, c->out, label, t->facts.command, t->data->hash, c->fresh, c->load,
+                                 report_weights_hash(t->model), c->teacher, report_weights_hash(t->teacher),
                                  optimizer_same_rates});
     free(label);
     if (t->run->status == RUN_DIVERGED)
@@ -310,6 +292,7 @@ static void begin(Training *t) {
     tokenizer_save_beside(t->data->tokenizer, t->run->dir, hf_architecture(&t->config));
     print_line(stdout, "run      %s, %s step %zu of %zu\n", t->run->dir, resumed ? "resumed at" : "from",
                t->state.step, t->config.steps);
+    if (resumed && t->teacher) validation_loss(t, &(double){0}), t->facts.acceptance = t->agreed;
     if (!resumed && !evaluate(t)) stop_diverged(t);
     if (!resumed) log_step(t, false, true);
     save(t);                            // resumed too: a kill within a save leaves the model of an older state
@@ -389,7 +372,8 @@ int main(int argc, char **argv) {
     if (t.config.dry_run) flush_output(""), exit(0);
     open_run(&t);
     make_buffers(&t);
-    make_model(&t);
+    if (!t.model) make_model(&t);
+    model_learn_from(t.model, t.teacher, t.config.draft_loss);
     begin(&t);
     train(&t);
     if (!is_done(&t)) return stop_interrupted(&t);

@@ -20,6 +20,7 @@
 #define GATE_VALUES(X)        X(GATE, softmax) X(GATE, sigmoid)
 #define ROUTER_VALUES(X)      X(ROUTER, topk) X(ROUTER, bias) X(ROUTER, expert_choice) X(ROUTER, threshold) \
                               X(ROUTER, relu) X(ROUTER, hash) X(ROUTER, soft) X(ROUTER, dense)
+#define DRAFT_LOSS_VALUES(X) X(DRAFT_LOSS, ce) X(DRAFT_LOSS, kl) X(DRAFT_LOSS, tv)
 #define SCHEDULE_VALUES(X)    X(SCHEDULE, cosine) X(SCHEDULE, linear) X(SCHEDULE, wsd) X(SCHEDULE, constant)
 #define ROPE_SCALING_VALUES(X) X(ROPE_SCALING, none) X(ROPE_SCALING, linear) X(ROPE_SCALING, ntk) \
                                X(ROPE_SCALING, yarn) X(ROPE_SCALING, llama3) X(ROPE_SCALING, dynamic)
@@ -51,6 +52,7 @@ enum { FFN_VALUES(CONFIG_CONSTANT) };
 enum { MOE_LAYER_VALUES(CONFIG_CONSTANT) };
 enum { GATE_VALUES(CONFIG_CONSTANT) };
 enum { ROUTER_VALUES(CONFIG_CONSTANT) };
+enum { DRAFT_LOSS_VALUES(CONFIG_CONSTANT) };
 enum { SCHEDULE_VALUES(CONFIG_CONSTANT) };
 enum { ROPE_SCALING_VALUES(CONFIG_CONSTANT) };
 enum { ROPE_LAYER_VALUES(CONFIG_CONSTANT) };

@@ -227,12 +227,17 @@ static void note_prompt(Live *l, const StepRow *row, size_t index) {
 }
 
 // ---- what the engine computes with -------------------------------------------------------------------
+static Drawing drawing(void *owner, const Request *r) {
+    (void)owner;
+    const Answer *a = r->owner;
+    return (Drawing){a->call->options, (uint64_t)a->index << 40};
+}
+
 static int draw(void *self, const StepRow *row, size_t index, size_t i, const Request *r, size_t position) {
     Live *l = self;
     Answer *a = r->owner;
     const Call *c = a->call;
-    l->served->options = c->options;
-    int token = l->inner.sample(l->inner.self, row, index, i, r, position | (uint64_t)a->index << 40);
+    int token = l->inner.sample(l->inner.self, row, index, i, r, position);
     size_t at = position - c->length[a->prompt];
     if (c->logprobs)
         most_likely(a->likely + at * (1 + c->likely), c->likely, token, logits_of(l, row, index, i),
@@ -277,6 +282,7 @@ Live *live_new(LiveOptions o, Sched *sched, Pool *pool, Served *served, const To
     l->engine = (Engine){.sched = sched, .backend = {l, run_step, copy_block, save_block, load_block, draw, is_end},
                          .emit = receive, .owner = l, .draft = o.draft, .guesses = o.guesses, .guess = draft_guess,
                          .cost = o.cost, .pays = cost_best_guesses};
+    served->drawing = drawing;
     l->stats = (LiveStats){.start = seconds_now(), .blocks = pool_blocks(pool), .ttft = histogram(0.001),
                            .gap = histogram(0.0001), .latency = histogram(0.001), .queued = histogram(0.001),
                            .prompt = histogram(1), .answer = histogram(1)};

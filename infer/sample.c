@@ -166,11 +166,11 @@ static int token_ahead(Sampler *s, size_t spoken) {
     Speculation *a = s->ahead;
     real *logits = logits_ahead(s);
     size_t i = s->count - a->from;
-    bool guessed = a->from && i < a->guesses;
+    bool guessed = a->from && i < (a->ratio ? a->drawn : a->guesses);
     int token = guessed && a->ratio
         ? speculate_token(logits, spoken, &s->options, s->count, a->guess[i], draft_weights_of(a->draft, i))
         : sample_token(logits, spoken, &s->options, s->count);
-    if (guessed) speculate_learn(a, token == a->guess[i]);
+    if (guessed && i < a->guesses) speculate_learn(a, token == a->guess[i]);
     return token;
 }
 

@@ -23,7 +23,7 @@ Served *served_new(Model *m, size_t blocks, size_t block_size, size_t running, s
 }
 
 void served_free(Served *s) {
-    blocks_free(s->blocks);
+    blocks_free(s->blocks), guesser_free(s->guesser);
     free(s->swap), free(s->row), free(s->logits), free(s->draw), free(s->first), free(s);
 }
 
@@ -32,11 +32,13 @@ void served_free(Served *s) {
 static void step(void *self, const StepRow *row, size_t rows) {
     Served *s = self;
     size_t wanted = 0;
+    for (size_t i = 0; i < rows; i++) s->first[i] = wanted, wanted += row[i].n - row[i].logits_from;
+    if (s->guesser) guesser_step(s, row, rows, wanted);
     for (size_t i = 0; i < rows; i++) {
         const StepRow *r = &row[i];
         size_t from = blocks_resume(s->blocks, r->block, r->past), again = r->past - from;
         s->row[i] = (Row){r->tokens - again, r->n + again, from, r->block, r->logits_from + again};
-        s->again += again, s->first[i] = wanted, wanted += r->n - r->logits_from;
+        s->again += again;
     }
     if (wanted > s->wanted) {
         s->wanted = 2 * wanted;
@@ -47,28 +49,36 @@ static void step(void *self, const StepRow *row, size_t rows) {
 
 void served_keep_snapshots(Served *s) { s->blocks->snapshots = true; }
 
+static char *place_of(const Model *m, const Blocks *b, char *swap, uint32_t place) {
+    return swap + place * blocks_bytes(m, b);
+}
 static void copy(void *self, uint32_t from, uint32_t to) {
     Served *s = self;
+    Guesser *g = s->guesser;
     blocks_copy(s->model, s->blocks, from, to);
+    if (g) blocks_copy(g->model, g->blocks, from, to);
 }
-static char *place_of(const Served *s, uint32_t place) { return s->swap + place * blocks_bytes(s->model, s->blocks); }
 static void save(void *self, uint32_t block, uint32_t place) {
     Served *s = self;
-    blocks_save(s->model, s->blocks, block, place_of(s, place));
+    Guesser *g = s->guesser;
+    blocks_save(s->model, s->blocks, block, place_of(s->model, s->blocks, s->swap, place));
+    if (g) blocks_save(g->model, g->blocks, block, place_of(g->model, g->blocks, g->swap, place));
 }
 static void load(void *self, uint32_t place, uint32_t block) {
     Served *s = self;
-    blocks_load(s->model, s->blocks, place_of(s, place), block);
+    Guesser *g = s->guesser;
+    blocks_load(s->model, s->blocks, place_of(s->model, s->blocks, s->swap, place), block);
+    if (g) blocks_load(g->model, g->blocks, place_of(g->model, g->blocks, g->swap, place), block);
 }
 
 // Drawing overwrites logits, and those of a draft may be looked at again.
 static int sample(void *self, const StepRow *row, size_t index, size_t i, const Request *r, size_t position) {
     Served *s = self;
-    size_t V = model_config(s->model)->vocab;
-    memcpy(s->draw, s->logits + (s->first[index] + i - row->logits_from) * V, V * sizeof *s->draw);
-    SampleOptions o = s->options;
-    o.seed += r->seed;
-    return sample_token(s->draw, s->spoken, &o, position);
+    size_t V = model_config(s->model)->vocab, at = s->first[index] + i - row->logits_from;
+    memcpy(s->draw, s->logits + at * V, V * sizeof *s->draw);
+    Drawing d = served_drawing(s, r);
+    if (s->guesser) return guesser_token(s, s->draw, at, &d, position);
+    return sample_token(s->draw, s->spoken, &d.options, d.first + position);
 }
 
 Backend served_backend(Served *s) { return (Backend){s, step, copy, save, load, sample, NULL}; }

@@ -6,6 +6,21 @@
 #include "infer/engine.h"
 #include "infer/sample.h"
 
+// How the tokens of a request are drawn: token p is draw number first + p of these options.
+typedef struct { SampleOptions options; uint64_t first; } Drawing;
+
+// A smaller model that guesses for all texts at once (infer/speculate.h). It reads what the model reads, in the same
+// step, and keeps its keys in blocks of the same numbers: whatever becomes of a block, found, shared, copied, swapped
+// or given away, becomes of both. So a text that goes on has nothing to read again, and memory is a sum.
+typedef struct {
+    Model *model; Blocks *blocks; char *swap;
+    bool ratio;
+    size_t known;                        // positions: beyond them nothing is guessed
+    Row *row; size_t *who;               // [running] of a round: rows, and whose they are
+    real *logits;                        // [running, V] of a round
+    int *guess; real *weights; size_t room;      // [wanted], -1: none; with ratio [wanted, V]: where each came from
+} Guesser;
+
 typedef struct {
     Model *model; Blocks *blocks;
     size_t spoken;                       // tokens that its tokenizer has: others are never drawn
@@ -15,14 +30,32 @@ typedef struct {
     real *logits, *draw; size_t wanted;  // [wanted, V] of the step; one row to draw from
     size_t *first;                       // of each row's logits
     size_t again;                        // tokens computed again, because no recurrent state was left before them
+    Guesser *guesser;                    // or NULL
+    Drawing (*drawing)(void *owner, const Request *r); void *owner;      // NULL: the options above
 } Served;
 
 Served *served_new(Model *m, size_t blocks, size_t block_size, size_t running, size_t places, SampleOptions o,
                    size_t spoken);
 void served_free(Served *s);
 Backend served_backend(Served *s);
+// From now on this model guesses: the engine has draft_elsewhere(known) for it. It has the same tokens, no recurrent
+// state, and stays the caller's. Of `running` and `places` as for served_new.
+void served_guess(Served *s, Model *draft, bool ratio, size_t known, size_t running, size_t places);
+static inline Drawing served_drawing(const Served *s, const Request *r) {
+    if (s->drawing) return s->drawing(s->owner, r);
+    Drawing d = {s->options, 0};
+    d.options.seed += r->seed;
+    return d;
+}
 // Whether the model has recurrent states. Then a block that others find or share is of use to them only if it has kept
 // its state, which takes memory: before the first step.
 bool served_has_state(const Model *m);
 void served_keep_snapshots(Served *s);
+
+// ---- the guesser (served_guess.c) ------------------------------------------------------------------
+// Before a step: it reads the same rows and puts its guesses where the engine has left places for them. first[i]: where
+// the logits of row i will begin, of `wanted`.
+void guesser_step(Served *s, const StepRow *row, size_t rows, size_t wanted);
+int guesser_token(const Served *s, real *logits, size_t at, const Drawing *d, size_t position);
+void guesser_free(Guesser *g);
 #endif

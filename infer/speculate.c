@@ -8,17 +8,24 @@
 // ---- drafts --------------------------------------------------------------------------------------
 
 struct Draft {
-    Model *model;                       // NULL: lookup
+    Model *model;                       // NULL: lookup, or a model that guesses elsewhere
+    bool elsewhere;
     SampleOptions options;
     bool ratio;
     size_t spoken, capacity;
     Cache *cache; int *held;            // the tokens that the cache holds
-    real *logits, *weights;             // [V], [MOST_GUESSES, V]
+    real *logits, *weights;             // [V], [MOST_GUESSES + 1, V]
 };
 
 Draft *draft_lookup(void) {
     Draft *d = xmalloc(sizeof *d);
     *d = (Draft){.model = NULL};
+    return d;
+}
+
+Draft *draft_elsewhere(size_t capacity) {
+    Draft *d = xmalloc(sizeof *d);
+    *d = (Draft){.elsewhere = true, .capacity = capacity};
     return d;
 }
 
@@ -28,7 +35,7 @@ Draft *draft_of_model(Model *m, size_t spoken, SampleOptions o, bool ratio, size
     *d = (Draft){.model = m, .options = o, .ratio = ratio, .spoken = spoken < V ? spoken : V, .capacity = capacity,
                  .cache = cache_new(m, 1, capacity), .held = xmalloc(size_mul(capacity, sizeof *d->held)),
                  .logits = xmalloc(size_mul(V, sizeof(real))),
-                 .weights = xmalloc(size_mul(size_mul(MOST_GUESSES, V), sizeof(real)))};
+                 .weights = xmalloc(size_mul(size_mul(MOST_GUESSES + 1, V), sizeof(real)))};
     return d;
 }
 
@@ -56,21 +63,23 @@ static void read_token(Draft *d, const int *token, size_t n) {
     model_infer(d->model, d->cache, token, n, false, d->logits);
 }
 
+int draft_draw(real *logits, size_t spoken, const SampleOptions *o, bool ratio, uint64_t draw) {
+    if (!ratio) return sample_token(logits, spoken, o, draw);
+    Rng r = rng_stream(o->seed, RNG_DRAFT, draw);
+    draw_weights(logits, spoken, o);
+    return (int)draw_pick(logits, spoken, rng_uniform(&r));
+}
+
 // Draws guess i, for this position, and keeps the weights that it came from.
 static int draw_guess(Draft *d, size_t i, uint64_t position) {
     real *w = d->weights + i * model_config(d->model)->vocab;
     memcpy(w, d->logits, d->spoken * sizeof *w);
-    if (!d->ratio) return sample_token(w, d->spoken, &d->options, position);
-    Rng r = rng_stream(d->options.seed, RNG_DRAFT, position);
-    draw_weights(w, d->spoken, &d->options);
-    return (int)draw_pick(w, d->spoken, rng_uniform(&r));
+    return draft_draw(w, d->spoken, &d->options, d->ratio, position);
 }
 
-size_t draft_guess(Draft *d, const int *text, size_t count, size_t n, int *guess) {
-    if (!d->model) return count > LONGEST_END ? look_up(text, count, n, guess) : 0;
-    size_t room = d->capacity > count ? d->capacity - count : 0, same = 0;
-    if (n > room) n = room;
-    if (!n) return 0;
+// With ratio one more is drawn than will be read: the token behind the last guess has its rule too.
+static size_t guess_by_model(Draft *d, const int *text, size_t count, size_t n, int *guess) {
+    size_t same = 0;
     while (same < cache_length(d->cache) && same < count - 1 && d->held[same] == text[same]) same++;
     cache_rewind(d->cache, same);
     read_token(d, text + same, count - same);
@@ -78,6 +87,15 @@ size_t draft_guess(Draft *d, const int *text, size_t count, size_t n, int *guess
         guess[i] = draw_guess(d, i, count + i);
         if (i + 1 < n) read_token(d, &guess[i], 1);
     }
+    return n;
+}
+
+size_t draft_guess(Draft *d, const int *text, size_t count, size_t n, int *guess) {
+    if (!d->model && !d->elsewhere) return n && count > LONGEST_END ? look_up(text, count, n, guess) : 0;
+    n = smaller(n + d->ratio, d->capacity > count ? d->capacity - count : 0);
+    if (!n) return 0;
+    if (d->model) return guess_by_model(d, text, count, n, guess);
+    memset(guess, 0, n * sizeof *guess);
     return n;
 }
 
@@ -157,7 +175,7 @@ void speculate_guess(Speculation *s, const int *text, size_t count, size_t room)
     size_t n = wanted(s);
     if (n > room) n = room;
     double start = seconds_now();
-    s->from = count, s->guesses = n ? draft_guess(s->draft, text, count, n, s->guess) : 0;
+    s->from = count, s->drawn = draft_guess(s->draft, text, count, n, s->guess), s->guesses = smaller(n, s->drawn);
     if (s->guesses) {
         double each = (seconds_now() - start) / (double)s->guesses;
         s->draft_seconds += (s->guessed ? 0.1 : 1) * (each - s->draft_seconds);

@@ -6,7 +6,11 @@
 // bit for bit, as without a draft. ratio: a guess x is kept with probability min(1, p(x) / q(x)), and else replaced by
 // a draw from (p - q)+: more guesses stay, the law of the text is that of the model, but the text is another one
 // (Leviathan et al. 2023, algorithm 1; Chen et al. 2023). Its random numbers belong to the seed and the position, as
-// all draws do.
+// all draws do. Here every token but the first of an answer comes by this rule, also the one behind the last guess,
+// which the paper draws from p at once: then the text is a function of both models, the prompt and the seed, and not
+// of how many guesses a step had.
+//
+// A guess of lookup is certain (q is all on it), so that both rules keep it with probability p(x): there is no ratio.
 #ifndef SPECULATE_H
 #define SPECULATE_H
 #include "infer/draw.h"
@@ -23,9 +27,14 @@ Draft *draft_lookup(void);
 // number that the model will use, so that near-equal distributions agree; for ratio with one of its own. It guesses
 // nothing beyond `capacity` tokens of text. The model stays the caller's.
 Draft *draft_of_model(Model *m, size_t spoken, SampleOptions o, bool ratio, size_t capacity);
+// A model that guesses within the step that reads its guesses (served.h): all that is known before are their places.
+Draft *draft_elsewhere(size_t capacity);
 void draft_free(Draft *d);
-// Guesses for the positions count, count + 1, ... of a text, n at most. Returns how many there are.
+// Guesses for the positions count, count + 1, ... of a text, n at most, and one more by ratio. Returns how many there
+// are.
 size_t draft_guess(Draft *d, const int *text, size_t count, size_t n, int *guess);
+// A model's guess from its logits [spoken], which become its weights.
+int draft_draw(real *logits, size_t spoken, const SampleOptions *o, bool ratio, uint64_t draw);
 // The weights from which guess i of the last draft_guess was drawn; NULL: it could not have been another.
 const real *draft_weights_of(const Draft *d, size_t i);
 
@@ -47,8 +56,8 @@ typedef struct {
     size_t most;                        // guesses in a step
     bool automatic;                     // as many of these as pay: by seconds[g] of a step with g guesses
     double seconds[MOST_GUESSES + 1];
-    int guess[MOST_GUESSES];            // guess[i], of `guesses`, is for position from + i
-    size_t from, guesses;
+    int guess[MOST_GUESSES + 1];        // guess[i], of `drawn`, is for position from + i; the model reads `guesses`
+    size_t from, guesses, drawn;
     size_t steps, guessed, accepted;    // so far: steps that read guesses or could have, and what became of them
     double kept, tried, draft_seconds;  // of late: guesses that stayed, guesses looked at; seconds for one
 } Speculation;

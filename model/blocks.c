@@ -71,16 +71,32 @@ size_t blocks_resume(const Blocks *s, const uint32_t *block, size_t past) {
     return full * s->size;
 }
 
-void blocks_take_states(Blocks *s, const Row *r) {
-    if (!state_size(s)) return;
+// The block with the state that a row begins with; NO_STATE: at the start of a text.
+#define NO_STATE UINT32_MAX
+static uint32_t begins_after(const Blocks *s, const Row *r) {
+    return r->past ? r->block[(r->past - 1) / s->size] : NO_STATE;
+}
+
+// A row takes the state before it along, unless another one of this step begins with it too.
+static void take_states(Blocks *s, const Row *r, bool leave) {
     size_t end = r->past + r->n, last = (end - 1) / s->size, begun = (r->past + s->size - 1) / s->size;
     for (size_t i = begun; i <= last; i++) drop_state(s, r->block[i]);           // of a text that had this block before
     if (!s->snapshots && r->past) {
-        State *from = &s->state[r->block[(r->past - 1) / s->size]], *to = &s->state[r->block[last]], moved = *from;
-        *from = (State){NULL, 0}, *to = moved;
+        State *from = &s->state[begins_after(s, r)], *to = &s->state[r->block[last]], moved = *from;
+        if (leave) memcpy(take_state(s, r->block[last], end)->numbers, moved.numbers, state_size(s) * sizeof(real));
+        else *from = (State){NULL, 0}, *to = moved;
     }
     for (size_t i = s->snapshots ? r->past / s->size : last; i <= last; i++)
         take_state(s, r->block[i], smaller(end, (i + 1) * s->size));
+}
+
+void blocks_take_states(Blocks *s, const Row *rows, size_t count) {
+    for (size_t i = 0; i < count && state_size(s); i++) {
+        bool leave = false;
+        for (size_t j = i + 1; j < count && rows[i].past; j++)
+            leave |= begins_after(s, &rows[j]) == begins_after(s, &rows[i]);
+        take_states(s, &rows[i], leave);
+    }
 }
 
 Stretch blocks_stretch(const Blocks *s, const Row *r, size_t done, size_t layer) {

@@ -55,9 +55,10 @@ void blocks_rewind(Blocks *s, size_t length, size_t to);
 // How many of `past` tokens in these blocks a row can come after: all of them, but with recurrent states those up to
 // the last one that is still there.
 size_t blocks_resume(const Blocks *s, const uint32_t *block, size_t past);
-// For model_step: gives the row's blocks the states that it will set. Then the layers go through the row in stretches:
-// the next one after `done` of its tokens, from the state `from` (NULL: nothing has been yet) to the state `to`.
-void blocks_take_states(Blocks *s, const Row *r);
+// For model_step: gives the blocks of its rows the states that they will set. Then the layers go through the row in
+// stretches: the next one after `done` of its tokens, from the state `from` (NULL: nothing has been yet) to the state
+// `to`.
+void blocks_take_states(Blocks *s, const Row *rows, size_t count);
 typedef struct { size_t n; const real *from; real *to; } Stretch;
 Stretch blocks_stretch(const Blocks *s, const Row *r, size_t done, size_t layer);
 #endif

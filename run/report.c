@@ -52,7 +52,7 @@ static double source_loss(const Config *c, const Data *d) {
 
 Facts report_facts(const Config *c, const Data *d, const ModelSize *size, int argc, char **argv) {
     return (Facts){c, d, size, 1e9 * simd_fma_peak(omp_get_max_threads()), source_loss(c, d),
-                   report_command(argc, argv), (size_t)machine_peak_memory()};
+                   report_command(argc, argv), (size_t)machine_peak_memory(), NAN};
 }
 
 // ---- the start ---------------------------------------------------------------------------------
@@ -81,16 +81,25 @@ void report_loaded_context(const Config *c, FILE *out) {
                    "config.json will say\n", c->load, trained, c->context);
 }
 
-uint64_t report_loaded_hash(const Config *c) {
-    if (!*c->load) return 0;
-    Model *m = model_new(c, false);
+void report_draft(const char *draft, size_t draft_vocab, const char *run, size_t vocab, const Tokenizer *words) {
+    if (draft_vocab != vocab)
+        fail("--draft %s has a vocabulary of %zu, %s one of %zu; a draft must have the same tokens", draft, draft_vocab,
+             run, vocab);
+    if (strcmp(tokenizer_kind(words), "numbers") == 0) return;
+    Tokenizer *t = tokenizer_open_dir(draft);
+    if (!t)
+        print_line(stderr, "note     --draft %s has no tokenizer: whether its tokens mean the same is not known\n",
+                   draft);
+    else if (!tokenizer_equal(t, words)) fail("--draft %s: its tokens mean other texts than those of %s", draft, run);
+    tokenizer_free(t);
+}
+
+uint64_t report_weights_hash(Model *m) {
     const Param *param;
-    size_t params = model_params(m, &param);
-    uint64_t h = HASH_START;
-    hf_load(m, c->load);
+    size_t params = m ? model_params(m, &param) : 0;
+    uint64_t h = m ? HASH_START : 0;
     for (size_t i = 0; i < params; i++)
         h = hash_bytes(hash_text(h, param[i].name), model_values(m) + param[i].offset, param[i].size * sizeof(real));
-    model_free(m);
     return h;
 }
 
@@ -327,6 +336,7 @@ static json_t *describe_end(const Facts *f, const RunState *s) {
     put(final, "val_loss", s->val_loss);
     put(final, "best_val_loss", s->best_val_loss);
     put(final, "accuracy", s->accuracy);
+    if (*f->config->teacher) put(final, "acceptance", f->acceptance);
     put(final, "floor", f->data->floor);
     put(final, "seconds", s->seconds);
     put(final, "train_seconds", s->train_seconds);

@@ -14,6 +14,7 @@ typedef struct {
     double source_loss;        // what the source itself would score on the validation rows, or NAN
     const char *command;       // as typed
     size_t resident;           // bytes of program and data, before there is a model
+    double acceptance;         // with --teacher: the share of guesses that it would keep, of the last validation
 } Facts;
 
 char *report_command(int argc, char **argv);             // quoted for a shell
@@ -24,8 +25,9 @@ char *report_label(const char *data);                    // "stories", or a file
 void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out);
 // One line where it was trained on rows of another length.
 void report_loaded_context(const Config *c, FILE *out);
-// Of the weights that --load names, as this model takes them; 0 without --load.
-uint64_t report_loaded_hash(const Config *c);
+// Fails unless the draft's tokens mean what those of the run mean; a note where that cannot be known.
+void report_draft(const char *draft, size_t draft_vocab, const char *run, size_t vocab, const Tokenizer *words);
+uint64_t report_weights_hash(Model *m);                  // of all its numbers, by name; NULL: 0
 // Fails, with the advice, if a finished run that has no hashes of its files holds other weights than it ended with.
 void report_check_weights(Model *m, const char *dir, const char *advice);
 void report_banner(const Facts *f, FILE *out);

@@ -186,6 +186,7 @@ static bool is_steps(const Flag *f) { return strcmp(f->name, "steps") == 0; }
 static uint64_t identity_of(const RunPlan *p) {
     uint64_t h = hash_text(HASH_START, PRECISION);
     h = hash_bytes(hash_bytes(h, &p->data_hash, sizeof p->data_hash), &p->load_hash, sizeof p->load_hash);
+    if (p->teacher_hash) h = hash_bytes(h, &p->teacher_hash, sizeof p->teacher_hash);
     for (size_t i = 0; i < p->table->count; i++) {
         const Flag *f = &p->table->flag[i];
         if (f->kind == FLAG_GROUP || f->same_numbers || flags_is_default(p->table, p->flags, i)) continue;
@@ -250,6 +251,10 @@ static void refuse_other_run(const Run *r, const RunPlan *p, json_t *old) {
         fail("%s holds a run that started from other weights in %s (their hash was %s, it is %s now): this is another "
              "run; choose another --out, or --fresh to replace it", r->dir, p->load, json_string_value(then),
              json_string_value(now));
+    const json_t *taught = json_object_get(r->json, "teacher_hash");
+    if (taught && !json_equal(json_object_get(old, "teacher_hash"), taught))
+        fail("%s holds a run that learned from other weights in %s: this is another run; choose another --out, or "
+             "--fresh to replace it", r->dir, p->teacher);
 }
 
 // A directory without a run of ours may hold what somebody needs. We write no name that begins with a dot; a
@@ -339,6 +344,7 @@ static json_t *new_record(const RunPlan *p) {
                              "data_hash", run_hash(p->data_hash), "precision", PRECISION);
     if (!json) usage_error("the command line is not UTF-8, which run.json must be");
     if (p->load && *p->load) json_object_set_new(json, "load_hash", run_hash(p->load_hash));
+    if (p->teacher && *p->teacher) json_object_set_new(json, "teacher_hash", run_hash(p->teacher_hash));
     json_object_set_new(json, "flags", run_flags(p->table, p->flags));
     return json;
 }
@@ -348,6 +354,8 @@ Run *run_open(const RunPlan *p) {
     r->dir = directory_of(p);
     if (p->load && *p->load && same_directory(r->dir, p->load))
         fail("%s would be overwritten by the run that starts from it; choose another --out", p->load);
+    if (p->teacher && *p->teacher && same_directory(r->dir, p->teacher))
+        fail("%s would be overwritten by the run that learns from it; choose another --out", p->teacher);
     make_directories(r->dir);
     lock_directory(r);
     r->flags = p->flags, r->same_rates = p->same_rates;

@@ -23,6 +23,8 @@ typedef struct {
     bool fresh;                // forget what the directory holds
     const char *load;          // the checkpoint that it starts from, which is not to be overwritten, or "", or NULL
     uint64_t load_hash;        // of the weights there; 0 without one
+    const char *teacher;       // likewise the one that it learns from
+    uint64_t teacher_hash;
     // How many of the first `upto` steps have the same learning rate in trainings of so many `steps` and of `others`.
     // NULL: no training of one length goes on as one of another.
     size_t (*same_rates)(const void *flags, size_t steps, size_t others, size_t upto);

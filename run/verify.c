@@ -351,6 +351,10 @@ static void print_causes(const Comparison *c) {
     bool as_then = then && same(then, json_object_get(c->rerun->json, "load_hash"));
     if (*loaded && strcmp(loaded, "unknown") && !as_then)
         print_line(stdout, "cause    or other weights in %s, where it started\n", loaded);
+    const json_t *taught = json_object_get(c->v->record, "teacher_hash");
+    if (taught && !same(taught, json_object_get(c->rerun->json, "teacher_hash")))
+        print_line(stdout, "cause    other weights in %s, from which it learned\n",
+                   text_at(json_object_get(c->v->record, "flags"), "teacher"));
 }
 
 int verify_end(const Verify *v, const Run *rerun) {

@@ -29,6 +29,7 @@ static const struct { const char *files, *may[16]; } rooms[] = {
     {"run/events.[ch]", {"run/events.", "run/run.", "formats/tensorboard.", "config/", "lib/"}},
     {"run/[cpv]*.[ch]", {"run/", "plot/", "formats/safetensors.", "config/", "lib/"}},
     {"run/run*.[ch]", {"run/run.", "run/run_", "formats/safetensors.", "config/", "lib/"}},
+    {"run/loaded.[ch]", {"run/loaded.", "run/run", "formats/hf", MODEL, "data/", "config/", "lib/"}},
     {"run/report.[ch]", {"run/", "plot/", "formats/", MODEL, "moe.", "data/", "config/", "kernels/", "lib/"}},
     {"run/receipt.[ch]", {"run/receipt.", "run/run.", "infer/stats.", "config/", "lib/"}},
     {"bench/*.[ch]", {"bench/", MODEL, "model/optimizer.", "moe.", "run/run.", "plot/", "config/", "kernels/", "lib/"}},

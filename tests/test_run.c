@@ -38,7 +38,8 @@ static bool numbers_are(size_t step) {
 static Config config;
 static RunPlan plan(const char *name) {
     flags_defaults(&config_table, &config);
-    return (RunPlan){&config_table, &config, test_path(name), "test", "./train --out x", 42, false, NULL, 0, NULL};
+    return (RunPlan){&config_table, &config, test_path(name), "test", "./train --out x", 42, false, NULL, 0, NULL, 0,
+                     NULL};
 }
 
 // After `step` steps, each logged by log_step.

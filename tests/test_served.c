@@ -5,6 +5,7 @@
 #include "tests/test.h"
 #include "infer/calibrate.h"
 #include "infer/served.h"
+#include "lib/machine.h"
 #include "lib/rng.h"
 #include <stdlib.h>
 #include <string.h>
@@ -140,6 +141,38 @@ static const char *receipt_of(Result r) {
     return at ? at : "none";
 }
 
+#define TINY "--layers 1 --heads 2 --steps 3 --eval-tokens 128 --sample-tokens 0 "
+
+// A smaller run as the draft: by exact no flag moves the receipt, by ratio none but the draft itself.
+static void drafts(void) {
+    static const char *const same[] = {"--gamma 1", "--gamma 5 --blocks 12 --block 5 --admit chunk --watermark 0",
+                                       "--gamma 31 --budget 70 --running 2 --threads 1 --prefix-cache 1",
+                                       "--gamma 4 --blocks 4 --admit chunk --watermark 0 --preempt swap"};
+    train(TINY "--width 32 --out run"), train(TINY "--width 16 --out small"), train(TINY "--width 16 --attn gla --out "
+                                                                                    "state");
+    train(TINY "--width 16 --data facts --out facts"), train(TINY "--width 16 --pos learned --context 16 --out brief");
+    Result first = serve(""), ratio = serve("--draft small --gamma 2 --accept ratio");
+    CHECK(strcmp(receipt_of(ratio), receipt_of(first)) && strcmp(receipt_of(ratio), "none"), "%s%s", ratio.out,
+          ratio.error);
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
+        Result exact = serve(xprintf("--draft small %s", same[i])), brief = serve(xprintf("--draft brief %s", same[i]));
+        Result other = serve(xprintf("--draft small --accept ratio %s", same[i]));
+        CHECK(!strcmp(receipt_of(exact), receipt_of(first)), "exact, %s: %s%s", same[i], exact.out, exact.error);
+        CHECK(!strcmp(receipt_of(brief), receipt_of(first)), "exact, %s: %s%s", same[i], brief.out, brief.error);
+        CHECK(!strcmp(receipt_of(other), receipt_of(ratio)), "ratio, %s: %s%s", same[i], other.out, other.error);
+    }
+    CHECK(strstr(serve("--draft brief --gamma 3").error, "knows 16 positions"), "a draft of few positions");
+    Result itself = serve("--draft run --gamma 3"), state = serve("--draft state --gamma 3");
+    CHECK(strstr(itself.out, "+ 0 rejected") && !strcmp(receipt_of(itself), receipt_of(first)), "%s", itself.out);
+    CHECK(state.status == 1 && strstr(state.error, "recurrent state"), "%s", state.error);
+    Result facts = serve("--draft facts --gamma 3"), none = serve("--draft nowhere --gamma 3");
+    CHECK(facts.status == 1 && strstr(facts.error, "a draft must have the same tokens"), "%s", facts.error);
+    CHECK(none.status == 1 && strstr(none.error, "nowhere"), "%s", none.error);
+    size_t most = (size_t)(0.8 * machine_memory() / (64 * 2 * 32 * sizeof(real)));      // without a draft there is room
+    Result large = serve(xprintf("--draft small --gamma 3 --block 64 --blocks %zu", most));
+    CHECK(!most || (large.status == 1 && strstr(large.error, "also of --draft, and")), "%s", large.error);
+}
+
 static void command(void) {
     static const char *const same[] = {"--threads 1 --block 1 --blocks 4000", "--clock model --running 2",
                                        "--blocks 4 --admit chunk --watermark 0 --preempt swap", "--prefix-cache 1",
@@ -157,7 +190,7 @@ static void command(void) {
     CHECK(kept && strtoul(kept + 10, NULL, 10) > 20, "a text that repeats itself is not guessed: %s%s", ahead.out,
           ahead.error);
     CHECK(!strcmp(receipt_of(ahead), receipt_of(serve("--temperature 0 --answer-length 60"))), "%s", ahead.out);
-    static const char *const wrong[] = {"--draft run --gamma 3", "--draft lookup", "--draft lookup --gamma 32",
+    static const char *const wrong[] = {"--draft run", "--draft lookup", "--draft lookup --gamma 32",
                                         "--draft lookup --gamma 3 --accept ratio", "--gamma 3",
                                         "--draft run --gamma 3 --clock both", "--calibrate c.json"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
@@ -239,6 +272,7 @@ static const Test tests[] = {
     {"served/sizes", "measured steps: all that a budget and a pool allow, and no others", sizes},
     {"served/alone", "requests through a small pool get the tokens that ./generate draws for each alone", alone},
     {"served/forks", "texts that share a prompt, and drafts that are rejected, whatever the mixers remember", forks},
+    {"served/drafts", "./serve --draft DIR: one receipt by exact, one by ratio, whatever the scheduler did", drafts},
     {"served/command", "./serve --run: one receipt, whatever pool, threads and clock", command},
 };
 REGISTER_TESTS(tests)

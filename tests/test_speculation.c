@@ -244,7 +244,7 @@ static void test_command(void) {
     refused(2, "--run a --draft b --gamma 0", "1 to 31");
     refused(2, "--run a --draft b --gamma 4x", "1 to 31");
     refused(2, "--run a --draft b --samples 2", "--samples");
-    refused(2, "--run a --draft b --accept ratio", "--gamma auto");
+    refused(2, "--run a --draft lookup --accept ratio", "certain");
     refused(2, "--run a --gamma 4", "--draft");
 }
 

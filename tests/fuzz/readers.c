@@ -156,7 +156,8 @@ void enter_run(const char *input, size_t bytes) {
     config_resolve(&c);
     fuzz_put("run/run.json", input, bytes);
     close_last_lock();
-    Run *r = run_open(&(RunPlan){&config_table, &c, c.out, "fuzz", "./train", 7, false, NULL, 0, NULL});
+    Run *r = run_open(&(RunPlan){&config_table, &c, c.out, "fuzz", "./train", 7, false, NULL, 0, NULL,
+                              0, NULL});
     run_close(r);
 }
 
