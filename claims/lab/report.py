@@ -210,6 +210,19 @@ def outcome_lines(claim, records):
     return lines
 
 
+def solved_facts(results, claim, arm):
+    """How many seeds solve the task within their steps: at the arm's best rate, and at every rate."""
+    n, label = len(claim.seeds), arm.label
+    found = {f"{label}: solved": f"{n - results.censored(label)} of {n}"}
+    for tuned in results.choices if len(results.choices) > 1 else []:
+        steps = [results.steps(arm, tuned, seed) for seed in claim.seeds]
+        if None not in steps:
+            name = f"{label} at {' '.join(value for _, value in tuned)}"
+            solved = sum(results.solves(arm, tuned, seed) for seed in claim.seeds)
+            found |= {f"{name}: solved": f"{solved} of {n}", f"{name}: mean": number(sum(steps) / n)}
+    return found
+
+
 def facts(claim, records):
     """{name: text}: everything that a page may quote about a claim."""
     claim = recall_claim(claim, records)
@@ -228,6 +241,8 @@ def facts(claim, records):
         found |= {f"{label}: mean": number(e.mean), f"{label}: level": level(e)}
         if claim.outcome == "solved":
             found[f"{label}: solved"] = f"{round(e.mean * e.count)} of {e.count}" if e.count else "-"
+        if claim.outcome == "steps" and e.count:
+            found |= solved_facts(results, claim, arm)
         if claim.outcome == "capacity" and math.isfinite(e.mean):
             found[f"{label}: capacity"] = number(2 ** e.mean)
         if arm:
