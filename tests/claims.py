@@ -450,6 +450,7 @@ class Verdicts(unittest.TestCase):
         self.assertEqual(finding.note, "b: 0 of 8 unsolved, a: 1 of 8 unsolved")
         facts = report.facts(claim, records)
         self.assertEqual((facts["a: solved"], facts["b: solved"]), ("7 of 8", "8 of 8"))
+        self.assertIn("the smallest difference of steps found", "".join(report.outcome_lines(claim, records)))
         for row in records.values():
             row["evals"] = ""
         with self.assertRaises(UsageError):

@@ -114,8 +114,8 @@ def print_power(claim, records, pilot, minutes_of=None):
         return good
     for comparison, chance, distance in designs(claim, records, pilot):
         by = "expected" if comparison.expect is not None else "in the pilot"
-        print(f"power    {comparison.name}: {signed(distance)} of {comparison.metric} beyond its bound {by} (pilot of "
-              f"{len(pilot)} seeds); {n} seeds find that with {100 * chance(n):.0f}% power")
+        beyond = f"{signed(distance)} of {unit(claim, comparison)} beyond its bound {by}"
+        print(f"power    {comparison.name}: {beyond} (pilot of {len(pilot)} seeds); {n} seeds find that with {100 * chance(n):.0f}% power")
         if chance(n) >= CHANCE:
             continue
         good, needed = False, seeds_needed(chance)
@@ -165,11 +165,16 @@ def best_loss(claim, records, label):
     return Results(replace(claim, usable=None, outcome=""), records).level(label)
 
 
-def detect_text(finding):
+def unit(claim, comparison):
+    """What the numbers of a comparison count."""
+    return "steps" if claim.outcome == "steps" and not comparison.apart else comparison.metric
+
+
+def detect_text(claim, finding):
     """What so many pairs of this spread can find, with which power."""
     if math.isnan(finding.detectable):
         return ""
-    what = f"{'difference' if finding.comparison.b else 'value'} of {finding.comparison.metric}"
+    what = f"{'difference' if finding.comparison.b else 'value'} of {unit(claim, finding.comparison)}"
     return f"; {number(finding.detectable)} beyond the bound: the smallest {what} found with {100 * CHANCE:.0f}% power"
 
 
@@ -202,7 +207,8 @@ def outcome_lines(claim, records):
     for f in outcome.findings:
         judged = f"predicted {f.comparison.predict}: {f.verdict}; " if claim.thesis else ""
         sure = f"p {f.p:.3g}" if claim.kind == "runs" else f"{f.estimate.count} values"
-        lines.append(f"{f.comparison.name}: {effect(f)}, {judged}{sure}{detect_text(f)}" + f"; {f.note}" * bool(f.note))
+        note = f"; {f.note}" * bool(f.note)
+        lines.append(f"{f.comparison.name}: {effect(f)}, {judged}{sure}{detect_text(claim, f)}{note}")
     lines += [f"note     {note}" for note in outcome.notes]
     if claim.thesis:
         lines.append(f"verdict  {outcome.verdict}"
