@@ -115,7 +115,8 @@ def print_power(claim, records, pilot, minutes_of=None):
     for comparison, chance, distance in designs(claim, records, pilot):
         by = "expected" if comparison.expect is not None else "in the pilot"
         beyond = f"{signed(distance)} of {unit(claim, comparison)} beyond its bound {by}"
-        print(f"power    {comparison.name}: {beyond} (pilot of {len(pilot)} seeds); {n} seeds find that with {100 * chance(n):.0f}% power")
+        print(f"power    {comparison.name}: {beyond} (pilot of {len(pilot)} seeds); {n} seeds find that with "
+              f"{100 * chance(n):.0f}% power")
         if chance(n) >= CHANCE:
             continue
         good, needed = False, seeds_needed(chance)
