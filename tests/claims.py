@@ -27,6 +27,8 @@ sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
 from lab import associations, baseline, check, figure, front, match, report, stats, table  # noqa: E402
 from lab import server, trainer, verdict  # noqa: E402
+from lab import associations, baseline, check, figure, front, learned, match, report, stats, table  # noqa: E402
+from lab import trainer, verdict  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -461,10 +463,30 @@ class Verdicts(unittest.TestCase):
         finding = verdict.evaluate(claim, records).findings[0]
         self.assertEqual((finding.verdict, finding.differences), ("HOLDS", [-200] * 7 + [-300]))
         self.assertEqual(finding.note, "b: 0 of 8 unsolved, a: 1 of 8 unsolved")
+        facts = report.facts(claim, records)
+        self.assertEqual((facts["a: solved"], facts["b: solved"]), ("7 of 8", "8 of 8"))
+        self.assertIn("the smallest difference of steps found", "".join(report.outcome_lines(claim, records)))
         for row in records.values():
             row["evals"] = ""
         with self.assertRaises(UsageError):
             verdict.evaluate(claim, records)
+
+    def test_steps_by_rate(self):
+        """Every seed at every rate: facts say how many solve at each, and after how many steps on average."""
+        claim = toy(command="./train --steps 500 --lr 0.01,0.1 --seed 1..4", metric="accuracy", outcome="steps",
+                    better="higher", threshold="> 0.9")
+        del claim.tune_seeds[:]
+        records = records_of(claim, lambda run: 1.0)
+        for key, row in records.items():
+            fast = "--lr 0.1 " in key
+            solved = fast and not key.endswith("--seed 3") or row["arm"] == "b"
+            row["evals"] = f"0:1.0:0 {100 if fast else 300}:1.0:{1.0 if solved else 0.3} 500:1.0:{1.0 if solved else 0.3}"
+        facts = report.facts(claim, records)
+        told = [facts[f"{arm} at {lr}: {what}"] for arm in "ab" for lr in ("0.01", "0.1") for what in ("solved", "mean")]
+        self.assertEqual(told, ["0 of 4", "500.0", "3 of 4", "200.0", "4 of 4", "300.0", "4 of 4", "100.0"])
+        self.assertEqual((facts["a: solved"], facts["b: solved"], facts["b: mean"]), ("3 of 4", "4 of 4", "100.0"))
+        results = verdict.Results(claim, records)
+        self.assertEqual(learned.times(claim, results, claim.arm("a"), (("lr", "0.1"),)), [100, 100, None, 100])
 
     def test_capacity(self):
         """Half is recalled at 16 pairs by a and at 32 by b: one doubling."""

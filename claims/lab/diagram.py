@@ -10,38 +10,40 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from .figure import STYLE
 
-HEADS, WIDTH = 4, 16          # of the models of claims/mla.toml
 INK, LIGHT, DARK, WARM = "#000000", "#e4e4e4", "#9a9a9a", "#f0c9a0"
 
-# Cells of a cache: (label, how many numbers, rotated by RoPE?, the heads that read it).
-EVERY = range(HEADS)
+# Cells of a cache: (label, how many numbers, rotated by RoPE?, the query heads that read it); claims/one-head.toml.
+EVERY = range(4)
 CACHES = {
-    "MHA": [(f"K{h}", WIDTH, True, [h]) for h in EVERY] + [(f"V{h}", WIDTH, False, [h]) for h in EVERY],
-    "GQA": [(f"K{g}", WIDTH, True, [2 * g, 2 * g + 1]) for g in range(2)]
-    + [(f"V{g}", WIDTH, False, [2 * g, 2 * g + 1]) for g in range(2)],
-    "one wide head": [("K", 16, False, EVERY), ("K rot.", 16, True, EVERY), ("V", 32, False, EVERY)],
-    "MLA": [("latent", 48, False, EVERY), ("K rot.", 16, True, EVERY)],
+    "MHA, four heads": [(f"K{h}", 4, True, [h]) for h in EVERY] + [(f"V{h}", 4, False, [h]) for h in EVERY],
+    "four query heads, one key-value head": [("K", 8, False, EVERY), ("K rot.", 8, True, EVERY),
+                                             ("V", 16, False, EVERY)],
+    "MLA": [("latent", 24, False, EVERY), ("K rot.", 8, True, EVERY)],
+    "one query head": [("K", 8, False, [0]), ("K rot.", 8, True, [0]), ("V", 16, False, [0])],
 }
+WIDE = 3.6   # how wide a number is drawn
 
 
 def draw_cache(axes, title, cells):
     """Above: the query heads. Below: the numbers kept of a token, to scale."""
-    total = sum(numbers for _, numbers, _, _ in cells)
-    left = -total / 2
-    heads = {h: (h - (HEADS - 1) / 2) * 22 for h in EVERY}
+    total, count = sum(row[1] for row in cells), 1 + max(max(readers) for *_, readers in cells)
+    left = -WIDE * total / 2
+    heads = {h: (h - (count - 1) / 2) * 30 for h in range(count)}
     for label, numbers, rotated, readers in cells:
-        axes.add_patch(Rectangle((left, 0), numbers, 9, facecolor=WARM if rotated else LIGHT, edgecolor=INK,
+        wide = WIDE * numbers
+        axes.add_patch(Rectangle((left, 0), wide, 9, facecolor=WARM if rotated else LIGHT, edgecolor=INK,
                                  linewidth=0.8, hatch="///" if rotated else None))
-        axes.text(left + numbers / 2, 4.5, label, ha="center", va="center", fontsize=7,
+        axes.text(left + wide / 2, 4.5, label, ha="center", va="center", fontsize=7,
                   bbox={"facecolor": WARM if rotated else LIGHT, "edgecolor": "none", "pad": 0.6})
         for h in readers:
-            axes.plot([heads[h], left + numbers / 2], [24, 9.4], color=DARK, linewidth=0.8, zorder=0)
-        left += numbers
+            axes.plot([heads[h], left + wide / 2], [24, 9.4], color=DARK, linewidth=0.8, zorder=0,
+                      linestyle="--" if label == "latent" else "-")
+        left += wide
     for h, x in heads.items():
-        axes.add_patch(FancyBboxPatch((x - 7, 24), 14, 7, boxstyle="round,pad=0.6", facecolor="white", edgecolor=INK,
+        axes.add_patch(FancyBboxPatch((x - 8, 24), 16, 7, boxstyle="round,pad=0.6", facecolor="white", edgecolor=INK,
                                       linewidth=0.8))
         axes.text(x, 27.5, f"head {h}", ha="center", va="center", fontsize=7)
-    axes.set_title(f"{title}: {total} numbers per token and layer", fontsize=9)
+    axes.set_title(f"{title}: {total} numbers", fontsize=9)
     axes.set_xlim(-70, 70)
     axes.set_ylim(-3, 34)
     axes.set_aspect("equal")
@@ -53,8 +55,8 @@ def caches():
         figure, axes = plt.subplots(2, 2, figsize=(9, 3.7), layout="constrained")
         for place, (title, cells) in zip(axes.flat, CACHES.items()):
             draw_cache(place, title, cells)
-        figure.supxlabel("Hatched: rotated by RoPE. Of the latent every head makes a key and a value of its own.",
-                         fontsize=8)
+        figure.supxlabel("Kept per token and layer. Hatched: rotated by RoPE. Dashed: through a matrix of the head's own, "
+                         "which is a weight and not cache.", fontsize=8)
         return figure
 
 

@@ -114,8 +114,9 @@ def print_power(claim, records, pilot, minutes_of=None):
         return good
     for comparison, chance, distance in designs(claim, records, pilot):
         by = "expected" if comparison.expect is not None else "in the pilot"
-        print(f"power    {comparison.name}: {signed(distance)} of {comparison.metric} beyond its bound {by} (pilot of "
-              f"{len(pilot)} seeds); {n} seeds find that with {100 * chance(n):.0f}% power")
+        beyond = f"{signed(distance)} of {unit(claim, comparison)} beyond its bound {by}"
+        print(f"power    {comparison.name}: {beyond} (pilot of {len(pilot)} seeds); {n} seeds find that with "
+              f"{100 * chance(n):.0f}% power")
         if chance(n) >= CHANCE:
             continue
         good, needed = False, seeds_needed(chance)
@@ -165,11 +166,16 @@ def best_loss(claim, records, label):
     return Results(replace(claim, usable=None, outcome=""), records).level(label)
 
 
-def detect_text(finding):
+def unit(claim, comparison):
+    """What the numbers of a comparison count."""
+    return "steps" if claim.outcome == "steps" and not comparison.apart else comparison.metric
+
+
+def detect_text(claim, finding):
     """What so many pairs of this spread can find, with which power."""
     if math.isnan(finding.detectable):
         return ""
-    what = f"{'difference' if finding.comparison.b else 'value'} of {finding.comparison.metric}"
+    what = f"{'difference' if finding.comparison.b else 'value'} of {unit(claim, finding.comparison)}"
     return f"; {number(finding.detectable)} beyond the bound: the smallest {what} found with {100 * CHANCE:.0f}% power"
 
 
@@ -202,12 +208,26 @@ def outcome_lines(claim, records):
     for f in outcome.findings:
         judged = f"predicted {f.comparison.predict}: {f.verdict}; " if claim.thesis else ""
         sure = f"p {f.p:.3g}" if claim.kind == "runs" else f"{f.estimate.count} values"
-        lines.append(f"{f.comparison.name}: {effect(f)}, {judged}{sure}{detect_text(f)}" + f"; {f.note}" * bool(f.note))
+        note = f"; {f.note}" * bool(f.note)
+        lines.append(f"{f.comparison.name}: {effect(f)}, {judged}{sure}{detect_text(claim, f)}{note}")
     lines += [f"note     {note}" for note in outcome.notes]
     if claim.thesis:
         lines.append(f"verdict  {outcome.verdict}"
                      + (f": {outcome.missing} runs are missing" if outcome.missing else ""))
     return lines
+
+
+def solved_facts(results, claim, arm):
+    """How many seeds solve the task within their steps: at the arm's best rate, and at every rate."""
+    n, label = len(claim.seeds), arm.label
+    found = {f"{label}: solved": f"{n - results.censored(label)} of {n}"}
+    for tuned in results.choices if len(results.choices) > 1 else []:
+        steps = [results.steps(arm, tuned, seed) for seed in claim.seeds]
+        if None not in steps:
+            name = f"{label} at {' '.join(value for _, value in tuned)}"
+            solved = sum(results.solves(arm, tuned, seed) for seed in claim.seeds)
+            found |= {f"{name}: solved": f"{solved} of {n}", f"{name}: mean": number(sum(steps) / n)}
+    return found
 
 
 def facts(claim, records):
@@ -228,6 +248,8 @@ def facts(claim, records):
         found |= {f"{label}: mean": number(e.mean), f"{label}: level": level(e)}
         if claim.outcome == "solved":
             found[f"{label}: solved"] = f"{round(e.mean * e.count)} of {e.count}" if e.count else "-"
+        if claim.outcome == "steps" and e.count:
+            found |= solved_facts(results, claim, arm)
         if claim.outcome == "capacity" and math.isfinite(e.mean):
             found[f"{label}: capacity"] = number(2 ** e.mean)
         if arm:

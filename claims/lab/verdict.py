@@ -119,6 +119,11 @@ class Results:
         at, last = solved_at(row, self.claim.metric, self.claim.threshold)
         return self.budget(row) if at is None else at
 
+    def solves(self, arm, tuned, seed):
+        """Whether this run solved the task within its steps."""
+        row = self.row(arm, tuned, seed)
+        return row is not None and solved_at(row, self.claim.metric, self.claim.threshold)[0] is not None
+
     def budget(self, row):
         found = re.search(r"--steps (\d+)", row["flags"])
         if not found:
@@ -129,8 +134,8 @@ class Results:
         """Seeds of the arm that do not solve within their steps."""
         arm, count = self.claim.arm(label), 0
         for seed in self.claim.seeds:
-            row = self.row(arm, self.chosen(arm, seed) or (), seed)
-            count += row is not None and solved_at(row, self.claim.metric, self.claim.threshold)[0] is None
+            tuned = self.chosen(arm, seed) or ()
+            count += self.row(arm, tuned, seed) is not None and not self.solves(arm, tuned, seed)
         return count
 
     def chosen(self, arm, seed):

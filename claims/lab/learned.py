@@ -1,0 +1,41 @@
+"""learned.py: a picture of claims with outcome = "steps": the share of an arm's seeds that have solved their task, after
+so many steps of training, one panel for each learning rate. No seed leaves before the end of its steps, so the share
+is one minus the curve of Kaplan and Meier.
+"""
+import matplotlib.pyplot as plt
+
+from .figure import STYLE, label_ends, look, words
+from .records import solved_at
+
+
+def times(claim, results, arm, tuned):
+    """Of every recorded seed the step after which it was found to have solved the task; None where it never did."""
+    rows = [results.row(arm, tuned, seed) for seed in claim.seeds]
+    return [solved_at(row, claim.metric, claim.threshold)[0] for row in rows if row]
+
+
+def draw(receipt, title):
+    """One line per arm; they rise where a seed has solved, and end at the share that did."""
+    claim, results = receipt.claim, receipt.results
+    budget = int(dict(claim.arms[0].flags)["steps"])
+    choices = sorted(results.choices, key=lambda tuned: float(dict(tuned)["lr"]))
+    with plt.rc_context(STYLE):
+        figure, every = plt.subplots(1, len(choices), figsize=(9.6, 3.3), layout="constrained", sharey=True)
+        for axes, tuned in zip(every, choices):
+            ends = []
+            for i, arm in enumerate(claim.arms):
+                found = times(claim, results, arm, tuned)
+                solved = sorted(t for t in found if t is not None)
+                steps, shares = [0, *solved, budget], [k / len(found) for k in range(len(solved) + 1)]
+                style = look(i)
+                axes.step(steps, [*shares, shares[-1]], where="post", color=style["color"], linewidth=1.8,
+                          linestyle=style["linestyle"])
+                ends.append((budget, shares[-1], f"{words(claim, arm.label)}: {len(solved)}", style["color"]))
+            axes.set_xlim(0, budget)
+            axes.set_ylim(-0.02, 1.03)
+            axes.set_title(f"learning rate {dict(tuned)['lr']}", fontsize=9)
+            axes.set_xlabel("steps of training")
+            label_ends(axes, ends, size=8, beyond=4)
+        every[0].set_ylabel(f"share of {len(claim.seeds)} seeds that have learned it")
+        figure.suptitle(title, fontsize=10, fontweight="bold")
+        return figure
