@@ -1,15 +1,15 @@
 """knobs.py: what the knobs of the trainer cost in lines of C, and what they earn in nats (notebooks/14-trainer.ipynb).
 
-A line belongs to a knob if it would go, or become shorter, were the knob's flag removed and the knob off for good. Below
-stand the patterns by which such lines are found, file by file; comments do not count, nor what a knob shares with others
-(the norm that QK-norm calls, the sine that a cosine calls), nor import and export. A pattern that finds nothing is an
-error, so the list cannot outlive the code.
+A line belongs to a knob if it would go, or become shorter, were the knob's flag removed and the knob off for good.
+Below stand the patterns by which such lines are found, file by file. Comments do not count, nor what a knob shares with
+others (the norm that QK-norm calls, the sine that a cosine calls), nor import and export. A pattern that finds nothing
+is an error, so the list cannot outlive the code.
 
     python3 -m lab.knobs        in claims/: every line that is counted, knob by knob
 
     idea()                      where a knob sits in a training step, and how many lines it takes
     table(receipts) draw(...)   what leaving each out costs: nats, seeds' noise, nats per line; Holm over all knobs
-    shrinkage(claim)            what weight decay can do in these steps, by arithmetic
+    shrinkage(claim)            what weight decay can do in so many steps, by arithmetic
 """
 import math
 import re
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from .command import UsageError
+from .command import UsageError, product
 from .figure import STYLE, aside, look
 from .report import number, signed
 from .stats import LEVEL, decided, holm, one_sided
@@ -164,7 +164,7 @@ def table(receipt):
         each = "{} [{}, {}]".format(*(signed(round(x, 2)).rstrip("0") for x in per_line))
         print(f"{one.knob:<13}  {one.lines:>5}  {mine:>10}  {signed(e.mean)} [{signed(e.low)}, {signed(e.high)}]  "
               f"{one.p:>7.2g}   {each:<26} {one.verdict()}")
-    print(f"noise: the whole interval within {margin(receipt):g}, one seed's standard deviation; pays, costs: beyond it")
+    print(f"noise: the whole interval within {margin(receipt):g}, one seed's standard deviation; pays, costs: beyond")
 
 
 def draw(receipts, names):
@@ -191,21 +191,26 @@ def draw(receipts, names):
         axes[0][0].set_yticks(range(len(order)), [f"{knob}, {count(knob)} line{'s' * (count(knob) > 1)}"
                                                   for knob in order])
         axes[0][0].set_ylim(len(order) - 0.4, -0.6)
-        picture.supxlabel("nats per token lost without the knob; dots: seeds, stroke: mean and 95% interval", fontsize=9)
+        picture.supxlabel("nats per token lost without the knob; dots: seeds; stroke: mean, 95% interval",
+                          fontsize=9)
         return picture
 
 
+def rates_of(flags, peak):
+    """The learning rate of every step of a cosine that ends at a tenth (optim_lr in kernels/optim.c)."""
+    steps, warmup = int(flags["steps"]), int(flags["warmup"])
+    last = max(1, steps - warmup - 1)
+    rates = [peak * (i + 1) / warmup for i in range(warmup)]
+    return rates + [peak * (0.1 + 0.45 * (1 + math.cos(math.pi * i / last))) for i in range(steps - warmup)]
+
+
 def shrinkage(claim):
-    """exp(-sum of rate x decay): what is left of a matrix that no gradient holds, at each rate of the claim."""
-    flags = {**dict(claim.arm(ALL).flags)}
-    steps, warmup, decay = int(flags["steps"]), int(flags["warmup"]), float(flags["weight-decay"])
-    for rate in claim.tuned["lr"]:
-        peak, low = float(rate), float(rate) / 10
-        rates = [peak * (i + 1) / warmup for i in range(warmup)]
-        span = steps - warmup - 1
-        rates += [low + 0.5 * (1 + math.cos(math.pi * i / span)) * (peak - low) for i in range(span + 1)]
-        print(f"--lr {rate:<7} rates sum to {number(sum(rates))}, a matrix alone would keep "
-              f"{number(math.exp(-decay * sum(rates)))} of itself")
+    """exp(-sum of rate x decay): what decay leaves of a matrix that no gradient holds, at each rate of the claim."""
+    flags = dict(claim.arm(ALL).flags)
+    for (_, rate), in [tuple(choice.items()) for choice in product(claim.tuned)]:
+        total = sum(rates_of(flags, float(rate)))
+        print(f"--lr {rate:<7} the rates of all steps sum to {number(total)}; decay alone would leave "
+              f"{number(math.exp(-float(flags['weight-decay']) * total))} of a matrix")
 
 
 # ---- the idea ---------------------------------------------------------------------------------------
