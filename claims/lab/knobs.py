@@ -8,7 +8,8 @@ is an error, so the list cannot outlive the code.
     python3 -m lab.knobs        in claims/: every line that is counted, knob by knob
 
     idea()                      where a knob sits in a training step, and how many lines it takes
-    table(receipts) draw(...)   what leaving each out costs: nats, seeds' noise, nats per line; Holm over all knobs
+    table(receipt) draw(...)    what leaving each out costs: nats, seeds' noise, nats per line; Holm over all knobs
+    budget(receipts)            the lines of all knobs, and of those that could go
     shrinkage(claim)            what weight decay can do in so many steps, by arithmetic
 """
 import math
@@ -104,11 +105,6 @@ def count(knob, root=ROOT):
     return len(found(knob, root))
 
 
-def count_in(path, root=ROOT):
-    """How many lines of one file implement any knob."""
-    return len({i for knob in LINES for where, i, _ in found(knob, root) if where == path})
-
-
 # ---- what they earn --------------------------------------------------------------------------------
 class Earned:
     """A knob of one claim: the nats that its seeds lose without it."""
@@ -154,6 +150,26 @@ def tally(receipt):
     for one in earned(receipt):
         every.setdefault(one.verdict(), []).append(one.knob)
     return every
+
+
+def lines_of(knobs, path=None):
+    """How many lines these knobs take together, in one file or in all: a line that serves two counts once."""
+    return len({(where, i) for knob in knobs for where, i, _ in found(knob) if path in (None, where)})
+
+
+def deletable(receipts):
+    """Knobs that no claim found to pay, nor left open: what could go, at these sizes."""
+    kinds = [{one.knob: one.verdict() for one in earned(receipt)} for receipt in receipts]
+    told = {knob: {kind[knob] for kind in kinds if knob in kind} for knob in LINES}
+    return [knob for knob, verdicts in told.items() if verdicts and verdicts <= {"noise", "costs"}]
+
+
+def budget(receipts):
+    """The lines of the trainer, of all knobs, and of those that could go."""
+    length, gone = len((ROOT / "train.c").read_text().splitlines()), deletable(receipts)
+    print(f"train.c has {length} lines; {lines_of(LINES, 'train.c')} of them name a knob")
+    print(f"the nine knobs take {lines_of(LINES)} lines of the whole program, biases alone {lines_of(['biases'])}")
+    print(f"noise or worse at every size and task here: {', '.join(gone) or 'none'}: {lines_of(gone)} lines")
 
 
 def table(receipt):
