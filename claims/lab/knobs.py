@@ -9,6 +9,7 @@ is an error, so the list cannot outlive the code.
 
     idea()                      where a knob sits in a training step, and how many lines it takes
     table(receipt) draw(...)    what leaving each out costs: nats, seeds' noise, nats per line; Holm over all knobs
+    by_rate(receipt)            the same at every learning rate, the good ones and the bad
     budget(receipts)            the lines of all knobs, and of those that could go
     shrinkage(claim)            what weight decay can do in so many steps, by arithmetic
 """
@@ -131,7 +132,8 @@ class Earned:
 
 def margin(receipt):
     """One standard deviation of a seed, as the claim wrote it down before its runs."""
-    return next(c.predict.bound for c in receipt.claim.comparisons if c.predict.kind == "within")
+    return next(c.predict.bound for c in receipt.claim.comparisons
+                if c.predict.kind in ("within", "below") and c.predict.bound > 0)
 
 
 def earned(receipt):
@@ -181,6 +183,19 @@ def table(receipt):
         print(f"{one.knob:<13}  {one.lines:>5}  {mine:>10}  {signed(e.mean)} [{signed(e.low)}, {signed(e.high)}]  "
               f"{one.p:>7.2g}   {each:<26} {one.verdict()}")
     print(f"noise: the whole interval within {margin(receipt):g}, one seed's standard deviation; pays, costs: beyond")
+
+
+def by_rate(receipt):
+    """The same at every rate, no best one chosen: mean over the seeds, and in how many of them the knob helps."""
+    claim, results = receipt.claim, receipt.results
+    print(f"{'lost at --lr':<13}" + "".join(f"{rate:>19}" for rate in claim.tuned["lr"]))
+    for one in earned(receipt):
+        told = []
+        for tuned in results.choices:
+            lost = [results.value(claim.arm(ARMS[one.knob]), tuned, seed, claim.metric)
+                    - results.value(claim.arm(ALL), tuned, seed, claim.metric) for seed in claim.seeds]
+            told.append(f"{signed(sum(lost) / len(lost))}, {sum(x > 0 for x in lost):>2} of {len(lost)}")
+        print(f"{one.knob:<13}" + "".join(f"{text:>19}" for text in told))
 
 
 def draw(receipts, names):
