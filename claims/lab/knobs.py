@@ -125,8 +125,8 @@ class Earned:
             return "pays"
         if e.high < -self.margin:
             return "costs"
-        if -self.margin < e.low and e.high < self.margin:
-            return "noise"
+        if e.high < self.margin:
+            return "noise" if e.low > -self.margin else "earns less"
         return "unsettled"
 
 
@@ -160,10 +160,10 @@ def lines_of(knobs, path=None):
 
 
 def deletable(receipts):
-    """Knobs that no claim found to pay, nor left open: what could go, at these sizes."""
+    """Knobs that earn less than a seed in every claim, as far as it asked: what could go, at these sizes."""
     kinds = [{one.knob: one.verdict() for one in earned(receipt)} for receipt in receipts]
     told = {knob: {kind[knob] for kind in kinds if knob in kind} for knob in LINES}
-    return [knob for knob, verdicts in told.items() if verdicts and verdicts <= {"noise", "costs"}]
+    return [knob for knob, verdicts in told.items() if verdicts and verdicts <= {"noise", "earns less", "costs"}]
 
 
 def budget(receipts):
@@ -171,7 +171,7 @@ def budget(receipts):
     length, gone = len((ROOT / "train.c").read_text().splitlines()), deletable(receipts)
     print(f"train.c has {length} lines; {lines_of(LINES, 'train.c')} of them name a knob")
     print(f"the nine knobs take {lines_of(LINES)} lines of the whole program, biases alone {lines_of(['biases'])}")
-    print(f"noise or worse at every size and task here: {', '.join(gone) or 'none'}: {lines_of(gone)} lines")
+    print(f"earn less than a seed's standard deviation: {', '.join(gone) or 'none'}: {lines_of(gone)} lines")
 
 
 def table(receipt):
@@ -179,10 +179,11 @@ def table(receipt):
     for one in earned(receipt):
         e, mine = one.estimate, sum(path == "train.c" for path, _, _ in found(one.knob))
         per_line = [1000 * x / one.lines for x in (e.mean, e.low, e.high)]
-        each = "{} [{}, {}]".format(*(signed(round(x, 2)).rstrip("0") for x in per_line))
+        each = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*per_line).replace("-", "\u2212")
         print(f"{one.knob:<13}  {one.lines:>5}  {mine:>10}  {signed(e.mean)} [{signed(e.low)}, {signed(e.high)}]  "
               f"{one.p:>7.2g}   {each:<26} {one.verdict()}")
-    print(f"noise: the whole interval within {margin(receipt):g}, one seed's standard deviation; pays, costs: beyond")
+    print(f"a seed's standard deviation is {margin(receipt):g}. noise: the whole interval within it; pays, costs: beyond "
+          "it; earns less: below it")
 
 
 def by_rate(receipt):
@@ -202,7 +203,7 @@ def draw(receipts, names):
     """Knobs sorted by what the first claim loses without them; behind them a seed's noise."""
     order = [one.knob for one in earned(receipts[0])]
     with plt.rc_context(STYLE):
-        picture, axes = plt.subplots(1, len(receipts), figsize=(5.0 + 3.0 * (len(receipts) - 1), 3.9), sharey=True,
+        picture, axes = plt.subplots(1, len(receipts), figsize=(6.2 + 3.0 * (len(receipts) - 1), 3.9), sharey=True,
                                      layout="constrained", squeeze=False)
         for panel, receipt, name in zip(axes[0], receipts, names):
             band, every = margin(receipt), {one.knob: one for one in earned(receipt)}
@@ -217,6 +218,8 @@ def draw(receipts, names):
                            transform=aside(panel, 0, -6))
                 panel.plot([e.low, e.high], [row] * 2, color=colour, linewidth=2.2, solid_capstyle="butt")
                 panel.plot(e.mean, row, "|", markersize=11, markeredgewidth=2.2, color=colour)
+                panel.update_datalim([(x, row) for x in one.every])
+            panel.autoscale_view()
             panel.set_title(f"{name}\ngrey: one seed's standard deviation, {band:g}", fontsize=9)
             panel.grid(axis="y", visible=False)
         axes[0][0].set_yticks(range(len(order)), [f"{knob}, {count(knob)} line{'s' * (count(knob) > 1)}"
