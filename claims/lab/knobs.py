@@ -182,8 +182,8 @@ def table(receipt):
         each = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*per_line).replace("-", "\u2212")
         print(f"{one.knob:<13}  {one.lines:>5}  {mine:>10}  {signed(e.mean)} [{signed(e.low)}, {signed(e.high)}]  "
               f"{one.p:>7.2g}   {each:<26} {one.verdict()}")
-    print(f"a seed's standard deviation is {margin(receipt):g}. noise: the whole interval within it; pays, costs: beyond "
-          "it; earns less: below it")
+    print(f"a seed's standard deviation is {margin(receipt):g}. noise: the whole interval within it; pays, costs: "
+          "beyond it; earns less: below it")
 
 
 def by_rate(receipt):
