@@ -102,10 +102,10 @@ Norm add_rms_norm(Model *m, int layer, const char *name, size_t C, double eps) {
 
 // ---- standard deviations ---------------------------------------------------------------------------
 
-// 0.02 everywhere; projections into the residual stream by 1/sqrt(2L) (GPT-2, section 2.3); DeepNorm (Wang et al. 2022,
-// figure 2) instead scales v, o and the feed-forward by (8L)^(-1/4).
+// 0.02 everywhere; with --scaled-init, projections into the residual stream by 1/sqrt(2L) (GPT-2, section 2.3).
+// DeepNorm (Wang et al. 2022, figure 2) instead scales v, o and the feed-forward by (8L)^(-1/4).
 InitStds init_stds(const Config *c) {
     double s = 0.02 * c->init_scale, L = (double)c->layers, root = 1 / sqrt(2 * L), beta = sqrt(sqrt(1 / (8 * L)));
     if (c->norm == NORM_deepnorm) return (InitStds){s, s * beta, s * beta, s * beta};
-    return (InitStds){s, s, s * root, s};
+    return (InitStds){s, s, c->scaled_init ? s * root : s, s};
 }

@@ -13,8 +13,8 @@ void loaded_config(Config *c, const bool *given) {
     theirs = *c;
     if (given[flags_find(&config_table, "rope_scaling")]) config_stretch(c, &config_table, &asked, 0);
     config_note_stretch(c, &theirs);
-    if (given[flags_find(&config_table, "init_scale")])
-        usage_error("--init-scale has no effect beside --load %s, whose weights are there; leave it out", c->load);
+    if (given[flags_find(&config_table, "init_scale")] || given[flags_find(&config_table, "scaled_init")])
+        usage_error("--init-scale and --scaled-init have no effect beside --load %s: leave them out", c->load);
     run_check_files(c->load, false, "move run.json away if that was on purpose");
     Config loaded = *c;
     config_name_biases(&asked), config_name_biases(&loaded);

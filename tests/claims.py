@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import unittest
+import unittest.mock
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +26,8 @@ from scipy import stats as scipy_stats
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
-from lab import associations, baseline, check, figure, front, match, report, stats, table  # noqa: E402
+from lab import associations, baseline, check, figure, front, knobs, learned, match, report, stats, table  # noqa: E402
 from lab import server, trainer, verdict  # noqa: E402
-from lab import associations, baseline, check, figure, front, learned, match, report, stats, table  # noqa: E402
-from lab import trainer, verdict  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -1261,6 +1260,50 @@ class Repository(unittest.TestCase):
         rooms = ("", "lib/", "kernels/", "config/", "data/", "formats/", "model/", "infer/", "run/", "plot/")
         files = {str(path.relative_to(ROOT)) for room in rooms for path in ROOT.glob(f"{room}*.c")} - programs
         self.assertEqual({word for word in words if word.endswith(".c")}, files)
+
+
+class Knobs(unittest.TestCase):
+    """Which lines implement a knob, and what a line earns."""
+
+    def test_every_pattern_finds_code(self):
+        for knob in knobs.LINES:
+            lines = [text for _, _, text in knobs.found(knob)]
+            self.assertTrue(lines, knob)
+            self.assertFalse([text for text in lines if text.strip().startswith("//") or not text.strip()], knob)
+        self.assertEqual(set(knobs.LINES), set(knobs.ARMS))
+        self.assertEqual(sorted(k for _, hung in knobs.STEPS for k in hung), sorted(knobs.LINES))
+
+    def test_functions_are_counted_whole_and_lines_once(self):
+        with tempfile.TemporaryDirectory() as folder, unittest.mock.patch.dict(
+                knobs.LINES, {"toy": [("x.c", "warm()"), ("x.c", r"warm")], "gone": [("x.c", r"nowhere")]}):
+            (Path(folder) / "x.c").write_text("int warm(int a);\n// warm\nint warm(int a) {\n    return a;\n}\n"
+                                              "int cold(void) { return 0; }\n")
+            self.assertEqual([n for _, n, _ in knobs.found("toy", Path(folder))], [1, 3, 4, 5])
+            with self.assertRaisesRegex(UsageError, "no line with 'nowhere'"):
+                knobs.found("gone", Path(folder))
+
+    def test_the_schedule_is_that_of_the_trainer(self):
+        with tempfile.TemporaryDirectory() as out:
+            flags = {"steps": "25", "warmup": "4", "lr": "0.01", "log-every": "1", "layers": "1", "width": "32",
+                     "heads": "2", "context": "32", "batch": "1", "eval-tokens": "256"}
+            trainer.Training(flags, out, 1).result()
+            lines = [json.loads(line) for line in (Path(out) / "log.jsonl").read_text().splitlines()]
+        seen = [line["lr"] for line in lines if "lr" in line]
+        numpy.testing.assert_allclose(knobs.rates_of(flags, 0.01), seen, rtol=1e-9)
+
+    def test_a_knob_is_judged_by_its_interval(self):
+        arms = {knobs.ALL: "--clip 1", **{arm: f"--clip {i + 2}" for i, arm in enumerate(knobs.ARMS.values())}}
+        size = dict(zip(knobs.ARMS.values(), (0.5, -0.5, 0.0, 0.05, *[0.0] * 5)))
+        claim = toy(command="./train --lr 0.001 --seed 1..8", arms=arms, tune_seeds="9..10",
+                    comparison=[{"a": arm, "b": knobs.ALL, "predict": "within 0.05"} for arm in size])
+        records = records_of(claim, lambda run: 1 + size.get(run.arm.name, 0) + noise(run.seed, 0.1) + own_noise(run))
+        results = verdict.Results(claim, records)
+        receipt = unittest.mock.Mock(claim=claim, results=results)
+        told = knobs.tally(receipt)
+        self.assertEqual((told["pays"], told["costs"]), (["warm-up"], ["clipping"]))
+        self.assertIn("weight decay", told["noise"])
+        self.assertEqual(told["unsettled"], ["short memory"])
+        self.assertLess(knobs.earned(receipt)[0].p, 0.1)
 
 
 class Matching(unittest.TestCase):

@@ -560,14 +560,17 @@ static void check_normal(Model *m, const char *suffix, double std) {
 static void init_statistics(void) {
     const double std = 0.02 * 1.5, root = 1 / sqrt(2 * 3.0), beta = pow(8 * 3.0, -0.25);
     Config pre = configure("--layers 3 --width 64 --init-scale 1.5 --tie 0 --bias --pos learned"),
-           deep = configure("--layers 3 --width 64 --init-scale 1.5 --norm deepnorm");
+           deep = configure("--layers 3 --width 64 --init-scale 1.5 --norm deepnorm"),
+           flat = configure("--layers 3 --width 64 --init-scale 1.5 --scaled-init 0");
     Config moe =
         configure("--layers 3 --width 64 --init-scale 1.5 --attn mla --experts 4 --shared-experts 1 --expert-width 20");
-    Model *p = model_new(&pre, false), *d = model_new(&deep, false), *e = model_new(&moe, false);
+    Model *p = model_new(&pre, false), *d = model_new(&deep, false), *e = model_new(&moe, false),
+          *f = model_new(&flat, false);
     static const char *const plain[] = {"embed.weight",  "pos.weight",    "head.weight",     "attn.q.weight",
                                         "attn.k.weight", "attn.v.weight", "ffn.gate.weight", "ffn.up.weight"};
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) check_normal(p, plain[i], std);
     check_normal(p, "attn.o.weight", std * root), check_normal(p, "ffn.down.weight", std * root);
+    check_normal(f, "attn.o.weight", std), check_normal(f, "ffn.down.weight", std);
     static const char *const scaled[] = {"attn.v.weight", "attn.o.weight", "ffn.gate.weight", "ffn.up.weight",
                                          "ffn.down.weight"};
     for (size_t i = 0; i < sizeof scaled / sizeof *scaled; i++) check_normal(d, scaled[i], std * beta);
