@@ -30,8 +30,10 @@ static const Section sections[] = {
     {"torch", "the training steps beside PyTorch", bench_torch},
     {"threads", "scaling over threads", bench_threads},
     {"memory", "peak memory against the prediction of --dry-run", bench_memory},
+    {"flash", "what flash attention saves, taken apart", bench_flash},
+    {"starved", "attention with narrow heads where bandwidth is scarce", bench_starved},
 };
-enum { SECTIONS = sizeof sections / sizeof sections[0] };
+enum { SECTIONS = sizeof sections / sizeof sections[0], BY_NAME = 2 };      // the last ones run where they are named
 
 // ---- flags ---------------------------------------------------------------------------------------
 typedef struct {
@@ -46,13 +48,14 @@ typedef struct {
 static const FlagTable table = {
     FLAGS_OF_SECTIONS,
     .program = "bench/bench [section]... [--name value]...",
-    .about = "Measures this machine, then how much of it we use. Sections (default: all of them, in this order):\n"
+    .about = "Measures this machine, then how much of it we use. Sections (default: all but the last two):\n"
              "  products    matrix products at the shapes of real models, beside OpenBLAS where that is installed\n"
              "  steps       whole training steps          attention   naive, band, flash, forward and backward\n"
              "  decode      reading and writing           context     writing, by the length of the text before\n"
              "  rows        a step of 1 to 64 texts       serve       event clock, scheduler, HTTP, prefix cache\n"
              "  torch       the steps beside PyTorch, with --torch\n"
-             "  threads     scaling over threads          memory      peak memory against --dry-run",
+             "  threads     scaling over threads          memory      peak memory against --dry-run\n"
+             "  flash       what flash saves, by parts    starved     attention where bandwidth is scarce (3 minutes)",
     .examples = "  bench/bench steps --rounds 15\n  bench/bench products attention --quick --out /tmp/mine.json\n",
 };
 
@@ -66,7 +69,7 @@ static int parse_sections(int argc, char **argv, bool wanted[SECTIONS]) {
             if (!strcmp(argv[words + 1], sections[i].name)) wanted[i] = known = true;
         if (!known) usage_error("there is no section \"%s\"; bench/bench --help lists them", argv[words + 1]);
     }
-    for (size_t i = 0; i < SECTIONS && !words; i++) wanted[i] = true;
+    for (size_t i = 0; i + BY_NAME < SECTIONS && !words; i++) wanted[i] = true;
     return words;
 }
 

@@ -61,6 +61,8 @@ void add_point(Bench *b, int group, const char *label, double flops, double byte
 void bench_products(Bench *b);
 void bench_steps(Bench *b);
 void bench_attention(Bench *b);
+void bench_flash(Bench *b);
+void bench_starved(Bench *b);
 void bench_decode(Bench *b);
 void bench_context(Bench *b);
 void bench_rows(Bench *b);

@@ -28,6 +28,7 @@ METRICS = {
     "tokens": "tokens trained on",
     "tokens_per_second": "speed (tokens per second)",
     "peak_memory_bytes": "peak memory (bytes)",
+    "activation_bytes": "kept from a forward to its backward (bytes)",
     "parameters": "parameters",
     "active_parameters": "parameters active per token",
     "flops_per_token": "FLOPs per token, training",
