@@ -834,7 +834,8 @@ class Power(unittest.TestCase):
         """Of any prediction, of a control too, and with a pilot of two, which stops nothing."""
         def value(run):
             return 1 - 0.1 * (run.arm.name == "b") + own_noise(run)
-        self.assertIn("WARNING: b vs a is predicted > 0, and the pilot lies not there", self.told(self.claim(), value)[1])
+        text = self.told(self.claim(), value)[1]
+        self.assertIn("WARNING: b vs a is predicted > 0, and the pilot lies not there", text)
         control = {"a": "a", "predict": "< 0.5", "role": "control"}
         claim = self.claim(comparison=[{"a": "b", "b": "a", "predict": "< 0"}, control])
         good, text = self.told(claim, value)
@@ -845,7 +846,7 @@ class Power(unittest.TestCase):
         self.assertIn("WARNING", text)
 
     def test_capacities(self):
-        """A pilot knows the spread of a capacity too: with b a doubling ahead of a, six seeds find more than a third."""
+        """A pilot knows the spread of a capacity too: with b a doubling ahead of a six seeds find a third."""
         def claim(predict):
             return self.claim(command="./train --pairs 4,8,16,32 --lr 0.01 --seed 1..6", metric="accuracy", worst=0,
                               better="higher", outcome="capacity", along="pairs", threshold="> 0.5", predict=predict,

@@ -33,8 +33,8 @@ KINDS = ("runs", "exact", "timing")   # judged by statistics; every value must b
 OUTCOMES = ("", "solved", "steps", "capacity", "window")
 MACHINES = ("tokens_per_second", "seconds", "peak_memory_bytes")   # metrics that are of the machine
 # What is promised before the runs. A change of it after them is seen by the hash that every row carries.
-PROMISED = ("kind", "thesis", "metric", "better", "tune", "usable", "worst", "outcome", "threshold", "along", "tied", "match",
-            "match_to", "tolerance", "arms", "comparison")
+PROMISED = ("kind", "thesis", "metric", "better", "tune", "usable", "worst", "outcome", "threshold", "along", "tied",
+            "match", "match_to", "tolerance", "arms", "comparison")
 UNEVEN = 0.15   # by how much a cell of a grid of learning rates may differ from their mean
 
 
