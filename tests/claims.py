@@ -845,6 +845,31 @@ class Power(unittest.TestCase):
         self.assertTrue(good)
         self.assertIn("WARNING", text)
 
+    def test_what_would_settle_it(self):
+        """Of a difference that is left open: as many fresh seeds settle it in four cases of five, whichever the way,
+        and it is said how long they take. Of what is settled nothing is said, and on the bound no number will do."""
+        def found(predict, mean, spread=1.0, n=12):
+            claim = self.claim(predict=predict, seeds=f"1..{n}")
+            values = numpy.random.default_rng(5).normal(size=n)
+            values = mean + spread * (values - values.mean()) / values.std(ddof=1)
+            records = records_of(claim, lambda run: values[run.seed - 1] * (run.arm.name == "b"),
+                                 claim.runs(claim.seeds))
+            for row in records.values():
+                row |= {"seconds": 30.0, "threads": 1}
+            outcome = verdict.evaluate(claim, records)
+            return report.to_settle(claim, records, outcome.findings[0]), report.outcome_lines(claim, records)
+        rng = numpy.random.default_rng(4)
+        for predict, mean, bound in (("> 0", 0.4, 0.0), ("> 1", 0.6, 1.0), ("< 0.2", 0.6, 0.2),
+                                     ("within 0.3", 0.7, 0.3)):
+            (seeds, minutes), lines = found(predict, mean)
+            self.assertEqual(minutes, seeds * 2 * 30 / 60 / 2, predict)
+            self.assertIn(f"{seeds} fresh seeds ({minutes:.0f} minutes) would settle it", "\n".join(lines))
+            drawn = [stats.estimate(rng.normal(mean, 1, seeds)) for _ in range(300)]
+            self.assertAlmostEqual(sum(not e.low < bound < e.high for e in drawn) / 300, 0.8, delta=0.1)
+        self.assertGreater(found("within 0.5", 0.1)[0][0], 20)
+        self.assertIsNone(found("> 0", 5)[0])
+        self.assertIn("no number of seeds would settle it", "\n".join(found("> 0.4", 0.4)[1]))
+
     def test_capacities(self):
         """A pilot knows the spread of a capacity too: with b a doubling ahead of a six seeds find a third."""
         def claim(predict):

@@ -7,7 +7,7 @@ stand in it, so that the sentence cannot say what the records do not.
 import re
 
 from .command import UsageError
-from .report import effect
+from .report import effect, settle_text
 
 LONGEST = 25   # words of a sentence in README's table
 SMALL = ".small"   # as in norm-qk.small.png
@@ -110,7 +110,9 @@ def claim_row(lab, claim):
     if outcome.verdict == "OPEN":
         return [named, "open", "", "", command, f"at most {claim.budget:g}" if claim.budget else ""]
     told = [f"{f.comparison.name}: {effect(f)}, predicted {f.comparison.predict}"
-            + (" (control)" if f.comparison.role == "control" else "") + f": {f.verdict}" for f in outcome.findings]
+            + (" (control)" if f.comparison.role == "control" else "") + f": {f.verdict}"
+            + "".join(f"; {text}" for text in [settle_text(claim, lab.records[claim.name], f)] if text)
+            for f in outcome.findings]
     told += [note for note in outcome.notes if EDGE in note or FREE in note]
     return [named, f"**{outcome.verdict}**", "<br>".join(told), picture(claim, ""), command,
             lab.facts(claim.name)["minutes"]]

@@ -197,6 +197,34 @@ def detect_text(finding):
     return f"; {number(finding.detectable)} beyond the bound: the smallest {what} found with {100 * CHANCE:.0f}% power"
 
 
+def to_settle(claim, records, finding):
+    """(fresh seeds, minutes on two cores) that would settle a comparison of means which is INCONCLUSIVE, either way and
+    with 80% power, were the true difference and spread those that were seen. Seeds are None where no number will: that
+    is on the bound. None where nothing is open, or nothing is known of it."""
+    e, c = finding.estimate, finding.comparison
+    open_ = finding.verdict == "INCONCLUSIVE" and claim.kind == "runs" and not (claim.outcome and not c.apart)
+    if not open_ or e.count < LEAST_PILOT or not e.spread > 0:
+        return None
+    likelier, mean = c.predict, e.mean
+    if not likelier.has(mean):     # then FAILS is the likelier verdict; outside of a margin both sides are alike
+        other = {"above": "below", "below": "above", "within": "above"}[likelier.kind]
+        likelier, mean = replace(likelier, kind=other), abs(mean) if likelier.kind == "within" else mean
+    chance, _ = mean_chance(replace(c, expect=None, predict=likelier), mean, e.spread, True)
+    seeds = seeds_needed(chance, SIGNS)
+    rows = [records.get(run.key) for run in claim.runs(claim.seeds)]
+    cost = sum((r["seconds"] or 0) * (r["threads"] or 1) for r in rows if r) / len(claim.seeds)
+    return seeds, (seeds or 0) * cost / 60 / CORES
+
+
+def settle_text(claim, records, finding):
+    """In words, or nothing."""
+    found = to_settle(claim, records, finding)
+    if not found:
+        return ""
+    return f"{found[0]} fresh seeds ({found[1]:.0f} minutes) would settle it, were the difference as seen" if found[0] \
+        else "no number of seeds would settle it, were the difference as seen"
+
+
 def chosen_text(results, claim, arm):
     """The learning rate, or whatever is tuned, that the arm is reported at: one, or all that seeds chose."""
     chosen = {results.chosen(arm, seed) for seed in claim.seeds} - {None}
@@ -227,7 +255,8 @@ def outcome_lines(claim, records):
     for f in outcome.findings:
         judged = f"predicted {f.comparison.predict}: {f.verdict}; " if claim.thesis else ""
         sure = f"p {f.p:.3g}" if claim.kind == "runs" else f"{f.estimate.count} values"
-        lines.append(f"{f.comparison.name}: {effect(f)}, {judged}{sure}{detect_text(f)}" + f"; {f.note}" * bool(f.note))
+        more = "".join(f"; {text}" for text in (f.note, settle_text(claim, records, f)) if text)
+        lines.append(f"{f.comparison.name}: {effect(f)}, {judged}{sure}{detect_text(f)}{more}")
     lines += [f"note     {note}" for note in outcome.notes]
     if claim.thesis:
         lines.append(f"verdict  {outcome.verdict}"
@@ -249,6 +278,9 @@ def facts(claim, records):
         found |= {name: f.verdict, **{f"{name}: {what}": text for what, text in told.items()}}
         if f.note:
             found[f"{name}: note"] = f.note
+        if needed := to_settle(claim, records, f):
+            found |= {f"{name}: seeds to settle": str(needed[0] or "-"),
+                      f"{name}: minutes to settle": f"{needed[1]:.0f}"}
     for label, arm, e in rows_of_arms(claim, results) if not claim.record else []:
         found |= {f"{label}: mean": number(e.mean), f"{label}: level": level(e)}
         if claim.outcome == "solved":
