@@ -1617,6 +1617,24 @@ class Sweeps(unittest.TestCase):
         self.assertEqual(sweep(str(path), "--into", str(self.into), "--yes").returncode, 0)
         self.assertEqual(len(read_records(self.into / "vain.csv")), 18)
 
+    def test_bar_that_elimination_passes(self):
+        """Refused before anything is trained, but with --yes."""
+        path = self.into / "free.toml"
+        path.write_text(f'''
+            thesis = "Most of two answers are right."
+            metric = "accuracy"
+            better = "higher"
+            outcome = "solved"
+            threshold = "> 0.5"
+            command = "{TINY} --steps 8 --pairs 2 --norm pre,post --seed 1..6"
+            comparison = [{{ a = "norm=post", b = "norm=pre", predict = "within 0.5" }}]''')
+        refused = sweep(str(path), "--into", str(self.into))
+        self.assertEqual((refused.returncode, refused.stderr.count("\n")), (2, 1), refused.stderr)
+        self.assertIn("a model that binds nothing has a share in what this claim measures", refused.stderr)
+        self.assertIn("passes accuracy > 0.5 in: norm=pre, norm=post; accuracy_above_elimination", refused.stdout)
+        self.assertFalse((self.into / "free.csv").exists())
+        self.assertEqual(sweep(str(path), "--into", str(self.into), "--yes", "--dry-run").returncode, 0)
+
     def test_claim(self):
         """A whole claim: arms with flags of their own, rates chosen on other seeds, a matched arm, a verdict, a figure;
         the records alone give the same verdict, and a run of them again the same digest, which a changed one is not."""

@@ -7,7 +7,7 @@ import numpy
 from . import baseline
 from .match import recall_claim
 from .stats import CHANCE, LEVEL, SIGNS, discordant, power, seeds_needed, share_power
-from .verdict import Results, at_thresholds, evaluate, least_p, rate_edges, weigh
+from .verdict import Results, at_thresholds, edges, evaluate, least_p, rate_edges, weigh
 
 LEAST_PILOT = 3   # seeds from which a spread may be told: that of two is often off by a factor of ten
 CORES = 2   # minutes are told as those of two cores, however many runs went at once
@@ -118,7 +118,7 @@ def print_contradictions(claim, records, pilot):
             continue
         good, where = False, "outside the margin" if comparison.predict.kind == "within" else "not there"
         print(f"power    WARNING: {comparison.name} is predicted {comparison.predict}, and the pilot lies {where}: "
-              f"{signed(e.mean)} {interval(e)} of {comparison.metric}, {e.count} seeds")
+              f"{signed(e.mean)} {interval(e)}, of {e.count} seeds")
     return good
 
 
@@ -137,8 +137,9 @@ def print_power(claim, records, pilot, minutes_of=None):
               f"{LEAST_PILOT} or more; this may end INCONCLUSIVE for want of seeds")
         return good
     for comparison, chance, distance in designs(claim, records, pilot):
+        what = measured_text(claim) if claim.outcome and not comparison.apart else comparison.metric
         by = "expected" if comparison.expect is not None else "in the pilot"
-        print(f"power    {comparison.name}: {signed(distance)} of {comparison.metric} beyond its bound {by} (pilot of "
+        print(f"power    {comparison.name}: {signed(distance)} of {what} beyond its bound {by} (pilot of "
               f"{len(pilot)} seeds); {n} seeds find that with {100 * chance(n):.0f}% power")
         if chance(n) >= CHANCE:
             continue
@@ -242,14 +243,14 @@ def print_outcome(claim, records):
 def outcome_lines(claim, records):
     """What the records say, as a table, the comparisons and the verdict."""
     outcome, results = evaluate(claim, records), Results(claim, records)
-    rows, edges = rows_of_arms(claim, results), rate_edges(claim, results)
+    rows, at_edge = rows_of_arms(claim, results), rate_edges(claim, results)
     width = max([len(label) for label, _, _ in rows] + [3])
     aside = "loss at the best rate" if claim.usable else ""
     lines = [f"{'arm':<{width}}  {'lr':>10}  {measured_text(claim)}: mean and 95% interval{'; ' * bool(aside)}{aside}"]
     for label, arm, e in rows:
         rate = chosen_text(results, claim, arm) if arm and not claim.usable else ""
         gone = diverged_count(claim, records, arm) if arm else 0
-        edge = f"  best rate is the list's edge: {edges[label]}" if label in edges else ""
+        edge = f"  best rate is the list's edge: {at_edge[label]}" if label in at_edge else ""
         lines.append(f"{label:<{width}}  {rate:>10}  {level(e)}" + (f"  {gone} diverged" if gone else "") + edge
                      + (f"; {level(best_loss(claim, records, label))}" if aside and not outcome.missing else ""))
     for f in outcome.findings:
@@ -292,6 +293,8 @@ def facts(claim, records):
                       f"{label}: diverged": str(diverged_count(claim, records, arm))}
         if claim.usable and not outcome.missing:
             found[f"{label}: loss"] = number(best_loss(claim, records, label).mean)
+    if told := edges(claim, results):
+        found["edges"] = told[0].partition(": ")[2]
     lines = baseline.of_claim(claim)
     if lines and claim.metric in lines:
         found["elimination"] = number(lines[claim.metric])
