@@ -18,6 +18,7 @@ import unittest
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 from scipy import stats as scipy_stats
@@ -108,6 +109,25 @@ class AssociationsTest(unittest.TestCase):
         self.assertLess(associations.capacity("positive", 8), limit)
         self.assertAlmostEqual(associations.capacity("positive", 512), limit, delta=0.05)
         self.assertAlmostEqual(associations.limit_of_positive(1e6), 1 + math.pi ** 2, places=4)
+
+
+    def test_picture_of_capacities(self):
+        """A ring where a mean falls through the half, and none where it does not."""
+        claim = toy(command="./train --pairs 4,8,16 --state-dim 4,8 --lr 0.01 --seed 1..3", tune_seeds="99", worst=0,
+                    metric="bits_above_elimination", better="higher", outcome="capacity", along="pairs",
+                    threshold="> 0.5", arms={"sum": "--attn linear", "delta": "--attn delta"},
+                    comparison=[{"a": "delta state-dim=4", "b": "sum state-dim=4", "predict": "> 0"}])
+
+        def value(run):
+            flags = dict(run.arm.flags)
+            half = {"4": 8, "8": 32}[flags["state-dim"]] if run.arm.name == "sum" else 64
+            return 0.5 + 0.2 * math.log2(half / int(flags["pairs"])) + own_noise(run)
+        results = verdict.Results(claim, records_of(claim, value))
+        told = associations.draw_capacity(SimpleNamespace(claim=claim, results=results), "title")
+        rings = [[line.get_xdata()[0] for line in axes.lines if line.get_markersize() == 9] for axes in told.axes]
+        associations.plt.close(told)
+        self.assertEqual((len(rings[0]), rings[1]), (1, []))
+        self.assertAlmostEqual(rings[0][0], 8, delta=0.6)
 
 
 class Commands(unittest.TestCase):
@@ -662,6 +682,7 @@ class Verdicts(unittest.TestCase):
         lines = report.outcome_lines(claim, records)
         self.assertIn("best rate is the list's edge: highest of 3", next(x for x in lines if x.startswith("b  ")))
         self.assertNotIn("edge", next(x for x in lines if x.startswith("a  ")))
+        self.assertEqual(report.facts(claim, records)["edges"], "b (highest of 3)")
         for rates, told in (("0.001,0.01", "a (highest of 2), b (lowest of 2)"), ("0.1", "all arms (it is the only")):
             claim = toy(command=f"./train --lr {rates} --seed 1..5")
             notes = verdict.evaluate(claim, records_of(claim, lambda run: (dict(run.tuned)["lr"] != best[run.arm.name])
