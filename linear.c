@@ -2,6 +2,7 @@
 // [q | k | v | gates] rows; q, k and v pass a short convolution, q and k a feature map; then the recurrence of
 // kernels/recurrence.c. What a mixer adds, as in its paper:
 //     linear       elu + 1 on q and k, divided by the sum of the weights (Katharopoulos et al. 2020)
+//                  (--feature-map unit: unit q and k, norm on the output: delta without erasing or write strength)
 //     gla          decays per key dimension through 16 numbers, norm and silu gate on the output (Yang et al. 2023)
 //     delta        unit q and k, a write strength per head, norm on the output (Yang et al. 2024)
 //     gated-delta  as delta, with a decay per head and a silu gate (Yang, Kautz, Hatamizadeh 2024; Qwen3-Next)
@@ -20,6 +21,9 @@
 enum { GATE_RANK = 16 };                 // of the decays of gla: the paper's choice
 
 static bool has_delta(const Layer *layer) { return layer->attn == ATTN_delta || layer->attn == ATTN_gated_delta; }
+// elu + 1 and the sum of weights that divides; else keys have signs, the sum may be 0, and a norm takes its place.
+static bool has_sum(const Layer *layer) { return layer->attn == ATTN_linear && !layer->linear.unit_keys; }
+static bool has_unit_keys(const Layer *layer) { return has_delta(layer) || layer->linear.unit_keys; }
 static bool is_mamba2(const Layer *layer) { return layer->attn == ATTN_mamba2; }
 static bool has_head_decay(const Layer *layer) { return layer->attn == ATTN_gated_delta || is_mamba2(layer); }
 static bool has_gate(const Layer *layer) { return layer->attn == ATTN_gla || has_head_decay(layer); }
@@ -51,6 +55,7 @@ static void add_linear_mixer(Model *m, Layer *layer, int l) {
     if (has_head_decay(layer)) weight[n++] = (Weight){"attn.decay", H, std};
     if (gla) weight[n++] = (Weight){"attn.decay_a", GATE_RANK, std};
     layer->linear.taps = taps;
+    layer->linear.unit_keys = layer->attn == ATTN_linear && m->c.feature_map == FEATURE_MAP_unit;
     layer->linear.qkv = add_linear(m, l, weight, n, C, config_qkv_bias(&m->c));
     if (gla) layer->linear.decay_b = add_linear(m, l, (Weight[]){{"attn.decay_b", q, std}}, 1, GATE_RANK, true);
     // The deviation of PyTorch's Conv1d: uniform in +-1/sqrt(taps).
@@ -61,7 +66,7 @@ static void add_linear_mixer(Model *m, Layer *layer, int l) {
         layer->linear.decay_shift = add_vector(m, l, "attn.decay_shift", H, INIT_DECAY_SHIFT);
     }
     if (is_mamba2(layer)) layer->linear.skip = add_vector(m, l, "attn.skip", H, INIT_ONE);
-    if (layer->attn == ATTN_linear) return;
+    if (has_sum(layer)) return;
     Norm *o_norm = &layer->linear.o_norm;          // one per head
     *o_norm = add_rms_norm(m, l, "attn.o_norm", layer->Dv, m->c.norm_eps);
     o_norm->groups = H, o_norm->x_stride = o_norm->y_stride = v;
@@ -73,7 +78,7 @@ static void add_linear_mixer(Model *m, Layer *layer, int l) {
 
 static size_t sums_at(const Layer *layer) { return recurrence_state_size(recurrence_shape(layer)); }
 static size_t tail_at(const Layer *layer) {
-    return sums_at(layer) + (layer->attn == ATTN_linear ? key_width(layer) : 0);
+    return sums_at(layer) + (has_sum(layer) ? key_width(layer) : 0);
 }
 static CacheNeed linear_cache(const Layer *layer) {
     size_t taps = layer->linear.taps;
@@ -92,7 +97,7 @@ static void layout_linear(const Model *m, const Layer *layer, LayerActs *acts, A
     if (has_head_decay(layer)) a->decay = take(arena, M * layer->H);
     if (layer->attn == ATTN_gla)
         a->decay_a = take(arena, M * GATE_RANK), a->decay_b = take(arena, M * q), a->decay = take(arena, M * q);
-    if (layer->attn == ATTN_linear) a->sum = take(arena, M * layer->H);
+    if (has_sum(layer)) a->sum = take(arena, M * layer->H);
     else a->normed = take(arena, M * v), a->o_norm = take_rms_norm(arena, M * layer->H);
     if (has_gate(layer)) a->gated = take(arena, M * v);
     if (keep) a->states = take(arena, recurrence_states_size(B, T, recurrence_shape(layer)));
@@ -126,8 +131,8 @@ static Rows qkv_rows(const Layer *layer, const LinearActs *a) {
 
 // Queries times 1/sqrt(K), except where a sum of weights divides and in Mamba-2. Both maps of q and of k.
 static FeatureShape feature_shape(const Layer *layer, size_t stride, size_t M, bool query) {
-    Feature f = layer->attn == ATTN_linear ? FEATURE_ELU : has_delta(layer) ? FEATURE_UNIT : FEATURE_PLAIN;
-    bool scaled = query && (has_delta(layer) || layer->attn == ATTN_gla);
+    Feature f = has_sum(layer) ? FEATURE_ELU : has_unit_keys(layer) ? FEATURE_UNIT : FEATURE_PLAIN;
+    bool scaled = query && (has_unit_keys(layer) || layer->attn == ATTN_gla);
     return (FeatureShape){.M = M, .heads = layer->H, .K = layer->D, .feature = f, .x_stride = stride,
                           .y_stride = 2 * key_width(layer), .scale = scaled ? 1 / sqrt((double)layer->D) : 1};
 }
@@ -187,7 +192,7 @@ static void output_forward(const Model *m, const Layer *layer, const LinearActs 
         normalise(m, &layer->linear.o_norm, a->normed, a->o_norm, a->gated, M);
         return;
     }
-    if (layer->attn != ATTN_linear) normalise(m, &layer->linear.o_norm, a->normed, a->o_norm, a->out, M);
+    if (!has_sum(layer)) normalise(m, &layer->linear.o_norm, a->normed, a->o_norm, a->out, M);
     if (has_gate(layer)) silu_gate_forward(a->gated, a->normed, gate, N, M, v);
 }
 // From what the output matrix gives (dgated, or dout where there is no gate) to dout of the recurrence.
@@ -201,7 +206,7 @@ static void output_backward(Model *m, const Layer *layer, const LinearActs *a, L
         return;
     }
     if (has_gate(layer)) silu_gate_backward(g->dout, dgate, g->dgated, a->normed, gate, N, M, v);
-    if (layer->attn != ATTN_linear)
+    if (!has_sum(layer))
         normalise_backward(m, &layer->linear.o_norm, g->dout, g->dout, a->o_norm, a->out, M, false);
 }
 
@@ -275,7 +280,7 @@ static void states_forward(Model *m, const Layer *layer, size_t l, const Batch *
             const RecurrenceInput in = recurrence_input(layer, &a);
             recurrence_forward(a.out, a.states, &in, r.p.B, r.p.T, (RecurrenceState){state, r.step, r.p.past},
                                recurrence_shape(layer));
-            if (layer->attn == ATTN_linear)
+            if (has_sum(layer))
                 normalise_sum_forward(a.out, a.sum, state ? state + sums_at(layer) : NULL, r.step, r.p.B, r.p.T,
                                       sum_shape(layer, &a));
         }
@@ -321,12 +326,12 @@ static void linear_mixer_backward(Model *m, size_t l, real *dx, const real *dout
     real *dfeatures = g->dfeatures, *dconvolved = has_silu(layer) ? g->dconvolved : g->dqkv, *dv = dconvolved + 2 * q;
     apply_backward(m, has_gate(layer) ? g->dgated : g->dout, dout, &layer->o, output_of(layer, a), b->M, false);
     output_backward(m, layer, a, g, b->M);
-    if (layer->attn == ATTN_linear) normalise_sum_numerator(g->dout, a->sum, a->out, b->M, sum_shape(layer, a));
+    if (has_sum(layer)) normalise_sum_numerator(g->dout, a->sum, a->out, b->M, sum_shape(layer, a));
     const RecurrenceInput in = recurrence_input(layer, a);
     const RecurrenceGradient d = {.q = dfeatures, .k = dfeatures + q, .v = dv, .q_stride = 2 * q, .k_stride = 2 * q,
                                   .v_stride = stride, .beta = g->dbeta, .log_decay = g->dlog_decay};
     recurrence_backward(&d, g->dout, a->states, &in, b->B, b->T, recurrence_shape(layer));
-    if (layer->attn == ATTN_linear)
+    if (has_sum(layer))
         normalise_sum_backward(dfeatures, dfeatures + q, a->sum, b->B, b->T, sum_shape(layer, a));
     if (is_mamba2(layer))
         skip_backward(dv, m->gradients + layer->linear.skip, g->dout, a->convolved + 2 * q, stride,

@@ -10,6 +10,7 @@
 #define ATTN_VALUES(X)        X(ATTN, mha) X(ATTN, gqa) X(ATTN, mla) X(ATTN, swa) X(ATTN, linear) X(ATTN, gla) \
                               X(ATTN, delta) X(ATTN, gated_delta) X(ATTN, mamba2)
 #define ATTN_KERNEL_VALUES(X) X(KERNEL, naive) X(KERNEL, band) X(KERNEL, flash)
+#define FEATURE_MAP_VALUES(X) X(FEATURE_MAP, elu) X(FEATURE_MAP, unit)
 #define QK_NORM_VALUES(X)     X(QK, none) X(QK, head) X(QK, full)
 #define POS_VALUES(X)         X(POS, rope) X(POS, learned) X(POS, none) X(POS, alibi)
 #define NORM_VALUES(X)        X(NORM, pre) X(NORM, post) X(NORM, out) X(NORM, peri) X(NORM, deepnorm) \
@@ -44,6 +45,7 @@
 #define CONFIG_CONSTANT(prefix, word) prefix##_##word,
 enum { ATTN_VALUES(CONFIG_CONSTANT) };
 enum { ATTN_KERNEL_VALUES(CONFIG_CONSTANT) };
+enum { FEATURE_MAP_VALUES(CONFIG_CONSTANT) };
 enum { QK_NORM_VALUES(CONFIG_CONSTANT) };
 enum { POS_VALUES(CONFIG_CONSTANT) };
 enum { NORM_VALUES(CONFIG_CONSTANT) };

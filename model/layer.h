@@ -40,6 +40,7 @@ typedef struct {
         Linear qkv, decay_b;               // qkv: rows of q, k, v, then those of the gates (see linear.c)
         Norm o_norm;
         size_t taps, conv, decay_rate, decay_shift, skip;      // taps: of the convolution, whose weight is conv
+        bool unit_keys;                    // of linear: the keys of delta
     } linear;
     Dense dense;
     struct {

@@ -19,6 +19,7 @@ import unittest.mock
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 from scipy import stats as scipy_stats
@@ -111,6 +112,25 @@ class AssociationsTest(unittest.TestCase):
         self.assertAlmostEqual(associations.limit_of_positive(1e6), 1 + math.pi ** 2, places=4)
 
 
+    def test_picture_of_capacities(self):
+        """A ring where a mean falls through the half, and none where it does not."""
+        claim = toy(command="./train --pairs 4,8,16 --state-dim 4,8 --lr 0.01 --seed 1..3", tune_seeds="99", worst=0,
+                    metric="bits_above_elimination", better="higher", outcome="capacity", along="pairs",
+                    threshold="> 0.5", arms={"sum": "--attn linear", "delta": "--attn delta"},
+                    comparison=[{"a": "delta state-dim=4", "b": "sum state-dim=4", "predict": "> 0"}])
+
+        def value(run):
+            flags = dict(run.arm.flags)
+            half = {"4": 8, "8": 32}[flags["state-dim"]] if run.arm.name == "sum" else 64
+            return 0.5 + 0.2 * math.log2(half / int(flags["pairs"])) + own_noise(run)
+        results = verdict.Results(claim, records_of(claim, value))
+        told = associations.draw_capacity(SimpleNamespace(claim=claim, results=results), "title")
+        rings = [[line.get_xdata()[0] for line in axes.lines if line.get_markersize() == 9] for axes in told.axes]
+        associations.plt.close(told)
+        self.assertEqual((len(rings[0]), rings[1]), (1, []))
+        self.assertAlmostEqual(rings[0][0], 8, delta=0.6)
+
+
 class Commands(unittest.TestCase):
     def test_lists_and_ranges(self):
         self.assertEqual(values_of("1..3,7"), ["1", "2", "3", "7"])
@@ -131,6 +151,23 @@ class Commands(unittest.TestCase):
         self.assertEqual([c.name for c in claim.comparisons],
                          ["sparse layers=2 vs dense layers=2", "sparse layers=4 vs dense layers=4"])
         self.assertEqual(len({run.key for run in claim.runs(claim.seeds)}), 5 * 2)
+
+    def test_tied_lists(self):
+        """Lists that go together are not crossed, and the first alone names the arm and is measured along."""
+        def claim(**changes):
+            return toy(**{"command": "./train --pairs 4,8,16 --context 15,31,63 --state-dim 2,4 --lr 0.01 --seed 1..8",
+                          "tune_seeds": "99", "metric": "accuracy", "better": "higher", "outcome": "capacity",
+                          "along": "pairs", "threshold": "> 0.5", "worst": 0, "tied": ["pairs", "context"],
+                          "comparison": [{"a": "b state-dim=4", "b": "a state-dim=4", "predict": "> 0"}], **changes})
+        found = claim()
+        self.assertEqual(len(found.arms), 2 * 3 * 2)
+        self.assertEqual({(dict(arm.flags)["pairs"], dict(arm.flags)["context"]) for arm in found.arms},
+                         {("4", "15"), ("8", "31"), ("16", "63")})
+        self.assertEqual(found.arms[0].label, "a pairs=4 state-dim=2")
+        self.assertEqual(list(found.groups())[0], "a state-dim=2")
+        for bad in ({"tied": ["pairs", "state-dim"]}, {"tied": ["pairs", "seed"]}, {"tied": [1]},
+                    {"arms": {"a": "--norm pre", "b": "--norm post --context 15"}}):
+            self.assertRaises(UsageError, claim, **bad)
 
     def test_too_many_runs(self):
         """Counted, not made: this would be 10^24 arms."""
@@ -669,7 +706,22 @@ class Verdicts(unittest.TestCase):
 
     def test_edge_of_the_list(self):
         outcome = self.outcome(toy(), lambda run: float(dict(run.tuned)["lr"]) + noise(run.seed))
-        self.assertTrue(any("edge" in note for note in outcome.notes))
+        self.assertIn("best learning rate at the edge of the list: all arms (lowest of 3)", outcome.notes)
+
+    def test_edges_of_short_lists(self):
+        """Each arm's own line: of two rates the best is always an edge, one alone was compared with none, and one in
+        the middle has none on both sides."""
+        claim, best = toy(), {"a": "0.01", "b": "0.1"}
+        records = records_of(claim, lambda run: (dict(run.tuned)["lr"] != best[run.arm.name]) + noise(run.seed))
+        lines = report.outcome_lines(claim, records)
+        self.assertIn("best rate is the list's edge: highest of 3", next(x for x in lines if x.startswith("b  ")))
+        self.assertNotIn("edge", next(x for x in lines if x.startswith("a  ")))
+        self.assertEqual(report.facts(claim, records)["edges"], "b (highest of 3)")
+        for rates, told in (("0.001,0.01", "a (highest of 2), b (lowest of 2)"), ("0.1", "all arms (it is the only")):
+            claim = toy(command=f"./train --lr {rates} --seed 1..5")
+            notes = verdict.evaluate(claim, records_of(claim, lambda run: (dict(run.tuned)["lr"] != best[run.arm.name])
+                                                       + noise(run.seed))).notes
+            self.assertTrue(any(f"edge of the list: {told}" in note for note in notes), notes)
 
     def test_failed_runs_are_missing(self):
         claim = toy()
@@ -710,6 +762,58 @@ class Baselines(unittest.TestCase):
             loss, accuracy = found["val_loss"], found["accuracy"]
             self.assertIn(f"elimination {loss:.3f} and {100 * accuracy:.1f}% right", told)
         self.assertEqual(baseline.of_flags({"data": "stories"}), {})
+
+    def test_metrics_above_it(self):
+        """A run that ends where elimination does has 0 of any number of pairs, one without an error 1; it is computed
+        from a row's other numbers and never written, so that a sealed table stays as it is."""
+        claim = toy(command="./train --data recall --repeat-questions 1 --pairs 2,4,16 --keys 16 --lr 0.01 --seed 1..2",
+                    metric="bits_above_elimination", better="higher", worst=0, tune_seeds="99")
+        records = records_of(claim, lambda run: None)
+        for run in claim.runs(claim.seeds):
+            bag = baseline.of_flags(dict(run.arm.flags))
+            half = run.arm.name == "b"
+            records[run.key] = {**dict.fromkeys(COLUMNS), "arm": run.arm.label, "flags": run.key, "status": "finished",
+                                "val_loss": bag["val_loss"] / (2 if half else 1), "digest": "0" * 16,
+                                "accuracy": 1.0 if half else bag["accuracy"]}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "a.csv"
+            write_records(path, records)
+            text, back = path.read_text(), read_records(path)
+            write_records(path, back)
+            self.assertEqual(path.read_text(), text)
+        self.assertNotIn("above", text.splitlines()[0])
+        for row in back.values():
+            b = row["arm"].startswith("b")
+            self.assertAlmostEqual(row["bits_above_elimination"], 0.5 if b else 0)
+            self.assertAlmostEqual(row["accuracy_above_elimination"], 1 if b else 0)
+        results = verdict.Results(claim, back)
+        self.assertAlmostEqual(results.level("b pairs=16").mean, 0.5)
+        self.assertEqual(baseline.of_claim(claim), dict.fromkeys(baseline.ABOVE, 0.0))
+        self.assertEqual(baseline.above({"val_loss": 0.0, "accuracy": 1.0}, {"data": "recall", "pairs": "1"}), {})
+        self.assertEqual(baseline.above({"val_loss": 1.0}, {"data": "stories"}), {})
+
+    def test_what_elimination_settles_alone(self):
+        """A threshold that a bag of values passes, and a comparison of few pairs with many, are told; counted from the
+        bag neither is."""
+        def claim(**changes):
+            return toy(**{"command": "./train --data recall --repeat-questions 1 --pairs 2,16 --keys 16 --lr 0.01 "
+                          "--seed 1..6", "arms": {"a": "--norm pre", "b": "--norm post"}, "worst": 2.8,
+                          "comparison": [{"a": "b", "b": "a", "predict": "> 0.1"}], **changes})
+        capacity = {"outcome": "capacity", "along": "pairs"}
+        told = verdict.free(claim(**capacity, threshold="< 1.386"))
+        self.assertEqual(len(told), 1)
+        self.assertIn("passes val_loss < 1.386 in: a pairs=2, b pairs=2; bits_above_elimination", told[0])
+        self.assertEqual(verdict.free(claim(**capacity, threshold="< 0.3")), [])
+        above = {"metric": "bits_above_elimination", "better": "higher", "worst": 0}
+        self.assertEqual(verdict.free(claim(**capacity, **above, threshold="> 0.5")), [])
+        mixed = {"comparison": [{"a": "a pairs=16", "b": "a pairs=2", "predict": "> 0.1"},
+                                {"a": "a pairs=2", "predict": "< 1", "role": "control"}]}
+        told = verdict.free(claim(**mixed))
+        self.assertEqual(len(told), 2)
+        self.assertIn("of a pairs=16 vs a pairs=2 a model that binds nothing has a difference too, +1.57", told[0])
+        self.assertIn("passes a pairs=2, predicted < 1", told[1])
+        self.assertEqual(verdict.free(claim(**mixed, **above)), [])
+        self.assertEqual(verdict.free(toy()), [])
 
     def test_facts(self):
         """Recall above what elimination reaches: 0 at 40%, 1 at 100%."""
@@ -761,6 +865,80 @@ class Power(unittest.TestCase):
             good, text = self.told(self.claim(**changes), lambda run: 1 + own_noise(run))
             self.assertFalse(good)
             self.assertIn("no number of seeds will do", text)
+
+    def test_pilot_outside_the_margin(self):
+        """Sameness is not taken for granted: a pilot whose mean lies outside the margin says so, and stops the sweep,
+        even if the file expects no difference; one that lies off the middle has less power than one in it."""
+        def value(by):
+            return lambda run: 1 + by * (run.arm.name == "b") + 0.2 * own_noise(run)
+        for expect in (None, 0.0):
+            good, text = self.told(self.claim(expect=expect, predict="within 0.02"), value(0.05))
+            self.assertFalse(good, text)
+            self.assertIn("WARNING: b vs a is predicted within 0.02, and the pilot lies outside the margin: +0.0", text)
+            good, text = self.told(self.claim(expect=expect, predict="within 0.02"), value(0))
+            self.assertTrue(good, text)
+            self.assertNotIn("WARNING", text)
+        pilot, changes = range(101, 111), {"expect": None, "predict": "within 0.02"}
+        runs = self.claim().runs(pilot)
+        middle, off = (report.designs(c, records_of(c, value(by), runs), pilot)[0]
+                       for c in [self.claim(**changes)] for by in (0.0, 0.012))
+        self.assertGreater(middle[1](3), off[1](3) + 0.1)
+        self.assertAlmostEqual(off[2], 0.008, delta=0.003)
+
+    def test_pilot_on_the_other_side(self):
+        """Of any prediction, of a control too, and with a pilot of two, which stops nothing."""
+        def value(run):
+            return 1 - 0.1 * (run.arm.name == "b") + own_noise(run)
+        text = self.told(self.claim(), value)[1]
+        self.assertIn("WARNING: b vs a is predicted > 0, and the pilot lies not there", text)
+        control = {"a": "a", "predict": "< 0.5", "role": "control"}
+        claim = self.claim(comparison=[{"a": "b", "b": "a", "predict": "< 0"}, control])
+        good, text = self.told(claim, value)
+        self.assertFalse(good)
+        self.assertIn("WARNING: a is predicted < 0.5", text)
+        good, text = self.told(self.claim(pilot="101..102"), value)
+        self.assertTrue(good)
+        self.assertIn("WARNING", text)
+
+    def test_what_would_settle_it(self):
+        """Of a difference that is left open: as many fresh seeds settle it in four cases of five, whichever the way,
+        and it is said how long they take. Of what is settled nothing is said, and on the bound no number will do."""
+        def found(predict, mean, spread=1.0, n=12):
+            claim = self.claim(predict=predict, seeds=f"1..{n}")
+            values = numpy.random.default_rng(5).normal(size=n)
+            values = mean + spread * (values - values.mean()) / values.std(ddof=1)
+            records = records_of(claim, lambda run: values[run.seed - 1] * (run.arm.name == "b"),
+                                 claim.runs(claim.seeds))
+            for row in records.values():
+                row |= {"seconds": 30.0, "threads": 1}
+            outcome = verdict.evaluate(claim, records)
+            return report.to_settle(claim, records, outcome.findings[0]), report.outcome_lines(claim, records)
+        rng = numpy.random.default_rng(4)
+        for predict, mean, bound in (("> 0", 0.4, 0.0), ("> 1", 0.6, 1.0), ("< 0.2", 0.6, 0.2),
+                                     ("within 0.3", 0.7, 0.3)):
+            (seeds, minutes), lines = found(predict, mean)
+            self.assertEqual(minutes, seeds * 2 * 30 / 60 / 2, predict)
+            self.assertIn(f"{seeds} fresh seeds ({minutes:.0f} minutes) would settle it", "\n".join(lines))
+            drawn = [stats.estimate(rng.normal(mean, 1, seeds)) for _ in range(300)]
+            self.assertAlmostEqual(sum(not e.low < bound < e.high for e in drawn) / 300, 0.8, delta=0.1)
+        self.assertGreater(found("within 0.5", 0.1)[0][0], 20)
+        self.assertIsNone(found("> 0", 5)[0])
+        self.assertIn("no number of seeds would settle it", "\n".join(found("> 0.4", 0.4)[1]))
+
+    def test_capacities(self):
+        """A pilot knows the spread of a capacity too: with b a doubling ahead of a six seeds find a third."""
+        def claim(predict):
+            return self.claim(command="./train --pairs 4,8,16,32 --lr 0.01 --seed 1..6", metric="accuracy", worst=0,
+                              better="higher", outcome="capacity", along="pairs", threshold="> 0.5", predict=predict,
+                              arms={"a": "--norm pre", "b": "--norm post"})
+
+        def value(run):
+            half = 16 if run.arm.name == "b" else 8
+            return 0.5 + 0.25 * math.log2(half / int(dict(run.arm.flags)["pairs"])) + own_noise(run)
+        good, text = self.told(claim("> 0.33"), value)
+        self.assertTrue(good, text)
+        self.assertIn("6 seeds find that with 100% power", text)
+        self.assertFalse(self.told(claim("> 0.999"), value)[0])
 
     def test_pilot_of_two(self):
         good, text = self.told(self.claim(pilot="101..102"), lambda run: 1 + own_noise(run))
@@ -1566,6 +1744,24 @@ class Sweeps(unittest.TestCase):
         self.assertEqual(len(read_records(self.into / "vain.csv")), 6)
         self.assertEqual(sweep(str(path), "--into", str(self.into), "--yes").returncode, 0)
         self.assertEqual(len(read_records(self.into / "vain.csv")), 18)
+
+    def test_bar_that_elimination_passes(self):
+        """Refused before anything is trained, but with --yes."""
+        path = self.into / "free.toml"
+        path.write_text(f'''
+            thesis = "Most of two answers are right."
+            metric = "accuracy"
+            better = "higher"
+            outcome = "solved"
+            threshold = "> 0.5"
+            command = "{TINY} --steps 8 --pairs 2 --norm pre,post --seed 1..6"
+            comparison = [{{ a = "norm=post", b = "norm=pre", predict = "within 0.5" }}]''')
+        refused = sweep(str(path), "--into", str(self.into))
+        self.assertEqual((refused.returncode, refused.stderr.count("\n")), (2, 1), refused.stderr)
+        self.assertIn("a model that binds nothing has a share in what this claim measures", refused.stderr)
+        self.assertIn("passes accuracy > 0.5 in: norm=pre, norm=post; accuracy_above_elimination", refused.stdout)
+        self.assertFalse((self.into / "free.csv").exists())
+        self.assertEqual(sweep(str(path), "--into", str(self.into), "--yes", "--dry-run").returncode, 0)
 
     def test_claim(self):
         """A whole claim: arms with flags of their own, rates chosen on other seeds, a matched arm, a verdict, a figure;

@@ -478,6 +478,7 @@ static void test_refused(void) {
         {"--attn delta --rope-dim 4", "--rope-dim belongs to --pos rope and has no effect with --pos none"},
         {"--attn delta+gla --pos alibi", "--pos alibi is added to the scores of softmax attention"},
         {"--attn delta --attn-gate", "--attn-gate belongs to --attn mha|gqa|mla|swa"},
+        {"--attn delta --feature-map unit", "--feature-map belongs to --attn linear"},
         {"--short-conv 2", "--short-conv belongs to --attn linear|gla|delta|gated-delta|mamba2"},
         {"--attn gated-deltas", "linear|gla|delta|gated-delta|mamba2, or several joined by +, but 'gated-deltas'"},
         {"--pairs 9", "--pairs belongs to --data recall|khop and has no effect with --data stories"},

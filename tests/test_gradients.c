@@ -176,11 +176,12 @@ static void check_model(const char *flags, size_t T) {
 // ---- the flags -----------------------------------------------------------------------------------
 
 // One axis a row, each value as the flags that choose it. A value that needs another says so below.
-static const char *const axes[][16] = {
+static const char *const axes[][17] = {
     {"--attn mha", "--attn gqa --kv-heads 2", "--attn gqa --kv-heads 1", "--attn mla --kv-rank 5 --v-dim 3",
      "--attn mla --q-rank 7 --nope-dim 4 --kv-rank 6", "--attn gqa+mla", "--attn swa --window 3",
      "--attn swa+mla --window 2 --kv-heads 2",
-     "--attn linear", "--attn gla --state-dim 5", "--attn delta --short-conv 0", "--attn gated-delta --short-conv 3",
+     "--attn linear", "--attn linear --feature-map unit --state-dim 5", "--attn gla --state-dim 5",
+     "--attn delta --short-conv 0", "--attn gated-delta --short-conv 3",
      "--attn gated-delta+mha --state-dim 8", "--attn mamba2 --state-dim 5", "--attn mamba2+gqa --short-conv 0"},
     {"--attn-kernel flash", "--attn-kernel band", "--attn-kernel naive"},
     {"--qk-norm none", "--qk-norm head", "--qk-norm full"},
@@ -206,7 +207,7 @@ static const char *const axes[][16] = {
     {"", "--aux-loss 0.3", "--z-loss 0.2"},
     {"--attn-gate 0", "--attn-gate 1"},
 };
-enum { AXES = sizeof axes / sizeof axes[0], VALUES = 16 };
+enum { AXES = sizeof axes / sizeof axes[0], VALUES = 17 };
 
 static size_t values(size_t axis) {
     size_t n = 0;

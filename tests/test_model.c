@@ -35,6 +35,7 @@ static const char *const kinds[] = {
      "--first-dense 1 --tie 0"),
     "--attn gqa --experts 4 --top-k 1 --norm-topk 0 --ffn relu2 --moe-layers dense+moe --aux-loss 0.02 --norm peri",
     "--attn linear --short-conv 0 --norm peri --norm-kind layer --ffn gelu --pos learned",
+    "--attn linear --feature-map unit --state-dim 9 --bias",
     "--attn gla --state-dim 7 --bias --experts 4 --top-k 2 --expert-width 11",
     "--attn delta+gated-delta --state-dim 12 --short-conv 3 --norm out --tie 0",
     "--attn gated-delta+mha --rope-dim 4 --qk-norm head",
@@ -619,6 +620,31 @@ static void recorded_attention(void) {
     }
 }
 
+// --feature-map unit: queries and keys of any length do the same, and so do values, which a norm follows; elu + 1 and a
+// sum of weights do not care for the length of the values alone.
+static void unit_keys(void) {
+    enum { T = 12 };
+    static const char *const names[] = {"layers.0.attn.q.weight", "layers.0.attn.k.weight", "layers.0.attn.v.weight"};
+    for (int unit = 0; unit < 2; unit++)
+        for (size_t n = 0; n < 3; n++) {
+            Model *m = make(unit ? "--attn linear --feature-map unit --short-conv 0"
+                                 : "--attn linear --feature-map elu --short-conv 0", false);
+            Text x = make_text(T);
+            real logits[T * VOCAB], scaled[T * VOCAB];
+            const Param *w = model_find(m, names[n]);
+            model_infer(m, NULL, x.token, T, true, logits);
+            for (size_t i = 0; i < w->size; i++) model_values(m)[w->offset + i] *= 8;
+            model_changed(m);
+            model_infer(m, NULL, x.token, T, true, scaled);
+            double most = 0;
+            for (size_t i = 0; i < T * VOCAB; i++) most = fmax(most, fabs((double)logits[i] - (double)scaled[i]));
+            // Norms add 1e-5 to the mean square of what may be as small as 1e-2.
+            CHECK((most < 1e-2) == unit, "%s times 8, --feature-map %s: a logit moves by %g", names[n],
+                  unit ? "unit" : "elu", most);
+            model_free(m);
+        }
+}
+
 // With a large input the stream's root mean square is what a loop over the last layer's output says; here
 // through a model whose branches are silent, so that the stream is the embedding.
 static void residual_rms(void) {
@@ -777,6 +803,7 @@ static const Test tests[] = {
     {"model/init", "initial values are normal with the stated deviations", init_statistics},
     {"model/attention-maps", "recorded attention is causal and sums to 1, and recording changes nothing",
      recorded_attention},
+    {"model/unit-keys", "--feature-map unit: the length of queries, keys and values does not matter", unit_keys},
     {"model/placements", "the norms around a branch stand where --norm says", placements},
     {"model/dropped", "a model that passes a layer by is the one without it, bit for bit", dropped_layer},
     {"model/residual", "the root mean square of the residual stream", residual_rms},

@@ -246,3 +246,37 @@ def draw_trained(receipt, pairs=4, words=16):
         axes.set_title("Keys of 2 numbers bind next to nothing; of 8 the delta rule binds most", fontsize=10)
         label_ends(axes, ends, size=8)
         return figure
+
+
+def draw_capacity(receipt, title):
+    """What trained models bind over the pairs, of the bits that a bag of values leaves open: a panel for each rule, a
+    line for each state, each seed a dot, and where the mean falls through the half a ring: the capacity."""
+    claim, results = receipt.claim, receipt.results
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, 2, figsize=(9.6, 3.7), layout="constrained", sharey=True)
+        for axes, (rule, told) in zip(panels, [("sum", "linear attention (the sum)"), ("delta", "delta rule")]):
+            ends, groups = [], {k: arms for k, arms in claim.groups().items() if k.split()[0] == rule}
+            for i, (label, arms) in enumerate(groups.items()):
+                style, pairs = look(i), [int(dict(arm.flags)["pairs"]) for arm in arms]
+                rows = [[results.best(arm, s, claim.metric) for s in claim.seeds] for arm in arms]
+                axes.plot(pairs, numpy.mean(rows, axis=1), **style)
+                for place, row in zip(pairs, rows):
+                    axes.plot([place * 1.04 ** (i - 1)] * len(row), row, ".", color=style["color"], alpha=0.4,
+                              markersize=4)
+                at = 2 ** results.level(label).mean
+                if pairs[0] < at < pairs[-1]:
+                    axes.plot(at, claim.threshold.bound, "o", markersize=9, markerfacecolor="none",
+                              color=style["color"])
+                ends.append((pairs[-1], float(numpy.mean(rows[-1])), f"keys of {dict(arms[0].flags)['state-dim']}",
+                             style["color"]))
+            axes.axhline(claim.threshold.bound, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(pairs, [str(n) for n in pairs])
+            axes.minorticks_off()
+            axes.set_ylim(-0.03, 1.05)
+            axes.set_xlabel("pairs in the row")
+            axes.set_title(told, fontsize=9)
+            label_ends(axes, ends, size=8)
+        panels[0].set_ylabel("share of the bits bound that\na bag of values leaves open")
+        figure.suptitle(title, fontsize=10, fontweight="bold")
+        return figure

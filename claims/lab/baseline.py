@@ -5,11 +5,15 @@ strikes out those that were answers already, does better the further it comes, w
 which key. data/elimination.c computes the same for the banner of ./train; here it is written a second time, from the
 definition, for the pictures and the facts of claims (tests/claims.py compares the two).
 """
+import functools
 import math
 
 import numpy
 
 LONGEST = 128   # pairs: beyond, factorials leave the range of floats
+# What a run reaches beyond that: {name of the metric: of which one}. 0 is elimination at any number of pairs, and 1 is
+# perfect, so that runs with few pairs and with many can be compared, and one threshold fits all.
+ABOVE = {"bits_above_elimination": "val_loss", "accuracy_above_elimination": "accuracy"}
 DEFAULTS = {"pairs": 8, "keys": 64, "context": 64, "repeat-questions": 0}
 
 
@@ -53,19 +57,36 @@ def khop(nodes, context, repeat):
     return tuple(sum(column) / len(found) for column in zip(*found))
 
 
+@functools.lru_cache(maxsize=256)
+def of_task(data, pairs, keys, context, repeat):
+    """(loss, accuracy) that elimination reaches; None of other tasks."""
+    if data == "recall" and pairs <= LONGEST:
+        return recall(pairs, keys, repeat)
+    return khop(pairs, context, repeat) if data == "khop" else None
+
+
 def of_flags(flags):
     """{metric: what elimination reaches} of a run's flags; {} for other tasks."""
-    value = {name: int(flags.get(name, default)) for name, default in DEFAULTS.items()}
-    if flags.get("data") == "recall" and value["pairs"] <= LONGEST:
-        loss, accuracy = recall(value["pairs"], value["keys"], value["repeat-questions"])
-    elif flags.get("data") == "khop":
-        loss, accuracy = khop(value["pairs"], value["context"], value["repeat-questions"])
-    else:
+    values = [int(flags.get(name, default)) for name, default in DEFAULTS.items()]
+    found = of_task(flags.get("data"), *values) if flags.get("data") in ("recall", "khop") else None
+    if not found:
         return {}
-    return {"val_loss": loss, "best_val_loss": loss, "accuracy": accuracy, "excess_loss": loss}
+    loss, accuracy = found
+    return {"val_loss": loss, "best_val_loss": loss, "accuracy": accuracy, "excess_loss": loss,
+            **dict.fromkeys(ABOVE, 0.0)}
+
+
+def above(row, flags):
+    """{metric: what a run of these flags reached above elimination}; {} of other tasks, and of one pair, which leaves
+    nothing open. Negative where elimination alone would have done better."""
+    reached = of_flags(flags)
+    best = {"val_loss": 0.0, "accuracy": 1.0}
+    return {name: (row[metric] - reached[metric]) / (best[metric] - reached[metric]) for name, metric in ABOVE.items()
+            if metric in reached and row.get(metric) is not None and reached[metric] != best[metric]}
 
 
 def of_claim(claim):
-    """The same of a claim, where all its arms have the same task; else {}."""
+    """{metric: what elimination reaches} as far as it is the same in all arms of a claim."""
     found = [of_flags(dict(arm.flags)) for arm in claim.arms]
-    return found[0] if found and all(f == found[0] for f in found) else {}
+    return {name: value for name, value in found[0].items() if all(f.get(name) == value for f in found)} if found \
+        else {}

@@ -21,8 +21,8 @@ NUMBER = (int, float)
 KEYS = {"post": int, "title": str, "thesis": str, "headline": str, "command": str, "metric": str, "better": str,
         "tune": list, "tune_seeds": str, "usable": str, "worst": NUMBER, "match": str, "match_to": str,
         "budget_minutes": NUMBER, "controls": str, "arms": dict, "comparison": list, "figure": dict,
-        "kind": str, "outcome": str, "threshold": str, "along": str, "pilot_seeds": str, "tolerance": NUMBER,
-        "record": str}
+        "kind": str, "outcome": str, "threshold": str, "along": str, "tied": list, "pilot_seeds": str,
+        "tolerance": NUMBER, "record": str}
 COMPARISON_KEYS = {"a": str, "b": str, "predict": str, "role": str, "metric": str, "expect": NUMBER,
                    "ratio": bool}
 FIGURE_KEYS = {"x": str, "x_label": str, "log_x": bool, "y_label": str, "top": NUMBER,
@@ -36,8 +36,8 @@ KINDS = ("runs", "exact", "timing")   # judged by statistics; every value must b
 OUTCOMES = ("", "solved", "steps", "capacity", "window")
 MACHINES = ("tokens_per_second", "seconds", "peak_memory_bytes")   # metrics that are of the machine
 # What is promised before the runs. A change of it after them is seen by the hash that every row carries.
-PROMISED = ("kind", "thesis", "metric", "better", "tune", "usable", "worst", "outcome", "threshold", "along", "match",
-            "match_to", "tolerance", "arms", "comparison")
+PROMISED = ("kind", "thesis", "metric", "better", "tune", "usable", "worst", "outcome", "threshold", "along", "tied",
+            "match", "match_to", "tolerance", "arms", "comparison")
 UNEVEN = 0.15   # by how much a cell of a grid of learning rates may differ from their mean
 
 
@@ -209,9 +209,18 @@ def split_command(flags, tune):
     return seeds, tuned, facets, fixed
 
 
-def make_arms(named, facets, fixed, taken=()):
+def check_tied(tied, facets):
+    """Lists that go together: the n-th value of each with the n-th of the first, which alone names the arm."""
+    for flag in tied:
+        if not isinstance(flag, str) or flag not in facets or len(facets[flag]) != len(facets[tied[0]]):
+            raise UsageError(f"tied = {json.dumps(tied)}: the command has no list of --{flag} as long as that of "
+                             f"--{tied[0]}")
+
+
+def make_arms(named, facets, fixed, taken=(), tied=()):
     """Each named arm's own flags on top of the command's; an arm may set a listed flag to one value of its own, but
     none of those that are taken: what is tuned, and the seed."""
+    check_tied(tied, facets)
     arms = []
     for name, own in named.items():
         if clash := [flag for flag in own if flag in taken]:
@@ -219,9 +228,12 @@ def make_arms(named, facets, fixed, taken=()):
         if any(len(values) > 1 for values in own.values()):
             raise UsageError(f"arm '{name}' has a list: lists belong into the command, or write one arm for each value")
         own = {flag: values[0] for flag, values in own.items()}
-        free = {flag: values for flag, values in facets.items() if flag not in own}
+        if clash := [flag for flag in own if flag in tied]:
+            raise UsageError(f"arm '{name}' sets --{clash[0]}, whose list is tied to others")
+        free = {flag: values for flag, values in facets.items() if flag not in own and flag not in tied[1:]}
         for choice in product(free):
-            arms.append(Arm(name, tuple({**fixed, **choice, **own}.items()), tuple(choice.items())))
+            also = {flag: facets[flag][facets[tied[0]].index(choice[tied[0]])] for flag in tied[1:]}
+            arms.append(Arm(name, tuple({**fixed, **choice, **also, **own}.items()), tuple(choice.items())))
     if not arms:
         raise UsageError("a claim has at least one arm")
     given = {}
@@ -288,7 +300,7 @@ def claim_of(row, name):
     check_types(own, dict.fromkeys(own, str), "[arms]")
     seeds, tuned, facets, fixed = split_command(parse_command(row["command"]), tune)
     named = {arm: parse_flags(split_words(flags)) for arm, flags in own.items()}
-    arms = make_arms(named, facets, fixed, {*tuned, "seed"})
+    arms = make_arms(named, facets, fixed, {*tuned, "seed"}, row.get("tied", []))
     if row.get("match", BUDGETS[0]) not in BUDGETS:
         raise UsageError(f"match is one of {', '.join(BUDGETS)}, not '{row['match']}'")
     if row.get("match_to", arms[0].label) not in {name for arm in arms for name in (arm.name, arm.label)}:

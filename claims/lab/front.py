@@ -7,13 +7,14 @@ stand in it, so that the sentence cannot say what the records do not.
 import re
 
 from .command import UsageError
-from .report import effect
+from .report import effect, settle_text
 
 LONGEST = 25   # words of a sentence in README's table
 SMALL = ".small"   # as in norm-qk.small.png
 FACT = re.compile(r"\{([^{}]*)\}")
 # A measured number in a text: one with a point, a per cent, or a multiple. Code and links may have any.
 MEASURED = re.compile(r"(?<![\w.])[-+\u2212]?\d+\.\d+(?![\w.]*\w)|\d+(?:\.\d+)? ?%|\d+(?:\.\d+)?x\b")
+EDGE, FREE = "edge of the list", "binds nothing"   # notes that RESULTS.md shows too
 FRONT = "", "post", "what we found, or what is to be shown", "verdict", "", "run it", "minutes"
 RESULTS = "claim", "verdict", "effect, 95% interval", "figure", "run it", "minutes, two cores"
 
@@ -109,7 +110,10 @@ def claim_row(lab, claim):
     if outcome.verdict == "OPEN":
         return [named, "open", "", "", command, f"at most {claim.budget:g}" if claim.budget else ""]
     told = [f"{f.comparison.name}: {effect(f)}, predicted {f.comparison.predict}"
-            + (" (control)" if f.comparison.role == "control" else "") + f": {f.verdict}" for f in outcome.findings]
+            + (" (control)" if f.comparison.role == "control" else "") + f": {f.verdict}"
+            + "".join(f"; {text}" for text in [settle_text(claim, lab.records[claim.name], f)] if text)
+            for f in outcome.findings]
+    told += [note for note in outcome.notes if EDGE in note or FREE in note]
     return [named, f"**{outcome.verdict}**", "<br>".join(told), picture(claim, ""), command,
             lab.facts(claim.name)["minutes"]]
 

@@ -28,7 +28,7 @@ from . import figure, trainer
 from .claim import read_claim
 from .match import recall_claim
 from .records import METRICS, read_records
-from .report import best_loss, chosen_text, effect, facts, level, measured_text, number, rows_of_arms
+from .report import best_loss, chosen_text, effect, facts, level, measured_text, number, rows_of_arms, settle_text
 from .server import WORKERS
 from .speed import KINDS, Speeds
 from .verdict import Results, evaluate
@@ -64,6 +64,8 @@ class Receipt:
         for f in self.outcome.findings:
             role = "" if f.comparison.role == "thesis" else " (control)"
             print(f"{f.verdict:<12} {f.comparison.name}{role}: {effect(f)}, predicted {f.comparison.predict}")
+            if text := settle_text(self.claim, self.records, f):
+                print(f"{'':<12} {text}")
         print(f"{self.outcome.verdict}, from {self.facts['runs']} runs")
         for note in self.outcome.notes:
             print(f"note: {note}")

@@ -14,9 +14,11 @@ import csv
 import hashlib
 import io
 import os
+import shlex
 from pathlib import Path
 
-from .command import UsageError
+from . import baseline
+from .command import UsageError, parse_flags
 
 # The numbers of a run that a claim can be about: those of run.json, and what trainer.py takes from log.jsonl.
 METRICS = {
@@ -25,6 +27,8 @@ METRICS = {
     "excess_loss": "validation loss above the source's own (nats per token)",
     "train_loss": "training loss (nats per token)",
     "accuracy": "accuracy of the answers (share)",
+    "bits_above_elimination": "bits bound, of those that elimination leaves open (share)",
+    "accuracy_above_elimination": "right answers, of those that elimination gets wrong (share)",
     "tokens": "tokens trained on",
     "tokens_per_second": "speed (tokens per second)",
     "peak_memory_bytes": "peak memory (bytes)",
@@ -78,13 +82,14 @@ SERVED = {
        (("ttft", "the wait for the first token"), ("tpot", "the time per further token"),
         ("latency", "the whole time of a request")) for rank in ("p50", "p90", "p99")},
 }
-TRAINED = tuple(METRICS)
+TRAINED = [name for name in METRICS if name not in baseline.ABOVE]   # the rest follows from a row's other numbers
 METRICS |= SERVED
-COLUMNS = ["arm", "flags", "status", *METRICS, "diverged_at", "digest", "commit", "data_hash", "seconds", "threads",
+RECORDED = [*TRAINED, *SERVED]
+COLUMNS = ["arm", "flags", "status", *RECORDED, "diverged_at", "digest", "commit", "data_hash", "seconds", "threads",
            "cpu", "simd", "matched", "error", "evals", "promise", "seal"]
-LATER = {*METRICS, "evals", "promise", "seal"}   # columns that an older table may lack
+LATER = {*RECORDED, "evals", "promise", "seal"}   # columns that an older table may lack
 STATUSES = ("finished", "diverged", "failed")
-NUMBERS = {*METRICS, "seconds", "threads", "diverged_at"}
+NUMBERS = {*RECORDED, "seconds", "threads", "diverged_at"}
 
 
 def read_records(path):
@@ -100,11 +105,17 @@ def read_records(path):
                 raise ValueError(f"the row of '{row.get('flags')}' is not whole")
             for name in NUMBERS:
                 row[name] = float(row[name]) if row.get(name) else None
+            row |= baseline.above(row, flags_of(row))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
     except (ValueError, csv.Error) as error:
         raise UsageError(f"{path} is damaged: {error}; git has an older one, --fresh trains all of it again") from None
     return {row["flags"]: row for row in rows}
+
+
+def flags_of(row):
+    """{flag: value} of the run that a row is about."""
+    return {name: values[0] for name, values in parse_flags(shlex.split(row["flags"])).items()}
 
 
 def text_of_number(x):

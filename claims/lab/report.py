@@ -7,7 +7,7 @@ import numpy
 from . import baseline
 from .match import recall_claim
 from .stats import CHANCE, LEVEL, SIGNS, discordant, power, seeds_needed, share_power
-from .verdict import Results, at_thresholds, evaluate, least_p
+from .verdict import Results, at_thresholds, edges, evaluate, least_p, rate_edges, weigh
 
 LEAST_PILOT = 3   # seeds from which a spread may be told: that of two is often off by a factor of ten
 CORES = 2   # minutes are told as those of two cores, however many runs went at once
@@ -66,55 +66,80 @@ def share_chance(comparison, sample):
     return (lambda n: share_power(more, fewer, n) if more > fewer else 0.0), more - fewer
 
 
-def mean_chance(comparison, sample, coarse):
-    """n -> power of a comparison of means, and how far beyond its bound the difference is expected."""
-    spread, bound = float(numpy.std(sample, ddof=1)), comparison.predict.bound
-    expected = comparison.expect
-    if expected is None:
-        expected = 0.0 if comparison.predict.kind == "within" else float(numpy.mean(sample))
+def mean_chance(comparison, mean, spread, coarse):
+    """n -> power of a comparison of means, and how far beyond its bound the difference is expected: where the file says
+    or else where the pilot lies, of sameness too. There both ends of the margin must be excluded (Schuirmann 1987)."""
+    bound, same = comparison.predict.bound, comparison.predict.kind == "within"
+    expected = mean if comparison.expect is None else comparison.expect
     beyond = {"above": expected - bound, "below": bound - expected, "within": bound - abs(expected)}
     distance = beyond[comparison.predict.kind]
 
     def chance(n):
         if distance <= 0 or n < (SIGNS if coarse or spread <= 0 else 2):
             return 0.0
-        found = 1.0 if spread <= 0 else power(distance, spread, n, LEVEL)
-        return max(0.0, 2 * found - 1) if comparison.predict.kind == "within" else found
+        if spread <= 0:
+            return 1.0
+        found = power(distance, spread, n, LEVEL)
+        return max(0.0, found + power(bound + abs(expected), spread, n, LEVEL) - 1) if same else found
     return chance, distance
 
 
 def designs(claim, records, pilot):
-    """[(comparison, n -> power, what is expected beyond the bound)] of the thesis, as far as a pilot can tell: not of a
-    quantity of all seeds together, nor of shares that are compared with a bound other than 0."""
+    """[(comparison, n -> power, what is expected beyond the bound)] of the thesis, as far as a pilot can tell: not of
+    shares that are compared with a bound other than 0. Of a capacity or a window the spread is that of a bootstrap over
+    the pilot's seeds, widened by what one of so few is too narrow."""
     results, found = of_pilot(claim, records, pilot), []
     for comparison in (c for c in claim.comparisons if c.role == "thesis"):
-        own = comparison.metric == claim.metric
-        counted = own and claim.outcome == "solved"
-        if own and claim.outcome in ("capacity", "window"):
+        counted = claim.outcome if comparison.metric == claim.metric else ""
+        if counted == "solved" and (not comparison.b or comparison.predict.bound):
             continue
-        if counted and (not comparison.b or comparison.predict.bound):
+        if counted in ("capacity", "window"):
+            e = weigh(results.claim, results, comparison).estimate
+            if e.count >= LEAST_PILOT:
+                spread = e.spread * math.sqrt(e.count / (e.count - 1))
+                found.append((comparison, *mean_chance(comparison, e.mean, spread, False)))
             continue
         sample = [d for d in results.sample(comparison, pilot) if d is not None and not math.isnan(d)]
-        if len(sample) >= LEAST_PILOT:
-            found.append((comparison, *(share_chance(comparison, sample) if counted else
-                                        mean_chance(comparison, sample, results.is_coarse(comparison.metric)))))
+        if len(sample) < LEAST_PILOT:
+            continue
+        found.append((comparison, *(share_chance(comparison, sample) if counted == "solved" else mean_chance(
+            comparison, float(numpy.mean(sample)), float(numpy.std(sample, ddof=1)),
+            results.is_coarse(comparison.metric)))))
     return found
+
+
+def print_contradictions(claim, records, pilot):
+    """Says of every comparison, controls too, that the pilot lies outside what is predicted of it, whatever the file
+    expects; True if it lies outside of none."""
+    results, good = of_pilot(claim, records, pilot), True
+    for comparison in claim.comparisons if claim.thesis else []:
+        e = weigh(results.claim, results, comparison).estimate
+        if not e.count or math.isnan(e.mean) or comparison.predict.has(e.mean):
+            continue
+        good, where = False, "outside the margin" if comparison.predict.kind == "within" else "not there"
+        print(f"power    WARNING: {comparison.name} is predicted {comparison.predict}, and the pilot lies {where}: "
+              f"{signed(e.mean)} {interval(e)}, of {e.count} seeds")
+    return good
 
 
 def print_power(claim, records, pilot, minutes_of=None):
     """What the reported seeds can be expected to find; False if the design cannot settle the claim, as far as is known.
     minutes_of(n): how long so many reported seeds take."""
     n = len(claim.seeds)
-    if n < 2 or claim.kind != "runs" or not any(c.b for c in claim.comparisons):
+    if n < 2 or claim.kind != "runs":
         return True
-    good = print_floor(claim, records)
+    good = print_contradictions(claim, records, pilot) or len(pilot) < LEAST_PILOT
+    if not any(c.b for c in claim.comparisons):
+        return good
+    good = print_floor(claim, records) and good
     if len(pilot) < LEAST_PILOT:
         print(f"power    unknown: a pilot of {len(pilot)} seed{'s' * (len(pilot) != 1)} gives none, a spread needs "
               f"{LEAST_PILOT} or more; this may end INCONCLUSIVE for want of seeds")
         return good
     for comparison, chance, distance in designs(claim, records, pilot):
+        what = unit(claim, comparison)
         by = "expected" if comparison.expect is not None else "in the pilot"
-        beyond = f"{signed(distance)} of {unit(claim, comparison)} beyond its bound {by}"
+        beyond = f"{signed(distance)} of {what} beyond its bound {by}"
         print(f"power    {comparison.name}: {beyond} (pilot of {len(pilot)} seeds); {n} seeds find that with "
               f"{100 * chance(n):.0f}% power")
         if chance(n) >= CHANCE:
@@ -168,7 +193,9 @@ def best_loss(claim, records, label):
 
 def unit(claim, comparison):
     """What the numbers of a comparison count."""
-    return "steps" if claim.outcome == "steps" and not comparison.apart else comparison.metric
+    if claim.outcome == "steps" and not comparison.apart:
+        return "steps"
+    return measured_text(claim) if claim.outcome and not comparison.apart else comparison.metric
 
 
 def detect_text(claim, finding):
@@ -177,6 +204,34 @@ def detect_text(claim, finding):
         return ""
     what = f"{'difference' if finding.comparison.b else 'value'} of {unit(claim, finding.comparison)}"
     return f"; {number(finding.detectable)} beyond the bound: the smallest {what} found with {100 * CHANCE:.0f}% power"
+
+
+def to_settle(claim, records, finding):
+    """(fresh seeds, minutes on two cores) that would settle a comparison of means which is INCONCLUSIVE, either way and
+    with 80% power, were the true difference and spread those that were seen. Seeds are None where no number will: that
+    is on the bound. None where nothing is open, or nothing is known of it."""
+    e, c = finding.estimate, finding.comparison
+    open_ = finding.verdict == "INCONCLUSIVE" and claim.kind == "runs" and not (claim.outcome and not c.apart)
+    if not open_ or e.count < LEAST_PILOT or not e.spread > 0:
+        return None
+    likelier, mean = c.predict, e.mean
+    if not likelier.has(mean):     # then FAILS is the likelier verdict; outside of a margin both sides are alike
+        other = {"above": "below", "below": "above", "within": "above"}[likelier.kind]
+        likelier, mean = replace(likelier, kind=other), abs(mean) if likelier.kind == "within" else mean
+    chance, _ = mean_chance(replace(c, expect=None, predict=likelier), mean, e.spread, True)
+    seeds = seeds_needed(chance, SIGNS)
+    rows = [records.get(run.key) for run in claim.runs(claim.seeds)]
+    cost = sum((r["seconds"] or 0) * (r["threads"] or 1) for r in rows if r) / len(claim.seeds)
+    return seeds, (seeds or 0) * cost / 60 / CORES
+
+
+def settle_text(claim, records, finding):
+    """In words, or nothing."""
+    found = to_settle(claim, records, finding)
+    if not found:
+        return ""
+    return f"{found[0]} fresh seeds ({found[1]:.0f} minutes) would settle it, were the difference as seen" if found[0] \
+        else "no number of seeds would settle it, were the difference as seen"
 
 
 def chosen_text(results, claim, arm):
@@ -196,20 +251,21 @@ def print_outcome(claim, records):
 def outcome_lines(claim, records):
     """What the records say, as a table, the comparisons and the verdict."""
     outcome, results = evaluate(claim, records), Results(claim, records)
-    rows = rows_of_arms(claim, results)
+    rows, at_edge = rows_of_arms(claim, results), rate_edges(claim, results)
     width = max([len(label) for label, _, _ in rows] + [3])
     aside = "loss at the best rate" if claim.usable else ""
     lines = [f"{'arm':<{width}}  {'lr':>10}  {measured_text(claim)}: mean and 95% interval{'; ' * bool(aside)}{aside}"]
     for label, arm, e in rows:
         rate = chosen_text(results, claim, arm) if arm and not claim.usable else ""
         gone = diverged_count(claim, records, arm) if arm else 0
-        lines.append(f"{label:<{width}}  {rate:>10}  {level(e)}" + (f"  {gone} diverged" if gone else "")
+        edge = f"  best rate is the list's edge: {at_edge[label]}" if label in at_edge else ""
+        lines.append(f"{label:<{width}}  {rate:>10}  {level(e)}" + (f"  {gone} diverged" if gone else "") + edge
                      + (f"; {level(best_loss(claim, records, label))}" if aside and not outcome.missing else ""))
     for f in outcome.findings:
         judged = f"predicted {f.comparison.predict}: {f.verdict}; " if claim.thesis else ""
         sure = f"p {f.p:.3g}" if claim.kind == "runs" else f"{f.estimate.count} values"
-        note = f"; {f.note}" * bool(f.note)
-        lines.append(f"{f.comparison.name}: {effect(f)}, {judged}{sure}{detect_text(claim, f)}{note}")
+        more = "".join(f"; {text}" for text in (f.note, settle_text(claim, records, f)) if text)
+        lines.append(f"{f.comparison.name}: {effect(f)}, {judged}{sure}{detect_text(claim, f)}{more}")
     lines += [f"note     {note}" for note in outcome.notes]
     if claim.thesis:
         lines.append(f"verdict  {outcome.verdict}"
@@ -244,6 +300,9 @@ def facts(claim, records):
         found |= {name: f.verdict, **{f"{name}: {what}": text for what, text in told.items()}}
         if f.note:
             found[f"{name}: note"] = f.note
+        if needed := to_settle(claim, records, f):
+            found |= {f"{name}: seeds to settle": str(needed[0] or "-"),
+                      f"{name}: minutes to settle": f"{needed[1]:.0f}"}
     for label, arm, e in rows_of_arms(claim, results) if not claim.record else []:
         found |= {f"{label}: mean": number(e.mean), f"{label}: level": level(e)}
         if claim.outcome == "solved":
@@ -257,6 +316,8 @@ def facts(claim, records):
                       f"{label}: diverged": str(diverged_count(claim, records, arm))}
         if claim.usable and not outcome.missing:
             found[f"{label}: loss"] = number(best_loss(claim, records, label).mean)
+    if told := edges(claim, results):
+        found["edges"] = told[0].partition(": ")[2]
     lines = baseline.of_claim(claim)
     if lines and claim.metric in lines:
         found["elimination"] = number(lines[claim.metric])

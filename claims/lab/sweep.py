@@ -45,7 +45,7 @@ from .command import UsageError, parse_command, program_of  # noqa: E402
 from .match import MATCHES, mark_unknown, solve_claim  # noqa: E402
 from .records import METRICS, read_records, write_records  # noqa: E402
 from .report import outcome_lines, print_outcome, print_power  # noqa: E402
-from .verdict import wanted  # noqa: E402
+from .verdict import free, wanted  # noqa: E402
 
 RESULTS = trainer.ROOT / "claims" / "results"
 WORK = trainer.ROOT / "runs" / "sweeps"
@@ -319,6 +319,16 @@ def check_metrics(sweep):
                                  f"has {', '.join(have)}")
 
 
+def check_free(sweep):
+    """A claim that a model settles which binds nothing is refused before anything is trained for it."""
+    found = free(sweep.claim) if sweep.claim.path and sweep.todo() else []
+    for text in found:
+        print(f"free     {text}")
+    if found and not (sweep.options.yes or sweep.options.dry_run):
+        raise UsageError("a model that binds nothing has a share in what this claim measures (above), so nothing was "
+                         "trained; change the metric, or --yes starts anyway")
+
+
 def minutes_of(sweep):
     """n -> minutes of so many reported seeds."""
     claim = sweep.claim
@@ -454,6 +464,7 @@ def main(words):
         print(f"note     ./{sweep.claim.program} is of commit {commit}: these results name no commit that others have")
     announce(sweep)
     check_metrics(sweep)
+    check_free(sweep)
     return 0 if options.dry_run else sweep_all(sweep)
 
 

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from . import baseline
 from .command import UsageError, parse_flags
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -207,6 +208,7 @@ def told_of(out, status):
         row["leak_bits"] = (floor - row["val_loss"]) / math.log(2)
     if told.get("data", {}).get("name") == "facts" and row.get("val_loss") is not None:
         row["recalled_bits"] = recalled_bits(told["flags"]["facts"], row["val_loss"])
+    row |= baseline.above(row, {name.replace("_", "-"): value for name, value in told.get("flags", {}).items()})
     if status != "finished":  # what the last log line says; there is no receipt
         row["seconds"] = (last_lines(Path(out) / "log.jsonl", 1) or [{}])[-1].get("seconds")
     return row

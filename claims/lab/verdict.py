@@ -17,6 +17,7 @@ import math
 import re
 from dataclasses import dataclass, field, replace
 
+from . import baseline
 from .claim import Run
 from .command import UsageError
 from .records import solved_at
@@ -334,19 +335,60 @@ def find(claim, results):
     return findings
 
 
+def rate_edges(claim, results):
+    """{label: where in its list}: rows whose best learning rate is, for one seed or more, the first or last of the
+    list, so that a wider list might find a better one. Of one or two rates every one is."""
+    if claim.usable is not None or claim.kind != "runs":
+        return {}
+    rates = sorted((dict(tuned)["lr"] for tuned in results.choices if "lr" in dict(tuned)), key=float)
+    if len(rates) < 2:
+        return dict.fromkeys(claim.groups(), "it is the only one")
+    found, ends = {}, {rates[0]: "lowest", rates[-1]: "highest"}
+    for label, arms in claim.groups().items():
+        chosen = [dict(t)["lr"] for arm in arms for t in (results.chosen(arm, s) for s in claim.seeds) if t]
+        at = [name for rate, name in ends.items() if rate in chosen]
+        some = " on some seeds" if any(rate not in ends for rate in chosen) else ""
+        if at:
+            found[label] = f"{' or '.join(at)} of {len(rates)}{some}"
+    return found
+
+
 def edges(claim, results):
-    """Arms whose best learning rate is the first or last of the list: a wider list might find a better one."""
-    rates = [dict(tuned).get("lr") for tuned in results.choices]
+    """The same as one note: 'best learning rate at the edge of the list: a, b (highest of 3), c (lowest of 3)'."""
     if claim.usable is not None:
         return open_windows(claim, results)
-    if claim.kind != "runs":
-        return []
-    if len(rates) < 3 or None in rates:
-        return []
-    at_edge = [arm.label for arm in claim.arms
-               if any(t is not None and dict(t).get("lr") in (min(rates, key=float), max(rates, key=float))
-                      for t in (results.chosen(arm, s) for s in claim.seeds))]
-    return [f"best learning rate at the edge of the list: {', '.join(at_edge)}"] if at_edge else []
+    found, groups = rate_edges(claim, results), {}
+    for label, where in found.items():
+        groups.setdefault(where, []).append(label)
+    if len(groups) == 1 and len(found) == len(claim.groups()) > 1:
+        return [f"best learning rate at the edge of the list: all arms ({next(iter(groups))})"]
+    told = ", ".join(f"{', '.join(labels)} ({where})" for where, labels in groups.items())
+    return [f"best learning rate at the edge of the list: {told}"] if told else []
+
+
+def free(claim):
+    """What of the claim elimination reaches alone, which binds nothing (baseline.py): thresholds that it passes, and
+    comparisons of arms of which it reaches more in one. Notes that name the metric which counts from there."""
+    reached, notes = {arm.label: baseline.of_flags(dict(arm.flags)) for arm in claim.arms}, []
+    above = {metric: name for name, metric in baseline.ABOVE.items()}
+
+    def note(text, metric):
+        notes.append(f"{text}; {above.get(metric, next(iter(baseline.ABOVE)))} counts from there")
+    if claim.threshold:
+        passed = [label for label, e in reached.items() if claim.metric in e and claim.threshold.has(e[claim.metric])]
+        if passed:
+            note(f"a model that binds nothing passes {claim.metric} {claim.threshold} in: {', '.join(passed)}",
+                 claim.metric)
+    for c in claim.comparisons:
+        if c.metric == claim.metric and claim.outcome:
+            continue
+        a, b = (reached.get(label, {}).get(c.metric) for label in (c.a, c.b))
+        good = "above" if c.metric == "accuracy" else "below"
+        if not c.b and a and c.predict.kind == good and c.predict.has(a):
+            note(f"a model that binds nothing passes {c.name}, predicted {c.predict}", c.metric)
+        if c.b and None not in (a, b) and a != b:
+            note(f"of {c.name} a model that binds nothing has a difference too, {a - b:+.3g} of {c.metric}", c.metric)
+    return notes
 
 
 def ties(claim, results):
@@ -443,7 +485,7 @@ def evaluate(claim, records, notes=True):
     notes = [f"{sum(r is not None and r['status'] == 'diverged' for r in rows)} of {len(rows)} runs diverged"]
     failed = sum(row is not None and row["status"] == "failed" for row in rows)
     notes += [f"{failed} runs failed; claims/sweep --retry trains them again"] if failed else []
-    notes += edges(claim, results) + ties(claim, results)
+    notes += edges(claim, results) + ties(claim, results) + free(claim)
     notes += threshold_note(claim, records) if not missing else []
     if len(claim.seeds) == 1 and not claim.tune_seeds and len(results.choices) > 1 and claim.usable is None:
         notes.append("one seed both chooses the learning rate and is reported: the numbers are too good")
