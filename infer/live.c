@@ -134,10 +134,16 @@ static void ask_to_end(Live *l, Answer *a, Why why) {
     push(l, a->call);
 }
 
+// A word that ends an answer may be found after the engine has written it to its length.
 void live_stop(Live *l, Answer *a, Why why) {
     pthread_mutex_lock(&l->lock);
+    if (a->why == WHY_LENGTH && why == WHY_STOP && !a->counted) a->why = why;
     ask_to_end(l, a, why);
     pthread_mutex_unlock(&l->lock);
+}
+
+static void count_why(Live *l, Answer *a) {
+    if (a->why && !a->counted) l->stats.ended[a->why]++, a->counted = true;
 }
 
 static void forget_call(Live *l, Call *c) {
@@ -151,6 +157,7 @@ void live_leave(Live *l, Call *c, Why why) {
     pthread_mutex_lock(&l->lock);
     bool known = c->open || c->queued || c->before || c->after || l->calls == c;
     c->left = true;
+    for (size_t i = 0; i < c->answers; i++) count_why(l, &c->answer[i]);
     for (size_t i = 0; i < c->answers && c->open; i++) ask_to_end(l, &c->answer[i], why);
     if (!known) call_free(c);
     else if (!c->open && !c->queued) forget_call(l, c);
@@ -325,7 +332,7 @@ static void take_in(Live *l) {
 // ---- the engine: what has become of it ---------------------------------------------------------------
 static Why why_of(const Answer *a) {
     switch (a->request->end) {
-    case END_LENGTH: return WHY_LENGTH;
+    case END_LENGTH: return a->asked == WHY_STOP ? WHY_STOP : WHY_LENGTH;
     case END_STOP: return WHY_STOP;
     case END_SHED: return WHY_SHED;
     case END_REFUSED: return WHY_REFUSED;
@@ -333,10 +340,10 @@ static Why why_of(const Answer *a) {
     }
 }
 
-static void count_ended(Live *l, const Answer *a) {
+static void count_ended(Live *l, Answer *a) {
     LiveStats *s = &l->stats;
     const Call *c = a->call;
-    s->ended[a->why]++;
+    if (!c->words || c->left) count_why(l, a);
     if (a->why != WHY_LENGTH && a->why != WHY_STOP) return;
     double tpot = a->count > 1 ? (a->last - a->first) / (double)(a->count - 1) : 0, ttft = a->first - c->arrival;
     s->good += ttft <= l->o.slo_ttft && tpot <= l->o.slo_tpot;
