@@ -282,11 +282,11 @@ Live *live_new(LiveOptions o, Sched *sched, Pool *pool, Served *served, const To
     *l = (Live){.o = o, .sched = sched, .pool = pool, .served = served, .words = words, .watched = -1e9,
                 .drawn = -1e9, .inner = served_backend(served)};
     l->engine = (Engine){.sched = sched, .backend = {l, run_step, copy_block, save_block, load_block, draw, is_end},
-                         .emit = receive, .owner = l, .draft = o.draft, .guesses = o.guesses, .guess = draft_guess,
-                         .cost = o.cost, .pays = cost_best_guesses};
+                         .emit = receive, .owner = l, .draft = o.draft, .guesses = o.guesses, .guess = draft_guess};
     l->stats = (LiveStats){.start = seconds_now(), .blocks = pool_blocks(pool), .ttft = histogram(0.001),
                            .gap = histogram(0.0001), .latency = histogram(0.001), .queued = histogram(0.001),
                            .prompt = histogram(1), .answer = histogram(1)};
+    l->engine.cost = o.cost, l->engine.pays = cost_best_guesses;
     pthread_mutex_init(&l->lock, NULL), pthread_cond_init(&l->work, NULL);
     return l;
 }
