@@ -25,9 +25,9 @@ static size_t sample_row(Engine *e, const StepRow *row, size_t index, bool *stop
         size_t position = row->past + i + 1;
         int token = e->token[count++] = b->sample(b->self, row, index, i, r, position);
         *stop = b->ends && b->ends(b->self, r, token);
-        bool guessed = i + 1 < row->n, kept = guessed && r->token[position] == token;
-        if (guessed) e->kept = 0.995 * e->kept + kept, e->tried = 0.995 * e->tried + 1;
-        if (*stop || (guessed && !kept)) break;
+        bool guessed = i + 1 < row->n, wrong = guessed && r->token[position] != token;
+        if (guessed) e->kept = 0.995 * e->kept + !wrong, e->tried = 0.995 * e->tried + 1;
+        if (*stop || wrong) break;
     }
     return count;
 }

@@ -134,10 +134,16 @@ static void ask_to_end(Live *l, Answer *a, Why why) {
     push(l, a->call);
 }
 
+// A word that ends an answer may be found after the engine has written it to its length.
 void live_stop(Live *l, Answer *a, Why why) {
     pthread_mutex_lock(&l->lock);
+    if (a->why == WHY_LENGTH && why == WHY_STOP && !a->counted) a->why = why;
     ask_to_end(l, a, why);
     pthread_mutex_unlock(&l->lock);
+}
+
+static void count_why(Live *l, Answer *a) {
+    if (a->why && !a->counted) l->stats.ended[a->why]++, a->counted = true;
 }
 
 static void forget_call(Live *l, Call *c) {
@@ -151,6 +157,7 @@ void live_leave(Live *l, Call *c, Why why) {
     pthread_mutex_lock(&l->lock);
     bool known = c->open || c->queued || c->before || c->after || l->calls == c;
     c->left = true;
+    for (size_t i = 0; i < c->answers; i++) count_why(l, &c->answer[i]);
     for (size_t i = 0; i < c->answers && c->open; i++) ask_to_end(l, &c->answer[i], why);
     if (!known) call_free(c);
     else if (!c->open && !c->queued) forget_call(l, c);
@@ -280,12 +287,12 @@ Live *live_new(LiveOptions o, Sched *sched, Pool *pool, Served *served, const To
     *l = (Live){.o = o, .sched = sched, .pool = pool, .served = served, .words = words, .watched = -1e9,
                 .drawn = -1e9, .inner = served_backend(served)};
     l->engine = (Engine){.sched = sched, .backend = {l, run_step, copy_block, save_block, load_block, draw, is_end},
-                         .emit = receive, .owner = l, .draft = o.draft, .guesses = o.guesses, .guess = draft_guess,
-                         .cost = o.cost, .pays = cost_best_guesses};
+                         .emit = receive, .owner = l, .draft = o.draft, .guesses = o.guesses, .guess = draft_guess};
     served->drawing = drawing;
     l->stats = (LiveStats){.start = seconds_now(), .blocks = pool_blocks(pool), .ttft = histogram(0.001),
                            .gap = histogram(0.0001), .latency = histogram(0.001), .queued = histogram(0.001),
                            .prompt = histogram(1), .answer = histogram(1)};
+    l->engine.cost = o.cost, l->engine.pays = cost_best_guesses;
     pthread_mutex_init(&l->lock, NULL), pthread_cond_init(&l->work, NULL);
     return l;
 }
@@ -331,7 +338,7 @@ static void take_in(Live *l) {
 // ---- the engine: what has become of it ---------------------------------------------------------------
 static Why why_of(const Answer *a) {
     switch (a->request->end) {
-    case END_LENGTH: return WHY_LENGTH;
+    case END_LENGTH: return a->asked == WHY_STOP ? WHY_STOP : WHY_LENGTH;
     case END_STOP: return WHY_STOP;
     case END_SHED: return WHY_SHED;
     case END_REFUSED: return WHY_REFUSED;
@@ -339,10 +346,10 @@ static Why why_of(const Answer *a) {
     }
 }
 
-static void count_ended(Live *l, const Answer *a) {
+static void count_ended(Live *l, Answer *a) {
     LiveStats *s = &l->stats;
     const Call *c = a->call;
-    s->ended[a->why]++;
+    if (!c->words || c->left) count_why(l, a);
     if (a->why != WHY_LENGTH && a->why != WHY_STOP) return;
     double tpot = a->count > 1 ? (a->last - a->first) / (double)(a->count - 1) : 0, ttft = a->first - c->arrival;
     s->good += ttft <= l->o.slo_ttft && tpot <= l->o.slo_tpot;

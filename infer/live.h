@@ -24,7 +24,7 @@ typedef struct {
     // The engine's own.
     Request *request;
     size_t drawn; Why asked;     // asked: it is to end for this reason
-    bool started;
+    bool started, counted;
 } Answer;
 
 struct Call {
@@ -34,6 +34,8 @@ struct Call {
     Answer *answer; size_t answers;
     SampleOptions options;                       // .tokens: of an answer at most
     bool ignore_eos, logprobs;
+    bool words;                                  // those outside look for words that end an answer: its reason is
+                                                 // known, and counted, when they leave
     size_t likely;                               // K
     double arrival;
     // Under the lock.

@@ -387,6 +387,7 @@ static void settle(Reading *r) {
     p->tokens = length_of_answer(p);
     c->options = r->sampling, c->options.tokens = p->tokens ? p->tokens : 1;
     c->ignore_eos = r->ignore_eos, c->logprobs = r->logprobs, c->likely = p->top;
+    c->words = p->stops > 0;
     call_take_room(c);
     for (size_t i = 0; i < c->prompts && p->echo && r->logprobs; i++)
         c->read[i] = xmalloc(size_mul(c->length[i], size_mul(1 + c->likely, sizeof(Likely))));

@@ -99,7 +99,13 @@ static void leave_swap(Sched *s, Request *r) {
     while (r->places) pool_swap_give(s->pool, r->place[--r->places]);
 }
 
+// In a padded batch the end of a text is the beginning of its padding.
 static void end_request(Sched *s, Request *r, RequestEnd end) {
+    if (s->o.sched == SCHED_padded && !r->padding && (end == END_STOP || end == END_LENGTH)) {
+        r->padding = true, r->end = end;
+        return;
+    }
+    if (r->padding) end = r->end;
     if (r->state == STATE_RUNNING) leave_running(s, r);
     else if (r->state != STATE_ENDED && end != END_REFUSED) unqueue(s, r);
     leave_swap(s, r);
@@ -109,10 +115,10 @@ static void end_request(Sched *s, Request *r, RequestEnd end) {
 
 Request *sched_submit(Sched *s, const int *prompt, size_t n, size_t most, uint64_t domain, double now) {
     Request *r = xmalloc(sizeof *r);
-    *r = (Request){.id = s->count.received++, .prompt = n, .length = n, .most = most, .arrival = now,
+    *r = (Request){.id = s->count.received++, .at = s->lives, .prompt = n, .length = n, .most = most, .arrival = now,
                    .root = pool_root(domain), .mark = pool_root(domain)};
     if (s->lives == s->room) s->live = xrealloc(s->live, (s->room = 2 * s->room + 16) * sizeof *s->live);
-    s->live[r->at = s->lives++] = r;
+    s->live[s->lives++] = r;
     if (n == 0 || most <= n || blocks_for(s, last_position(r)) > pool_blocks(s->pool)) {
         end_request(s, r, END_REFUSED);
         return r;
@@ -130,8 +136,8 @@ Request *sched_fork(Sched *s, Request *leader, double now) {
     Request *r = sched_submit(s, leader->token, refused ? 0 : leader->prompt, leader->most, 0, now);
     r->root = r->mark = leader->root;
     r->leader = leader->leader ? leader->leader : leader;
-    r->leader->leads = true;
     r->fresh = leader->fresh;
+    if (r->leader) r->leader->leads = true;
     return r;
 }
 
@@ -211,13 +217,6 @@ static void forget_computed(Request *r) {
 
 // Its keys and values go to the swap area, if there is room, or will be computed again.
 static void preempt(Sched *s, Request *r) {
-    s->step.preempted = true;
-    if (r->padding) {
-        if (r->n) remove_row(s, r);
-        else s->unscheduled--;
-        end_request(s, r, r->end);
-        return;
-    }
     size_t held = blocks_for(s, r->computed);
     if (r->n) remove_row(s, r);
     else s->unscheduled--;
@@ -233,6 +232,18 @@ static void preempt(Sched *s, Request *r) {
     r->drafts = 0;
     queue_first(s, r);
     r->preempted++, s->count.preempted++;
+    s->step.preempted = true;
+}
+
+// What has ended does not come back.
+static void give_way(Sched *s, Request *r) {
+    if (!r->padding) {
+        preempt(s, r);
+        return;
+    }
+    if (r->n) remove_row(s, r);
+    else s->unscheduled--;
+    end_request(s, r, r->end);
 }
 
 // Never the oldest one, which is the promise that there is progress.
@@ -269,7 +280,7 @@ static void schedule_running(Sched *s, Request *r) {
     // A draft is not worth a preemption.
     if (n > missing && lacking(s, r, r->computed + n) > pool_available(s->pool)) n = missing;
     while (lacking(s, r, r->computed + n) > pool_available(s->pool)) {
-        preempt(s, choose_victim(s));
+        give_way(s, choose_victim(s));
         if (r->state != STATE_RUNNING) return;
     }
     reserve(s, r, r->computed + n);
@@ -442,26 +453,8 @@ static void count_tokens(Sched *s, const Request *r, size_t rejected) {
     s->count.useful += r->n - again - rejected;
 }
 
-// The end of a text; in a padded batch, the beginning of its padding.
-static void complete(Sched *s, Request *r, RequestEnd end) {
-    if (s->o.sched == SCHED_padded) r->padding = true, r->end = end;
-    else end_request(s, r, end);
-}
-
-static void end_step(Sched *s) {
-    size_t padding = 0;
-    s->in_step = false;
-    for (size_t i = 0; i < s->runs; i++) padding += s->running[i]->padding;
-    while (padding && padding == s->runs && s->runs) end_request(s, s->running[0], s->running[0]->end), padding--;
-}
-
 static void commit(Sched *s, const StepRow *row, const int *token, size_t count, bool stop) {
     Request *r = row->request;
-    if (r->padding) {
-        r->n = 0, s->count.executed++, s->count.padded++;
-        if (r->cancelled) end_request(s, r, r->end);
-        return;
-    }
     size_t rejected = r->drafted - (count ? count - 1 : 0);
     count_tokens(s, r, rejected);
     r->computed += r->n - rejected;
@@ -470,14 +463,29 @@ static void commit(Sched *s, const StepRow *row, const int *token, size_t count,
     r->length += count;
     r->n = r->drafted = r->drafts = 0;
     publish(s, r);
+    if (row == &s->step.row[s->step.rows - 1]) s->in_step = false;
     if (r->cancelled) end_request(s, r, END_CANCELLED);
-    else if (stop) complete(s, r, END_STOP);
-    else if (r->length == r->most) complete(s, r, END_LENGTH);
+    else if (stop) end_request(s, r, END_STOP);
+    else if (r->length == r->most) end_request(s, r, END_LENGTH);
+}
+
+static void commit_padding(Sched *s, Request *r) {
+    r->n = 0, s->count.executed++, s->count.padded++;
+    if (r->cancelled) end_request(s, r, r->end);
+}
+
+// Where nothing but padding is left, its batch has ended.
+static void end_padding(Sched *s) {
+    size_t padding = 0;
+    s->in_step = false;
+    for (size_t i = 0; i < s->runs; i++) padding += s->running[i]->padding;
+    for (; padding && padding == s->runs; padding--) end_request(s, s->running[0], s->running[0]->end);
 }
 
 void sched_commit(Sched *s, const StepRow *row, const int *token, size_t count, bool stop) {
-    commit(s, row, token, count, stop);
-    if (row == &s->step.row[s->step.rows - 1]) end_step(s);
+    if (row->request->padding) commit_padding(s, row->request);
+    else commit(s, row, token, count, stop);
+    if (row == &s->step.row[s->step.rows - 1]) end_padding(s);
 }
 
 // ---- the checks ----------------------------------------------------------------------------------
@@ -485,8 +493,9 @@ void sched_commit(Sched *s, const StepRow *row, const int *token, size_t count, 
 static const char *check_request(const Sched *s, const Request *r, uint32_t *held) {
     for (size_t i = 0; i < r->blocks; i++) held[r->block[i]]++;
     if (r->state == STATE_ENDED) return r->blocks || r->places ? "a request has ended and still holds blocks" : NULL;
+    if (r->padding) return r->state != STATE_RUNNING || !r->blocks ? "padding has lost its place" : NULL;
     if (r->computed >= r->length) return "a request has nothing left to compute";
-    if (r->length >= r->most && !r->padding) return "a request is complete and has not ended";
+    if (r->length >= r->most) return "a request is complete and has not ended";
     if (r->state == STATE_RUNNING && blocks_for(s, r->computed) > r->blocks) return "a table is too short";
     if (r->state == STATE_WAITING && r->computed) return "a request without blocks counts computed tokens";
     if (r->state != STATE_RUNNING && r->blocks) return "a request that does not run holds blocks";
