@@ -9,12 +9,14 @@ is an error, so the list cannot outlive the code.
 
     idea()                      where a knob sits in a training step, and how many lines it takes
     table(receipt) draw(...)    what leaving each out costs: nats, seeds' noise, nats per line; Holm over all knobs
+    pooled(receipts)            the same over the seeds of several claims
     by_rate(receipt)            the same at every learning rate, the good ones and the bad
     budget(receipts)            the lines of all knobs, and of those that could go
     shrinkage(claim)            what weight decay can do in so many steps, by arithmetic
 """
 import math
 import re
+import statistics
 from collections import Counter
 from pathlib import Path
 
@@ -182,8 +184,21 @@ def table(receipt):
         each = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*per_line).replace("-", "\u2212")
         print(f"{one.knob:<13}  {one.lines:>5}  {mine:>10}  {signed(e.mean)} [{signed(e.low)}, {signed(e.high)}]  "
               f"{one.p:>7.2g}   {each:<26} {one.verdict()}")
-    print(f"a seed's standard deviation is {margin(receipt):g}. noise: the whole interval within it; pays, costs: "
-          "beyond it; earns less: below it")
+    base = [receipt.results.best(receipt.claim.arm(ALL), seed, receipt.claim.metric) for seed in receipt.claim.seeds]
+    print(f"a seed's standard deviation: {margin(receipt):g}, as written down; of these {len(base)} seeds "
+          f"{statistics.stdev(base):.4f}")
+    print("noise: the whole interval within that; pays, costs: beyond it; earns less: below it")
+
+
+def pooled(receipts):
+    """What each knob earns over the seeds of several claims together, where all of them ask for it."""
+    every = [{one.knob: one.every for one in earned(receipt)} for receipt in receipts]
+    bound = margin(receipts[0])
+    for knob in (one for one in every[0] if all(one in each for each in every)):
+        sample = sum((each[knob] for each in every), [])
+        e = decided(sample)
+        print(f"{knob:<13}  {signed(e.mean)} [{signed(e.low)}, {signed(e.high)}]  {len(sample)} seeds, "
+              f"{'below' if e.high < bound else 'not below'} {bound:g}")
 
 
 def by_rate(receipt):
