@@ -27,8 +27,8 @@ from scipy import stats as scipy_stats
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
-from lab import associations, baseline, check, figure, front, knobs, learned, match, report, stats, table  # noqa: E402
-from lab import server, trainer, verdict  # noqa: E402
+from lab import associations, baseline, check, figure, flash, front, knobs, learned, match  # noqa: E402
+from lab import report, server, stats, table, trainer, verdict  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -551,9 +551,12 @@ class Verdicts(unittest.TestCase):
         def value(run):
             rate = dict(run.tuned)["lr"]
             return {"0.001": 1.0, "0.01": 1.0, "0.1": "diverged" if run.arm.name == "a" else 3.0}[rate]
-        outcome = self.outcome(claim, value, claim.runs(claim.seeds))
+        records = records_of(claim, value, claim.runs(claim.seeds))
+        outcome, facts = verdict.evaluate(claim, records), report.facts(claim, records)
         self.assertAlmostEqual(outcome.findings[0].estimate.mean, 0.5, 12)
         self.assertEqual(outcome.verdict, "HOLDS")
+        self.assertEqual([facts[name] for name in ("b: from", "b: to", "a: from", "a: to")],
+                         ["1.0e-3", "3.2e-2", "1.0e-3", "1.0e-2"])
 
     def test_other_thresholds(self):
         """A verdict that changes with the bound that was picked is told so."""
@@ -1281,6 +1284,36 @@ class Pages(unittest.TestCase):
         self.assertEqual(self.check(), (0, ""))
         path.write_text(json.dumps({**bench, "commit": "abc-dirty"}))
         self.assertIn("decode: it was measured on a commit", self.check()[1])
+
+    def test_flash(self):
+        """A page may quote what is not measured yet; then it says so, and what was measured stands there afterwards."""
+        (self.root / "claims/fast.toml").write_text(
+            'thesis = "x"\nkind = "timing"\nrecord = "flash.json"\nmetric = "ratio"\ncommand = "bench/bench flash"\n'
+            '[[comparison]]\na = "left pass=forward width=64: low"\npredict = "0.8 to 1.3"\n')
+        self.notebook(["<!-- claim fast: verdict -->?<!-- / --> <!-- claim fast: left -->?<!-- / --> "
+                       "<!-- claim flash: forward 64: times -->?<!-- / -->"])
+        self.refresh()
+        text = (self.root / "notebooks/a.ipynb").read_text()
+        self.assertIn("-->OPEN<", text)
+        self.assertEqual(text.count("-->not measured<"), 2)
+        self.assertEqual(self.check(), (0, ""))
+        rows = [{"pass": way, "width": 64, "context": 64, "flops_saved": 1.5, "left": 0.9,
+                 **{step: {"median": 1.35} for step in (*flash.STEPS, "flash_times_naive", "flash_times_band")}}
+                for way in flash.PASSES]
+        left = [{"pass": way, "width": 64, "low": 0.85, "high": 1.2} for way in flash.PASSES]
+        record = {"commit": "abc", "effort": "full", "machine": {"cpu": "Z80", "cores": 1},
+                  "limits": {"fma_gflops": 200.0, "read_gbytes_per_second": 30.0},
+                  "sections": {"flash": rows, "left": left}}
+        (self.root / "claims/results/flash.json").write_text(json.dumps(record))
+        self.refresh()
+        text = (self.root / "notebooks/a.ipynb").read_text()
+        for told in ("HOLDS", "0.85 to 1.20", "1.35"):
+            self.assertIn(f"-->{told}<", text)
+        for name in ("fast.png", "fast.small.png"):
+            (self.root / "claims/results" / name).touch()
+        self.assertEqual(self.check(), (0, ""))
+        (self.root / "claims/results/flash.json").write_text(json.dumps({**record, "effort": "tiny"}))
+        self.assertIn("measured with --tiny", self.check()[1])
 
     def test_bench(self):
         """Speeds on the front page: 100 tokens a step; the better PyTorch at 40% of the peak, so a goal of 2 is 80%."""

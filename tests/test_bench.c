@@ -1,6 +1,7 @@
 // test_bench.c: bench/bench at its smallest sizes, for what it leaves behind. How fast anything is, is no test.
 #include "run/run.h"
 #include "tests/program.h"
+#include <math.h>
 #include <stdlib.h>
 
 static char *bench_binary(void) {
@@ -55,8 +56,30 @@ static void one_section(void) {
     CHECK(r.status == 2 && strstr(r.error, "walking") && count_lines(r.error) == 1, "%d: %s", r.status, r.error);
 }
 
+// Flash taken apart, and narrow heads beside a hog, which ends with its section.
+static void flash_apart(void) {
+    Result r = bench("flash starved --tiny --threads 1 --out results.json");
+    json_t *root = json_load_file(test_path("results.json"), 0, NULL), *all = json_object_get(root, "sections");
+    CHECK(r.status == 0 && root, "status %d: %s", r.status, r.error);
+    static const struct { const char *name; size_t rows; } section[] = {
+        {"flash", 6}, {"left", 6}, {"streams", 3}, {"starved", 24}, {"crossing", 3}};
+    for (size_t i = 0; i < sizeof section / sizeof section[0]; i++) {
+        size_t rows = json_array_size(json_object_get(all, section[i].name));
+        CHECK(rows == section[i].rows, "%zu rows of %s", rows, section[i].name);
+    }
+    // 64 queries in strips of 24: 24 x 24 + 24 x 48 + 16 x 64 pairs of the 64 x 64; softmax of 64 x 65 / 2 in both.
+    json_t *first = json_array_get(json_object_get(all, "flash"), 0);
+    double pairs = 24 * 24 + 24 * 48 + 16 * 64, softmax = 26 * 64 * 65 / 2, of_pair = 4 * 16;
+    double expected = (of_pair * 64 * 64 + softmax) / (of_pair * pairs + softmax);
+    double saved = json_number_value(json_object_get(first, "flops_saved"));
+    CHECK(fabs(saved - expected) < 1e-5, "flash saves %g of the FLOPs, and should %g", saved, expected);
+    json_decref(root);
+    CHECK(strstr(bench("--help").out, "starved"), "the help does not know the section");
+}
+
 static const Test tests[] = {
     {"bench/results", "every section leaves numbers, a table, and the picture", leaves_results},
     {"bench/section", "a section runs alone; an unknown one is refused", one_section},
+    {"bench/flash", "flash attention is taken apart, also beside a hog, and its FLOPs are counted", flash_apart},
 };
 REGISTER_TESTS(tests)

@@ -8,7 +8,9 @@ Nothing but the records decides a verdict. A page fails that shows a number or a
 record, whose rows are not as they were sealed, or were made for another prediction than the claim file's; a figure that
 is not what the records draw. Claims of timings are measured again within their tolerance, and never by digest.
 """
+import functools
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -30,6 +32,7 @@ from .table import BEGIN, END, QUOTE, Lab, refreshed, run_cells, whole_streams
 from .verdict import selected, wanted
 
 DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{16}(?![0-9a-f])")
+BUSY = 0.5     # processes that want a core: a timing would be compared with another one
 VISIBLE = 48   # of 255: two renderings of one picture differ by less in every pixel
 NOT_PROSE = re.compile(r"```.*?```|`[^`]*`|\[[^\]]*\]\([^)]*\)|\$[^$]*\$|https?://\S+|goal (?:was |of )?[\d.]+%?", re.S)
 
@@ -37,7 +40,7 @@ NOT_PROSE = re.compile(r"```.*?```|`[^`]*`|\[[^\]]*\]\([^)]*\)|\$[^$]*\$|https?:
 def check_records(claim, records):
     """Complaints about one claim's records."""
     if claim.record:
-        return [] if claim.measured else [f"its record claims/results/{claim.record} is missing"]
+        return []      # where it is not there yet, the claim is open
     claim = recall_claim(claim, records)
     asked = {run.key for run in wanted(claim, records)[0]}
     extra = [key for key in records if key not in asked]
@@ -204,17 +207,33 @@ def rerun_timing(claim, records):
     return found
 
 
-def rerun_bench(claim):
-    words = shlex.split(claim.command)
-    if not (trainer.ROOT / words[0]).exists():
-        print(f"rerun    {claim.name}: not without {words[0]}; make bench builds it")
-        return []
+@functools.lru_cache
+def measure_again(command):
+    """(what bench/bench leaves, or None; its error). Once for all claims of one record."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "again.json"
-        done = subprocess.run([*words, "--out", out], cwd=trainer.ROOT, capture_output=True, text=True)
-        if done.returncode != 0:
-            return [f"{claim.command}: {trainer.error_line(done.stderr)}"]
-        again, found = json.loads(out.read_text()), []
+        done = subprocess.run([*shlex.split(command), "--out", out], cwd=trainer.ROOT, capture_output=True, text=True)
+        return (json.loads(out.read_text()), "") if done.returncode == 0 else (None, trainer.error_line(done.stderr))
+
+
+def rerun_bench(claim):
+    """On the machine of its record, while nothing else runs there; elsewhere a note says that it was left out."""
+    program, load = shlex.split(claim.command)[0], os.getloadavg()[0]
+    if not claim.measured:
+        return []
+    if not (trainer.ROOT / program).exists():
+        print(f"rerun    {claim.name}: not without {program}; make bench builds it")
+        return []
+    if load > BUSY:
+        print(f"rerun    {claim.name}: not while other processes want a core ({load:.1f} in the last minute)")
+        return []
+    again, error = measure_again(claim.command)
+    if not again:
+        return [f"{claim.command}: {error}"]
+    if again["machine"]["cpu"] != claim.measured["machine"]["cpu"]:
+        print(f"rerun    {claim.name}: not on {again['machine']['cpu']}, which is another machine than its record's")
+        return []
+    found = []
     for c in claim.comparisons:
         pairs = [[numpy.array(selected(record, label, claim.record)) for label in (c.a, c.b) if label]
                  for record in (claim.measured, again)]

@@ -25,7 +25,7 @@ KEYS = {"post": int, "title": str, "thesis": str, "headline": str, "command": st
         "tolerance": NUMBER, "record": str}
 COMPARISON_KEYS = {"a": str, "b": str, "predict": str, "role": str, "metric": str, "expect": NUMBER,
                    "ratio": bool}
-FIGURE_KEYS = {"x": str, "x_label": str, "log_x": bool, "y_label": str, "top": NUMBER,
+FIGURE_KEYS = {"x": str, "x_label": str, "log_x": bool, "log_y": bool, "y_label": str, "top": NUMBER,
                "words": dict}
 TYPE_NAMES = {int: "a whole number", NUMBER: "a number", str: "a text", list: "a list", dict: "a table",
               bool: "true or false"}
@@ -393,6 +393,7 @@ def recorded_claim(row, name):
     return Claim(name, row["command"], [], {}, [], [], row["metric"], row.get("better", "higher"), None, None,
                  row.get("post", 0), row.get("title", name), row["thesis"].strip(), row.get("budget_minutes"),
                  row.get("controls", "").strip(), comparisons=comparisons, kind="timing", record=row["record"],
+                 figure=row.get("figure", {}),
                  tolerance=row.get("tolerance", 0.1), headline=row.get("headline", "").strip(),
                  promise=promise_of(row))
 

@@ -30,6 +30,7 @@ STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "
 # Colours of different lightness, so that a grey print keeps the order; with each its own marker and dashes.
 LOOKS = [("#000000", "o", "-"), ("#b2182b", "s", "--"), ("#2c7fb8", "^", "-."), ("#c98500", "D", ":"),
          ("#5e3c99", "v", (0, (5, 1))), ("#4d9a48", "P", (0, (1, 1))), ("#777777", "X", (0, (3, 1, 1, 1)))]
+MOST_SHOWN = 12        # comparisons in one picture
 REGION, SHORT = "#dcdcdc", 34   # colour of what is predicted; letters of a line of words
 
 
@@ -54,7 +55,8 @@ def words(claim, label):
 def question(claim, comparison):
     """A comparison in words: what is compared, and in what if it is not the claim's own metric."""
     a = words(claim, comparison.a)
-    text = f"{a} \u2212 {words(claim, comparison.b)}" if comparison.b else a
+    between = "/" if claim.kind == "timing" else "\u2212"
+    text = f"{a} {between} {words(claim, comparison.b)}" if comparison.b else a
     return text + (f": {METRICS[comparison.metric].split(' (')[0]}" if comparison.apart else "")
 
 
@@ -93,7 +95,9 @@ def label_ends(axes, ends, size=9, beyond=7):
     """Names at the right ends of lines, [(x, y, text, colour)], apart by at least the height of a line of text."""
     axes.figure.canvas.draw()
     high = axes.get_window_extent().height
-    low_y, high_y = axes.get_ylim()
+    is_log = axes.get_yscale() == "log"
+    low_y, high_y = (math.log10(y) if is_log else y for y in axes.get_ylim())
+    ends = [(x, math.log10(y) if is_log else y, *rest) for x, y, *rest in ends]
     gap = (high_y - low_y) * 1.25 * size * axes.figure.dpi / 72 / high
     ends = sorted((e for e in ends if math.isfinite(e[1])), key=lambda e: e[1])
     at, placed = -math.inf, []
@@ -105,7 +109,7 @@ def label_ends(axes, ends, size=9, beyond=7):
         row[1] = min(row[1], high_y)
         high_y = row[1] - gap
     for x, y, text, colour in placed:
-        axes.annotate(text, (x, y), xytext=(beyond, 0), textcoords="offset points", va="center", color=colour,
+        axes.annotate(text, (x, 10 ** y if is_log else y), xytext=(beyond, 0), textcoords="offset points", va="center", color=colour,
                       fontsize=size, annotation_clip=False)
 
 
@@ -153,6 +157,8 @@ def draw_lines(axes, claim, results):
         axes.set_xscale("log")
         axes.set_xticks(sorted(every), [f"{place:g}" for place in sorted(every)])
         axes.minorticks_off()
+    if claim.figure.get("log_y"):
+        axes.set_yscale("log")
     axes.set_xlabel(claim.figure.get("x_label") or METRICS.get(x) or x)
     axes.set_ylabel(metric_label(claim))
     show_elimination(axes, claim, claim.metric, across=False)
@@ -249,9 +255,11 @@ def draw_comparisons(axes, claim, findings, size=8):
 
 
 def shown_findings(outcome, thesis=False):
-    """Those of two arms; where there are none, all."""
+    """Those of two arms; where there are none, all. Of very many, the last for each pair of names."""
     kept = [f for f in outcome.findings if not thesis or f.comparison.role == "thesis"]
-    return [f for f in kept if f.comparison.b] or kept
+    kept = [f for f in kept if f.comparison.b] or kept
+    last = {tuple(label.split(" ")[0] for label in (f.comparison.a, f.comparison.b)): f for f in kept}
+    return kept if len(kept) <= MOST_SHOWN else list(last.values())
 
 
 def draw_small(claim, records, path):
@@ -323,14 +331,23 @@ def draw(claim, records, path):
             draw_comparisons(axes[-1], claim, findings)
             told = unit_of(claim) + "; stroke and line: mean and 95% interval; grey: predicted"
             axes[-1].set_xlabel(textwrap.fill(told, 52))
-        figure.suptitle(headline_of(claim, outcome), fontsize=10, fontweight="bold")
+        title = headline_of(claim, outcome)
+        if claim.record:      # the comparisons alone: a narrow picture
+            title = "\n".join(textwrap.fill(line, 54) for line in title.split("\n"))
+        figure.suptitle(title, fontsize=10, fontweight="bold")
         figure.savefig(path, metadata={"Software": None})
         plt.close(figure)
+
+
+def measured_on(claim):
+    return f"on {claim.measured['machine']['cpu']}" if claim.measured else "not measured"
 
 
 def unit_of(claim):
     """What the right panel shows."""
     metrics = compared(claim)
+    if claim.record:
+        return "ratio, " + measured_on(claim)
     what = "the named metrics" if len(metrics) > 1 else measured_text(claim) if claim.outcome or claim.usable \
         else METRICS.get(metrics[0], metrics[0])
     paired = any(c.b for c in claim.comparisons)

@@ -85,6 +85,17 @@ def flag_words(post, built):
     return " ".join(f"`{flag}`" if flag in built else f"*{flag}*" for flag in post["flags"])
 
 
+def run_it(claim):
+    """The command that leaves a claim's record."""
+    if claim.record:
+        return f"`{claim.command} --out claims/results/{claim.record}`"
+    return f"`claims/sweep claims/{claim.name}.toml`"
+
+
+def minutes(lab, claim):
+    return f"{claim.budget:g}" if claim.record and claim.budget else lab.facts(claim.name)["minutes"]
+
+
 def post_row(lab, post):
     number, title = post["number"], post["title"]
     book = lab.notebook(number)
@@ -94,7 +105,7 @@ def post_row(lab, post):
     if claim:
         return [number, named, headline(claim, lab.facts(claim.name)),
                 f"**{lab.outcome(claim).verdict}**{every}", picture(claim, "claims/"),
-                f"`claims/sweep claims/{claim.name}.toml`", lab.facts(claim.name)["minutes"]]
+                run_it(claim), minutes(lab, claim)]
     thesis = sentence(post["thesis"], f"claims/posts.toml: the thesis of post {number}")
     return [number, named, thesis, "open" + every * bool(count), "", flag_words(post, lab.flags()), ""]
 
@@ -105,7 +116,7 @@ def front(lab):
 
 
 def claim_row(lab, claim):
-    named, command = f"**{claim.title}.** {claim.thesis}", f"`claims/sweep claims/{claim.name}.toml`"
+    named, command = f"**{claim.title}.** {claim.thesis}", run_it(claim)
     outcome = lab.outcome(claim)
     if outcome.verdict == "OPEN":
         return [named, "open", "", "", command, f"at most {claim.budget:g}" if claim.budget else ""]
@@ -115,7 +126,7 @@ def claim_row(lab, claim):
             for f in outcome.findings]
     told += [note for note in outcome.notes if EDGE in note or FREE in note]
     return [named, f"**{outcome.verdict}**", "<br>".join(told), picture(claim, ""), command,
-            lab.facts(claim.name)["minutes"]]
+            minutes(lab, claim)]
 
 
 def results(lab):

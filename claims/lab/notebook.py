@@ -26,6 +26,8 @@ from IPython.display import Image
 
 from . import figure, trainer
 from .claim import read_claim
+from .flash import COMMAND, Flash
+from .front import run_it
 from .match import recall_claim
 from .records import METRICS, read_records
 from .report import best_loss, chosen_text, effect, facts, level, measured_text, number, rows_of_arms, settle_text
@@ -41,13 +43,15 @@ class Receipt:
         self.path = Path(folder) / f"{name}.toml"
         self.records = read_records(Path(folder) / f"results/{name}.csv")
         self.claim = recall_claim(read_claim(self.path), self.records)
+        record = Path(folder) / "results" / self.claim.record
+        self.claim.measured = json.loads(record.read_text()) if self.claim.record and record.exists() else None
         self.outcome = evaluate(self.claim, self.records)
         self.results = Results(self.claim, self.records)
         self.facts = facts(self.claim, self.records)
 
     def command(self):
         """What reproduces all of it."""
-        print(f"claims/sweep claims/{self.path.name}")
+        print(run_it(self.claim).strip("`"))
 
     def arms(self):
         rows = rows_of_arms(self.claim, self.results)
@@ -66,7 +70,9 @@ class Receipt:
             print(f"{f.verdict:<12} {f.comparison.name}{role}: {effect(f)}, predicted {f.comparison.predict}")
             if text := settle_text(self.claim, self.records, f):
                 print(f"{'':<12} {text}")
-        print(f"{self.outcome.verdict}, from {self.facts['runs']} runs")
+        if self.claim.record and not self.claim.measured:
+            print(f"not measured yet: {run_it(self.claim)}")
+        print(self.outcome.verdict + f", from {self.facts['runs']} runs" * (not self.claim.record))
         for note in self.outcome.notes:
             print(f"note: {note}")
 
@@ -131,6 +137,53 @@ class Measured:
         with plt.rc_context(figure.STYLE):
             picture, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
             figure.label_ends(axes, self.speeds.draw(axes, figure.look))
+            return show(picture)
+
+
+class FlashMeasured:
+    """What bench/bench measured of flash attention; where that is still to be done, it says so."""
+
+    def __init__(self, folder=CLAIMS):
+        path = Path(folder) / "results/flash.json"
+        self.flash = Flash(json.loads(path.read_text())) if path.exists() else None
+
+    def tell(self, how):
+        if self.flash:
+            how(self.flash)
+        else:
+            print(f"not measured yet: {COMMAND}")
+
+    def table(self, width=64):
+        self.tell(lambda flash: flash.table(width))
+
+    def crossings(self):
+        self.tell(Flash.crossings)
+
+    def levels(self):
+        self.tell(Flash.levels)
+
+    def figure(self):
+        """Speed over naive beside the FLOPs saved."""
+        if not self.flash:
+            return self.tell(None)
+        with plt.rc_context(figure.STYLE):
+            picture, every = plt.subplots(1, 2, figsize=(9.4, 3.8), layout="constrained", sharey=True)
+            for axes, ends in self.flash.draw_left(every, figure.look):
+                figure.label_ends(axes, ends)
+            picture.suptitle("Flash over naive; grey: FLOPs saved, times what the claim allows", fontsize=10,
+                             fontweight="bold")
+            return show(picture)
+
+    def tile(self):
+        """A tile's roofline: where the products of a pair meet the matrix."""
+        if not self.flash:
+            return self.tell(None)
+        with plt.rc_context(figure.STYLE):
+            picture, axes = plt.subplots(figsize=(7.6, 4), layout="constrained")
+            figure.label_ends(axes, self.flash.draw_tile(axes, figure.look))
+            wide = self.flash.row("crossing", place="all-cores")["measured"]
+            title = f"With all cores, heads narrower than {wide:.0f} pay more for the matrix than for products"
+            picture.suptitle(title, fontsize=10, fontweight="bold")
             return show(picture)
 
 

@@ -21,6 +21,11 @@ def number(x):
     return f"{x:.4f}" if abs(x) < 1 else f"{x:.{max(0, 4 - whole)}f}" if whole <= 6 else f"{x:.4g}"
 
 
+def rate(x):
+    """A learning rate with two digits, as it is typed: 1.2e-2."""
+    return f"{x:.1e}".replace("e-0", "e-") if math.isfinite(x) else "-"
+
+
 def signed(x):
     return "-" if not math.isfinite(x) else ("+" if x >= 0 else "\u2212") + number(abs(x))
 
@@ -31,6 +36,8 @@ def is_point(e):
 
 
 def interval(e):
+    if e.count == 1 and e.low == e.high:
+        return "[one value]"
     if is_point(e):
         return f"[all {e.count} equal]"
     return f"[{signed(e.low)}, {signed(e.high)}]" if math.isfinite(e.low) else "[one seed]"
@@ -38,7 +45,7 @@ def interval(e):
 
 def level(e):
     """'0.1234 [0.1001, 0.1467]': a value, which has no sign."""
-    if is_point(e):
+    if is_point(e) or e.count == 1 and e.low == e.high:
         return f"{number(e.mean)} {interval(e)}"
     return f"{number(e.mean)} [{number(e.low)}, {number(e.high)}]" if math.isfinite(e.low) else number(e.mean)
 
@@ -46,7 +53,8 @@ def level(e):
 def effect(finding):
     """'+0.1234 [+0.1001, +0.1467]': a difference, or the value of an arm that is compared with nothing."""
     e = finding.estimate
-    return f"{signed(e.mean)} {interval(e)}" if finding.comparison.b else level(e)
+    is_ratio = finding.comparison.predict.kind == "between"
+    return f"{signed(e.mean)} {interval(e)}" if finding.comparison.b and not is_ratio else level(e)
 
 
 # ---- before the reported seeds ----------------------------------------------------------------------
@@ -305,6 +313,9 @@ def facts(claim, records):
                       f"{name}: minutes to settle": f"{needed[1]:.0f}"}
     for label, arm, e in rows_of_arms(claim, results) if not claim.record else []:
         found |= {f"{label}: mean": number(e.mean), f"{label}: level": level(e)}
+        if claim.outcome == "window":
+            ends = results.window_ends(label) or (math.nan, math.nan)
+            found |= {f"{label}: from": rate(ends[0]), f"{label}: to": rate(ends[1])}
         if claim.outcome == "solved":
             found[f"{label}: solved"] = f"{round(e.mean * e.count)} of {e.count}" if e.count else "-"
         if claim.outcome == "steps" and e.count:

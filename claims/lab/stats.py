@@ -261,6 +261,20 @@ def width_below(places, values, bound):
     return total
 
 
+def ends_below(places, values, bound):
+    """Between which places the curve lies below the bound, from the first such piece to the last; None where nowhere.
+    Towards a point that is not finite the end is the last point below."""
+    inside = [i for i, v in enumerate(values) if v < bound]
+    if not inside:
+        return None
+
+    def end(i, j):   # from i, below, to j, above
+        if not 0 <= j < len(places) or not math.isfinite(values[j]):
+            return places[i]
+        return places[i] + (bound - values[i]) / (values[j] - values[i]) * (places[j] - places[i])
+    return end(inside[0], inside[0] - 1), end(inside[-1], inside[-1] + 1)
+
+
 def holm(p):
     """Holm's step-down adjusted p-values (Holm 1979): the k-th smallest of m times m-k+1, never decreasing."""
     order, adjusted, largest = numpy.argsort(p, kind="stable"), [0.0] * len(p), 0.0

@@ -16,6 +16,7 @@ from . import figure, front, size
 from .bench import Bench
 from .claim import read_claim
 from .command import UsageError
+from .flash import Flash, Unmeasured
 from .records import read_records
 from .report import facts
 from .speed import Speeds
@@ -30,10 +31,11 @@ ROW = re.compile(r"^(?:SIZE|REAL|BOOL|ENUM|PATTERN|TEXT)\((\w+)", re.M)
 
 
 def measured(path):
-    """What bench/bench left in a file: decoding by context, or the rest."""
+    """What bench/bench left in a file: decoding by context, flash attention taken apart, or the rest."""
     try:
         found = json.loads(path.read_text())
-        return Speeds(found) if list(found["sections"]) == ["context"] else Bench(found)
+        first = next(iter(found["sections"]), "")
+        return {"context": Speeds, "flash": Flash, "streams": Flash}.get(first, Bench)(found)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged: {error}") from None
 
@@ -70,11 +72,15 @@ class Lab:
             return size.facts(self.root)
         if name in self.speeds:
             return self.speeds[name].facts()
-        if name not in self.records:
+        claim = next((c for c in self.claims if name in (c.name, c.record.removesuffix(".json"))), None)
+        if claim and claim.record and not claim.measured:
+            return Unmeasured(facts(claim, {}) if name == claim.name else {})
+        if not claim:
             raise UsageError(f"a page quotes the claim '{name}', which is no file in claims/")
         if name not in self._facts:
-            claim = next(c for c in self.claims if c.name == name)
             self._facts[name] = facts(claim, self.records[name])
+            if claim.record:
+                self._facts[name] |= self.speeds[claim.record.removesuffix(".json")].facts()
         return self._facts[name]
 
     def flags(self):

@@ -21,8 +21,8 @@ from . import baseline
 from .claim import Run
 from .command import UsageError
 from .records import solved_at
-from .stats import (LEVEL, Estimate, bootstrap, bootstrap_estimate, crossing, decided, detectable, holm, p_bootstrap,
-                    p_shares, p_values, share, share_difference, width_below)
+from .stats import (LEVEL, Estimate, bootstrap, bootstrap_estimate, crossing, decided, detectable, ends_below, holm,
+                    p_bootstrap, p_shares, p_values, share, share_difference, width_below)
 
 GOOD = ("HOLDS", "EQUIVALENT")
 
@@ -204,6 +204,16 @@ class Results:
         if self.claim.outcome == "window":
             return width_below(places, [-m for m in means], -sign * self.claim.usable.bound)
         return crossing(places, means, sign * self.claim.threshold.bound)
+
+    def window_ends(self, label):
+        """The lowest and the highest learning rate of an arm's window, of all seeds; None where it is empty or runs are
+        missing."""
+        curve = self.curve(label, self.claim.seeds)
+        if curve is None:
+            return None
+        places, rows, sign = curve
+        ends = ends_below(places, [-sum(row) / len(row) for row in rows], -sign * self.claim.usable.bound)
+        return ends and [10 ** x for x in ends]
 
     def level(self, label):
         """An arm's own estimate: the number that stands for it in tables and pictures."""
