@@ -215,11 +215,12 @@ def detect_text(claim, finding):
 
 
 def to_settle(claim, records, finding):
-    """(fresh seeds, minutes on two cores) that would settle a comparison of means which is INCONCLUSIVE, either way and
-    with 80% power, were the true difference and spread those that were seen. Seeds are None where no number will: that
+    """(fresh seeds, minutes on two cores) that would settle a comparison which is INCONCLUSIVE, other than of shares,
+    either way and with 80% power, were the true difference and spread those that were seen. Seeds are None where no number will: that
     is on the bound. None where nothing is open, or nothing is known of it."""
     e, c = finding.estimate, finding.comparison
-    open_ = finding.verdict == "INCONCLUSIVE" and claim.kind == "runs" and not (claim.outcome and not c.apart)
+    counted = claim.outcome == "solved" and not c.apart
+    open_ = finding.verdict == "INCONCLUSIVE" and claim.kind == "runs" and not counted
     if not open_ or e.count < LEAST_PILOT or not e.spread > 0:
         return None
     likelier, mean = c.predict, e.mean
