@@ -55,8 +55,8 @@ def words(claim, label):
 def question(claim, comparison):
     """A comparison in words: what is compared, and in what if it is not the claim's own metric."""
     a = words(claim, comparison.a)
-    between = "/" if claim.kind == "timing" else "\u2212"
-    text = f"{a} {between} {words(claim, comparison.b)}" if comparison.b else a
+    sign = "/" if claim.kind == "timing" or comparison.ratio else "\u2212"
+    text = f"{a} {sign} {words(claim, comparison.b)}" if comparison.b else a
     return text + (f": {METRICS[comparison.metric].split(' (')[0]}" if comparison.apart else "")
 
 
@@ -351,4 +351,6 @@ def unit_of(claim):
     what = "the named metrics" if len(metrics) > 1 else measured_text(claim) if claim.outcome or claim.usable \
         else METRICS.get(metrics[0], metrics[0])
     paired = any(c.b for c in claim.comparisons)
-    return f"{'ratio' if claim.kind == 'timing' else 'difference'} of {what}" if paired else what
+    ratios = {claim.kind == "timing" or c.ratio for c in claim.comparisons if c.b}
+    kind = {(True,): "ratio", (False,): "difference"}.get(tuple(ratios), "difference or ratio")
+    return f"{kind} of {what}" if paired else what

@@ -53,7 +53,7 @@ def level(e):
 def effect(finding):
     """'+0.1234 [+0.1001, +0.1467]': a difference, or the value of an arm that is compared with nothing."""
     e = finding.estimate
-    is_ratio = finding.comparison.predict.kind == "between"
+    is_ratio = finding.comparison.ratio or finding.comparison.predict.kind == "between"
     return f"{signed(e.mean)} {interval(e)}" if finding.comparison.b and not is_ratio else level(e)
 
 
@@ -304,7 +304,7 @@ def facts(claim, records):
              "seeds": str(len(claim.seeds)), "diverged": str(sum(r["status"] == "diverged" for r in records.values()))}
     for f in outcome.findings:
         e, name = f.estimate, f.comparison.name
-        told = {"effect": effect(f), "mean": signed(e.mean), "low": signed(e.low), "high": signed(e.high),
+        told = {"effect": effect(f), "mean": number(e.mean) if f.comparison.ratio else signed(e.mean), "low": signed(e.low), "high": signed(e.high),
                 "p": f"{f.p:.2g}", "detectable": number(f.detectable)}
         found |= {name: f.verdict, **{f"{name}: {what}": text for what, text in told.items()}}
         if f.note:

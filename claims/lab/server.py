@@ -54,6 +54,16 @@ def ended_before(_):
     """A receipt is all there is, so nothing is left to recover without its row."""
 
 
+def simulate(flags):
+    """("final" of the receipt, a dict for each request) of a run on the event clock."""
+    with tempfile.TemporaryDirectory() as out:
+        status, error = Training(flags, out, 1).result()
+        if status != "finished":
+            raise UsageError(error or status)
+        lines = (Path(out) / "requests.jsonl").read_text().splitlines()
+        return read_json(Path(out) / "run.json")["final"], [json.loads(line) for line in lines]
+
+
 def again(row):
     """A recorded run, once more: its row."""
     flags = {name: values[0] for name, values in parse_flags(split_words(row["flags"])).items()}
