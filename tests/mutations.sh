@@ -49,6 +49,10 @@ mutate "the oldest is a victim too" sched.c 'for (size_t i = 1; i < s->runs; i++
 mutate "what cannot fit is not refused" sched.c '|| blocks_for(s, last_position(r)) > pool_blocks(s->pool)) {' ') {'
 mutate "one token too few has room" sched.c 'return need <= pool_available(s->pool);' \
     'return need <= pool_available(s->pool) + 1;'
+mutate "padding counts as nothing" sched.c 's->count.executed++, s->count.padded++' 's->count.executed++'
+mutate "padding writes where its last token would" sched.c 'r->token + r->computed - 1, 1, r->computed - 1,' \
+    'r->token + r->computed - 1, 1, r->computed,'
+mutate "padding outlasts its batch" sched.c 'for (; padding && padding == s->runs; padding--)' 'for (; padding > 99;)'
 mutate "a draft is accepted unseen" engine.c 'r->token[position] != token' 'r->token[position] == -1'
 mutate "the random number depends on the step" engine.c 'r, position);' 'r, position + index);'
 exit $missed
