@@ -216,8 +216,8 @@ def detect_text(claim, finding):
 
 def to_settle(claim, records, finding):
     """(fresh seeds, minutes on two cores) that would settle a comparison which is INCONCLUSIVE, other than of shares,
-    either way and with 80% power, were the true difference and spread those that were seen. Seeds are None where no number will: that
-    is on the bound. None where nothing is open, or nothing is known of it."""
+    either way and with 80% power, were the true difference and spread those that were seen. Seeds are None where no
+    number will: that is on the bound. None where nothing is open, or nothing is known of it."""
     e, c = finding.estimate, finding.comparison
     counted = claim.outcome == "solved" and not c.apart
     open_ = finding.verdict == "INCONCLUSIVE" and claim.kind == "runs" and not counted
