@@ -516,9 +516,11 @@ class Verdicts(unittest.TestCase):
         for key, row in records.items():
             fast = "--lr 0.1 " in key
             solved = fast and not key.endswith("--seed 3") or row["arm"] == "b"
-            row["evals"] = f"0:1.0:0 {100 if fast else 300}:1.0:{1.0 if solved else 0.3} 500:1.0:{1.0 if solved else 0.3}"
+            right = 1.0 if solved else 0.3
+            row["evals"] = f"0:1.0:0 {100 if fast else 300}:1.0:{right} 500:1.0:{right}"
         facts = report.facts(claim, records)
-        told = [facts[f"{arm} at {lr}: {what}"] for arm in "ab" for lr in ("0.01", "0.1") for what in ("solved", "mean")]
+        names = [f"{arm} at {lr}" for arm in "ab" for lr in ("0.01", "0.1")]
+        told = [facts[f"{name}: {what}"] for name in names for what in ("solved", "mean")]
         self.assertEqual(told, ["0 of 4", "500.0", "3 of 4", "200.0", "4 of 4", "300.0", "4 of 4", "100.0"])
         self.assertEqual((facts["a: solved"], facts["b: solved"], facts["b: mean"]), ("3 of 4", "4 of 4", "100.0"))
         results = verdict.Results(claim, records)

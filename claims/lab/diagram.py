@@ -55,8 +55,8 @@ def caches():
         figure, axes = plt.subplots(2, 2, figsize=(9, 3.7), layout="constrained")
         for place, (title, cells) in zip(axes.flat, CACHES.items()):
             draw_cache(place, title, cells)
-        figure.supxlabel("Kept per token and layer. Hatched: rotated by RoPE. Dashed: through a matrix of the head's own, "
-                         "which is a weight and not cache.", fontsize=8)
+        figure.supxlabel("Kept per token and layer. Hatched: rotated by RoPE. Dashed: through a matrix of the head's "
+                         "own, which is a weight and not cache.", fontsize=8)
         return figure
 
 

@@ -1,6 +1,6 @@
-"""learned.py: a picture of claims with outcome = "steps": the share of an arm's seeds that have solved their task, after
-so many steps of training, one panel for each learning rate. No seed leaves before the end of its steps, so the share
-is one minus the curve of Kaplan and Meier.
+"""learned.py: a picture of claims with outcome = "steps": the share of an arm's seeds that solved their task, after
+so many steps of training, one panel for each learning rate. No seed leaves before the end of its steps, so the share is
+one minus the curve of Kaplan and Meier.
 """
 import matplotlib.pyplot as plt
 
