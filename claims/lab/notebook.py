@@ -68,7 +68,7 @@ class Receipt:
             role = "" if f.comparison.role == "thesis" else " (control)"
             print(f"{f.verdict:<12} {f.comparison.name}{role}: {effect(f)}, predicted {f.comparison.predict}")
         if self.claim.record and not self.claim.measured:
-            print(f"not measured yet: {run_it(self.claim)}")
+            print("not measured yet")
         print(self.outcome.verdict + f", from {self.facts['runs']} runs" * (not self.claim.record))
         for note in self.outcome.notes:
             print(f"note: {note}")
