@@ -109,8 +109,8 @@ def label_ends(axes, ends, size=9, beyond=7):
         row[1] = min(row[1], high_y)
         high_y = row[1] - gap
     for x, y, text, colour in placed:
-        axes.annotate(text, (x, 10 ** y if is_log else y), xytext=(beyond, 0), textcoords="offset points", va="center", color=colour,
-                      fontsize=size, annotation_clip=False)
+        axes.annotate(text, (x, 10 ** y if is_log else y), xytext=(beyond, 0), textcoords="offset points", va="center",
+                      color=colour, fontsize=size, annotation_clip=False)
 
 
 def show_elimination(axes, claim, metric, across):

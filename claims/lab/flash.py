@@ -1,14 +1,14 @@
 """flash.py: what bench/bench recorded of one machine about flash attention: each step from naive to flash, and where
 the T x T matrix would cost more than the products.
 
-    bench/bench flash starved --out claims/results/flash.json      measures again (3 minutes); leave it alone meanwhile
+    bench/bench flash starved context --out claims/results/flash.json   measures again (5 minutes); leave it alone then
 
 A page may quote it before it is measured: then `not measured` stands there, and pictures and tables say what to run.
 """
 from .bench import commit_complaints, span
 from .report import number
 
-COMMAND = "bench/bench flash starved --out claims/results/flash.json"
+COMMAND = "bench/bench flash starved context --out claims/results/flash.json"
 WIDTH = 64                                  # of a head: that of the claims
 PASSES = ("forward", "backward")
 STEPS = {"band_times_naive": "the masked half", "strip_times_band": "no matrix in memory",
@@ -77,6 +77,9 @@ class Flash:
             found |= self.of_speeds()
         if "crossing" in self.sections:
             found |= self.of_crossings()
+        for r in self.sections.get("context", []):      # writing: bytes over bandwidth, of plain attention
+            if r["attention"] == "mha":
+                found[f"decode {r['context']}: share"] = f"{100 * r['decode']['share']['median']:.0f}%"
         return found
 
     def of_speeds(self):

@@ -71,7 +71,7 @@ class Receipt:
             if text := settle_text(self.claim, self.records, f):
                 print(f"{'':<12} {text}")
         if self.claim.record and not self.claim.measured:
-            print(f"not measured yet: {run_it(self.claim)}")
+            print("not measured yet")
         print(self.outcome.verdict + f", from {self.facts['runs']} runs" * (not self.claim.record))
         for note in self.outcome.notes:
             print(f"note: {note}")

@@ -34,8 +34,9 @@ def measured(path):
     """What bench/bench left in a file: decoding by context, flash attention taken apart, or the rest."""
     try:
         found = json.loads(path.read_text())
-        first = next(iter(found["sections"]), "")
-        return {"context": Speeds, "flash": Flash, "streams": Flash}.get(first, Bench)(found)
+        sections = found["sections"]
+        return (Flash if "crossing" in sections or "left" in sections else
+                Speeds if list(sections) == ["context"] else Bench)(found)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged: {error}") from None
 
