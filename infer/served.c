@@ -36,7 +36,8 @@ static void step(void *self, const StepRow *row, size_t rows) {
     for (size_t i = 0; i < rows; i++) {
         const StepRow *r = &row[i];
         size_t from = blocks_resume(s->blocks, r->block, r->past), again = r->past - from;
-        s->row[i] = (Row){r->tokens - again, r->n + again, from, r->block, r->logits_from + again};
+        s->row[i] = (Row){r->tokens - again, r->n + again, from, r->block, r->logits_from + again,
+                          r->request ? r->request->prompt : 0};
         s->again += again, s->first[i] = wanted, wanted += r->n - r->logits_from;
     }
     if (wanted > s->wanted) {

@@ -18,7 +18,8 @@ static void layout_blocks(const Model *m, Blocks *s) {
 
 Blocks *blocks_new(const Model *m, size_t count, size_t block_size) {
     Blocks *s = xmalloc(sizeof *s);
-    *s = (Blocks){.count = count, .size = block_size, .layers = m->c.layers, .arena = {.name = "blocks"}};
+    *s = (Blocks){.count = count, .size = block_size, .layers = m->c.layers, .arena = {.name = "blocks"},
+                  .keep.o = keep_everything()};
     s->k = xmalloc(s->layers * sizeof *s->k), s->v = xmalloc(s->layers * sizeof *s->v);
     s->state_at = xmalloc((s->layers + 1) * sizeof *s->state_at);
     s->state = xmalloc(size_mul(count, sizeof *s->state)), s->spare = xmalloc(size_mul(count, sizeof *s->spare));
@@ -28,8 +29,24 @@ Blocks *blocks_new(const Model *m, size_t count, size_t block_size) {
     return s;
 }
 
+void blocks_keep(const Model *m, Blocks *s, const KeepOptions *o) {
+    const char *refusal = keep_refusal(m, o);
+    if (refusal) usage_error("this model's cache keeps all of a text, exactly (--kv-policy full, --kv-bits 32): %s",
+                             refusal);
+    s->keep.o = *o;
+    if (!keep_evicts(o)) return;
+    s->keep.at = xmalloc(s->layers * sizeof *s->keep.at), s->keep.score = xmalloc(s->layers * sizeof *s->keep.score);
+    for (size_t l = 0; l < s->layers; l++) {
+        size_t places = size_mul(size_mul(s->count, s->size), need_of(m, l).heads);
+        s->keep.at[l] = xmalloc(size_mul(places, sizeof **s->keep.at));
+        s->keep.score[l] = xmalloc(size_mul(places, sizeof **s->keep.score));
+    }
+}
+
 void blocks_free(Blocks *s) {
     if (!s) return;
+    for (size_t l = 0; s->keep.at && l < s->layers; l++) free(s->keep.at[l]), free(s->keep.score[l]);
+    free(s->keep.at), free(s->keep.score);
     arena_free(&s->arena);
     for (size_t i = 0; i < s->count; i++) free(s->state[i].numbers);
     while (s->spares) free(s->spare[--s->spares]);
@@ -89,18 +106,23 @@ static void visit(const Model *m, const Blocks *s, uint32_t block, Visit *call, 
         size_t k = need.heads * s->size * need.k, v = need.heads * s->size * need.v;
         if (k) call(s->k[l] + block * k, k * sizeof(real), to), to += k * sizeof(real);
         if (v) call(s->v[l] + block * v, v * sizeof(real), to), to += v * sizeof(real);
+        if (!s->keep.at) continue;
+        size_t slots = need.heads * s->size, at = slots * sizeof(uint32_t), score = slots * sizeof(real);
+        call(s->keep.at[l] + block * slots, at, to), to += at;
+        call(s->keep.score[l] + block * slots, score, to), to += score;
     }
 }
 static void save_piece(void *piece, size_t bytes, void *to) { memcpy(to, piece, bytes); }
 static void load_piece(void *piece, size_t bytes, void *to) { memcpy(piece, to, bytes); }
 
 static size_t bytes_of_keys(const Model *m, const Blocks *s) {
-    size_t numbers = 0;
+    size_t numbers = 0, slots = 0;
     for (size_t l = 0; l < s->layers; l++) {
         CacheNeed need = need_of(m, l);
         numbers += need.heads * s->size * (need.k + need.v);
+        if (s->keep.at) slots += need.heads * s->size;
     }
-    return numbers * sizeof(real);
+    return numbers * sizeof(real) + slots * (sizeof(uint32_t) + sizeof(real));
 }
 // Behind keys and values: the length of the state, and its numbers if there are any.
 size_t blocks_bytes(const Model *m, const Blocks *s) {

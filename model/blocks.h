@@ -20,11 +20,15 @@ typedef struct {
     size_t *state_at;
     State *state;            // [count]
     bool snapshots;
+    Keep keep;               // at, score: [blocks, key heads, block size]
     real **spare; size_t spares;        // memory of states that nobody needs now
     Arena arena;
 } Blocks;
 
 Blocks *blocks_new(const Model *m, size_t count, size_t block_size);
+// Before the first step: what is kept of each text, in its blocks, is as the options say. A block's places are then of
+// slots (keep.h) and not of positions, a row needs a table for keep_most() of them, and tells how long its prompt is.
+void blocks_keep(const Model *m, Blocks *s, const KeepOptions *o);
 void blocks_free(Blocks *s);
 size_t blocks_bytes(const Model *m, const Blocks *s);            // of one block, in all layers, and its state
 void blocks_copy(const Model *m, Blocks *s, uint32_t from, uint32_t to);
@@ -32,8 +36,8 @@ void blocks_save(const Model *m, const Blocks *s, uint32_t block, void *to);    
 void blocks_load(const Model *m, Blocks *s, const void *from, uint32_t block);
 
 // n new tokens of a sequence that has `past` tokens in the cache. Positions [i size, (i+1) size) stand in block[i]; the
-// table covers past + n. Logits are wanted of tokens logits_from .. n-1.
-typedef struct { const int *tokens; size_t n, past; const uint32_t *block; size_t logits_from; } Row;
+// table covers past + n. Logits are wanted of tokens logits_from .. n-1. prompt: for blocks_keep.
+typedef struct { const int *tokens; size_t n, past; const uint32_t *block; size_t logits_from, prompt; } Row;
 
 // Where a position of a head of the row stands in the blocks of a layer that has `heads` of them.
 static inline size_t block_slot(const Blocks *s, const Row *r, size_t heads, size_t head, size_t position) {
