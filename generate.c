@@ -157,10 +157,11 @@ static Source open_source(const GenerateOptions *o, const bool *given) {
 }
 
 // Before anything is allocated: a system that gives more memory than it has would be found out in the middle.
-static void check_memory(const Source *s, size_t prompt, SampleOptions o) {
+static void check_memory(const Source *s, size_t prompt, SampleOptions o, const KeepOptions *keep) {
     ModelSize size = model_size(&s->config);
     size_t tokens = size_add(prompt, o.tokens), window = sampler_window(s->model, prompt, o.tokens);
-    size_t each = size_add(size_mul(tokens, sizeof(int)), size_mul(window, size.cache_bytes_per_token));
+    size_t held = keep_most(keep, prompt, 0, window);
+    size_t each = size_add(size_mul(tokens, sizeof(int)), size_mul(held, size.cache_bytes_per_token));
     each = size_add(each, size_add(size_mul(s->config.vocab, sizeof(real)), size.state_bytes));
     double need = (double)size_mul(o.samples, each), memory = machine_memory();
     if (memory > 0 && need > memory)
@@ -186,7 +187,8 @@ static Draft *open_draft(const GenerateOptions *o, const Source *s, Source *d, S
     if (d->tokenizer && !numbers && !tokenizer_equal(d->tokenizer, s->tokenizer))
         fail("--draft %s: its tokens mean other texts than those of %s", d->dir, s->dir);
     load_weights(o, d);
-    check_memory(d, n, sampling);
+    KeepOptions all = keep_everything();
+    check_memory(d, n, sampling, &all);
     size_t window = sampler_window(d->model, n, o->tokens);
     if (window < n + o->tokens)
         print_line(stderr, "note     --draft %s knows %zu positions: beyond them nothing is guessed\n", d->dir, window);
@@ -207,6 +209,9 @@ static size_t read_gamma(const GenerateOptions *o) {
 static void refuse_draft(const GenerateOptions *o) {
     if (!*o->draft) return;
     read_gamma(o);
+    if (o->kv_policy != KV_POLICY_full || o->kv_bits > KV_BITS_16)
+        usage_error("--draft: a guess that was wrong has made pairs go, or be rounded, that do not come back; leave "
+                    "--kv-policy at full and --kv-bits at 32 or 16");
     if (o->samples > 1) usage_error("--draft runs ahead of one text, but --samples is %zu", o->samples);
     if (o->accept == ACCEPT_ratio && strcmp(o->gamma, "auto") == 0)
         usage_error("--accept ratio: the text depends on how many guesses a step has, which --gamma auto decides by "
@@ -217,6 +222,12 @@ static void refuse_draft(const GenerateOptions *o) {
 static void refuse_state(const Source *s) {
     if (served_has_state(s->model))
         fail("--draft: %s has a recurrent state, which cannot forget a guess that was wrong", s->dir);
+}
+
+static void refuse_oracle(const GenerateOptions *o) {
+    if (o->kv_policy == KV_POLICY_oracle)
+        usage_error("--kv-policy oracle keeps what will be asked, which nobody knows of a text that is yet to be "
+                    "written");
 }
 
 // ---- the prompt ----------------------------------------------------------------------------------
@@ -329,13 +340,13 @@ static void write_several(Sampler *s, Clock *clock, bool terminal) {
     free(prompt);
 }
 
-static Sampler *write_texts(const Source *s, const int *prompt, size_t n, SampleOptions o, Speculation *ahead,
-                            Clock *clock) {
+static Sampler *write_texts(const Source *s, const int *prompt, size_t n, SampleOptions o, KeepOptions keep,
+                            Speculation *ahead, Clock *clock) {
     bool terminal = isatty(STDOUT_FILENO);
-    check_memory(s, n, o);
+    check_memory(s, n, o, &keep);
     clock->start = seconds_now();
     if (clock->profiled) profile_start();
-    Sampler *sampler = sampler_new(s->model, s->tokenizer, prompt, n, o);
+    Sampler *sampler = sampler_new_kept(s->model, s->tokenizer, prompt, n, o, keep);
     process_catch_signals(true);        // from here on, the first one ends the text, and the report follows
     clock->prefill = sampler->prefill, clock->read = sampler->read;
     if (ahead->draft) {
@@ -352,6 +363,17 @@ static Sampler *write_texts(const Source *s, const int *prompt, size_t n, Sample
 }
 
 // ---- the report ----------------------------------------------------------------------------------
+static void report_kept(const Source *s, const Sampler *t) {
+    const KeepOptions *o = &t->keep;
+    size_t length = cache_length(t->cache), texts = t->options.samples;
+    size_t bytes = keep_bytes(s->model, o, t->prompt, length);
+    fprintf(stderr, "kept     %zu of %zu pairs per head", keep_held(o, t->prompt, length), length);
+    if (o->bits < 16) fprintf(stderr, ", %zu of them in %zu bits", length ? keep_rounded(o, length - 1) : 0, o->bits);
+    fprintf(stderr, ": %zu bytes per text where that is packed, with what describes it", bytes);
+    if (o->bits < 32) fprintf(stderr, "; in memory rounded numbers take as much as others");
+    fprintf(stderr, "%s\n", texts > 1 ? "; all texts alike" : "");
+}
+
 static void report(const Source *s, const Sampler *t, const Clock *clock) {
     size_t written = t->count - t->prompt, texts = t->options.samples;
     size_t decoded = written > 1 ? texts * (written - 1) : 0;                        // the prefill gave the first
@@ -369,6 +391,7 @@ static void report(const Source *s, const Sampler *t, const Clock *clock) {
     if (size.state_bytes) fprintf(stderr, " and %zu bytes of state per text", size.state_bytes);
     fprintf(stderr, ", %.2f MiB for %zu token%s\n", (double)(each * held + texts * size.state_bytes) / (1 << 20), held,
             plural(held));
+    if (keep_is_on(&t->keep)) report_kept(s, t);
     if (t->ahead) {
         const Speculation *a = t->ahead;
         fprintf(stderr, "draft    %zu guess%s, %.0f%% kept; %.2f tokens a step\n", a->guessed,
@@ -426,6 +449,8 @@ int main(int argc, char **argv) {
     if (*o.roofline) check_picture("roofline", o.roofline);
     memory_advice = "choose a shorter prompt, or fewer --tokens, --samples or --picture-tokens";
     refuse_draft(&o);
+    KeepOptions keep = keep_options(&generate_table, &o);
+    refuse_oracle(&o);
     Source s = open_source(&o, given);
     report_writing(&s.config, stderr);
     int *prompt;
@@ -441,7 +466,7 @@ int main(int argc, char **argv) {
                               .most = read_gamma(&o), .automatic = strcmp(o.gamma, "auto") == 0};
     if (*o.draft) refuse_state(&s);
     if (smaller_one.model) refuse_state(&smaller_one);
-    Sampler *sampler = write_texts(&s, prompt, n, sampling, &ahead, &clock);
+    Sampler *sampler = write_texts(&s, prompt, n, sampling, keep, &ahead, &clock);
     report(&s, sampler, &clock);
     if (clock.profiled) show_profile(&clock, o.roofline);
     size_t held = sampler->count < sampler->window ? sampler->count : sampler->window;

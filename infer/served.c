@@ -19,6 +19,7 @@ Served *served_new(Model *m, size_t blocks, size_t block_size, size_t running, s
                   .spoken = spoken < V ? spoken : V, .draw = xmalloc(size_mul(V, sizeof(real))),
                   .row = xmalloc(size_mul(running, sizeof *s->row)),
                   .first = xmalloc(size_mul(running, sizeof *s->first))};
+    s->places = places;
     if (places) s->swap = xmalloc(size_mul(places, blocks_bytes(m, s->blocks)));
     return s;
 }
@@ -45,6 +46,15 @@ static void step(void *self, const StepRow *row, size_t rows) {
         s->logits = xrealloc(s->logits, size_mul(s->wanted, model_config(s->model)->vocab * sizeof *s->logits));
     }
     model_step(s->model, s->blocks, s->row, rows, s->logits);
+}
+
+void served_keep(Served *s, const KeepOptions *o) {
+    blocks_keep(s->model, s->blocks, o);
+    free(s->swap);                                       // a block has more to save now
+    s->swap = s->places ? xmalloc(size_mul(s->places, blocks_bytes(s->model, s->blocks))) : NULL;
+}
+size_t served_slots(const void *keep, size_t prompt, size_t from, size_t to) {
+    return keep_most(keep, prompt, from, to);
 }
 
 void served_keep_snapshots(Served *s) { s->blocks->snapshots = true; }

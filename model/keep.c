@@ -41,7 +41,7 @@ size_t keep_most(const KeepOptions *o, size_t prompt, size_t from, size_t to) {
     size_t begin = keep_begin(o, prompt), most = keep_held(o, prompt, from);
     if (!keep_evicts(o)) return to;
     if (from < begin && smaller(begin, to) > most) most = smaller(begin, to);
-    if (to > begin) {
+    if (to > begin && to > from) {
         size_t last = keep_held(o, prompt, to - 1) + 1;
         most = last > most ? last : most;
     }

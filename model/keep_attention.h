@@ -1,5 +1,5 @@
-// keep_attention.h: attention over a cache that does not keep everything, or not exactly (model/keep.h): appends the new
-// tokens of each text to its slots, lets kernels/attention.c read those, and clears up behind the queries.
+// keep_attention.h: attention over a cache that does not keep everything, or not exactly (model/keep.h): appends the
+// new tokens of each text to its slots, lets kernels/attention.c read those, and clears up behind the queries.
 #ifndef KEEP_ATTENTION_H
 #define KEEP_ATTENTION_H
 #include "kernels/attention.h"

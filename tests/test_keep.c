@@ -221,8 +221,8 @@ static void check_policy(Model *m, const char *flags, size_t prompt) {
     for (size_t p = 0; p < LONG; p++) {
         bool once = o.policy >= KV_POLICY_snapkv;
         size_t most = p < keep_begin(&o, prompt) ? p + 1 : keep_held(&o, prompt, p) + 1;
-        CHECK(held[p] == most && (once || p < keep_begin(&o, prompt) || most <= o.budget), "%s: %zu pairs at %zu, not %zu",
-              flags, most, p, held[p]);
+        CHECK(held[p] == most && (once || p < keep_begin(&o, prompt) || most <= o.budget),
+              "%s: %zu pairs at %zu, not %zu", flags, most, p, held[p]);
     }
     cache_free(c);
 }
@@ -332,7 +332,8 @@ static void test_cuts(void) {
     static const char *const model[] = {"--attn gqa --kv-heads 2 --tile 32", "--attn mla", "--pos learned"};
     static const char *const flags[] = {
         "--kv-policy window --kv-budget 21", "--kv-policy sink --kv-budget 18 --kv-from 1",
-        "--kv-policy random --kv-budget 12", "--kv-policy h2o --kv-budget 17", "--kv-policy h2o --kv-budget 9 --kv-from 9",
+        "--kv-policy random --kv-budget 12", "--kv-policy h2o --kv-budget 17",
+        "--kv-policy h2o --kv-budget 9 --kv-from 9",
         "--kv-policy snapkv --kv-budget 20", "--kv-policy oracle --kv-budget 15", "--kv-bits 16",
         "--kv-policy window --kv-budget 15 --kv-bits 16", "--kv-bits 8 --kv-group 5 --kv-residual 3",
         "--kv-bits 4 --kv-group 16 --kv-residual 0", "--kv-bits 2", "--kv-policy pool --kv-budget 14",

@@ -32,10 +32,10 @@ static void receive(void *owner, Request *r, const int *token, size_t count) {
     for (size_t i = 0; i < count && a->got < ANSWER; i++) a->answer[a->got++] = token[i];
 }
 
-static void check_alone(const char *flags, Model *m, const Asked *a, size_t i, SampleOptions o) {
+static void check_alone(const char *flags, Model *m, const Asked *a, size_t i, SampleOptions o, KeepOptions keep) {
     Tokenizer *numbers = tokenizer_numbers(VOCAB);
     o.seed = SEED + i, o.tokens = ANSWER, o.samples = 1;
-    Sampler *s = sampler_new(m, numbers, a->prompt, a->n, o);
+    Sampler *s = sampler_new_kept(m, numbers, a->prompt, a->n, o, keep);
     for (size_t t = 0; t < ANSWER; t++) sampler_next(s);
     size_t same = 0;
     while (same < ANSWER && a->answer[same] == s->text[0].token[a->n + same]) same++;
@@ -53,14 +53,17 @@ static void propose(Request *const *request, Rng *r) {
 }
 
 typedef struct { size_t preempted, found, rejected, again; } Seen;
-typedef struct { bool forks, drafts, snapshots; } Tried;
+typedef struct { bool forks, drafts, snapshots; const KeepOptions *keep; } Tried;
 static Seen check_engine(const char *flags, Model *m, SchedOptions o, size_t blocks, size_t size, Tried tried) {
     Asked a[REQUESTS];
     SampleOptions sampling = sample_defaults(SEED, 0);
     Pool *pool = pool_new(blocks, size, o.preempt == PREEMPT_swap ? blocks : 0, 1, 64);
+    KeepOptions keep = tried.keep ? *tried.keep : keep_everything();
+    if (keep_evicts(&keep)) o.slots = served_slots, o.keep = &keep;
     Sched *sched = sched_new(o, pool);
     Served *served = served_new(m, blocks, size, o.running, o.preempt == PREEMPT_swap ? blocks : 0, sampling, VOCAB);
     if (tried.snapshots) served_keep_snapshots(served);
+    served_keep(served, &keep);
     Engine e = {.sched = sched, .backend = served_backend(served), .emit = receive, .owner = a};
     ask(a);
     Rng r = rng_stream(7, RNG_TEST, 0);
@@ -76,7 +79,7 @@ static Seen check_engine(const char *flags, Model *m, SchedOptions o, size_t blo
         CHECK(!sched_check(sched) && steps < 4000, "%s", sched_check(sched) ? sched_check(sched) : "no end");
         if (tried.drafts) propose(request, &r);
     }
-    for (size_t i = 0; i < REQUESTS; i++) check_alone(flags, m, &a[i], i, sampling);
+    for (size_t i = 0; i < REQUESTS; i++) check_alone(flags, m, &a[i], i, sampling, keep);
     const SchedCounters *c = sched_counters(sched);
     Seen seen = {c->preempted, c->hits + c->rehits + c->shared, c->rejected, served->again};
     engine_free(&e), served_free(served);
@@ -101,6 +104,31 @@ static void check_model(const char *flags) {
     model_free(m);
 }
 
+// Caches that keep less, in a pool that is too small: what goes gives blocks back, and nothing else changes.
+static void kept(void) {
+    static const KeepOptions keep[] = {
+        {.policy = KV_POLICY_window, .budget = 9, .bits = 32}, {.policy = KV_POLICY_h2o, .budget = 7, .bits = 32},
+        {.policy = KV_POLICY_sink, .budget = 6, .from = 1, .bits = 16, .packed = true},
+        {.policy = KV_POLICY_snapkv, .budget = 8, .bits = 32}, {.policy = KV_POLICY_pool, .budget = 6, .bits = 32},
+        {.policy = KV_POLICY_full, .bits = 4, .group = 6, .residual = 3}};
+    Model *m = open_model("--attn gqa --kv-heads 2");
+    for (size_t i = 0; i < sizeof keep / sizeof *keep; i++) {
+        char *name = xprintf("policy %d, %zu bits", keep[i].policy, keep[i].bits);
+        SchedOptions o = {.budget = 40, .running = 6, .chunk = 9, .watermark = 0, .admit = ADMIT_chunk};
+        Tried tried = {.forks = i % 2, .keep = &keep[i]};
+        check_engine(name, m, o, 200, 3, tried);
+        size_t preempted = check_engine(name, m, o, 14, 3, tried).preempted;
+        o.preempt = PREEMPT_swap;
+        preempted += check_engine(name, m, o, 14, 3, tried).preempted;
+        o.admit = ADMIT_full;
+        check_engine(name, m, o, 14, 3, tried);
+        CHECK((preempted == 0) == (keep[i].from == 1), "%s: preempted %zu times by a pool of 14 blocks", name,
+              preempted);
+        free(name);
+    }
+    model_free(m);
+}
+
 // Texts that share a prompt, and drafts: a state can only go back to where it was kept.
 static void check_forks(const char *flags) {
     Model *m = open_model(flags);
@@ -108,10 +136,11 @@ static void check_forks(const char *flags) {
     bool recurrent = served_has_state(m);
     for (int i = 0; i < 4; i++) {
         o.prefix_cache = i >= 2, o.preempt = i % 2 ? PREEMPT_swap : PREEMPT_recompute;
-        Seen forked = check_engine(flags, m, o, i % 2 ? 20 : 200, 4, (Tried){true, false, i > 0});
+        Seen forked = check_engine(flags, m, o, i % 2 ? 20 : 200, 4, (Tried){.forks = true, .snapshots = i > 0});
         CHECK(forked.found > 0, "%s: no text shares its prompt", flags);
         CHECK(recurrent == (forked.again > 0), "%s: %zu tokens again", flags, forked.again);
-        Seen drafted = check_engine(flags, m, o, i % 2 ? 20 : 200, 4, (Tried){true, true, i > 0});
+        Seen drafted = check_engine(flags, m, o, i % 2 ? 20 : 200, 4, (Tried){.forks = true, .drafts = true,
+                                                                                    .snapshots = i > 0});
         CHECK(drafted.rejected > 0, "%s: no draft was rejected", flags);
     }
     model_free(m);
@@ -221,6 +250,7 @@ static const Test tests[] = {
     {"served/sizes", "measured steps: all that a budget and a pool allow, and no others", sizes},
     {"served/alone", "requests through a small pool get the tokens that ./generate draws for each alone", alone},
     {"served/forks", "texts that share a prompt, and drafts that are rejected, whatever the mixers remember", forks},
+    {"served/kept", "the same with caches that keep less, and give blocks back", kept},
     {"served/command", "./serve --run: one receipt, whatever pool, threads and clock", command},
 };
 REGISTER_TESTS(tests)
