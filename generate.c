@@ -20,6 +20,7 @@
 #include "lib/threads.h"
 #include "run/report.h"
 #include "infer/maps.h"
+#include "infer/questions.h"
 #include "infer/sample.h"
 #include "infer/served.h"
 #include <dirent.h>
@@ -225,9 +226,36 @@ static void refuse_state(const Source *s) {
 }
 
 static void refuse_oracle(const GenerateOptions *o) {
-    if (o->kv_policy == KV_POLICY_oracle)
+    if (o->kv_policy == KV_POLICY_oracle && !o->questions)
         usage_error("--kv-policy oracle keeps what will be asked, which nobody knows of a text that is yet to be "
-                    "written");
+                    "written; --questions of a run on recall says it");
+}
+
+// ---- questions -----------------------------------------------------------------------------------
+static void refuse_beside_questions(const bool *given) {
+    static const char *const of_texts[] = {"prompt", "prompt_file", "prompt_tokens", "tokens", "samples", "ignore_eos",
+                                           "show_special", "temperature", "sample_top_k", "top_p", "seed", "draft",
+                                           "picture", "profile", "roofline"};
+    for (size_t i = 0; i < sizeof of_texts / sizeof *of_texts; i++)
+        if (is_given(given, of_texts[i]))
+            usage_error("--%s has no effect with --questions, which writes no text",
+                        flags_shown(of_texts[i], (char[64]){0}));
+}
+
+// A line of JSON to stdout, the same in words to stderr.
+static void ask(const GenerateOptions *o, const Source *s, KeepOptions keep) {
+    if (!s->ours) usage_error("--questions: %s does not say which data it was trained on", s->dir);
+    Data *d = data_open(&s->config);
+    Questions q = questions_ask(s->model, d, (QuestionOptions){o->rows, o->questions, o->known, keep});
+    double all = (double)q.answers, right = (double)q.right / all, held = (double)q.held / all;
+    fprintf(stderr, "answers  %.4f right of %zu, %s before pairs went; the pair of %.4f was still there\n", right,
+            q.answers, o->known ? "known" : "not known", held);
+    fprintf(stderr, "kept     %zu of %zu pairs per head, %zu of %zu bytes per text where they are packed\n", q.pairs,
+            q.tokens, q.bytes, q.bytes_full);
+    printf("{\"accuracy\": %.17g, \"held\": %.17g, \"answers\": %zu, \"pairs_per_head\": %zu, \"tokens\": %zu, "
+           "\"bytes\": %zu, \"bytes_full\": %zu}\n", right, held, q.answers, q.pairs, q.tokens, q.bytes, q.bytes_full);
+    flush_output("");
+    data_close(d);
 }
 
 // ---- the prompt ----------------------------------------------------------------------------------
@@ -448,11 +476,16 @@ int main(int argc, char **argv) {
     if (*o.picture) check_picture("picture", o.picture);
     if (*o.roofline) check_picture("roofline", o.roofline);
     memory_advice = "choose a shorter prompt, or fewer --tokens, --samples or --picture-tokens";
+    if (o.questions) refuse_beside_questions(given);
     refuse_draft(&o);
     KeepOptions keep = keep_options(&generate_table, &o);
     refuse_oracle(&o);
     Source s = open_source(&o, given);
     report_writing(&s.config, stderr);
+    if (o.questions) {
+        ask(&o, &s, keep);
+        return 0;
+    }
     int *prompt;
     size_t n = read_prompt(&o, given, &s, &prompt);
     refuse_long(&s.config, n, o.tokens);

@@ -79,6 +79,20 @@ void cache_free(Cache *c) {
 }
 size_t cache_length(const Cache *c) { return c->length; }
 
+bool cache_holds(const Model *m, const Cache *c, size_t position) {
+    bool pools = c->keep.o.policy == KV_POLICY_pool;
+    size_t held = keep_held(&c->keep.o, c->prompt, c->length);
+    if (!keep_evicts(&c->keep.o)) return position < c->length;
+    for (size_t l = 0; l < c->layers; l++)
+        for (size_t g = 0; g < m->layers[l].mixer->cache(&m->layers[l]).heads; g++)
+            for (size_t i = 0; i < held; i++) {
+                size_t run = pools ? (size_t)c->keep.score[l][g * c->slots[l] + i] : 1;
+                size_t first = c->keep.at[l][g * c->slots[l] + i] - (run - 1) / 2;
+                if (position >= first && position < first + run) return true;
+            }
+    return false;
+}
+
 void cache_rewind(Cache *c, size_t length) {
     if (length >= c->length) return;
     if (length && (keep_evicts(&c->keep.o) || c->keep.o.bits < 16))

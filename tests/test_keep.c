@@ -5,6 +5,7 @@
 #include "tests/test.h"
 #include "config/generate.h"
 #include "kernels/codec.h"
+#include "infer/questions.h"
 #include "lib/rng.h"
 #include "model/keep_attention.h"
 #include "model.h"
@@ -245,7 +246,7 @@ static void test_policies(void) {
 
 // ---- the same bits, however a text is cut ---------------------------------------------------------
 
-enum { TEXTS = 3, LONGEST = 110, BLOCKS = 900 };
+enum { TEXTS = 3, LONGEST = 80, BLOCKS = 900 };
 typedef struct { int token[LONGEST]; size_t n, prompt, done; uint32_t block[LONGEST]; real *expected; } Text;
 
 static void read_alone(Model *m, const KeepOptions *o, const Text *t, size_t chunk, real *logits) {
@@ -301,7 +302,7 @@ static void check_blocks(const char *flags, Model *m, const KeepOptions *o, Text
 }
 
 static void check_cuts(const char *model, const char *flags) {
-    static const size_t chunks[] = {1, 7, 13}, sizes[] = {1, 7, 16, 48};
+    static const size_t chunks[] = {1, 7}, sizes[] = {1, 7, 16};
     Model *m = open_model(model);
     KeepOptions o = options(flags);
     Rng r = rng_stream(8, RNG_TEST, 0);
@@ -312,17 +313,17 @@ static void check_cuts(const char *model, const char *flags) {
     real *logits = xmalloc(LONGEST * VOCAB * sizeof *logits);
     char *name = xprintf("%s %s", model, flags);
     for (size_t t = 0; t < TEXTS; t++) {
-        text[t] = (Text){.n = t ? 30 + rng_below(&r, LONGEST - 30) : LONGEST};
+        text[t] = (Text){.n = t ? 30 + rng_below(&r, LONGEST - 29) : LONGEST};
         text[t].prompt = 1 + rng_below(&r, (uint32_t)text[t].n);
         for (size_t i = 0; i < LONGEST; i++) text[t].token[i] = (int)rng_below(&r, VOCAB);
         text[t].expected = xmalloc(LONGEST * VOCAB * sizeof *logits);
         read_alone(m, &o, &text[t], LONGEST, text[t].expected);
-        for (size_t i = 0; i < 3; i++) {
+        for (size_t i = 0; i < 2; i++) {
             read_alone(m, &o, &text[t], chunks[i], logits);
             check_same(name, "pieces of", chunks[i], logits, text[t].expected, 0, text[t].n);
         }
     }
-    for (size_t i = 0; i < 4; i++) check_blocks(name, m, &o, text, sizes[i], &r);
+    for (size_t i = 0; i < 3; i++) check_blocks(name, m, &o, text, sizes[i], &r);
     for (size_t t = 0; t < TEXTS; t++) free(text[t].expected);
     free(logits), free(name);
     model_free(m);
@@ -348,10 +349,10 @@ static void test_cuts(void) {
 // A budget that is never used up changes no bit, nor does rounding that never begins.
 static void test_nothing_goes(void) {
     static const char *const flags[] = {
-        "--kv-policy window --kv-budget 111 --kv-from 1", "--kv-policy sink --kv-budget 111",
-        "--kv-policy random --kv-budget 111", "--kv-policy h2o --kv-budget 111", "--kv-policy snapkv --kv-budget 110",
-        "--kv-policy pool --kv-budget 110", "--kv-policy window --kv-budget 111 --kv-positions packed",
-        "--kv-bits 2 --kv-residual 110"};
+        "--kv-policy window --kv-budget 81 --kv-from 1", "--kv-policy sink --kv-budget 81",
+        "--kv-policy random --kv-budget 81", "--kv-policy h2o --kv-budget 81", "--kv-policy snapkv --kv-budget 80",
+        "--kv-policy pool --kv-budget 80", "--kv-policy window --kv-budget 81 --kv-positions packed",
+        "--kv-bits 2 --kv-residual 80"};
     Model *m = open_model("--attn gqa --kv-heads 2");
     Text t = {.n = LONGEST, .prompt = 50};
     Rng r = rng_stream(9, RNG_TEST, 0);
@@ -367,12 +368,91 @@ static void test_nothing_goes(void) {
     model_free(m);
 }
 
+// ---- questions and bytes -------------------------------------------------------------------------
+
+// Asked one by one without a cache: the twin of --questions where nothing goes.
+static void test_questions(void) {
+    Config c = config_of("--data recall --pairs 6 --keys 9 --context 40 --width 32 --heads 4 --layers 2",
+                         "--attn gqa --kv-heads 2 --init-scale 10", 19);
+    Model *m = model_new(&c, false);
+    Data *d = data_open(&c);
+    size_t right = 0, all = 0, T = c.context;
+    for (size_t row = 0; row < 30; row++) {
+        int token[40], target[40], text[13];
+        bool is_answer[40];
+        real logits[19];
+        size_t asked = 0;
+        d->row(d, SPLIT_VALIDATION, row, T, token, target, is_answer);
+        memcpy(text, token, 12 * sizeof *text);
+        for (size_t t = 12; t < T && asked < 4; t++) {
+            if (!is_answer[t]) continue;
+            size_t best = 0;
+            text[12] = token[t], asked++, all++;
+            model_infer(m, NULL, text, 13, false, logits);
+            for (size_t i = 1; i < 19; i++) best = logits[i] > logits[best] ? i : best;
+            right += (int)best == target[t];
+        }
+    }
+    Questions full = questions_ask(m, d, (QuestionOptions){30, 4, false, keep_everything()});
+    CHECK(full.answers == all && full.right == right && full.held == all && full.tokens == 12 && full.pairs == 12,
+          "%zu of %zu, not %zu of %zu", full.right, full.answers, right, all);
+    KeepOptions o = options("--kv-policy window --kv-budget 4");
+    Questions few = questions_ask(m, d, (QuestionOptions){30, 4, false, o});
+    CHECK(few.held > 0 && few.held < all / 2 && few.pairs == 3, "%zu held, %zu pairs", few.held, few.pairs);
+    o = options("--kv-policy oracle --kv-budget 8");
+    Questions told = questions_ask(m, d, (QuestionOptions){30, 4, false, o});
+    CHECK(told.held == all && told.pairs == 8, "of %zu asked, %zu were kept", all, told.held);
+    o = options("--kv-policy pool --kv-budget 5");
+    CHECK(questions_ask(m, d, (QuestionOptions){30, 4, true, o}).held == all, "all pairs are in some mean");
+    data_close(d);
+    model_free(m);
+}
+
+// By hand: 2 layers, 2 heads of 8 channels.
+static void test_bytes(void) {
+    Model *m = open_model("--attn gqa --kv-heads 2");
+    static const struct { const char *flags; size_t bytes; } of[] = {
+        {"", 4 * 100 * 16 * 4}, {"--kv-bits 16", 4 * 100 * 16 * 2},
+        {"--kv-policy window --kv-budget 11", 4 * 10 * (16 * 4 + 4)},
+        {"--kv-policy h2o --kv-budget 11", 4 * 10 * (16 * 4 + 8)},
+        {"--kv-policy snapkv --kv-budget 11", 4 * (11 + 40) * (16 * 4 + 8)},
+        {"--kv-policy window --kv-budget 11 --kv-bits 16", 4 * 10 * (16 * 2 + 4)},
+        // The query at 99 sees 64 rounded; of these two groups of 32 for each channel, and 8 numbers for each token.
+        {"--kv-bits 4", 4 * (36 * 16 * 4 + 2 * 8 * (4 + 16) + 64 * (4 + 4))},
+        {"--kv-bits 2 --kv-group 5 --kv-residual 0", 4 * (5 * 16 * 4 + 19 * 8 * (4 + 2) + 95 * (4 + 2 + 4 + 1))}};
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
+        KeepOptions o = options(of[i].flags);
+        CHECK(keep_bytes(m, &o, 60, 100) == of[i].bytes, "%s: %zu bytes, not %zu", of[i].flags,
+              keep_bytes(m, &o, 60, 100), of[i].bytes);
+    }
+    model_free(m);
+}
+
+static void read_flags(void *flags) { options(flags); }
+static void open_kept(void *flags) {
+    KeepOptions o = options("--kv-policy window --kv-budget 8");
+    Model *m = open_model(flags);
+    cache_new_kept(m, 1, 20, &o, 10);
+}
+static void test_refusals(void) {
+    CHECK(test_fails(2, "needs --kv-budget, 5 or more", read_flags, "--kv-policy sink --kv-budget 4"), "%s",
+          test_message);
+    CHECK(test_fails(2, "holes in the groups", read_flags, "--kv-policy h2o --kv-budget 4 --kv-bits 4"), "%s",
+          test_message);
+    CHECK(test_fails(2, "have a window already", open_kept, "--attn swa --window 9"), "%s", test_message);
+    CHECK(test_fails(2, "keep a state", open_kept, "--attn gla+mha"), "%s", test_message);
+    CHECK(test_fails(2, "ALiBi", open_kept, "--pos alibi"), "%s", test_message);
+}
+
 static const Test tests[] = {
     {"keep/halves", "all 65,536 half floats, and how numbers become them", test_halves},
     {"keep/groups", "8, 4 and 2 bits are KIVI's formula", test_groups},
     {"keep/extremes", "groups without a range, beyond the range; bfloat16", test_extremes},
     {"keep/policies", "each query sees the pairs of its policy's definition, and nothing else", test_policies},
     {"keep/cuts", "the same bits for every chunk, block size and batch", test_cuts},
+    {"keep/questions", "what --questions counts, against asking without a cache", test_questions},
+    {"keep/bytes", "bytes of a cache, counted by hand", test_bytes},
+    {"keep/refusals", "what cannot be, and why", test_refusals},
     {"keep/all", "a budget that is not used up changes no bit", test_nothing_goes},
 };
 REGISTER_TESTS(tests)
