@@ -10,6 +10,7 @@
 #include "model/keep_attention.h"
 #include "model.h"
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -329,7 +330,51 @@ static void check_cuts(const char *model, const char *flags) {
     model_free(m);
 }
 
+// Several texts that go on from one past, side by side, as --samples has it; and one that begins anew.
+static void check_copies(const char *flags) {
+    enum { COPIES = 3, BEFORE = 40, AFTER = 9 };
+    Model *m = open_model("--attn gqa --kv-heads 2");
+    KeepOptions o = options(flags);
+    Rng r = rng_stream(10, RNG_TEST, 0);
+    int text[BEFORE], next[AFTER][COPIES];
+    real together[COPIES * VOCAB], alone[VOCAB], again[VOCAB];
+    for (size_t i = 0; i < BEFORE; i++) text[i] = (int)rng_below(&r, VOCAB);
+    for (size_t i = 0; i < AFTER * COPIES; i++) next[i / COPIES][i % COPIES] = (int)rng_below(&r, VOCAB);
+    Cache *one = cache_new_kept(m, 1, BEFORE + AFTER, &o, BEFORE - 5);
+    model_infer(m, one, text, BEFORE, false, alone);
+    Cache *all = cache_repeat(m, one, COPIES);
+    for (size_t i = 0; i < AFTER; i++) model_infer(m, all, next[i], 1, false, together);
+    for (size_t copy = 0; copy < COPIES; copy++) {
+        Cache *other = cache_new_kept(m, 1, BEFORE + AFTER, &o, BEFORE - 5);
+        model_infer(m, other, text, BEFORE, false, alone);
+        for (size_t i = 0; i < AFTER; i++) model_infer(m, other, &next[i][copy], 1, false, alone);
+        check_same(flags, "copies, of them", copy, together + copy * VOCAB, alone, 0, 1);
+        cache_free(other);
+    }
+    cache_rewind(all, 0);
+    for (size_t i = 0; i < BEFORE; i++) {
+        int same[COPIES] = {text[i], text[i], text[i]};
+        model_infer(m, all, same, 1, false, together);
+    }
+    Cache *fresh = cache_new_kept(m, 1, BEFORE + AFTER, &o, BEFORE - 5);
+    model_infer(m, fresh, text, BEFORE, false, again);
+    check_same(flags, "copies that begin anew", COPIES, together + VOCAB, again, 0, 1);
+    cache_rewind(one, 0), model_infer(m, one, text, BEFORE, false, alone);
+    for (size_t i = 0; i < AFTER; i++) model_infer(m, one, &next[i][0], 1, false, alone);
+    for (size_t i = 0; i < AFTER; i++) model_infer(m, fresh, &next[i][0], 1, false, again);
+    check_same(flags, "a text alone, copies", 0, alone, again, 0, 1);
+    cache_free(one), cache_free(all), cache_free(fresh);
+    model_free(m);
+}
+static void test_copies(void) {
+    static const char *const flags[] = {
+        "--kv-policy h2o --kv-budget 12", "--kv-policy random --kv-budget 9", "--kv-policy pool --kv-budget 8",
+        "--kv-policy snapkv --kv-budget 12", "--kv-bits 4 --kv-group 6 --kv-residual 4"};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_copies(flags[i]);
+}
+
 static void test_cuts(void) {
+    int threads = omp_get_max_threads();
     static const char *const model[] = {"--attn gqa --kv-heads 2 --tile 32", "--attn mla", "--pos learned"};
     static const char *const flags[] = {
         "--kv-policy window --kv-budget 21", "--kv-policy sink --kv-budget 18 --kv-from 1",
@@ -341,9 +386,11 @@ static void test_cuts(void) {
         "--kv-policy sink --kv-budget 16 --kv-positions packed"};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
         bool rotates = i >= 12;
+        omp_set_num_threads(i % 5 ? 1 : 3);
         check_cuts(model[0], flags[i]);
         if (!rotates && i % 3 == 0) check_cuts(model[1], flags[i]), check_cuts(model[2], flags[i]);
     }
+    omp_set_num_threads(threads);
 }
 
 // A budget that is never used up changes no bit, nor does rounding that never begins.
@@ -453,6 +500,7 @@ static const Test tests[] = {
     {"keep/questions", "what --questions counts, against asking without a cache", test_questions},
     {"keep/bytes", "bytes of a cache, counted by hand", test_bytes},
     {"keep/refusals", "what cannot be, and why", test_refusals},
+    {"keep/copies", "texts that go on from one past, or begin anew, get the bits of one alone", test_copies},
     {"keep/all", "a budget that is not used up changes no bit", test_nothing_goes},
 };
 REGISTER_TESTS(tests)
