@@ -175,6 +175,7 @@ static void open_model(Service *run, size_t places) {
     run->served = served_new(run->model, o->blocks, o->block, o->running, places, sampling_of(o), run->vocab);
     if (o->prefix_cache) served_keep_snapshots(run->served);
     if (keep_is_on(run->keep)) served_keep(run->served, run->keep);
+    if (*o->kv_tier) served_tier(run->served, o->kv_tier);
 }
 
 static uint64_t random_key(void) {
@@ -256,6 +257,10 @@ static void print_receipt(const Service *run, const Stats *s) {
     if (run->draft)
         printf("draft     %zu guess%s, %zu kept\n", c->drafted, c->drafted == 1 ? "" : "es", c->drafted - c->rejected);
     if (keep_is_on(run->keep)) print_kept(run);
+    const Tier *t = run->served ? run->served->tier : NULL;
+    if (t)
+        printf("tier      %zu bytes written in %.4g s, %zu read back from the disk in %.4g s\n", t->written, t->writing,
+               t->read, t->reading);
     print_times("ttft", s->ttft), print_times("tpot", s->tpot), print_times("latency", s->latency);
     printf("time      %.6g s, duty %.3f, %.4g tokens/s, %.4g requests/s\n", run->now, run->busy / run->now,
            (double)s->tokens / run->now, (double)s->finished / run->now);
@@ -406,7 +411,8 @@ static void refuse_kept(const ServeOptions *o) {
 }
 
 static void refuse(const ServeOptions *o, const bool *given) {
-    static const char *const of_models[] = {"temperature", "sample_top_k", "top_p", "draft", "kv_policy", "kv_bits"};
+    static const char *const of_models[] = {"temperature", "sample_top_k", "top_p", "draft", "kv_policy", "kv_bits",
+                                            "kv_tier"};
     static const char *const replaced[] = {"arrivals", "rate", "burst", "clients", "prompt_length", "answer_length",
                                            "spread"};
     for (size_t i = 0; i < serve_table.count; i++)

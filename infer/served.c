@@ -25,7 +25,7 @@ Served *served_new(Model *m, size_t blocks, size_t block_size, size_t running, s
 }
 
 void served_free(Served *s) {
-    blocks_free(s->blocks);
+    blocks_free(s->blocks), tier_close(s->tier);
     free(s->swap), free(s->row), free(s->logits), free(s->draw), free(s->first), free(s);
 }
 
@@ -66,11 +66,17 @@ static void copy(void *self, uint32_t from, uint32_t to) {
 static char *place_of(const Served *s, uint32_t place) { return s->swap + place * blocks_bytes(s->model, s->blocks); }
 static void save(void *self, uint32_t block, uint32_t place) {
     Served *s = self;
-    blocks_save(s->model, s->blocks, block, place_of(s, place));
+    blocks_save(s->model, s->blocks, block, s->tier ? s->tier->held : place_of(s, place));
+    if (s->tier) tier_write(s->tier, place);
 }
 static void load(void *self, uint32_t place, uint32_t block) {
     Served *s = self;
-    blocks_load(s->model, s->blocks, place_of(s, place), block);
+    if (s->tier) tier_read(s->tier, place);
+    blocks_load(s->model, s->blocks, s->tier ? s->tier->held : place_of(s, place), block);
+}
+void served_tier(Served *s, const char *path) {
+    free(s->swap), s->swap = NULL;
+    s->tier = tier_open(path, s->places, blocks_bytes(s->model, s->blocks));
 }
 
 // Drawing overwrites logits, and those of a draft may be looked at again.

@@ -2,6 +2,7 @@
 // each query a list of positions and plain loops over it in double precision. The twin of a codec is its formula. And
 // no text may show how it was cut, what it shared a step with, or where its blocks stand.
 #include "tests/config.h"
+#include "tests/program.h"
 #include "tests/test.h"
 #include "config/generate.h"
 #include "kernels/codec.h"
@@ -494,6 +495,37 @@ static void test_refusals(void) {
     CHECK(test_fails(2, "ALiBi", open_kept, "--pos alibi"), "%s", test_message);
 }
 
+// ---- ./generate ----------------------------------------------------------------------------------
+
+static Result generate(const char *flags) {
+    const char *beside = train_binary();
+    return shell(xprintf("'%.*s/generate' %s", (int)(strrchr(beside, '/') - beside), beside, flags));
+}
+
+static void test_commands(void) {
+    train("--data recall --pairs 4 --keys 9 --context 24 --layers 1 --width 32 --heads 2 --steps 3 --eval-tokens 128 "
+          "--sample-tokens 0 --out run");
+    Result asked = generate("--run run --questions 3 --rows 7 --kv-policy window --kv-budget 5");
+    CHECK(asked.status == 0 && count_lines(asked.out) == 1 &&
+          strstr(asked.out, "\"answers\": 21, \"pairs_per_head\": 4, \"tokens\": 8, \"bytes\": 1056, "
+                            "\"bytes_full\": 2048"), "%s%s", asked.out, asked.error);
+    Result written = generate("--run run --prompt-tokens '1 2 3 4 5 6' --tokens 10 --kv-policy h2o --kv-budget 4");
+    CHECK(written.status == 0 && strstr(written.error, "kept     3 of 15 pairs per head: 816 bytes"), "%s",
+          written.error);
+    Result several = generate("--run run --prompt-tokens '1 2 3 4 5 6' --tokens 10 --kv-policy h2o --kv-budget 4 "
+                              "--samples 3");
+    char *text = strchr(several.out, '\n');
+    CHECK(text && !strncmp(text + 1, written.out, strlen(written.out)), "%s, not %s", several.out, written.out);
+    static const char *const wrong[] = {
+        "--questions 5", "--questions 2 --tokens 5", "--rows 3", "--known", "--kv-policy oracle --kv-budget 9",
+        "--kv-policy window --kv-budget 9 --draft lookup", "--kv-bits 4 --draft lookup", "--kv-group 8",
+        "--kv-policy pool --kv-budget 3 --kv-bits 16"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        Result r = generate(xprintf("--run run %s", wrong[i]));
+        CHECK(r.status == 2 && count_lines(r.error) == 1, "%s: status %d: %s", wrong[i], r.status, r.error);
+    }
+}
+
 static const Test tests[] = {
     {"keep/halves", "all 65,536 half floats, and how numbers become them", test_halves},
     {"keep/groups", "8, 4 and 2 bits are KIVI's formula", test_groups},
@@ -501,6 +533,7 @@ static const Test tests[] = {
     {"keep/policies", "each query sees the pairs of its policy's definition, and nothing else", test_policies},
     {"keep/cuts", "the same bits for every chunk, block size and batch", test_cuts},
     {"keep/questions", "what --questions counts, against asking without a cache", test_questions},
+    {"keep/commands", "./generate with each of the flags, and what it refuses", test_commands},
     {"keep/bytes", "bytes of a cache, counted by hand", test_bytes},
     {"keep/refusals", "what cannot be, and why", test_refusals},
     {"keep/copies", "texts that go on from one past, or begin anew, get the bits of one alone", test_copies},

@@ -169,6 +169,30 @@ static const char *receipt_of(Result r) {
     return at ? at : "none";
 }
 
+// A policy has one receipt too; a file as swap area is refused where its directory is memory.
+static void kept_commands(void) {
+    static const char *const of[] = {"--kv-policy h2o --kv-budget 7", "--kv-bits 4 --kv-group 4 --kv-residual 6"};
+    static const char small[] = "--block 3 --blocks 20 --chunk 4 --admit chunk --watermark 0 --threads 1";
+    static const char *const wrong[] = {
+        "--kv-policy window", "--kv-policy sink --kv-budget 9 --prefix-cache", "--kv-policy oracle --kv-budget 9",
+        "--kv-policy sink --kv-budget 9 --draft lookup --gamma 2", "--kv-bits 4 --clock model", "--kv-tier t",
+        "--kv-policy sink --kv-budget 9 --calibrate c.json", "--kv-budget 9"};
+    for (size_t i = 0; i < 2; i++) {
+        Result first = serve(of[i]), others = serve(xprintf("%s %s", of[i], small));
+        CHECK(strstr(first.out, "kept      ") && !strcmp(receipt_of(first), receipt_of(others)), "%s: %s%s", of[i],
+              first.out, others.out);
+        Result disk = serve(xprintf("%s %s --preempt swap --kv-tier tier", of[i], small));
+        bool memory = strstr(disk.error, "file system in memory") != NULL;
+        CHECK(memory || (strstr(disk.out, "read back") && !strcmp(receipt_of(first), receipt_of(disk))), "%s: %s%s",
+              of[i], disk.out, disk.error);
+        CHECK(!file_exists(test_path("tier")), "the file has gone");
+    }
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        Result r = serve(wrong[i]);
+        CHECK(r.status == 2 && count_lines(r.error) == 1, "%s: status %d: %s", wrong[i], r.status, r.error);
+    }
+}
+
 static void command(void) {
     static const char *const same[] = {"--threads 1 --block 1 --blocks 4000", "--clock model --running 2",
                                        "--blocks 4 --admit chunk --watermark 0 --preempt swap", "--prefix-cache 1",
@@ -181,6 +205,7 @@ static void command(void) {
         CHECK(!strcmp(receipt_of(r), receipt_of(first)), "%s: %s%s", same[i], r.out, r.error);
     }
     CHECK(strcmp(receipt_of(serve("--temperature 0")), receipt_of(first)), "another temperature");
+    kept_commands();
     Result ahead = serve("--draft lookup --gamma 5 --temperature 0 --answer-length 60");
     const char *kept = strstr(ahead.out, " guesses, ");
     CHECK(kept && strtoul(kept + 10, NULL, 10) > 20, "a text that repeats itself is not guessed: %s%s", ahead.out,
