@@ -44,22 +44,27 @@ static void attend(Model *m, size_t l, const real *q, size_t q_stride, KvView vi
     const SoftmaxActs *a = &m->acts[l].softmax;
     AttnShape s = attn_shape(m, layer);
     real *probability = a->probability;
-    if (m->record.attention && !b->cache && b->B == 1)
+    if (m->record.attention && b->B == 1)
         s.kernel = ATTENTION_band, probability = m->record.attention + l * layer->H * b->T * b->T;
     attention_forward((AttnOutput){a->out, layer->H * layer->Dv, a->lse, probability},
                       (AttnInput){.q = q, .q_stride = q_stride, .view = view, .B = b->B, .n = b->T}, s);
 }
 
-// Attention of the rows of a step over their blocks, in which the new tokens already are: [blocks, KV, size, D].
-static void attend_blocks(AttnOutput o, const real *q, size_t q_stride, const real *k, const real *v, AttnShape s,
-                          const Batch *b) {
-    size_t size = b->paged.blocks->size, rows = b->paged.rows;
-    bool latent = k == v;                                        // its value is the beginning of its key
-    KvView view = {.k = k, .v = v, .k_step = s.KV * size * s.D, .k_stride = s.D, .k_head = size * s.D,
-                   .block_size = size};
-    view.v_stride = latent ? s.D : s.Dv, view.v_head = size * view.v_stride, view.v_step = s.KV * view.v_head;
-    AttnRow *row = xmalloc(rows * sizeof *row);
-    for EACH_PART(p, b) row[p.i] = (AttnRow){p.at, p.T, p.past + p.T, b->paged.row[p.i].block};
+// Attention of the n tokens from `at` on of each row, where it has so many, over its blocks, in which they already are.
+static void attend_blocks(AttnOutput o, const real *q, size_t q_stride, size_t l, AttnShape s, const Batch *b,
+                          size_t at, size_t n) {
+    const Blocks *blocks = b->paged.blocks;
+    const real *k = blocks->k[l], *v = blocks->v[l] ? blocks->v[l] : k;      // a latent's value begins its key
+    size_t slots = blocks->slots[l], rows = 0;
+    KvView view = {.k = k, .v = v, .k_stride = s.D, .k_head = slots * s.D, .v_stride = k == v ? s.D : s.Dv,
+                   .block_size = blocks->size};
+    view.v_head = slots * view.v_stride, view.k_step = s.KV * view.k_head, view.v_step = s.KV * view.v_head;
+    AttnRow *row = xmalloc(b->paged.rows * sizeof *row);
+    for EACH_PART(p, b) {
+        if (p.T <= at) continue;
+        size_t some = smaller(n, p.T - at), length = p.past + at + some - blocks->first[l];
+        row[rows++] = (AttnRow){p.at + at, some, length, b->paged.row[p.i].block};
+    }
     attention_forward(o, (AttnInput){.q = q, .q_stride = q_stride, .view = view, .B = rows, .row = row}, s);
     free(row);
 }
@@ -138,82 +143,35 @@ static KvView qkv_view(const Layer *layer, const real *qkv, size_t T) {
                     .v_step = T * row, .k_stride = row, .v_stride = row, .k_head = D, .v_head = D, .length = T};
 }
 
-// Where the slots of a window are used up, drops tiles that no query will see again, but for one more that
-// cache_rewind may want back. Returns how many of n new positions there are slots for behind `length` of them.
-static size_t free_slots(Cache *c, size_t l, const Layer *layer, size_t length, size_t n, size_t tile) {
-    size_t end = c->first[l] + c->slots[l];
-    if (length + n <= end) return n;
-    if (length + 1 > layer->mha.window + tile) {
-        size_t first = (length + 1 - layer->mha.window - tile) / tile * tile;
-        if (first < c->first[l]) first = c->first[l];             // after a rewind: what is gone is gone
-        size_t heads = c->rows * layer->KV, kept = (length - first) * layer->D * sizeof(real);
-        PROFILE(cache, 0, 4 * heads * (length - first) * layer->D);
-        for (size_t h = 0; h < heads; h++) {
-            size_t to = h * c->slots[l] * layer->D, from = cache_slot(c, l, h, first) * layer->D;
-            memmove(c->k[l] + to, c->k[l] + from, kept);
-            memmove(c->v[l] + to, c->v[l] + from, kept);
+// Keys and values of the n tokens from `at` on of each row, where it has so many, go into its blocks.
+static void append_kv(size_t l, const Layer *layer, const real *qkv, const Batch *b, size_t at, size_t n) {
+    Blocks *s = b->paged.blocks;
+    size_t row = qkv_width(layer), KV = layer->KV, D = layer->D;
+    PROFILE(cache, 0, 4 * (n < b->M ? n * b->paged.rows : b->M) * KV * D);
+    for EACH_PART(p, b)
+        for (size_t i = at * KV; i < smaller(at + n, p.T) * KV; i++) {
+            const real *key = qkv + (p.at + i / KV) * row + (layer->H + i % KV) * D;
+            size_t slot = block_slot(s, l, &b->paged.row[p.i], KV, i % KV, p.past + i / KV) * D;
+            memcpy(s->k[l] + slot, key, D * sizeof *key);
+            memcpy(s->v[l] + slot, key + KV * D, D * sizeof *key);
         }
-        c->first[l] = first, end = first + c->slots[l];
-    }
-    return length + n <= end ? n : end - length;
 }
 
-// Appends keys and values of the new tokens at .. at+n-1 of each row to the cache and shows all of it.
-static KvView cache_append_kv(Cache *c, size_t l, const Layer *layer, const real *qkv, const Batch *b, size_t at,
-                              size_t n) {
-    size_t row = qkv_width(layer), KV = layer->KV, D = layer->D, head = c->slots[l] * D;
-    PROFILE(cache, 0, 4 * b->B * n * KV * D);
-    for (size_t r = 0; r < b->B; r++)
-        for (size_t i = at; i < at + n; i++) {
-            const real *key = qkv + (r * b->T + i) * row + layer->H * D;
-            for (size_t g = 0; g < KV; g++, key += D) {
-                size_t slot = cache_slot(c, l, r * KV + g, b->past + i) * D;
-                memcpy(c->k[l] + slot, key, D * sizeof *key);
-                memcpy(c->v[l] + slot, key + KV * D, D * sizeof *key);
-            }
-        }
-    return (KvView){.k = c->k[l], .v = c->v[l], .k_step = KV * head, .v_step = KV * head, .k_stride = D, .v_stride = D,
-                    .k_head = head, .v_head = head, .length = b->past + at + n - c->first[l]};
-}
-
-// Attention over the cache, to which the batch is added: at once, or, where a window's cache is too small for that, in
-// pieces. The bits are the same: tiles start at multiples of their width, and what is dropped is a number of tiles.
-static void attend_cached(Model *m, size_t l, const Batch *b) {
-    const Layer *layer = &m->layers[l];
-    const real *qkv = m->acts[l].mha.qkv;
-    real *out = m->acts[l].softmax.out;
-    size_t row = qkv_width(layer), wide = layer->H * layer->Dv;
-    for (size_t at = 0, n; at < b->T; at += n) {
-        n = free_slots(b->cache, l, layer, b->past + at, b->T - at, m->c.tile);
-        KvView view = cache_append_kv(b->cache, l, layer, qkv, b, at, n);
-        size_t together = n == b->T ? b->B : 1;                  // the rows of a piece do not stand side by side
-        for (size_t r = 0; r < b->B; r += together, view.k += view.k_step, view.v += view.v_step) {
-            size_t i = r * b->T + at;
-            attention_forward((AttnOutput){.out = out + i * wide, .out_stride = wide},
-                              (AttnInput){.q = qkv + i * row, .q_stride = row, .view = view, .B = together, .n = n},
-                              attn_shape(m, layer));
-        }
-    }
-}
-
-// The same for a step: keys and values of each row go into its blocks.
+// Attention over the blocks, to which the new tokens are added: at once, or, where a window's slots are too few for
+// that, in pieces. The bits are the same: tiles start at multiples of their width, and what is dropped is a number of
+// tiles.
 static void attend_rows(Model *m, size_t l, const Batch *b) {
     const Layer *layer = &m->layers[l];
     const real *qkv = m->acts[l].mha.qkv;
     Blocks *s = b->paged.blocks;
-    size_t row = qkv_width(layer), KV = layer->KV, D = layer->D;
-    {
-        PROFILE(cache, 0, 4 * b->M * KV * D);
-        for EACH_PART(p, b)
-            for (size_t i = 0; i < p.T * KV; i++) {
-                const real *key = qkv + (p.at + i / KV) * row + (layer->H + i % KV) * D;
-                size_t slot = block_slot(s, &b->paged.row[p.i], KV, i % KV, p.past + i / KV) * D;
-                memcpy(s->k[l] + slot, key, D * sizeof *key);
-                memcpy(s->v[l] + slot, key + KV * D, D * sizeof *key);
-            }
+    AttnOutput o = {.out = m->acts[l].softmax.out, .out_stride = layer->H * layer->Dv};
+    size_t longest = 0;
+    for EACH_PART(p, b) longest = p.T > longest ? p.T : longest;
+    for (size_t at = 0, n; at < longest; at += n) {
+        n = blocks_slide(m, s, l, b->paged.row[0].past + at, longest - at);
+        append_kv(l, layer, qkv, b, at, n);
+        attend_blocks(o, qkv, qkv_width(layer), l, attn_shape(m, layer), b, at, n);
     }
-    attend_blocks((AttnOutput){.out = m->acts[l].softmax.out, .out_stride = layer->H * layer->Dv}, qkv, row, s->k[l],
-                  s->v[l], attn_shape(m, layer), b);
 }
 
 // ---- mha, gqa and swa: the mixer -----------------------------------------------------------------
@@ -254,7 +212,6 @@ static void mha_forward(Model *m, size_t l, real *out, const real *x, const Batc
         keep_attention(m, l, (AttnOutput){.out = acts->softmax.out, .out_stride = layer->H * layer->Dv},
                        (KeepInput){qkv, row, qkv + k, qkv + k + layer->KV * layer->D, row}, attn_shape(m, layer), b);
     else if (b->paged.rows) attend_rows(m, l, b);
-    else if (b->cache) attend_cached(m, l, b);
     else attend(m, l, qkv, row, qkv_view(layer, qkv, b->T), b);
     output_forward(m, l, out, x, b);
 }
@@ -366,24 +323,6 @@ static void latent_products(const Product *p, size_t H) {
     products(p, H);
 }
 
-static void attend_latent(Model *m, AttnOutput o, const real *q, size_t l, AttnShape s, const Batch *b) {
-    size_t wide = s.D;
-    if (keep_batch(b)) {
-        keep_attention(m, l, o, (KeepInput){q, s.H * wide, m->acts[l].mla.kv_a, NULL, wide}, s, b);
-        return;
-    }
-    if (b->paged.rows) {
-        const real *k = b->paged.blocks->k[l];
-        attend_blocks(o, q, s.H * wide, k, k, s, b);
-        return;
-    }
-    const real *k = b->cache->k[l];
-    size_t step = b->cache->slots[l] * wide;
-    KvView view = {.k = k, .v = k, .k_step = step, .v_step = step, .k_stride = wide, .v_stride = wide,
-                   .length = b->past + b->T};
-    attention_forward(o, (AttnInput){.q = q, .q_stride = s.H * wide, .view = view, .B = b->B, .n = b->T}, s);
-}
-
 // The same through the latent: q_h . (W_UK c) = (W_UK^T q_h) . c, so that the past is never expanded;
 // the values likewise: sum_j p_j (W_UV c_j) = W_UV (sum_j p_j c_j). DeepSeek-V2, section 2.1.2. All heads
 // then share one key [c | P] and one value c: the cache holds R + P numbers per token.
@@ -404,7 +343,9 @@ static void mla_absorbed(Model *m, size_t l, const Batch *b) {
             memcpy(latent_q + (t * H + h) * wide + R, acts->mla.q + (t * H + h) * D + N, P * sizeof *latent_q);
     AttnShape s = attn_shape(m, layer);      // the scale stays that of the full head
     s.KV = 1, s.D = wide, s.Dv = R;
-    attend_latent(m, (AttnOutput){.out = latent_out, .out_stride = H * R}, latent_q, l, s, b);
+    AttnOutput o = {.out = latent_out, .out_stride = H * R};
+    if (keep_batch(b)) keep_attention(m, l, o, (KeepInput){latent_q, H * wide, acts->mla.kv_a, NULL, wide}, s, b);
+    else attend_blocks(o, latent_q, H * wide, l, s, b, 0, b->M);
     for (size_t h = 0; h < H; h++)
         p[h] = (Product){.c = out + h * Dv, .ldc = H * Dv, .a = latent_out + h * R, .a_row = H * R, .a_col = 1,
                          .packed = m->packed + layer->mla.absorbed_v + h * packed_size(R, Dv), .M = b->M, .N = Dv,
@@ -417,15 +358,14 @@ static void append_latent(size_t l, const Layer *layer, const LayerActs *acts, c
     size_t R = layer->mla.kv_b.K, P = layer->P, wide = R + P;
     PROFILE(cache, 0, 2 * b->M * wide);
     for EACH_PART(p, b)
-        for (size_t i = 0; i < p.B * p.T; i++) {
-            size_t position = p.past + i % p.T, token = p.at + i;
+        for (size_t i = 0; i < p.T; i++) {
+            size_t position = p.past + i, token = p.at + i;
             if (keep_batch(b)) {                                  // side by side, for keep_attention
                 memcpy(acts->mla.kv_a + token * wide, acts->mla.c + token * R, R * sizeof(real));
                 continue;
             }
-            real *slot = b->paged.rows ? b->paged.blocks->k[l] +
-                                             block_slot(b->paged.blocks, &b->paged.row[p.i], 1, 0, position) * wide
-                                       : b->cache->k[l] + cache_slot(b->cache, l, i / p.T, position) * wide;
+            real *slot = b->paged.blocks->k[l] + block_slot(b->paged.blocks, l, &b->paged.row[p.i], 1, 0, position) *
+                                                     wide;
             memcpy(slot, acts->mla.c + token * R, R * sizeof *slot);
             memcpy(slot + R, acts->mla.kv_a + token * wide + R, P * sizeof *slot);
         }
@@ -446,7 +386,7 @@ static void mla_forward(Model *m, size_t l, real *out, const real *x, const Batc
     normalise(m, &layer->mla.kv_a_norm, c, acts->mla.kv_a_norm, kv_a, b->M);
     rotate(m, layer, q + nope(layer), q_row, layer->H, layer->D, b, false);
     rotate(m, layer, kv_a + R, wide, 1, layer->P, b, false);
-    if (b->cache || b->paged.rows) {     // whatever has come before, so that it cannot be seen how a text was cut
+    if (b->paged.rows) {                 // whatever has come before, so that it cannot be seen how a text was cut
         append_latent(l, layer, acts, b);
         mla_absorbed(m, l, b);
     } else {

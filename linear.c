@@ -238,7 +238,6 @@ static Run run_of(const Layer *layer, size_t l, const Batch *b, const Part *part
     Run run = {.p = *part, .step = linear_cache(layer).state};
     if (!b->paged.rows) {
         if (done) run.p.T = 0;
-        run.from = run.to = b->cache ? b->cache->state[l] : NULL;
         return run;
     }
     Stretch s = blocks_stretch(b->paged.blocks, &b->paged.row[part->i], done, l);
@@ -311,7 +310,7 @@ static void linear_mixer_forward(Model *m, size_t l, real *out, const real *x, c
     states_forward(m, layer, l, b);
     output_forward(m, layer, a, b->M);
     apply(m, out, &layer->o, output_of(layer, a), b->M);
-    if (!b->cache && !b->paged.rows && b->B == 1) record(m, layer, l, a, b);
+    if (!b->paged.rows && b->B == 1) record(m, layer, l, a, b);
 }
 
 static void linear_mixer_backward(Model *m, size_t l, real *dx, const real *dout, const real *x, const Batch *b) {

@@ -197,7 +197,7 @@ static void embed(Model *m, const int *tokens, const Batch *b) {
 static const real *forward(Model *m, const int *tokens, const Batch *b) {
     size_t L = m->c.layers, C = m->c.width;
     pack_weights(m);
-    if (b->cache || b->paged.rows) pack_absorbed_weights(m);
+    if (b->paged.rows) pack_absorbed_weights(m);
     embed(m, tokens, b);
     for (size_t l = 0; l < L; l++) {
         const Layer *layer = &m->layers[l];
@@ -299,24 +299,15 @@ double model_residual_squares(const Model *m, size_t l, size_t rows) {
 
 // ---- inference -----------------------------------------------------------------------------------
 
-void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_logits, real *logits) {
-    size_t B = cache ? cache->rows : 1, past = cache ? cache->length : 0, V = m->c.vocab, C = m->c.width;
-    if (!n) fail("a model needs at least one token to say what comes next");
-    if (cache && past + n > cache->capacity)
-        fail("the cache holds %zu tokens, but %zu are needed; make it larger", cache->capacity, past + n);
-    if (m->pos != NOWHERE && past + n > m->c.context)
+static void check_tokens(const Model *m, const int *tokens, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || (size_t)tokens[i] >= m->c.vocab)
+            fail("token %d is outside the vocabulary of %zu", tokens[i], m->c.vocab);
+}
+static void check_positions(const Model *m, size_t n) {
+    if (m->pos != NOWHERE && n > m->c.context)
         fail("the model has learned positions for %zu tokens, but token %zu was asked for; use --pos rope, or a "
-             "shorter text", m->c.context, past + n);
-    for (size_t i = 0; i < B * n; i++)
-        if (tokens[i] < 0 || (size_t)tokens[i] >= V) fail("token %d is outside the vocabulary of %zu", tokens[i], V);
-    memory_take_rotations(m, past + n);
-    memory_take_activations(m, B, n, false, cache || m->c.experts);   // alone, tokens may need more memory for experts
-    Batch b = {.B = B, .T = n, .M = B * n, .past = past, .cache = cache, .tokens = tokens, .inference = true};
-    const real *hidden = forward(m, tokens, &b);
-    for (size_t i = 0; i < B && !all_logits; i++)
-        memcpy(m->branch + i * C, hidden + (i * n + n - 1) * C, C * sizeof *hidden);
-    head_forward(m, logits, all_logits ? hidden : m->branch, all_logits ? b.M : B);
-    if (cache) cache->length = past + n;
+             "shorter text", m->c.context, n);
 }
 
 // The tokens of all rows stand one after the other, for what does not look at the past.
@@ -327,19 +318,16 @@ static Batch batch_of_rows(Model *m, Blocks *s, const Row *rows, size_t count, i
         M += rows[i].n, longest = end > longest ? end : longest;
         if (!rows[i].n || rows[i].logits_from > rows[i].n)
             fail("row %zu of a step has %zu tokens and logits from %zu", i, rows[i].n, rows[i].logits_from);
-        for (size_t k = 0; k * s->size < end; k++)
+        size_t slots = keep_most(&s->keep.o, rows[i].prompt, rows[i].past, end);
+        for (size_t k = 0; k * s->size < slots; k++)
             if (rows[i].block[k] >= s->count) fail("row %zu of a step: block %u of %zu", i, rows[i].block[k], s->count);
-        if (m->pos != NOWHERE && end > m->c.context)
-            fail("the model has learned positions for %zu tokens, but token %zu was asked for", m->c.context, end);
+        check_positions(m, end), check_tokens(m, rows[i].tokens, rows[i].n);
         if (blocks_resume(s, rows[i].block, rows[i].past) != rows[i].past)
             fail("row %zu of a step comes after %zu tokens, but no state of these is there", i, rows[i].past);
     }
     *tokens = xmalloc(M * sizeof **tokens);
     for (size_t i = 0, at = 0; i < count; at += rows[i++].n)
         memcpy(*tokens + at, rows[i].tokens, rows[i].n * sizeof(int));
-    for (size_t i = 0; i < M; i++)
-        if ((*tokens)[i] < 0 || (size_t)(*tokens)[i] >= m->c.vocab)
-            fail("token %d is outside the vocabulary of %zu", (*tokens)[i], m->c.vocab);
     memory_take_rotations(m, longest);
     memory_take_activations(m, M, 1, false, true);
     return (Batch){.B = M, .T = 1, .M = M, .tokens = *tokens, .inference = true, .paged = {s, rows, count}};
@@ -358,6 +346,32 @@ void model_step(Model *m, Blocks *s, const Row *rows, size_t count, real *logits
     }
     if (wanted) head_forward(m, logits, m->branch, wanted);
     free(tokens);
+}
+
+// Without a cache: the forward of the training, of a text that goes on.
+static void read_alone(Model *m, const int *tokens, size_t n, bool all_logits, real *logits) {
+    check_positions(m, n), check_tokens(m, tokens, n);
+    memory_take_rotations(m, n);
+    memory_take_activations(m, 1, n, false, m->c.experts);   // alone, tokens may need more memory for experts
+    Batch b = {.B = 1, .T = n, .M = n, .tokens = tokens, .inference = true};
+    const real *hidden = forward(m, tokens, &b);
+    head_forward(m, logits, all_logits ? hidden : hidden + (n - 1) * m->c.width, all_logits ? n : 1);
+}
+
+void model_infer(Model *m, Cache *c, const int *tokens, size_t n, bool all_logits, real *logits) {
+    if (!n) fail("a model needs at least one token to say what comes next");
+    if (!c) {
+        read_alone(m, tokens, n, all_logits, logits);
+        return;
+    }
+    if (c->length + n > c->capacity)
+        fail("the cache holds %zu tokens, but %zu are needed; make it larger", c->capacity, c->length + n);
+    for (size_t i = 0; i < c->rows; i++) {
+        Row *r = &c->row[i];
+        r->tokens = tokens + i * n, r->n = n, r->past = c->length, r->logits_from = all_logits ? 0 : n - 1;
+    }
+    model_step(m, c->blocks, c->row, c->rows, logits);
+    c->length += n;
 }
 
 void model_scale_rope(Model *m, RopeScaling s) {

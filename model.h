@@ -3,7 +3,7 @@
 #ifndef MODEL_H
 #define MODEL_H
 #include "kernels/ops.h"
-#include "model/blocks.h"
+#include "model/cache.h"
 #include "model/memory.h"
 #include "model/params.h"
 
@@ -31,15 +31,16 @@ void model_drop_layer(Model *m, size_t layer);
 void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, size_t T, double *row_loss, bool *hit);
 
 // ---- inference ---------------------------------------------------------------------------------
-// n new tokens, [rows, n], after what the cache holds. logits, for each row's last token only: [rows, V]; or, with
-// all_logits, for every new token: [rows, n, V]. cache == NULL: one row, no past, nothing kept, and mla expanded as in
-// training; with a cache it goes through the latent from the first token on, so that no text shows how it was cut.
-void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_logits, real *logits);
 // One step over rows of any lengths: prefill, a chunk of it, decoding, verifying drafts, in any mixture. logits
 // [wanted, V], row by row. What a row gets is a function of its own tokens: not of the other rows, of how its past came
 // in, or of where it stands. Products see all rows at once; only rotations, states and attention over the past see each
-// row. Of a model with recurrent states a row's past must be one that blocks_resume() allows.
+// row. Of mla all of it is read through the latent, from the first token on. Of a model with recurrent states a row's
+// past must be one that blocks_resume() allows.
 void model_step(Model *m, Blocks *s, const Row *rows, size_t count, real *logits);
+// A step in which every row of a cache goes on by n tokens, [rows, n]. logits, for each row's last token only:
+// [rows, V]; or, with all_logits, for every new token: [rows, n, V]. cache == NULL: one row, no past, nothing kept, by
+// the forward of the training, which expands mla.
+void model_infer(Model *m, Cache *cache, const int *tokens, size_t n, bool all_logits, real *logits);
 // Stretches the rotations of --pos rope (ops.h). A cache that was filled before is of no use any more.
 void model_scale_rope(Model *m, RopeScaling s);
 // Attention weights of the last model_infer when asked for: probability[layer][head][query][key] of an

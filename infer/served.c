@@ -4,10 +4,9 @@
 #include <string.h>
 
 bool served_has_state(const Model *m) {
-    Cache *c = cache_new(m, 1, 1);
-    bool found = false;
-    for (size_t l = 0; l < c->layers; l++) found |= c->state[l] != NULL;
-    cache_free(c);
+    Blocks *s = blocks_new(m, 1, 1);
+    bool found = s->state_at[s->layers] > 0;
+    blocks_free(s);
     return found;
 }
 

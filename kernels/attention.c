@@ -92,8 +92,9 @@ static void copy_positions(real *to, const Past *p, size_t j, size_t n, size_t w
 // Keys as packed [D,L]: a panel of 32 keys in place or, from several blocks, through `copy` [32,D].
 static void pack_keys(real *packed, const Past *k, size_t D, size_t L, real *copy) {
     for (size_t j = 0, n; j < L; j += n) {
-        n = k->block ? smaller(PANEL, L - j) : L;
-        bool in_place = together(k, j, n) == n;
+        size_t here = together(k, j, L - j);
+        n = j + here == L ? here : smaller(PANEL, L - j);
+        bool in_place = here >= n;
         if (!in_place) copy_positions(copy, k, j, n, D);
         pack(packed + j * D, in_place ? position_of(k, j) : copy, 1, in_place ? k->stride : D, D, n);
     }
@@ -224,10 +225,11 @@ static void head_forward_flash(const Head *t, const AttnShape *s, real *score) {
 
 // Decoding: a few queries (one, or those of a draft) of the `heads` that read one head of keys and values, as these lie
 // in a cache, tile by tile. The same tiles and chains as above, so the same bits.
+typedef struct { Past keys, values; size_t length; } Memory;
 typedef struct {
     real *out; const real *q; size_t out_stride, q_stride;      // of the first query and head; from query to query
-    Past keys, values;
-    size_t length, n, heads;
+    Memory m, next;                     // next: what the thread will probably read then; length 0: nothing
+    size_t n, heads;
     const real *slope;                  // of the first head, or NULL
 } DecodeTask;
 
@@ -238,8 +240,9 @@ enum {
     FEW_QUERIES = 32,                   // queries of a key head, for which keys are not packed
 };
 
-// A tile of keys or values, in groups of 16 positions: where each begins, and those of the next tile. scattered: each
-// group somewhere else, or so long that the next one is as far away as is prefetched.
+// A tile of keys or values, in groups of 16 positions: where each begins, and those of the next tile, or behind the last
+// one of the next task. scattered: each group somewhere else, or so long that the next one is as far away as is
+// prefetched.
 typedef struct { const real **group; size_t stride; bool scattered; } Tile;
 
 // A prefetch is dropped while all of the core's line-fill buffers are in use: so at three distances; of scattered
@@ -369,17 +372,24 @@ static DecodeSpace decode_space(const AttnShape *s, const KvView *view) {
     return d;
 }
 
+static const real *group_at(const Past *p, size_t length, size_t i) {
+    return position_of(p, smaller(i, (length - 1) / LANES) * LANES);
+}
+
 // The tile from position j on, of `tile` positions or what is left; what a block does not hold together is copied.
-static Tile tile_of(const Past *p, size_t j, size_t length, size_t tile, const real **group, real *copy, size_t width) {
+static Tile tile_of(const Past *p, size_t length, const Past *next, size_t next_length, size_t j, size_t tile,
+                    const real **group, real *copy, size_t width) {
     size_t keys = smaller(tile, length - j);
     if (p->block && p->size % LANES) {
         copy_positions(copy, p, j, keys, width);
         for (size_t i = 0; i < tile / LANES; i++) group[i] = copy + i * LANES * width;
         return (Tile){group, width, false};
     }
-    size_t last = (length - 1) / LANES * LANES;
-    for (size_t i = 0; i < tile / LANES + 2; i++) group[i] = position_of(p, smaller(j + i * LANES, last));
-    return (Tile){group, p->stride, p->block || LANES * p->stride >= PREFETCH};
+    size_t groups = (length + LANES - 1) / LANES;
+    for (size_t i = 0, at = j / LANES; i < tile / LANES + 2; i++, at++)
+        group[i] = at >= groups && next_length ? group_at(next, next_length, at - groups) : group_at(p, length, at);
+    bool scattered = (p->block && p->first + length > p->size) || LANES * p->stride >= PREFETCH;
+    return (Tile){group, p->stride, scattered};
 }
 
 static void gather_queries(const DecodeTask *t, const AttnShape *s, real *q) {
@@ -396,14 +406,16 @@ static void decode_heads(const DecodeTask *t, const AttnShape *s, const DecodeSp
     real *side = score + d->scores, *out = t->n == 1 ? t->out : side + d->queries, *copy = side + d->queries + d->outs;
     const real *q = t->n == 1 ? t->q : side, **group = (const real **)(copy + d->keys + d->values);
     Softmax *row = (Softmax *)(copy + d->keys + d->values + d->groups);
-    size_t past = t->length - t->n, queries = t->n * t->heads;
+    size_t length = t->m.length, past = length - t->n, queries = t->n * t->heads;
     if (t->n > 1) gather_queries(t, s, side);
     for (size_t i = 0; i < queries; i++) row[i] = (Softmax){-(real)INFINITY, 0};
-    for (size_t j = 0; j < t->length; j += s->tile) {
-        size_t keys = smaller(s->tile, t->length - j);
-        Tile tile = tile_of(&t->keys, j, t->length, s->tile, group, copy, s->D), values = tile;
-        if (t->values.at != t->keys.at)
-            values = tile_of(&t->values, j, t->length, s->tile, group + s->tile / LANES + 2, copy + d->keys, s->Dv);
+    for (size_t j = 0; j < length; j += s->tile) {
+        size_t keys = smaller(s->tile, length - j);
+        Tile tile = tile_of(&t->m.keys, length, &t->next.keys, t->next.length, j, s->tile, group, copy, s->D);
+        Tile values = tile;
+        if (t->m.values.at != t->m.keys.at)
+            values = tile_of(&t->m.values, length, &t->next.values, t->next.length, j, s->tile,
+                             group + s->tile / LANES + 2, copy + d->keys, s->Dv);
         scores_of_tile(score, s->tile, q, queries, &tile, s->D, keys);
         for (size_t i = 0; i < queries; i++) {
             size_t position = past + i / t->heads;
@@ -452,7 +464,7 @@ static ForwardSpace forward_space(size_t n, size_t L, bool kept, const AttnShape
 }
 
 // A task is one key head of one sequence, or a part `part` of `split` of the query heads that read it.
-typedef struct { Sequence q; size_t b, g, h, heads; } ForwardTask;
+typedef struct { Sequence q; size_t b, g, h, heads; Memory next; } ForwardTask;
 
 static void forward_packed(const AttnOutput *o, const AttnInput *in, const AttnShape *s, const ForwardTask *t,
                            real *keys) {
@@ -474,14 +486,17 @@ static void forward_packed(const AttnOutput *o, const AttnInput *in, const AttnS
     }
 }
 
+static Memory memory_of(const KvView *v, const Sequence *q, size_t b, size_t g) {
+    return (Memory){keys_of(v, q, b, g), values_of(v, q, b, g), q->length};
+}
+
 static void forward_decoding(const AttnOutput *o, const AttnInput *in, const AttnShape *s, const ForwardTask *t,
                              real *space) {
     DecodeSpace need = decode_space(s, &in->view);
     DecodeTask task = {.out = o->out + t->q.at * o->out_stride + t->h * s->Dv,
                        .q = in->q + t->q.at * in->q_stride + t->h * s->D, .out_stride = o->out_stride,
-                       .q_stride = in->q_stride, .keys = keys_of(&in->view, &t->q, t->b, t->g),
-                       .values = values_of(&in->view, &t->q, t->b, t->g), .length = t->q.length, .n = t->q.n,
-                       .heads = t->heads, .slope = s->slope ? s->slope + t->h : NULL};
+                       .q_stride = in->q_stride, .m = memory_of(&in->view, &t->q, t->b, t->g), .next = t->next,
+                       .n = t->q.n, .heads = t->heads, .slope = s->slope ? s->slope + t->h : NULL};
     decode_heads(&task, s, &need, space);
 }
 
@@ -491,10 +506,16 @@ static bool is_decoding(const AttnOutput *o, const AttnShape *s, size_t n) {
     return few && s->kernel == ATTENTION_flash && !o->lse && !o->probability;
 }
 
+// Tasks are done from the last one to the first.
 static void forward_task(const AttnOutput *o, const AttnInput *in, const AttnShape *s, size_t task, size_t split,
                          real *space) {
     size_t part = task % split, group = s->H / s->KV, g = task / split % s->KV, b = task / split / s->KV;
     ForwardTask t = {.q = sequence_of(o, in, s, b), .b = b, .g = g};
+    if (task >= split) {
+        size_t next = task / split - 1;
+        Sequence q = sequence_of(o, in, s, next / s->KV);
+        t.next = memory_of(&in->view, &q, next / s->KV, next % s->KV);
+    }
     bool decoding = is_decoding(o, s, t.q.n);
     // Where others keep the threads busy, a few queries of all heads read the keys together: once.
     size_t parts = decoding && in->B * s->KV >= (size_t)omp_get_num_threads() ? 1 : split;
@@ -505,16 +526,17 @@ static void forward_task(const AttnOutput *o, const AttnInput *in, const AttnSha
 }
 
 // Numbers of scratch memory of a thread, and products of a query and a key: the most of any sequence, and all.
-typedef struct { size_t each, work; } Plan;
+typedef struct { size_t each, work; bool decoding; } Plan;               // decoding: all of them
 static Plan plan_of(const AttnOutput *o, const AttnInput *in, const AttnShape *s) {
-    Plan plan = {0, 0};
+    Plan plan = {0, 0, true};
     for (size_t b = 0; b < in->B; b++) {
         Sequence q = sequence_of(o, in, s, b);
         size_t need = is_decoding(o, s, q.n) ? decode_space(s, &in->view).each
                                              : forward_space(q.n, q.length, o->probability != NULL, s).each;
         plan.each = need > plan.each ? need : plan.each;
         plan.work += q.n * q.length * s->H * s->D;
-        if (!in->row) return (Plan){plan.each, plan.work * in->B};
+        plan.decoding &= is_decoding(o, s, q.n);
+        if (!in->row) return (Plan){plan.each, plan.work * in->B, plan.decoding};
     }
     return plan;
 }
@@ -543,8 +565,10 @@ void attention_forward(AttnOutput o, AttnInput in, AttnShape s) {
     size_t split = heads < threads ? smaller(group, (threads + heads - 1) / heads) : 1, tasks = in.B * s.KV * split;
     Plan plan = plan_of(&o, &in, &s);
     real *space = workspace_take(&workspace, size_mul(plan.each, threads));
-    // Rows differ in length: the last ones, which read prompts, come first, and threads take one task after another.
-    size_t at_once = in.row ? 1 : (tasks + threads - 1) / threads;
+    // Rows differ in length: the last ones, which read prompts, come first, and threads take one task after another; or
+    // where none reads a prompt, a few that follow one another, so that each can prefetch the beginning of the next.
+    size_t few = smaller(tasks / (4 * threads), 8), least = (s.KV * split + threads - 1) / threads;
+    size_t at_once = !in.row ? (tasks + threads - 1) / threads : !plan.decoding ? 1 : few > least ? few : least;
 #pragma omp parallel for schedule(dynamic, at_once) if (plan.work > PARALLEL_FROM)
     for (size_t i = 0; i < tasks; i++)
         forward_task(&o, &in, &s, tasks - 1 - i, split, space + (size_t)omp_get_thread_num() * plan.each);

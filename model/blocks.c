@@ -1,5 +1,6 @@
 // blocks.c: memory of the paged cache, copied and saved.
 #include "model/blocks.h"
+#include "lib/profile.h"
 #include "model/layer.h"
 #include <stdlib.h>
 #include <string.h>
@@ -9,17 +10,24 @@ static CacheNeed need_of(const Model *m, size_t l) { return m->layers[l].mixer->
 static void layout_blocks(const Model *m, Blocks *s) {
     for (size_t l = 0; l < s->layers; l++) {
         CacheNeed need = need_of(m, l);
-        size_t places = size_mul(size_mul(s->count, s->size), need.heads);
+        size_t places = size_mul(size_mul(s->count, s->slots[l]), need.heads);
         s->k[l] = need.k ? take(&s->arena, size_mul(places, need.k)) : NULL;
         s->v[l] = need.v ? take(&s->arena, size_mul(places, need.v)) : NULL;
         s->state_at[l + 1] = s->state_at[l] + need.state;
     }
 }
 
-Blocks *blocks_new(const Model *m, size_t count, size_t block_size) {
+static Blocks *make_blocks(const Model *m, size_t count, size_t block_size, bool slide) {
     Blocks *s = xmalloc(sizeof *s);
-    *s = (Blocks){.count = count, .size = block_size, .layers = m->c.layers, .arena = {.name = "blocks"},
+    *s = (Blocks){.count = count, .size = block_size, .layers = m->c.layers, .arena = {.name = "cache"},
                   .keep.o = keep_everything()};
+    s->slots = xmalloc(s->layers * sizeof *s->slots), s->first = xmalloc(s->layers * sizeof *s->first);
+    s->window = xmalloc(s->layers * sizeof *s->window);
+    for (size_t l = 0; l < s->layers; l++) {
+        size_t least = m->layers[l].mha.cache_slots;
+        s->slots[l] = slide && least ? smaller(least, block_size) : block_size;
+        s->window[l] = m->layers[l].mha.window;
+    }
     s->k = xmalloc(s->layers * sizeof *s->k), s->v = xmalloc(s->layers * sizeof *s->v);
     s->state_at = xmalloc((s->layers + 1) * sizeof *s->state_at);
     s->state = xmalloc(size_mul(count, sizeof *s->state)), s->spare = xmalloc(size_mul(count, sizeof *s->spare));
@@ -28,6 +36,8 @@ Blocks *blocks_new(const Model *m, size_t count, size_t block_size) {
     layout_blocks(m, s);
     return s;
 }
+Blocks *blocks_new(const Model *m, size_t count, size_t block_size) { return make_blocks(m, count, block_size, false); }
+Blocks *blocks_new_long(const Model *m, size_t count, size_t capacity) { return make_blocks(m, count, capacity, true); }
 
 void blocks_keep(const Model *m, Blocks *s, const KeepOptions *o) {
     const char *refusal = keep_refusal(m, o);
@@ -50,6 +60,7 @@ void blocks_free(Blocks *s) {
     arena_free(&s->arena);
     for (size_t i = 0; i < s->count; i++) free(s->state[i].numbers);
     while (s->spares) free(s->spare[--s->spares]);
+    free(s->slots), free(s->first), free(s->window);
     free(s->k), free(s->v), free(s->state_at), free(s->state), free(s->spare), free(s);
 }
 
@@ -97,17 +108,50 @@ Stretch blocks_stretch(const Blocks *s, const Row *r, size_t done, size_t layer)
     return (Stretch){n, s->state[r->block[(past - 1) / s->size]].numbers + s->state_at[layer], to};
 }
 
+// ---- long blocks ---------------------------------------------------------------------------------
+
+size_t blocks_slide(const Model *m, Blocks *s, size_t l, size_t length, size_t n) {
+    size_t end = s->first[l] + s->slots[l], tile = m->c.tile;
+    if (s->slots[l] == s->size || length + n <= end) return n;
+    if (length + 1 > s->window[l] + tile) {
+        CacheNeed need = need_of(m, l);
+        size_t first = (length + 1 - s->window[l] - tile) / tile * tile;
+        if (first < s->first[l]) first = s->first[l];             // after a rewind: what is gone is gone
+        size_t heads = s->count * need.heads, away = first - s->first[l], kept = (length - first) * sizeof(real);
+        PROFILE(cache, 0, 2 * heads * (length - first) * (need.k + need.v));
+        for (size_t h = 0; h < heads; h++) {
+            real *k = s->k[l] + h * s->slots[l] * need.k, *v = s->v[l] + h * s->slots[l] * need.v;
+            memmove(k, k + away * need.k, kept * need.k);
+            memmove(v, v + away * need.v, kept * need.v);
+        }
+        s->first[l] = first, end = first + s->slots[l];
+    }
+    return length + n <= end ? n : end - length;
+}
+
+void blocks_rewind(Blocks *s, size_t length, size_t to) {
+    if (to && (keep_evicts(&s->keep.o) || s->keep.o.bits < 16))
+        fail("a cache of %zu tokens cannot go back to %zu: what has gone or been rounded since then does not come back",
+             length, to);
+    for (size_t l = 0; l < s->layers; l++) {
+        if (to && s->first[l] && s->first[l] + s->window[l] > to + 1)
+            fail("a window of %zu tokens has moved on: a cache of %zu cannot go back to %zu", s->window[l], length, to);
+        if (!to) s->first[l] = 0;
+    }
+    if (state_size(s) && to) fail("a recurrent state of %zu tokens cannot go back to %zu, only to 0", length, to);
+}
+
 // ---- whole blocks --------------------------------------------------------------------------------
 // Calls a function on what a block holds in each layer, one piece of memory after the other.
 typedef void Visit(void *piece, size_t bytes, void *to);
 static void visit(const Model *m, const Blocks *s, uint32_t block, Visit *call, char *to) {
     for (size_t l = 0; l < s->layers; l++) {
         CacheNeed need = need_of(m, l);
-        size_t k = need.heads * s->size * need.k, v = need.heads * s->size * need.v;
+        size_t k = need.heads * s->slots[l] * need.k, v = need.heads * s->slots[l] * need.v;
         if (k) call(s->k[l] + block * k, k * sizeof(real), to), to += k * sizeof(real);
         if (v) call(s->v[l] + block * v, v * sizeof(real), to), to += v * sizeof(real);
         if (!s->keep.at) continue;
-        size_t slots = need.heads * s->size, at = slots * sizeof(uint32_t), score = slots * sizeof(real);
+        size_t slots = need.heads * s->slots[l], at = slots * sizeof(uint32_t), score = slots * sizeof(real);
         call(s->keep.at[l] + block * slots, at, to), to += at;
         call(s->keep.score[l] + block * slots, score, to), to += score;
     }
@@ -119,8 +163,8 @@ static size_t bytes_of_keys(const Model *m, const Blocks *s) {
     size_t numbers = 0, slots = 0;
     for (size_t l = 0; l < s->layers; l++) {
         CacheNeed need = need_of(m, l);
-        numbers += need.heads * s->size * (need.k + need.v);
-        if (s->keep.at) slots += need.heads * s->size;
+        numbers += need.heads * s->slots[l] * (need.k + need.v);
+        if (s->keep.at) slots += need.heads * s->slots[l];
     }
     return numbers * sizeof(real) + slots * (sizeof(uint32_t) + sizeof(real));
 }
@@ -145,8 +189,25 @@ void blocks_load(const Model *m, Blocks *s, const void *from, uint32_t block) {
     if (!length) drop_state(s, block);
     else memcpy(take_state(s, block, length)->numbers, at + sizeof length, state_size(s) * sizeof(real));
 }
+void blocks_copy_to(const Model *m, Blocks *s, uint32_t to, const Blocks *others, uint32_t from, size_t length) {
+    for (size_t l = 0; l < s->layers; l++) {
+        CacheNeed need = need_of(m, l);
+        size_t slots = s->slots[l], held = (length - others->first[l]) * sizeof(real);
+        s->first[l] = others->first[l];
+        for (size_t h = 0; h < need.heads; h++) {
+            size_t there = (to * need.heads + h) * slots, here = (from * need.heads + h) * slots;
+            if (need.k) memcpy(s->k[l] + there * need.k, others->k[l] + here * need.k, held * need.k);
+            if (need.v) memcpy(s->v[l] + there * need.v, others->v[l] + here * need.v, held * need.v);
+            if (!s->keep.at) continue;
+            memcpy(s->keep.at[l] + there, others->keep.at[l] + here, length * sizeof **s->keep.at);
+            memcpy(s->keep.score[l] + there, others->keep.score[l] + here, length * sizeof **s->keep.score);
+        }
+    }
+    if (!state_size(s)) return;
+    const State *state = &others->state[from];
+    if (!state->length) drop_state(s, to);
+    else memcpy(take_state(s, to, state->length)->numbers, state->numbers, state_size(s) * sizeof(real));
+}
 void blocks_copy(const Model *m, Blocks *s, uint32_t from, uint32_t to) {
-    char *held = xmalloc(blocks_bytes(m, s) + 1);
-    blocks_save(m, s, from, held), blocks_load(m, s, held, to);
-    free(held);
+    blocks_copy_to(m, s, to, s, from, s->size);
 }

@@ -7,31 +7,37 @@
 // block keeps its own, so that another text can go on from there.
 #ifndef BLOCKS_H
 #define BLOCKS_H
-#include "model/cache.h"
+#include "model/keep.h"
 
 // Of all layers after the first `length` tokens of a text; numbers: NULL, or [state_at[layers]].
 typedef struct { real *numbers; size_t length; } State;
 
-// k of layer l: [blocks, key heads, block size, numbers], v likewise (NULL for mla, whose latent is in k); the state of
-// layer l begins at state_at[l].
+// Keys and values after RoPE for mha, gqa and swa, latent and rotated key for mla (read with absorbed matrices), a
+// state for linear mixers. k of layer l: [blocks, key heads, slots[l], numbers], v likewise (NULL for mla, whose latent
+// is in k); the state of layer l begins at state_at[l]. A block has as many slots as positions. But of long blocks, one
+// for each text and all texts of the same length, swa drops what its window has left behind: the slots are then those
+// of the positions from first[l] on.
 typedef struct {
-    size_t count, size, layers;
+    size_t count, size, layers, *slots, *first, *window;
     real **k, **v;
     size_t *state_at;
     State *state;            // [count]
     bool snapshots;
-    Keep keep;               // at, score: [blocks, key heads, block size]
+    Keep keep;               // at, score: [blocks, key heads, slots]
     real **spare; size_t spares;        // memory of states that nobody needs now
     Arena arena;
 } Blocks;
 
 Blocks *blocks_new(const Model *m, size_t count, size_t block_size);
+Blocks *blocks_new_long(const Model *m, size_t count, size_t capacity);
 // Before the first step: what is kept of each text, in its blocks, is as the options say. A block's places are then of
 // slots (keep.h) and not of positions, a row needs a table for keep_most() of them, and tells how long its prompt is.
 void blocks_keep(const Model *m, Blocks *s, const KeepOptions *o);
 void blocks_free(Blocks *s);
 size_t blocks_bytes(const Model *m, const Blocks *s);            // of one block, in all layers, and its state
 void blocks_copy(const Model *m, Blocks *s, uint32_t from, uint32_t to);
+// The first `length` positions, or slots, of a block of others, which has as many slots.
+void blocks_copy_to(const Model *m, Blocks *s, uint32_t to, const Blocks *others, uint32_t from, size_t length);
 void blocks_save(const Model *m, const Blocks *s, uint32_t block, void *to);     // blocks_bytes
 void blocks_load(const Model *m, Blocks *s, const void *from, uint32_t block);
 
@@ -39,10 +45,17 @@ void blocks_load(const Model *m, Blocks *s, const void *from, uint32_t block);
 // table covers past + n. Logits are wanted of tokens logits_from .. n-1. prompt: for blocks_keep.
 typedef struct { const int *tokens; size_t n, past; const uint32_t *block; size_t logits_from, prompt; } Row;
 
-// Where a position of a head of the row stands in the blocks of a layer that has `heads` of them.
-static inline size_t block_slot(const Blocks *s, const Row *r, size_t heads, size_t head, size_t position) {
-    return (r->block[position / s->size] * heads + head) * s->size + position % s->size;
+// Where a position of a head of the row stands in the blocks of layer l, which has `heads` of them.
+static inline size_t block_slot(const Blocks *s, size_t l, const Row *r, size_t heads, size_t head, size_t position) {
+    return (r->block[position / s->size] * heads + head) * s->slots[l] + position % s->size - s->first[l];
 }
+
+// Long blocks. Where the slots of layer l are used up, drops tiles that no query will see again, but for one more that
+// a rewind may want back. Returns how many of n new positions there are slots for behind `length` of them.
+size_t blocks_slide(const Model *m, Blocks *s, size_t l, size_t length, size_t n);
+// Back from `length` positions to fewer; fails where a window, a recurrent state or what blocks_keep lets go cannot
+// go back.
+void blocks_rewind(Blocks *s, size_t length, size_t to);
 
 // How many of `past` tokens in these blocks a row can come after: all of them, but with recurrent states those up to
 // the last one that is still there.

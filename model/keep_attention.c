@@ -11,29 +11,24 @@
 #include <string.h>
 
 // ---- slots ---------------------------------------------------------------------------------------
-// A contiguous cache is a paged one with a block for each text.
-
 typedef struct {
     const Keep *keep; real *k, *v; uint32_t *at; real *score;
     size_t size, KV, D, Dv;                    // slots in a block
 } Store;
 static Store store_of(const Batch *b, size_t l, const AttnShape *s) {
-    const Keep *keep = b->cache ? &b->cache->keep : &b->paged.blocks->keep;
-    real *k = b->cache ? b->cache->k[l] : b->paged.blocks->k[l], *v = b->cache ? b->cache->v[l] : b->paged.blocks->v[l];
-    return (Store){keep, k, v, keep->at ? keep->at[l] : NULL, keep->score ? keep->score[l] : NULL,
-                   b->cache ? b->cache->slots[l] : b->paged.blocks->size, s->KV, s->D, s->Dv};
+    const Blocks *blocks = b->paged.blocks;
+    const Keep *keep = &blocks->keep;
+    return (Store){keep, blocks->k[l], blocks->v[l], keep->at ? keep->at[l] : NULL, keep->score ? keep->score[l] : NULL,
+                   blocks->size, s->KV, s->D, s->Dv};
 }
 
 typedef struct { size_t token, n, past, prompt, done; const uint32_t *block; } Text;
 static size_t texts_of(const Batch *b, Text **text, uint32_t **row) {
-    size_t count = b->cache ? b->B : b->paged.rows, token = 0;
+    size_t count = b->paged.rows;
     *text = xmalloc(count * sizeof **text), *row = xmalloc(count * sizeof **row);
-    for (size_t i = 0; i < count; i++) {
-        const Row *r = b->cache ? NULL : &b->paged.row[i];
-        (*row)[i] = (uint32_t)i;
-        (*text)[i] = r ? (Text){token, r->n, r->past, r->prompt, 0, r->block}
-                       : (Text){token, b->T, b->past, b->cache->prompt, 0, *row + i};
-        token += (*text)[i].n;
+    for EACH_PART(p, b) {
+        const Row *r = &b->paged.row[p.i];
+        (*row)[p.i] = (uint32_t)p.i, (*text)[p.i] = (Text){p.at, r->n, r->past, r->prompt, 0, r->block};
     }
     return count;
 }
@@ -204,11 +199,11 @@ static void clear_up(const Store *s, const Text *t, size_t n, size_t g) {
 // ---- all texts -----------------------------------------------------------------------------------
 
 bool keep_batch(const Batch *b) {
-    return (b->cache && keep_is_on(&b->cache->keep.o)) || (b->paged.rows && keep_is_on(&b->paged.blocks->keep.o));
+    return b->paged.rows && keep_is_on(&b->paged.blocks->keep.o);
 }
 bool keep_rotates(const Batch *b) {
     if (!keep_batch(b)) return false;
-    const KeepOptions *o = b->cache ? &b->cache->keep.o : &b->paged.blocks->keep.o;
+    const KeepOptions *o = &b->paged.blocks->keep.o;
     return o->packed || o->policy == KV_POLICY_pool;
 }
 

@@ -5,7 +5,7 @@
 #include "kernels/dispatch.h"
 #include "kernels/matmul.h"
 #include "kernels/ops.h"
-#include "model/blocks.h"
+#include "model/cache.h"
 #include "model/table.h"
 
 // ---- a layer -------------------------------------------------------------------------------------
@@ -98,19 +98,18 @@ typedef struct {
 
 // ---- the model -----------------------------------------------------------------------------------
 typedef struct {
-    size_t B, T, M, past;                  // M = B*T rows; past: tokens before them in the cache
+    size_t B, T, M;                        // M = B*T rows
     const int *tokens;                     // [M]
-    Cache *cache;                          // or NULL
     double row_scale;                      // 1 / rows of the whole step, for the routers' losses
     bool keep;                             // a backward will follow
     bool inference;                        // of a text that goes on: no router may look at later tokens
-    struct { Blocks *blocks; const Row *row; size_t rows; } paged;     // instead of a cache: rows of any length
+    struct { Blocks *blocks; const Row *row; size_t rows; } paged;     // of a step: rows of any length
 } Batch;
 
 // A part of a batch that has one past: all of it, or one row of a step. B sequences of T tokens, from token `at` on.
 typedef struct { size_t i, at, B, T, past; } Part;
 static inline Part part_at(const Batch *b, size_t i, size_t at) {
-    if (!b->paged.rows) return (Part){i, at, b->B, i ? 0 : b->T, b->past};
+    if (!b->paged.rows) return (Part){i, at, b->B, i ? 0 : b->T, 0};
     if (i == b->paged.rows) return (Part){i, at, 0, 0, 0};
     return (Part){i, at, 1, b->paged.row[i].n, b->paged.row[i].past};
 }
@@ -165,7 +164,7 @@ struct Branch {
     void (*layout_acts)(const Model *m, const Layer *layer, LayerActs *acts, Arena *arena, size_t B, size_t T,
                         bool keep);
     void (*layout_grads)(const Model *m, const Layer *layer, LayerGrads *grads, Arena *arena, size_t B, size_t T);
-    BranchForward *forward; BranchBackward *backward;                 // training, prefill and decoding (b->cache)
+    BranchForward *forward; BranchBackward *backward;                 // training and steps (b->paged)
     CacheNeed (*cache)(const Layer *layer);                           // NULL: keeps nothing of the past
     double (*flops)(const Model *m, const Layer *layer, size_t T);    // per token, beyond 6 per weight; NULL: none
     // Numbers of scratch memory beyond those of the products over all rows, and the rows that stacked products

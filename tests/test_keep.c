@@ -214,7 +214,8 @@ static void check_policy(Model *m, const char *flags, size_t prompt) {
     Cache *c = cache_new_kept(m, 1, LONG, &o, prompt);
     for (size_t done = 0, n; done < LONG; done += n) {
         n = smaller(LONG - done, 1 + rng_below(&r, 25));
-        Batch b = {.B = 1, .T = n, .M = n, .past = done, .cache = c, .inference = true};
+        Row row = {.n = n, .past = done, .block = c->table, .prompt = prompt};
+        Batch b = {.B = n, .T = 1, .M = n, .inference = true, .paged = {c->blocks, &row, 1}};
         const real *at = qkv + done * ROW;
         keep_attention(m, 0, (AttnOutput){.out = out + done * H * D, .out_stride = H * D},
                        (KeepInput){at, ROW, at + H * D, at + (H + KV) * D, ROW}, s, &b);
