@@ -406,7 +406,7 @@ static void report(const Source *s, const Sampler *t, const Clock *clock) {
     size_t written = t->count - t->prompt, texts = t->options.samples;
     size_t decoded = written > 1 ? texts * (written - 1) : 0;                        // the prefill gave the first
     ModelSize size = model_size(&s->config);
-    size_t each = size.cache_bytes_per_token, held = texts * keep_held(&t->keep, t->prompt, cache_length(t->cache));
+    size_t each = size.cache_bytes_per_token, held = texts * cache_held(t->cache);
     size_t half = t->window > 1 ? t->window / 2 : 1;
     fprintf(stderr, "\nprefill  %zu token%s, %.0f tok/s", clock->read, plural(clock->read),
             (double)clock->read / clock->prefill);

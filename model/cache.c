@@ -53,7 +53,7 @@ Cache *cache_repeat(const Model *m, const Cache *c, size_t rows) {
     all->length = c->length;
     for (size_t l = 0; l < c->layers; l++) {
         CacheNeed need = m->layers[l].mixer->cache(&m->layers[l]);
-        size_t slots = c->slots[l], known = keep_held(&c->keep.o, c->prompt, c->length) - c->first[l];
+        size_t slots = c->slots[l], known = cache_held(c) - c->first[l];
         size_t held = known * sizeof(real);
         all->first[l] = c->first[l];
         for (size_t b = 0; b < rows; b++)
@@ -79,9 +79,11 @@ void cache_free(Cache *c) {
 }
 size_t cache_length(const Cache *c) { return c->length; }
 
+size_t cache_held(const Cache *c) { return keep_held(&c->keep.o, c->prompt, c->length); }
+
 bool cache_holds(const Model *m, const Cache *c, size_t position) {
     bool pools = c->keep.o.policy == KV_POLICY_pool;
-    size_t held = keep_held(&c->keep.o, c->prompt, c->length);
+    size_t held = cache_held(c);
     if (!keep_evicts(&c->keep.o)) return position < c->length;
     for (size_t l = 0; l < c->layers; l++)
         for (size_t g = 0; g < m->layers[l].mixer->cache(&m->layers[l]).heads; g++)
