@@ -97,7 +97,7 @@ bool cache_holds(const Model *m, const Cache *c, size_t position) {
 
 void cache_rewind(Cache *c, size_t length) {
     if (length >= c->length) return;
-    if (length && (keep_evicts(&c->keep.o) || c->keep.o.bits < 16))
+    if (length && keep_alters(&c->keep.o))
         fail("a cache of %zu tokens cannot go back to %zu: what has gone or been rounded since then does not come back",
              c->length, length);
     for (size_t l = 0; l < c->layers; l++) {
