@@ -203,7 +203,7 @@ static Service open_run(const ServeOptions *o) {
     Service run = {.o = *o, .seed = o->seed, .keep = xmalloc(sizeof *run.keep)};
     *run.keep = keep_options(&serve_table, o);
     SchedOptions s = {o->budget, o->running, o->chunk, o->sched, o->admit, o->victim, o->preempt, o->watermark, o->shed,
-                      o->prefix_cache, keep_evicts(run.keep) ? served_slots : NULL, run.keep};
+                      o->prefix_cache, keep_alters(run.keep) ? served_slots : NULL, run.keep};
     // The key is nobody's to know, for who knows it can make prompts collide; no result depends on it.
     run.pool = pool_new(o->blocks, o->block, places, random_key(), 64);
     run.sched = sched_new(s, run.pool);

@@ -9,6 +9,7 @@
 
 bool keep_evicts(const KeepOptions *o) { return o->policy != KV_POLICY_full; }
 bool keep_is_on(const KeepOptions *o) { return keep_evicts(o) || o->bits < 32; }
+bool keep_alters(const KeepOptions *o) { return keep_evicts(o) || o->bits < 16; }
 bool keep_looks(const KeepOptions *o) { return o->policy == KV_POLICY_h2o || o->policy == KV_POLICY_snapkv; }
 
 // ---- how many ------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ typedef struct { KeepOptions o; uint32_t **at; real **score; } Keep;
 
 bool keep_evicts(const KeepOptions *o);
 bool keep_is_on(const KeepOptions *o);                   // evicts or rounds
+bool keep_alters(const KeepOptions *o);                  // what is written changes later: no other text can use it
 bool keep_looks(const KeepOptions *o);                   // asks how much queries look at keys
 size_t keep_begin(const KeepOptions *o, size_t prompt);
 // Slots of a head after `length` tokens; the most of them while tokens from .. to-1 come, which is what memory must be

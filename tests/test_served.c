@@ -59,7 +59,7 @@ static Seen check_engine(const char *flags, Model *m, SchedOptions o, size_t blo
     SampleOptions sampling = sample_defaults(SEED, 0);
     Pool *pool = pool_new(blocks, size, o.preempt == PREEMPT_swap ? blocks : 0, 1, 64);
     KeepOptions keep = tried.keep ? *tried.keep : keep_everything();
-    if (keep_evicts(&keep)) o.slots = served_slots, o.keep = &keep;
+    if (keep_alters(&keep)) o.slots = served_slots, o.keep = &keep;
     Sched *sched = sched_new(o, pool);
     Served *served = served_new(m, blocks, size, o.running, o.preempt == PREEMPT_swap ? blocks : 0, sampling, VOCAB);
     if (tried.snapshots) served_keep_snapshots(served);
@@ -110,7 +110,7 @@ static void kept(void) {
         {.policy = KV_POLICY_window, .budget = 9, .bits = 32}, {.policy = KV_POLICY_h2o, .budget = 7, .bits = 32},
         {.policy = KV_POLICY_sink, .budget = 6, .from = 1, .bits = 16, .packed = true},
         {.policy = KV_POLICY_snapkv, .budget = 8, .bits = 32}, {.policy = KV_POLICY_pool, .budget = 6, .bits = 32},
-        {.policy = KV_POLICY_full, .bits = 4, .group = 6, .residual = 3}};
+        {.policy = KV_POLICY_full, .bits = 2, .group = 4, .residual = 2}};
     Model *m = open_model("--attn gqa --kv-heads 2");
     for (size_t i = 0; i < sizeof keep / sizeof *keep; i++) {
         char *name = xprintf("policy %d, %zu bits", keep[i].policy, keep[i].bits);
@@ -122,6 +122,8 @@ static void kept(void) {
         preempted += check_engine(name, m, o, 14, 3, tried).preempted;
         o.admit = ADMIT_full;
         check_engine(name, m, o, 14, 3, tried);
+        o.running = 2, o.admit = ADMIT_prompt, tried.forks = true;     // the second of two comes when the first is far
+        check_engine(name, m, o, 200, 3, tried);
         CHECK((preempted == 0) == (keep[i].from == 1), "%s: preempted %zu times by a pool of 14 blocks", name,
               preempted);
         free(name);
