@@ -405,7 +405,7 @@ static void refuse_kept(const ServeOptions *o) {
     if (once && *o->draft)
         usage_error("--draft: a guess that was wrong has made pairs go, or be rounded, that do not come back; leave %s "
                     "out", flag);
-    if (once && (*o->calibrate || o->clock == CLOCK_model))
+    if (once && (*o->calibrate || o->clock != CLOCK_real))
         usage_error("%s: a table of costs has a price for each cached token, whether it is kept or not; use --clock "
                     "real, without --calibrate", flag);
 }
