@@ -8,7 +8,7 @@
 # make demo         train the default model, look at what it says
 # make claims       the verdicts, recomputed from the records, and the tests of what computes them
 # make bench        speed, as a share of what this machine can do (ARGS=--quick: in a minute)
-# make versus       speed against PyTorch, eager and compiled
+# make versus       speed against PyTorch, eager and compiled    make versus-llama  batched decoding against llama.cpp
 # make clients      real clients talk to ./serve: curl, the openai package, lm-eval, the requests of vllm bench
 # make fuzz         libFuzzer on everything that reads a file or a flag    make replay   its corpus once more
 # make SIMD=avx512|avx2|plain|neon|soft, DOUBLE=1, DEBUG=1, CC=clang: another build, in a directory of its own
@@ -180,11 +180,17 @@ claims: ready
 	claims/check
 	python=$$(tests/venv.sh claims/requirements.txt) && OMP_WAIT_POLICY=passive $$python -B tests/claims.py
 
-# Beside PyTorch where make oracle has installed it; TORCH=1 installs it. ARGS: sections and flags.
+# Beside PyTorch where make oracle has installed it; TORCH=1 installs it. LLAMA=1 compiles llama.cpp, in a quarter of an
+# hour; beside it, too, from then on. ARGS: sections and flags.
 bench: ready
 	+$(BUILD) all $(BIN)bench/bench
 	python=$$(tests/venv.sh $(if $(TORCH),,--find) tests/oracle-requirements.txt) && \
-	$(BIN)bench/bench $(ARGS) --torch "$$python"
+	llama=$$(CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" tests/venv.sh $(if $(LLAMA),,--find) \
+	tests/llama-requirements.txt) && $(BIN)bench/bench $(ARGS) --torch "$$python" --llama "$$llama"
+
+# Batched decoding beside llama.cpp: one section, two minutes.
+versus-llama:
+	$(MAKE) bench LLAMA=1 ARGS="llama $(ARGS)"
 
 versus:
 	$(MAKE) bench TORCH=1 ARGS="torch $(ARGS)"
@@ -227,7 +233,7 @@ endif
 clean:
 	rm -rf build train generate serve gpt bench/bench
 
-.PHONY: all test oracle mutations clients claims digest onefile bench versus asan tsan fuzz replay demo ready found \
-        clean always
+.PHONY: all test oracle mutations clients claims digest onefile bench versus versus-llama asan tsan fuzz replay demo \
+        ready found clean always
 -include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(HARNESS:.o=.d)
 -include $(PROGRAMS:%.c=$(B)/objects/%.d) $(SERVER:%.c=$(B)/objects/%.d)

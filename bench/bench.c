@@ -27,6 +27,7 @@ static const Section sections[] = {
     {"context", "writing, by the length of the text before", bench_context},
     {"rows", "a step of 1 to 64 texts over blocks, each a token further", bench_rows},
     {"torch", "the training steps beside PyTorch", bench_torch},
+    {"llama", "batched decoding beside llama.cpp", bench_llama},
     {"threads", "scaling over threads", bench_threads},
     {"memory", "peak memory against the prediction of --dry-run", bench_memory},
 };
@@ -51,6 +52,7 @@ static const FlagTable table = {
              "  decode      reading and writing           context     writing, by the length of the text before\n"
              "  rows        a step of 1 to 64 texts\n"
              "  torch       the steps beside PyTorch, with --torch\n"
+             "  llama       batched decoding beside llama.cpp, with --llama\n"
              "  threads     scaling over threads          memory      peak memory against --dry-run",
     .examples = "  bench/bench steps --rounds 15\n  bench/bench products attention --quick --out /tmp/mine.json\n",
 };
@@ -153,7 +155,7 @@ static void check_out(const char *path) {
 }
 
 static Bench prepare(const Options *o) {
-    Bench b = {.effort = o->tiny ? TINY : o->quick ? QUICK : FULL, .python = o->torch};
+    Bench b = {.effort = o->tiny ? TINY : o->quick ? QUICK : FULL, .python = o->torch, .llama = o->llama};
     b.rounds = o->rounds ? o->rounds : b.effort == FULL ? 7 : b.effort == QUICK ? 3 : 1;
     b.least_seconds = b.effort == FULL ? 0.02 : 0.005;
     b.threads = o->threads ? (int)o->threads : omp_get_max_threads();
@@ -174,6 +176,7 @@ int main(int argc, char **argv) {
     flags_parse(&table, &o, argc - words, argv + words, NULL);
     check_out(o.out);
     if (*o.torch && access(o.torch, X_OK) != 0) usage_error("--torch %s: there is no such program", o.torch);
+    if (*o.llama && access(o.llama, X_OK) != 0) usage_error("--llama %s: there is no such program", o.llama);
     Bench b = prepare(&o);
     json_t *machine = run_machine(b.threads);
     Limits first = measure_machine(&b);

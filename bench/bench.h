@@ -10,6 +10,7 @@
 #include "model/optimizer.h"
 #include "moe.h"
 #include <jansson.h>
+#include <sys/types.h>
 
 typedef enum { TINY, QUICK, FULL } Effort;      // tiny: once, at the smallest sizes, to see that it works
 enum { GROUP_PRODUCTS, GROUP_STEPS, GROUP_ATTENTION, GROUP_INFERENCE, GROUPS };    // of the roofline's points
@@ -20,6 +21,7 @@ typedef struct {
     double least_seconds;      // that one sample takes: the work is repeated until then
     int threads;
     const char *python;        // with PyTorch in it, or ""
+    const char *llama;         // a python with llama-cpp-python in it, or ""
     ReadProbe probe;
     size_t caches;             // bytes of the last-level caches
     double load;               // processes that wanted a core in the minute before the start
@@ -51,6 +53,17 @@ double spread_of(Summary s);                                        // half the 
 double peak_now(Bench *b, int threads);                             // GFLOP/s
 double bandwidth_now(Bench *b, int threads);                        // GB/s
 
+// ---- somebody else's program ---------------------------------------------------------------------
+typedef struct { pid_t pid; FILE *ask, *answers; char version[128], error[256]; } Peer;
+// A script with one string of arguments. False: it does not run, and p->error says why; peer_stop() in any case.
+bool peer_start(Peer *p, const char *python, const char *script, const char *arguments);
+bool peer_seconds(Peer *p, double *seconds, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void peer_stop(Peer *p);
+
+// The same, but rounds in which other processes use the cores are run again, as long as `again` allows. Returns how
+// many of those kept were disturbed all the same. peer: whose time is no one else's.
+size_t race_quiet(Bench *b, const char *name, Contestant *c, size_t n, const Peer *peer, size_t again);
+
 // ---- what is left --------------------------------------------------------------------------------
 json_t *summary_json(Summary s);
 json_t *contestant_json(const Bench *b, const Contestant *c);       // seconds, GFLOP/s, GB/s, share
@@ -64,6 +77,7 @@ void bench_attention(Bench *b);
 void bench_decode(Bench *b);
 void bench_context(Bench *b);
 void bench_rows(Bench *b);
+void bench_llama(Bench *b);
 void bench_torch(Bench *b);
 void bench_threads(Bench *b);
 void bench_memory(Bench *b);
@@ -84,6 +98,16 @@ void trainer_free(Trainer *t);
 double trainer_run(void *trainer, size_t steps);                    // a Timed: whole steps on random tokens
 double trainer_flops(const Trainer *t);                             // useful, of one step
 double trainer_bytes(const Trainer *t);                             // that one step must move, at least
+
+// ---- a step of a server ----------------------------------------------------------------------------
+// `rows` texts over blocks of their own, each with `past` tokens before it, go on by one.
+enum { MOST_ROWS = 64, ROW_BLOCK = 16 };
+typedef struct { Model *model; Blocks *blocks; Row row[MOST_ROWS]; size_t rows; real *logits; } Server;
+Server *server_new(Model *m, Blocks *blocks, size_t rows, size_t past);
+void server_free(Server *s);
+double server_run(void *server, size_t steps);                      // a Timed
+double server_flops(const ModelSize *size, size_t rows);            // of a step, for half of the model's context
+double server_bytes(const ModelSize *size, size_t rows, size_t past);
 
 // The settings that steps, torch and threads share.
 extern const char small_flags[], mid_flags[], baby_flags[];

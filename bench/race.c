@@ -5,6 +5,7 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 // ---- the limits ----------------------------------------------------------------------------------
@@ -56,6 +57,12 @@ static void warm_up(Bench *b, Contestant *c) {
     }
 }
 
+static double process_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 static void show_progress(const char *name, const char *what, size_t i, size_t n) {
     if (!isatty(2)) return;
     if (i < n) fprintf(stderr, "\r%s: %s %zu of %zu ", name, what, i + 1, n);
@@ -63,22 +70,55 @@ static void show_progress(const char *name, const char *what, size_t i, size_t n
     fflush(stderr);
 }
 
-void race(Bench *b, const char *name, Contestant *c, size_t n) {
+static void run_round(Bench *b, size_t round, Contestant *c, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (!c[i].run) continue;
+        double least = least_seconds(b, &c[i]);
+        c[i].seconds[round] = run(b, &c[i], c[i].repeats) / (double)c[i].repeats;
+        c[i].share[round] = least / c[i].seconds[round];
+    }
+}
+
+// Seconds of the cores that processes other than this one and its peer have used since the machine started; 0 where the
+// system does not say.
+static double seconds_of_others(const Peer *peer) {
+    double field[10] = {0}, tick = 1 / (double)sysconf(_SC_CLK_TCK), user = 0, system = 0;
+    FILE *f = fopen("/proc/stat", "r");
+    if (!f) return 0;
+    int fields = fscanf(f, "cpu %lf %lf %lf %lf %lf %lf %lf", field, field + 1, field + 2, field + 3, field + 4,
+                        field + 5, field + 6);
+    fclose(f);
+    char *path = xprintf("/proc/%d/stat", (int)peer->pid);
+    if ((f = fopen(path, "r"))) {
+        if (fscanf(f, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lf %lf", &user, &system) != 2)
+            user = system = 0;
+        fclose(f);
+    }
+    free(path);
+    double all = field[0] + field[1] + field[2] + field[5] + field[6];
+    return fields < 7 ? 0 : (all - user - system) * tick - process_seconds();
+}
+
+size_t race_quiet(Bench *b, const char *name, Contestant *c, size_t n, const Peer *peer, size_t again) {
+    const double allowed = 0.02;               // of the cores
+    size_t disturbed = 0;
     for (size_t i = 0; i < n; i++) {
         show_progress(name, "warming up", i, n);
         if (c[i].run) warm_up(b, &c[i]);
     }
     for (size_t r = 0; r < b->rounds; r++) {
         show_progress(name, "round", r, b->rounds);
-        for (size_t i = 0; i < n; i++) {
-            if (!c[i].run) continue;
-            double least = least_seconds(b, &c[i]);
-            c[i].seconds[r] = run(b, &c[i], c[i].repeats) / (double)c[i].repeats;
-            c[i].share[r] = least / c[i].seconds[r];
-        }
+        double others = peer ? seconds_of_others(peer) : 0, start = seconds_now();
+        run_round(b, r, c, n);
+        double all = (seconds_now() - start) * omp_get_num_procs();
+        if (!peer || seconds_of_others(peer) - others < allowed * all) continue;
+        if (again) again--, r--;
+        else disturbed++;
     }
     show_progress(name, "", 1, 1);
+    return disturbed;
 }
+void race(Bench *b, const char *name, Contestant *c, size_t n) { race_quiet(b, name, c, n, NULL, 0); }
 
 void race_free(Contestant *c, size_t n) {
     for (size_t i = 0; i < n; i++) free(c[i].seconds), free(c[i].share);

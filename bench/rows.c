@@ -9,22 +9,24 @@ static const struct { const char *name, *flags; size_t vocab, past; Effort from;
     {"tiny", "--layers 2 --width 64 --heads 2 --context 64", 256, 32, TINY},
 };
 static const size_t counts[] = {1, 2, 4, 8, 12, 13, 16, 24, 32, 64};
-enum { COUNTS = sizeof counts / sizeof counts[0], MOST = 64, BLOCK = 16 };
+enum { COUNTS = sizeof counts / sizeof counts[0] };
 
-typedef struct { Model *model; Blocks *blocks; Row row[MOST]; size_t rows; real *logits; } Server;
-
-static double run_step(void *work, size_t repeats) {
-    Server *s = work;
+double server_run(void *server, size_t steps) {
+    Server *s = server;
     double start = seconds_now();
-    for (size_t i = 0; i < repeats; i++) model_step(s->model, s->blocks, s->row, s->rows, s->logits);
+    for (size_t i = 0; i < steps; i++) model_step(s->model, s->blocks, s->row, s->rows, s->logits);
     return seconds_now() - start;
 }
+double server_flops(const ModelSize *size, size_t rows) { return (double)rows * size->flops_per_token / 3; }
+double server_bytes(const ModelSize *size, size_t rows, size_t past) {
+    return (double)size->packed_bytes + (double)rows * (double)(past * size->cache_bytes_per_token);
+}
 
-// Its texts have `past` tokens, whose keys are zeros, which takes as long as others. Blocks stand backwards.
-static Server *server_new(Model *m, Blocks *blocks, size_t rows, size_t past) {
+// Keys are zeros, which takes as long as others. Blocks stand backwards.
+Server *server_new(Model *m, Blocks *blocks, size_t rows, size_t past) {
     static const int token[1] = {1};
     Server *s = xmalloc(sizeof *s);
-    size_t each = past / BLOCK + 1;
+    size_t each = past / ROW_BLOCK + 1;
     *s = (Server){.model = m, .blocks = blocks, .rows = rows,
                   .logits = xmalloc(size_mul(size_mul(rows, model_config(m)->vocab), sizeof *s->logits))};
     uint32_t *table = xmalloc(rows * each * sizeof *table);
@@ -34,7 +36,7 @@ static Server *server_new(Model *m, Blocks *blocks, size_t rows, size_t past) {
     return s;
 }
 
-static void server_free(Server *s) {
+void server_free(Server *s) {
     free((void *)s->row[0].block), free(s->logits), free(s);
 }
 
@@ -55,14 +57,13 @@ void bench_rows(Bench *b) {
     size_t past = settings[i].past;
     ModelSize size = model_size(&config);                // whose context is twice as long: a token sees half of it
     Model *m = model_new(&config, false);
-    Blocks *blocks = blocks_new(m, MOST * (past / BLOCK + 1), BLOCK);
+    Blocks *blocks = blocks_new(m, MOST_ROWS * (past / ROW_BLOCK + 1), ROW_BLOCK);
     Server *s[COUNTS];
     Contestant c[COUNTS] = {{0}};
     for (size_t k = 0; k < COUNTS; k++) {
-        double rows = (double)counts[k];
         s[k] = server_new(m, blocks, counts[k], past);
-        c[k] = (Contestant){.run = run_step, .work = s[k], .flops = rows * size.flops_per_token / 3,
-                            .bytes = (double)size.packed_bytes + rows * (double)(past * size.cache_bytes_per_token)};
+        c[k] = (Contestant){.run = server_run, .work = s[k], .flops = server_flops(&size, counts[k]),
+                            .bytes = server_bytes(&size, counts[k], past)};
     }
     double least = b->least_seconds;
     b->least_seconds = 5 * least;

@@ -1,79 +1,25 @@
 // torch.c: the training steps of small, mid and baby in PyTorch, eager and compiled, in turns with ours. PyTorch runs
-// in a process of its own (torch_steps.py), which sleeps while it is not asked.
+// in a process of its own (torch_steps.py).
 #include "run/run.h"
 #include "bench/bench.h"
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 static const struct { const char *name, *flags; size_t vocab; double goal; Effort from; } settings[] = {
     {"small", small_flags, 65, 2.5, QUICK}, {"mid", mid_flags, 4096, 1, FULL}, {"baby", baby_flags, 65, 1.4, FULL}};
 enum { SETTINGS = sizeof settings / sizeof settings[0], OURS = 0, EAGER, COMPILED, MODES };
 static const char *const mode_name[MODES] = {"ours", "eager", "compiled"};
 
-// ---- the other process ---------------------------------------------------------------------------
-typedef struct { pid_t pid; FILE *ask, *answers; char version[64], error[256]; } Torch;
-typedef struct { Torch *torch; int mode; const Config *config; bool failed; } Work;
-
-static bool read_answer(Torch *t, char line[256]) {
-    if (!fgets(line, 256, t->answers)) {
-        snprintf(t->error, sizeof t->error, "PyTorch ended unexpectedly");
-        return false;
-    }
-    line[strcspn(line, "\n")] = '\0';
-    if (strncmp(line, "error", 5)) return true;
-    snprintf(t->error, sizeof t->error, "%.250s", line);
-    return false;
-}
-
-static void become_torch(const char *python, int threads, int in, int out) {
-    char number[16];
-    snprintf(number, sizeof number, "%d", threads);
-    unsetenv("GOMP_SPINCOUNT"), unsetenv("KMP_BLOCKTIME");         // ours (lib/threads.h); PyTorch waits as it likes
-    dup2(in, 0), dup2(out, 1);
-    if (!freopen("/dev/null", "w", stderr)) _exit(127);
-    execl(python, python, "bench/torch_steps.py", number, (char *)NULL);
-    _exit(127);
-}
-
-static bool torch_start(Torch *t, const char *python, int threads) {
-    int ask[2], answer[2];
-    char line[256];
-    *t = (Torch){0};
-    if (pipe(ask) || pipe(answer)) fail("no pipe to PyTorch can be made");
-    signal(SIGPIPE, SIG_IGN); // if it ends, that is noticed when its answer is missing
-    fflush(stdout);
-    t->pid = fork();
-    if (t->pid == 0) {
-        close(ask[1]), close(answer[0]);
-        become_torch(python, threads, ask[0], answer[1]);
-    }
-    close(ask[0]), close(answer[1]);
-    t->ask = fdopen(ask[1], "w"), t->answers = fdopen(answer[0], "r");
-    if (!read_answer(t, line)) return false;
-    snprintf(t->version, sizeof t->version, "%.60s", line);
-    return true;
-}
-
-static void torch_stop(Torch *t) {
-    fclose(t->ask);
-    fclose(t->answers);
-    waitpid(t->pid, NULL, 0);
-}
+typedef struct { Peer *torch; int mode; const Config *config; bool failed; } Work;
 
 static double run_torch(void *work, size_t steps) {
     Work *w = work;
     const Config *c = w->config;
-    char line[256];
-    if (w->failed) return NAN;
-    fprintf(w->torch->ask, "%s %zu %zu %zu %zu %zu %zu %zu\n", mode_name[w->mode], c->layers, c->width, c->heads,
-            c->context, c->batch, c->vocab, steps);
-    fflush(w->torch->ask);
-    w->failed = !read_answer(w->torch, line);
-    return w->failed ? NAN : strtod(line, NULL);
+    double seconds = NAN;
+    if (!w->failed)
+        w->failed = !peer_seconds(w->torch, &seconds, "%s %zu %zu %zu %zu %zu %zu %zu\n", mode_name[w->mode], c->layers,
+                                  c->width, c->heads, c->context, c->batch, c->vocab, steps);
+    return seconds;
 }
 
 // ---- in turns ------------------------------------------------------------------------------------
@@ -103,7 +49,7 @@ static void report(Bench *b, size_t i, const Trainer *t, Contestant c[MODES], co
     add_result(b, "torch", o);
 }
 
-static void compare(Bench *b, Torch *torch) {
+static void compare(Bench *b, Peer *torch) {
     Trainer *t[SETTINGS] = {NULL};
     Contestant c[SETTINGS][MODES] = {{{0}}};
     Work work[SETTINGS][MODES] = {{{0}}};
@@ -129,17 +75,19 @@ static void compare(Bench *b, Torch *torch) {
 }
 
 void bench_torch(Bench *b) {
-    Torch torch;
+    Peer torch;
+    char threads[16];
     double least = b->least_seconds;
     if (!*b->python || b->effort == TINY) {
         printf("skipped: no PyTorch; `make bench TORCH=1` installs it into the cache folder (1.4 GB) and compares\n");
         return;
     }
     b->least_seconds = 10 * least;
-    if (torch_start(&torch, b->python, b->threads)) compare(b, &torch);
+    snprintf(threads, sizeof threads, "%d", b->threads);
+    if (peer_start(&torch, b->python, "bench/torch_steps.py", threads)) compare(b, &torch);
     else
         printf("skipped: %s cannot run bench/torch_steps.py (start it from the root of the repository): %s\n",
                b->python, torch.error);
     b->least_seconds = least;
-    torch_stop(&torch);
+    peer_stop(&torch);
 }

@@ -240,8 +240,8 @@ enum {
     FEW_QUERIES = 32,                   // queries of a key head, for which keys are not packed
 };
 
-// A tile of keys or values, in groups of 16 positions: where each begins, and those of the next tile, or behind the last
-// one of the next task. scattered: each group somewhere else, or so long that the next one is as far away as is
+// A tile of keys or values, in groups of 16 positions: where each begins, and those of the next tile, or behind the
+// last one of the next task. scattered: each group somewhere else, or so long that the next one is as far away as is
 // prefetched.
 typedef struct { const real **group; size_t stride; bool scattered; } Tile;
 

@@ -114,10 +114,10 @@ typedef void TileFunction(real *c, size_t ldc, const real *a, size_t lda, const 
                           const real *bias, const real *next);
 #define TILE_FUNCTION(name, rows, layout)                                                                  \
     static void name(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start, \
-                     const real *bias, const real *next) {                                                        \
+                     const real *bias, const real *next) {                                                 \
         micro_kernel(rows, layout, c, ldc, a, lda, b, K, start, bias, next);                               \
     }
-#define TILE(rows)                                   \
+#define TILE(rows)                                       \
     TILE_FUNCTION(tile_rows_##rows, rows, BY_ROWS)       \
     TILE_FUNCTION(tile_columns_##rows, rows, BY_COLUMNS) \
     TILE_FUNCTION(tile_sweep_##rows, rows, SWEEP)

@@ -2,6 +2,7 @@
 
     make bench TORCH=1 ARGS="--out claims/results/bench.json"                   measures again; leave it alone meanwhile
     make SIMD=avx2 build/avx2/bench/bench && build/avx2/bench/bench products --out claims/results/bench-avx2.json
+    make versus-llama ARGS="--out claims/results/llama.json"
 
 These numbers are of the machine that they name. Shares of its own limits and ratios are what carries over.
 """
@@ -42,7 +43,8 @@ class Bench:
                  "fma": f"{fma:.0f} GFLOP/s", "read": f"{read:.0f} GB/s",
                  "fma at the end": f"{self.all['limits_at_the_end']['fma_gflops']:.0f} GFLOP/s"}
         for name, of_section in (("steps", self.steps), ("torch", self.torch), ("decode", self.decode),
-                                 ("memory", self.memory), ("products", self.products), ("attention", self.attention)):
+                                 ("memory", self.memory), ("products", self.products), ("attention", self.attention),
+                                 ("llama", self.llama)):
             if name in self.sections:
                 found |= of_section(self.sections[name])
         return found
@@ -62,6 +64,17 @@ class Bench:
             better = max(r[mode]["share"]["median"] for mode in MODES[1:])
             found |= {f"{r['setting']}: times": f"{r['times_better_mode']:.2f}",
                       f"{r['setting']}: goal": percent(r["goal"] * better)}
+        return found
+
+    def llama(self, rows):
+        """Batched decoding by us and by llama.cpp, in turns: tokens per second and shares of the limit."""
+        found = {"llama: version": rows[0]["version"], "llama: goal": f"{rows[0]['goal']:.1f}",
+                 "llama: disturbed": f"{rows[0]['disturbed_rounds']} of {self.all['rounds']}",
+                 "llama: before": str(rows[0]["past"])}
+        for r in rows:
+            for side, speed in (("ours", r["tokens_per_second"]), ("llama", r["llama_tokens_per_second"])):
+                found[f"{r['rows']} rows: {side}"] = f"{speed:,.0f} tok/s, {percent(r[side]['share']['median'])}"
+            found[f"{r['rows']} rows: times"] = f"{r['times_llama']['median']:.2f}"
         return found
 
     def decode(self, rows):
