@@ -5,6 +5,7 @@
 #include "kernels/attention.h"
 #include "kernels/gates.h"
 #include "lib/profile.h"
+#include "model/keep_attention.h"
 #include "model/pieces.h"
 #include <math.h>
 #include <stdlib.h>
@@ -206,8 +207,11 @@ static void mha_forward(Model *m, size_t l, real *out, const real *x, const Batc
         normalise(m, &layer->mha.q_norm, qkv, acts->mha.q_norm, raw, b->M);
         normalise(m, &layer->mha.k_norm, qkv + k, acts->mha.k_norm, raw + k, b->M);
     }
-    rotate(m, layer, qkv, row, layer->H + layer->KV, layer->D, b, false);
-    if (b->paged.rows) attend_rows(m, l, b);
+    if (!keep_rotates(b)) rotate(m, layer, qkv, row, layer->H + layer->KV, layer->D, b, false);
+    if (keep_batch(b))
+        keep_attention(m, l, (AttnOutput){.out = acts->softmax.out, .out_stride = layer->H * layer->Dv},
+                       (KeepInput){qkv, row, qkv + k, qkv + k + layer->KV * layer->D, row}, attn_shape(m, layer), b);
+    else if (b->paged.rows) attend_rows(m, l, b);
     else attend(m, l, qkv, row, qkv_view(layer, qkv, b->T), b);
     output_forward(m, l, out, x, b);
 }
@@ -339,7 +343,9 @@ static void mla_absorbed(Model *m, size_t l, const Batch *b) {
             memcpy(latent_q + (t * H + h) * wide + R, acts->mla.q + (t * H + h) * D + N, P * sizeof *latent_q);
     AttnShape s = attn_shape(m, layer);      // the scale stays that of the full head
     s.KV = 1, s.D = wide, s.Dv = R;
-    attend_blocks((AttnOutput){.out = latent_out, .out_stride = H * R}, latent_q, H * wide, l, s, b, 0, b->M);
+    AttnOutput o = {.out = latent_out, .out_stride = H * R};
+    if (keep_batch(b)) keep_attention(m, l, o, (KeepInput){latent_q, H * wide, acts->mla.kv_a, NULL, wide}, s, b);
+    else attend_blocks(o, latent_q, H * wide, l, s, b, 0, b->M);
     for (size_t h = 0; h < H; h++)
         p[h] = (Product){.c = out + h * Dv, .ldc = H * Dv, .a = latent_out + h * R, .a_row = H * R, .a_col = 1,
                          .packed = m->packed + layer->mla.absorbed_v + h * packed_size(R, Dv), .M = b->M, .N = Dv,
@@ -354,6 +360,10 @@ static void append_latent(size_t l, const Layer *layer, const LayerActs *acts, c
     for EACH_PART(p, b)
         for (size_t i = 0; i < p.T; i++) {
             size_t position = p.past + i, token = p.at + i;
+            if (keep_batch(b)) {                                  // side by side, for keep_attention
+                memcpy(acts->mla.kv_a + token * wide, acts->mla.c + token * R, R * sizeof(real));
+                continue;
+            }
             real *slot = b->paged.blocks->k[l] + block_slot(b->paged.blocks, l, &b->paged.row[p.i], 1, 0, position) *
                                                      wide;
             memcpy(slot, acts->mla.c + token * R, R * sizeof *slot);

@@ -20,6 +20,7 @@
 #include "lib/threads.h"
 #include "run/report.h"
 #include "infer/maps.h"
+#include "infer/questions.h"
 #include "infer/sample.h"
 #include "infer/served.h"
 #include <dirent.h>
@@ -156,18 +157,19 @@ static Source open_source(const GenerateOptions *o, const bool *given) {
     return s;
 }
 
-static size_t memory_of_text(const Source *s, size_t prompt, size_t tokens) {
+static size_t memory_of_text(const Source *s, size_t prompt, size_t tokens, const KeepOptions *keep) {
     ModelSize size = model_size(&s->config);
-    size_t cache = size_mul(sampler_window(s->model, prompt, tokens), size.cache_bytes_per_token);
+    size_t held = keep_most(keep, prompt, 0, sampler_window(s->model, prompt, tokens));
+    size_t cache = size_mul(held, size.cache_bytes_per_token);
     return size_add(size_add(cache, size.state_bytes), size_mul(s->config.vocab, sizeof(real)));
 }
 
 // Before anything is allocated: a system that gives more memory than it has would be found out in the middle. Of a run
 // and its draft, or NULL, which follow the same text.
-static void check_memory(const Source *s, const Source *draft, size_t prompt, SampleOptions o) {
+static void check_memory(const Source *s, const Source *draft, size_t prompt, SampleOptions o, const KeepOptions *keep) {
     size_t tokens = size_add(prompt, o.tokens);
-    size_t each = size_add(size_mul(tokens, sizeof(int)), memory_of_text(s, prompt, o.tokens));
-    if (draft) each = size_add(each, memory_of_text(draft, prompt, o.tokens));
+    size_t each = size_add(size_mul(tokens, sizeof(int)), memory_of_text(s, prompt, o.tokens, keep));
+    if (draft) each = size_add(each, memory_of_text(draft, prompt, o.tokens, keep));
     double need = (double)size_mul(o.samples, each), memory = machine_memory();
     if (memory > 0 && need > memory)
         fail("%zu text%s of %zu tokens need %.1f GiB of memory, this machine has %.1f; %s", o.samples,
@@ -183,7 +185,8 @@ static Draft *open_draft(const GenerateOptions *o, const Source *s, Source *d, S
     check_files(o, d);
     report_draft(d->dir, d->config.vocab, s->dir, s->config.vocab, s->tokenizer);
     load_weights(o, d);
-    check_memory(s, d, n, sampling);
+    KeepOptions all = keep_everything();
+    check_memory(s, d, n, sampling, &all);
     size_t window = sampler_window(d->model, n, o->tokens);
     if (window < n + o->tokens)
         print_line(stderr, "note     --draft %s knows %zu positions: beyond them nothing is guessed\n", d->dir, window);
@@ -204,6 +207,9 @@ static size_t read_gamma(const GenerateOptions *o) {
 static void refuse_draft(const GenerateOptions *o) {
     if (!*o->draft) return;
     read_gamma(o);
+    if (o->kv_policy != KV_POLICY_full || o->kv_bits > KV_BITS_16)
+        usage_error("--draft: a guess that was wrong has made pairs go, or be rounded, that do not come back; leave "
+                    "--kv-policy at full and --kv-bits at 32 or 16");
     if (o->samples > 1) usage_error("--draft runs ahead of one text, but --samples is %zu", o->samples);
     if (o->accept == ACCEPT_ratio && strcmp(o->draft, "lookup") == 0)
         usage_error("--accept ratio keeps no more guesses of lookup, which are certain, than exact does; leave it out");
@@ -213,6 +219,39 @@ static void refuse_draft(const GenerateOptions *o) {
 static void refuse_state(const Source *s) {
     if (served_has_state(s->model))
         fail("--draft: %s has a recurrent state, which cannot forget a guess that was wrong", s->dir);
+}
+
+static void refuse_oracle(const GenerateOptions *o) {
+    if (o->kv_policy == KV_POLICY_oracle && !o->questions)
+        usage_error("--kv-policy oracle keeps what will be asked, which nobody knows of a text that is yet to be "
+                    "written; --questions of a run on recall says it");
+}
+
+// ---- questions -----------------------------------------------------------------------------------
+static void refuse_beside_questions(const bool *given) {
+    static const char *const of_texts[] = {"prompt", "prompt_file", "prompt_tokens", "tokens", "samples", "ignore_eos",
+                                           "show_special", "temperature", "sample_top_k", "top_p", "seed", "draft",
+                                           "picture", "profile", "roofline"};
+    for (size_t i = 0; i < sizeof of_texts / sizeof *of_texts; i++)
+        if (is_given(given, of_texts[i]))
+            usage_error("--%s has no effect with --questions, which writes no text",
+                        flags_shown(of_texts[i], (char[64]){0}));
+}
+
+// A line of JSON to stdout, the same in words to stderr.
+static void ask(const GenerateOptions *o, const Source *s, KeepOptions keep) {
+    if (!s->ours) usage_error("--questions: %s does not say which data it was trained on", s->dir);
+    Data *d = data_open(&s->config);
+    Questions q = questions_ask(s->model, d, (QuestionOptions){o->rows, o->questions, o->known, keep});
+    double all = (double)q.answers, right = (double)q.right / all, held = (double)q.held / all;
+    fprintf(stderr, "answers  %.4f right of %zu, %s before pairs went; the pair of %.4f was still there\n", right,
+            q.answers, o->known ? "known" : "not known", held);
+    fprintf(stderr, "kept     %zu of %zu pairs per head, %zu of %zu bytes per text where they are packed\n", q.pairs,
+            q.tokens, q.bytes, q.bytes_full);
+    printf("{\"accuracy\": %.17g, \"held\": %.17g, \"answers\": %zu, \"pairs_per_head\": %zu, \"tokens\": %zu, "
+           "\"bytes\": %zu, \"bytes_full\": %zu}\n", right, held, q.answers, q.pairs, q.tokens, q.bytes, q.bytes_full);
+    flush_output("");
+    data_close(d);
 }
 
 // ---- the prompt ----------------------------------------------------------------------------------
@@ -325,13 +364,13 @@ static void write_several(Sampler *s, Clock *clock, bool terminal) {
     free(prompt);
 }
 
-static Sampler *write_texts(const Source *s, const int *prompt, size_t n, SampleOptions o, Speculation *ahead,
-                            Clock *clock) {
+static Sampler *write_texts(const Source *s, const int *prompt, size_t n, SampleOptions o, KeepOptions keep,
+                            Speculation *ahead, Clock *clock) {
     bool terminal = isatty(STDOUT_FILENO);
-    check_memory(s, NULL, n, o);
+    check_memory(s, NULL, n, o, &keep);
     clock->start = seconds_now();
     if (clock->profiled) profile_start();
-    Sampler *sampler = sampler_new(s->model, s->tokenizer, prompt, n, o);
+    Sampler *sampler = sampler_new_kept(s->model, s->tokenizer, prompt, n, o, keep);
     process_catch_signals(true);        // from here on, the first one ends the text, and the report follows
     clock->prefill = sampler->prefill, clock->read = sampler->read;
     if (ahead->draft) {
@@ -348,11 +387,22 @@ static Sampler *write_texts(const Source *s, const int *prompt, size_t n, Sample
 }
 
 // ---- the report ----------------------------------------------------------------------------------
+static void report_kept(const Source *s, const Sampler *t) {
+    const KeepOptions *o = &t->keep;
+    size_t length = cache_length(t->cache), texts = t->options.samples;
+    size_t bytes = keep_bytes(s->model, o, t->prompt, length);
+    fprintf(stderr, "kept     %zu of %zu pairs per head", keep_held(o, t->prompt, length), length);
+    if (o->bits < 16) fprintf(stderr, ", %zu of them in %zu bits", length ? keep_rounded(o, length - 1) : 0, o->bits);
+    fprintf(stderr, ": %zu bytes per text where that is packed, with what describes it", bytes);
+    if (o->bits < 32) fprintf(stderr, "; in memory rounded numbers take as much as others");
+    fprintf(stderr, "%s\n", texts > 1 ? "; all texts alike" : "");
+}
+
 static void report(const Source *s, const Sampler *t, const Clock *clock) {
     size_t written = t->count - t->prompt, texts = t->options.samples;
     size_t decoded = written > 1 ? texts * (written - 1) : 0;                        // the prefill gave the first
     ModelSize size = model_size(&s->config);
-    size_t each = size.cache_bytes_per_token, held = texts * cache_length(t->cache);
+    size_t each = size.cache_bytes_per_token, held = texts * cache_held(t->cache);
     size_t half = t->window > 1 ? t->window / 2 : 1;
     fprintf(stderr, "\nprefill  %zu token%s, %.0f tok/s", clock->read, plural(clock->read),
             (double)clock->read / clock->prefill);
@@ -365,6 +415,7 @@ static void report(const Source *s, const Sampler *t, const Clock *clock) {
     if (size.state_bytes) fprintf(stderr, " and %zu bytes of state per text", size.state_bytes);
     fprintf(stderr, ", %.2f MiB for %zu token%s\n", (double)(each * held + texts * size.state_bytes) / (1 << 20), held,
             plural(held));
+    if (keep_is_on(&t->keep)) report_kept(s, t);
     if (t->ahead) {
         const Speculation *a = t->ahead;
         fprintf(stderr, "draft    %zu guess%s, %.0f%% kept; %.2f tokens a step\n", a->guessed,
@@ -421,9 +472,16 @@ int main(int argc, char **argv) {
     if (*o.picture) check_picture("picture", o.picture);
     if (*o.roofline) check_picture("roofline", o.roofline);
     memory_advice = "choose a shorter prompt, or fewer --tokens, --samples or --picture-tokens";
+    if (o.questions) refuse_beside_questions(given);
     refuse_draft(&o);
+    KeepOptions keep = keep_options(&generate_table, &o);
+    refuse_oracle(&o);
     Source s = open_source(&o, given);
     report_writing(&s.config, stderr);
+    if (o.questions) {
+        ask(&o, &s, keep);
+        return 0;
+    }
     int *prompt;
     size_t n = read_prompt(&o, given, &s, &prompt);
     refuse_long(&s.config, n, o.tokens);
@@ -437,7 +495,7 @@ int main(int argc, char **argv) {
                               .most = read_gamma(&o), .automatic = strcmp(o.gamma, "auto") == 0};
     if (*o.draft) refuse_state(&s);
     if (smaller_one.model) refuse_state(&smaller_one);
-    Sampler *sampler = write_texts(&s, prompt, n, sampling, &ahead, &clock);
+    Sampler *sampler = write_texts(&s, prompt, n, sampling, keep, &ahead, &clock);
     report(&s, sampler, &clock);
     if (clock.profiled) show_profile(&clock, o.roofline);
     size_t held = sampler->count < sampler->window ? sampler->count : sampler->window;

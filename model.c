@@ -364,7 +364,8 @@ static Batch batch_of_rows(Model *m, Blocks *s, const Row *rows, size_t count, i
         M += rows[i].n, longest = end > longest ? end : longest;
         if (!rows[i].n || rows[i].logits_from > rows[i].n)
             fail("row %zu of a step has %zu tokens and logits from %zu", i, rows[i].n, rows[i].logits_from);
-        for (size_t k = 0; k * s->size < end; k++)
+        size_t slots = keep_most(&s->keep.o, rows[i].prompt, rows[i].past, end);
+        for (size_t k = 0; k * s->size < slots; k++)
             if (rows[i].block[k] >= s->count) fail("row %zu of a step: block %u of %zu", i, rows[i].block[k], s->count);
         check_positions(m, end), check_tokens(m, rows[i].tokens, rows[i].n);
         if (blocks_resume(s, rows[i].block, rows[i].past) != rows[i].past)

@@ -70,6 +70,7 @@ typedef struct {
     double now, busy, held;             // seconds; held: blocks, as a sum over the time of steps
     Draft *draft; size_t guesses;
     Model *smaller;                     // with --draft DIR
+    KeepOptions *keep;
 } Service;
 
 static void receive(void *owner, Request *r, const int *token, size_t count) {
@@ -237,6 +238,8 @@ static void open_model(Service *run, size_t places) {
     check_memory(run, places);
     run->served = served_new(run->model, o->blocks, o->block, o->running, places, sampling_of(o), run->vocab);
     if (o->prefix_cache) served_keep_snapshots(run->served);
+    if (keep_is_on(run->keep)) served_keep(run->served, run->keep);
+    if (*o->kv_tier) served_tier(run->served, o->kv_tier);
     if (!run->smaller) return;
     size_t known = known_positions(model_config(run->smaller));
     served_guess(run->served, run->smaller, o->accept == ACCEPT_ratio, known ? known : SIZE_MAX, o->running, places);
@@ -271,9 +274,11 @@ static size_t guesses_of(const ServeOptions *o) {
 
 static Service open_run(const ServeOptions *o) {
     size_t places = places_of(o);
+    Service run = {.o = *o, .seed = o->seed, .keep = xmalloc(sizeof *run.keep)};
+    *run.keep = keep_options(&serve_table, o);
     SchedOptions s = {o->budget, o->running, o->chunk, o->sched, o->admit, o->victim, o->preempt, o->watermark, o->shed,
-                      o->prefix_cache};
-    Service run = {.o = *o, .seed = o->seed, .automatic = is_automatic(o)};
+                      o->prefix_cache, keep_alters(run.keep) ? served_slots : NULL, run.keep};
+    run.automatic = is_automatic(o);
     run.cost = strcmp(o->cost, "built-in") ? cost_read(o->cost) : cost_built_in();
     // The key is nobody's to know, for who knows it can make prompts collide; no result depends on it.
     run.pool = pool_new(o->blocks, o->block, places, random_key(), 64);
@@ -377,6 +382,22 @@ static double held_share(const Service *run) {
     return run->busy > 0 ? run->held / run->busy / (double)run->o.blocks : 0;
 }
 
+// Of all texts at their ends; the last token of each is never computed.
+static void print_kept(const Service *run) {
+    KeepOptions all = keep_everything();
+    size_t pairs = 0, tokens = 0, bytes = 0, full = 0;
+    for (size_t i = 0; i < run->trace.count; i++) {
+        const Record *r = &run->record[i];
+        if (!r->answer) continue;
+        size_t length = r->prompt + r->answer - 1;
+        pairs += keep_held(run->keep, r->prompt, length), tokens += length;
+        bytes += keep_bytes(run->model, run->keep, r->prompt, length);
+        full += keep_bytes(run->model, &all, r->prompt, length);
+    }
+    printf("kept      %zu of %zu pairs per head, %zu of %zu bytes where they are packed, at the ends of all texts\n",
+           pairs, tokens, bytes, full);
+}
+
 static void print_receipt(const Service *run, const Stats *s, const Again *again) {
     const SchedCounters *c = sched_counters(run->sched);
     const ServeOptions *o = &run->o;
@@ -393,6 +414,11 @@ static void print_receipt(const Service *run, const Stats *s, const Again *again
            plural(c->preempted), c->saved, c->hits, c->rehits);
     if (run->draft)
         printf("draft     %zu guess%s, %zu kept\n", c->drafted, c->drafted == 1 ? "" : "es", c->drafted - c->rejected);
+    if (keep_is_on(run->keep)) print_kept(run);
+    const Tier *t = run->served ? run->served->tier : NULL;
+    if (t)
+        printf("tier      %zu bytes written in %.4g s, %zu read back from the disk in %.4g s\n", t->written, t->writing,
+               t->read, t->reading);
     print_times("ttft", s->ttft), print_times("tpot", s->tpot), print_times("latency", s->latency);
     printf("time      %.6g s, duty %.3f, %.4g tokens/s, %.4g requests/s\n", run->now, run->busy / run->now,
            (double)s->tokens / run->now, (double)s->finished / run->now);
@@ -539,8 +565,26 @@ static void refuse_beside_port(const ServeOptions *o, const bool *given) {
                     "libmicrohttpd-dev, brew: libmicrohttpd), then make serve");
 }
 
+// What has gone, or been rounded, since a guess or for another text does not come back.
+static void refuse_kept(const ServeOptions *o) {
+    bool once = o->kv_policy != KV_POLICY_full || o->kv_bits > KV_BITS_16;
+    const char *flag = o->kv_policy != KV_POLICY_full ? "--kv-policy" : "--kv-bits";
+    if (o->kv_policy == KV_POLICY_oracle)
+        usage_error("--kv-policy oracle keeps what will be asked, which nobody knows of a text that is yet to be "
+                    "written; ./generate --questions does");
+    if (once && o->prefix_cache)
+        usage_error("--prefix-cache: %s makes of each text's blocks what only that text can use; leave one out", flag);
+    if (once && *o->draft)
+        usage_error("--draft: a guess that was wrong has made pairs go, or be rounded, that do not come back; leave %s "
+                    "out", flag);
+    if (once && (*o->calibrate || o->clock != CLOCK_real))
+        usage_error("%s: a table of costs has a price for each cached token, whether it is kept or not; use --clock "
+                    "real, without --calibrate", flag);
+}
+
 static void refuse(const ServeOptions *o, const bool *given) {
-    static const char *const of_models[] = {"temperature", "sample_top_k", "top_p", "draft"};
+    static const char *const of_models[] = {"temperature", "sample_top_k", "top_p", "draft", "kv_policy", "kv_bits",
+                                            "kv_tier"};
     static const char *const replaced[] = {"arrivals", "rate", "burst", "clients", "prompt_length", "answer_length",
                                            "spread", "lengths", "cv", "backlog"};
     for (size_t i = 0; i < serve_table.count; i++)
@@ -555,6 +599,10 @@ static void refuse(const ServeOptions *o, const bool *given) {
         usage_error("--cost has no effect on the real clock; add --clock model, or --draft with --gamma auto");
     if (*o->draft && strcmp(o->draft, "lookup") && o->clock != CLOCK_real)
         usage_error("--draft %s: a table of costs has no price for the steps of a draft; use --clock real", o->draft);
+    refuse_kept(o);
+    if (o->sched == SCHED_padded && o->kv_policy != KV_POLICY_full)
+        usage_error("--sched padded: a text that has ended keeps its row, and what --kv-policy lets go is not of it; "
+                    "use --sched static");
     for (size_t i = 0; *o->trace && i < sizeof replaced / sizeof *replaced; i++)
         if (is_given(given, replaced[i]))
             usage_error("--%s has no effect with --trace, which has arrivals and lengths of its own",

@@ -17,6 +17,7 @@ const FlagTable generate_table = {
                 "  ./generate --prompt \"The cat\" --samples 4           four texts, side by side\n"
                 "  ./generate --sample-top-k 40 --top-p 0.9 --seed 7   leave the tail of the distribution out\n"
                 "  ./generate --draft lookup                           the same text, in fewer steps\n"
+                "  ./generate --kv-policy sink --kv-budget 64          of the past, the first 4 and the last tokens\n"
                 "  ./generate --tokens 500 --rope-scaling yarn          beyond the trained context\n"
                 "  ./generate --prompt \"The cat\" --picture maps.png    which token looks at which\n",
 };

@@ -40,6 +40,10 @@
 #define CLOCK_VALUES(X)       X(CLOCK, real) X(CLOCK, model) X(CLOCK, both)
 #define ACCEPT_VALUES(X)      X(ACCEPT, exact) X(ACCEPT, ratio)
 #define PREEMPT_VALUES(X)     X(PREEMPT, recompute) X(PREEMPT, swap)
+#define KV_POLICY_VALUES(X)   X(KV_POLICY, full) X(KV_POLICY, window) X(KV_POLICY, sink) X(KV_POLICY, random) \
+                              X(KV_POLICY, h2o) X(KV_POLICY, snapkv) X(KV_POLICY, pool) X(KV_POLICY, oracle)
+#define KV_POSITIONS_VALUES(X) X(KV_POSITIONS, true) X(KV_POSITIONS, packed)
+#define KV_BITS_VALUES(X)     X(KV_BITS, 32) X(KV_BITS, 16) X(KV_BITS, 8) X(KV_BITS, 4) X(KV_BITS, 2)
 
 // ATTN_mha, ATTN_gqa, ..., NORM_pre, ...: prefix_word.
 #define CONFIG_CONSTANT(prefix, word) prefix##_##word,
@@ -72,4 +76,7 @@ enum { CHAT_VALUES(CONFIG_CONSTANT) };
 enum { CLOCK_VALUES(CONFIG_CONSTANT) };
 enum { ACCEPT_VALUES(CONFIG_CONSTANT) };
 enum { PREEMPT_VALUES(CONFIG_CONSTANT) };
+enum { KV_POLICY_VALUES(CONFIG_CONSTANT) };
+enum { KV_POSITIONS_VALUES(CONFIG_CONSTANT) };
+enum { KV_BITS_VALUES(CONFIG_CONSTANT) };
 #endif

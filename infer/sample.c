@@ -31,7 +31,7 @@ static void read_tokens(Sampler *s, size_t first, size_t rows) {
 // All texts begin alike, so one is read, and the others get copies of its keys, values and logits.
 static void read_prompt(Sampler *s) {
     size_t V = model_config(s->model)->vocab, samples = s->options.samples;
-    s->cache = cache_new(s->model, 1, s->window);
+    s->cache = cache_new_kept(s->model, 1, s->window, &s->keep, s->prompt);
     double start = seconds_now();
     read_tokens(s, 0, 1);
     s->prefill = seconds_now() - start;
@@ -81,8 +81,13 @@ size_t sampler_text(Sampler *s, size_t sample, const char **bytes) {
 // ---- texts ---------------------------------------------------------------------------------------
 
 Sampler *sampler_new(Model *m, const Tokenizer *t, const int *prompt, size_t n, SampleOptions o) {
+    return sampler_new_kept(m, t, prompt, n, o, keep_everything());
+}
+
+Sampler *sampler_new_kept(Model *m, const Tokenizer *t, const int *prompt, size_t n, SampleOptions o,
+                          KeepOptions keep) {
     Sampler *s = xmalloc(sizeof *s);
-    *s = (Sampler){.model = m, .tokenizer = t, .options = o, .count = n, .prompt = n,
+    *s = (Sampler){.model = m, .tokenizer = t, .options = o, .keep = keep, .count = n, .prompt = n,
                    .window = sampler_window(m, n, o.tokens)};
     s->logits = xmalloc(size_mul(size_mul(o.samples, model_config(m)->vocab), sizeof *s->logits));
     s->text = xmalloc(size_mul(o.samples, sizeof *s->text));

@@ -21,6 +21,7 @@ typedef struct {
 
 typedef struct {
     Model *model; const Tokenizer *tokenizer; SampleOptions options;
+    KeepOptions keep;                // what the cache keeps (model/keep.h)
     Cache *cache;
     real *logits;                    // [samples, V], of the tokens that come next
     Text *text;                      // [samples]
@@ -39,6 +40,9 @@ size_t sampler_window(const Model *m, size_t prompt, size_t tokens);    // token
 // start of a new window, and the text goes on; likewise the trained context with --rope-scaling dynamic. Otherwise
 // positions go on, beyond the trained context too.
 Sampler *sampler_new(Model *m, const Tokenizer *t, const int *prompt, size_t n, SampleOptions o);
+// With a cache that keeps less. No draft may run ahead of it.
+Sampler *sampler_new_kept(Model *m, const Tokenizer *t, const int *prompt, size_t n, SampleOptions o,
+                          KeepOptions keep);
 // Samples the next token of every text: the s->count-th.
 void sampler_next(Sampler *s);
 // From now on a draft runs ahead of the text, of which there may be one only; before its first token. logits become

@@ -78,6 +78,14 @@ static size_t blocks_for(const Sched *s, size_t positions) {
     size_t size = pool_block_size(s->pool);
     return (positions + size - 1) / size;
 }
+static size_t places_for(const Sched *s, const Request *r, size_t from, size_t to) {
+    return s->o.slots ? s->o.slots(s->o.keep, r->prompt, from, to) : to;
+}
+// While the tokens from .. to-1 of a request are computed.
+static size_t blocks_of(const Sched *s, const Request *r, size_t from, size_t to) {
+    return blocks_for(s, places_for(s, r, from, to));
+}
+static size_t blocks_held(const Sched *s, const Request *r) { return blocks_of(s, r, r->computed, r->computed); }
 
 // The last token is never computed: nothing is asked of it.
 static size_t last_position(const Request *r) { return r->most - 1; }
@@ -119,7 +127,7 @@ Request *sched_submit(Sched *s, const int *prompt, size_t n, size_t most, uint64
                    .root = pool_root(domain), .mark = pool_root(domain)};
     if (s->lives == s->room) s->live = xrealloc(s->live, (s->room = 2 * s->room + 16) * sizeof *s->live);
     s->live[s->lives++] = r;
-    if (n == 0 || most <= n || blocks_for(s, last_position(r)) > pool_blocks(s->pool)) {
+    if (n == 0 || most <= n || blocks_of(s, r, 0, last_position(r)) > pool_blocks(s->pool)) {
         end_request(s, r, END_REFUSED);
         return r;
     }
@@ -135,7 +143,7 @@ Request *sched_fork(Sched *s, Request *leader, double now) {
     bool refused = leader->end == END_REFUSED;
     Request *r = sched_submit(s, leader->token, refused ? 0 : leader->prompt, leader->most, 0, now);
     r->root = r->mark = leader->root;
-    r->leader = leader->leader ? leader->leader : leader;
+    r->leader = s->o.slots ? NULL : leader->leader ? leader->leader : leader;
     r->fresh = leader->fresh;
     if (r->leader) r->leader->leads = true;
     return r;
@@ -179,7 +187,7 @@ static bool must_copy(const Sched *s, const Request *r) {
 }
 
 static size_t lacking(const Sched *s, const Request *r, size_t end) {
-    size_t need = blocks_for(s, end);
+    size_t need = blocks_of(s, r, r->computed, end);
     return (need > r->blocks ? need - r->blocks : 0) + must_copy(s, r);
 }
 
@@ -192,7 +200,7 @@ static void reserve(Sched *s, Request *r, size_t end) {
         *entry = own;
         s->count.copied++;
     }
-    while (r->blocks < blocks_for(s, end)) r->block[r->blocks++] = pool_take(s->pool);
+    for (size_t need = blocks_of(s, r, r->computed, end); r->blocks < need;) r->block[r->blocks++] = pool_take(s->pool);
 }
 
 // ---- preemption ----------------------------------------------------------------------------------
@@ -217,7 +225,7 @@ static void forget_computed(Request *r) {
 
 // Its keys and values go to the swap area, if there is room, or will be computed again.
 static void preempt(Sched *s, Request *r) {
-    size_t held = blocks_for(s, r->computed);
+    size_t held = blocks_held(s, r);
     if (r->n) remove_row(s, r);
     else s->unscheduled--;
     bool swaps = s->o.preempt == PREEMPT_swap && held && held <= pool_swap_available(s->pool);
@@ -351,13 +359,13 @@ static Found find_computed(const Sched *s, Request *r) {
 static size_t promised(const Sched *s) {
     size_t sum = 0;
     for (size_t i = 0; s->o.admit == ADMIT_full && i < s->runs; i++)
-        sum += blocks_for(s, last_position(s->running[i])) - s->running[i]->blocks;
+        sum += lacking(s, s->running[i], last_position(s->running[i])) - must_copy(s, s->running[i]);
     return sum;
 }
 
 static bool has_room(const Sched *s, const Request *r, const Found *f, size_t n) {
     size_t end = s->o.admit == ADMIT_full ? last_position(r) : s->o.admit == ADMIT_prompt ? r->length : f->computed + n;
-    size_t need = blocks_for(s, end > f->computed + n ? end : f->computed + n) - f->blocks;
+    size_t need = blocks_of(s, r, f->computed, end > f->computed + n ? end : f->computed + n) - f->blocks;
     for (size_t i = 0; i < f->blocks; i++) need += pool_holders(s->pool, r->block[i]) == 0;
     need += f->blocks * pool_block_size(s->pool) > f->computed;       // the last shared block will be copied
     if (s->runs) need += promised(s) + (size_t)ceil(s->o.watermark * (double)pool_blocks(s->pool));
@@ -445,6 +453,14 @@ static void publish(Sched *s, Request *r) {
         r->mark = pool_publish(s->pool, r->block[r->published], r->mark, r->token + r->published * size);
 }
 
+// What has gone from a text's cache has made room at the end of its table.
+static void give_back(Sched *s, Request *r) {
+    size_t held = blocks_held(s, r);
+    if (!s->o.slots || held >= r->blocks) return;
+    pool_drop(s->pool, r->block + held, r->blocks - held);
+    r->blocks = held;
+}
+
 static void count_tokens(Sched *s, const Request *r, size_t rejected) {
     size_t end = r->computed + r->n, again = r->reached > r->computed ? smaller(r->reached, end) - r->computed : 0;
     s->count.executed += r->n;
@@ -463,6 +479,7 @@ static void commit(Sched *s, const StepRow *row, const int *token, size_t count,
     r->length += count;
     r->n = r->drafted = r->drafts = 0;
     publish(s, r);
+    give_back(s, r);
     if (row == &s->step.row[s->step.rows - 1]) s->in_step = false;
     if (r->cancelled) end_request(s, r, END_CANCELLED);
     else if (stop) end_request(s, r, END_STOP);
@@ -496,10 +513,10 @@ static const char *check_request(const Sched *s, const Request *r, uint32_t *hel
     if (r->padding) return r->state != STATE_RUNNING || !r->blocks ? "padding has lost its place" : NULL;
     if (r->computed >= r->length) return "a request has nothing left to compute";
     if (r->length >= r->most) return "a request is complete and has not ended";
-    if (r->state == STATE_RUNNING && blocks_for(s, r->computed) > r->blocks) return "a table is too short";
+    if (r->state == STATE_RUNNING && blocks_held(s, r) > r->blocks) return "a table is too short";
     if (r->state == STATE_WAITING && r->computed) return "a request without blocks counts computed tokens";
     if (r->state != STATE_RUNNING && r->blocks) return "a request that does not run holds blocks";
-    if (r->state == STATE_SWAPPED && r->places != blocks_for(s, r->computed)) return "places are missing";
+    if (r->state == STATE_SWAPPED && r->places != blocks_held(s, r)) return "places are missing";
     if (r->published * pool_block_size(s->pool) > r->computed) return "published before it was computed";
     return NULL;
 }
@@ -527,8 +544,9 @@ const char *sched_check_step(const Sched *s, const Step *step) {
     for (size_t i = 0; i < step->rows; i++) {
         const StepRow *w = &step->row[i];
         if (w->n == 0) return "a row without tokens";
-        if (w->past + w->n > w->request->blocks * size) return "a row writes beyond its table";
-        for (size_t k = w->past / size; k * size < w->past + w->n; k++)
+        if (places_for(s, w->request, w->past, w->past + w->n) > w->request->blocks * size)
+            return "a row writes beyond its table";
+        for (size_t k = w->past / size; k * size < w->past + w->n && k < w->request->blocks; k++)
             if (pool_is_fixed(s->pool, w->block[k])) return "a block that others can see is written";
     }
     for (uint32_t b = 0; b < pool_blocks(s->pool); b++) used += pool_holders(s->pool, b) > 0;

@@ -11,6 +11,10 @@ typedef struct {
     int sched, admit, victim, preempt;  // SCHED_..., ADMIT_..., VICTIM_..., PREEMPT_...
     double watermark, shed;             // share of the pool that admission leaves free; seconds (0: never)
     bool prefix_cache;
+    // Where a cache does not keep everything as it was: places that a request needs while its tokens from .. to-1 are
+    // computed. NULL: to. What a text makes free goes back to the pool, and no block is shared.
+    size_t (*slots)(const void *keep, size_t prompt, size_t from, size_t to);
+    const void *keep;
 } SchedOptions;
 
 typedef enum { STATE_WAITING, STATE_RUNNING, STATE_SWAPPED, STATE_ENDED } RequestState;

@@ -18,12 +18,13 @@ Served *served_new(Model *m, size_t blocks, size_t block_size, size_t running, s
                   .spoken = spoken < V ? spoken : V, .draw = xmalloc(size_mul(V, sizeof(real))),
                   .row = xmalloc(size_mul(running, sizeof *s->row)),
                   .first = xmalloc(size_mul(running, sizeof *s->first))};
+    s->places = places;
     if (places) s->swap = xmalloc(size_mul(places, blocks_bytes(m, s->blocks)));
     return s;
 }
 
 void served_free(Served *s) {
-    blocks_free(s->blocks), guesser_free(s->guesser);
+    blocks_free(s->blocks), guesser_free(s->guesser), tier_close(s->tier);
     free(s->swap), free(s->row), free(s->logits), free(s->draw), free(s->first), free(s);
 }
 
@@ -37,7 +38,8 @@ static void step(void *self, const StepRow *row, size_t rows) {
     for (size_t i = 0; i < rows; i++) {
         const StepRow *r = &row[i];
         size_t from = blocks_resume(s->blocks, r->block, r->past), again = r->past - from;
-        s->row[i] = (Row){r->tokens - again, r->n + again, from, r->block, r->logits_from + again};
+        s->row[i] = (Row){r->tokens - again, r->n + again, from, r->block, r->logits_from + again,
+                          r->request ? r->request->prompt : 0};
         s->again += again;
     }
     if (wanted > s->wanted) {
@@ -45,6 +47,15 @@ static void step(void *self, const StepRow *row, size_t rows) {
         s->logits = xrealloc(s->logits, size_mul(s->wanted, model_config(s->model)->vocab * sizeof *s->logits));
     }
     model_step(s->model, s->blocks, s->row, rows, s->logits);
+}
+
+void served_keep(Served *s, const KeepOptions *o) {
+    blocks_keep(s->model, s->blocks, o);
+    free(s->swap);                                       // a block has more to save now
+    s->swap = s->places ? xmalloc(size_mul(s->places, blocks_bytes(s->model, s->blocks))) : NULL;
+}
+size_t served_slots(const void *keep, size_t prompt, size_t from, size_t to) {
+    return keep_most(keep, prompt, from, to);
 }
 
 void served_keep_snapshots(Served *s) { s->blocks->snapshots = true; }
@@ -61,14 +72,20 @@ static void copy(void *self, uint32_t from, uint32_t to) {
 static void save(void *self, uint32_t block, uint32_t place) {
     Served *s = self;
     Guesser *g = s->guesser;
-    blocks_save(s->model, s->blocks, block, place_of(s->model, s->blocks, s->swap, place));
+    blocks_save(s->model, s->blocks, block, s->tier ? s->tier->held : place_of(s->model, s->blocks, s->swap, place));
+    if (s->tier) tier_write(s->tier, place);
     if (g) blocks_save(g->model, g->blocks, block, place_of(g->model, g->blocks, g->swap, place));
 }
 static void load(void *self, uint32_t place, uint32_t block) {
     Served *s = self;
     Guesser *g = s->guesser;
-    blocks_load(s->model, s->blocks, place_of(s->model, s->blocks, s->swap, place), block);
+    if (s->tier) tier_read(s->tier, place);
+    blocks_load(s->model, s->blocks, s->tier ? s->tier->held : place_of(s->model, s->blocks, s->swap, place), block);
     if (g) blocks_load(g->model, g->blocks, place_of(g->model, g->blocks, g->swap, place), block);
+}
+void served_tier(Served *s, const char *path) {
+    free(s->swap), s->swap = NULL;
+    s->tier = tier_open(path, s->places, blocks_bytes(s->model, s->blocks));
 }
 
 // Drawing overwrites logits, and those of a draft may be looked at again.

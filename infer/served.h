@@ -5,6 +5,7 @@
 #define SERVED_H
 #include "infer/engine.h"
 #include "infer/sample.h"
+#include "infer/tier.h"
 
 // How the tokens of a request are drawn: token p is draw number first + p of these options.
 typedef struct { SampleOptions options; uint64_t first; } Drawing;
@@ -25,7 +26,8 @@ typedef struct {
     Model *model; Blocks *blocks;
     size_t spoken;                       // tokens that its tokenizer has: others are never drawn
     SampleOptions options;               // the seed of request r is options.seed + r->seed
-    char *swap;                          // [places] blocks, or NULL
+    char *swap; size_t places;           // [places] blocks, or NULL
+    Tier *tier;                          // or in a file
     Row *row;                            // [running]
     real *logits, *draw; size_t wanted;  // [wanted, V] of the step; one row to draw from
     size_t *first;                       // of each row's logits
@@ -47,6 +49,12 @@ static inline Drawing served_drawing(const Served *s, const Request *r) {
     d.options.seed += r->seed;
     return d;
 }
+// Before the first step: what its cache keeps (model/keep.h). Where that is less than all, served_slots of these
+// options tells the scheduler (SchedOptions.slots) how many places a request needs.
+void served_keep(Served *s, const KeepOptions *o);
+// After that: what is swapped goes to a new file (infer/tier.h).
+void served_tier(Served *s, const char *path);
+size_t served_slots(const void *keep, size_t prompt, size_t from, size_t to);
 // Whether the model has recurrent states. Then a block that others find or share is of use to them only if it has kept
 // its state, which takes memory: before the first step.
 bool served_has_state(const Model *m);

@@ -37,7 +37,7 @@ static size_t make_rows(Guesser *g, const StepRow *row, size_t rows, size_t roun
         size_t done = round ? known_tokens(r) + round - 1 : 0, past = r->past + done;
         size_t n = smaller(round ? 1 : known_tokens(r), past < g->known ? g->known - past : 0);
         if (!n || round > r->request->drafted) continue;
-        g->row[count] = (Row){r->tokens + done, n, past, r->block, n - is_guessed(g, r, round)};
+        g->row[count] = (Row){r->tokens + done, n, past, r->block, n - is_guessed(g, r, round), 0};
         g->who[count++] = i;
     }
     return count;

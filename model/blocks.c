@@ -19,7 +19,8 @@ static void layout_blocks(const Model *m, Blocks *s) {
 
 static Blocks *make_blocks(const Model *m, size_t count, size_t block_size, bool slide) {
     Blocks *s = xmalloc(sizeof *s);
-    *s = (Blocks){.count = count, .size = block_size, .layers = m->c.layers, .arena = {.name = "cache"}};
+    *s = (Blocks){.count = count, .size = block_size, .layers = m->c.layers, .arena = {.name = "cache"},
+                  .keep.o = keep_everything()};
     s->slots = xmalloc(s->layers * sizeof *s->slots), s->first = xmalloc(s->layers * sizeof *s->first);
     s->window = xmalloc(s->layers * sizeof *s->window);
     for (size_t l = 0; l < s->layers; l++) {
@@ -38,8 +39,24 @@ static Blocks *make_blocks(const Model *m, size_t count, size_t block_size, bool
 Blocks *blocks_new(const Model *m, size_t count, size_t block_size) { return make_blocks(m, count, block_size, false); }
 Blocks *blocks_new_long(const Model *m, size_t count, size_t capacity) { return make_blocks(m, count, capacity, true); }
 
+void blocks_keep(const Model *m, Blocks *s, const KeepOptions *o) {
+    const char *refusal = keep_refusal(m, o);
+    if (refusal) usage_error("this model's cache keeps all of a text, exactly (--kv-policy full, --kv-bits 32): %s",
+                             refusal);
+    s->keep.o = *o;
+    if (!keep_evicts(o)) return;
+    s->keep.at = xmalloc(s->layers * sizeof *s->keep.at), s->keep.score = xmalloc(s->layers * sizeof *s->keep.score);
+    for (size_t l = 0; l < s->layers; l++) {
+        size_t places = size_mul(size_mul(s->count, s->size), need_of(m, l).heads);
+        s->keep.at[l] = xmalloc(size_mul(places, sizeof **s->keep.at));
+        s->keep.score[l] = xmalloc(size_mul(places, sizeof **s->keep.score));
+    }
+}
+
 void blocks_free(Blocks *s) {
     if (!s) return;
+    for (size_t l = 0; s->keep.at && l < s->layers; l++) free(s->keep.at[l]), free(s->keep.score[l]);
+    free(s->keep.at), free(s->keep.score);
     arena_free(&s->arena);
     for (size_t i = 0; i < s->count; i++) free(s->state[i].numbers);
     while (s->spares) free(s->spare[--s->spares]);
@@ -129,6 +146,9 @@ size_t blocks_slide(const Model *m, Blocks *s, size_t l, size_t length, size_t n
 }
 
 void blocks_rewind(Blocks *s, size_t length, size_t to) {
+    if (to && keep_alters(&s->keep.o))
+        fail("a cache of %zu tokens cannot go back to %zu: what has gone or been rounded since then does not come back",
+             length, to);
     for (size_t l = 0; l < s->layers; l++) {
         if (to && s->first[l] && s->first[l] + s->window[l] > to + 1)
             fail("a window of %zu tokens has moved on: a cache of %zu cannot go back to %zu", s->window[l], length, to);
@@ -146,18 +166,23 @@ static void visit(const Model *m, const Blocks *s, uint32_t block, Visit *call, 
         size_t k = need.heads * s->slots[l] * need.k, v = need.heads * s->slots[l] * need.v;
         if (k) call(s->k[l] + block * k, k * sizeof(real), to), to += k * sizeof(real);
         if (v) call(s->v[l] + block * v, v * sizeof(real), to), to += v * sizeof(real);
+        if (!s->keep.at) continue;
+        size_t slots = need.heads * s->slots[l], at = slots * sizeof(uint32_t), score = slots * sizeof(real);
+        call(s->keep.at[l] + block * slots, at, to), to += at;
+        call(s->keep.score[l] + block * slots, score, to), to += score;
     }
 }
 static void save_piece(void *piece, size_t bytes, void *to) { memcpy(to, piece, bytes); }
 static void load_piece(void *piece, size_t bytes, void *to) { memcpy(piece, to, bytes); }
 
 static size_t bytes_of_keys(const Model *m, const Blocks *s) {
-    size_t numbers = 0;
+    size_t numbers = 0, slots = 0;
     for (size_t l = 0; l < s->layers; l++) {
         CacheNeed need = need_of(m, l);
         numbers += need.heads * s->slots[l] * (need.k + need.v);
+        if (s->keep.at) slots += need.heads * s->slots[l];
     }
-    return numbers * sizeof(real);
+    return numbers * sizeof(real) + slots * (sizeof(uint32_t) + sizeof(real));
 }
 // Behind keys and values: the length of the state, and its numbers if there are any.
 size_t blocks_bytes(const Model *m, const Blocks *s) {
@@ -189,6 +214,9 @@ void blocks_copy_to(const Model *m, Blocks *s, uint32_t to, const Blocks *others
             size_t there = (to * need.heads + h) * slots, here = (from * need.heads + h) * slots;
             if (need.k) memcpy(s->k[l] + there * need.k, others->k[l] + here * need.k, held * need.k);
             if (need.v) memcpy(s->v[l] + there * need.v, others->v[l] + here * need.v, held * need.v);
+            if (!s->keep.at) continue;
+            memcpy(s->keep.at[l] + there, others->keep.at[l] + here, length * sizeof **s->keep.at);
+            memcpy(s->keep.score[l] + there, others->keep.score[l] + here, length * sizeof **s->keep.score);
         }
     }
     if (!state_size(s)) return;

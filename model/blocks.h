@@ -7,7 +7,7 @@
 // block keeps its own, so that another text can go on from there.
 #ifndef BLOCKS_H
 #define BLOCKS_H
-#include "model/params.h"
+#include "model/keep.h"
 
 // Of all layers after the first `length` tokens of a text; numbers: NULL, or [state_at[layers]].
 typedef struct { real *numbers; size_t length; } State;
@@ -23,23 +23,27 @@ typedef struct {
     size_t *state_at;
     State *state;            // [count]
     bool snapshots;
+    Keep keep;               // at, score: [blocks, key heads, slots]
     real **spare; size_t spares;        // memory of states that nobody needs now
     Arena arena;
 } Blocks;
 
 Blocks *blocks_new(const Model *m, size_t count, size_t block_size);
 Blocks *blocks_new_long(const Model *m, size_t count, size_t capacity);
+// Before the first step: what is kept of each text, in its blocks, is as the options say. A block's places are then of
+// slots (keep.h) and not of positions, a row needs a table for keep_most() of them, and tells how long its prompt is.
+void blocks_keep(const Model *m, Blocks *s, const KeepOptions *o);
 void blocks_free(Blocks *s);
 size_t blocks_bytes(const Model *m, const Blocks *s);            // of one block, in all layers, and its state
 void blocks_copy(const Model *m, Blocks *s, uint32_t from, uint32_t to);
-// The first `length` positions of a block of others, which has as many slots.
+// The first `length` positions, or slots, of a block of others, which has as many slots.
 void blocks_copy_to(const Model *m, Blocks *s, uint32_t to, const Blocks *others, uint32_t from, size_t length);
 void blocks_save(const Model *m, const Blocks *s, uint32_t block, void *to);     // blocks_bytes
 void blocks_load(const Model *m, Blocks *s, const void *from, uint32_t block);
 
 // n new tokens of a sequence that has `past` tokens in the cache. Positions [i size, (i+1) size) stand in block[i]; the
-// table covers past + n. Logits are wanted of tokens logits_from .. n-1.
-typedef struct { const int *tokens; size_t n, past; const uint32_t *block; size_t logits_from; } Row;
+// table covers past + n. Logits are wanted of tokens logits_from .. n-1. prompt: for blocks_keep.
+typedef struct { const int *tokens; size_t n, past; const uint32_t *block; size_t logits_from, prompt; } Row;
 
 // Where a position of a head of the row stands in the blocks of layer l, which has `heads` of them.
 static inline size_t block_slot(const Blocks *s, size_t l, const Row *r, size_t heads, size_t head, size_t position) {
@@ -49,7 +53,8 @@ static inline size_t block_slot(const Blocks *s, size_t l, const Row *r, size_t 
 // Long blocks. Where the slots of layer l are used up, drops tiles that no query will see again, but for one more that
 // a rewind may want back. Returns how many of n new positions there are slots for behind `length` of them.
 size_t blocks_slide(const Model *m, Blocks *s, size_t l, size_t length, size_t n);
-// Back from `length` positions to fewer; fails where a window or a recurrent state cannot go back.
+// Back from `length` positions to fewer; fails where a window, a recurrent state or what blocks_keep lets go cannot
+// go back.
 void blocks_rewind(Blocks *s, size_t length, size_t to);
 
 // How many of `past` tokens in these blocks a row can come after: all of them, but with recurrent states those up to

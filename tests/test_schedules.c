@@ -221,8 +221,8 @@ static void states(void) {
         Blocks *all = blocks_new(m, 4, SIZE);
         all->snapshots = snapshots;
         real both[2 * VOCAB], alone[VOCAB];
-        Row first = {past, PAST, 0, table[0], PAST};
-        Row rows[2] = {{next[0], 3, PAST, table[0], 2}, {next[1], 3, PAST, table[1], 2}};
+        Row first = {past, PAST, 0, table[0], PAST, 0};
+        Row rows[2] = {{next[0], 3, PAST, table[0], 2, 0}, {next[1], 3, PAST, table[1], 2, 0}};
         model_step(m, all, &first, 1, NULL);
         model_step(m, all, rows, 2, both);
         for (int i = 0; i < 2; i++) {

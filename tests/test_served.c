@@ -33,10 +33,10 @@ static void receive(void *owner, Request *r, const int *token, size_t count) {
     for (size_t i = 0; i < count && a->got < ANSWER; i++) a->answer[a->got++] = token[i];
 }
 
-static void check_alone(const char *flags, Model *m, const Asked *a, size_t i, SampleOptions o) {
+static void check_alone(const char *flags, Model *m, const Asked *a, size_t i, SampleOptions o, KeepOptions keep) {
     Tokenizer *numbers = tokenizer_numbers(VOCAB);
     o.seed = SEED + i, o.tokens = ANSWER, o.samples = 1;
-    Sampler *s = sampler_new(m, numbers, a->prompt, a->n, o);
+    Sampler *s = sampler_new_kept(m, numbers, a->prompt, a->n, o, keep);
     for (size_t t = 0; t < ANSWER; t++) sampler_next(s);
     size_t same = 0;
     while (same < ANSWER && a->answer[same] == s->text[0].token[a->n + same]) same++;
@@ -54,14 +54,17 @@ static void propose(Request *const *request, Rng *r) {
 }
 
 typedef struct { size_t preempted, found, rejected, again; } Seen;
-typedef struct { bool forks, drafts, snapshots; } Tried;
+typedef struct { bool forks, drafts, snapshots; const KeepOptions *keep; } Tried;
 static Seen check_engine(const char *flags, Model *m, SchedOptions o, size_t blocks, size_t size, Tried tried) {
     Asked a[REQUESTS];
     SampleOptions sampling = sample_defaults(SEED, 0);
     Pool *pool = pool_new(blocks, size, o.preempt == PREEMPT_swap ? blocks : 0, 1, 64);
+    KeepOptions keep = tried.keep ? *tried.keep : keep_everything();
+    if (keep_alters(&keep)) o.slots = served_slots, o.keep = &keep;
     Sched *sched = sched_new(o, pool);
     Served *served = served_new(m, blocks, size, o.running, o.preempt == PREEMPT_swap ? blocks : 0, sampling, VOCAB);
     if (tried.snapshots) served_keep_snapshots(served);
+    served_keep(served, &keep);
     Engine e = {.sched = sched, .backend = served_backend(served), .emit = receive, .owner = a};
     ask(a);
     Rng r = rng_stream(7, RNG_TEST, 0);
@@ -77,7 +80,7 @@ static Seen check_engine(const char *flags, Model *m, SchedOptions o, size_t blo
         CHECK(!sched_check(sched) && steps < 4000, "%s", sched_check(sched) ? sched_check(sched) : "no end");
         if (tried.drafts) propose(request, &r);
     }
-    for (size_t i = 0; i < REQUESTS; i++) check_alone(flags, m, &a[i], i, sampling);
+    for (size_t i = 0; i < REQUESTS; i++) check_alone(flags, m, &a[i], i, sampling, keep);
     const SchedCounters *c = sched_counters(sched);
     Seen seen = {c->preempted, c->hits + c->rehits + c->shared, c->rejected, served->again};
     engine_free(&e), served_free(served);
@@ -102,6 +105,33 @@ static void check_model(const char *flags) {
     model_free(m);
 }
 
+// Caches that keep less, in a pool that is too small: what goes gives blocks back, and nothing else changes.
+static void kept(void) {
+    static const KeepOptions keep[] = {
+        {.policy = KV_POLICY_window, .budget = 9, .bits = 32}, {.policy = KV_POLICY_h2o, .budget = 7, .bits = 32},
+        {.policy = KV_POLICY_sink, .budget = 6, .from = 1, .bits = 16, .packed = true},
+        {.policy = KV_POLICY_snapkv, .budget = 8, .bits = 32}, {.policy = KV_POLICY_pool, .budget = 6, .bits = 32},
+        {.policy = KV_POLICY_full, .bits = 2, .group = 4, .residual = 2}};
+    Model *m = open_model("--attn gqa --kv-heads 2");
+    for (size_t i = 0; i < sizeof keep / sizeof *keep; i++) {
+        char *name = xprintf("policy %d, %zu bits", keep[i].policy, keep[i].bits);
+        SchedOptions o = {.budget = 40, .running = 6, .chunk = 9, .watermark = 0, .admit = ADMIT_chunk};
+        Tried tried = {.forks = i % 2, .keep = &keep[i]};
+        check_engine(name, m, o, 200, 3, tried);
+        size_t preempted = check_engine(name, m, o, 14, 3, tried).preempted;
+        o.preempt = PREEMPT_swap;
+        preempted += check_engine(name, m, o, 14, 3, tried).preempted;
+        o.admit = ADMIT_full;
+        check_engine(name, m, o, 14, 3, tried);
+        o.running = 2, o.admit = ADMIT_prompt, tried.forks = true;     // the second of two comes when the first is far
+        check_engine(name, m, o, 200, 3, tried);
+        CHECK((preempted == 0) == (keep[i].from == 1), "%s: preempted %zu times by a pool of 14 blocks", name,
+              preempted);
+        free(name);
+    }
+    model_free(m);
+}
+
 // Texts that share a prompt, and drafts: a state can only go back to where it was kept.
 static void check_forks(const char *flags) {
     Model *m = open_model(flags);
@@ -109,10 +139,11 @@ static void check_forks(const char *flags) {
     bool recurrent = served_has_state(m);
     for (int i = 0; i < 4; i++) {
         o.prefix_cache = i >= 2, o.preempt = i % 2 ? PREEMPT_swap : PREEMPT_recompute;
-        Seen forked = check_engine(flags, m, o, i % 2 ? 20 : 200, 4, (Tried){true, false, i > 0});
+        Seen forked = check_engine(flags, m, o, i % 2 ? 20 : 200, 4, (Tried){.forks = true, .snapshots = i > 0});
         CHECK(forked.found > 0, "%s: no text shares its prompt", flags);
         CHECK(recurrent == (forked.again > 0), "%s: %zu tokens again", flags, forked.again);
-        Seen drafted = check_engine(flags, m, o, i % 2 ? 20 : 200, 4, (Tried){true, true, i > 0});
+        Seen drafted = check_engine(flags, m, o, i % 2 ? 20 : 200, 4, (Tried){.forks = true, .drafts = true,
+                                                                                    .snapshots = i > 0});
         CHECK(drafted.rejected > 0, "%s: no draft was rejected", flags);
     }
     model_free(m);
@@ -173,6 +204,30 @@ static void drafts(void) {
     CHECK(!most || (large.status == 1 && strstr(large.error, "also of --draft, and")), "%s", large.error);
 }
 
+// A policy has one receipt too; a file as swap area is refused where its directory is memory.
+static void kept_commands(void) {
+    static const char *const of[] = {"--kv-policy h2o --kv-budget 7", "--kv-bits 4 --kv-group 4 --kv-residual 6"};
+    static const char small[] = "--block 3 --blocks 20 --chunk 4 --admit chunk --watermark 0 --threads 1";
+    static const char *const wrong[] = {
+        "--kv-policy window", "--kv-policy sink --kv-budget 9 --prefix-cache", "--kv-policy oracle --kv-budget 9",
+        "--kv-policy sink --kv-budget 9 --draft lookup --gamma 2", "--kv-bits 4 --clock model", "--kv-tier t",
+        "--kv-policy sink --kv-budget 9 --calibrate c.json", "--kv-budget 9"};
+    for (size_t i = 0; i < 2; i++) {
+        Result first = serve(of[i]), others = serve(xprintf("%s %s", of[i], small));
+        CHECK(strstr(first.out, "kept      ") && !strcmp(receipt_of(first), receipt_of(others)), "%s: %s%s", of[i],
+              first.out, others.out);
+        Result disk = serve(xprintf("%s %s --preempt swap --kv-tier tier", of[i], small));
+        bool memory = strstr(disk.error, "file system in memory") != NULL;
+        CHECK(memory || (strstr(disk.out, "read back") && !strcmp(receipt_of(first), receipt_of(disk))), "%s: %s%s",
+              of[i], disk.out, disk.error);
+        CHECK(!file_exists(test_path("tier")), "the file has gone");
+    }
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        Result r = serve(wrong[i]);
+        CHECK(r.status == 2 && count_lines(r.error) == 1, "%s: status %d: %s", wrong[i], r.status, r.error);
+    }
+}
+
 static void command(void) {
     static const char *const same[] = {"--threads 1 --block 1 --blocks 4000", "--clock model --running 2",
                                        "--blocks 4 --admit chunk --watermark 0 --preempt swap", "--prefix-cache 1",
@@ -185,6 +240,7 @@ static void command(void) {
         CHECK(!strcmp(receipt_of(r), receipt_of(first)), "%s: %s%s", same[i], r.out, r.error);
     }
     CHECK(strcmp(receipt_of(serve("--temperature 0")), receipt_of(first)), "another temperature");
+    kept_commands();
     Result ahead = serve("--draft lookup --gamma 5 --temperature 0 --answer-length 60");
     const char *kept = strstr(ahead.out, " guesses, ");
     CHECK(kept && strtoul(kept + 10, NULL, 10) > 20, "a text that repeats itself is not guessed: %s%s", ahead.out,
@@ -273,6 +329,7 @@ static const Test tests[] = {
     {"served/alone", "requests through a small pool get the tokens that ./generate draws for each alone", alone},
     {"served/forks", "texts that share a prompt, and drafts that are rejected, whatever the mixers remember", forks},
     {"served/drafts", "./serve --draft DIR: one receipt by exact, one by ratio, whatever the scheduler did", drafts},
+    {"served/kept", "the same with caches that keep less, and give blocks back", kept},
     {"served/command", "./serve --run: one receipt, whatever pool, threads and clock", command},
 };
 REGISTER_TESTS(tests)

@@ -1,0 +1,163 @@
+// keep.c: see keep.h.
+#include "model/keep.h"
+#include "kernels/codec.h"
+#include "lib/rng.h"
+#include "model/layer.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool keep_evicts(const KeepOptions *o) { return o->policy != KV_POLICY_full; }
+bool keep_is_on(const KeepOptions *o) { return keep_evicts(o) || o->bits < 32; }
+bool keep_alters(const KeepOptions *o) { return keep_evicts(o) || o->bits < 16; }
+bool keep_looks(const KeepOptions *o) { return o->policy == KV_POLICY_h2o || o->policy == KV_POLICY_snapkv; }
+
+// ---- how many ------------------------------------------------------------------------------------
+
+static bool once(const KeepOptions *o) {
+    return o->policy == KV_POLICY_snapkv || o->policy == KV_POLICY_pool || o->policy == KV_POLICY_oracle;
+}
+
+size_t keep_begin(const KeepOptions *o, size_t prompt) {
+    size_t begin = o->from ? o->from : prompt;
+    return begin ? begin : 1;
+}
+
+size_t keep_run(const KeepOptions *o, size_t prompt) {
+    return (keep_begin(o, prompt) + o->budget - 1) / o->budget;
+}
+
+static size_t of_prompt(const KeepOptions *o, size_t prompt) {
+    size_t begin = keep_begin(o, prompt), run = o->policy == KV_POLICY_pool ? keep_run(o, prompt) : 1;
+    return smaller((begin + run - 1) / run, o->budget);
+}
+
+size_t keep_held(const KeepOptions *o, size_t prompt, size_t length) {
+    size_t begin = keep_begin(o, prompt);
+    if (!keep_evicts(o) || length < begin) return length;
+    return once(o) ? of_prompt(o, prompt) + length - begin : smaller(length, o->budget - 1);
+}
+
+size_t keep_most(const KeepOptions *o, size_t prompt, size_t from, size_t to) {
+    size_t begin = keep_begin(o, prompt), most = keep_held(o, prompt, from);
+    if (!keep_evicts(o)) return to;
+    if (from < begin && smaller(begin, to) > most) most = smaller(begin, to);
+    if (to > begin && to > from) {
+        size_t last = keep_held(o, prompt, to - 1) + 1;
+        most = last > most ? last : most;
+    }
+    return most;
+}
+
+size_t keep_watching(const KeepOptions *o, size_t prompt) {
+    return smaller(smaller(KEEP_WATCHED, (o->budget + 1) / 2), keep_begin(o, prompt));
+}
+
+bool keep_watches(const KeepOptions *o, size_t prompt, size_t position) {
+    size_t begin = keep_begin(o, prompt);
+    if (o->policy == KV_POLICY_snapkv)
+        return position < begin && position + keep_watching(o, prompt) >= begin && begin > o->budget;
+    return o->policy == KV_POLICY_h2o;
+}
+
+size_t keep_rounded(const KeepOptions *o, size_t position) {
+    if (o->bits >= 16 || position < o->residual) return 0;
+    return (position - o->residual) / o->group * o->group;
+}
+
+// ---- which ---------------------------------------------------------------------------------------
+// Each slot is worth a number, and those that are worth most stay; of equal ones the last.
+
+typedef struct { double worth; size_t slot; } Worth;
+
+static double chance(uint64_t seed, uint32_t position) {
+    uint32_t out[4];
+    philox(out, seed, RNG_KEEP, position);
+    return (double)out[0];
+}
+
+// The sum over what stands beside a position, none of the queries that watch (SnapKV, section 4: pooling).
+static double smoothed(const real *score, size_t i, size_t end) {
+    double sum = 0;
+    size_t reach = KEEP_SMOOTH / 2;
+    for (size_t j = i > reach ? i - reach : 0; j <= i + reach && j < end; j++) sum += (double)score[j];
+    return sum;
+}
+
+static double worth_of(const KeepOptions *o, size_t prompt, const uint32_t *at, const real *score, size_t n, size_t i) {
+    size_t watching = keep_watching(o, prompt), recent = o->budget / 2 ? o->budget / 2 - 1 : 0;
+    switch (o->policy) {
+    case KV_POLICY_sink: return at[i] < KEEP_SINKS ? INFINITY : at[i];
+    case KV_POLICY_random: return chance(o->seed, at[i]);
+    case KV_POLICY_h2o: return i + recent >= n ? INFINITY : (double)score[i];
+    case KV_POLICY_snapkv: return i + watching >= n ? INFINITY : smoothed(score, i, n - watching);
+    case KV_POLICY_oracle: return at[i] < o->wanted_count && o->wanted[at[i]] ? INFINITY : at[i];
+    default: return at[i];
+    }
+}
+
+static int by_worth(const void *a, const void *b) {
+    const Worth *x = a, *y = b;
+    if (x->worth != y->worth) return x->worth < y->worth ? 1 : -1;
+    return x->slot < y->slot ? 1 : -1;
+}
+static int by_slot(const void *a, const void *b) {
+    const size_t *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+void keep_choose(const KeepOptions *o, size_t prompt, const uint32_t *at, const real *score, size_t n, size_t stays,
+                 size_t *which) {
+    Worth *all = xmalloc(size_mul(n, sizeof *all));
+    for (size_t i = 0; i < n; i++) all[i] = (Worth){worth_of(o, prompt, at, score, n, i), i};
+    if (stays + 1 == n) {                                        // after each token that is written: without sorting
+        size_t least = 0;
+        for (size_t i = 1; i < n; i++) least = by_worth(&all[i], &all[least]) > 0 ? i : least;
+        for (size_t i = 0; i < stays; i++) which[i] = i + (i >= least);
+    } else {
+        qsort(all, n, sizeof *all, by_worth);
+        for (size_t i = 0; i < stays; i++) which[i] = all[i].slot;
+        qsort(which, stays, sizeof *which, by_slot);
+    }
+    free(all);
+}
+
+// ---- bytes ---------------------------------------------------------------------------------------
+
+// Of a head: `rounded` tokens in groups, keys along tokens and values along channels.
+static size_t bytes_rounded(const KeepOptions *o, size_t rounded, CacheNeed need) {
+    size_t whole = need.v / o->group, rest = need.v % o->group;
+    size_t value = whole * codec_bytes(o->group, o->bits) + (rest ? codec_bytes(rest, o->bits) : 0);
+    return rounded / o->group * need.k * codec_bytes(o->group, o->bits) + rounded * value;
+}
+
+size_t keep_bytes(const Model *m, const KeepOptions *o, size_t prompt, size_t length) {
+    size_t bytes = 0, held = keep_held(o, prompt, length), rounded = length ? keep_rounded(o, length - 1) : 0;
+    size_t whole = o->bits == 16 ? 2 : 4;
+    size_t known = !keep_evicts(o) ? 0 : sizeof(uint32_t) + (keep_looks(o) || o->policy == KV_POLICY_pool ? 4 : 0);
+    for (size_t l = 0; l < m->c.layers; l++) {
+        CacheNeed need = m->layers[l].mixer->cache(&m->layers[l]);
+        size_t each = (held - rounded) * ((need.k + need.v) * whole + known);
+        bytes += need.heads * (each + (rounded ? bytes_rounded(o, rounded, need) : 0)) + need.state * sizeof(float);
+    }
+    return bytes;
+}
+
+// ---- what cannot be ------------------------------------------------------------------------------
+
+const char *keep_refusal(const Model *m, const KeepOptions *o) {
+    bool unrotated = o->packed || o->policy == KV_POLICY_pool;
+    if (!keep_is_on(o)) return NULL;
+    for (size_t l = 0; l < m->c.layers; l++) {
+        int attn = m->layers[l].attn;
+        if (attn == ATTN_swa) return "layers of --attn swa have a window already, and keep nothing else";
+        if (attn != ATTN_mha && attn != ATTN_gqa && attn != ATTN_mla)
+            return "recurrent layers keep a state instead of pairs: there is nothing to choose from or to round";
+        if (attn == ATTN_mla && unrotated)
+            return "the rotated part of a latent is stored rotated: no means of it, and no rotation by place";
+    }
+    if (keep_evicts(o) && m->c.pos == POS_alibi)
+        return "ALiBi's distances are counted in slots, and where pairs have gone they would be too short";
+    if (o->packed && m->c.pos != POS_rope) return "rotations by place (--kv-positions packed) need --pos rope";
+    return NULL;
+}

@@ -1,0 +1,280 @@
+// keep_attention.c: see keep_attention.h. A text's tokens come in stretches within which its queries see one and the
+// same past: all of a prompt at once, then token by token; or up to where the next group of tokens is rounded. So what
+// a token meets is decided by its position, and no text shows in which pieces it came.
+#include "model/keep_attention.h"
+#include "kernels/codec.h"
+#include "kernels/weights.h"
+#include "lib/numeric.h"
+#include "lib/profile.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ---- slots ---------------------------------------------------------------------------------------
+typedef struct {
+    const Keep *keep; real *k, *v; uint32_t *at; real *score;
+    size_t size, KV, D, Dv;                    // slots in a block
+} Store;
+static Store store_of(const Batch *b, size_t l, const AttnShape *s) {
+    const Blocks *blocks = b->paged.blocks;
+    const Keep *keep = &blocks->keep;
+    return (Store){keep, blocks->k[l], blocks->v[l], keep->at ? keep->at[l] : NULL, keep->score ? keep->score[l] : NULL,
+                   blocks->size, s->KV, s->D, s->Dv};
+}
+
+typedef struct { size_t token, n, past, prompt, done; const uint32_t *block; } Text;
+static size_t texts_of(const Batch *b, Text **text, uint32_t **row) {
+    size_t count = b->paged.rows;
+    *text = xmalloc(count * sizeof **text), *row = xmalloc(count * sizeof **row);
+    for EACH_PART(p, b) {
+        const Row *r = &b->paged.row[p.i];
+        (*row)[p.i] = (uint32_t)p.i, (*text)[p.i] = (Text){p.at, r->n, r->past, r->prompt, 0, r->block};
+    }
+    return count;
+}
+
+static size_t slot_of(const Store *s, const Text *t, size_t g, size_t i) {
+    return (t->block[i / s->size] * s->KV + g) * s->size + i % s->size;
+}
+static real *key_of(const Store *s, const Text *t, size_t g, size_t i) { return s->k + slot_of(s, t, g, i) * s->D; }
+static real *value_of(const Store *s, const Text *t, size_t g, size_t i) { return s->v + slot_of(s, t, g, i) * s->Dv; }
+
+// ---- a stretch -----------------------------------------------------------------------------------
+
+static size_t held_of(const Store *s, const Text *t) {
+    return keep_held(&s->keep->o, t->prompt, t->past + t->done);
+}
+
+static size_t stretch_of(const Store *s, const Text *t) {
+    const KeepOptions *o = &s->keep->o;
+    size_t position = t->past + t->done, left = t->n - t->done, begin = keep_begin(o, t->prompt);
+    if (keep_evicts(o)) return position < begin ? smaller(left, begin - position) : 1;
+    if (o->bits >= 16) return left;
+    size_t next = keep_rounded(o, position) + o->group + o->residual;
+    return smaller(left, next - position);
+}
+
+static void append(const Store *s, const KeepInput *in, const Text *t, size_t n) {
+    size_t held = held_of(s, t);
+    PROFILE(cache, 0, 2 * n * s->KV * (s->D + (s->v ? s->Dv : 0)));
+    for (size_t i = 0; i < n; i++)
+        for (size_t g = 0; g < s->KV; g++) {
+            size_t slot = slot_of(s, t, g, held + i), token = (t->token + t->done + i) * in->kv_stride;
+            memcpy(s->k + slot * s->D, in->k + token + g * s->D, s->D * sizeof(real));
+            if (s->v) memcpy(s->v + slot * s->Dv, in->v + token + g * s->Dv, s->Dv * sizeof(real));
+            if (s->keep->o.bits == 16) {
+                codec_round(s->k + slot * s->D, 1, s->D, 16);
+                if (s->v) codec_round(s->v + slot * s->Dv, 1, s->Dv, 16);
+            }
+            if (s->at) s->at[slot] = (uint32_t)(t->past + t->done + i);
+            if (s->score) s->score[slot] = s->keep->o.policy == KV_POLICY_pool;       // of pool: how many it stands for
+        }
+}
+
+// The group of tokens that has just become old enough, if one has: keys along its tokens, values along channels.
+static void round_group(const Store *s, const Text *t, size_t g) {
+    const KeepOptions *o = &s->keep->o;
+    size_t position = t->past + t->done, end = keep_rounded(o, position);
+    if (!end || keep_rounded(o, position - 1) == end) return;
+    real *side = xmalloc(o->group * s->D * sizeof *side);
+    for (size_t i = 0; i < o->group; i++)
+        memcpy(side + i * s->D, key_of(s, t, g, end - o->group + i), s->D * sizeof *side);
+    for (size_t d = 0; d < s->D; d++) codec_round(side + d, s->D, o->group, o->bits);
+    for (size_t i = 0; i < o->group; i++) {
+        memcpy(key_of(s, t, g, end - o->group + i), side + i * s->D, s->D * sizeof *side);
+        for (size_t d = 0; s->v && d < s->Dv; d += o->group)
+            codec_round(value_of(s, t, g, end - o->group + i) + d, 1, smaller(o->group, s->Dv - d), o->bits);
+    }
+    free(side);
+}
+
+// ---- keys that are rotated when they are read ----------------------------------------------------
+// Side by side in memory of their own, with a number more for each where a slot stands for several positions: a key
+// that stands for p of them is worth p in the softmax, exp(s + log p), and 1/scale times log p is what that adds to
+// the product of query and key.
+
+typedef struct { real *q, *k, *v; size_t D, size; } Rotated;
+
+static void rotate_one(const Model *m, const Layer *layer, real *x, size_t heads, size_t stride, size_t position) {
+    if (layer->P)
+        rope(x, 0, heads, stride, layer->P, m->cosine[0], m->sine[0], 1, 1, position, false);
+}
+
+static void rotate_text(const Model *m, const Layer *layer, const Store *s, const KeepInput *in, const AttnShape *shape,
+                        const Text *t, size_t n, Rotated *to, size_t text) {
+    size_t held = held_of(s, t), all = held + n, D = s->D;
+    bool packed = s->keep->o.packed;
+    for (size_t g = 0; g < s->KV; g++)
+        for (size_t i = 0; i < all; i++) {
+            size_t slot = slot_of(s, t, g, i), place = (text * s->KV + g) * to->size + i;
+            real *key = to->k + place * to->D;
+            memcpy(key, s->k + slot * D, D * sizeof *key);
+            rotate_one(m, layer, key, 1, 0, packed ? i : s->at[slot]);
+            if (to->D > D) key[D] = (real)num_log((double)s->score[slot]);
+            memcpy(to->v + place * s->Dv, s->v + slot * s->Dv, s->Dv * sizeof *key);
+        }
+    for (size_t i = 0; i < n; i++) {
+        size_t token = t->token + t->done + i;
+        real *q = to->q + token * shape->H * to->D;
+        for (size_t h = 0; h < shape->H; h++) {
+            memcpy(q + h * to->D, in->q + token * in->q_stride + h * D, D * sizeof *q);
+            if (to->D > D) q[h * to->D + D] = (real)(1 / shape->scale);
+        }
+        rotate_one(m, layer, q, shape->H, to->D, packed ? held + i : t->past + t->done + i);
+    }
+}
+
+// ---- what goes -----------------------------------------------------------------------------------
+
+// What the n queries of a stretch look at counts for the slots, a query and a head after the other.
+static void look(const Store *s, const KeepInput *in, const AttnShape *shape, const Rotated *r, const Text *t, size_t n,
+                 size_t text, size_t g) {
+    size_t held = held_of(s, t), group = shape->H / shape->KV, all = held + n;
+    const real **key = xmalloc(all * sizeof *key);
+    real *w = xmalloc(all * sizeof *w);
+    for (size_t i = 0; i < all; i++)
+        key[i] = r ? r->k + ((text * s->KV + g) * r->size + i) * r->D : key_of(s, t, g, i);
+    for (size_t i = 0; i < n; i++) {
+        if (!keep_watches(&s->keep->o, t->prompt, t->past + t->done + i)) continue;
+        size_t token = t->token + t->done + i;
+        for (size_t h = g * group; h < (g + 1) * group; h++) {
+            const real *q = r ? r->q + token * shape->H * r->D + h * r->D : in->q + token * in->q_stride + h * s->D;
+            attention_weights(w, q, key, held + i + 1, s->D, shape->scale);
+            for (size_t j = 0; j < held + i + 1; j++) s->score[slot_of(s, t, g, j)] += w[j];
+        }
+    }
+    free(key), free(w);
+}
+
+static void move(const Store *s, const Text *t, size_t g, size_t from, size_t to) {
+    size_t a = slot_of(s, t, g, from), b = slot_of(s, t, g, to);
+    if (a == b) return;
+    memcpy(s->k + b * s->D, s->k + a * s->D, s->D * sizeof(real));
+    if (s->v) memcpy(s->v + b * s->Dv, s->v + a * s->Dv, s->Dv * sizeof(real));
+    s->at[b] = s->at[a];
+    if (s->score) s->score[b] = s->score[a];
+}
+
+static void evict(const Store *s, const Text *t, size_t g, size_t n, size_t stays) {
+    uint32_t *at = xmalloc(n * sizeof *at);
+    real *score = xmalloc(n * sizeof *score);
+    size_t *which = xmalloc(n * sizeof *which);
+    for (size_t i = 0; i < n; i++) {
+        size_t slot = slot_of(s, t, g, i);
+        at[i] = s->at[slot], score[i] = s->score ? s->score[slot] : 0;
+    }
+    keep_choose(&s->keep->o, t->prompt, at, score, n, stays, which);
+    for (size_t i = 0; i < stays; i++) move(s, t, g, which[i], i);
+    free(at), free(score), free(which);
+}
+
+// Slots from .. to-1 become one: means, at the position in the middle.
+static void merge(const Store *s, const Text *t, size_t g, size_t from, size_t to, size_t into) {
+    size_t slot = slot_of(s, t, g, into);
+    for (size_t v = 0; v < 2; v++) {
+        size_t width = v ? s->Dv : s->D;
+        real *numbers = v ? s->v : s->k;
+        for (size_t d = 0; d < width; d++) {
+            double sum = 0;
+            for (size_t i = from; i < to; i++) sum += (double)numbers[slot_of(s, t, g, i) * width + d];
+            numbers[slot * width + d] = (real)(sum / (double)(to - from));
+        }
+    }
+    s->at[slot] = s->at[slot_of(s, t, g, (from + to - 1) / 2)], s->score[slot] = (real)(to - from);
+}
+
+static void pool(const Store *s, const Text *t, size_t g, size_t n) {
+    size_t run = keep_run(&s->keep->o, t->prompt);
+    for (size_t i = 0; run > 1 && i * run < n; i++) merge(s, t, g, i * run, smaller((i + 1) * run, n), i);
+}
+
+static void clear_up(const Store *s, const Text *t, size_t n, size_t g) {
+    const KeepOptions *o = &s->keep->o;
+    size_t all = held_of(s, t) + n, end = t->past + t->done + n, stays = keep_held(o, t->prompt, end);
+    if (!keep_evicts(o) || end < keep_begin(o, t->prompt)) return;
+    if (o->policy != KV_POLICY_pool && stays < all) evict(s, t, g, all, stays);
+    if (o->policy == KV_POLICY_pool && end == keep_begin(o, t->prompt)) pool(s, t, g, all);
+}
+
+// ---- all texts -----------------------------------------------------------------------------------
+
+bool keep_batch(const Batch *b) {
+    return b->paged.rows && keep_is_on(&b->paged.blocks->keep.o);
+}
+bool keep_rotates(const Batch *b) {
+    if (!keep_batch(b)) return false;
+    const KeepOptions *o = &b->paged.blocks->keep.o;
+    return o->packed || o->policy == KV_POLICY_pool;
+}
+
+// The next stretch of every text that is not through.
+typedef struct { Text **text; size_t *n, count, tokens, longest; } Round;
+static Round round_of(const Store *s, Text *text, size_t count) {
+    Round r = {.text = xmalloc(count * sizeof *r.text), .n = xmalloc(count * sizeof *r.n)};
+    for (size_t i = 0; i < count; i++) {
+        Text *t = &text[i];
+        if (t->done == t->n) continue;
+        size_t n = stretch_of(s, t), all = held_of(s, t) + n;
+        r.text[r.count] = t, r.n[r.count++] = n;
+        r.longest = all > r.longest ? all : r.longest;
+    }
+    return r;
+}
+
+static void attend(const Store *s, const KeepInput *in, AttnOutput o, AttnShape shape, const Rotated *rotated,
+                   const Round *r, const uint32_t *place) {
+    size_t D = rotated ? rotated->D : s->D, size = rotated ? rotated->size : s->size;
+    size_t Dv = s->v ? s->Dv : D;                        // from one value to the next
+    const real *k = rotated ? rotated->k : s->k, *v = rotated ? rotated->v : s->v ? s->v : s->k;
+    KvView view = {.k = k, .v = v, .k_step = s->KV * size * D, .k_stride = D, .k_head = size * D,
+                   .v_step = s->KV * size * Dv, .v_stride = Dv, .v_head = size * Dv, .block_size = size};
+    AttnRow *row = xmalloc(r->count * sizeof *row);
+    for (size_t i = 0; i < r->count; i++) {
+        const Text *t = r->text[i];
+        row[i] = (AttnRow){t->token + t->done, r->n[i], held_of(s, t) + r->n[i], rotated ? place + i : t->block};
+    }
+    shape.D = D;
+    attention_forward(o, (AttnInput){.q = rotated ? rotated->q : in->q,
+                                     .q_stride = rotated ? shape.H * D : in->q_stride, .view = view, .B = r->count,
+                                     .row = row}, shape);
+    free(row);
+}
+
+static void attend_round(Model *m, size_t l, const Store *s, const KeepInput *in, AttnOutput o, AttnShape shape,
+                         const Round *r, const uint32_t *place, const Batch *b) {
+    bool rotates = keep_rotates(b), looks = keep_looks(&s->keep->o);
+    Rotated rotated = {.D = s->D + (s->keep->o.policy == KV_POLICY_pool), .size = round_up(r->longest, 16)};
+    size_t tasks = r->count * s->KV;
+    for (size_t i = 0; i < tasks; i++) round_group(s, r->text[i / s->KV], i % s->KV);
+    for (size_t i = 0; i < r->count; i++) append(s, in, r->text[i], r->n[i]);
+    if (rotates) {
+        rotated.q = xmalloc(size_mul(b->M * shape.H, rotated.D * sizeof(real)));
+        rotated.k = xmalloc(size_mul(tasks * rotated.size, rotated.D * sizeof(real)));
+        rotated.v = xmalloc(size_mul(tasks * rotated.size, s->Dv * sizeof(real)));
+        for (size_t i = 0; i < r->count; i++)
+            rotate_text(m, &m->layers[l], s, in, &shape, r->text[i], r->n[i], &rotated, i);
+    }
+    attend(s, in, o, shape, rotates ? &rotated : NULL, r, place);
+#pragma omp parallel for schedule(dynamic, 1) if (tasks * r->longest > 4096)
+    for (size_t i = 0; i < tasks; i++) {
+        size_t text = i / s->KV, g = i % s->KV;
+        if (looks) look(s, in, &shape, rotates ? &rotated : NULL, r->text[text], r->n[text], text, g);
+        clear_up(s, r->text[text], r->n[text], g);
+    }
+    free(rotated.q), free(rotated.k), free(rotated.v);
+}
+
+void keep_attention(Model *m, size_t l, AttnOutput o, KeepInput in, AttnShape s, const Batch *b) {
+    Text *text;
+    uint32_t *place;
+    Store store = store_of(b, l, &s);
+    size_t count = texts_of(b, &text, &place);
+    for (;;) {
+        Round r = round_of(&store, text, count);
+        if (r.count) attend_round(m, l, &store, &in, o, s, &r, place, b);
+        for (size_t i = 0; i < r.count; i++) r.text[i]->done += r.n[i];
+        free(r.text), free(r.n);
+        if (!r.count) break;
+    }
+    free(text), free(place);
+}
