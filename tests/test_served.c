@@ -208,6 +208,26 @@ static void command(void) {
     }
 }
 
+// A disk that is full when the records are written: one line, nothing left over, and what was there before stays.
+static void full_disk(void) {
+    train(TINY "--width 32 --out run");
+    CHECK(serve("--requests 60").status == 0, "once there is room");
+    char *before = read_whole_file(test_path("r.jsonl"), NULL);
+    const char *beside = train_binary();
+    int length = (int)(strrchr(beside, '/') - beside);
+    Result r = shell(xprintf("ulimit -f 8; '%.*s/serve' --run run --requests 2000 --rate 100000 --prompt-length 2 "
+                             "--answer-length 1 --records r.jsonl", length, beside));
+    CHECK(r.status == 1 && strstr(r.error, "error: cannot write r.jsonl") && strstr(r.out, "receipt: "), "%d %s",
+          r.status, r.error);
+    CHECK(!strcmp(before, read_whole_file(test_path("r.jsonl"), NULL)) && !file_exists(test_path("r.jsonl.tmp")),
+          "what was there");
+    if (!file_exists("/dev/full")) return;
+    Result output = shell(xprintf("'%.*s/serve' --run run --requests 9 --records all.jsonl > /dev/full", length,
+                                  beside));
+    CHECK(output.status == 1 && strstr(output.error, "the records are written"), "%d %s", output.status, output.error);
+    CHECK(count_lines(read_whole_file(test_path("all.jsonl"), NULL)) == 9, "and they are");
+}
+
 // A table that was measured prices every step that a scheduler with the same flags can make, and no larger one.
 static void measured(void) {
     train("--layers 1 --width 32 --heads 2 --steps 3 --eval-tokens 128 --sample-tokens 0 --out run");
@@ -255,6 +275,7 @@ static const Test tests[] = {
     {"served/alone", "requests through a small pool get the tokens that ./generate draws for each alone", alone},
     {"served/forks", "texts that share a prompt, and drafts that are rejected, whatever the mixers remember", forks},
     {"served/drafts", "./serve --draft DIR: one receipt by exact, one by ratio, whatever the scheduler did", drafts},
+    {"served/full-disk", "records and a receipt that cannot be written: one line, and the old ones stay", full_disk},
     {"served/command", "./serve --run: one receipt, whatever pool, threads and clock", command},
 };
 REGISTER_TESTS(tests)
