@@ -25,6 +25,7 @@ METRICS = {
     "excess_loss": "validation loss above the source's own (nats per token)",
     "train_loss": "training loss (nats per token)",
     "accuracy": "accuracy of the answers (share)",
+    "acceptance": "guesses that the teacher would keep by ratio (share)",
     "tokens": "tokens trained on",
     "tokens_per_second": "speed (tokens per second)",
     "peak_memory_bytes": "peak memory (bytes)",
