@@ -248,6 +248,8 @@ static void measured(void) {
     CHECK(larger.status == 1 && strstr(larger.error, "measured up to 64"), "%s%s", larger.out, larger.error);
     Result none = shell(xprintf("'%.*s/serve' --calibrate c.json", length, beside));
     CHECK(none.status == 2 && strstr(none.error, "--run"), "%d %s", none.status, none.error);
+    none = shell(xprintf("'%.*s/serve' --run run --calibrate c.json --draft lookup --gamma 3", length, beside));
+    CHECK(none.status == 2 && strstr(none.error, "--draft has no effect"), "%d %s", none.status, none.error);
 }
 
 // The steps that are measured: each fits into the pool and the budget, and the largest of all kinds are among them.
