@@ -104,7 +104,7 @@ $(B)/probe: $(B)/objects/tests/probe.o $(OBJECTS)
 	$(call say,LINK)$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
 
 # The fuzzer's calls of exit() and of the allocator are ours, and it draws nothing (tests/fuzz/fuzz.c).
-HARNESS  = $(addprefix $(B)/objects/tests/fuzz/,fuzz.o readers.o commands.o)
+HARNESS  = $(addprefix $(B)/objects/tests/fuzz/,fuzz.o readers.o commands.o requests.o)
 WATCHED  = $(addprefix -Wl$(comma)--wrap=,exit malloc calloc realloc aligned_alloc free plot_chart plot_heat_map)
 # Where sizes are multiplied, a product beyond size_t is a finding as well.
 MULTIPLIES = model.c attention.c config/config.c config/model.c config/moe.c config/optim.c $(wildcard model/*.c)

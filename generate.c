@@ -497,9 +497,11 @@ int main(int argc, char **argv) {
     if (smaller_one.model) refuse_state(&smaller_one);
     Sampler *sampler = write_texts(&s, prompt, n, sampling, keep, &ahead, &clock);
     report(&s, sampler, &clock);
+    process_catch_signals(true);        // a picture that has been begun is finished
     if (clock.profiled) show_profile(&clock, o.roofline);
     size_t held = sampler->count < sampler->window ? sampler->count : sampler->window;
     if (*o.picture) maps_draw(s.model, s.tokenizer, sampler->text[0].token, held, o.picture_tokens, s.dir, o.picture);
+    process_catch_signals(false);
     sampler_free(sampler);
     model_free(s.model);
     tokenizer_free(s.tokenizer);

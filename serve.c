@@ -508,6 +508,7 @@ static bool tell_round(size_t round, size_t of) {
 }
 
 static void measure_costs(const ServeOptions *o) {
+    if (*o->draft) usage_error("--draft has no effect with --calibrate, which measures steps of the model alone");
     Service run = open_run(o);
     open_model(&run, places_of(o));
     if (served_has_state(run.model))

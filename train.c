@@ -363,6 +363,7 @@ static int finish(Training *t) {
 int main(int argc, char **argv) {
     cpu_check(run_commit());
     process_begin();
+    process_catch_closed_pipe();
     process_catch_signals(false);       // a model is built and measured for long, and what a kill leaves then is whole
     threads_wait_briefly(argv);
     static Training t;

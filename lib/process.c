@@ -67,6 +67,12 @@ static void on_signal(int number) {
         raise(number);                  // it comes when this handler returns
     }
     process_stopped = number;
+    if (number == SIGPIPE) signal(SIGPIPE, SIG_IGN);      // whatever is said from now on, nobody hears it
+}
+
+void process_catch_closed_pipe(void) {
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART}, now;
+    if (sigaction(SIGPIPE, NULL, &now) == 0 && now.sa_handler != SIG_IGN) sigaction(SIGPIPE, &action, NULL);
 }
 
 void process_catch_signals(bool caught) {

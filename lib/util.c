@@ -70,13 +70,32 @@ char *xprintf(const char *format, ...) {
     return text;
 }
 
+// Newlines of the format end lines, and for that are marked; those of a name do not.
+enum { MARK = 0x1e };
+static size_t count_of(const char *text, char c) {
+    size_t count = 0;
+    for (; (text = strchr(text, c)); text++) count++;
+    return count;
+}
+static void print_marked(FILE *out, const char *text, bool known) {
+    static const char ends[] = {'\n', MARK, 0};
+    for (const char *end; *text; text = end + 1) {
+        end = text + strcspn(text, ends);
+        text_print(out, text, (size_t)(end - text));
+        if (!*end) return;
+        fputs(*end == MARK && (known || !end[1]) ? "\n" : *end == MARK ? "\\x1e" : "\\n", out);
+    }
+}
+
 void print_line(FILE *out, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    char *text = formatted(format, arguments);
+    char *marked = xprintf("%s", format);
+    for (char *at = marked; (at = strchr(at, '\n'));) *at = MARK;
+    char *text = formatted(marked, arguments);
     va_end(arguments);
-    text_print(out, text, strlen(text));
-    free(text);
+    print_marked(out, text, count_of(text, MARK) == count_of(marked, MARK));
+    free(text), free(marked);
 }
 
 size_t size_mul(size_t a, size_t b) {

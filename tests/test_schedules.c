@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VOCAB = 23, ITEMS = 12, PROMPT = 22, ANSWER = 16, REQUESTS = 8, KNOWN = 24 };
+enum { VOCAB = 23, ITEMS = 12, PROMPT = 22, ANSWER = 16, REQUESTS = 8 };
+enum { KNOWN = 24 };            // positions of the draft that has learned ones
 
 // What a request asks for, and what it gets alone. Two with one prompt stand side by side; beginnings are shared too.
 typedef struct { int token[PROMPT + ANSWER]; size_t n; uint64_t seed; } Item;
@@ -20,9 +21,8 @@ static const SampleOptions drawn[] = {
 };
 static const char *const targets[] = {"", "--attn mla", "--attn swa --window 9", "--attn gqa --kv-heads 1 --pos alibi",
                                       "--experts 4 --router bias", "--attn gla+mha"};
-#define KNOWN_TEXT "24"
 static const char *const drafts[] = {"--width 16 --layers 1", "--attn mla --layers 1",
-                                     "--pos learned --context " KNOWN_TEXT};
+                                     "--pos learned --context 24"};
 enum { TARGETS = sizeof targets / sizeof *targets, DRAFTS = sizeof drafts / sizeof *drafts };
 typedef enum { GUESS_NOTHING, GUESS_LOOKUP, GUESS_MODEL, GUESS_RATIO, GUESSES } Guess;
 

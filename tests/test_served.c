@@ -264,6 +264,26 @@ static void command(void) {
     }
 }
 
+// A disk that is full when the records are written: one line, nothing left over, and what was there before stays.
+static void full_disk(void) {
+    train(TINY "--width 32 --out run");
+    CHECK(serve("--requests 60").status == 0, "once there is room");
+    char *before = read_whole_file(test_path("r.jsonl"), NULL);
+    const char *beside = train_binary();
+    int length = (int)(strrchr(beside, '/') - beside);
+    Result r = shell(xprintf("ulimit -f 8; '%.*s/serve' --run run --requests 2000 --rate 100000 --prompt-length 2 "
+                             "--answer-length 1 --records r.jsonl", length, beside));
+    CHECK(r.status == 1 && strstr(r.error, "error: cannot write r.jsonl") && strstr(r.out, "receipt: "), "%d %s",
+          r.status, r.error);
+    CHECK(!strcmp(before, read_whole_file(test_path("r.jsonl"), NULL)) && !file_exists(test_path("r.jsonl.tmp")),
+          "what was there");
+    if (!file_exists("/dev/full")) return;
+    Result output = shell(xprintf("'%.*s/serve' --run run --requests 9 --records all.jsonl > /dev/full", length,
+                                  beside));
+    CHECK(output.status == 1 && strstr(output.error, "the records are written"), "%d %s", output.status, output.error);
+    CHECK(count_lines(read_whole_file(test_path("all.jsonl"), NULL)) == 9, "and they are");
+}
+
 // A table that was measured prices every step that a scheduler with the same flags can make, and no larger one.
 static void measured(void) {
     train("--layers 1 --width 32 --heads 2 --steps 3 --eval-tokens 128 --sample-tokens 0 --out run");
@@ -298,6 +318,8 @@ static void measured(void) {
     CHECK(larger.status == 1 && strstr(larger.error, "measured up to 64"), "%s%s", larger.out, larger.error);
     Result none = shell(xprintf("'%.*s/serve' --calibrate c.json", length, beside));
     CHECK(none.status == 2 && strstr(none.error, "--run"), "%d %s", none.status, none.error);
+    none = shell(xprintf("'%.*s/serve' --run run --calibrate c.json --draft lookup --gamma 3", length, beside));
+    CHECK(none.status == 2 && strstr(none.error, "--draft has no effect"), "%d %s", none.status, none.error);
 }
 
 // The steps that are measured: each fits into the pool and the budget, and the largest of all kinds are among them.
@@ -330,6 +352,7 @@ static const Test tests[] = {
     {"served/forks", "texts that share a prompt, and drafts that are rejected, whatever the mixers remember", forks},
     {"served/drafts", "./serve --draft DIR: one receipt by exact, one by ratio, whatever the scheduler did", drafts},
     {"served/kept", "the same with caches that keep less, and give blocks back", kept},
+    {"served/full-disk", "records and a receipt that cannot be written: one line, and the old ones stay", full_disk},
     {"served/command", "./serve --run: one receipt, whatever pool, threads and clock", command},
 };
 REGISTER_TESTS(tests)

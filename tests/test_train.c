@@ -122,6 +122,18 @@ static void wait_for_line(const char *path, const char *word) {
     CHECK(false, "%s never said %s", path, word);
 }
 
+// Whoever reads the output may have seen enough, as head has.
+static void test_closed_pipe(void) {
+    static const char flags[] = TINY "--steps 300 --eval-every 5 --save-every 300 ";
+    const char *digest = digest_of(flags, "whole");
+    Result r = shell(xprintf("'%s' %s --out cut | head -n 8 > first", train_binary(), flags));
+    CHECK(r.status == 0 && count_lines(file_text("first")) == 8 && !*r.error, "%d: %s", r.status, r.error);
+    for (int i = 0; i < 1000 && !strcmp(text_of("cut", "status"), "running"); i++) usleep(10000);
+    CHECK(!strcmp(text_of("cut", "status"), "interrupted"), "%s", text_of("cut", "status"));
+    CHECK(file_exists(test_path("cut/state.safetensors")), "it is saved");
+    same_digest(digest, digest_of(flags, "cut"), "interrupted and resumed");
+}
+
 static void test_signals(void) {
     static const int signals[] = {SIGINT, SIGTERM};
     const char *digest = digest_of(TINY "--steps 400 --eval-every 100 --save-every 100", "whole");
@@ -553,6 +565,7 @@ static const Test tests[] = {
      test_finished},
     {"train/same-digest", "micro-batches, threads and looking change not one bit", test_same_digest},
     {"train/same-digest-moe", "nor do they with experts, grouped and latent attention", test_same_digest_moe},
+    {"train/closed-pipe", "./train | head saves and ends; the resumed run is the uninterrupted one", test_closed_pipe},
     {"train/signals", "SIGINT and SIGTERM save; the resumed run is the uninterrupted one", test_signals},
     {"train/interrupted-fresh", "what to type after Ctrl-C", test_interrupted_fresh},
     {"train/predicted-memory", "run.json says what --dry-run says", test_predicted_memory},

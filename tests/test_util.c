@@ -179,7 +179,25 @@ static void test_shown(void) {
     CHECK(!strncmp(cut, "0123456", 7) && strlen(cut) < sizeof cut, "cut to its size: %s", cut);
 }
 
+// A name cannot make a line of its own.
+static void lines(void) {
+    static const struct { const char *name, *shown; } names[] = {
+        {"plain", "note     plain\nand plain\n"}, {"a\nerror: b", "note     a\\nerror: b\nand a\\nerror: b\n"},
+        {"a\x1e" "b\n", "note     a\\x1eb\\n\\x1eand a\\x1eb\\n\n"}, {"", "note     \nand \n"},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char *printed;
+        size_t bytes;
+        FILE *f = open_memstream(&printed, &bytes);
+        print_line(f, "note     %s\nand %s\n", names[i].name, names[i].name);
+        fclose(f);
+        CHECK(!strcmp(printed, names[i].shown), "%zu: \"%s\"", i, printed);
+        free(printed);
+    }
+}
+
 static const Test tests[] = {
+    {"util/lines", "a line of output stays a line, whatever names are in it", lines},
     {"util/controls", "controls, C1 ones too, and bytes that are not UTF-8 are told from characters", test_controls},
     {"util/shown", "what is printed or quoted commands no terminal, and keeps its tabs and lines", test_shown},
     {"util/memory", "sizes are checked; an arena hands out what it measured, aligned and zeroed", test_memory},

@@ -42,7 +42,7 @@ static bool is_quick(const Config *c) {
 void train_command(const char *input, size_t bytes) {
     Words w = words_of(input, bytes);
     Config c;
-    bool given[128];
+    bool *given = xmalloc(config_table.count * sizeof *given);
     flags_parse(&config_table, &c, w.argc, w.argv, given);
     check_texts(&c);
     report_command(w.argc, w.argv), flags_summary(&config_table, &c, true), report_label(c.data);
@@ -70,7 +70,7 @@ void prepare_generate(void) {
 void generate_command(const char *input, size_t bytes) {
     Words w = words_of(input, bytes);
     GenerateOptions o;
-    bool given[128];
+    bool *given = xmalloc(generate_table.count * sizeof *given);
     int *prompt;
     flags_parse(&generate_table, &o, w.argc, w.argv, given);
     size_t n = read_prompt(&o, given, &source, &prompt);

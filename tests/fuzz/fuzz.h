@@ -3,7 +3,8 @@
 // of its input explains.
 //     make fuzz        libFuzzer, RUNS executions of each target (needs clang)
 //     make replay      the inputs in tests/fuzz/corpus/TARGET once more, with any compiler
-// fuzz.c holds the watch over memory and exits, readers.c the files, commands.c the command lines.
+// fuzz.c holds the watch over memory and exits, readers.c the files, commands.c and requests.c the
+// command lines, and what requests are read from.
 #ifndef FUZZ_H
 #define FUZZ_H
 #include "lib/util.h"
@@ -42,6 +43,9 @@ void open_lines(const char *input, size_t bytes), open_named_lines(const char *i
 void decode_tokens(const char *input, size_t bytes), encode_text(const char *input, size_t bytes);
 void read_completion(const char *input, size_t bytes);
 void read_chat(const char *input, size_t bytes), read_tokens(const char *input, size_t bytes);
+// requests.c
+void serve_command(const char *input, size_t bytes);
+void read_trace(const char *input, size_t bytes), read_cost(const char *input, size_t bytes);
 // commands.c
 void prepare_generate(void);
 void train_command(const char *input, size_t bytes), generate_command(const char *input, size_t bytes);
