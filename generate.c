@@ -166,7 +166,8 @@ static size_t memory_of_text(const Source *s, size_t prompt, size_t tokens, cons
 
 // Before anything is allocated: a system that gives more memory than it has would be found out in the middle. Of a run
 // and its draft, or NULL, which follow the same text.
-static void check_memory(const Source *s, const Source *draft, size_t prompt, SampleOptions o, const KeepOptions *keep) {
+static void check_memory(const Source *s, const Source *draft, size_t prompt, SampleOptions o,
+                         const KeepOptions *keep) {
     size_t tokens = size_add(prompt, o.tokens);
     size_t each = size_add(size_mul(tokens, sizeof(int)), memory_of_text(s, prompt, o.tokens, keep));
     if (draft) each = size_add(each, memory_of_text(draft, prompt, o.tokens, keep));

@@ -213,14 +213,14 @@ static double seconds_by_http(const Setting *with, int port, const char *body) {
     return whole ? seconds_now() - start : NAN;
 }
 
-typedef struct { pid_t process; int port; } Server;
+typedef struct { pid_t process; int port; } Child;
 
 // Its port, which it says when it listens; 0: it has ended.
-static Server server_start(const Served *s, const char *flags) {
+static Child server_start(const Served *s, const char *flags) {
     int said[2];
     char *command = xprintf("exec '%s/serve' --port 0 %s %s", s->programs, flags, s->threads);
     if (pipe(said)) fail("no pipe for ./serve");
-    Server server = {fork(), 0};
+    Child server = {fork(), 0};
     if (server.process == 0) {
         dup2(said[1], 1), dup2(said[1], 2), close(said[0]);
         execl("/bin/sh", "sh", "-c", command, (char *)NULL);
@@ -251,7 +251,7 @@ static void measure_http(Bench *b, const Served *s) {
     enum { MOST = 5 };
     double ratio[MOST];
     size_t rounds = b->rounds < MOST ? b->rounds : MOST;
-    Server server = server_start(s, flags);
+    Child server = server_start(s, flags);
     if (server.port) seconds_by_http(with, server.port, body);
     for (size_t r = 0; server.port && r < rounds; r++) {
         double by_http = seconds_by_http(with, server.port, body);

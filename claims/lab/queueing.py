@@ -53,8 +53,8 @@ def states(command):
             for place, count in zip(axes, counts(records, times)):
                 place.plot(times / 60, count, style, color=INK if backlog != "0" else DARK, linewidth=1.3)
                 place.text(times[-1] / 60, count[-1], f" {label}", va="center", fontsize=8)
-            print(f"{label:<22} {100 * told['pool_share']:3.0f}% of the pool in use, {told['preempted']:>6} preemptions, "
-                  f"last tenth: median wait {told['ttft_late']:.4g} s")
+            print(f"{label:<22} {100 * told['pool_share']:3.0f}% of the pool in use, {told['preempted']:>6} "
+                  f"preemptions, last tenth: median wait {told['ttft_late']:.4g} s")
         axes[0].set_ylabel("requests that wait")
         axes[1].set_ylabel("being answered")
         axes[1].set_xlabel("minutes; both get the same requests at the same rate after the burst")

@@ -304,7 +304,8 @@ def facts(claim, records):
              "seeds": str(len(claim.seeds)), "diverged": str(sum(r["status"] == "diverged" for r in records.values()))}
     for f in outcome.findings:
         e, name = f.estimate, f.comparison.name
-        told = {"effect": effect(f), "mean": number(e.mean) if f.comparison.ratio else signed(e.mean), "low": signed(e.low), "high": signed(e.high),
+        told = {"effect": effect(f), "mean": number(e.mean) if f.comparison.ratio else signed(e.mean),
+                "low": signed(e.low), "high": signed(e.high),
                 "p": f"{f.p:.2g}", "detectable": number(f.detectable)}
         found |= {name: f.verdict, **{f"{name}: {what}": text for what, text in told.items()}}
         if f.note:
