@@ -175,29 +175,24 @@ typedef struct {
 // exp(score - max).
 typedef struct { real max, sum; } Softmax;
 
-// The scores x of one more tile become exp(score - max). Returns by how much the weighted values so far are to be
-// rescaled, because max has grown. The first of the tile's keys is `behind` positions before the query.
-static real row_weights(Softmax *row, real *x, Span seen, size_t keys, size_t behind, real slope, const AttnShape *s) {
-    real rescale[LANES] = {1};
+// The scores x of one more tile become exp(score - max); `o`, the weighted values so far, is rescaled where max grows.
+// The first of the tile's keys is `behind` positions before the query.
+static void row_forward(Softmax *row, real *x, Span seen, size_t keys, real *o, size_t behind, real slope,
+                        const AttnShape *s) {
     if (!seen.to) {                                                        // nothing in this tile
         memset(x, 0, keys * sizeof *x);
-        return 1;
+        return;
     }
     real scale = row_alibi(x, seen.to, (real)s->scale, slope, behind);
     real max = row_max(x + seen.from, seen.to - seen.from, scale, row->max);
     real sum = row_exp(x, seen, keys, scale, max);
     if (row->sum > 0 && max > row->max) {
+        real rescale[LANES];
         vec_store(rescale, vec_exp(vec_set(row->max - max)));
         row->sum *= rescale[0];
+        row_scale(o, o, rescale[0], s->Dv);
     }
     row->sum += sum, row->max = max;
-    return rescale[0];
-}
-// `o`: the weighted values so far.
-static void row_forward(Softmax *row, real *x, Span seen, size_t keys, real *o, size_t behind, real slope,
-                        const AttnShape *s) {
-    real rescale = row_weights(row, x, seen, keys, behind, slope, s);
-    if (rescale != 1) row_scale(o, o, rescale, s->Dv);
 }
 
 static void row_end(const Softmax *row, real *o, size_t Dv, real *lse) {
@@ -243,7 +238,6 @@ enum {
     PREFETCH = 2048,                    // distance in numbers
     FEW = 8,                            // tokens of a sequence, and
     FEW_QUERIES = 32,                   // queries of a key head, for which keys are not packed
-    TOGETHER = 512,                     // keys from which all threads go through one head of them together
 };
 
 // A tile of keys or values, in groups of 16 positions: where each begins, and those of the next tile, or behind the
@@ -363,21 +357,6 @@ static void values_of_tile(real *out, const real *p, size_t ld, size_t heads, co
     else values_of_groups(false, out, p, ld, heads, t, Dv, keys, accumulate);
 }
 
-// The same for some columns alone: `vecs` vectors from d on.
-INLINE void values_in_slice(bool scattered, size_t vecs, real *out, const real *p, size_t ld, size_t heads,
-                            const Tile *t, size_t d, size_t Dv, size_t keys, bool accumulate) {
-    size_t n = smaller(vecs * LANES, Dv - d);
-    if (vecs == 4) values_of_heads(scattered, 4, out + d, p, ld, heads, t, d, Dv, n, keys, accumulate);
-    else if (vecs == 3) values_of_heads(scattered, 3, out + d, p, ld, heads, t, d, Dv, n, keys, accumulate);
-    else if (vecs == 2) values_of_heads(scattered, 2, out + d, p, ld, heads, t, d, Dv, n, keys, accumulate);
-    else values_of_heads(scattered, 1, out + d, p, ld, heads, t, d, Dv, n, keys, accumulate);
-}
-static void values_of_slice(real *out, const real *p, size_t ld, size_t heads, const Tile *t, size_t d, size_t vecs,
-                            size_t Dv, size_t keys, bool accumulate) {
-    if (t->scattered) values_in_slice(true, vecs, out, p, ld, heads, t, d, Dv, keys, accumulate);
-    else values_in_slice(false, vecs, out, p, ld, heads, t, d, Dv, keys, accumulate);
-}
-
 // What a thread needs to decode, in numbers: scores [queries, tile], queries and outputs side by side, copies of a tile
 // whose positions are scattered, the places of its groups, and a softmax for each query.
 typedef struct { size_t scores, queries, outs, keys, values, groups, rows, each; } DecodeSpace;
@@ -449,66 +428,6 @@ static void decode_heads(const DecodeTask *t, const AttnShape *s, const DecodeSp
     if (t->n > 1) scatter_outs(t, s, out);
 }
 
-// Vectors of a value that are a thread's at a time: the number where the thread with the most to do has the least.
-static size_t slice_of(size_t Dv, size_t threads) {
-    size_t vecs = (Dv + LANES - 1) / LANES, best = 1, least = SIZE_MAX;
-    for (size_t n = UNROLL; n > 0; n--) {
-        size_t slices = (vecs + n - 1) / n, cost = (slices + threads - 1) / threads * n;
-        if (cost < least) least = cost, best = n;
-    }
-    return best;
-}
-
-// One head of many keys, and fewer heads than threads: all of them go through it, some tiles at a time, which stay in
-// the L2 cache, in three rounds. Each computes the scores of some tiles, for all queries, so that a key is read and
-// turned once; then the weights of some queries, tile after tile; then some columns of all outputs. The same chains as
-// above, so the same bits.
-static void decode_together(const DecodeTask *t, const AttnShape *s, size_t threads) {
-    size_t length = t->m.length, past = length - t->n, queries = t->n * t->heads, slice = slice_of(s->Dv, threads);
-    size_t tiles = round_up(8, threads), ld = tiles * s->tile, places = s->tile / LANES + 2;
-    size_t groups = round_up(places * sizeof(real *) / sizeof(real), LANES), sides = round_up(queries * s->D, LANES);
-    real *score = workspace_take(&workspace, queries * (ld + tiles + s->Dv) + sides + threads * groups);
-    real *side = score + queries * ld, *every = side + sides, *out = t->n == 1 ? t->out : every + threads * groups;
-    real *rescale = every + threads * groups + queries * s->Dv;
-    const real *q = t->n == 1 ? t->q : side;
-    Softmax row[2 * FEW_QUERIES];
-    for (size_t i = 0; i < queries; i++) row[i] = (Softmax){-(real)INFINITY, 0};
-    if (t->n > 1) gather_queries(t, s, side);
-#pragma omp parallel
-    for (size_t from = 0; from < length; from += ld) {
-        const real **group = (const real **)(every + (size_t)omp_get_thread_num() * groups);
-        size_t end = smaller(from + ld, length);
-#pragma omp for schedule(static)
-        for (size_t j = from; j < end; j += s->tile) {
-            Tile tile = tile_of(&t->m.keys, length, NULL, 0, j, s->tile, group, NULL, s->D);
-            scores_of_tile(score + j - from, ld, q, queries, &tile, s->D, smaller(s->tile, length - j));
-        }
-#pragma omp for schedule(static)
-        for (size_t i = 0; i < queries; i++)
-            for (size_t j = from; j < end; j += s->tile) {
-                size_t keys = smaller(s->tile, length - j), position = past + i / t->heads;
-                rescale[(j - from) / s->tile * queries + i] =
-                    row_weights(&row[i], score + i * ld + j - from, span_seen(s, position, j, keys), keys, position - j,
-                                t->slope ? t->slope[i % t->heads] : 0, s);
-            }
-#pragma omp for schedule(static)
-        for (size_t d = 0; d < s->Dv; d += slice * LANES) {
-            size_t n = smaller(slice * LANES, s->Dv - d), vecs = (n + LANES - 1) / LANES;
-            for (size_t j = from; j < end; j += s->tile) {
-                const real *grown = rescale + (j - from) / s->tile * queries;
-                for (size_t i = 0; i < queries && j > 0; i++)
-                    if (grown[i] != 1) row_scale(out + i * s->Dv + d, out + i * s->Dv + d, grown[i], n);
-                Tile tile = tile_of(&t->m.values, length, NULL, 0, j, s->tile, group, NULL, s->Dv);
-                values_of_slice(out, score + j - from, ld, queries, &tile, d, vecs, s->Dv, smaller(s->tile, length - j),
-                                j > 0);
-            }
-            for (size_t i = 0; i < queries && end == length; i++)
-                row_scale(out + i * s->Dv + d, out + i * s->Dv + d, 1 / row[i].sum, n);
-        }
-    }
-    if (t->n > 1) scatter_outs(t, s, out);
-}
-
 static void head_forward_matrix(const Head *t, const AttnShape *s, real *scratch) {
     size_t past = t->L - t->n, L = t->L;
     real *p = t->probability ? t->probability : scratch;
@@ -571,16 +490,13 @@ static Memory memory_of(const KvView *v, const Sequence *q, size_t b, size_t g) 
     return (Memory){keys_of(v, q, b, g), values_of(v, q, b, g), q->length};
 }
 
-static DecodeTask decode_task(const AttnOutput *o, const AttnInput *in, const AttnShape *s, const ForwardTask *t) {
-    return (DecodeTask){.out = o->out + t->q.at * o->out_stride + t->h * s->Dv,
-                       .q = in->q + t->q.at * in->q_stride + t->h * s->D, .out_stride = o->out_stride,
-                       .q_stride = in->q_stride, .m = memory_of(&in->view, &t->q, t->b, t->g), .next = t->next,
-                       .n = t->q.n, .heads = t->heads, .slope = s->slope ? s->slope + t->h : NULL};
-}
 static void forward_decoding(const AttnOutput *o, const AttnInput *in, const AttnShape *s, const ForwardTask *t,
                              real *space) {
     DecodeSpace need = decode_space(s, &in->view);
-    DecodeTask task = decode_task(o, in, s, t);
+    DecodeTask task = {.out = o->out + t->q.at * o->out_stride + t->h * s->Dv,
+                       .q = in->q + t->q.at * in->q_stride + t->h * s->D, .out_stride = o->out_stride,
+                       .q_stride = in->q_stride, .m = memory_of(&in->view, &t->q, t->b, t->g), .next = t->next,
+                       .n = t->q.n, .heads = t->heads, .slope = s->slope ? s->slope + t->h : NULL};
     decode_heads(&task, s, &need, space);
 }
 
@@ -588,25 +504,6 @@ static void forward_decoding(const AttnOutput *o, const AttnInput *in, const Att
 static bool is_decoding(const AttnOutput *o, const AttnShape *s, size_t n) {
     bool few = n == 1 || (n <= FEW && n * (s->H / s->KV) <= FEW_QUERIES);
     return few && s->kernel == ATTENTION_flash && !o->lse && !o->probability;
-}
-
-// Whether all threads go through each head of keys together.
-static bool is_together(const AttnOutput *o, const AttnInput *in, const AttnShape *s, size_t threads) {
-    bool is = in->B * s->KV < threads && !(in->view.block_size % LANES);
-    for (size_t b = 0; b < in->B && is; b++) {
-        Sequence q = sequence_of(o, in, s, b);
-        is = is_decoding(o, s, q.n) && q.length >= TOGETHER && q.n * (s->H / s->KV) <= 2 * FEW_QUERIES;
-    }
-    return is;
-}
-static void forward_together(const AttnOutput *o, const AttnInput *in, const AttnShape *s, size_t threads) {
-    size_t group = s->H / s->KV;
-    for (size_t i = 0; i < in->B * s->KV; i++) {
-        size_t b = i / s->KV, g = i % s->KV;
-        ForwardTask t = {.q = sequence_of(o, in, s, b), .b = b, .g = g, .h = g * group, .heads = group};
-        DecodeTask task = decode_task(o, in, s, &t);
-        decode_together(&task, s, threads);
-    }
 }
 
 // Tasks are done from the last one to the first.
@@ -667,10 +564,6 @@ void attention_forward(AttnOutput o, AttnInput in, AttnShape s) {
     // With few key heads (decoding, or a latent shared by all heads) the queries of one are shared out too.
     size_t split = heads < threads ? smaller(group, (threads + heads - 1) / heads) : 1, tasks = in.B * s.KV * split;
     Plan plan = plan_of(&o, &in, &s);
-    if (plan.work > PARALLEL_FROM && is_together(&o, &in, &s, threads)) {
-        forward_together(&o, &in, &s, threads);
-        return;
-    }
     real *space = workspace_take(&workspace, size_mul(plan.each, threads));
     // Rows differ in length: the last ones, which read prompts, come first, and threads take one task after another; or
     // where none reads a prompt, a few that follow one another, so that each can prefetch the beginning of the next.

@@ -231,28 +231,6 @@ static void past_of_groups(void) {
             }
 }
 
-// Many keys of fewer heads than threads, through which all threads go together.
-static void together(void) {
-    static const struct { Heads h; size_t n, length, tile; } calls[] = {
-        {{8, 1, 64, 48, 0, false}, 1, 700, 64}, {{9, 1, 40, 112, 0, true}, 1, 512, 32},
-        {{4, 1, 24, 20, 0, false}, 5, 613, 64}, {{2, 1, 16, 16, 600, false}, 2, 801, 32},
-        {{6, 2, 16, 64, 0, false}, 3, 600, 64}};
-    Rng r = rng_stream(3, RNG_TEST, 11);
-    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
-        Call c = make_call(1, calls[i].n, calls[i].length, calls[i].h, ATTENTION_flash, calls[i].tile, &r);
-        real *alone = array(c.out_size);
-        c.lse = c.probability = NULL;
-        for (int threads = 1; threads <= 4; threads++) {
-            omp_set_num_threads(threads);
-            forward(&c);
-            if (threads == 1) memcpy(alone, c.out, c.out_size * sizeof *alone);
-            CHECK(same_bits(c.out, alone, c.out_size), "%zu queries of %zu keys, %zu heads: %d threads give other bits",
-                  calls[i].n, calls[i].length, calls[i].h.H, threads);
-        }
-        arrays_free();
-    }
-}
-
 static void batches(void) {
     Rng r = rng_stream(3, RNG_TEST, 4);
     for (int i = 0; i < HEADS; i++)
@@ -467,8 +445,6 @@ static const Test tests[] = {
     {"attention/past", "new queries after a past are the rows of the whole forward, bit for bit", past},
     {"attention/past-of-groups", "one query of every number of heads, with any threads, is the last row of the whole",
      past_of_groups},
-    {"attention/together", "many keys of few heads, which all threads go through, give the bits of one thread",
-     together},
     {"attention/blocks", "rows of several lengths over scattered blocks have the bits of contiguous keys", blocks},
     {"attention/batch", "a sequence does not depend on the others in its batch, bit for bit", batches},
     {"attention/band", "band is naive, bit for bit", band_is_naive},
