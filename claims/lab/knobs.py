@@ -59,7 +59,7 @@ LINES = {
     "biases": [
         ("config/model.def", r"bias\b"), ("config/values.h", r"_BIAS"), ("config/model.c", "config_qkv_bias()"),
         ("config/model.c", "config_o_bias()"), ("config/model.c", "config_ffn_bias()"),
-        ("config/model.c", "config_name_biases()"), ("config/model.h", r"config_\w*bias"), ("train.c", r"bias"),
+        ("config/model.c", "config_name_biases()"), ("config/model.h", r"config_\w*bias"), ("run/loaded.c", r"bias"),
         ("model.c", r"bias"), ("attention.c", r"bias"), ("linear.c", r"bias"), ("model/table.c", r"bias"),
         ("model/table.h", r"bias"), ("model/pieces.c", r"bias"), ("model/pieces.h", r"bool bias"),
         ("kernels/matmul.c", r"bias"), ("kernels/matmul.h", r"bias")],
