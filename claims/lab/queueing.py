@@ -3,6 +3,7 @@ numbers on every machine; what is claimed stands in the records.
 
     rules()             what each rule of admission asks for before a request may start
     states()            the same arrivals from empty and after a burst: who waits, who is being answered
+    loop()              from the records of paging-loop: which share of requests is served in time, at each rate
 """
 import matplotlib.pyplot as plt
 import numpy
@@ -63,4 +64,32 @@ def states(command):
         for place in axes:
             place.margins(x=0)
             place.set_xlim(0, times[-1] / 60 * 1.22)
+        return figure
+
+
+# What stands at which share of the way down, and on which side.
+LINES = {"chunk": ("first chunk,\nfrom empty", "-", INK, 0.55, -1),
+         "chunk, burst": ("first chunk,\nafter a burst", "--", INK, 0.5, -1),
+         "full, burst": ("all reserved,\neither way", ":", DARK, 0.6, 1)}
+
+
+def loop(receipt):
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.8, 3), layout="constrained")
+        curves = {}
+        for group, (label, style, colour, height, side) in LINES.items():
+            arms = receipt.claim.groups()[group]
+            rates = [float(dict(arm.flags)["rate"]) for arm in arms]
+            shares = curves[group] = [100 * numpy.mean([row["good_late"] for row in receipt.rows(arm.label)])
+                                      for arm in arms]
+            axes.plot(rates, shares, style, color=colour, linewidth=1.6, marker="o", markersize=3)
+            place = numpy.interp(-100 * height, [-share for share in shares], rates)
+            axes.annotate(label, (place, 100 * height), (8 * side, 0), textcoords="offset points", va="center",
+                          ha="left" if side > 0 else "right", fontsize=8)
+        axes.fill_between(rates, curves["chunk, burst"], curves["chunk"], color=LIGHT, zorder=0)
+        axes.set_xlabel("requests per second")
+        axes.set_ylabel("% of the last tenth\nserved in time")
+        axes.set_ylim(-4, 104)
+        axes.set_xlim(rates[0] - 0.05, rates[-1] + 0.2)
+        axes.set_title("In the grey area the past decides", fontsize=9)
         return figure
