@@ -137,7 +137,8 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < tables; i++)
         for (size_t j = 0; j < table[i].count && count < 4096; j++) all[count++] = &table[i].tests[j];
     qsort(all, count, sizeof all[0], by_name);
-    signal(SIGINT, SIG_DFL);            // a shell starts jobs in the background with it ignored, and tests send it
+    // A shell starts jobs in the background with SIGINT ignored, Python its children with SIGPIPE; tests need both.
+    signal(SIGINT, SIG_DFL), signal(SIGPIPE, SIG_DFL);
     bool list = argc == 2 && strcmp(argv[1], "--list") == 0;
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     slots = cores < 1 ? 1 : cores > 16 ? 16 : (size_t)cores;
