@@ -2,6 +2,7 @@
 // parameters, moments, losses, and of the logits it then decodes. tests/digest.sh builds it for every
 // compiler and machine at hand and compares. It needs no library but libm, no files and no flags:
 //     build/digest [STEPS [MICRO-BATCH [RESUME-AT [KIND...]]]]      threads: OMP_NUM_THREADS
+#include "kernels/distill.h"
 #include "lib/rng.h"
 #include "lib/simd.h"
 #include "model.h"
@@ -34,6 +35,7 @@ static const struct { const char *name, *flags; } kinds[] = {
     {"keel", "--attn mha --norm keel --norm-kind dyt --pos none"},
     {"switch", "--attn gqa --experts 4 --top-k 1 --norm-topk 0 --ffn relu2 --moe-layers dense+moe --norm peri"},
     {"linear", "--attn linear --state-dim 7 --short-conv 0"},
+    {"unit-keys", "--attn linear+mha --state-dim 5 --feature-map unit"},
     {"gla", "--attn gla --bias --norm peri --experts 4 --expert-width 11"},
     {"delta", "--attn delta+mha --state-dim 24 --norm out --rope-dim 4"},
     {"gated-delta", "--attn gated-delta+gqa --kv-heads 2 --tie 0 --pos none"},
@@ -95,6 +97,7 @@ static void check_coverage(void) {
     for (size_t i = 0; i < config_table.count; i++) {
         const Flag *f = &config_table.flag[i];
         if ((f->kind != FLAG_ENUM && f->kind != FLAG_PATTERN) || f->same_numbers) continue;
+        if (!strcmp(f->name, "draft_loss")) continue;             // the teacher is a run: hash_of_distilling
         int values = 1;
         for (const char *bar = f->values; *bar; bar++) values += *bar == '|';
         for (int v = 0; v < values; v++)
@@ -170,6 +173,20 @@ static uint64_t hash_of_decoding(Model *m, uint64_t h) {
     return h;
 }
 
+// Both losses of a draft and their gradients, over random logits.
+static uint64_t hash_of_distilling(DistillLoss kind) {
+    enum { M = 3, V = 1001 };
+    static real q[M * V], p[M * V];
+    static const int target[M] = {1, -1, 5};
+    double loss[M], agreement[M];
+    Rng r = rng_stream(1, RNG_TEST, 7);
+    for (size_t i = 0; i < M * V; i++) q[i] = (real)(8 * rng_uniform(&r)), p[i] = (real)(8 * rng_uniform(&r));
+    distill_forward(loss, agreement, q, p, target, kind, M, V);
+    distill_backward(q, p, target, 0.5, kind, M, V);
+    uint64_t h = hash_bytes(hash_bytes(HASH_START, loss, sizeof loss), agreement, sizeof agreement);
+    return hash_bytes(h, q, sizeof q);
+}
+
 // Without names, all kinds.
 static bool is_wanted(const char *kind, char **names, int count) {
     for (int i = 0; i < count; i++)
@@ -201,5 +218,8 @@ int main(int argc, char **argv) {
         printf("%-10s %016llx loss %.6f\n", kinds[k].name, (unsigned long long)h, t.loss);
         end(&t);
     }
+    if (argc <= 4)
+        printf("%-10s %016llx %016llx\n", "distill", (unsigned long long)hash_of_distilling(DISTILL_KL),
+               (unsigned long long)hash_of_distilling(DISTILL_TV));
     return 0;
 }

@@ -68,5 +68,5 @@ void read_trace(const char *input, size_t bytes) {
 void read_cost(const char *input, size_t bytes) {
     fuzz_put("cost", input, bytes);
     CostTable c = cost_read("cost");
-    if (!(cost_of(&c, (StepSize){1, 1, 0}) > 0)) fuzz_fault("a step that takes no time");
+    if (!(cost_of(&c, (StepSize){.tokens = 1, .keys = 1}) > 0)) fuzz_fault("a step that takes no time");
 }
