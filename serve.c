@@ -294,7 +294,7 @@ static void open_trace(Service *run) {
     run->trace = *o->trace ? trace_read(o->trace, o) : trace_make(o);
 }
 
-static void answer_all(Service *run, Backend backend) {
+static void begin_answers(Service *run, Backend backend) {
     run->record = xmalloc(size_mul(run->trace.count, sizeof *run->record));
     run->request = xmalloc(size_mul(run->trace.count, sizeof *run->request));
     run->engine = (Engine){.sched = run->sched, .backend = backend, .emit = receive, .owner = run,
@@ -302,6 +302,10 @@ static void answer_all(Service *run, Backend backend) {
                            .cost = run->automatic ? &run->cost : NULL,
                            .pays = cost_best_guesses};
     run->start = seconds_now();
+}
+
+static void answer_all(Service *run, Backend backend) {
+    begin_answers(run, backend);
     while (advance(run)) {}
     run->took = seconds_now() - run->start;
 }

@@ -33,8 +33,7 @@ void serve_command(const char *input, size_t bytes) {
     if (!is_small(&o) || is_given(given, "port") || *o.calibrate) return;
     Service run = open_run(&o);
     open_trace(&run);
-    run.engine = (Engine){.sched = run.sched, .backend = {&run.seed, no_step, no_move, no_move, no_move, random_token,
-                          NULL}, .emit = receive, .owner = &run};
+    begin_answers(&run, (Backend){&run.seed, no_step, no_move, no_move, no_move, random_token, NULL});
     size_t steps = 0;
     while (advance(&run)) {
         const char *wrong = sched_check(run.sched);
