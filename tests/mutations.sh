@@ -46,7 +46,8 @@ mutate "a cancelled request keeps its blocks" sched.c 'if (r->cancelled) end_req
 mutate "recomputed tokens count as useful" sched.c 's->count.recomputed += again;' ''
 mutate "the oldest is a victim too" sched.c 'for (size_t i = 1; i < s->runs; i++) {' \
     'for (size_t i = 0; i < s->runs; i++) {'
-mutate "what cannot fit is not refused" sched.c '|| blocks_of(s, r, 0, last_position(r)) > pool_blocks(s->pool)) {' ') {'
+mutate "what cannot fit is not refused" sched.c \
+    '|| blocks_of(s, r, 0, last_position(r)) > pool_blocks(s->pool)) {' ') {'
 mutate "one token too few has room" sched.c 'return need <= pool_available(s->pool);' \
     'return need <= pool_available(s->pool) + 1;'
 mutate "padding counts as nothing" sched.c 's->count.executed++, s->count.padded++' 's->count.executed++'
