@@ -133,6 +133,7 @@ static void check_files(const GenerateOptions *o, const Source *s) {
     if (!o->unverified) run_check_files(s->dir, false, unverified_advice);
 }
 static void load_weights(const GenerateOptions *o, Source *s) {
+    config_round(&s->config, &generate_table, o);
     s->model = model_new(&s->config, false);
     hf_load(s->model, s->dir);
     if (!o->unverified) report_check_weights(s->model, s->dir, unverified_advice);
@@ -479,6 +480,7 @@ int main(int argc, char **argv) {
     refuse_oracle(&o);
     Source s = open_source(&o, given);
     report_writing(&s.config, stderr);
+    report_rounding(&s.config, model_size(&s.config), stderr);
     if (o.questions) {
         ask(&o, &s, keep);
         return 0;

@@ -158,7 +158,7 @@ static void move_thresholds(real *threshold, const real *score, size_t M, size_t
 // lambda grows while experts are open for more than K per token over all layers, and shrinks while for less: ReMoE's
 // update by the sign of the sparsity's error. Kept above a least value, so that it can come back.
 static void move_l1(Model *m) {
-    real *l1 = m->values + m->router_l1, factor = (real)(1 + m->c.sparsity_rate);
+    real *l1 = m->master + m->router_l1, factor = (real)(1 + m->c.sparsity_rate);
     double open = 0, wanted = 0;
     for (size_t l = 0; l < m->c.layers; l++)
         open += m->stats[l].copies + m->stats[l].dropped, wanted += m->stats[l].tokens * (double)m->c.top_k;
@@ -172,7 +172,7 @@ void model_update_routers(Model *m) {
         const Layer *layer = &m->layers[l];
         size_t M = (size_t)m->stats[l].tokens;
         if (!layer->has_experts || layer->moe.router_state == NOWHERE || !M) continue;
-        real *state = m->values + layer->moe.router_state;
+        real *state = m->master + layer->moe.router_state;
         if (c->router == ROUTER_bias) route_move_bias(state, m->load + l * c->experts, c->experts, c->bias_rate);
         else move_thresholds(state, m->seen_scores[l], M, c->experts, c->top_k, c->threshold_rate);
     }

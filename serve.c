@@ -166,6 +166,7 @@ static void refuse_what_it_cannot(const Service *run) {
                         "--answer-length, --length-scale)", dir, most, i,
                         run->trace.asked[i].prompt + run->trace.asked[i].answer);
     report_writing(&run->config, stderr);
+    report_rounding(&run->config, model_size(&run->config), stderr);
 }
 
 static size_t spoken_tokens(const char *dir, size_t vocab) {
@@ -190,6 +191,7 @@ static Model *load_model(const ServeOptions *o, const char *dir, Config *c) {
     config_resolve(c);
     if (!ours) c->context = trained;
     if (!o->unverified) run_check_files(dir, false, advice);
+    if (dir == o->run) config_round(c, &serve_table, o);
     Model *m = model_new(c, false);
     hf_load(m, dir);
     if (!o->unverified) report_check_weights(m, dir, advice);
@@ -200,7 +202,8 @@ static Model *load_model(const ServeOptions *o, const char *dir, Config *c) {
 static double bytes_of(const ServeOptions *o, const Config *c, size_t places) {
     ModelSize size = model_size(c);
     double each = (double)size.cache_bytes_per_token * (double)o->block + (double)size.state_bytes;
-    return (double)size.parameter_bytes + (double)size.packed_bytes + each * (double)(o->blocks + places);
+    double weights = (double)(size.parameter_bytes + size.rounded_bytes) + (double)size.packed_bytes;
+    return weights + each * (double)(o->blocks + places);
 }
 static void check_memory(const Service *run, size_t places) {
     const ServeOptions *o = &run->o;

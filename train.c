@@ -139,7 +139,7 @@ static void update(Training *t) {
     if (t->before) memcpy(t->before, t->tensors.value, model_numbers(t->model) * sizeof(real));
     t->lr = optimizer_step(&t->optimizer, t->model, t->grad_norm, t->state.step);
     model_update_routers(t->model);
-    model_changed(t->model);
+    model_changed_after(t->model, t->state.step + 1);
 }
 
 // False, with the parameters untouched, when the loss or its gradient is not finite.
@@ -281,7 +281,7 @@ static void begin(Training *t) {
     t->state =
         (RunState){.train_loss = NAN, .val_loss = NAN, .best_val_loss = NAN, .accuracy = NAN, .loss_hash = HASH_START};
     bool resumed = run_resume(t->run, &t->tensors, &t->state);
-    model_changed(t->model);
+    model_changed_after(t->model, t->state.step);
     bool curves = t->config.tensorboard || events_begun(t->run->dir);
     if (curves) t->events = events_open(t->run->dir, t->state.seconds);
     t->logged = t->state;

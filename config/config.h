@@ -23,5 +23,6 @@ void config_refuse_long_pattern(const Config *c, const char *flag, const Pattern
 #include "config/model.h"
 #include "config/moe.h"
 #include "config/optim.h"
+#include "config/quant.h"
 #include "config/rope.h"
 #endif

@@ -274,7 +274,7 @@ void hf_write_tensors(const Model *m, const real *arena, const char *path) { wri
 
 void hf_save(const Model *m, const char *dir) {
     char *config = xprintf("%s/config.json", dir), *weights = xprintf("%s/model.safetensors", dir);
-    write_tensors(m, model_values((Model *)m), weights, true);  // only read, but the accessor is for writers too
+    write_tensors(m, model_rounded_values((Model *)m), weights, true);
     hf_write_config(model_config(m), config);
     free(config), free(weights);
 }

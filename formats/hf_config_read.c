@@ -617,6 +617,7 @@ static void read_flag(Config *c, const JsonFile *j, const char *name) {
 static void read_flags(Config *c, const JsonFile *j) {
     for (size_t i = 0; i < config_table.count; i++)
         if (config_table.flag[i].kind != FLAG_GROUP) read_flag(c, j, config_table.flag[i].name);
+    config_forget_rounding(c);
 }
 
 // Both as config.json would say them, so that two flags for one thing do not differ. 15 digits: as we write numbers.

@@ -1,6 +1,7 @@
 // memory.c: the arenas of a model. A layout is walked twice by the same code, to measure and to take (lib/util.h).
 #include "model/memory.h"
 #include "model/layer.h"
+#include "model/rounding.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -106,7 +107,8 @@ static real *take_all(Arena *a, const char *name, size_t numbers) {
 static size_t tied_numbers(const Model *m) { return m->c.tie ? m->c.vocab * m->c.width : 0; }
 
 void memory_take_parameters(Model *m) {
-    m->values = take_all(&m->parameter_arena, "parameters", m->total);
+    m->master = m->values = take_all(&m->parameter_arena, "parameters", m->total);
+    if (m->c.quant) m->values = take_all(&m->rounded_arena, "rounded weights", m->total);
     m->packed = take_all(&m->packed_arena, "packed weights", m->packed_total);
     if (!m->training) return;
     m->gradients = take_all(&m->gradient_arena, "gradients", m->total + tied_numbers(m));
@@ -133,7 +135,7 @@ void memory_take_rotations(Model *m, size_t positions) {
 }
 
 void memory_free(Model *m) {
-    arena_free(&m->parameter_arena), arena_free(&m->packed_arena);
+    arena_free(&m->parameter_arena), arena_free(&m->rounded_arena), arena_free(&m->packed_arena);
     arena_free(&m->gradient_arena), arena_free(&m->activation_arena);
     for (int i = 0; i < 2; i++) free(m->cosine[i]), free(m->sine[i]);
 }
@@ -195,6 +197,7 @@ ModelSize memory_sizes(Model *m) {
     ModelSize s = {.parameter_bytes = m->total * sizeof(real), .packed_bytes = m->packed_total * sizeof(real),
                    .gradient_bytes = (m->total + tied_numbers(m)) * sizeof(real),
                    .moment_bytes = size_mul(m->total, 2 * sizeof(real))};
+    rounding_sizes(&s, m);
     count_parameters(&s, m);
     for (size_t l = 0; l < c->layers; l++) count_layer(&s, m, &m->layers[l]);
     s.workspace_bytes = workspace(m, size_mul(c->micro_batch, c->context)) * sizeof(real);

@@ -34,7 +34,7 @@ double optimizer_step(Optimizer *o, Model *m, double norm, size_t step) {
     const Config *c = &m->c;
     const Schedule schedule = schedule_of(c, c->steps);
     const AdamW adamw = {optim_lr(&schedule, step), c->beta1, c->beta2, c->eps, c->weight_decay};
-    optim_adamw(o->row, o->rows, m->values, m->gradients, o->mean, o->square, optim_clip_scale(norm, c->clip), adamw,
+    optim_adamw(o->row, o->rows, m->master, m->gradients, o->mean, o->square, optim_clip_scale(norm, c->clip), adamw,
                 step + 1);
     return adamw.lr;
 }

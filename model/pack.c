@@ -1,8 +1,10 @@
 // pack.c: see pack.h.
 #include "model/pack.h"
+#include "model/rounding.h"
 
 void pack_weights(Model *m) {
     if (m->packed_fresh) return;
+    round_weights(m);
     for (size_t i = 0; i < m->pack_count; i++) {
         const Linear *l = &m->packs[i];
         linear_pack(m->packed + l->packed, m->values + l->weight, l->count, l->N, l->K);

@@ -2,14 +2,20 @@
 #include "lib/numeric.h"
 #include "lib/rng.h"
 #include "model/layer.h"
+#include "model/rounding.h"
 #include <math.h>
 #include <string.h>
 
 size_t model_params(const Model *m, const Param **params) { *params = m->params; return m->count; }
 size_t model_numbers(const Model *m) { return m->total; }
-real *model_values(Model *m) { return m->values; }
+real *model_values(Model *m) { return m->master; }
+real *model_rounded_values(Model *m) { return round_weights(m), m->values; }
 real *model_gradients(Model *m) { return m->gradients; }
 void model_changed(Model *m) { m->packed_fresh = false; }
+void model_changed_after(Model *m, size_t steps) {
+    m->exact = (double)steps < m->c.qat_start * (double)m->c.steps;
+    model_changed(m);
+}
 const Param *model_find(const Model *m, const char *name) {
     for (size_t i = 0; i < m->count; i++)
         if (!strcmp(m->params[i].name, name)) return &m->params[i];
@@ -59,7 +65,7 @@ static real value_of(const Param *p) {
 void init_values(Model *m) {
     for (size_t i = 0; i < m->count; i++) {
         const Param *p = &m->params[i];
-        real *x = m->values + p->offset;
+        real *x = m->master + p->offset;
         uint64_t name = hash_text(HASH_START ^ RNG_INIT, p->name);
         if (p->init == INIT_NORMAL) init_normal(x, p->size, m->c.seed, name, p->std);
         else for (size_t j = 0; j < p->size; j++) x[j] = value_of(p);

@@ -47,9 +47,12 @@ typedef struct Model Model;
 size_t model_params(const Model *m, const Param **params);   // the table
 size_t model_numbers(const Model *m);                        // elements of all parameters together
 real *model_values(Model *m);                                // arena of parameters: row i begins at its offset
+real *model_rounded_values(Model *m);                        // what it computes with: the same, or by --quant
 real *model_gradients(Model *m);                             // arena of gradients, same layout
 const Param *model_find(const Model *m, const char *name);   // NULL if absent
 void model_changed(Model *m);                     // call after writing to the values: packed copies are stale
+// Likewise, of a training that has done `steps` steps: weights are not rounded before --qat-start.
+void model_changed_after(Model *m, size_t steps);
 
 // Values of the whole table, from the seed.
 void init_values(Model *m);

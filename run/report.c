@@ -134,7 +134,7 @@ static size_t memory_of_log(const Facts *f) { return f->config->log_layers ? f->
 
 static size_t memory_of_training(const Facts *f) {
     const ModelSize *s = f->size;
-    return s->parameter_bytes + s->gradient_bytes + s->moment_bytes + s->packed_bytes + s->activation_bytes +
+    return s->parameter_bytes + s->rounded_bytes + s->gradient_bytes + s->moment_bytes + s->packed_bytes + s->activation_bytes +
            s->workspace_bytes + memory_of_log(f) + f->resident;
 }
 
@@ -173,6 +173,15 @@ static void print_warmup(const Config *c, FILE *out) {
             "--lr %g\n", c->warmup, c->steps, c->lr * (double)c->steps / (double)c->warmup, c->lr);
 }
 
+void report_rounding(const Config *c, ModelSize s, FILE *out) {
+    if (!c->quant) return;
+    char *format = flags_get(&config_table, c, flags_find(&config_table, "quant"));
+    print_line(out, "weights  %zu of %zu are rounded to %s: %.2f bits each, %.2f MiB of them packed, %.2f as floats\n",
+               s.rounded, s.parameters, format, 8.0 * (double)s.format_bytes / (double)s.rounded,
+               (double)s.format_bytes / (1 << 20), (double)(s.rounded * sizeof(float)) / (1 << 20));
+    free(format);
+}
+
 // Who else can open the run, or what would have to differ for that.
 static void print_export(const Config *c, const char *tokenizer, FILE *out) {
     const char *architecture = hf_architecture(c);
@@ -198,9 +207,11 @@ void report_banner(const Facts *f, FILE *out) {
     if (s->active_parameters != s->parameters) fprintf(out, ", %zu of them active per token", s->active_parameters);
     fprintf(out, ", %.3g MFLOP per token to train\n", s->flops_per_token * 1e-6);
     print_router(f->config, out);
+    report_rounding(f->config, *s, out);
     print_export(f->config, tokenizer_kind(f->data->tokenizer), out);
     print_bytes(out, "memory  ", memory_of_training(f));
     print_bytes(out, ": parameters", s->parameter_bytes);
+    if (s->rounded_bytes) print_bytes(out, ", rounded weights", s->rounded_bytes);
     print_bytes(out, ", gradients", s->gradient_bytes);
     print_bytes(out, ", moments", s->moment_bytes);
     print_bytes(out, ", packed weights", s->packed_bytes);
@@ -238,6 +249,7 @@ void report_describe(const Facts *f, json_t *run_json) {
     if (f->config->experts)
         json_object_set_new(model, "router_is_causal", json_boolean(!config_router_looks_ahead(f->config)));
     put_size(model, "parameter_bytes", s->parameter_bytes);
+    if (s->rounded_bytes) put_size(model, "rounded_bytes", s->rounded_bytes);
     put_size(model, "gradient_bytes", s->gradient_bytes);
     put_size(model, "moment_bytes", s->moment_bytes);
     put_size(model, "packed_bytes", s->packed_bytes);

@@ -27,6 +27,7 @@ void report_loaded_tokenizer(const Config *c, const Tokenizer *t, FILE *out);
 void report_loaded_context(const Config *c, FILE *out);
 // Fails unless the draft's tokens mean what those of the run mean; a note where that cannot be known.
 void report_draft(const char *draft, size_t draft_vocab, const char *run, size_t vocab, const Tokenizer *words);
+void report_rounding(const Config *c, ModelSize s, FILE *out);     // a line, if there is --quant
 uint64_t report_weights_hash(Model *m);                  // of all its numbers, by name; NULL: 0
 // Fails, with the advice, if a finished run that has no hashes of its files holds other weights than it ended with.
 void report_check_weights(Model *m, const char *dir, const char *advice);

@@ -1,0 +1,53 @@
+// rounding.c: see rounding.h.
+#include "model/rounding.h"
+#include "model/layer.h"
+#include <string.h>
+
+// Matrices, but for those that are looked up by position, filter, or decide who computes and what is forgotten.
+static bool is_rounded(const Model *m, const Param *p) {
+    static const char *const exact[] = {"pos.weight", ".conv.weight", ".moe.router.weight", ".attn.beta.weight",
+                                        ".attn.decay.weight", ".attn.decay_a.weight", ".attn.decay_b.weight"};
+    if (p->rank < 2) return false;
+    for (size_t i = 0; i < sizeof exact / sizeof *exact; i++) {
+        size_t n = strlen(p->name), end = strlen(exact[i]);
+        if (n >= end && !strcmp(p->name + n - end, exact[i])) return false;
+    }
+    return p->layer >= 0 || m->c.quant_embed;
+}
+
+#define SAME(word) (int)WEIGHTS_##word == (int)QUANT_##word + 1
+_Static_assert(SAME(int8) && SAME(q8_0) && SAME(q4_0) && SAME(int4) && SAME(int4_full) && SAME(int4_asym) &&
+                   SAME(int3) && SAME(int2) && SAME(ternary) && SAME(mxfp4) && SAME(nvfp4) &&
+                   (int)MX_SCALE_floor == QUANT_MX_floor && (int)MX_SCALE_even == QUANT_MX_even &&
+                   (int)MX_SCALE_rceil == QUANT_MX_rceil,
+               "the flags' values are those of kernels/quant.h");
+Quant rounding_format(const Config *c) {
+    return (Quant){(QuantFormat)(c->quant - 1), (QuantMxScale)c->mx_scale, c->quant_search};
+}
+
+void rounding_sizes(ModelSize *s, const Model *m) {
+    if (!m->c.quant) return;
+    s->rounded_bytes = m->total * sizeof(real);
+    for (size_t i = 0; i < m->count; i++) {
+        const Param *p = &m->params[i];
+        size_t columns = p->shape[p->rank - 1];
+        if (!is_rounded(m, p)) continue;
+        s->rounded += p->size;
+        s->format_bytes += p->size / columns * quant_row_bytes(rounding_format(&m->c).format, columns);
+    }
+}
+
+void round_weights(Model *m) {
+    if (m->values == m->master) return;
+    const Quant format = rounding_format(&m->c);
+    for (size_t i = 0; i < m->count; i++) {
+        const Param *p = &m->params[i];
+        const real *exact = m->master + p->offset;
+        real *x = m->values + p->offset;
+        size_t columns = p->shape[p->rank - 1], matrices = p->rank == 3 ? p->shape[0] : 1, each = p->size / matrices;
+        if (m->exact || !is_rounded(m, p)) memcpy(x, exact, p->size * sizeof *x);
+        else
+            for (size_t e = 0; e < matrices; e++)            // each expert is a tensor
+                quant_round(format, x + e * each, exact + e * each, each / columns, columns);
+    }
+}

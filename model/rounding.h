@@ -1,0 +1,19 @@
+// rounding.h: weights rounded to a number format wherever the model computes with them, while the optimizer moves exact
+// ones, the master weights. So a training learns what rounding will do to it (quantisation-aware training; Krishnamoorthi
+// 2018, section 3). The gradient is that of the rounded weights, given to the master weights as it is: the
+// straight-through estimator (Bengio 2013). No weight is masked, since the scale of a group comes from its largest.
+//
+// Rounded are the matrices of products, in groups along their rows [N,K]; not those of routers and of gates that say how
+// a state fades, and the embedding and
+// the head with --quant-embed only. What a run saves for others to read is rounded, its training state is not.
+#ifndef ROUNDING_H
+#define ROUNDING_H
+#include "kernels/quant.h"
+#include "model/memory.h"
+
+Quant rounding_format(const Config *c);             // of a c->quant that is not none
+// The sizes of --quant: what is rounded, the copy that is computed with, and its bytes in a packed file.
+void rounding_sizes(ModelSize *s, const Model *m);
+// Makes the values that the model computes with from its master weights, if they are kept apart.
+void round_weights(Model *m);
+#endif
