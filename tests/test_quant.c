@@ -135,9 +135,9 @@ static void groups(void) {
 // of d adds d^2/12. Search lowers it.
 static void errors(void) {
     static const double most[] = {[QUANT_int8] = 8e-5, [QUANT_q8_0] = 3e-5, [QUANT_q4_0] = 0.0076,
-                                  [QUANT_int4] = 0.0096, [QUANT_int4_full] = 0.0092, [QUANT_int4_asym] = 0.0067, [QUANT_int3] = 0.031,
-                                  [QUANT_int2] = 0.21, [QUANT_ternary] = 0.26, [QUANT_mxfp4] = 0.0133,
-                                  [QUANT_nvfp4] = 0.0092};
+                                  [QUANT_int4] = 0.0096, [QUANT_int4_full] = 0.0092, [QUANT_int4_asym] = 0.0067,
+                                  [QUANT_int3] = 0.031, [QUANT_int2] = 0.21, [QUANT_ternary] = 0.26,
+                                  [QUANT_mxfp4] = 0.0133, [QUANT_nvfp4] = 0.0092};
     enum { ROWS = 20, COLUMNS = 4096 };
     real *x = array(ROWS * COLUMNS), *y = array(ROWS * COLUMNS);
     random_weights(x, ROWS * COLUMNS, 2);
