@@ -23,10 +23,16 @@ static Schedule schedule_of(const Config *c, size_t steps) {
     return (Schedule){(ScheduleKind)c->schedule, c->lr, c->min_lr, c->decay, c->warmup, steps};
 }
 
+// Whether weights are still exact after `done` of so many steps.
+static bool is_exact(const Config *c, size_t steps, size_t done) { return (double)done < c->qat_start * (double)steps; }
+
 size_t optimizer_same_rates(const void *config, size_t steps, size_t others, size_t upto) {
     const Schedule one = schedule_of(config, steps), other = schedule_of(config, others);
     size_t step = 0;
-    while (step < upto && optim_lr(&one, step) == optim_lr(&other, step)) step++;
+    const Config *c = config;
+    while (step < upto && optim_lr(&one, step) == optim_lr(&other, step) &&
+           is_exact(c, steps, step + 1) == is_exact(c, others, step + 1))
+        step++;
     return step;
 }
 

@@ -1,11 +1,11 @@
-// rounding.h: weights rounded to a number format wherever the model computes with them, while the optimizer moves exact
-// ones, the master weights. So a training learns what rounding will do to it (quantisation-aware training; Krishnamoorthi
-// 2018, section 3). The gradient is that of the rounded weights, given to the master weights as it is: the
-// straight-through estimator (Bengio 2013). No weight is masked, since the scale of a group comes from its largest.
+// rounding.h: weights rounded to a number format (kernels/quant.h) wherever the model computes with them. In training
+// the optimizer moves exact ones, the master weights, and so learns what rounding will do: quantisation-aware training
+// (Krishnamoorthi 2018, section 3). The gradient is that of the rounded weights, given to the master weights as it is:
+// the straight-through estimator (Bengio 2013). None is masked: the scale of a group comes from its largest number.
 //
-// Rounded are the matrices of products, in groups along their rows [N,K]; not those of routers and of gates that say how
-// a state fades, and the embedding and
-// the head with --quant-embed only. What a run saves for others to read is rounded, its training state is not.
+// Rounded are the matrices of products, in groups along their rows [N,K]; not routers, nor gates that say how a state
+// fades; the embedding and the head with --quant-embed only. What a run saves for others to read is rounded; what it
+// resumes from is not.
 #ifndef ROUNDING_H
 #define ROUNDING_H
 #include "kernels/quant.h"

@@ -134,8 +134,8 @@ static size_t memory_of_log(const Facts *f) { return f->config->log_layers ? f->
 
 static size_t memory_of_training(const Facts *f) {
     const ModelSize *s = f->size;
-    return s->parameter_bytes + s->rounded_bytes + s->gradient_bytes + s->moment_bytes + s->packed_bytes + s->activation_bytes +
-           s->workspace_bytes + memory_of_log(f) + f->resident;
+    return s->parameter_bytes + s->rounded_bytes + s->gradient_bytes + s->moment_bytes + s->packed_bytes +
+           s->activation_bytes + s->workspace_bytes + memory_of_log(f) + f->resident;
 }
 
 // What a router sees that a language model must not, and what a batch must not change.

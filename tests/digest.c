@@ -14,8 +14,8 @@
 
 enum { BATCH = 6, CONTEXT = 50, VOCAB = 61, DECODED = 5 };
 
-// Every mixer, kernel, position, norm, placement, activation, router, gate and balance. Pools over the batch are left
-// out: they are refused with micro-batches (tests/test_moe.c has them, over threads).
+// Every mixer, kernel, position, norm, placement, activation, router, gate, balance and number format. Pools over the
+// batch are left out: they are refused with micro-batches (tests/test_moe.c has them, over threads).
 static const struct { const char *name, *flags; } kinds[] = {
     {"mha", "--attn mha"},
     {"gqa",
@@ -60,6 +60,19 @@ static const struct { const char *name, *flags; } kinds[] = {
      "--attn mla --experts 6 --top-k 2 --expert-width 13 --gate sigmoid --router bias --route-groups 3 "
      "--route-top-groups 2"},
     {"groups-max", "--attn mha --experts 8 --top-k 3 --route-groups 4 --route-top-groups 2 --route-group-score max"},
+    {"int8", "--layers 1 --quant int8"},
+    {"q8_0", "--layers 1 --quant q8_0 --bias"},
+    {"q4_0", "--layers 1 --quant q4_0 --quant-embed"},
+    {"int4", "--layers 1 --quant int4 --quant-search"},
+    {"int4-full", "--layers 1 --quant int4-full"},
+    {"int4-asym", "--layers 1 --attn mla --quant int4-asym"},
+    {"int3", "--layers 1 --quant int3 --tie 0 --quant-embed"},
+    {"int2", "--layers 1 --quant int2 --quant-search --qat-start 0.1"},
+    {"ternary", "--layers 1 --quant ternary"},
+    {"mxfp4", "--layers 1 --quant mxfp4"},
+    {"mx-even", "--layers 1 --quant mxfp4 --mx-scale even"},
+    {"mx-rceil", "--layers 1 --quant mxfp4 --mx-scale rceil --quant-search"},
+    {"nvfp4", "--layers 1 --quant nvfp4 --quant-embed --experts 4 --expert-width 11"},
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
@@ -150,7 +163,7 @@ static void train_step(Training *t, size_t step, size_t micro) {
     double norm = optimizer_norm(&t->o, t->m);
     optimizer_step(&t->o, t->m, norm, step);
     model_update_routers(t->m);
-    model_changed(t->m);
+    model_changed_after(t->m, step + 1);
     t->loss = 0;
     for (size_t b = 0; b < BATCH; b++) t->loss += row_loss[b] / scored;
     t->hash = hash_bytes(hash_bytes(t->hash, row_loss, sizeof row_loss), &norm, sizeof norm);
