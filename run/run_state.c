@@ -155,9 +155,9 @@ static void refuse_other_length(const Run *r, size_t then, size_t step) {
     if (step > r->steps) fail("%s is at step %zu already, of %zu; give more --steps", r->dir, step, then);
     size_t same = r->same_rates ? r->same_rates(r->flags, then, r->steps, step) : 0;
     if (same < step)
-        fail("%s holds a run of %zu steps, which cannot go on to %zu: with this --schedule (or --qat-start) step %zu "
-             "depends on --steps; --schedule constant goes on, and wsd up to its decay; choose another --out, or "
-             "--fresh", r->dir, then, r->steps, same + 1);
+        fail("%s holds a run of %zu steps, which cannot go on to %zu: with this --schedule the learning rate of step "
+             "%zu depends on --steps, or by --qat-start its rounding; --schedule constant goes on, and wsd up to its "
+             "decay; choose another --out, or --fresh", r->dir, then, r->steps, same + 1);
     if (step == then && step % r->eval_every)
         fail("%s holds a run of %zu steps, which cannot go on to %zu: it ended with a validation that a longer run "
              "with --eval-every %zu does not have; choose another --out, or --fresh", r->dir, then, r->steps,
