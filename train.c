@@ -182,6 +182,13 @@ static bool evaluate(Training *t) {     // false when the loss is not finite
     return isfinite(t->state.val_loss);
 }
 
+static double rounding_cost(Training *t) {      // by how much the loss is above that of the exact weights
+    model_use_exact(t->model, true);
+    double exact = validation_loss(t, &(double){0});
+    model_changed_after(t->model, t->state.step);
+    return t->state.val_loss - exact;
+}
+
 static json_t *losses_without_layers(Training *t) {
     json_t *all = json_array();
     for (size_t l = 0; l < t->config.layers; l++) {
@@ -214,6 +221,8 @@ static void log_train(Training *t, json_t *line, const Standing *s) {
 static void log_validation(Training *t, json_t *line, const Standing *s) {
     json_object_set_new(line, "val_loss", json_real(s->val_loss));
     if (isfinite(s->accuracy)) json_object_set_new(line, "accuracy", json_real(s->accuracy));
+    if (t->config.quant) t->facts.rounding_cost = rounding_cost(t);
+    if (t->config.quant) json_object_set_new(line, "rounding_cost", json_real(t->facts.rounding_cost));
     if (t->teacher) json_object_set_new(line, "acceptance", json_real(t->facts.acceptance));
     if (t->config.drop_layers) json_object_set_new(line, "val_loss_without", losses_without_layers(t));
     t->state.loss_hash = hash_bytes(t->state.loss_hash, &t->state.val_loss, sizeof(double));
@@ -292,6 +301,7 @@ static void begin(Training *t) {
     tokenizer_save_beside(t->data->tokenizer, t->run->dir, hf_architecture(&t->config));
     print_line(stdout, "run      %s, %s step %zu of %zu\n", t->run->dir, resumed ? "resumed at" : "from",
                t->state.step, t->config.steps);
+    if (resumed && t->config.quant) t->facts.rounding_cost = rounding_cost(t);
     if (resumed && t->teacher) validation_loss(t, &(double){0}), t->facts.acceptance = t->agreed;
     if (!resumed && !evaluate(t)) stop_diverged(t);
     if (!resumed) log_step(t, false, true);

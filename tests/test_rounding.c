@@ -7,6 +7,7 @@
 #include "model.h"
 #include "model/optimizer.h"
 #include "model/rounding.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -111,6 +112,12 @@ static const char *loss_of(Result r) {
     const char *at = strstr(r.out, ", loss ");
     return at ? xprintf("%.6s", at + 7) : "none";
 }
+// Of a run.json, behind the last such name.
+static double number_in(const char *run, const char *name) {
+    const char *text = read_whole_file(test_path(xprintf("%s/run.json", run)), NULL), *at = NULL;
+    for (const char *next = text; (next = strstr(next, name)) != NULL;) at = next += strlen(name);
+    return at ? strtod(at, NULL) : NAN;
+}
 static void refused(const char *flags, const char *word) {
     Result r = train(flags);
     CHECK(r.status == 2 && strstr(r.error, word) && count_lines(r.error) == 1, "%s: %d: %s", flags, r.status, r.error);
@@ -162,6 +169,11 @@ static void command(void) {
     // Rounded after training: the same steps, and only the last loss is another; it is what ./generate computes with.
     Result after = train(TINY "--steps 8 --out after --quant int2 --qat-start 1");
     CHECK(strcmp(digest_of(after), none) && strcmp(loss_of(after), "none"), "%s", after.out);
+    // What rounding costs is the difference of two losses of the same weights.
+    double exact_loss = number_in("none", "\"val_loss\": "), cost = number_in("after", "\"rounding_cost\": ");
+    double rounded_loss = number_in("after", "\"val_loss\": ");
+    CHECK(cost != 0 && fabs(rounded_loss - exact_loss - cost) < 1e-12, "%.17g - %.17g is not %.17g", rounded_loss,
+          exact_loss, cost);
     Result one = generate("--run after --tokens 30"), two = generate("--run none --tokens 30 --quant int2");
     Result exact = generate("--run none --tokens 30");
     CHECK(one.status == 0 && !strcmp(one.out, two.out), "%s%s, not %s%s", one.out, one.error, two.out, two.error);

@@ -30,6 +30,7 @@ METRICS = {
     "bits_above_elimination": "bits bound, of those that elimination leaves open (share)",
     "accuracy_above_elimination": "right answers, of those that elimination gets wrong (share)",
     "acceptance": "guesses that the teacher would keep by ratio (share)",
+    "rounding_cost": "loss added by rounded weights (nats per token)",
     "tokens": "tokens trained on",
     "tokens_per_second": "speed (tokens per second)",
     "peak_memory_bytes": "peak memory (bytes)",
