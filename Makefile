@@ -1,7 +1,7 @@
-# make              ./train and ./generate
+# make              ./train, ./generate, ./serve and ./quantize
 # make test         the tests            make asan     the tests under AddressSanitizer and UBSan
 # make tsan         data races, by ThreadSanitizer: needs clang, libomp and its tool Archer
-# make oracle       our models against PyTorch and transformers, our event files against TensorBoard
+# make oracle       our models against PyTorch, transformers and, as GGUF, llama.cpp; our event files against TensorBoard
 # make mutations    breaks the scheduler on purpose: do its tests see it?
 # make digest       the same bits from every compiler, instruction set and thread count at hand, and as recorded
 # make gpt          the trainer in one file       make onefile  the same bits from it as from ./train
@@ -57,7 +57,7 @@ REPLAY  = build/$(subst $(empty) ,-,$(strip $(NAME) asan))/replay
 B       = $(patsubst %/,%,build/$(subst $(empty) ,-,$(strip $(KIND))))
 BIN     = $(if $(strip $(KIND)),$(B)/,)
 
-PROGRAMS = train.c generate.c serve.c
+PROGRAMS = train.c generate.c serve.c quantize.c
 FOLDERS = lib kernels config data formats model infer run plot
 SERVER  = infer/http.c
 ROOMS   = $(filter-out $(PROGRAMS) $(SERVER) gpt.c,$(wildcard *.c $(FOLDERS:%=%/*.c)))
@@ -75,7 +75,7 @@ $(PROGRAMS:.c=): %: $(BIN)%      # make train CC=clang builds build/clang/train
 .PHONY: $(PROGRAMS:.c=)
 endif
 
-$(BIN)train $(BIN)generate $(BIN)serve: $(BIN)%: $(B)/objects/%.o $(OBJECTS)
+$(BIN)train $(BIN)generate $(BIN)serve $(BIN)quantize: $(BIN)%: $(B)/objects/%.o $(OBJECTS)
 	$(call say,LINK)$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
 
 # Only ./serve needs libmicrohttpd, and is built without it where it is missing: then --port says so. The page is in it.
@@ -150,12 +150,15 @@ else
 	OMP_WAIT_POLICY=passive $(B)/tests $(T)
 endif
 
-# Against PyTorch and transformers, and TensorBoard, installed from PyPI into a cache folder on first use.
+# Against PyTorch and transformers, packages with quantised formats, llama.cpp, and TensorBoard, installed from PyPI into
+# a cache folder on first use.
 oracle: ready
 	+$(BUILD) $(B)/probe all
 	python=$$(tests/venv.sh tests/oracle-requirements.txt) && $$python tests/oracle.py $(B)/probe && \
-	$$python -B tests/config_walk.py $(B)/probe
+	$$python -B tests/config_walk.py $(B)/probe && \
+	$$python -B tests/quant.py $(B)/probe $$(tests/venv.sh tests/quant-requirements.txt)
 	python=$$(tests/venv.sh tests/events-requirements.txt) && $$python tests/events.py $(BIN)train
+	python=$$(tests/venv.sh tests/gguf-requirements.txt) && $$python -B tests/gguf_oracle.py $(B)
 
 # Real clients of others, likewise; the page in a chromium, if there is one.
 clients: ready
@@ -231,7 +234,7 @@ $(OBJECTS) $(PROGRAMS:%.c=$(B)/objects/%.o) $(SERVER:%.c=$(B)/objects/%.o): | fo
 endif
 
 clean:
-	rm -rf build train generate serve gpt bench/bench
+	rm -rf build train generate serve quantize gpt bench/bench
 
 .PHONY: all test oracle mutations clients claims digest onefile bench versus versus-llama asan tsan fuzz replay demo \
         ready found clean always

@@ -1,21 +1,13 @@
-// hf.c: what Hugging Face calls our tensors. One table, `names`, is read in both directions: to save the
-// parameters and to load them. Which architecture it is, and config.json, is the matter of hf_config.c.
+// hf.c: what Hugging Face calls our tensors. One table, `names`, is read in both directions (links.h). Which
+// architecture it is, and config.json, is the matter of hf_config.c.
+#include "formats/gguf_model.h"
 #include "formats/hf_config.h"
+#include "formats/links.h"
 #include <stdlib.h>
 #include <string.h>
 
 // ---- names -------------------------------------------------------------------------------------
-// How they lay out what we have as [out, in]. Rows with the same name of theirs are parts of one tensor, one below the
-// other. A * counts the experts, which we keep as one tensor.
-typedef enum {
-    PLAIN,
-    TRANSPOSED,  // [in, out]: GPT-2's Conv1D
-    BY_HEAD,     // the rows of a head of every part, then those of the next head
-    TAPS,        // [channels, 1, taps]: PyTorch's depthwise convolution
-    FROM_ONE,    // the distance from 1, in double precision, so that adding 1 again gives the same bits
-} Layout;
-// A family's own rows stand before those that it shares with others.
-static const struct { unsigned families; const char *ours, *theirs; Layout layout; } names[] = {
+static const TensorName names[] = {
     {DELTA_NET, "attn.q", "linear_attn.in_proj_qkvz", BY_HEAD},
     {DELTA_NET, "attn.k", "linear_attn.in_proj_qkvz", BY_HEAD},
     {DELTA_NET, "attn.v", "linear_attn.in_proj_qkvz", BY_HEAD},
@@ -79,81 +71,8 @@ static const struct { unsigned families; const char *ours, *theirs; Layout layou
     {GPT2, "attn.o", "attn.c_proj", TRANSPOSED},
     {GPT2, "ffn.up", "mlp.c_fc", TRANSPOSED},
     {GPT2, "ffn.down", "mlp.c_proj", TRANSPOSED},
+    {0, NULL, NULL, PLAIN},
 };
-enum { NAMES = sizeof names / sizeof *names };
-
-// A tensor of a file, made of parts: where they lie in the arenas of the model, and their rows (in each of the groups).
-typedef struct { size_t offset, rows; } Part;
-typedef struct {
-    char name[TENSOR_NAME];
-    int layer;
-    size_t rank, shape[3], size;      // as in the file
-    Part part[4];
-    size_t parts, groups, columns;    // groups: heads that are laid out one after the other, or 1
-    size_t head, rotated;             // the last `rotated` of every `head` rows rotate as neighbours; 0: none does
-    bool transposed, from_one, found; // transposed: [in, out] in the file
-} Link;
-typedef struct { Link *link; size_t count; } Links;
-
-// Splits "layers.3.attn.q.weight" into "attn.q" and ".weight" when row r is about it. A row may also
-// name a tensor in full (then there is no suffix).
-static bool row_matches(size_t r, unsigned family, const char *tensor, const char **suffix) {
-    size_t n = strlen(names[r].ours);
-    *suffix = tensor + n;
-    return names[r].families & family && strncmp(tensor, names[r].ours, n) == 0 &&
-           (tensor[n] == '\0' || (tensor[n] == '.' && !strchr(tensor + n + 1, '.')));
-}
-
-static const char *without_layer(const Param *p) {
-    return p->layer < 0 ? p->name : strchr(strchr(p->name, '.') + 1, '.') + 1;
-}
-
-static void write_name(char out[TENSOR_NAME], const Family *family, const Param *p, size_t r, const char *suffix,
-                       size_t expert) {
-    char layer[64] = "", number[32];
-    const char *theirs = names[r].theirs, *star = strchr(theirs, '*');
-    if (p->layer >= 0) snprintf(layer, sizeof layer, "%s%d.", family->layer, p->layer);
-    snprintf(number, sizeof number, "%zu", expert);
-    snprintf(out, TENSOR_NAME, "%s%.*s%s%s%s", layer, (int)strcspn(theirs, "*"), theirs, star ? number : "",
-             star ? star + 1 : "", suffix);
-}
-
-static Link *add_link(Links *all, const Param *p, size_t offset, size_t first_dimension) {
-    all->link = xrealloc(all->link, (all->count + 1) * sizeof *all->link);
-    Link *k = &all->link[all->count++];
-    *k = (Link){.layer = p->layer, .rank = p->rank - first_dimension, .size = 1, .parts = 1, .groups = 1};
-    for (size_t d = 0; d < k->rank; d++) k->size *= k->shape[d] = p->shape[first_dimension + d];
-    k->columns = k->rank > 1 ? k->shape[1] : 1;
-    k->part[0] = (Part){offset, k->size / k->columns};
-    return k;
-}
-
-// Makes the tensor of this name, which has been begun, longer by p. False where there is none.
-static bool join(Links *all, const char *name, const Param *p) {
-    for (size_t i = all->count; i-- > 0 && all->link[i].layer == p->layer;) {
-        Link *k = &all->link[i];
-        if (strcmp(k->name, name) != 0) continue;
-        k->part[k->parts++] = (Part){p->offset, p->shape[0] / k->groups};
-        k->shape[k->transposed && k->rank > 1] += p->shape[0];
-        k->size += p->size;
-        return true;
-    }
-    return false;
-}
-
-static void lay_out(Link *k, Layout layout, size_t heads) {
-    size_t rows = k->shape[0];
-    k->from_one = layout == FROM_ONE;
-    k->transposed = (layout == TRANSPOSED && k->rank == 2) || layout == TAPS;
-    if (layout == BY_HEAD) k->groups = heads, k->part[0].rows /= heads;
-    if (k->transposed) k->shape[0] = k->columns, k->shape[1] = rows;
-    if (layout == TAPS) k->shape[2] = rows, k->shape[1] = 1, k->rank = 3;
-}
-
-static void link_ours(Links *all, const Param *p) {
-    Link *k = add_link(all, p, p->offset, 0);
-    snprintf(k->name, sizeof k->name, "%s", p->name);
-}
 
 // DeepSeek rotates neighbours (0 1)(2 3)..., at the end of each query head and of the latent's key. In ours, dimension
 // d pairs with d + P/2.
@@ -165,68 +84,20 @@ static void interleave(Link *k, const char *ours, const Config *c) {
     if (query || key) k->rotated = c->rope_dim;
 }
 
-static void link_theirs(Links *all, const Family *family, const Param *p, const Config *c, bool interleaved) {
-    const char *suffix;
-    char name[TENSOR_NAME];
-    bool delta = p->layer >= 0 && pattern_at(&c->attn, (size_t)p->layer) == ATTN_gated_delta;
-    unsigned bits = family->bit | (delta ? DELTA_NET : 0);
-    size_t r = 0;
-    while (r < NAMES && !row_matches(r, bits, without_layer(p), &suffix)) r++;
-    if (r == NAMES)
-        fail("%s has no tensor for %s; the flags of this model are not its own", family->architecture, p->name);
-    bool experts = strchr(names[r].theirs, '*') != NULL;
-    size_t pieces = experts ? p->shape[0] : 1;
-    for (size_t e = 0; e < pieces; e++) {
-        write_name(name, family, p, r, suffix, e);
-        if (!experts && join(all, name, p)) continue;
-        Link *k = add_link(all, p, p->offset + e * (p->size / pieces), experts);
-        strcpy(k->name, name);
-        lay_out(k, names[r].layout, c->heads);
-        if (interleaved) interleave(k, without_layer(p), c);
-    }
+static Naming naming_of(const Family *family) {
+    return (Naming){names, family->architecture, family->layer, family->bit, DELTA_NET};
 }
 
 static Links links_of(const Model *m, const Family *family, bool interleaved) {
-    const Param *p;
-    Links all = {0};
-    for (size_t i = 0, n = model_params(m, &p); i < n; i++)
-        if (family->bit == OURS) link_ours(&all, &p[i]);
-        else link_theirs(&all, family, &p[i], model_config(m), interleaved);
-    return all;
-}
-
-// ---- layouts -----------------------------------------------------------------------------------
-static bool is_plain(const Link *k) { return k->parts == 1 && !k->transposed && !k->rotated; }
-
-// Row r of a tensor whose rotated rows are neighbours, in ours.
-static size_t paired_by_halves(const Link *k, size_t r) {
-    size_t first = k->head - k->rotated, at = r % k->head;
-    if (at < first) return r;
-    size_t i = at - first;
-    return r - at + first + (i % 2 ? k->rotated / 2 + i / 2 : i / 2);
-}
-
-// Where number i of the tensor in the file lies in the arenas.
-static size_t place_of(const Link *k, size_t i) {
-    size_t rows = k->size / k->columns;
-    size_t row = k->transposed ? i % rows : i / k->columns, column = k->transposed ? i / rows : i % k->columns;
-    if (k->rotated) row = paired_by_halves(k, row);
-    size_t group = row / (rows / k->groups), within = row % (rows / k->groups);
-    const Part *part = k->part;
-    while (within >= part->rows) within -= part++->rows;
-    return part->offset + (group * part->rows + within) * k->columns + column;
-}
-
-static const real *gathered(const Link *k, const real *arena) {
-    real *file = xmalloc(k->size * sizeof *file);
-    for (size_t i = 0; i < k->size; i++) file[i] = arena[place_of(k, i)];
-    return file;
+    if (family->bit == OURS) return links_ours(m);
+    Naming naming = naming_of(family);
+    return links_named(m, &naming, interleaved ? interleave : NULL);
 }
 
 // Exact for a float of more than 2^-29. In the double build a weight with more bits than a float loses some of them.
 static const double *distance_from_one(const Link *k, const real *arena) {
     double *file = xmalloc(k->size * sizeof *file);
-    for (size_t i = 0; i < k->size; i++) file[i] = (double)arena[place_of(k, i)] - 1;
+    for (size_t i = 0; i < k->size; i++) file[i] = (double)arena[link_place(k, i)] - 1;
     return file;
 }
 
@@ -236,7 +107,7 @@ static TensorOut tensor_out(const Link *k, const real *arena, bool values) {
     strcpy(out.name, k->name);
     memcpy(out.shape, k->shape, sizeof k->shape);
     if (values && k->from_one) out.wide = distance_from_one(k, arena);
-    else out.data = is_plain(k) ? arena + k->part[0].offset : gathered(k, arena);
+    else out.data = link_is_plain(k) ? arena + k->part[0].offset : link_gathered(k, arena);
     return out;
 }
 
@@ -263,7 +134,7 @@ static void write_tensors(const Model *m, const real *arena, const char *path, b
     }
     safetensors_write(path, out, all.count, NULL, 0);
     for (size_t i = 0; i < all.count; i++) {
-        if (!is_plain(&all.link[i])) free((void *)out[i].data);
+        if (!link_is_plain(&all.link[i])) free((void *)out[i].data);
         free((void *)out[i].wide);
     }
     free(out);
@@ -312,26 +183,18 @@ static Paths weight_files(const char *dir) {
     return p;
 }
 
-static const char *shape_text(size_t rank, const size_t *shape, char out[96]) {
-    int n = snprintf(out, 96, "[");
-    for (size_t d = 0; d < smaller(rank, TENSOR_RANK); d++)
-        n += snprintf(out + n, (size_t)(96 - n), d ? ", %zu" : "%zu", shape[d]);
-    snprintf(out + n, (size_t)(96 - n), rank > TENSOR_RANK ? ", ...]" : "]");
-    return out;
-}
-
 static void copy_tensor(const SafeTensors *file, const TensorIn *t, const Link *k, real *values) {
     char expected[96], found[96];
     if (t->rank != k->rank || memcmp(t->shape, k->shape, k->rank * sizeof *k->shape) != 0)
-        fail("%s: tensor %s: expected %s, found %s", file->path, t->name, shape_text(k->rank, k->shape, expected),
-             shape_text(t->rank, t->shape, found));
-    if (is_plain(k) && !k->from_one) {
+        fail("%s: tensor %s: expected %s, found %s", file->path, t->name, link_shape(k->rank, k->shape, expected),
+             link_shape(t->rank, t->shape, found));
+    if (link_is_plain(k) && !k->from_one) {
         safetensors_copy(file, t, values + k->part[0].offset);
         return;
     }
     double *number = xmalloc(k->size * sizeof *number);
     safetensors_copy_wide(file, t, number);
-    for (size_t i = 0; i < k->size; i++) values[place_of(k, i)] = (real)(k->from_one ? 1 + number[i] : number[i]);
+    for (size_t i = 0; i < k->size; i++) values[link_place(k, i)] = (real)(k->from_one ? 1 + number[i] : number[i]);
     free(number);
 }
 
@@ -422,7 +285,7 @@ static void load_file(Loading *l, const char *path) {
         Link *k = find_link(&l->all, l->family->layer, t->name);
         if (!k && !pass_over(l, file, t))
             fail("%s: tensor %s %s is left over: this model has no place for it", path, t->name,
-                 shape_text(t->rank, t->shape, shape));
+                 link_shape(t->rank, t->shape, shape));
         if (k && k->found) fail("%s: tensor %s is there twice", path, t->name);
         if (!k) continue;
         copy_tensor(file, t, k, model_values((Model *)l->m));
@@ -432,6 +295,10 @@ static void load_file(Loading *l, const char *path) {
 }
 
 void hf_load(Model *m, const char *dir) {
+    if (gguf_is(dir)) {
+        gguf_load(m, dir);
+        return;
+    }
     JsonFile j = hf_read_json(dir, "config.json");
     const Family *family = hf_family_in(&j);
     Loading l = {m, family, links_of(m, family, hf_interleaved(&j, family->bit)),
@@ -443,7 +310,7 @@ void hf_load(Model *m, const char *dir) {
     compare_head(&l, dir);
     for (size_t i = 0; i < l.all.count; i++) {
         const Link *k = &l.all.link[i];
-        if (!k->found) fail("%s: tensor %s %s is missing", dir, k->name, shape_text(k->rank, k->shape, shape));
+        if (!k->found) fail("%s: tensor %s %s is missing", dir, k->name, link_shape(k->rank, k->shape, shape));
     }
     model_changed(m);
     for (size_t i = 0; i < files.count; i++) free(files.path[i]);

@@ -91,11 +91,13 @@ static float from_e8m0(unsigned e) { return ldexpf(1, (int)e - E8M0_BIAS); }
 // From the bits: floor(log2(x)) is one too large just below most powers.
 static unsigned e8m0_of(float amax, QuantMxScale rule) {
     uint32_t bits;
-    memcpy(&bits, &amax, sizeof bits);
+    float whole = rule == QUANT_MX_rceil ? amax / E2M1_MOST : amax;
+    memcpy(&bits, &whole, sizeof bits);
     uint32_t digits = bits & 0x7fffff;
-    int e = (int)(bits >> 23) - 2;
+    int e = (int)(bits >> 23);
+    if (rule == QUANT_MX_rceil) return (unsigned)e + (e ? digits > 0 : digits > 0x400000);   // 0x400000: 2^-127
+    e -= 2;
     if (rule == QUANT_MX_even) e += digits >= 0x600000;
-    if (rule == QUANT_MX_rceil) e += digits > 0x400000;
     return e < 0 ? 0 : (unsigned)e;
 }
 
@@ -115,8 +117,8 @@ static float amax_of(const float *x, size_t n) {
     return amax;
 }
 static float largest_of(const float *x) {                  // with its sign
-    float largest = 0;
-    for (size_t i = 0; i < GROUP; i++) largest = fabsf(x[i]) > fabsf(largest) ? x[i] : largest;
+    float largest = x[0];
+    for (size_t i = 1; i < GROUP; i++) largest = fabsf(x[i]) > fabsf(largest) ? x[i] : largest;
     return largest;
 }
 static float mean_of(const float *x) {

@@ -47,7 +47,8 @@
 #define QUANT_MX_CONSTANT(name) QUANT_MX_##name,
 typedef enum { QUANT_FORMATS(QUANT_FORMAT_CONSTANT) QUANT_FORMAT_COUNT } QuantFormat;
 // With amax = 1.m 2^E the scale of mxfp4 is 2^(E-2): floor, OCP MX 1.0 section 6.3, and ggml; one power more where
-// 1.m >= 1.75: even, vLLM; where 1.m > 1.5, so that nothing is clipped: rceil, NVIDIA.
+// 1.m >= 1.75: even, vLLM; the power that is not below amax/6, rounded to a float, so that nothing is clipped: rceil,
+// NVIDIA. None is below 2^-127.
 typedef enum { QUANT_MX_SCALES(QUANT_MX_CONSTANT) QUANT_MX_SCALE_COUNT } QuantMxScale;
 
 // How numbers become codes; reading them back needs the format alone.

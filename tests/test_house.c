@@ -16,7 +16,7 @@ static const struct { const char *files, *may[16]; } rooms[] = {
     {"config/*.[ch]", {"config/", "lib/"}},
     {"config/*.def", {"config/"}},
     {"plot/*.[ch]", {"plot/", "lib/"}},
-    {"data/*.[ch]", {"data/", "config/", "lib/"}},
+    {"data/*.[ch]", {"data/", "formats/gguf.", "config/", "lib/"}},
     {"model/*.[ch]", {"model/", "kernels/", "config/", "lib/"}},
     {"attention.[ch]", {"attention.", "model/", "kernels/", "config/", "lib/"}},
     {"linear.[ch]", {"linear.", "model/", "kernels/", "config/", "lib/"}},
@@ -25,7 +25,11 @@ static const struct { const char *files, *may[16]; } rooms[] = {
     {"model.[ch]", {"model.", "attention.", "linear.", "moe.", "model/", "kernels/", "config/", "lib/"}},
     {"formats/safetensors.[ch]", {"formats/safetensors.", "lib/"}},
     {"formats/tensorboard.[ch]", {"formats/tensorboard.", "lib/"}},
+    {"formats/gguf.[ch]", {"formats/gguf.", "formats/safetensors.", "kernels/codec.", "kernels/quant.",
+                              "lib/"}},
+    {"formats/gguf_*.[ch]", {"formats/", MODEL, "kernels/quant.", "config/", "lib/"}},
     {"formats/hf*.[ch]", {"formats/", MODEL, "config/", "lib/"}},
+    {"formats/links.[ch]", {"formats/links.", "formats/safetensors.", MODEL, "config/", "lib/"}},
     {"infer/*.[ch]", {"infer/", MODEL, "data/", "plot/", "kernels/", "config/", "lib/"}},
     {"run/events.[ch]", {"run/events.", "run/run.", "formats/tensorboard.", "config/", "lib/"}},
     {"run/[cpv]*.[ch]", {"run/", "plot/", "formats/safetensors.", "config/", "lib/"}},
@@ -37,6 +41,7 @@ static const struct { const char *files, *may[16]; } rooms[] = {
     {"train.c", {""}},
     {"generate.c", {""}},
     {"serve.c", {""}},
+    {"quantize.c", {""}},
     {"gpt.c", {NULL}},                      // nothing: it shares no line with the others
 };
 enum { ROOMS = sizeof rooms / sizeof rooms[0] };
