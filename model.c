@@ -325,8 +325,8 @@ void model_finish_gradients(Model *m) {
 
 void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, size_t T, double *row_loss, bool *hit) {
     memory_take_rotations(m, T);
-    memory_take_activations(m, B, T, false, false);
-    Batch b = {.B = B, .T = T, .M = B * T, .tokens = tokens};
+    memory_take_activations(m, B, T, false, m->routes_alone && m->c.experts);
+    Batch b = {.B = B, .T = T, .M = B * T, .tokens = tokens, .inference = m->routes_alone};
     const real *hidden = forward(m, tokens, &b), *taught = m->teacher.model ? ask_teacher(m, &b) : NULL;
     for (size_t i = 0; i < b.M; i += m->head_rows) {
         size_t rows = smaller(b.M - i, m->head_rows);
@@ -338,6 +338,7 @@ void model_evaluate(Model *m, const int *tokens, const int *targets, size_t B, s
 }
 
 void model_drop_layer(Model *m, size_t layer) { m->dropped_layer = layer; }
+void model_route_alone(Model *m, bool alone) { m->routes_alone = alone; }
 
 double model_residual_squares(const Model *m, size_t l, size_t rows) {
     return sum_of_squares(m->x[2 * l + 2], rows * m->allocated.T * m->c.width);

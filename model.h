@@ -26,6 +26,8 @@ void model_finish_gradients(Model *m);
 double model_residual_squares(const Model *m, size_t layer, size_t rows);
 // From now on forwards pass this layer by, as if it were not there, to see what it is good for; layers: none.
 void model_drop_layer(Model *m, size_t layer);
+// Whether model_evaluate routes from now on as in writing a text: every token alone, without a capacity or a pool.
+void model_route_alone(Model *m, bool alone);
 // From now on the loss is that of a draft, by DRAFT_LOSS_...: against the distribution that the teacher has after the
 // same tokens, as it writes them (kernels/distill.h). The teacher, of the same vocabulary, stays the caller's; NULL:
 // there is none.

@@ -199,6 +199,13 @@ static json_t *losses_without_layers(Training *t) {
     return all;
 }
 
+static json_t *loss_alone(Training *t) {
+    model_route_alone(t->model, true);
+    json_t *loss = run_number(validation_loss(t, &(double){0}));
+    model_route_alone(t->model, false);
+    return loss;
+}
+
 // ---- logging -----------------------------------------------------------------------------------
 // Where the run stands, with the speed since an earlier state.
 static Standing standing(const Training *t, const RunState *since) {
@@ -225,6 +232,7 @@ static void log_validation(Training *t, json_t *line, const Standing *s) {
     if (t->config.quant) json_object_set_new(line, "rounding_cost", json_real(t->facts.rounding_cost));
     if (t->teacher) json_object_set_new(line, "acceptance", json_real(t->facts.acceptance));
     if (t->config.drop_layers) json_object_set_new(line, "val_loss_without", losses_without_layers(t));
+    if (t->config.eval_alone) json_object_set_new(line, "val_loss_alone", loss_alone(t));
     t->state.loss_hash = hash_bytes(t->state.loss_hash, &t->state.val_loss, sizeof(double));
     progress_line(&t->progress, s);
 }

@@ -149,6 +149,7 @@ struct Model {
         const size_t *token; size_t states;            // the tokens after which states are recorded
     } record;
     size_t dropped_layer;                  // that forward passes by; L: none
+    bool routes_alone;                     // in model_evaluate
     struct {                               // see model_learn_from
         Model *model; int loss;            // DRAFT_LOSS_...
         real *logits; size_t rows;         // [rows, V]

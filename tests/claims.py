@@ -993,6 +993,8 @@ class Records(unittest.TestCase):
                                                                 "drop_deep": 0.5, "drop_first": 1, "drop_last": 0.5,
                                                                 "drop_median": 1})
             self.assertEqual(lines(path, [2, None, 9, 1, 1]), {"max_grad_norm": 2})
+            path.write_text(json.dumps({"val_loss": 1.5, "val_loss_alone": 1.75}))
+            self.assertEqual(trainer.log_numbers(path), {"alone_loss": 0.25})
 
     def test_recalled_bits(self):
         """Of facts: who knows nothing knows no bit, who knows all knows what the banner says; of other data none."""

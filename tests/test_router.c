@@ -82,6 +82,44 @@ static void looks_ahead(void) {
     }
 }
 
+// Routed alone, every token has the loss that it has in a text being written, whatever the router; and that is the loss
+// of the evaluation itself, to the bit, where neither a capacity nor a pool makes tokens compete.
+static void alone(void) {
+    static const struct { const char *flags; bool same; } routers[] = {
+        {"topk", true}, {"bias", true}, {"threshold", true}, {"relu", true}, {"hash", true}, {"dense", true},
+        {"topk --capacity 0.5", false}, {"hash --capacity 0.5", false}, {"expert-choice", false},
+        {"expert-choice --pool batch", false}, {"soft", false}, {"soft --pool batch", false},
+    };
+    Text x = make_text();
+    for (size_t i = 0; i < sizeof routers / sizeof *routers; i++) {
+        Model *m = make(routers[i].flags);
+        double together[ROWS], by_itself[ROWS], back[ROWS];
+        step(m, &x);                                // its memory is that of a training
+        model_evaluate(m, x.token, x.target, ROWS, T, together, NULL);
+        model_route_alone(m, true);
+        model_evaluate(m, x.token, x.target, ROWS, T, by_itself, NULL);
+        model_route_alone(m, false);
+        model_evaluate(m, x.token, x.target, ROWS, T, back, NULL);
+        bool same = !memcmp(together, by_itself, sizeof together);
+        CHECK(same == routers[i].same && !memcmp(together, back, sizeof back), "--router %s: alone %.17g, together "
+              "%.17g, then %.17g", routers[i].flags, by_itself[0], together[0], back[0]);
+        for (size_t row = 0; row < ROWS; row++) {
+            real *logits = xmalloc(T * VOCAB * sizeof *logits);
+            model_infer(m, NULL, x.token + row * T, T, true, logits);
+            double loss = 0;
+            for (size_t t = 0; t < T; t++) {
+                double sum = 0;
+                for (size_t v = 0; v < VOCAB; v++) sum += exp((double)logits[t * VOCAB + v]);
+                loss += log(sum) - (double)logits[t * VOCAB + (size_t)x.target[row * T + t]];
+            }
+            CHECK(fabs(loss - by_itself[row]) < 1e-4, "--router %s: a text written loses %.9g, its row alone %.9g",
+                  routers[i].flags, loss, by_itself[row]);
+            free(logits);
+        }
+        model_free(m);
+    }
+}
+
 // The leak meter. Tokens are independent and uniform, so no model can expect a loss below log V, unless it sees the
 // token it predicts. Each router is trained for 400 steps, where what is left of a causal model's loss above log V is
 // below 2e-4. So its log-probabilities deviate by sqrt(2 * 2e-4) = 0.02, their mean over 16384 tokens by 2e-4: 1e-3 is
@@ -253,6 +291,8 @@ static void told(void) {
 static const Test tests[] = {
     {"router/looks-ahead", "which routers see later tokens or other rows, to the bit, and that they say so",
      looks_ahead},
+    {"router/alone", "tokens routed alone lose what they do in a text being written, with most routers to the bit",
+     alone},
     {"router/leak-meter", "trained on independent tokens, only routers that see the future get below log V",
      leak_meter},
     {"router/statistics", "loads, dropped tokens and FLOPs of a step", statistics},

@@ -93,6 +93,8 @@ static void test_same_digest_moe(void) {
 #define MOE TINY "--attn gqa+mla --experts 4 --top-k 2 --router bias --bias-rate 0.01 --gate sigmoid --first-dense 1 "
     const char *digest = digest_of(MOE, "whole");
     same_digest(digest, digest_of(MOE "--micro-batch 3", "micro"), "micro-batches");
+    same_digest(digest, digest_of(MOE "--eval-alone", "alone"), "routing alone changes nothing");
+    CHECK(strstr(file_text("alone/log.jsonl"), "\"val_loss_alone\":"), "the loss with every token routed alone");
     same_digest(digest, digest_of(MOE "--threads 3", "threads"), "threads");
     char *log = file_text("whole/log.jsonl");
     CHECK(strstr(log, "\"experts\":[{\"layer\":1,\"load\":[") && strstr(log, "\"max_violation\":"), "%.300s", log);

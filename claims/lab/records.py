@@ -54,7 +54,8 @@ METRICS = {
     "experts_per_token": "experts that a token passed, measured (mean of the layers)",
     "max_violation": "load of the busiest expert above its fair share (share, mean of the layers)",
     "dead_experts": "experts without a token in the last logged step (sum of the layers)",
-    "dropped": "choices lost to a full expert (share, mean of the layers)",
+    "alone_loss": "loss added where every token is routed alone (nats per token)",
+    "dropped": "choices lost to a full expert in the last logged step (mean of the layers)",
 }
 # The same of ./serve without a network: what stands under "final" in its receipt (run/receipt.c).
 SERVED = {

@@ -151,7 +151,8 @@ def last_lines(path, count):
 
 def log_numbers(path):
     """What a log says beyond run.json: the largest gradient norm, with --log-layers the first and last layer, with
-    --drop-layers what the last validation loses without each layer, and of experts what the last line says."""
+    --drop-layers what the last validation loses without each layer, with --eval-alone what it loses where tokens are
+    routed alone, and of experts what the last line says."""
     try:
         lines = [json.loads(line) for line in Path(path).read_text().splitlines()]
     except (OSError, ValueError):
@@ -170,6 +171,8 @@ def log_numbers(path):
         added, half = [loss - lines[-1]["val_loss"] for loss in without], len(without) // 2
         found |= {"drop_shallow": sum(added[:half]) / half, "drop_deep": sum(added[-half:]) / half,
                   "drop_first": added[0], "drop_last": added[-1], "drop_median": statistics.median(added)}
+    if lines and None not in (alone := lines[-1].get("val_loss_alone"), seen := lines[-1].get("val_loss")):
+        found["alone_loss"] = alone - seen
     experts = lines[-1].get("experts") if lines else None
     if experts:
         found |= {name: statistics.mean(layer[name] for layer in experts)
