@@ -14,6 +14,7 @@
 #include "formats/hf.h"
 #include "infer/calibrate.h"
 #include "infer/clock.h"
+#include "infer/disagg.h"
 #include "infer/http.h"
 #include "infer/served.h"
 #include "infer/stats.h"
@@ -71,6 +72,7 @@ typedef struct {
     Draft *draft; size_t guesses;
     Model *smaller;                     // with --draft DIR
     KeepOptions *keep;
+    Fleet *fleet; FleetOptions workers; SchedCounters total;     // with --disagg
 } Service;
 
 static void receive(void *owner, Request *r, const int *token, size_t count) {
@@ -99,10 +101,12 @@ static void keep(Service *run, size_t i) {
     run->request[i] = NULL;
 }
 
+static bool is_closed(const ServeOptions *o) { return o->arrivals == ARRIVALS_closed && !*o->trace; }
+
 static void submit(Service *run) {
     size_t i = run->submitted++;
     const Asked *a = &run->trace.asked[i];
-    double at = run->o.arrivals == ARRIVALS_closed && !*run->o.trace ? run->now : a->at;
+    double at = is_closed(&run->o) ? run->now : a->at;
     int *token = xmalloc(size_mul(a->prompt, sizeof *token));
     trace_prompt(&run->trace, i, run->seed, run->vocab, token);
     Request *r = run->request[i] = sched_submit(run->sched, token, a->prompt, size_add(a->prompt, a->answer), 0, at);
@@ -119,7 +123,7 @@ static void sleep_seconds(double seconds) {
 
 static bool has_arrived(const Service *run) {
     if (run->submitted == run->trace.count) return false;
-    if (run->o.arrivals != ARRIVALS_closed || *run->o.trace) return run->trace.asked[run->submitted].at <= run->now;
+    if (!is_closed(&run->o)) return run->trace.asked[run->submitted].at <= run->now;
     return sched_waiting(run->sched) + sched_running(run->sched) < run->o.clients;
 }
 
@@ -144,6 +148,53 @@ static bool advance(Service *run) {
     run->held += (run->now - start) * held;
     note_times(run, step);
     return true;
+}
+
+// ---- workers -------------------------------------------------------------------------------------
+static void receive_now(void *owner, Request *r, const int *token, size_t count) {
+    Service *run = owner;
+    Record *record = &run->record[r->seed];
+    receive(run, r, token, count);
+    if (record->first == 0) record->first = run->now;
+    record->last = run->now;
+}
+
+static void submit_to_workers(Service *run) {
+    for (;; run->submitted++) {
+        size_t i = run->submitted;
+        if (i == run->trace.count) return;
+        const Asked *a = &run->trace.asked[i];
+        if (is_closed(&run->o) ? fleet_flying(run->fleet) >= run->o.clients : a->at > run->now) return;
+        int *token = xmalloc(size_mul(a->prompt, sizeof *token));
+        double at = is_closed(&run->o) ? run->now : a->at;
+        trace_prompt(&run->trace, i, run->seed, run->vocab, token);
+        run->record[i] = (Record){.arrival = at, .prompt = a->prompt, .digest = HASH_START};
+        fleet_submit(run->fleet, token, a->prompt, a->answer, at);
+        free(token);
+    }
+}
+
+static void answer_by_workers(Service *run, Backend backend) {
+    double start = seconds_now(), next;
+    run->record = xmalloc(size_mul(run->trace.count, sizeof *run->record));
+    run->workers.backend = backend, run->workers.emit = receive_now, run->workers.owner = run;
+    run->workers.cost = &run->cost;
+    run->fleet = fleet_new(&run->workers, run->trace.count);
+    for (;; run->now = next) {
+        fleet_happen(run->fleet, run->now);
+        submit_to_workers(run);
+        fleet_start(run->fleet, run->now);
+        next = fleet_next(run->fleet, run->now);
+        if (run->submitted < run->trace.count && !is_closed(&run->o))
+            next = fmin(next, run->trace.asked[run->submitted].at);
+        if (isinf(next)) break;
+    }
+    WorkerTimes reads = fleet_times(run->fleet, true), writes = fleet_times(run->fleet, false);
+    double readers = (double)run->workers.readers, writers = (double)run->workers.writers, all = readers + writers;
+    run->took = seconds_now() - start, run->total = fleet_counters(run->fleet);
+    run->busy = (reads.busy * readers + writes.busy * writers) / all;
+    run->held = (reads.held * readers + writes.held * writers) / all * (double)run->o.blocks;
+    fleet_tell(run->fleet, run->record);
 }
 
 static size_t places_of(const ServeOptions *o) {
@@ -272,6 +323,26 @@ static size_t guesses_of(const ServeOptions *o) {
     return n;
 }
 
+static void open_workers(Service *run) {
+    const ServeOptions *o = &run->o;
+    FleetOptions *f = &run->workers;
+    char end;
+    unsigned readers, writers;
+    if (sscanf(o->disagg, "%u:%u%c", &readers, &writers, &end) != 2 || !writers || readers > 1000 || writers > 1000)
+        usage_error("--disagg %s: P:D was expected, workers that read prompts and workers that write answers, at most "
+                    "1000 of each, at least one that writes", o->disagg);
+    if (!readers && (o->link_gbps > 0 || o->kv_bits != KV_BITS_32 || !o->overlap))
+        usage_error("--disagg %s: with no worker that only reads nothing crosses a link; leave out --link-gbps, "
+                    "--kv-bits and --overlap", o->disagg);
+    if (readers && !run->cost.layers)
+        usage_error("--disagg: %s does not say how large a token's keys and values are; measure it again (--calibrate)",
+                    o->cost);
+    f->readers = readers, f->writers = writers, f->overlap = o->overlap;
+    f->link = o->link_gbps > 0 ? o->link_gbps * 1e9 / 8 : INFINITY;
+    f->layers = run->cost.layers, f->each = run->cost.cache_bytes, f->keep = *run->keep;
+    f->blocks = o->blocks, f->block = o->block;
+}
+
 static Service open_run(const ServeOptions *o) {
     size_t places = places_of(o);
     Service run = {.o = *o, .seed = o->seed, .keep = xmalloc(sizeof *run.keep)};
@@ -283,6 +354,7 @@ static Service open_run(const ServeOptions *o) {
     // The key is nobody's to know, for who knows it can make prompts collide; no result depends on it.
     run.pool = pool_new(o->blocks, o->block, places, random_key(), 64);
     run.sched = sched_new(s, run.pool);
+    if (*o->disagg) open_workers(&run), run.workers.sched = s;
     if (*o->draft) run.guesses = guesses_of(o);
     if (*o->draft && !has_model_draft(o)) run.draft = draft_lookup();
     run.real = *o->run && o->clock != CLOCK_model, run.vocab = RANDOM_VOCAB;
@@ -311,7 +383,7 @@ static void answer_all(Service *run, Backend backend) {
 }
 
 static Stats stats_of_all(Service *run) {
-    for (size_t i = 0; i < run->trace.count; i++)
+    for (size_t i = 0; !run->fleet && i < run->trace.count; i++)
         if (run->request[i]) keep(run, i);
     return stats_of(run->record, run->trace.count, run->o.slo_ttft, run->o.slo_tpot);
 }
@@ -386,6 +458,15 @@ static double held_share(const Service *run) {
     return run->busy > 0 ? run->held / run->busy / (double)run->o.blocks : 0;
 }
 
+static ServedTimes times_of(const Service *run) {
+    ServedTimes t = {.seconds = run->now, .busy = run->busy, .wall = run->took, .held = held_share(run)};
+    if (!run->fleet) return t;
+    LinkCounters link = fleet_link(run->fleet);
+    t.workers = true, t.link_bytes = link.bytes, t.link_seconds = link.seconds, t.sent = link.prompts;
+    t.reading = fleet_times(run->fleet, true).busy, t.writing = fleet_times(run->fleet, false).busy;
+    return t;
+}
+
 // Of all texts at their ends; the last token of each is never computed.
 static void print_kept(const Service *run) {
     KeepOptions all = keep_everything();
@@ -402,8 +483,19 @@ static void print_kept(const Service *run) {
            pairs, tokens, bytes, full);
 }
 
+static const SchedCounters *counters_of(const Service *run) {
+    return run->fleet ? &run->total : sched_counters(run->sched);
+}
+
+static void print_link(const Service *run) {
+    LinkCounters link = fleet_link(run->fleet);
+    printf("link      %.0f bytes of %zu prompt%s, %.4g s of sending; duty of reading %.3f, of writing %.3f\n",
+           link.bytes, link.prompts, plural(link.prompts), link.seconds,
+           fleet_times(run->fleet, true).busy / run->now, fleet_times(run->fleet, false).busy / run->now);
+}
+
 static void print_receipt(const Service *run, const Stats *s, const Again *again) {
-    const SchedCounters *c = sched_counters(run->sched);
+    const SchedCounters *c = counters_of(run);
     const ServeOptions *o = &run->o;
     if (!c->steps) fail("no request could run: all %zu were refused; raise --blocks or shorten them", c->received);
     printf("requests  %zu received", c->received);
@@ -418,7 +510,8 @@ static void print_receipt(const Service *run, const Stats *s, const Again *again
            plural(c->preempted), c->saved, c->hits, c->rehits);
     if (run->draft)
         printf("draft     %zu guess%s, %zu kept\n", c->drafted, c->drafted == 1 ? "" : "es", c->drafted - c->rejected);
-    if (keep_is_on(run->keep)) print_kept(run);
+    if (run->fleet && run->workers.readers) print_link(run);
+    else if (keep_is_on(run->keep)) print_kept(run);
     const Tier *t = run->served ? run->served->tier : NULL;
     if (t)
         printf("tier      %zu bytes written in %.4g s, %zu read back from the disk in %.4g s\n", t->written, t->writing,
@@ -524,6 +617,7 @@ static void measure_costs(const ServeOptions *o) {
     process_catch_signals(false);
     if (process_stopped) fail("stopped: no table of costs was written");
     CostTable c = calibrate_fit(&m);
+    c.cache_bytes = (double)model_size(&run.config).cache_bytes_per_token, c.layers = run.config.layers;
     cost_write(&c, m.point, m.points, o->calibrate);
     printf("costs     %s: %.3g ms for a step of one token, %.3g ms of %.0f; %.3g us for a cached token\n", o->calibrate,
            1e3 * cost_of(&c, (StepSize){1, 1, 0, 1, 1}), 1e3 * cost_of(&c, (StepSize){.tokens = c.most.tokens}),
@@ -582,7 +676,7 @@ static void refuse_kept(const ServeOptions *o) {
     if (once && *o->draft)
         usage_error("--draft: a guess that was wrong has made pairs go, or be rounded, that do not come back; leave %s "
                     "out", flag);
-    if (once && (*o->calibrate || o->clock != CLOCK_real))
+    if (once && !*o->disagg && (*o->calibrate || o->clock != CLOCK_real))
         usage_error("%s: a table of costs has a price for each cached token, whether it is kept or not; use --clock "
                     "real, without --calibrate", flag);
 }
@@ -595,7 +689,7 @@ static void refuse(const ServeOptions *o, const bool *given) {
     for (size_t i = 0; i < serve_table.count; i++)
         if (given[i]) flags_refuse_unused(&serve_table, o, i);
     for (size_t i = 0; !*o->run && i < sizeof of_models / sizeof *of_models; i++)
-        if (is_given(given, of_models[i]))
+        if (is_given(given, of_models[i]) && !(*o->disagg && !strcmp(of_models[i], "kv_bits")))
             usage_error("--%s has no effect without --run: tokens are random then",
                         flags_shown(of_models[i], (char[64]){0}));
     if (o->backlog > o->requests)
@@ -604,6 +698,9 @@ static void refuse(const ServeOptions *o, const bool *given) {
         usage_error("--cost has no effect on the real clock; add --clock model, or --draft with --gamma auto");
     if (*o->draft && strcmp(o->draft, "lookup") && o->clock != CLOCK_real)
         usage_error("--draft %s: a table of costs has no price for the steps of a draft; use --clock real", o->draft);
+    if (*o->disagg && *o->run)
+        usage_error("--disagg: workers are on the event clock, where tokens are random and steps take what --cost "
+                    "says; leave out --run");
     refuse_kept(o);
     if (o->sched == SCHED_padded && o->kv_policy != KV_POLICY_full)
         usage_error("--sched padded: a text that has ended keeps its row, and what --kv-policy lets go is not of it; "
@@ -653,16 +750,15 @@ int main(int argc, char **argv) {
     if (run.trace.left_out)
         fprintf(stderr, "note     %zu request%s of the trace without an answer left out\n", run.trace.left_out,
                 plural(run.trace.left_out));
-    answer_all(&run, backend);
+    (*o.disagg ? answer_by_workers : answer_all)(&run, backend);
     bool both = o.clock == CLOCK_both;
     Again again = both ? replay(&run) : (Again){.took = 0};
     Stats s = stats_of_all(&run);
     print_receipt(&run, &s, both ? &again : NULL);
-    fprintf(stderr, "clock    %.3f s for %zu steps, %.3g steps/s\n", run.took, sched_counters(run.sched)->steps,
-            (double)sched_counters(run.sched)->steps / run.took);
+    fprintf(stderr, "clock    %.3f s for %zu steps, %.3g steps/s\n", run.took, counters_of(&run)->steps,
+            (double)counters_of(&run)->steps / run.took);
     stats_write(run.record, run.trace.count, o.records);
-    ServedTimes times = {run.now, run.busy, run.took, held_share(&run)};
-    if (*o.receipt) receipt_write(&o, sched_counters(run.sched), &s, times, o.receipt);
+    if (*o.receipt) receipt_write(&o, counters_of(&run), &s, times_of(&run), o.receipt);
     flush_output("the records are written");
     return 0;
 }

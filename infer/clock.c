@@ -152,7 +152,8 @@ CostTable cost_fit(const CostPoint *point, size_t points, const double *knot, si
 // Weights are read in 5 ms, a token is computed in 0.435 ms, whichever is longer; a cached token is read in 0.42 us.
 CostTable cost_built_in(void) {
     return (CostTable){.base = 5e-3, .knots = 1, .knot = {11.5}, .bend = {0.435e-3}, .keys = 0.42e-6,
-                       .most = {4096, 1e7, 1e7, 1e8, 4096}, .median = NAN, .worst = NAN};
+                       .cache_bytes = 12288, .layers = 12, .most = {4096, 1e7, 1e7, 1e8, 4096}, .median = NAN,
+                       .worst = NAN};
 }
 
 static void read_list(const char *path, const json_t *list, const char *name, double *value, size_t n) {
@@ -180,14 +181,17 @@ static Replay replay_of(const char *path, const json_t *noted) {
 CostTable cost_read(const char *path) {
     json_error_t error;
     CostTable c = {.median = NAN, .worst = NAN};
+    json_int_t layers = 0;
     json_t *knot, *bend, *root = load(path);
     if (json_unpack_ex(root, &error, 0, "{s:F, s:F, s:F, s:F, s:F, s:F, s:F, s:F, s:o, s:o, s:[F, F, F, F, F], s?F, "
-                       "s?F}", "base", &c.base, "slope", &c.slope, "head", &c.head, "draw", &c.draw, "crowd", &c.crowd,
-                       "keys", &c.keys, "packed", &c.packed, "pairs", &c.pairs, "knot", &knot, "bend", &bend,
-                       "most", &c.most.tokens, &c.most.keys, &c.most.packed, &c.most.pairs, &c.most.draws,
-                       "median", &c.median, "worst", &c.worst) != 0)
+                       "s?F, s?F, s?I}", "base", &c.base, "slope", &c.slope, "head", &c.head, "draw", &c.draw, "crowd",
+                       &c.crowd, "keys", &c.keys, "packed", &c.packed, "pairs", &c.pairs, "knot", &knot, "bend", &bend,
+                       "most", &c.most.tokens, &c.most.keys, &c.most.packed, &c.most.pairs, &c.most.draws, "median",
+                       &c.median, "worst", &c.worst, "cache_bytes", &c.cache_bytes, "layers", &layers) != 0)
         fail("--cost %s: %s; ./serve --run DIR --calibrate %s measures a table of costs", path, error.text, path);
-    c.knots = json_array_size(knot);
+    if (!(c.cache_bytes >= 0) || layers < 0 || (layers > 0) != (c.cache_bytes > 0))
+        fail("--cost %s: cache_bytes and layers are both there and above 0, or both left out", path);
+    c.knots = json_array_size(knot), c.layers = (size_t)layers;
     if (c.knots > KNOTS) fail("--cost %s: it has %zu knots, at most %d are known", path, c.knots, KNOTS);
     read_list(path, knot, "knot", c.knot, c.knots), read_list(path, bend, "bend", c.bend, c.knots);
     c.replay = replay_of(path, json_object_get(root, "replay"));
@@ -235,6 +239,9 @@ void cost_write(const CostTable *c, const CostPoint *point, size_t points, const
                              "keys", c->keys, "packed", c->packed, "pairs", c->pairs,
                              "knot", list_of(c->knot, c->knots), "bend", list_of(c->bend, c->knots),
                              "most", c->most.tokens, c->most.keys, c->most.packed, c->most.pairs, c->most.draws);
+    if (c->layers)
+        json_object_update_new(root, json_pack("{s:f, s:I}", "cache_bytes", c->cache_bytes, "layers",
+                                               (json_int_t)c->layers));
     if (isfinite(c->median)) json_object_set_new(root, "median", json_real(c->median));
     if (isfinite(c->worst)) json_object_set_new(root, "worst", json_real(c->worst));
     json_object_set_new(root, "measured", measured);

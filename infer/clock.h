@@ -17,6 +17,7 @@ typedef struct {
     double base, slope, bend[KNOTS], knot[KNOTS]; size_t knots;  // base + slope M + sum of bend max(0, M - knot)
     double head, draw, crowd;           // of D > 0 draws: head + draw D + crowd max(0, D - CROWD)
     double keys, packed, pairs;         // seconds per unit
+    double cache_bytes; size_t layers;  // of the model: keys and values of a token, as floats; 0: not noted
     StepSize most;                      // largest that were measured: beyond it nothing is known
     double median, worst;               // relative errors of the points that were held out; NAN: unknown
     Replay replay;

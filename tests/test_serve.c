@@ -50,11 +50,13 @@ static void costs(void) {
         CHECK(!cost_is_known(&fitted, large[i]), "%s", word[i]);
     }
     CHECK(cost_is_known(&fitted, point[n - 1].size), "what was measured is known");
+    noisy.cache_bytes = 512, noisy.layers = 3;
     cost_write(&noisy, point, n, test_path("cost.json"));
     CostTable read = cost_read(test_path("cost.json"));
     for (size_t i = 0; i < n; i++)
         CHECK(cost_of(&read, point[i].size) == cost_of(&noisy, point[i].size), "point %zu, read again", i);
     CHECK(read.worst == noisy.worst && read.replay.requests == 0, "%g", read.worst);
+    CHECK(read.cache_bytes == 512 && read.layers == 3, "%g bytes in %zu layers", read.cache_bytes, read.layers);
     Replay seen = {200, {0.01, -0.02, 0.5}, {1, 2, 3}, {4, 5, 6}};
     cost_note_replay(test_path("cost.json"), &seen);
     Replay noted = cost_read(test_path("cost.json")).replay;
