@@ -65,6 +65,7 @@ typedef struct {
     Config config; Served *served;
     bool real; double start;            // whether time passes by itself, and since when
     double priced, took;                // seconds of the steps by the table; of the run by a watch
+    double pace;                        // of a replay: what steps take, of what the table says; 0: as it says
     bool automatic;                     // --gamma auto
     Record *record; Request **request;
     size_t submitted;
@@ -141,6 +142,7 @@ static bool advance(Service *run) {
     }
     double seconds = 0, start = run->now;
     if (!run->real || run->o.clock == CLOCK_both) run->priced += seconds = cost_of(&run->cost, step_size(step));
+    if (run->pace > 0) seconds *= run->pace;
     double held = (double)(pool_blocks(run->pool) - pool_available(run->pool));
     engine_finish(&run->engine, step);
     run->now = run->real ? seconds_now() - run->start : run->now + seconds;
@@ -397,9 +399,9 @@ static int same_token(void *self, const StepRow *row, size_t index, size_t i, co
 }
 
 typedef struct { Stats stats; double now, took; } Again;
-static Again replay(Service *timed) {
+static Again replay(Service *timed, double pace) {
     Service run = open_run(&timed->o);
-    run.real = false, run.trace = timed->trace, run.cost = timed->cost, run.vocab = timed->vocab;
+    run.real = false, run.trace = timed->trace, run.cost = timed->cost, run.vocab = timed->vocab, run.pace = pace;
     answer_all(&run, (Backend){timed, no_step, no_move, no_move, no_move, same_token, timed->o.eos ? is_end : NULL});
     Again again = {stats_of_all(&run), run.now, run.took};
     pool_free(run.pool), sched_free(run.sched), draft_free(run.draft), engine_free(&run.engine);
@@ -407,27 +409,39 @@ static Again replay(Service *timed) {
     return again;
 }
 
-static void compare(double error[3], const char *what, Percentiles timed, Percentiles priced) {
-    static const char *const name[] = {"p50", "p90", "p99"};
+// What fewer than ten requests are beyond is chance: of two hundred, p99 is the second largest.
+static void compare(double error[3], const char *what, Percentiles timed, Percentiles priced, Percentiles paced) {
+    enum { BEYOND = 10 };
+    static const size_t percent[] = {50, 90, 99};
     double r[] = {timed.p50, timed.p90, timed.p99}, p[] = {priced.p50, priced.p90, priced.p99};
+    double q[] = {paced.p50, paced.p90, paced.p99};
     for (int i = 0; i < 3; i++) {
-        error[i] = p[i] / r[i] - 1;
-        printf("  %-8s%s %10.4g s  %10.4g s  %+6.1f%%\n", what, name[i], r[i], p[i], 100 * error[i]);
+        bool known = timed.count * (100 - percent[i]) >= 100 * BEYOND;
+        error[i] = known ? q[i] / r[i] - 1 : NAN;
+        printf("  %-8sp%zu %10.4g s  %10.4g s  %+6.1f%%  %10.4g s  ", what, percent[i], r[i], p[i],
+               100 * (p[i] / r[i] - 1), q[i]);
+        if (known) printf("%+6.1f%%\n", 100 * error[i]);
+        else printf("of too few\n");
     }
 }
 
-static void print_replay(const Service *run, const Stats *timed, const Again *again) {
-    Replay r = {.requests = run->trace.count};
-    const Stats *priced = &again->stats;
-    printf("replay      real clock    by the table   error\n");
-    compare(r.ttft, "ttft", timed->ttft, priced->ttft), compare(r.tpot, "tpot", timed->tpot, priced->tpot);
-    compare(r.latency, "latency", timed->latency, priced->latency);
-    printf("  time       %10.4g s  %10.4g s  %+6.1f%%\n", run->now, again->now, 100 * (again->now / run->now - 1));
-    printf("  steps      %10.4g s  %10.4g s  %+6.1f%% (those of the real clock, each priced)\n", run->busy, run->priced,
-           100 * (run->priced / run->busy - 1));
-    printf("  scheduler  %10.4g s: the replay itself, which computes nothing\n", again->took);
-    if (run->o.shed == 0 && timed->digest != priced->digest)
-        fail("the replay has other tokens than the run; please report this");
+// Twice: by the table as it is, which is a prediction; and at the pace of the machine while it answered, which leaves
+// what is the table's form and the event clock's.
+static void print_replay(const Service *run, const Stats *timed, const Again again[2]) {
+    Replay r = {.requests = run->trace.count, .pace = run->busy / run->priced};
+    const Stats *priced = &again[0].stats, *paced = &again[1].stats;
+    printf("replay      real clock    by the table   error   at its pace   error\n");
+    compare(r.ttft, "ttft", timed->ttft, priced->ttft, paced->ttft);
+    compare(r.tpot, "tpot", timed->tpot, priced->tpot, paced->tpot);
+    compare(r.latency, "latency", timed->latency, priced->latency, paced->latency);
+    printf("  time       %10.4g s  %10.4g s  %+6.1f%%  %10.4g s  %+6.1f%%\n", run->now, again[0].now,
+           100 * (again[0].now / run->now - 1), again[1].now, 100 * (again[1].now / run->now - 1));
+    printf("  steps      %10.4g s  %10.4g s  %+6.1f%% (those of the real clock, each priced): a pace of %.3f\n",
+           run->busy, run->priced, 100 * (run->priced / run->busy - 1), r.pace);
+    printf("  scheduler  %10.4g s: the replay itself, which computes nothing\n", again[0].took);
+    for (int i = 0; i < 2; i++)
+        if (run->o.shed == 0 && timed->digest != again[i].stats.digest)
+            fail("the replay has other tokens than the run; please report this");
     if (strcmp(run->o.cost, "built-in")) cost_note_replay(run->o.cost, &r);
 }
 
@@ -442,8 +456,9 @@ static void print_table(const Service *run) {
     if (isnan(c->median)) printf("nothing held out");
     else printf("%.1f%% off in the median of held-out steps, %.1f%% at most", 100 * c->median, 100 * c->worst);
     if (c->replay.requests)
-        printf("; replaying %zu requests: ttft %.1f%%, tpot %.1f%%, latency %.1f%% at most off at p50, p90, p99\n",
-               c->replay.requests, largest(c->replay.ttft), largest(c->replay.tpot), largest(c->replay.latency));
+        printf("; replaying %zu requests, at %.3f of its pace: ttft %.1f%%, tpot %.1f%%, latency %.1f%% at most off at "
+               "p50, p90, p99\n", c->replay.requests, c->replay.pace, largest(c->replay.ttft),
+               largest(c->replay.tpot), largest(c->replay.latency));
     else printf("; not replayed beside the real clock (--clock both)\n");
 }
 
@@ -752,9 +767,10 @@ int main(int argc, char **argv) {
                 plural(run.trace.left_out));
     (*o.disagg ? answer_by_workers : answer_all)(&run, backend);
     bool both = o.clock == CLOCK_both;
-    Again again = both ? replay(&run) : (Again){.took = 0};
+    Again again[2] = {{.took = 0}};
+    for (int i = 0; both && i < 2; i++) again[i] = replay(&run, i ? run.busy / run.priced : 0);
     Stats s = stats_of_all(&run);
-    print_receipt(&run, &s, both ? &again : NULL);
+    print_receipt(&run, &s, both ? again : NULL);
     fprintf(stderr, "clock    %.3f s for %zu steps, %.3g steps/s\n", run.took, counters_of(&run)->steps,
             (double)counters_of(&run)->steps / run.took);
     stats_write(run.record, run.trace.count, o.records);

@@ -159,7 +159,10 @@ CostTable cost_built_in(void) {
 static void read_list(const char *path, const json_t *list, const char *name, double *value, size_t n) {
     if (!json_is_array(list) || json_array_size(list) != n)
         fail("--cost %s: %s is a list of %zu numbers", path, name, n);
-    for (size_t i = 0; i < n; i++) value[i] = json_number_value(json_array_get(list, i));
+    for (size_t i = 0; i < n; i++) {
+        const json_t *x = json_array_get(list, i);
+        value[i] = json_is_null(x) ? NAN : json_number_value(x);
+    }
 }
 
 static json_t *load(const char *path) {
@@ -170,7 +173,8 @@ static json_t *load(const char *path) {
 }
 
 static Replay replay_of(const char *path, const json_t *noted) {
-    Replay r = {.requests = (size_t)json_integer_value(json_object_get(noted, "requests"))};
+    Replay r = {.requests = (size_t)json_integer_value(json_object_get(noted, "requests")),
+                .pace = json_number_value(json_object_get(noted, "pace"))};
     if (!r.requests) return r;
     read_list(path, json_object_get(noted, "ttft"), "ttft", r.ttft, 3);
     read_list(path, json_object_get(noted, "tpot"), "tpot", r.tpot, 3);
@@ -201,7 +205,8 @@ CostTable cost_read(const char *path) {
 
 static json_t *list_of(const double *value, size_t n) {
     json_t *list = json_array();
-    for (size_t i = 0; i < n; i++) json_array_append_new(list, json_real(value[i]));
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list, isfinite(value[i]) ? json_real(value[i]) : json_null());
     return list;
 }
 
@@ -250,8 +255,8 @@ void cost_write(const CostTable *c, const CostPoint *point, size_t points, const
 
 void cost_note_replay(const char *path, const Replay *r) {
     json_t *root = load(path);
-    json_object_set_new(root, "replay", json_pack("{s:I, s:o, s:o, s:o}", "requests", (json_int_t)r->requests, "ttft",
-                                                  list_of(r->ttft, 3), "tpot", list_of(r->tpot, 3), "latency",
-                                                  list_of(r->latency, 3)));
+    json_object_set_new(root, "replay", json_pack("{s:I, s:f, s:o, s:o, s:o}", "requests", (json_int_t)r->requests,
+                                                  "pace", r->pace, "ttft", list_of(r->ttft, 3), "tpot",
+                                                  list_of(r->tpot, 3), "latency", list_of(r->latency, 3)));
     write_table(root, path);
 }
