@@ -14,6 +14,7 @@
 #include "formats/hf.h"
 #include "infer/calibrate.h"
 #include "infer/clock.h"
+#include "infer/disagg.h"
 #include "infer/http.h"
 #include "infer/served.h"
 #include "infer/stats.h"
@@ -64,6 +65,7 @@ typedef struct {
     Config config; Served *served;
     bool real; double start;            // whether time passes by itself, and since when
     double priced, took;                // seconds of the steps by the table; of the run by a watch
+    double pace;                        // of a replay: what steps take, of what the table says; 0: as it says
     bool automatic;                     // --gamma auto
     Record *record; Request **request;
     size_t submitted;
@@ -71,6 +73,7 @@ typedef struct {
     Draft *draft; size_t guesses;
     Model *smaller;                     // with --draft DIR
     KeepOptions *keep;
+    Fleet *fleet; FleetOptions workers; SchedCounters total;     // with --disagg
 } Service;
 
 static void receive(void *owner, Request *r, const int *token, size_t count) {
@@ -99,10 +102,12 @@ static void keep(Service *run, size_t i) {
     run->request[i] = NULL;
 }
 
+static bool is_closed(const ServeOptions *o) { return o->arrivals == ARRIVALS_closed && !*o->trace; }
+
 static void submit(Service *run) {
     size_t i = run->submitted++;
     const Asked *a = &run->trace.asked[i];
-    double at = run->o.arrivals == ARRIVALS_closed && !*run->o.trace ? run->now : a->at;
+    double at = is_closed(&run->o) ? run->now : a->at;
     int *token = xmalloc(size_mul(a->prompt, sizeof *token));
     trace_prompt(&run->trace, i, run->seed, run->vocab, token);
     Request *r = run->request[i] = sched_submit(run->sched, token, a->prompt, size_add(a->prompt, a->answer), 0, at);
@@ -119,7 +124,7 @@ static void sleep_seconds(double seconds) {
 
 static bool has_arrived(const Service *run) {
     if (run->submitted == run->trace.count) return false;
-    if (run->o.arrivals != ARRIVALS_closed || *run->o.trace) return run->trace.asked[run->submitted].at <= run->now;
+    if (!is_closed(&run->o)) return run->trace.asked[run->submitted].at <= run->now;
     return sched_waiting(run->sched) + sched_running(run->sched) < run->o.clients;
 }
 
@@ -137,6 +142,7 @@ static bool advance(Service *run) {
     }
     double seconds = 0, start = run->now;
     if (!run->real || run->o.clock == CLOCK_both) run->priced += seconds = cost_of(&run->cost, step_size(step));
+    if (run->pace > 0) seconds *= run->pace;
     double held = (double)(pool_blocks(run->pool) - pool_available(run->pool));
     engine_finish(&run->engine, step);
     run->now = run->real ? seconds_now() - run->start : run->now + seconds;
@@ -144,6 +150,53 @@ static bool advance(Service *run) {
     run->held += (run->now - start) * held;
     note_times(run, step);
     return true;
+}
+
+// ---- workers -------------------------------------------------------------------------------------
+static void receive_now(void *owner, Request *r, const int *token, size_t count) {
+    Service *run = owner;
+    Record *record = &run->record[r->seed];
+    receive(run, r, token, count);
+    if (record->first == 0) record->first = run->now;
+    record->last = run->now;
+}
+
+static void submit_to_workers(Service *run) {
+    for (;; run->submitted++) {
+        size_t i = run->submitted;
+        if (i == run->trace.count) return;
+        const Asked *a = &run->trace.asked[i];
+        if (is_closed(&run->o) ? fleet_flying(run->fleet) >= run->o.clients : a->at > run->now) return;
+        int *token = xmalloc(size_mul(a->prompt, sizeof *token));
+        double at = is_closed(&run->o) ? run->now : a->at;
+        trace_prompt(&run->trace, i, run->seed, run->vocab, token);
+        run->record[i] = (Record){.arrival = at, .prompt = a->prompt, .digest = HASH_START};
+        fleet_submit(run->fleet, token, a->prompt, a->answer, at);
+        free(token);
+    }
+}
+
+static void answer_by_workers(Service *run, Backend backend) {
+    double start = seconds_now(), next;
+    run->record = xmalloc(size_mul(run->trace.count, sizeof *run->record));
+    run->workers.backend = backend, run->workers.emit = receive_now, run->workers.owner = run;
+    run->workers.cost = &run->cost;
+    run->fleet = fleet_new(&run->workers, run->trace.count);
+    for (;; run->now = next) {
+        fleet_happen(run->fleet, run->now);
+        submit_to_workers(run);
+        fleet_start(run->fleet, run->now);
+        next = fleet_next(run->fleet, run->now);
+        if (run->submitted < run->trace.count && !is_closed(&run->o))
+            next = fmin(next, run->trace.asked[run->submitted].at);
+        if (isinf(next)) break;
+    }
+    WorkerTimes reads = fleet_times(run->fleet, true), writes = fleet_times(run->fleet, false);
+    double readers = (double)run->workers.readers, writers = (double)run->workers.writers, all = readers + writers;
+    run->took = seconds_now() - start, run->total = fleet_counters(run->fleet);
+    run->busy = (reads.busy * readers + writes.busy * writers) / all;
+    run->held = (reads.held * readers + writes.held * writers) / all * (double)run->o.blocks;
+    fleet_tell(run->fleet, run->record);
 }
 
 static size_t places_of(const ServeOptions *o) {
@@ -275,6 +328,26 @@ static size_t guesses_of(const ServeOptions *o) {
     return n;
 }
 
+static void open_workers(Service *run) {
+    const ServeOptions *o = &run->o;
+    FleetOptions *f = &run->workers;
+    char end;
+    unsigned readers, writers;
+    if (sscanf(o->disagg, "%u:%u%c", &readers, &writers, &end) != 2 || !writers || readers > 1000 || writers > 1000)
+        usage_error("--disagg %s: P:D was expected, workers that read prompts and workers that write answers, at most "
+                    "1000 of each, at least one that writes", o->disagg);
+    if (!readers && (o->link_gbps > 0 || o->kv_bits != KV_BITS_32 || !o->overlap))
+        usage_error("--disagg %s: with no worker that only reads nothing crosses a link; leave out --link-gbps, "
+                    "--kv-bits and --overlap", o->disagg);
+    if (readers && !run->cost.layers)
+        usage_error("--disagg: %s does not say how large a token's keys and values are; measure it again (--calibrate)",
+                    o->cost);
+    f->readers = readers, f->writers = writers, f->overlap = o->overlap;
+    f->link = o->link_gbps > 0 ? o->link_gbps * 1e9 / 8 : INFINITY;
+    f->layers = run->cost.layers, f->each = run->cost.cache_bytes, f->keep = *run->keep;
+    f->blocks = o->blocks, f->block = o->block;
+}
+
 static Service open_run(const ServeOptions *o) {
     size_t places = places_of(o);
     Service run = {.o = *o, .seed = o->seed, .keep = xmalloc(sizeof *run.keep)};
@@ -286,6 +359,7 @@ static Service open_run(const ServeOptions *o) {
     // The key is nobody's to know, for who knows it can make prompts collide; no result depends on it.
     run.pool = pool_new(o->blocks, o->block, places, random_key(), 64);
     run.sched = sched_new(s, run.pool);
+    if (*o->disagg) open_workers(&run), run.workers.sched = s;
     if (*o->draft) run.guesses = guesses_of(o);
     if (*o->draft && !has_model_draft(o)) run.draft = draft_lookup();
     run.real = *o->run && o->clock != CLOCK_model, run.vocab = RANDOM_VOCAB;
@@ -314,7 +388,7 @@ static void answer_all(Service *run, Backend backend) {
 }
 
 static Stats stats_of_all(Service *run) {
-    for (size_t i = 0; i < run->trace.count; i++)
+    for (size_t i = 0; !run->fleet && i < run->trace.count; i++)
         if (run->request[i]) keep(run, i);
     return stats_of(run->record, run->trace.count, run->o.slo_ttft, run->o.slo_tpot);
 }
@@ -328,9 +402,9 @@ static int same_token(void *self, const StepRow *row, size_t index, size_t i, co
 }
 
 typedef struct { Stats stats; double now, took; } Again;
-static Again replay(Service *timed) {
+static Again replay(Service *timed, double pace) {
     Service run = open_run(&timed->o);
-    run.real = false, run.trace = timed->trace, run.cost = timed->cost, run.vocab = timed->vocab;
+    run.real = false, run.trace = timed->trace, run.cost = timed->cost, run.vocab = timed->vocab, run.pace = pace;
     answer_all(&run, (Backend){timed, no_step, no_move, no_move, no_move, same_token, timed->o.eos ? is_end : NULL});
     Again again = {stats_of_all(&run), run.now, run.took};
     pool_free(run.pool), sched_free(run.sched), draft_free(run.draft), engine_free(&run.engine);
@@ -338,27 +412,39 @@ static Again replay(Service *timed) {
     return again;
 }
 
-static void compare(double error[3], const char *what, Percentiles timed, Percentiles priced) {
-    static const char *const name[] = {"p50", "p90", "p99"};
+// What fewer than ten requests are beyond is chance: of two hundred, p99 is the second largest.
+static void compare(double error[3], const char *what, Percentiles timed, Percentiles priced, Percentiles paced) {
+    enum { BEYOND = 10 };
+    static const size_t percent[] = {50, 90, 99};
     double r[] = {timed.p50, timed.p90, timed.p99}, p[] = {priced.p50, priced.p90, priced.p99};
+    double q[] = {paced.p50, paced.p90, paced.p99};
     for (int i = 0; i < 3; i++) {
-        error[i] = p[i] / r[i] - 1;
-        printf("  %-8s%s %10.4g s  %10.4g s  %+6.1f%%\n", what, name[i], r[i], p[i], 100 * error[i]);
+        bool known = timed.count * (100 - percent[i]) >= 100 * BEYOND;
+        error[i] = known ? q[i] / r[i] - 1 : NAN;
+        printf("  %-8sp%zu %10.4g s  %10.4g s  %+6.1f%%  %10.4g s  ", what, percent[i], r[i], p[i],
+               100 * (p[i] / r[i] - 1), q[i]);
+        if (known) printf("%+6.1f%%\n", 100 * error[i]);
+        else printf("of too few\n");
     }
 }
 
-static void print_replay(const Service *run, const Stats *timed, const Again *again) {
-    Replay r = {.requests = run->trace.count};
-    const Stats *priced = &again->stats;
-    printf("replay      real clock    by the table   error\n");
-    compare(r.ttft, "ttft", timed->ttft, priced->ttft), compare(r.tpot, "tpot", timed->tpot, priced->tpot);
-    compare(r.latency, "latency", timed->latency, priced->latency);
-    printf("  time       %10.4g s  %10.4g s  %+6.1f%%\n", run->now, again->now, 100 * (again->now / run->now - 1));
-    printf("  steps      %10.4g s  %10.4g s  %+6.1f%% (those of the real clock, each priced)\n", run->busy, run->priced,
-           100 * (run->priced / run->busy - 1));
-    printf("  scheduler  %10.4g s: the replay itself, which computes nothing\n", again->took);
-    if (run->o.shed == 0 && timed->digest != priced->digest)
-        fail("the replay has other tokens than the run; please report this");
+// Twice: by the table as it is, which is a prediction; and at the pace of the machine while it answered, which leaves
+// what is the table's form and the event clock's.
+static void print_replay(const Service *run, const Stats *timed, const Again again[2]) {
+    Replay r = {.requests = run->trace.count, .pace = run->busy / run->priced};
+    const Stats *priced = &again[0].stats, *paced = &again[1].stats;
+    printf("replay      real clock    by the table   error   at its pace   error\n");
+    compare(r.ttft, "ttft", timed->ttft, priced->ttft, paced->ttft);
+    compare(r.tpot, "tpot", timed->tpot, priced->tpot, paced->tpot);
+    compare(r.latency, "latency", timed->latency, priced->latency, paced->latency);
+    printf("  time       %10.4g s  %10.4g s  %+6.1f%%  %10.4g s  %+6.1f%%\n", run->now, again[0].now,
+           100 * (again[0].now / run->now - 1), again[1].now, 100 * (again[1].now / run->now - 1));
+    printf("  steps      %10.4g s  %10.4g s  %+6.1f%% (those of the real clock, each priced): a pace of %.3f\n",
+           run->busy, run->priced, 100 * (run->priced / run->busy - 1), r.pace);
+    printf("  scheduler  %10.4g s: the replay itself, which computes nothing\n", again[0].took);
+    for (int i = 0; i < 2; i++)
+        if (run->o.shed == 0 && timed->digest != again[i].stats.digest)
+            fail("the replay has other tokens than the run; please report this");
     if (strcmp(run->o.cost, "built-in")) cost_note_replay(run->o.cost, &r);
 }
 
@@ -373,8 +459,9 @@ static void print_table(const Service *run) {
     if (isnan(c->median)) printf("nothing held out");
     else printf("%.1f%% off in the median of held-out steps, %.1f%% at most", 100 * c->median, 100 * c->worst);
     if (c->replay.requests)
-        printf("; replaying %zu requests: ttft %.1f%%, tpot %.1f%%, latency %.1f%% at most off at p50, p90, p99\n",
-               c->replay.requests, largest(c->replay.ttft), largest(c->replay.tpot), largest(c->replay.latency));
+        printf("; replaying %zu requests, at %.3f of its pace: ttft %.1f%%, tpot %.1f%%, latency %.1f%% at most off at "
+               "p50, p90, p99\n", c->replay.requests, c->replay.pace, largest(c->replay.ttft),
+               largest(c->replay.tpot), largest(c->replay.latency));
     else printf("; not replayed beside the real clock (--clock both)\n");
 }
 
@@ -387,6 +474,15 @@ static void print_times(const char *what, Percentiles p) {
 // Of the pool, while steps run.
 static double held_share(const Service *run) {
     return run->busy > 0 ? run->held / run->busy / (double)run->o.blocks : 0;
+}
+
+static ServedTimes times_of(const Service *run) {
+    ServedTimes t = {.seconds = run->now, .busy = run->busy, .wall = run->took, .held = held_share(run)};
+    if (!run->fleet) return t;
+    LinkCounters link = fleet_link(run->fleet);
+    t.workers = true, t.link_bytes = link.bytes, t.link_seconds = link.seconds, t.sent = link.prompts;
+    t.reading = fleet_times(run->fleet, true).busy, t.writing = fleet_times(run->fleet, false).busy;
+    return t;
 }
 
 // Of all texts at their ends; the last token of each is never computed.
@@ -405,8 +501,19 @@ static void print_kept(const Service *run) {
            pairs, tokens, bytes, full);
 }
 
+static const SchedCounters *counters_of(const Service *run) {
+    return run->fleet ? &run->total : sched_counters(run->sched);
+}
+
+static void print_link(const Service *run) {
+    LinkCounters link = fleet_link(run->fleet);
+    printf("link      %.0f bytes of %zu prompt%s, %.4g s of sending; duty of reading %.3f, of writing %.3f\n",
+           link.bytes, link.prompts, plural(link.prompts), link.seconds,
+           fleet_times(run->fleet, true).busy / run->now, fleet_times(run->fleet, false).busy / run->now);
+}
+
 static void print_receipt(const Service *run, const Stats *s, const Again *again) {
-    const SchedCounters *c = sched_counters(run->sched);
+    const SchedCounters *c = counters_of(run);
     const ServeOptions *o = &run->o;
     if (!c->steps) fail("no request could run: all %zu were refused; raise --blocks or shorten them", c->received);
     printf("requests  %zu received", c->received);
@@ -421,7 +528,8 @@ static void print_receipt(const Service *run, const Stats *s, const Again *again
            plural(c->preempted), c->saved, c->hits, c->rehits);
     if (run->draft)
         printf("draft     %zu guess%s, %zu kept\n", c->drafted, c->drafted == 1 ? "" : "es", c->drafted - c->rejected);
-    if (keep_is_on(run->keep)) print_kept(run);
+    if (run->fleet && run->workers.readers) print_link(run);
+    else if (keep_is_on(run->keep)) print_kept(run);
     const Tier *t = run->served ? run->served->tier : NULL;
     if (t)
         printf("tier      %zu bytes written in %.4g s, %zu read back from the disk in %.4g s\n", t->written, t->writing,
@@ -527,6 +635,7 @@ static void measure_costs(const ServeOptions *o) {
     process_catch_signals(false);
     if (process_stopped) fail("stopped: no table of costs was written");
     CostTable c = calibrate_fit(&m);
+    c.cache_bytes = (double)model_size(&run.config).cache_bytes_per_token, c.layers = run.config.layers;
     cost_write(&c, m.point, m.points, o->calibrate);
     printf("costs     %s: %.3g ms for a step of one token, %.3g ms of %.0f; %.3g us for a cached token\n", o->calibrate,
            1e3 * cost_of(&c, (StepSize){1, 1, 0, 1, 1}), 1e3 * cost_of(&c, (StepSize){.tokens = c.most.tokens}),
@@ -585,7 +694,7 @@ static void refuse_kept(const ServeOptions *o) {
     if (once && *o->draft)
         usage_error("--draft: a guess that was wrong has made pairs go, or be rounded, that do not come back; leave %s "
                     "out", flag);
-    if (once && (*o->calibrate || o->clock != CLOCK_real))
+    if (once && !*o->disagg && (*o->calibrate || o->clock != CLOCK_real))
         usage_error("%s: a table of costs has a price for each cached token, whether it is kept or not; use --clock "
                     "real, without --calibrate", flag);
 }
@@ -598,7 +707,7 @@ static void refuse(const ServeOptions *o, const bool *given) {
     for (size_t i = 0; i < serve_table.count; i++)
         if (given[i]) flags_refuse_unused(&serve_table, o, i);
     for (size_t i = 0; !*o->run && i < sizeof of_models / sizeof *of_models; i++)
-        if (is_given(given, of_models[i]))
+        if (is_given(given, of_models[i]) && !(*o->disagg && !strcmp(of_models[i], "kv_bits")))
             usage_error("--%s has no effect without --run: tokens are random then",
                         flags_shown(of_models[i], (char[64]){0}));
     if (o->backlog > o->requests)
@@ -607,6 +716,9 @@ static void refuse(const ServeOptions *o, const bool *given) {
         usage_error("--cost has no effect on the real clock; add --clock model, or --draft with --gamma auto");
     if (*o->draft && strcmp(o->draft, "lookup") && o->clock != CLOCK_real)
         usage_error("--draft %s: a table of costs has no price for the steps of a draft; use --clock real", o->draft);
+    if (*o->disagg && *o->run)
+        usage_error("--disagg: workers are on the event clock, where tokens are random and steps take what --cost "
+                    "says; leave out --run");
     refuse_kept(o);
     if (o->sched == SCHED_padded && o->kv_policy != KV_POLICY_full)
         usage_error("--sched padded: a text that has ended keeps its row, and what --kv-policy lets go is not of it; "
@@ -656,16 +768,16 @@ int main(int argc, char **argv) {
     if (run.trace.left_out)
         fprintf(stderr, "note     %zu request%s of the trace without an answer left out\n", run.trace.left_out,
                 plural(run.trace.left_out));
-    answer_all(&run, backend);
+    (*o.disagg ? answer_by_workers : answer_all)(&run, backend);
     bool both = o.clock == CLOCK_both;
-    Again again = both ? replay(&run) : (Again){.took = 0};
+    Again again[2] = {{.took = 0}};
+    for (int i = 0; both && i < 2; i++) again[i] = replay(&run, i ? run.busy / run.priced : 0);
     Stats s = stats_of_all(&run);
-    print_receipt(&run, &s, both ? &again : NULL);
-    fprintf(stderr, "clock    %.3f s for %zu steps, %.3g steps/s\n", run.took, sched_counters(run.sched)->steps,
-            (double)sched_counters(run.sched)->steps / run.took);
+    print_receipt(&run, &s, both ? again : NULL);
+    fprintf(stderr, "clock    %.3f s for %zu steps, %.3g steps/s\n", run.took, counters_of(&run)->steps,
+            (double)counters_of(&run)->steps / run.took);
     stats_write(run.record, run.trace.count, o.records);
-    ServedTimes times = {run.now, run.busy, run.took, held_share(&run)};
-    if (*o.receipt) receipt_write(&o, sched_counters(run.sched), &s, times, o.receipt);
+    if (*o.receipt) receipt_write(&o, counters_of(&run), &s, times_of(&run), o.receipt);
     flush_output("the records are written");
     return 0;
 }

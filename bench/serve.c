@@ -18,7 +18,7 @@ typedef struct {
 } Setting;
 static const Setting settings[] = {
     {"--layers 8 --width 512 --heads 8 --attn gqa --kv-heads 4 --vocab 8000", "--requests 10000 --rate 0.5",
-     "--budget 128 --running 16 --blocks 512", "--requests 200 --prompt-length 96 --answer-length 48",
+     "--budget 128 --running 16 --blocks 512", "--requests 1000 --prompt-length 96 --answer-length 48",
      "--budget 128 --running 8 --blocks 512", 16, 8, 64, 64, 64, 1008, 1},
     {"--layers 1 --width 32 --heads 2 --vocab 300", "--requests 200 --rate 0.5", "--budget 16 --running 4 --blocks 24",
      "--requests 8 --prompt-length 9 --answer-length 6", "--budget 16 --running 4 --blocks 24", 4, 2, 4, 8, 8, 64, 0.1},
@@ -82,7 +82,7 @@ static void measure_event_clock(Bench *b, const Served *s) {
     free(rate);
 }
 
-// How far off the replay's percentiles are, at most, as it has noted in the table.
+// How far off the replay's percentiles are, at most and at the machine's pace, as it has noted in the table.
 static double replay_error(const char *table) {
     static const char *const names[] = {"ttft", "tpot", "latency"};
     json_t *root = json_load_file(table, 0, NULL), *value;

@@ -152,13 +152,17 @@ CostTable cost_fit(const CostPoint *point, size_t points, const double *knot, si
 // Weights are read in 5 ms, a token is computed in 0.435 ms, whichever is longer; a cached token is read in 0.42 us.
 CostTable cost_built_in(void) {
     return (CostTable){.base = 5e-3, .knots = 1, .knot = {11.5}, .bend = {0.435e-3}, .keys = 0.42e-6,
-                       .most = {4096, 1e7, 1e7, 1e8, 4096}, .median = NAN, .worst = NAN};
+                       .cache_bytes = 12288, .layers = 12, .most = {4096, 1e7, 1e7, 1e8, 4096}, .median = NAN,
+                       .worst = NAN};
 }
 
 static void read_list(const char *path, const json_t *list, const char *name, double *value, size_t n) {
     if (!json_is_array(list) || json_array_size(list) != n)
         fail("--cost %s: %s is a list of %zu numbers", path, name, n);
-    for (size_t i = 0; i < n; i++) value[i] = json_number_value(json_array_get(list, i));
+    for (size_t i = 0; i < n; i++) {
+        const json_t *x = json_array_get(list, i);
+        value[i] = json_is_null(x) ? NAN : json_number_value(x);
+    }
 }
 
 static json_t *load(const char *path) {
@@ -169,7 +173,8 @@ static json_t *load(const char *path) {
 }
 
 static Replay replay_of(const char *path, const json_t *noted) {
-    Replay r = {.requests = (size_t)json_integer_value(json_object_get(noted, "requests"))};
+    Replay r = {.requests = (size_t)json_integer_value(json_object_get(noted, "requests")),
+                .pace = json_number_value(json_object_get(noted, "pace"))};
     if (!r.requests) return r;
     read_list(path, json_object_get(noted, "ttft"), "ttft", r.ttft, 3);
     read_list(path, json_object_get(noted, "tpot"), "tpot", r.tpot, 3);
@@ -180,14 +185,17 @@ static Replay replay_of(const char *path, const json_t *noted) {
 CostTable cost_read(const char *path) {
     json_error_t error;
     CostTable c = {.median = NAN, .worst = NAN};
+    json_int_t layers = 0;
     json_t *knot, *bend, *root = load(path);
     if (json_unpack_ex(root, &error, 0, "{s:F, s:F, s:F, s:F, s:F, s:F, s:F, s:F, s:o, s:o, s:[F, F, F, F, F], s?F, "
-                       "s?F}", "base", &c.base, "slope", &c.slope, "head", &c.head, "draw", &c.draw, "crowd", &c.crowd,
-                       "keys", &c.keys, "packed", &c.packed, "pairs", &c.pairs, "knot", &knot, "bend", &bend,
-                       "most", &c.most.tokens, &c.most.keys, &c.most.packed, &c.most.pairs, &c.most.draws,
-                       "median", &c.median, "worst", &c.worst) != 0)
+                       "s?F, s?F, s?I}", "base", &c.base, "slope", &c.slope, "head", &c.head, "draw", &c.draw, "crowd",
+                       &c.crowd, "keys", &c.keys, "packed", &c.packed, "pairs", &c.pairs, "knot", &knot, "bend", &bend,
+                       "most", &c.most.tokens, &c.most.keys, &c.most.packed, &c.most.pairs, &c.most.draws, "median",
+                       &c.median, "worst", &c.worst, "cache_bytes", &c.cache_bytes, "layers", &layers) != 0)
         fail("--cost %s: %s; ./serve --run DIR --calibrate %s measures a table of costs", path, error.text, path);
-    c.knots = json_array_size(knot);
+    if (!(c.cache_bytes >= 0) || layers < 0 || (layers > 0) != (c.cache_bytes > 0))
+        fail("--cost %s: cache_bytes and layers are both there and above 0, or both left out", path);
+    c.knots = json_array_size(knot), c.layers = (size_t)layers;
     if (c.knots > KNOTS) fail("--cost %s: it has %zu knots, at most %d are known", path, c.knots, KNOTS);
     read_list(path, knot, "knot", c.knot, c.knots), read_list(path, bend, "bend", c.bend, c.knots);
     c.replay = replay_of(path, json_object_get(root, "replay"));
@@ -197,7 +205,8 @@ CostTable cost_read(const char *path) {
 
 static json_t *list_of(const double *value, size_t n) {
     json_t *list = json_array();
-    for (size_t i = 0; i < n; i++) json_array_append_new(list, json_real(value[i]));
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list, isfinite(value[i]) ? json_real(value[i]) : json_null());
     return list;
 }
 
@@ -235,6 +244,9 @@ void cost_write(const CostTable *c, const CostPoint *point, size_t points, const
                              "keys", c->keys, "packed", c->packed, "pairs", c->pairs,
                              "knot", list_of(c->knot, c->knots), "bend", list_of(c->bend, c->knots),
                              "most", c->most.tokens, c->most.keys, c->most.packed, c->most.pairs, c->most.draws);
+    if (c->layers)
+        json_object_update_new(root, json_pack("{s:f, s:I}", "cache_bytes", c->cache_bytes, "layers",
+                                               (json_int_t)c->layers));
     if (isfinite(c->median)) json_object_set_new(root, "median", json_real(c->median));
     if (isfinite(c->worst)) json_object_set_new(root, "worst", json_real(c->worst));
     json_object_set_new(root, "measured", measured);
@@ -243,8 +255,8 @@ void cost_write(const CostTable *c, const CostPoint *point, size_t points, const
 
 void cost_note_replay(const char *path, const Replay *r) {
     json_t *root = load(path);
-    json_object_set_new(root, "replay", json_pack("{s:I, s:o, s:o, s:o}", "requests", (json_int_t)r->requests, "ttft",
-                                                  list_of(r->ttft, 3), "tpot", list_of(r->tpot, 3), "latency",
-                                                  list_of(r->latency, 3)));
+    json_object_set_new(root, "replay", json_pack("{s:I, s:f, s:o, s:o, s:o}", "requests", (json_int_t)r->requests,
+                                                  "pace", r->pace, "ttft", list_of(r->ttft, 3), "tpot",
+                                                  list_of(r->tpot, 3), "latency", list_of(r->latency, 3)));
     write_table(root, path);
 }

@@ -11,12 +11,14 @@ enum { KNOTS = 8, FEW_TOKENS = 8 };     // a row of at most so many reads its ke
 // tokens whose logits are wanted.
 typedef struct { double tokens, keys, packed, pairs, draws; } StepSize;
 typedef struct { StepSize size; double seconds; } CostPoint;
-// What a replay of requests in both clocks found: how far the table's p50, p90 and p99 are off, as a share.
-typedef struct { size_t requests; double ttft[3], tpot[3], latency[3]; } Replay;    // requests 0: there was none
+// What a replay of requests in both clocks found. pace: what its steps took, of what the table says: the machine of
+// that minute. At that pace p50, p90 and p99 are off by these shares; NAN: of too few requests. requests 0: no replay.
+typedef struct { size_t requests; double pace, ttft[3], tpot[3], latency[3]; } Replay;
 typedef struct {
     double base, slope, bend[KNOTS], knot[KNOTS]; size_t knots;  // base + slope M + sum of bend max(0, M - knot)
     double head, draw, crowd;           // of D > 0 draws: head + draw D + crowd max(0, D - CROWD)
     double keys, packed, pairs;         // seconds per unit
+    double cache_bytes; size_t layers;  // of the model: keys and values of a token, as floats; 0: not noted
     StepSize most;                      // largest that were measured: beyond it nothing is known
     double median, worst;               // relative errors of the points that were held out; NAN: unknown
     Replay replay;

@@ -149,6 +149,16 @@ Request *sched_fork(Sched *s, Request *leader, double now) {
     return r;
 }
 
+Request *sched_receive(Sched *s, const int *token, size_t prompt, size_t length, size_t most, double now) {
+    size_t places = blocks_for(s, length - 1);
+    if (places > pool_swap_available(s->pool)) return NULL;
+    Request *r = sched_submit(s, token, length, most, 0, now);
+    if (r->state == STATE_ENDED) return r;
+    r->prompt = prompt, r->computed = r->reached = length - 1, r->state = STATE_SWAPPED;
+    while (r->places < places) r->place[r->places++] = pool_swap_take(s->pool);
+    return r;
+}
+
 void sched_cancel(Sched *s, Request *r) {
     if (r->state == STATE_ENDED) return;
     if (s->in_step && r->n) r->cancelled = true;        // its blocks are being written
@@ -408,7 +418,7 @@ static bool admit(Sched *s, Request *r) {
 static void shed(Sched *s, double now) {
     for (Request *r = s->first, *next; s->o.shed > 0 && r; r = next) {
         next = r->next;
-        if (r->preempted) continue;                     // it has been served in part
+        if (r->preempted || r->reached) continue;       // it has been served in part
         if (now - r->arrival <= s->o.shed) return;      // those behind it came later
         end_request(s, r, END_SHED);
     }

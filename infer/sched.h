@@ -72,6 +72,9 @@ void sched_free(Sched *s);
 Request *sched_submit(Sched *s, const int *prompt, size_t n, size_t most, uint64_t domain, double now);
 // One more text after the prompt of `leader`, whose keys and values it shares if they are there in time (n > 1).
 Request *sched_fork(Sched *s, Request *leader, double now);
+// A request whose tokens but the last others have computed: their keys and values are in r->place[], of the swap area,
+// as those of one that was swapped out. NULL: there is no room now.
+Request *sched_receive(Sched *s, const int *token, size_t prompt, size_t length, size_t most, double now);
 void sched_cancel(Sched *s, Request *r);        // in every state, also during a step; of an ended one: nothing
 void sched_release(Sched *s, Request *r);       // after its end
 size_t sched_propose(Request *r, const int *draft, size_t n);   // for its next step; returns how many it takes

@@ -47,6 +47,11 @@ void receipt_write(const ServeOptions *o, const SchedCounters *c, const Stats *s
     put_size(final, "good", s->good), put(final, "goodput", (double)s->good / t.seconds);
     put(final, "good_late", s->good_late), put(final, "ttft_late", s->ttft_late);
     put_times(final, "ttft", s->ttft), put_times(final, "tpot", s->tpot), put_times(final, "latency", s->latency);
+    if (t.workers) {
+        put(final, "reading_duty", t.reading / t.seconds), put(final, "writing_duty", t.writing / t.seconds);
+        put(final, "link_bytes", t.link_bytes), put(final, "link_seconds", t.link_seconds);
+        put_size(final, "sent", t.sent);
+    }
     json_object_set_new(all, "final", final);
     put(json_object_get(all, "machine"), "wall_seconds", t.wall);
     char digest[17];

@@ -50,15 +50,18 @@ static void costs(void) {
         CHECK(!cost_is_known(&fitted, large[i]), "%s", word[i]);
     }
     CHECK(cost_is_known(&fitted, point[n - 1].size), "what was measured is known");
+    noisy.cache_bytes = 512, noisy.layers = 3;
     cost_write(&noisy, point, n, test_path("cost.json"));
     CostTable read = cost_read(test_path("cost.json"));
     for (size_t i = 0; i < n; i++)
         CHECK(cost_of(&read, point[i].size) == cost_of(&noisy, point[i].size), "point %zu, read again", i);
     CHECK(read.worst == noisy.worst && read.replay.requests == 0, "%g", read.worst);
-    Replay seen = {200, {0.01, -0.02, 0.5}, {1, 2, 3}, {4, 5, 6}};
+    CHECK(read.cache_bytes == 512 && read.layers == 3, "%g bytes in %zu layers", read.cache_bytes, read.layers);
+    Replay seen = {200, 1.25, {0.01, -0.02, NAN}, {1, 2, 3}, {4, 5, 6}};
     cost_note_replay(test_path("cost.json"), &seen);
     Replay noted = cost_read(test_path("cost.json")).replay;
-    CHECK(noted.requests == 200 && noted.ttft[1] == -0.02 && noted.latency[2] == 6, "%zu", noted.requests);
+    CHECK(noted.requests == 200 && noted.pace == 1.25 && noted.ttft[1] == -0.02 && isnan(noted.ttft[2]) &&
+              noted.latency[2] == 6, "%zu", noted.requests);
     CHECK(strstr(read_whole_file(test_path("cost.json"), NULL), "\"measured\": [\n  [1, 0, 0, 1, 0, "), "points");
 }
 

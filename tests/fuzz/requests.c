@@ -33,6 +33,14 @@ void serve_command(const char *input, size_t bytes) {
     if (!is_small(&o) || is_given(given, "port") || *o.calibrate) return;
     Service run = open_run(&o);
     open_trace(&run);
+    if (*o.disagg) {
+        if (run.workers.readers + run.workers.writers > 8) return;
+        answer_by_workers(&run, (Backend){&run.seed, no_step, no_move, no_move, no_move, random_token, NULL});
+        const char *wrong = fleet_check(run.fleet);
+        if (wrong) fuzz_fault("%s", wrong);
+        if (fleet_flying(run.fleet)) fuzz_fault("%zu requests never end", fleet_flying(run.fleet));
+        return;
+    }
     begin_answers(&run, (Backend){&run.seed, no_step, no_move, no_move, no_move, random_token, NULL});
     size_t steps = 0;
     while (advance(&run)) {
