@@ -47,6 +47,7 @@ void receipt_write(const ServeOptions *o, const SchedCounters *c, const Stats *s
     put_size(final, "good", s->good), put(final, "goodput", (double)s->good / t.seconds);
     put(final, "good_late", s->good_late), put(final, "ttft_late", s->ttft_late);
     put_times(final, "ttft", s->ttft), put_times(final, "tpot", s->tpot), put_times(final, "latency", s->latency);
+    if (o->agent_turns > 1) put_times(final, "session", s->session), put_times(final, "begin", s->begin);
     json_object_set_new(all, "final", final);
     put(json_object_get(all, "machine"), "wall_seconds", t.wall);
     char digest[17];
