@@ -68,7 +68,8 @@ typedef struct {
     double pace;                        // of a replay: what steps take, of what the table says; 0: as it says
     bool automatic;                     // --gamma auto
     Record *record; Request **request;
-    size_t submitted;
+    size_t submitted, begun;            // requests; in the order of the trace, those that begin a session
+    size_t *due, dues;                  // requests whose sessions have their answers
     double now, busy, held;             // seconds; held: blocks, as a sum over the time of steps
     Draft *draft; size_t guesses;
     Model *smaller;                     // with --draft DIR
@@ -84,13 +85,77 @@ static void receive(void *owner, Request *r, const int *token, size_t count) {
     for (size_t i = 0; i < count; i++) record->digest = hash_bytes(record->digest, &token[i], sizeof *token);
 }
 
+// ---- sessions ------------------------------------------------------------------------------------
+static void expect_next_turn(Service *run, const Request *r) {
+    size_t next = r->seed + 1;
+    if (r->state != STATE_ENDED || next % run->trace.turns == 0) return;
+    run->record[next].arrival = run->now + run->o.tool_seconds;
+    run->due[run->dues++] = next;
+}
+
+static bool comes_before(const Service *run, size_t a, size_t b) {
+    double x = run->record[a].arrival, y = run->record[b].arrival;
+    return x != y ? x < y : a < b;
+}
+
+// The request that comes next, with its time in its record; trace.count: none, as long as no step ends an answer.
+static size_t next_request(const Service *run) {
+    size_t next = run->begun;
+    if (next < run->trace.count) run->record[next].arrival = run->trace.asked[next].at;
+    for (size_t i = 0; i < run->dues; i++)
+        if (next == run->trace.count || comes_before(run, run->due[i], next)) next = run->due[i];
+    return next;
+}
+
+static void take_request(Service *run, size_t i) {
+    if (i == run->begun) {
+        run->begun += run->trace.turns;
+        return;
+    }
+    size_t at = 0;
+    while (run->due[at] != i) at++;
+    run->due[at] = run->due[--run->dues];
+}
+
+// Its tokens, and how many: all that its session has said, and then what is new.
+static size_t prompt_of(const Service *run, size_t i, int *token) {
+    const Asked *a = &run->trace.asked[i];
+    size_t n = a->prompt, mark = run->o.volatile_prefix;
+    trace_prompt(&run->trace, i, run->seed, run->vocab, token);
+    if (i % run->trace.turns == 0) return n;
+    const Request *before = run->request[i - 1];
+    size_t new = n - a[-1].prompt - a[-1].answer;
+    int fresh = mark && mark <= before->length ? token[mark - 1] : 0;
+    memmove(token + before->length, token + n - new, new * sizeof *token);
+    memcpy(token, before->token, before->length * sizeof *token);
+    if (mark && mark <= before->length)
+        token[mark - 1] = fresh == token[mark - 1] ? (int)((size_t)(fresh + 1) % run->vocab) : fresh;
+    return before->length + new;
+}
+
+static void refuse_sessions(const Service *run) {
+    const ServeOptions *o = &run->o;
+    size_t places = size_mul(o->blocks, o->block);
+    if (o->agent_turns == 1) return;
+    if (o->requests % o->agent_turns) usage_error("--requests %zu: whole sessions of --agent-turns %zu were expected",
+                                                  o->requests, o->agent_turns);
+    if (o->shed > 0 || o->backlog || o->sched == SCHED_padded)
+        usage_error("--agent-turns: a session goes on when its answer has come; leave out %s",
+                    o->shed > 0 ? "--shed" : o->backlog ? "--backlog" : "--sched padded");
+    for (size_t i = o->agent_turns - 1; i < run->trace.count; i += o->agent_turns)
+        if (run->trace.asked[i].prompt + run->trace.asked[i].answer - 1 > places)
+            usage_error("--agent-turns %zu: request %zu has %zu tokens at its end, and the pool holds %zu; raise "
+                        "--blocks", o->agent_turns, i, run->trace.asked[i].prompt + run->trace.asked[i].answer, places);
+}
+
 // A step's tokens are there when it ends, as by HTTP: all at once.
-static void note_times(const Service *run, const Step *step) {
+static void note_times(Service *run, const Step *step) {
     for (size_t i = 0; i < step->rows; i++) {
         Record *record = &run->record[step->row[i].request->seed];
         if (step->row[i].draw_from == step->row[i].n) continue;
         if (record->first == 0) record->first = run->now;
         record->last = run->now;
+        expect_next_turn(run, step->row[i].request);
     }
 }
 
@@ -104,15 +169,16 @@ static void keep(Service *run, size_t i) {
 
 static bool is_closed(const ServeOptions *o) { return o->arrivals == ARRIVALS_closed && !*o->trace; }
 
-static void submit(Service *run) {
-    size_t i = run->submitted++;
+static void submit(Service *run, size_t i) {
     const Asked *a = &run->trace.asked[i];
-    double at = is_closed(&run->o) ? run->now : a->at;
+    double at = is_closed(&run->o) ? run->now : run->record[i].arrival;
     int *token = xmalloc(size_mul(a->prompt, sizeof *token));
-    trace_prompt(&run->trace, i, run->seed, run->vocab, token);
-    Request *r = run->request[i] = sched_submit(run->sched, token, a->prompt, size_add(a->prompt, a->answer), 0, at);
+    size_t n = prompt_of(run, i, token);
+    take_request(run, i);
+    run->submitted++;
+    Request *r = run->request[i] = sched_submit(run->sched, token, n, size_add(n, a->answer), 0, at);
     r->seed = i;
-    run->record[i] = (Record){.arrival = at, .prompt = a->prompt, .digest = HASH_START};
+    run->record[i] = (Record){.arrival = at, .prompt = n, .digest = HASH_START};
     if (r->end) keep(run, i);
     free(token);
 }
@@ -122,20 +188,21 @@ static void sleep_seconds(double seconds) {
     nanosleep(&t, NULL);
 }
 
-static bool has_arrived(const Service *run) {
-    if (run->submitted == run->trace.count) return false;
-    if (!is_closed(&run->o)) return run->trace.asked[run->submitted].at <= run->now;
+static bool has_arrived(const Service *run, size_t i) {
+    if (i == run->trace.count) return false;
+    if (!is_closed(&run->o)) return run->record[i].arrival <= run->now;
     return sched_waiting(run->sched) + sched_running(run->sched) < run->o.clients;
 }
 
 // A step, or the wait until there is one; false: all requests have ended.
 static bool advance(Service *run) {
     if (run->real) run->now = seconds_now() - run->start;
-    while (has_arrived(run)) submit(run);
+    size_t next;
+    while (has_arrived(run, next = next_request(run))) submit(run, next);
     Step *step = engine_schedule(&run->engine, run->now);
     if (step->rows == 0) {
-        if (run->submitted == run->trace.count) return false;
-        double until = run->trace.asked[run->submitted].at;
+        if (next == run->trace.count) return false;
+        double until = run->record[next].arrival;
         if (run->real && until > run->now) sleep_seconds(until - run->now);
         else run->now = fmax(run->now, until);
         return true;
@@ -353,7 +420,7 @@ static Service open_run(const ServeOptions *o) {
     Service run = {.o = *o, .seed = o->seed, .keep = xmalloc(sizeof *run.keep)};
     *run.keep = keep_options(&serve_table, o);
     SchedOptions s = {o->budget, o->running, o->chunk, o->sched, o->admit, o->victim, o->preempt, o->watermark, o->shed,
-                      o->prefix_cache, keep_alters(run.keep) ? served_slots : NULL, run.keep};
+                      o->prefix_cache, keep_alters(run.keep) ? served_slots : NULL, run.keep, o->ttl};
     run.automatic = is_automatic(o);
     run.cost = strcmp(o->cost, "built-in") ? cost_read(o->cost) : cost_built_in();
     // The key is nobody's to know, for who knows it can make prompts collide; no result depends on it.
@@ -369,11 +436,13 @@ static Service open_run(const ServeOptions *o) {
 static void open_trace(Service *run) {
     const ServeOptions *o = &run->o;
     run->trace = *o->trace ? trace_read(o->trace, o) : trace_make(o);
+    refuse_sessions(run);
 }
 
 static void begin_answers(Service *run, Backend backend) {
     run->record = xmalloc(size_mul(run->trace.count, sizeof *run->record));
     run->request = xmalloc(size_mul(run->trace.count, sizeof *run->request));
+    run->due = xmalloc(size_mul(run->trace.count, sizeof *run->due));
     run->engine = (Engine){.sched = run->sched, .backend = backend, .emit = receive, .owner = run,
                            .draft = run->draft, .guesses = run->guesses, .guess = draft_guess,
                            .cost = run->automatic ? &run->cost : NULL,
@@ -390,7 +459,9 @@ static void answer_all(Service *run, Backend backend) {
 static Stats stats_of_all(Service *run) {
     for (size_t i = 0; !run->fleet && i < run->trace.count; i++)
         if (run->request[i]) keep(run, i);
-    return stats_of(run->record, run->trace.count, run->o.slo_ttft, run->o.slo_tpot);
+    Stats s = stats_of(run->record, run->trace.count, run->o.slo_ttft, run->o.slo_tpot);
+    if (run->trace.turns > 1) stats_of_sessions(&s, run->record, run->trace.count, run->trace.turns);
+    return s;
 }
 
 // ---- both clocks ---------------------------------------------------------------------------------
@@ -408,7 +479,7 @@ static Again replay(Service *timed, double pace) {
     answer_all(&run, (Backend){timed, no_step, no_move, no_move, no_move, same_token, timed->o.eos ? is_end : NULL});
     Again again = {stats_of_all(&run), run.now, run.took};
     pool_free(run.pool), sched_free(run.sched), draft_free(run.draft), engine_free(&run.engine);
-    free(run.record), free(run.request);
+    free(run.record), free(run.request), free(run.due);
     return again;
 }
 
@@ -535,6 +606,7 @@ static void print_receipt(const Service *run, const Stats *s, const Again *again
         printf("tier      %zu bytes written in %.4g s, %zu read back from the disk in %.4g s\n", t->written, t->writing,
                t->read, t->reading);
     print_times("ttft", s->ttft), print_times("tpot", s->tpot), print_times("latency", s->latency);
+    if (run->trace.turns > 1) print_times("session", s->session), print_times("begin", s->begin);
     printf("time      %.6g s, duty %.3f, %.4g tokens/s, %.4g requests/s\n", run->now, run->busy / run->now,
            (double)s->tokens / run->now, (double)s->finished / run->now);
     printf("goodput   %.4g requests/s: %zu with ttft within %g s and tpot within %g s\n", (double)s->good / run->now,
@@ -659,8 +731,8 @@ static bool is_given(const bool *given, const char *name) { return given[flags_f
 static void refuse_beside_port(const ServeOptions *o, const bool *given) {
     static const char *const offline[] = {"requests", "arrivals", "rate", "burst", "clients", "prompt_length", "spread",
                                           "lengths", "cv", "answer_length", "trace", "time_scale", "length_scale",
-                                          "clock", "eos", "records", "backlog",
-                                          "receipt", "dry_run"};
+                                          "clock", "eos", "records", "backlog", "agent_turns", "tool_tokens",
+                                          "tool_seconds", "volatile_prefix", "receipt", "dry_run"};
     static const char *const online[] = {"host", "api_key", "chat", "max_length", "queue", "timeout", "idle",
                                          "connections", "grace"};
     bool port = is_given(given, "port");
@@ -703,9 +775,16 @@ static void refuse(const ServeOptions *o, const bool *given) {
     static const char *const of_models[] = {"temperature", "sample_top_k", "top_p", "draft", "kv_policy", "kv_bits",
                                             "kv_tier"};
     static const char *const replaced[] = {"arrivals", "rate", "burst", "clients", "prompt_length", "answer_length",
-                                           "spread", "lengths", "cv", "backlog"};
+                                           "spread", "lengths", "cv", "backlog", "agent_turns", "tool_tokens",
+                                           "tool_seconds", "volatile_prefix"};
+    static const char *const of_sessions[] = {"tool_tokens", "tool_seconds", "volatile_prefix"};
     for (size_t i = 0; i < serve_table.count; i++)
         if (given[i]) flags_refuse_unused(&serve_table, o, i);
+    for (size_t i = 0; o->agent_turns == 1 && i < sizeof of_sessions / sizeof *of_sessions; i++)
+        if (is_given(given, of_sessions[i]))
+            usage_error("--%s has no effect without --agent-turns", flags_shown(of_sessions[i], (char[64]){0}));
+    if (o->ttl > 0 && !o->prefix_cache)
+        usage_error("--ttl holds blocks for those who would find them; add --prefix-cache");
     for (size_t i = 0; !*o->run && i < sizeof of_models / sizeof *of_models; i++)
         if (is_given(given, of_models[i]) && !(*o->disagg && !strcmp(of_models[i], "kv_bits")))
             usage_error("--%s has no effect without --run: tokens are random then",

@@ -6,6 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+// The published blocks of a request that has ended, held for whoever goes on from there.
+typedef struct { uint32_t *block; size_t n; double until; } Pin;
+
 struct Sched {
     SchedOptions o;
     Pool *pool;
@@ -16,6 +19,8 @@ struct Sched {
     Step step;
     size_t budget, unscheduled;         // of the step: tokens left, running requests that have none yet
     bool in_step;
+    double now;                         // when the step began
+    Pin *pin; size_t pins, pin_room;    // the first to end first
     SchedCounters count;
 };
 
@@ -40,7 +45,8 @@ static void free_request(Request *r) {
 
 void sched_free(Sched *s) {
     for (size_t i = 0; i < s->lives; i++) free_request(s->live[i]);
-    free(s->running), free(s->slot), free(s->live), free(s->step.row), free(s->step.op), free(s);
+    for (size_t i = 0; i < s->pins; i++) free(s->pin[i].block);
+    free(s->running), free(s->slot), free(s->live), free(s->step.row), free(s->step.op), free(s->pin), free(s);
 }
 
 const SchedCounters *sched_counters(const Sched *s) { return &s->count; }
@@ -107,6 +113,31 @@ static void leave_swap(Sched *s, Request *r) {
     while (r->places) pool_swap_give(s->pool, r->place[--r->places]);
 }
 
+// ---- what is held for those who go on ------------------------------------------------------------
+
+static void pin(Sched *s, const Request *r) {
+    Pin p = {xmalloc(size_mul(r->published, sizeof *p.block)), r->published, s->now + s->o.ttl};
+    memcpy(p.block, r->block, p.n * sizeof *p.block);
+    for (size_t i = 0; i < p.n; i++) pool_hold(s->pool, p.block[i]);
+    if (s->pins == s->pin_room) s->pin = xrealloc(s->pin, (s->pin_room = 2 * s->pin_room + 16) * sizeof *s->pin);
+    s->pin[s->pins++] = p;
+}
+
+// They can still be found, until they are taken for something else.
+static void unpin(Sched *s, size_t i) {
+    pool_drop(s->pool, s->pin[i].block, s->pin[i].n);
+    free(s->pin[i].block);
+    memmove(s->pin + i, s->pin + i + 1, (--s->pins - i) * sizeof *s->pin);
+}
+
+// Whoever has taken all blocks of a pin holds them now.
+static void unpin_taken(Sched *s, const Request *r, size_t found) {
+    for (size_t i = s->pins; i-- > 0;) {
+        const Pin *p = &s->pin[i];
+        if (p->n <= found && p->block[p->n - 1] == r->block[p->n - 1]) unpin(s, i);
+    }
+}
+
 // In a padded batch the end of a text is the beginning of its padding.
 static void end_request(Sched *s, Request *r, RequestEnd end) {
     if (s->o.sched == SCHED_padded && !r->padding && (end == END_STOP || end == END_LENGTH)) {
@@ -114,6 +145,8 @@ static void end_request(Sched *s, Request *r, RequestEnd end) {
         return;
     }
     if (r->padding) end = r->end;
+    bool goes_on = end == END_STOP || end == END_LENGTH;
+    if (s->o.ttl > 0 && goes_on && r->published) pin(s, r);
     if (r->state == STATE_RUNNING) leave_running(s, r);
     else if (r->state != STATE_ENDED && end != END_REFUSED) unqueue(s, r);
     leave_swap(s, r);
@@ -298,7 +331,8 @@ static void schedule_running(Sched *s, Request *r) {
     // A draft is not worth a preemption.
     if (n > missing && lacking(s, r, r->computed + n) > pool_available(s->pool)) n = missing;
     while (lacking(s, r, r->computed + n) > pool_available(s->pool)) {
-        give_way(s, choose_victim(s));
+        if (s->pins) unpin(s, 0);
+        else give_way(s, choose_victim(s));
         if (r->state != STATE_RUNNING) return;
     }
     reserve(s, r, r->computed + n);
@@ -394,6 +428,7 @@ static void take_found(Sched *s, Request *r, const Found *f, size_t size) {
     for (size_t i = 0; i < f->blocks; i++) pool_hold(s->pool, r->block[i]);
     r->blocks = f->blocks, r->computed = f->computed;
     r->mark = f->mark, r->published = f->of_leader ? 0 : f->blocks;
+    if (!f->of_leader) unpin_taken(s, r, f->blocks);
     if (f->of_leader) s->count.shared += f->computed;
     else if (r->preempted) s->count.rehits += f->blocks * size;
     else s->count.hits += f->blocks * size, r->hits = f->blocks * size;
@@ -443,11 +478,16 @@ Step *sched_step(Sched *s, double now) {
     s->step.rows = s->step.ops = 0, s->step.preempted = false;
     s->budget = s->o.budget, s->unscheduled = s->runs;
     bool open = s->o.sched == SCHED_continuous || s->runs == 0;
+    s->now = now;
+    while (s->pins && s->pin[0].until <= now) unpin(s, 0);
     shed(s, now);
     schedule_all(s, true);
     schedule_all(s, false);
     while (open && !s->step.preempted && s->first && s->runs < s->o.running && s->budget)
-        if (!admit(s, s->first)) break;
+        if (!admit(s, s->first)) {
+            if (s->runs || !s->pins) break;
+            unpin(s, 0);                                // nobody runs whose end would make room
+        }
     fill_rows(s);
     s->in_step = s->step.rows > 0;
     s->count.steps += s->in_step;
@@ -537,6 +577,10 @@ const char *sched_check(const Sched *s) {
     const char *wrong = NULL;
     size_t ended = 0, flying = s->waiting + s->runs;
     for (size_t i = 0; i < s->lives && !wrong; i++) wrong = check_request(s, s->live[i], held);
+    for (size_t i = 0; i < s->pins; i++)
+        for (size_t k = 0; k < s->pin[i].n; k++) held[s->pin[i].block[k]]++;
+    for (size_t i = 1; i < s->pins && !wrong; i++)
+        if (s->pin[i].until < s->pin[i - 1].until) wrong = "a block is held longer than its time";
     if (!wrong) wrong = pool_check(s->pool, held);
     free(held);
     for (size_t i = 0; i < ENDS; i++) ended += c->ended[i];

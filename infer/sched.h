@@ -15,6 +15,7 @@ typedef struct {
     // computed. NULL: to. What a text makes free goes back to the pool, and no block is shared.
     size_t (*slots)(const void *keep, size_t prompt, size_t from, size_t to);
     const void *keep;
+    double ttl;                         // seconds for which an ended request's blocks are held
 } SchedOptions;
 
 typedef enum { STATE_WAITING, STATE_RUNNING, STATE_SWAPPED, STATE_ENDED } RequestState;

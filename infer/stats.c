@@ -65,6 +65,18 @@ Stats stats_of(const Record *record, size_t count, double slo_ttft, double slo_t
     return s;
 }
 
+void stats_of_sessions(Stats *s, const Record *record, size_t count, size_t turns) {
+    size_t n = count / turns, whole = 0;
+    double *x = xmalloc((2 * n + 1) * sizeof *x), *begin = x + n;
+    for (size_t i = 0; i < n; i++) {
+        const Record *first = &record[i * turns], *last = first + turns - 1;
+        if (!is_finished(last)) continue;
+        x[whole] = last->last - first->arrival, begin[whole++] = first->first - first->arrival;
+    }
+    s->session = percentiles_of(x, whole), s->begin = percentiles_of(begin, whole);
+    free(x);
+}
+
 // A time that there is not is null.
 static const char *time_text(double x, bool known, char out[32]) {
     snprintf(out, 32, known ? "%.9g" : "null", x);

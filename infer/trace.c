@@ -24,8 +24,8 @@ static size_t length(Rng *r, const ServeOptions *o, size_t mean) {
 
 Trace trace_make(const ServeOptions *o) {
     static const char *const name[] = {"poisson", "bursts", "closed"};
-    Trace t = {name[o->arrivals], xmalloc(size_mul(o->requests, sizeof(Asked))), o->requests, 0, 0};
-    size_t together = o->arrivals == ARRIVALS_bursts ? o->burst : 1;
+    Trace t = {name[o->arrivals], xmalloc(size_mul(o->requests, sizeof(Asked))), o->requests, .turns = o->agent_turns};
+    size_t together = t.turns * (o->arrivals == ARRIVALS_bursts ? o->burst : 1);
     double now = 0;
     for (size_t i = 0; i < t.count; i++) {
         Rng r = rng_stream(o->seed, RNG_DATA, i);
@@ -33,7 +33,9 @@ Trace trace_make(const ServeOptions *o) {
             double gap = -num_log(1 - rng_uniform(&r)) * (double)together / o->rate;
             if (i >= o->backlog) now += gap;        // drawn all the same: lengths do not depend on the backlog
         }
-        size_t prompt = length(&r, o, o->prompt_length);
+        bool later = i % t.turns > 0;
+        size_t said = later ? size_add(t.asked[i - 1].prompt, t.asked[i - 1].answer) : 0;
+        size_t prompt = size_add(said, length(&r, o, later ? o->tool_tokens : o->prompt_length));
         t.asked[i] = (Asked){now, prompt, length(&r, o, o->answer_length), NULL, 0, i};
     }
     return t;
@@ -195,7 +197,7 @@ static int by_time(const void *a, const void *b) {
 }
 
 Trace trace_read(const char *path, const ServeOptions *o) {
-    Trace t = {0};
+    Trace t = {.turns = 1};
     Reader r = {path, o, &t, 1, 0};
     char *text = read_whole_file(path, NULL);
     if (*text == '[') {

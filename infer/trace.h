@@ -5,7 +5,8 @@
 
 // hash[i]: the number of the i-th `hash_size` tokens of the prompt; equal numbers are equal tokens.
 typedef struct { double at; size_t prompt, answer; uint64_t *hash; size_t hashes, line; } Asked;
-typedef struct { const char *format; Asked *asked; size_t count, hash_size, left_out; } Trace;
+// turns: of a session, one after another among the requests. Later ones have no time: it comes with an answer.
+typedef struct { const char *format; Asked *asked; size_t count, hash_size, left_out, turns; } Trace;
 
 Trace trace_make(const ServeOptions *o);                    // closed: all at 0
 Trace trace_read(const char *path, const ServeOptions *o);  // in order of time, the first at 0

@@ -52,6 +52,7 @@ void receipt_write(const ServeOptions *o, const SchedCounters *c, const Stats *s
         put(final, "link_bytes", t.link_bytes), put(final, "link_seconds", t.link_seconds);
         put_size(final, "sent", t.sent);
     }
+    if (o->agent_turns > 1) put_times(final, "session", s->session), put_times(final, "begin", s->begin);
     json_object_set_new(all, "final", final);
     put(json_object_get(all, "machine"), "wall_seconds", t.wall);
     char digest[17];

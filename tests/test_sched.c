@@ -93,6 +93,7 @@ static SchedOptions random_options(World *w, size_t blocks) {
     o.watermark = chance(w, 5) ? 0 : 1.0 / (double)blocks;
     o.prefix_cache = chance(w, 7) && o.sched != SCHED_padded;
     o.shed = chance(w, 9) ? 0 : 15;
+    o.ttl = o.prefix_cache && chance(w, 3) ? 1 + (double)below(w, 20) : 0;
     return o;
 }
 
@@ -196,6 +197,7 @@ static void fuzz(void) {
         const SchedCounters *c = sched_counters(w.engine.sched);
         CHECK(w.o.admit != ADMIT_full || c->preempted == 0, "schedule %llu: preempted, with all room promised",
               (unsigned long long)seed);
+        sched_step(w.engine.sched, 1e9);                // what is held for a time goes
         CHECK(pool_available(w.pool) == pool_blocks(w.pool), "schedule %llu leaks blocks", (unsigned long long)seed);
         add_seen(&seen, c);
         free_world(&w);

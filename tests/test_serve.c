@@ -236,6 +236,9 @@ static void refusals(void) {
         {"--temperature 1", "no effect without --run", 2}, {"--run x --cost y", "no effect on the real clock", 2},
         {"--backlog 61", "--backlog 61: of --requests 60", 2}, {"--backlog 1 --arrivals closed", "backlog", 2},
         {"--cv 2", "cv", 2}, {"--lengths lognormal --spread 0.5", "spread", 2},
+        {"--agent-turns 7", "whole sessions of --agent-turns 7", 2}, {"--tool-tokens 7", "without --agent-turns", 2},
+        {"--agent-turns 2 --shed 1", "leave out --shed", 2}, {"--ttl 3", "add --prefix-cache", 2},
+        {"--agent-turns 2 --blocks 3", "the pool holds 48", 2}, {"--agent-turns 2 --arrivals closed", "agent-turns", 2},
         {"--sched padded --prefix-cache", "leave out --prefix-cache", 2},
         {"--trace none.csv --rate 3", "--rate has no effect with --trace", 2},
     };
@@ -285,6 +288,37 @@ static void receipts(void) {
     json_decref(all), json_decref(late), json_decref(told);
 }
 
+// Sessions of 3 turns, each 40, 8 and 12 tokens longer: what is computed follows from lengths and blocks alone.
+static size_t computed_of(size_t block, size_t mark) {
+    size_t sum = 0;
+    for (size_t k = 0; k < 3; k++) {
+        size_t prompt = 40 + k * (8 + 12), known = k ? (prompt - 12 - 1) / block * block : 0;
+        if (k && mark) known = smaller(known, (mark - 1) / block * block);
+        sum += prompt - known + 8 - 1;
+    }
+    return sum;
+}
+
+static void sessions(void) {
+    static const char *const ttl[] = {"", "--ttl 5"};
+    const char *lengths = "--requests 30 --agent-turns 3 --spread 0 --prompt-length 40 --answer-length 8 --tool-tokens "
+                          "12 --prefix-cache --blocks 4000";
+    for (size_t block = 1; block <= 16; block *= 4)
+        for (size_t mark = 0; mark <= 34; mark += 17)
+            for (size_t i = 0; i < 2; i++) {
+                char *flags = xprintf("%s --block %zu --volatile-prefix %zu %s", lengths, block, mark, ttl[i]);
+                json_t *all = receipt_of(flags);
+                CHECK(final_of(all, "executed") == 10 * (double)computed_of(block, mark), "%s: %g, not %zu", flags,
+                      final_of(all, "executed"), 10 * computed_of(block, mark));
+                CHECK(final_of(all, "session_p50") > 2 && final_of(all, "begin_p50") < 1, "a tool takes its second");
+                free(flags), json_decref(all);
+            }
+    json_t *all = receipt_of("--requests 30 --agent-turns 3 --spread 0 --prompt-length 40 --answer-length 8 "
+                             "--tool-tokens 12");
+    CHECK(final_of(all, "executed") == 10 * (40 + 60 + 80 + 3 * 7), "nothing is found: %g", final_of(all, "executed"));
+    json_decref(all);
+}
+
 static const Test tests[] = {
     {"serve/costs", "the fit finds the costs it was made from; beyond what was measured it refuses", costs},
     {"serve/step-sizes", "tokens, keys, pairs and draws of a step that mixes all kinds of rows", step_sizes},
@@ -297,6 +331,8 @@ static const Test tests[] = {
     {"serve/same-digest", "pool, budget, blocks, order and preemption change no token", same_digest},
     {"serve/refusals", "flags without effect, files that are not there", refusals},
     {"serve/receipts", "the receipt as JSON; a backlog; what is known beforehand", receipts},
+    {"serve/sessions", "what an agent's turns compute follows from lengths, blocks and the place of a volatile token",
+     sessions},
     {"serve/arrivals", "closed loop, bursts, shedding and refusals", arrivals},
 };
 REGISTER_TESTS(tests)

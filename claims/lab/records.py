@@ -83,7 +83,8 @@ SERVED = {
     "ttft_late": "median wait for the first token, last tenth to arrive (seconds)",
     **{f"{time}_{rank}": f"{rank} of {words} (seconds)" for time, words in
        (("ttft", "the wait for the first token"), ("tpot", "the time per further token"),
-        ("latency", "the whole time of a request")) for rank in ("p50", "p90", "p99")},
+        ("latency", "the whole time of a request"), ("session", "the whole time of a session"),
+        ("begin", "the wait for a session's first token")) for rank in ("p50", "p90", "p99")},
 }
 TRAINED = [name for name in METRICS if name not in baseline.ABOVE]   # the rest follows from a row's other numbers
 METRICS |= SERVED
