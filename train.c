@@ -182,13 +182,6 @@ static bool evaluate(Training *t) {     // false when the loss is not finite
     return isfinite(t->state.val_loss);
 }
 
-static double rounding_cost(Training *t) {      // by how much the loss is above that of the exact weights
-    model_use_exact(t->model, true);
-    double exact = validation_loss(t, &(double){0});
-    model_changed_after(t->model, t->state.step);
-    return t->state.val_loss - exact;
-}
-
 static json_t *losses_without_layers(Training *t) {
     json_t *all = json_array();
     for (size_t l = 0; l < t->config.layers; l++) {
@@ -199,10 +192,10 @@ static json_t *losses_without_layers(Training *t) {
     return all;
 }
 
-static json_t *loss_alone(Training *t) {
-    model_route_alone(t->model, true);
+static json_t *loss_with(Training *t, void (*change)(Model *, bool)) {
+    change(t->model, true);
     json_t *loss = run_number(validation_loss(t, &(double){0}));
-    model_route_alone(t->model, false);
+    change(t->model, false);
     return loss;
 }
 
@@ -228,11 +221,10 @@ static void log_train(Training *t, json_t *line, const Standing *s) {
 static void log_validation(Training *t, json_t *line, const Standing *s) {
     json_object_set_new(line, "val_loss", json_real(s->val_loss));
     if (isfinite(s->accuracy)) json_object_set_new(line, "accuracy", json_real(s->accuracy));
-    if (t->config.quant) t->facts.rounding_cost = rounding_cost(t);
-    if (t->config.quant) json_object_set_new(line, "rounding_cost", json_real(t->facts.rounding_cost));
+    if (t->config.quant) json_object_set_new(line, "val_loss_exact", loss_with(t, model_use_exact));
     if (t->teacher) json_object_set_new(line, "acceptance", json_real(t->facts.acceptance));
     if (t->config.drop_layers) json_object_set_new(line, "val_loss_without", losses_without_layers(t));
-    if (t->config.eval_alone) json_object_set_new(line, "val_loss_alone", loss_alone(t));
+    if (t->config.eval_alone) json_object_set_new(line, "val_loss_alone", loss_with(t, model_route_alone));
     t->state.loss_hash = hash_bytes(t->state.loss_hash, &t->state.val_loss, sizeof(double));
     progress_line(&t->progress, s);
 }
@@ -309,7 +301,6 @@ static void begin(Training *t) {
     tokenizer_save_beside(t->data->tokenizer, t->run->dir, hf_architecture(&t->config));
     print_line(stdout, "run      %s, %s step %zu of %zu\n", t->run->dir, resumed ? "resumed at" : "from",
                t->state.step, t->config.steps);
-    if (resumed && t->config.quant) t->facts.rounding_cost = rounding_cost(t);
     if (resumed && t->teacher) validation_loss(t, &(double){0}), t->facts.acceptance = t->agreed;
     if (!resumed && !evaluate(t)) stop_diverged(t);
     if (!resumed) log_step(t, false, true);

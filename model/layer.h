@@ -130,7 +130,7 @@ struct Model {
     size_t total, packed_total;
     Arena parameter_arena, rounded_arena, packed_arena, gradient_arena, activation_arena;
     real *master, *values, *packed, *gradients, *tied_gradient;     // values: master, or rounded (rounding.h)
-    bool packed_fresh, absorbed_fresh, exact;    // exact: not rounded yet
+    bool packed_fresh, absorbed_fresh, exact, exact_asked;       // exact: weights are not rounded yet
     struct { size_t B, T; bool keep; } allocated;      // what there are activations for
     real **x;                              // 2L+1 states of the residual stream, [M,C]
     LayerActs *acts; LayerGrads *layer_grads, grads;   // grads: those of the layer that goes backward now

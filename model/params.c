@@ -12,10 +12,11 @@ real *model_values(Model *m) { return m->master; }
 real *model_rounded_values(Model *m) { return round_weights(m), m->values; }
 real *model_gradients(Model *m) { return m->gradients; }
 void model_changed(Model *m) { m->packed_fresh = false; }
-void model_use_exact(Model *m, bool exact) { m->exact = exact, m->packed_fresh = false; }
 void model_changed_after(Model *m, size_t steps) {
-    model_use_exact(m, (double)steps < m->c.qat_start * (double)m->c.steps);
+    m->exact = (double)steps < m->c.qat_start * (double)m->c.steps;
+    model_changed(m);
 }
+void model_use_exact(Model *m, bool exact) { m->exact_asked = exact, m->packed_fresh = false; }
 const Param *model_find(const Model *m, const char *name) {
     for (size_t i = 0; i < m->count; i++)
         if (!strcmp(m->params[i].name, name)) return &m->params[i];

@@ -45,7 +45,7 @@ void round_weights(Model *m) {
         const real *exact = m->master + p->offset;
         real *x = m->values + p->offset;
         size_t columns = p->shape[p->rank - 1], matrices = p->rank == 3 ? p->shape[0] : 1, each = p->size / matrices;
-        if (m->exact || !is_rounded(m, p)) memcpy(x, exact, p->size * sizeof *x);
+        if (m->exact || m->exact_asked || !is_rounded(m, p)) memcpy(x, exact, p->size * sizeof *x);
         else
             for (size_t e = 0; e < matrices; e++)            // each expert is a tensor
                 quant_round(format, x + e * each, exact + e * each, each / columns, columns);

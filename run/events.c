@@ -17,7 +17,7 @@ struct Events {
 static const struct { const char *key, *tag; } scalars[] = {
     {"train_loss", "train/loss"}, {"val_loss", "val/loss"},   {"accuracy", "val/accuracy"},
     {"lr", "lr"},                 {"grad_norm", "grad_norm"}, {"tokens_per_second", "tokens_per_second"},
-    {"acceptance", "val/acceptance"}, {"rounding_cost", "val/rounding_cost"},
+    {"acceptance", "val/acceptance"}, {"val_loss_exact", "val/loss_exact"},
 };
 enum { SCALARS = sizeof scalars / sizeof *scalars };
 

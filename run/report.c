@@ -52,7 +52,7 @@ static double source_loss(const Config *c, const Data *d) {
 
 Facts report_facts(const Config *c, const Data *d, const ModelSize *size, int argc, char **argv) {
     return (Facts){c, d, size, 1e9 * simd_fma_peak(omp_get_max_threads()), source_loss(c, d),
-                   report_command(argc, argv), (size_t)machine_peak_memory(), NAN, NAN};
+                   report_command(argc, argv), (size_t)machine_peak_memory(), NAN};
 }
 
 // ---- the start ---------------------------------------------------------------------------------
@@ -348,7 +348,6 @@ static json_t *describe_end(const Facts *f, const RunState *s) {
     put(final, "val_loss", s->val_loss);
     put(final, "best_val_loss", s->best_val_loss);
     put(final, "accuracy", s->accuracy);
-    if (f->config->quant) put(final, "rounding_cost", f->rounding_cost);
     if (*f->config->teacher) put(final, "acceptance", f->acceptance);
     put(final, "floor", f->data->floor);
     put(final, "seconds", s->seconds);

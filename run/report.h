@@ -15,7 +15,6 @@ typedef struct {
     const char *command;       // as typed
     size_t resident;           // bytes of program and data, before there is a model
     double acceptance;         // with --teacher: the share of guesses that it would keep, of the last validation
-    double rounding_cost;      // with --quant: by how much the last validation loss is above that of exact weights
 } Facts;
 
 char *report_command(int argc, char **argv);             // quoted for a shell

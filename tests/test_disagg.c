@@ -34,7 +34,7 @@ static void receive(void *owner, Request *r, const int *token, size_t count) {
 
 static FleetOptions options_of(size_t readers, size_t writers) {
     SchedOptions s = {256, 64, 256, SCHED_continuous, ADMIT_prompt, VICTIM_last, PREEMPT_recompute, 0, 0, false, NULL,
-                      NULL};
+                      NULL, 0};
     return (FleetOptions){.readers = readers, .writers = writers, .link = INFINITY, .layers = 4, .each = 1000,
                           .keep = keep_everything(), .sched = s, .blocks = 4000, .block = 16, .cost = &cost,
                           .backend = {NULL, no_step, no_move, no_move, no_move, some_token, NULL}, .emit = receive};

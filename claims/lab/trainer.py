@@ -173,6 +173,9 @@ def log_numbers(path):
                   "drop_first": added[0], "drop_last": added[-1], "drop_median": statistics.median(added)}
     if lines and None not in (alone := lines[-1].get("val_loss_alone"), seen := lines[-1].get("val_loss")):
         found["alone_loss"] = alone - seen
+    exact = lines[-1].get("val_loss_exact") if lines else None
+    if exact is not None and lines[-1].get("val_loss") is not None:
+        found["rounding_cost"] = lines[-1]["val_loss"] - exact
     experts = lines[-1].get("experts") if lines else None
     if experts:
         found |= {name: statistics.mean(layer[name] for layer in experts)
