@@ -1,7 +1,7 @@
 // quant_matmul.c: see quant_matmul.h.
 //
-// A dot instruction multiplies unsigned by signed bytes, so weights are stored with a bias that makes them unsigned, and
-// sums start at minus the bias times the sum of the activations: a subtraction per group and not one per weight.
+// A dot instruction multiplies unsigned by signed bytes, so weights are stored with a bias that makes them unsigned,
+// and sums start at minus the bias times the sum of the activations: a subtraction per group and not one per weight.
 #include "kernels/quant_matmul.h"
 #include "lib/profile.h"
 #include "lib/simd.h"
@@ -109,18 +109,23 @@ size_t quant_rows_bytes(size_t M, size_t K) {
 }
 
 static void quantise_group(signed char *q, float *scale, int32_t *sum, const real *x, size_t n) {
-    float amax = 0, nan = 0;
-    for (size_t i = 0; i < n; i++) {
-        float size = fabsf((float)x[i]);
-        amax = size > amax ? size : amax, nan += size * 0;            // 0, or NaN from anything that is not finite
+    real group[GROUP] = {0};
+    vec size = vec_zero(), zero = vec_zero();
+    memcpy(group, x, n * sizeof *x);
+    for (size_t i = 0; i < GROUP; i += LANES) {
+        vec v = vec_load(group + i);
+        size = vec_max(vec_max(v, vec_sub(vec_zero(), v)), size);
+        zero = vec_fma(v, vec_zero(), zero);                          // NaN from anything that is not finite
     }
-    float by = 127 / amax;
+    float amax = (float)vec_largest(size), nan = (float)vec_sum(zero), by = 127 / amax;
     if (isinf(by)) by = amax = 0;                                     // smaller than 2^-121: no code can mean it
     *scale = amax / 127 + nan;
-    memset(q, 0, GROUP);
-    for (size_t i = 0; i < n && !isnan(nan); i++) q[i] = (signed char)rintf((float)x[i] * by);
-    sum[0] = sum[1] = 0;
-    for (size_t i = 0; i < GROUP; i++) sum[i * 2 / GROUP] += q[i];
+    if (isnan(nan)) by = 0, memset(group, 0, sizeof group);
+    for (size_t i = 0; i < GROUP; i++) q[i] = (signed char)(int)rintf((float)group[i] * by);
+    for (size_t half = 0; half < 2; half++) {
+        sum[half] = 0;
+        for (size_t i = 0; i < GROUP / 2; i++) sum[half] += q[half * GROUP / 2 + i];
+    }
 }
 
 QuantRows quant_rows(void *at, const real *x, size_t ldx, size_t M, size_t K) {
@@ -182,7 +187,9 @@ INLINE Slice slice_load(const unsigned char *p) {
 }
 INLINE __m256i low_of(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 INLINE Slice slice_low(Slice x) { return (Slice){low_of(x.a), low_of(x.b)}; }
-INLINE Slice slice_high(Slice x) { return (Slice){low_of(_mm256_srli_epi16(x.a, 4)), low_of(_mm256_srli_epi16(x.b, 4))}; }
+INLINE Slice slice_high(Slice x) {
+    return (Slice){low_of(_mm256_srli_epi16(x.a, 4)), low_of(_mm256_srli_epi16(x.b, 4))};
+}
 INLINE Slice slice_look_up(Slice x, const unsigned char *table) {
     __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
     return (Slice){_mm256_shuffle_epi8(t, x.a), _mm256_shuffle_epi8(t, x.b)};
@@ -338,7 +345,8 @@ INLINE vec load_e8m0(const unsigned char *p) {             // halved, because co
 }
 INLINE vec load_e4m3(const unsigned char *p, float tensor_scale) {      // likewise
     real scale[COLUMNS];
-    for (int i = 0; i < COLUMNS; i++) scale[i] = (real)(float_of((uint32_t)p[i] << 20) * 0x1p120f * tensor_scale * 0.5f);
+    for (int i = 0; i < COLUMNS; i++)
+        scale[i] = (real)(float_of((uint32_t)p[i] << 20) * 0x1p120f * tensor_scale * 0.5f);
     return vec_load(scale);
 }
 INLINE vec load_bytes(const unsigned char *p) {
@@ -411,10 +419,11 @@ INLINE void micro_kernel(size_t rows, Kind kind, real *y, size_t ldy, size_t n, 
 
 typedef void Tile(real *y, size_t ldy, size_t n, const QuantRows *x, size_t m, const QuantWeight *w,
                   const unsigned char *panel, const real *bias, bool ahead);
-#define TILE(rows, kind)                                                                                               \
-    static void tile_##rows##_##kind(real *y, size_t ldy, size_t n, const QuantRows *x, size_t m, const QuantWeight *w, \
-                                     const unsigned char *panel, const real *bias, bool ahead) {                       \
-        micro_kernel(rows, kind, y, ldy, n, x, m, w, panel, bias, ahead);                                              \
+#define TILE(rows, kind)                                                                                    \
+    static void tile_##rows##_##kind(real *y, size_t ldy, size_t n, const QuantRows *x, size_t m,           \
+                                     const QuantWeight *w, const unsigned char *panel, const real *bias,    \
+                                     bool ahead) {                                                          \
+        micro_kernel(rows, kind, y, ldy, n, x, m, w, panel, bias, ahead);                                   \
     }
 #define TILES(rows) TILE(rows, BYTES_ROW) TILE(rows, BYTES_HALF) TILE(rows, NIBBLES) TILE(rows, NIBBLES_ZERO) \
                     TILE(rows, NIBBLES_E8M0) TILE(rows, NIBBLES_E4M3)
@@ -447,7 +456,8 @@ static Tile *const tiles[TILE_ROWS + 1][KINDS] = {
 void quant_product(real *y, size_t ldy, const QuantRows *x, const QuantWeight *w, const real *bias) {
     Kind kind = packing[w->format].kind;
     size_t bytes = panel_bytes(kind, w->K), panels = panels_of(w->N);
-    PROFILE(linear_forward, 2 * x->M * w->N * w->K, x->M * (w->N + w->K / sizeof(real)) + panels * bytes / sizeof(real));
+    PROFILE(linear_forward, 2 * x->M * w->N * w->K,
+            x->M * (w->N + w->K / sizeof(real)) + panels * bytes / sizeof(real));
     PARALLEL_ROWS(panels, COLUMNS * w->K)
     for (size_t p = 0; p < panels; p++) {
         size_t n = smaller(w->N - p * COLUMNS, COLUMNS);

@@ -5,13 +5,13 @@
 //   weights: integers w and units u of quant.h, a unit for 32 numbers (nvfp4: 16) of a row of w [N,K];
 //   y[m][n] = the chain acc = fma(s, u d, acc) over groups in order, from the bias or 0, with s = sum w q in int32.
 //
-// s is exact, because |s| <= 32 * 128 * 127 < 2^24, also as a float; u d is rounded once. So a dot product may be summed
-// in any order inside of a group and in none outside.
+// s is exact, because |s| <= 32 * 128 * 127 < 2^24, also as a float; u d is rounded once. So a dot product may be
+// summed in any order inside of a group, and groups are summed in one order alone.
 //
 // Packed weights are panels of 16 rows of w, that is columns of the output, one group of 32 after the other: the scales
 // of the 16, then their codes, four of one column side by side, as dot instructions take them. 8-bit codes are w + 128,
-// the others nibbles. So a product of few rows is one walk through memory, and 8-bit weights take 34 bytes per 32, 4-bit
-// ones 18, as in a file; int3, int2 and ternary take 18 as well.
+// the others nibbles. So a product of few rows is one walk through memory, and 8-bit weights take 34 bytes per 32,
+// 4-bit ones 18, as in a file; int3, int2 and ternary take 18 as well.
 #ifndef QUANT_MATMUL_H
 #define QUANT_MATMUL_H
 #include "kernels/quant.h"

@@ -1,7 +1,7 @@
 // digest.c: main(). Trains small models of every kind for a few steps and prints a hash of each: of its
 // parameters, moments, losses, and of the logits it then decodes. tests/digest.sh builds it for every
-// compiler and machine at hand and compares. "quant" is the products of quantised weights. It needs no library but libm,
-// no files and no flags:
+// compiler and machine at hand and compares. "quant" is the products of quantised weights. It needs no library but
+// libm, no files and no flags:
 //     build/digest [STEPS [MICRO-BATCH [RESUME-AT [KIND...]]]]      threads: OMP_NUM_THREADS
 #include "kernels/distill.h"
 #include "kernels/quant_matmul.h"

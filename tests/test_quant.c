@@ -375,7 +375,8 @@ static void digest(void) {
         uint64_t h = hash_bytes(HASH_START, c.rows, N * quant_row_bytes(c.format, K));
         h = hash_bytes(h, c.packed, quant_packed_bytes(c.format, N, K));
         h = hash_bytes(h, case_run(&c, true), M * N * sizeof(real));
-        CHECK(h == expected[f] || sizeof(real) == sizeof(double), "%s: %016llx", quant_name(c.format), (unsigned long long)h);
+        CHECK(h == expected[f] || sizeof(real) == sizeof(double), "%s: %016llx", quant_name(c.format),
+              (unsigned long long)h);
         arrays_free();
     }
 }
@@ -391,7 +392,8 @@ static const Test tests[] = {
     {"quant/products", "products are those of the definition, bit for bit", twins},
     {"quant/extremes", "no sum overflows, whatever bytes a file holds", extremes},
     {"quant/meaning", "a product is that of what weights and activations mean", meaning},
-    {"quant/activations", "what is no number spoils its own row alone; the smallest are zeros", activations_at_the_edge},
+    {"quant/activations", "what is no number spoils its own row alone; the smallest are zeros",
+     activations_at_the_edge},
     {"quant/digest", "bytes and products have the recorded digest on every machine", digest},
     {"quant/names", "formats and rules are found by their names", names},
 };
