@@ -14,6 +14,7 @@
 #include "lib/cpu.h"
 #include "lib/machine.h"
 #include "lib/process.h"
+#include "model/quant.h"
 #include "plot/profile_report.h"
 #include "run/run.h"
 #include "lib/simd.h"
@@ -132,10 +133,22 @@ static const char unverified_advice[] = "--unverified uses it all the same";
 static void check_files(const GenerateOptions *o, const Source *s) {
     if (!o->unverified) run_check_files(s->dir, false, unverified_advice);
 }
+// The files are checked before this: what they hold is what was trained.
+static void quantise(const GenerateOptions *o, Source *s) {
+    Quant q = {(QuantFormat)(o->quant - 1), (QuantMxScale)o->mx_scale, o->quant_search};
+    Quantised done = model_quantise(s->model, q, o->quant_embed);
+    print_line(stderr, "quant    %s: %s%s%s%s, %zu weights in %zu tensors, which would take %.2f MiB at %.2f bits, "
+               "computed with as floats; %zu others stay as they are\n", s->dir, quant_name(q.format),
+               q.format == QUANT_mxfp4 && !q.search ? " --mx-scale " : "",
+               q.format == QUANT_mxfp4 && !q.search ? quant_mx_name(q.mx_scale) : "",
+               q.search ? ", best scales" : "", done.weights, done.tensors, (double)done.bytes / (1 << 20),
+               done.weights ? 8 * (double)done.bytes / (double)done.weights : 0, done.others);
+}
 static void load_weights(const GenerateOptions *o, Source *s) {
     s->model = model_new(&s->config, false);
     hf_load(s->model, s->dir);
     if (!o->unverified) report_check_weights(s->model, s->dir, unverified_advice);
+    if (o->quant != QUANTISE_none) quantise(o, s);
     warm_up(s->model);
 }
 

@@ -44,6 +44,10 @@
                               X(KV_POLICY, h2o) X(KV_POLICY, snapkv) X(KV_POLICY, pool) X(KV_POLICY, oracle)
 #define KV_POSITIONS_VALUES(X) X(KV_POSITIONS, true) X(KV_POSITIONS, packed)
 #define KV_BITS_VALUES(X)     X(KV_BITS, 32) X(KV_BITS, 16) X(KV_BITS, 8) X(KV_BITS, 4) X(KV_BITS, 2)
+#define QUANTISE_VALUES(X)    X(QUANTISE, none) X(QUANTISE, int8) X(QUANTISE, q8_0) X(QUANTISE, q4_0) \
+                              X(QUANTISE, int4) X(QUANTISE, int4_full) X(QUANTISE, int4_asym) X(QUANTISE, int3) \
+                              X(QUANTISE, int2) X(QUANTISE, ternary) X(QUANTISE, mxfp4) X(QUANTISE, nvfp4)
+#define MX_SCALE_VALUES(X)    X(MX_SCALE, floor) X(MX_SCALE, even) X(MX_SCALE, rceil)
 
 // ATTN_mha, ATTN_gqa, ..., NORM_pre, ...: prefix_word.
 #define CONFIG_CONSTANT(prefix, word) prefix##_##word,
@@ -79,4 +83,6 @@ enum { PREEMPT_VALUES(CONFIG_CONSTANT) };
 enum { KV_POLICY_VALUES(CONFIG_CONSTANT) };
 enum { KV_POSITIONS_VALUES(CONFIG_CONSTANT) };
 enum { KV_BITS_VALUES(CONFIG_CONSTANT) };
+enum { QUANTISE_VALUES(CONFIG_CONSTANT) };
+enum { MX_SCALE_VALUES(CONFIG_CONSTANT) };
 #endif

@@ -5,6 +5,7 @@
 #include "data/data.h"
 #include "formats/hf.h"
 #include "model/optimizer.h"
+#include "model/quant.h"
 #include "lib/rng.h"
 #include "infer/sample.h"
 #include <omp.h>
@@ -921,6 +922,27 @@ static void test_profile(void) {
     tokenizer_free(t);
 }
 
+// --quant: the text of a run that was saved with the rounded weights, and a line that says so.
+static void test_quantised(void) {
+    Tokenizer *t = letters();
+    Model *m = make_run("r", "--data x.txt", t);
+    static const char line[] = "--run r --prompt abc --tokens 60";
+    Answer plain = run(line), rounded = run(xprintf("%s --quant int2 --quant-search --quant-embed", line));
+    Answer again = run(xprintf("%s --quant int2", line));
+    CHECK(plain.status == 0 && rounded.status == 0 && !strstr(plain.err, "quant "), "%s%s", plain.err, rounded.err);
+    CHECK(strstr(rounded.err, "quant    r: int2, best scales, ") && strcmp(plain.out, rounded.out), "%s", rounded.err);
+    CHECK(strcmp(again.out, rounded.out), "the flags beside --quant change nothing");
+    model_quantise(m, (Quant){.format = QUANT_int2, .search = true}, true);
+    hf_save(m, test_path("r"));
+    Answer saved = run(xprintf("%s --unverified", line));
+    CHECK(saved.status == 0 && !strcmp(saved.out, rounded.out), "%s is not %s", saved.out, rounded.out);
+    Answer refused = run(xprintf("%s --quant q4_0 --mx-scale even", line));
+    CHECK(refused.status == 2 && strstr(refused.err, "--mx-scale"), "%s", refused.err);
+    refused = run(xprintf("%s --quant int8 --quant-search", line));
+    CHECK(refused.status == 2 && strstr(refused.err, "--quant-search"), "%s", refused.err);
+    model_free(m), tokenizer_free(t);
+}
+
 static void test_prompts(void) {
     Tokenizer *t = letters();
     model_free(make_run("r", "--data x.txt", t));
@@ -1144,6 +1166,7 @@ static const Test tests[] = {
     {"generate/program", "./generate writes the text of sample_text, and its report", test_program},
     {"generate/side-by-side", "--samples: the first texts of many are those of few", test_side_by_side},
     {"generate/profile", "--profile leaves two tables, --roofline a picture too", test_profile},
+    {"generate/quantised", "--quant writes what a run saved with the rounded weights would", test_quantised},
     {"generate/prompts", "text, file, numbers or nothing as a prompt", test_prompts},
     {"generate/foreign", "a checkpoint without a tokenizer of ours: tokens are numbers", test_foreign},
     {"generate/rope-scaling", "--rope-scaling stretches rotations, and says when there are none", test_stretched},

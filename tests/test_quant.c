@@ -3,7 +3,11 @@
 #include "kernels/quant.h"
 #include "kernels/codec.h"
 #include "kernels/quant_matmul.h"
+#include "config/generate.h"
+#include "model.h"
+#include "model/quant.h"
 #include "tests/arrays.h"
+#include "tests/config.h"
 #include <stdlib.h>
 
 static void random_weights(real *x, size_t n, uint64_t seed) {
@@ -381,6 +385,58 @@ static void digest(void) {
     }
 }
 
+// ---- flags ---------------------------------------------------------------------------------------
+
+// The words of --quant and --mx-scale are those of the kernel, in its order.
+static void words(void) {
+    char name[64];
+    const Flag *quant = &generate_table.flag[flags_find(&generate_table, "quant")];
+    const Flag *scale = &generate_table.flag[flags_find(&generate_table, "mx_scale")];
+    for (int f = 0; f < QUANT_FORMAT_COUNT; f++) {
+        char *word = xprintf("%s", flags_value_name(quant, f + 1, name));
+        for (char *c = word; *c; c++) *c = *c == '-' ? '_' : *c;
+        CHECK(!strcmp(word, quant_name((QuantFormat)f)), "--quant %s is %s", word, quant_name((QuantFormat)f));
+        free(word);
+    }
+    for (int r = 0; r < QUANT_MX_SCALE_COUNT; r++)
+        CHECK(!strcmp(flags_value_name(scale, r, name), quant_mx_name((QuantMxScale)r)), "--mx-scale %s", name);
+    int formats = QUANTISE_nvfp4, rules = MX_SCALE_rceil + 1;
+    CHECK(formats == (int)QUANT_FORMAT_COUNT && rules == (int)QUANT_MX_SCALE_COUNT, "another number of words");
+}
+
+// Which tensors of a model are rounded, and to what: to what comes back of their bytes.
+static void model(void) {
+    Config c = config_of("--layers 1 --width 64 --heads 2 --experts 4 --expert-width 40 --context 32 --pos learned", "",
+                         48);
+    Model *m = model_new(&c, false);
+    const Param *p;
+    size_t n = model_params(m, &p), rounded = 0, numbers = model_numbers(m);
+    for (int embed = 0; embed < 2; embed++) {
+        init_values(m);
+        real *before = array_copy(model_values(m), numbers), *y = array(numbers);
+        Quant q = {.format = QUANT_q4_0};
+        Quantised done = model_quantise(m, q, embed);
+        CHECK(done.weights + done.others == numbers && done.bytes < done.weights, "%zu of %zu", done.weights, numbers);
+        for (size_t i = 0; i < n; i++) {
+            const real *now = model_values(m) + p[i].offset, *then = before + p[i].offset;
+            bool changed = !same_bits(now, then, p[i].size);
+            bool wanted = strstr(p[i].name, ".attn.") || strstr(p[i].name, ".moe.gate") ||
+                          strstr(p[i].name, ".moe.up") || strstr(p[i].name, ".moe.down") ||
+                          (embed && !strcmp(p[i].name, "embed.weight"));
+            CHECK(changed == wanted && wanted == model_is_quantised(&p[i], embed), "%s, embed %d: rounded %d",
+                  p[i].name, embed, changed);
+            if (!wanted) continue;
+            size_t columns = p[i].shape[p[i].rank - 1];
+            quant_round(q, y, then, p[i].size / columns, columns);
+            CHECK(same_bits(y, now, p[i].size), "%s is something else", p[i].name);
+            rounded++;
+        }
+        arrays_free();
+    }
+    CHECK(rounded > 10, "only %zu tensors", rounded);
+    model_free(m);
+}
+
 static const Test tests[] = {
     {"quant/floats", "E2M1 and E4M3 are the nearest numbers, ties to even", small_floats},
     {"quant/bytes", "blocks are the bytes that the table says, written out by hand", bytes_by_hand},
@@ -395,6 +451,8 @@ static const Test tests[] = {
     {"quant/activations", "what is no number spoils its own row alone; the smallest are zeros",
      activations_at_the_edge},
     {"quant/digest", "bytes and products have the recorded digest on every machine", digest},
+    {"quant/words", "--quant and --mx-scale take the words of the kernel", words},
+    {"quant/model", "the matrices of a model are rounded, and nothing else", model},
     {"quant/names", "formats and rules are found by their names", names},
 };
 REGISTER_TESTS(tests)
