@@ -84,6 +84,7 @@ void bench_llama(Bench *b);
 void bench_torch(Bench *b);
 void bench_threads(Bench *b);
 void bench_memory(Bench *b);
+void bench_quant(Bench *b);
 
 // ---- a training without data or directory --------------------------------------------------------
 typedef struct {

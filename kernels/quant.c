@@ -378,6 +378,40 @@ static void decode_row(QuantFormat format, real *x, const unsigned char *from, f
     }
 }
 
+// Twice what E2M1 codes mean is an integer, as twice q + 0.5 of int2 is.
+static void integers_of_e2m1(signed char *q, const unsigned char *from, size_t n) {
+    float x[GROUP];
+    load_e2m1(x, from, n, 2);
+    for (size_t i = 0; i < n; i++) q[i] = (signed char)x[i];
+}
+void quant_integers(signed char q[32], float unit[2], QuantFormat format, const unsigned char *row, size_t columns,
+                    size_t g, float tensor_scale) {
+    size_t bytes = blocks[format].bytes;
+    if (format == QUANT_int8) {
+        memcpy(unit, row, sizeof *unit);
+        for (size_t i = 0; i < GROUP; i++)
+            q[i] = g * GROUP + i < columns ? (signed char)row[sizeof *unit + g * GROUP + i] : 0;
+        unit[1] = unit[0];
+    } else if (format == QUANT_nvfp4) {
+        const unsigned char *block = row + g / 2 * bytes;
+        for (size_t b = 0; b < 2; b++) {
+            size_t at = g % 2 * 2 + b;
+            unit[b] = quant_from_e4m3(block[at]) * tensor_scale * 0.5f;
+            integers_of_e2m1(q + b * SUB_GROUP, block + 4 + at * SUB_GROUP / 2, SUB_GROUP);
+        }
+    } else if (format == QUANT_mxfp4) {
+        unit[0] = unit[1] = from_e8m0(row[g * bytes]) * 0.5f;
+        integers_of_e2m1(q, row + g * bytes + 1, GROUP);
+    } else {
+        Group group;
+        const unsigned char *zeros = row + blocks_of(format, columns) * bytes;
+        load_group(&group, format, row + g * bytes, format == QUANT_int4_asym ? zeros[g / 2] >> g % 2 * 4 & 15 : 0);
+        bool is_half = format == QUANT_int2;
+        unit[0] = unit[1] = scale_of(&group) * (is_half ? 0.5f : 1);
+        for (size_t i = 0; i < GROUP; i++) q[i] = (signed char)(is_half ? 2 * group.q[i] + 1 : group.q[i]);
+    }
+}
+
 static bool has_half(QuantFormat f) { return f != QUANT_int8 && f != QUANT_mxfp4 && f != QUANT_nvfp4; }
 
 // Alone in its thread, because fail() may not return.

@@ -82,6 +82,11 @@ void quant_decode_rows(QuantFormat format, real *x, const unsigned char *from, f
 // What comes back of x, with the tensor scale of x [rows, columns] as a whole; y may be x.
 void quant_round(Quant q, real *y, const real *x, size_t rows, size_t columns);
 
+// Numbers 32 g .. 32 g + 31 of a row of bytes as integers, zeros beyond its end: number i is q[i] unit[i / 16], one
+// product of floats.
+void quant_integers(signed char q[32], float unit[2], QuantFormat format, const unsigned char *row, size_t columns,
+                    size_t g, float tensor_scale);
+
 // One number: codes of E2M1 (0..15) and E4M3 (0..0x7e, x not negative), and what they mean.
 unsigned quant_e2m1(float x);
 float quant_from_e2m1(unsigned code);

@@ -1,8 +1,10 @@
 // digest.c: main(). Trains small models of every kind for a few steps and prints a hash of each: of its
 // parameters, moments, losses, and of the logits it then decodes. tests/digest.sh builds it for every
-// compiler and machine at hand and compares. It needs no library but libm, no files and no flags:
+// compiler and machine at hand and compares. "quant" is the products of quantised weights. It needs no library but
+// libm, no files and no flags:
 //     build/digest [STEPS [MICRO-BATCH [RESUME-AT [KIND...]]]]      threads: OMP_NUM_THREADS
 #include "kernels/distill.h"
+#include "kernels/quant_matmul.h"
 #include "lib/rng.h"
 #include "lib/simd.h"
 #include "model.h"
@@ -200,6 +202,25 @@ static uint64_t hash_of_distilling(DistillLoss kind, size_t steps) {
     return hash_bytes(h, q, sizeof q);
 }
 
+// Bytes of weights in a format and their products with quantised activations.
+static uint64_t hash_of_quantised(QuantFormat format, size_t steps) {
+    enum { M = 5, N = 77, K = 416 };
+    static real w[N * K], x[M * K], y[M * N];
+    Rng r = rng_stream(2, RNG_TEST, steps);
+    for (size_t i = 0; i < N * K; i++) w[i] = i < N * K / 2 ? (real)rng_normal(&r) : i % 3 ? 1 : -1;   // largest codes
+    for (size_t i = 0; i < M * K; i++) x[i] = i < M * K / 2 ? (real)rng_normal(&r) : i % 5 ? 1 : -1;
+    size_t bytes = N * quant_row_bytes(format, K), held = quant_packed_bytes(format, N, K);
+    unsigned char *rows = xmalloc(bytes), *packed = xmalloc(held), *at = xmalloc(quant_rows_bytes(M, K));
+    float scale = quant_tensor_scale(format, w, N * K);
+    quant_encode_rows((Quant){.format = format}, rows, scale, w, N, K);
+    quant_pack(packed, format, rows, N, K);
+    QuantRows activations = quant_rows(at, x, K, M, K);
+    quant_product(y, N, &activations, &(QuantWeight){format, N, K, scale, packed}, NULL);
+    uint64_t h = hash_bytes(hash_bytes(hash_bytes(HASH_START, rows, bytes), packed, held), y, sizeof y);
+    free(rows), free(packed), free(at);
+    return h;
+}
+
 // Without names, all kinds.
 static bool is_wanted(const char *kind, char **names, int count) {
     for (int i = 0; i < count; i++)
@@ -234,5 +255,8 @@ int main(int argc, char **argv) {
     if (argc <= 4)
         printf("%-10s %016llx %016llx\n", "distill", (unsigned long long)hash_of_distilling(DISTILL_KL, steps),
                (unsigned long long)hash_of_distilling(DISTILL_TV, steps));
+    for (int f = 0; f < QUANT_FORMAT_COUNT && is_wanted("quant", argv + 4, argc - 4); f++)
+        printf("%-10s %016llx\n", quant_name((QuantFormat)f),
+               (unsigned long long)hash_of_quantised((QuantFormat)f, steps));
     return 0;
 }

@@ -1,9 +1,9 @@
 #!/bin/bash
 # digest.sh: the promise that the same commit, flags and seed give the same bits, put to the test.
-# Builds tests/digest.c, which trains models of every kind in one process, for every compiler and
-# instruction set at hand, other machines under qemu among them, and ./train for three of them; runs them with other
-# numbers of threads, other schedules, other micro-batches, and interrupted at random steps; compares every
-# hash with the first.
+# Builds tests/digest.c, which trains models of every kind in one process and multiplies in every quantised format, for
+# every compiler and instruction set at hand, other machines under qemu among them, and ./train for three of them; runs
+# them with other numbers of threads, other schedules, other micro-batches, and interrupted at random steps; compares
+# every hash with the first.
 #     tests/digest.sh [SEED]     of the random steps; minutes at first, then only what changed is built
 cd "$(dirname "$0")/.." || exit 1
 export OMP_WAIT_POLICY=passive
@@ -38,7 +38,7 @@ build() {
 build build/digest || exit 1
 export OMP_NUM_THREADS=1
 build/digest 20 > "$scratch/long" 2> "$scratch/log" && build/digest 3 > "$scratch/short" 2> "$scratch/log" || exit 1
-few="mla bias gated-delta"
+few="mla bias gated-delta quant"
 build/digest 1 6 0 $few > "$scratch/few" 2> "$scratch/log" || exit 1
 cat "$scratch/long"
 build/digest 19 > "$scratch/other" 2> "$scratch/log"
@@ -105,6 +105,7 @@ else skip "i686: $intel-gcc is not installed, or 32-bit programs do not run here
 arm=aarch64-linux-gnu
 if [ "$(uname -m)" != aarch64 ] && command -v $arm-gcc > /dev/null && command -v qemu-aarch64 > /dev/null; then
     path arm64-neon 3 "qemu-aarch64 -L /usr/$arm" CC=$arm-gcc SIMD=neon
+    path arm64-dotprod 3 "qemu-aarch64 -L /usr/$arm" CC=$arm-gcc SIMD=neon MACHINE_neon=-march=armv8.2-a+dotprod
     path arm64-plain 3 "qemu-aarch64 -L /usr/$arm" CC=$arm-gcc SIMD=plain "MACHINE_plain=-march=armv8-a -DSIMD_PLAIN"
 elif [ "$(uname -m)" != aarch64 ]; then
     skip "arm64: $arm-gcc or qemu-aarch64 is not installed"

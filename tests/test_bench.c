@@ -56,6 +56,19 @@ static void one_section(void) {
     CHECK(r.status == 2 && strstr(r.error, "walking") && count_lines(r.error) == 1, "%d: %s", r.status, r.error);
 }
 
+// Products of quantised weights: every format beside our floats, by rows.
+static void quantised(void) {
+    Result r = bench("quant --tiny --threads 1 --out results.json");
+    json_t *root = json_load_file(test_path("results.json"), 0, NULL);
+    json_t *all = json_object_get(json_object_get(root, "sections"), "quant"), *first = json_array_get(all, 0);
+    CHECK(r.status == 0 && json_array_size(all) == 35, "%d: %s", r.status, r.error);
+    CHECK(check_numbers(all, "quant") > 200, "hardly any numbers");
+    double floats = json_number_value(json_object_get(first, "weight_bytes"));
+    double q8 = json_number_value(json_object_get(json_array_get(all, 2), "weight_bytes"));
+    CHECK(fabs(q8 / floats - 8.5 / 32) < 0.01, "%g bytes of q8_0 beside %g of floats", q8, floats);
+    json_decref(root);
+}
+
 // Flash taken apart, and narrow heads beside a hog, which ends with its section.
 static void flash_apart(void) {
     Result r = bench("flash starved --tiny --threads 1 --out results.json");
@@ -80,6 +93,7 @@ static void flash_apart(void) {
 static const Test tests[] = {
     {"bench/results", "every section leaves numbers, a table, and the picture", leaves_results},
     {"bench/section", "a section runs alone; an unknown one is refused", one_section},
+    {"bench/quant", "products of quantised weights are measured by format and rows", quantised},
     {"bench/flash", "flash attention is taken apart, also beside a hog, and its FLOPs are counted", flash_apart},
 };
 REGISTER_TESTS(tests)

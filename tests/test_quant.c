@@ -2,6 +2,7 @@
 // at every edge; what must be refused. tests/quant.py compares them with implementations of others.
 #include "kernels/quant.h"
 #include "kernels/codec.h"
+#include "kernels/quant_matmul.h"
 #include "tests/arrays.h"
 #include <stdlib.h>
 
@@ -254,6 +255,132 @@ static void names(void) {
     CHECK(quant_mx_find("rceil", &rule) && rule == QUANT_MX_rceil && !strcmp(quant_mx_name(rule), "rceil"), "rceil");
 }
 
+// ---- products ------------------------------------------------------------------------------------
+
+typedef struct { QuantFormat format; size_t M, N, K; real *x, *bias; unsigned char *rows, *packed; float scale; } Case;
+
+static void case_pack(Case *c) {
+    c->packed = array_bytes(quant_packed_bytes(c->format, c->N, c->K));
+    quant_pack(c->packed, c->format, c->rows, c->N, c->K);
+}
+static Case case_new(QuantFormat f, size_t M, size_t N, size_t K) {
+    Case c = {.format = f, .M = M, .N = N, .K = K, .x = array(M * K), .bias = array(N)};
+    real *w = array(N * K);
+    random_weights(w, N * K, M + N), random_weights(c.x, M * K, K), random_weights(c.bias, N, 3);
+    c.rows = array_bytes(N * quant_row_bytes(f, K)), c.scale = quant_tensor_scale(f, w, N * K);
+    quant_encode_rows((Quant){.format = f}, c.rows, c.scale, w, N, K);
+    case_pack(&c);
+    return c;
+}
+static real *case_run(const Case *c, bool biased) {
+    QuantWeight w = {c->format, c->N, c->K, c->scale, c->packed};
+    QuantRows rows = quant_rows(array_bytes(quant_rows_bytes(c->M, c->K)), c->x, c->K, c->M, c->K);
+    real *y = array(c->M * c->N);
+    quant_product(y, c->N, &rows, &w, biased ? c->bias : NULL);
+    return y;
+}
+static real *case_naive(const Case *c, bool biased) {
+    real *y = array(c->M * c->N);
+    quant_product_naive(y, c->N, c->x, c->K, c->M, c->rows, c->format, c->scale, c->N, c->K, biased ? c->bias : NULL);
+    return y;
+}
+
+static void twins(void) {
+    static const size_t rows[] = {1, 2, 3, 5, 8, 17}, outputs[] = {1, 16, 40}, depths[] = {1, 32, 100, 256};
+    for (int f = 0; f < QUANT_FORMAT_COUNT; f++)
+        for (size_t i = 0; i < 6 * 3 * 4 * 2; i++) {
+            bool biased = i % 2;
+            Case c = case_new((QuantFormat)f, rows[i / 2 % 6], outputs[i / 12 % 3], depths[i / 36]);
+            CHECK(same_bits(case_run(&c, biased), case_naive(&c, biased), c.M * c.N),
+                  "%s, %zu rows by %zu outputs of %zu numbers, bias %d, by %s", quant_name(c.format), c.M, c.N, c.K,
+                  biased, quant_product_path());
+            arrays_free();
+        }
+}
+
+// All codes that a file may hold, -128 among them, by the largest activations of either sign: no sum in 16 bits may
+// overflow. Scales are left as they are.
+static void extremes(void) {
+    enum { M = 4, N = 48, K = 256 };
+    for (int f = 0; f < QUANT_FORMAT_COUNT; f++)
+        for (int kind = 0; kind < 4; kind++) {
+            Case c = case_new((QuantFormat)f, M, N, K);
+            size_t bytes = quant_row_bytes(c.format, K), block = quant_row_bytes(c.format, quant_block(c.format));
+            size_t head = f == QUANT_int8 || f == QUANT_nvfp4 ? 4 : f == QUANT_mxfp4 ? 1 : 2;
+            Rng r = rng_stream((uint64_t)kind, RNG_TEST, 22);
+            block = f == QUANT_int8 ? bytes : f == QUANT_int4_asym ? 18 : block;
+            for (size_t i = 0; i < N * bytes; i++) {
+                bool is_scale = i % bytes % block < head && (f != QUANT_int4_asym || i % bytes < 18 * (K / 32));
+                int byte = kind == 0 ? 0 : kind == 1 ? 0xff : kind == 2 ? 0x80 : (int)rng_below(&r, 256);
+                if (f == QUANT_ternary) byte %= 243;                  // of five numbers
+                if (!is_scale) c.rows[i] = (unsigned char)byte;
+            }
+            for (size_t i = 0; i < M * K; i++) c.x[i] = i / K % 2 ? -1 : i / K == 2 && i % 3 ? -1 : 1;
+            case_pack(&c);
+            CHECK(same_bits(case_run(&c, true), case_naive(&c, true), M * N), "%s, bytes of kind %d, by %s",
+                  quant_name(c.format), kind, quant_product_path());
+            arrays_free();
+        }
+}
+
+// Against the product of what weights and activations mean, in double.
+static void meaning(void) {
+    enum { M = 3, N = 20, K = 200 };
+    for (int f = 0; f < QUANT_FORMAT_COUNT; f++) {
+        Case c = case_new((QuantFormat)f, M, N, K);
+        real *w = array(N * K), *y = case_run(&c, true);
+        quant_decode_rows(c.format, w, c.rows, c.scale, N, K);
+        QuantRows rows = quant_rows(array_bytes(quant_rows_bytes(M, K)), c.x, K, M, K);
+        for (size_t i = 0; i < M * N; i++) {
+            double sum = (double)c.bias[i % N], all = 0;
+            for (size_t k = 0; k < K; k++) {
+                size_t m = i / N;
+                double x = rows.q[m * rows.groups * 32 + k] * (double)rows.scale[m * rows.groups + k / 32];
+                CHECK(fabs(x - (double)c.x[m * K + k]) <= 0.501 * (double)rows.scale[m * rows.groups + k / 32],
+                      "%.9g became %.9g", (double)c.x[m * K + k], x);
+                sum += (double)w[i % N * K + k] * x, all += fabs((double)w[i % N * K + k] * x);
+            }
+            CHECK(fabs((double)y[i] - sum) <= 2e-6 * all + 1e-9, "%s: %.9g, not %.9g", quant_name(c.format),
+                  (double)y[i], sum);
+        }
+        arrays_free();
+    }
+}
+
+// A number that is none spoils the products of its row and no other; zeros and the smallest ones are zeros.
+static void activations_at_the_edge(void) {
+    enum { M = 3, N = 17, K = 70 };
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (int i = 0; i < 3; i++) {
+        Case c = case_new(QUANT_q8_0, M, N, K);
+        c.x[K + 65] = (real)bad[i];
+        real *y = case_run(&c, false);
+        for (size_t j = 0; j < M * N; j++) CHECK((bool)isnan(y[j]) == (j / N == 1), "row %zu: %g", j / N, (double)y[j]);
+        for (size_t k = 0; k < K; k++) c.x[k] = k % 2 ? (real)1e-40 : 0;
+        y = case_run(&c, false);
+        for (size_t j = 0; j < N; j++) CHECK(y[j] <= 0 && y[j] >= 0, "%g of zeros", (double)y[j]);
+        arrays_free();
+    }
+}
+
+// The digest of bytes and products of every format, on every machine, with any number of threads.
+static void digest(void) {
+    static const uint64_t expected[QUANT_FORMAT_COUNT] = {
+        0x1c2e3a8020a19e66, 0xfb0df0da4247a008, 0xdcca2aa103464fbd, 0x8327620eedf20363, 0x1578eb085201be83,
+        0x11ecbcae6cd68b4f, 0x86cdb17925d71d6d, 0x0712bab1534ea363, 0xc63356539c053cd2, 0x3e474ae8a5199e5a,
+        0x98c0290f2fa3c379};
+    for (int f = 0; f < QUANT_FORMAT_COUNT; f++) {
+        enum { M = 5, N = 77, K = 416 };
+        Case c = case_new((QuantFormat)f, M, N, K);
+        uint64_t h = hash_bytes(HASH_START, c.rows, N * quant_row_bytes(c.format, K));
+        h = hash_bytes(h, c.packed, quant_packed_bytes(c.format, N, K));
+        h = hash_bytes(h, case_run(&c, true), M * N * sizeof(real));
+        CHECK(h == expected[f] || sizeof(real) == sizeof(double), "%s: %016llx", quant_name(c.format),
+              (unsigned long long)h);
+        arrays_free();
+    }
+}
+
 static const Test tests[] = {
     {"quant/floats", "E2M1 and E4M3 are the nearest numbers, ties to even", small_floats},
     {"quant/bytes", "blocks are the bytes that the table says, written out by hand", bytes_by_hand},
@@ -262,6 +389,12 @@ static const Test tests[] = {
     {"quant/ends", "the end of a row is filled up with zeros, and nothing is touched beyond it", ends},
     {"quant/limits", "zeros, subnormals and the largest numbers come back finite and near", zeros_and_limits},
     {"quant/refusals", "what no code can mean is refused with its place", refusals},
+    {"quant/products", "products are those of the definition, bit for bit", twins},
+    {"quant/extremes", "no sum overflows, whatever bytes a file holds", extremes},
+    {"quant/meaning", "a product is that of what weights and activations mean", meaning},
+    {"quant/activations", "what is no number spoils its own row alone; the smallest are zeros",
+     activations_at_the_edge},
+    {"quant/digest", "bytes and products have the recorded digest on every machine", digest},
     {"quant/names", "formats and rules are found by their names", names},
 };
 REGISTER_TESTS(tests)
