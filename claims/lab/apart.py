@@ -70,7 +70,7 @@ def halves(receipt, of="requests_per_second"):
         axes.set_xlabel("x, the share of reading in all seconds of work")
         axes.set_ylabel("requests per second,\nof two that do both")
         axes.set_ylim(0.45, 1.06)
-        axes.set_title("The idle half is lost; grey: 1 / (2 max(x, 1 - x)), points: prompt:answer in tokens", fontsize=9)
+        axes.set_title("The idle half is lost; grey: the formula, points: prompt:answer in tokens", fontsize=9)
         return figure
 
 
