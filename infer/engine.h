@@ -27,7 +27,7 @@ typedef struct {
     size_t (*guess)(Draft *d, const int *text, size_t count, size_t n, int *guess);    // draft_guess
     const CostTable *cost, *draft_cost; // NULL, or guesses are set before each step to what pays by the model's table
     size_t (*pays)(const CostTable *c, const CostTable *draft, const Step *step, double a);   // cost_best_guesses
-    double kept, tried;                 // and its draft's, and by what became of them of late: guesses that stayed, guesses looked at
+    double kept, tried;                 // and its draft's, by what became of guesses of late: kept ones, looked at ones
     size_t steps;
 } Engine;
 
