@@ -55,11 +55,12 @@ static bool is_end(void *self, const Request *r, int token) {
 }
 
 // ---- the run -------------------------------------------------------------------------------------
+static bool has_model_draft(const ServeOptions *o) { return *o->draft && strcmp(o->draft, "lookup") != 0; }
 static bool is_automatic(const ServeOptions *o) { return *o->draft && !strcmp(o->gamma, "auto"); }
 
-typedef struct {
+typedef struct Service {
     ServeOptions o; uint64_t seed;
-    Trace trace; CostTable cost;
+    Trace trace; CostTable cost, draft_cost;
     Pool *pool; Sched *sched; Engine engine;
     Model *model; size_t vocab;         // NULL: tokens are random
     Config config; Served *served;
@@ -72,7 +73,8 @@ typedef struct {
     size_t *due, dues;                  // requests whose sessions have their answers
     double now, busy, held;             // seconds; held: blocks, as a sum over the time of steps
     Draft *draft; size_t guesses;
-    Model *smaller;                     // with --draft DIR
+    Model *smaller; size_t knows;       // with --draft DIR: it, and how many positions it knows
+    int **guess; const struct Service *timed;   // of each request what it guessed; of a replay: whose these are
     KeepOptions *keep;
     Fleet *fleet; FleetOptions workers; SchedCounters total;     // with --disagg
 } Service;
@@ -194,6 +196,27 @@ static bool has_arrived(const Service *run, size_t i) {
     return sched_waiting(run->sched) + sched_running(run->sched) < run->o.clients;
 }
 
+// What a model guessed is known to its own run alone: noted there, and put in again where that is replayed.
+static void keep_guesses(const Service *run, const Step *step) {
+    const Service *from = run->timed ? run->timed : run;
+    for (size_t i = 0; from->guess && i < step->rows; i++) {
+        Request *r = step->row[i].request;
+        size_t first = step->row[i].past + step->row[i].n - r->drafted;
+        int **kept = &from->guess[r->seed];
+        if (!*kept) *kept = xmalloc(size_mul(r->most, sizeof **kept));
+        for (size_t k = first; k < first + r->drafted; k++)
+            if (run->timed) r->token[k] = (*kept)[k];
+            else (*kept)[k] = r->token[k];
+    }
+}
+
+static double price_of(const Service *run, const Step *step) {
+    const ServeOptions *o = &run->o;
+    double seconds = cost_of(&run->cost, step_size(step));
+    return *o->draft_cost ? seconds + cost_of_draft(&run->draft_cost, step, o->accept == ACCEPT_ratio, run->knows)
+                          : seconds;
+}
+
 // A step, or the wait until there is one; false: all requests have ended.
 static bool advance(Service *run) {
     if (run->real) run->now = seconds_now() - run->start;
@@ -208,7 +231,8 @@ static bool advance(Service *run) {
         return true;
     }
     double seconds = 0, start = run->now;
-    if (!run->real || run->o.clock == CLOCK_both) run->priced += seconds = cost_of(&run->cost, step_size(step));
+    if (!run->real || run->o.clock == CLOCK_both) run->priced += seconds = price_of(run, step);
+    keep_guesses(run, step);
     if (run->pace > 0) seconds *= run->pace;
     double held = (double)(pool_blocks(run->pool) - pool_available(run->pool));
     engine_finish(&run->engine, step);
@@ -334,8 +358,6 @@ static void check_memory(const Service *run, size_t places) {
              run->smaller ? ", also of --draft," : "", o->blocks, o->block, need / (1 << 30), memory / (1 << 30));
 }
 
-static bool has_model_draft(const ServeOptions *o) { return *o->draft && strcmp(o->draft, "lookup") != 0; }
-
 static void open_draft(Service *run) {
     const ServeOptions *o = &run->o;
     static Config c;
@@ -350,7 +372,7 @@ static void open_draft(Service *run) {
     if (known)
         print_line(stderr, "note     --draft %s knows %zu positions: beyond them nothing is guessed\n", o->draft,
                    known);
-    run->draft = draft_elsewhere(known ? known : SIZE_MAX);
+    run->knows = known ? known : SIZE_MAX, run->draft = draft_elsewhere(run->knows);
 }
 
 static void open_model(Service *run, size_t places) {
@@ -364,8 +386,7 @@ static void open_model(Service *run, size_t places) {
     if (keep_is_on(run->keep)) served_keep(run->served, run->keep);
     if (*o->kv_tier) served_tier(run->served, o->kv_tier);
     if (!run->smaller) return;
-    size_t known = known_positions(model_config(run->smaller));
-    served_guess(run->served, run->smaller, o->accept == ACCEPT_ratio, known ? known : SIZE_MAX, o->running, places);
+    served_guess(run->served, run->smaller, o->accept == ACCEPT_ratio, run->knows, o->running, places);
 }
 
 static uint64_t random_key(void) {
@@ -380,8 +401,9 @@ static size_t guesses_of(const ServeOptions *o) {
     char *end;
     unsigned long n = strtoul(o->gamma, &end, 10);
     if (is_automatic(o)) {
-        if (strcmp(o->draft, "lookup"))
-            usage_error("--gamma auto knows what guesses of lookup cost, which is nothing; give a number of guesses");
+        if (has_model_draft(o) && !*o->draft_cost)
+            usage_error("--gamma auto guesses as much as pays: what steps of --draft cost stands in no table; measure "
+                        "one with --run %s --calibrate and give it with --draft-cost, or say a number", o->draft);
         if (!strcmp(o->cost, "built-in"))
             usage_error("--gamma auto guesses as much as pays by a table of what steps cost on this machine: measure "
                         "one with --calibrate and give it with --cost, or say a number");
@@ -423,6 +445,7 @@ static Service open_run(const ServeOptions *o) {
                       o->prefix_cache, keep_alters(run.keep) ? served_slots : NULL, run.keep, o->ttl};
     run.automatic = is_automatic(o);
     run.cost = strcmp(o->cost, "built-in") ? cost_read(o->cost) : cost_built_in();
+    if (*o->draft_cost) run.draft_cost = cost_read(o->draft_cost);
     // The key is nobody's to know, for who knows it can make prompts collide; no result depends on it.
     run.pool = pool_new(o->blocks, o->block, places, random_key(), 64);
     run.sched = sched_new(s, run.pool);
@@ -446,7 +469,10 @@ static void begin_answers(Service *run, Backend backend) {
     run->engine = (Engine){.sched = run->sched, .backend = backend, .emit = receive, .owner = run,
                            .draft = run->draft, .guesses = run->guesses, .guess = draft_guess,
                            .cost = run->automatic ? &run->cost : NULL,
+                           .draft_cost = has_model_draft(&run->o) ? &run->draft_cost : NULL,
                            .pays = cost_best_guesses};
+    if (has_model_draft(&run->o) && run->o.clock == CLOCK_both && !run->timed)
+        run->guess = xmalloc(size_mul(run->trace.count, sizeof *run->guess));
     run->start = seconds_now();
 }
 
@@ -476,6 +502,8 @@ typedef struct { Stats stats; double now, took; } Again;
 static Again replay(Service *timed, double pace) {
     Service run = open_run(&timed->o);
     run.real = false, run.trace = timed->trace, run.cost = timed->cost, run.vocab = timed->vocab, run.pace = pace;
+    run.timed = timed, run.knows = timed->knows;
+    if (has_model_draft(&run.o)) run.draft = draft_elsewhere(run.knows);
     answer_all(&run, (Backend){timed, no_step, no_move, no_move, no_move, same_token, timed->o.eos ? is_end : NULL});
     Again again = {stats_of_all(&run), run.now, run.took};
     pool_free(run.pool), sched_free(run.sched), draft_free(run.draft), engine_free(&run.engine);
@@ -645,6 +673,7 @@ static LiveOptions live_options(const Service *run) {
                          .flops_per_token = size.flops_per_token / 3, .weight_bytes = (double)size.parameter_bytes,
                          .cache_bytes = (double)size.cache_bytes_per_token, .grace = o->grace,
                          .draft = run->draft, .guesses = run->guesses, .cost = run->automatic ? &run->cost : NULL,
+                         .draft_cost = has_model_draft(o) ? &run->draft_cost : NULL,
                          .peak_flops = 1e9 * simd_fma_peak(threads),
                          .peak_bytes = 1e9 * bandwidth};
 }
@@ -695,7 +724,9 @@ static bool tell_round(size_t round, size_t of) {
 }
 
 static void measure_costs(const ServeOptions *o) {
-    if (*o->draft) usage_error("--draft has no effect with --calibrate, which measures steps of the model alone");
+    if (*o->draft)
+        usage_error("--draft has no effect with --calibrate, which measures steps of one model; --run %s measures "
+                    "those of the draft, for --draft-cost", o->draft);
     Service run = open_run(o);
     open_model(&run, places_of(o));
     if (served_has_state(run.model))
@@ -793,8 +824,13 @@ static void refuse(const ServeOptions *o, const bool *given) {
         usage_error("--backlog %zu: of --requests %zu; raise these", o->backlog, o->requests);
     if (*o->run && o->clock == CLOCK_real && is_given(given, "cost") && !is_automatic(o))
         usage_error("--cost has no effect on the real clock; add --clock model, or --draft with --gamma auto");
-    if (*o->draft && strcmp(o->draft, "lookup") && o->clock != CLOCK_real)
-        usage_error("--draft %s: a table of costs has no price for the steps of a draft; use --clock real", o->draft);
+    if (has_model_draft(o) && o->clock != CLOCK_real && !*o->draft_cost)
+        usage_error("--draft %s: its steps have a price in a table of their own: --run %s --calibrate FILE measures "
+                    "it, --draft-cost FILE gives it", o->draft, o->draft);
+    if (*o->draft_cost && !has_model_draft(o))
+        usage_error("--draft-cost has no effect with --draft lookup, whose guesses cost nothing");
+    if (*o->draft_cost && *o->run && o->clock == CLOCK_real && !is_automatic(o))
+        usage_error("--draft-cost has no effect on the real clock; add --clock model, or leave --gamma at auto");
     if (*o->disagg && *o->run)
         usage_error("--disagg: workers are on the event clock, where tokens are random and steps take what --cost "
                     "says; leave out --run");

@@ -6,15 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+static void add_row(StepSize *size, const StepRow *r) {
+    double n = (double)r->n, past = (double)r->past;
+    *(r->n <= FEW_TOKENS ? &size->keys : &size->packed) += past + n;
+    size->pairs += n * past + n * (n + 1) / 2;
+    size->draws += (double)(r->n - r->logits_from);
+}
+
 StepSize step_size(const Step *step) {
     StepSize size = {.tokens = (double)step->tokens};
-    for (size_t i = 0; i < step->rows; i++) {
-        const StepRow *r = &step->row[i];
-        double n = (double)r->n, past = (double)r->past;
-        *(r->n <= FEW_TOKENS ? &size.keys : &size.packed) += past + n;
-        size.pairs += n * past + n * (n + 1) / 2;
-        size.draws += (double)(r->n - r->logits_from);
-    }
+    for (size_t i = 0; i < step->rows; i++) add_row(&size, &step->row[i]);
     return size;
 }
 
@@ -58,6 +59,33 @@ double cost_of(const CostTable *c, StepSize x) {
     return t;
 }
 
+// The token behind the last guess, too, is drawn beside one of the draft by ratio; but not the first one of an answer.
+static bool is_guessed(const StepRow *r, size_t round, size_t position, bool ratio) {
+    bool drawn = r->draw_from < r->n && position > r->request->prompt;
+    return round < r->request->drafted || (round == r->request->drafted && ratio && drawn);
+}
+
+StepRow draft_row(const StepRow *r, size_t round, bool ratio, size_t known) {
+    size_t told = r->n - r->request->drafted, done = round ? told + round - 1 : 0, past = r->past + done;
+    size_t n = smaller(round ? 1 : told, past < known ? known - past : 0), position = r->past + told + round;
+    if (round > r->request->drafted) n = 0;
+    size_t from = n - (n && position < known && is_guessed(r, round, position, ratio));
+    return (StepRow){r->request, r->tokens + done, n, past, r->block, from, r->slot, from};
+}
+
+double cost_of_draft(const CostTable *draft, const Step *step, bool ratio, size_t known) {
+    double seconds = 0;
+    for (size_t round = 0;; round++) {
+        StepSize size = {0};
+        for (size_t i = 0; i < step->rows; i++) {
+            StepRow r = draft_row(&step->row[i], round, ratio, known);
+            if (r.n) size.tokens += (double)r.n, add_row(&size, &r);
+        }
+        if (size.tokens == 0) return seconds;
+        seconds += cost_of(draft, size);
+    }
+}
+
 static StepSize with_guesses(const Step *step, double g) {
     StepSize size = {0};
     for (size_t i = 0; i < step->rows; i++) {
@@ -70,15 +98,21 @@ static StepSize with_guesses(const Step *step, double g) {
     return size;
 }
 
-size_t cost_best_guesses(const CostTable *c, const Step *step, double a) {
-    double seconds[MOST_GUESSES + 1];
+// The draft reads what the model reads in any case; each guess is one more round of it.
+size_t cost_best_guesses(const CostTable *c, const CostTable *draft, const Step *step, double a) {
+    double seconds[MOST_GUESSES + 1], each = 0;
     size_t known = 0;
+    StepSize alone = with_guesses(step, 0);
+    if (draft && alone.tokens > 0) {
+        if (!cost_is_known(draft, alone)) return 0;
+        each = cost_of(draft, alone);
+    }
     for (; known <= MOST_GUESSES; known++) {
         StepSize size = with_guesses(step, (double)known);
         if (size.tokens == 0 || !cost_is_known(c, size)) break;
-        seconds[known] = cost_of(c, size);
+        seconds[known] = each + cost_of(c, size);
     }
-    return known ? speculate_best(a, seconds, known - 1, 0) : 0;
+    return known ? speculate_best(a, seconds, known - 1, each) : 0;
 }
 
 // ---- the fit -------------------------------------------------------------------------------------

@@ -27,9 +27,16 @@ typedef struct {
 StepSize step_size(const Step *step);
 double cost_of(const CostTable *c, StepSize size);      // fails beyond what was measured
 bool cost_is_known(const CostTable *c, StepSize size);  // it does not
+// What a draft that is a model reads of a row in a round of its own: first all that is known, then guess after guess,
+// the last one too (n 0: nothing). By ratio it also draws the token behind its last guess. Nothing beyond `known`
+// positions.
+StepRow draft_row(const StepRow *r, size_t round, bool ratio, size_t known);
+// The seconds of these rounds, by the table of the draft's own steps.
+double cost_of_draft(const CostTable *draft, const Step *step, bool ratio, size_t known);
 // Guesses for each text that writes, for the step after this one: those of most tokens per second if a guess stays with
-// chance a and costs nothing to make. Not beyond what was measured.
-size_t cost_best_guesses(const CostTable *c, const Step *step, double a);
+// chance a, and costs nothing to make or, with a draft's own table, a token for each text. Not beyond what was
+// measured.
+size_t cost_best_guesses(const CostTable *c, const CostTable *draft, const Step *step, double a);
 // Least squares of the relative error over three of every four points; the error of the fourth ones is stored.
 CostTable cost_fit(const CostPoint *point, size_t points, const double *knot, size_t knots);
 CostTable cost_built_in(void);

@@ -42,7 +42,7 @@ static void guess_ahead(Engine *e, Request *r) {
 // Now and then one guess where none would pay: texts change, and with them what can be guessed.
 enum { STEPS_TO_A_TRY = 16 };
 static void choose_guesses(Engine *e, const Step *step) {
-    e->guesses = e->pays(e->cost, step, (e->kept + 1) / (e->tried + 2));
+    e->guesses = e->pays(e->cost, e->draft_cost, step, (e->kept + 1) / (e->tried + 2));
     if (!e->guesses && e->steps++ % STEPS_TO_A_TRY == 0) e->guesses = 1;
 }
 

@@ -25,9 +25,9 @@ typedef struct {
     int *token; size_t room;
     Draft *draft; size_t guesses;       // for each text that writes, so many guesses for its next step; NULL: none
     size_t (*guess)(Draft *d, const int *text, size_t count, size_t n, int *guess);    // draft_guess
-    const CostTable *cost;              // NULL, or guesses are set before each step to what pays by this table,
-    size_t (*pays)(const CostTable *c, const Step *step, double a);                    // cost_best_guesses
-    double kept, tried;                 // and by what became of them of late: guesses that stayed, guesses looked at
+    const CostTable *cost, *draft_cost; // NULL, or guesses are set before each step to what pays by the model's table
+    size_t (*pays)(const CostTable *c, const CostTable *draft, const Step *step, double a);   // cost_best_guesses
+    double kept, tried;                 // and its draft's, by what became of guesses of late: kept ones, looked at ones
     size_t steps;
 } Engine;
 

@@ -292,7 +292,7 @@ Live *live_new(LiveOptions o, Sched *sched, Pool *pool, Served *served, const To
     l->stats = (LiveStats){.start = seconds_now(), .blocks = pool_blocks(pool), .ttft = histogram(0.001),
                            .gap = histogram(0.0001), .latency = histogram(0.001), .queued = histogram(0.001),
                            .prompt = histogram(1), .answer = histogram(1)};
-    l->engine.cost = o.cost, l->engine.pays = cost_best_guesses;
+    l->engine.cost = o.cost, l->engine.draft_cost = o.draft_cost, l->engine.pays = cost_best_guesses;
     pthread_mutex_init(&l->lock, NULL), pthread_cond_init(&l->work, NULL);
     return l;
 }

@@ -52,7 +52,7 @@ typedef struct {
     double flops_per_token, weight_bytes, cache_bytes;    // cache_bytes: of a token
     double peak_flops, peak_bytes;                        // of this machine, per second
     double grace;
-    Draft *draft; size_t guesses; const CostTable *cost;  // as an Engine has them
+    Draft *draft; size_t guesses; const CostTable *cost, *draft_cost;    // as an Engine has them
 } LiveOptions;
 
 // Buckets as Prometheus has them: count[i] of values up to bound[i], not yet added up.

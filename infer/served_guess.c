@@ -21,23 +21,14 @@ void guesser_free(Guesser *g) {
 
 static size_t known_tokens(const StepRow *r) { return r->n - r->request->drafted; }      // the others are to be guessed
 
-// By ratio the token behind the last guess, too, is drawn beside one of the draft; but not the first one of an answer.
-static bool is_guessed(const Guesser *g, const StepRow *r, size_t round) {
-    size_t position = r->past + known_tokens(r) + round;
-    bool drawn = r->draw_from < r->n && position > r->request->prompt;
-    return position < g->known && (round < r->request->drafted || (round == r->request->drafted && g->ratio && drawn));
-}
-
 // The rows of a round: of the first one what the texts have got, then the last guess of each. Also the last guess is
 // read, which the model may accept: then its keys are there.
 static size_t make_rows(Guesser *g, const StepRow *row, size_t rows, size_t round) {
     size_t count = 0;
     for (size_t i = 0; i < rows; i++) {
-        const StepRow *r = &row[i];
-        size_t done = round ? known_tokens(r) + round - 1 : 0, past = r->past + done;
-        size_t n = smaller(round ? 1 : known_tokens(r), past < g->known ? g->known - past : 0);
-        if (!n || round > r->request->drafted) continue;
-        g->row[count] = (Row){r->tokens + done, n, past, r->block, n - is_guessed(g, r, round), 0};
+        StepRow r = draft_row(&row[i], round, g->ratio, g->known);
+        if (!r.n) continue;
+        g->row[count] = (Row){r.tokens, r.n, r.past, r.block, r.logits_from, 0};
         g->who[count++] = i;
     }
     return count;

@@ -75,6 +75,24 @@ static void step_sizes(void) {
     CHECK(x.pairs == 10 + (21 + 22 + 23) + 45 + (50 + 55), "%g pairs", x.pairs);
 }
 
+// What a draft reads: all that is known, then each guess. By hand: two texts, one with two guesses, and a prompt.
+static void draft_rounds(void) {
+    Request writes = {.prompt = 5, .drafted = 2}, also = {.prompt = 5}, reads = {.prompt = 30};
+    StepRow row[] = {{.request = &writes, .n = 3, .past = 9}, {.request = &also, .n = 1, .past = 6},
+                     {.request = &reads, .n = 20, .past = 0, .logits_from = 20, .draw_from = 20}};
+    Step step = {.row = row, .rows = 3, .tokens = 24};
+    CostTable c = {.base = 1000, .slope = 1, .keys = 1e-3, .draw = 1e-6, .most = {100, 1e4, 1e4, 1e4, 100}};
+    double first = 1000 + 22 + 17e-3 + 1e-6, second = 1000 + 1 + 11e-3 + 1e-6, third = 1000 + 1 + 12e-3;
+    double exact = cost_of_draft(&c, &step, false, SIZE_MAX), ratio = cost_of_draft(&c, &step, true, SIZE_MAX);
+    CHECK(fabs(exact - first - second - third) < 1e-9, "%.9g, not %.9g", exact, first + second + third);
+    CHECK(fabs(ratio - exact - 2e-6) < 1e-9, "by ratio each text draws one more: %g", ratio - exact);
+    double limited = cost_of_draft(&c, &step, false, 11);        // it knows positions 0 to 10
+    CHECK(fabs(limited - (1000 + 13 + 17e-3 + 1e-6) - (1000 + 1 + 11e-3)) < 1e-9, "%.9g", limited);
+    CostTable model = {.base = 1, .most = {100, 1e4, 1e4, 1e4, 100}}, same = model;
+    CHECK(cost_best_guesses(&model, &same, &step, 0.3) == 0 && cost_best_guesses(&model, NULL, &step, 0.3) > 0,
+          "guesses that cost a step each");
+}
+
 // As long as tokens cost nothing, guesses pay; where they cost as much as a step, none does; and none is wished for
 // beyond what was measured.
 static void guesses(void) {
@@ -82,12 +100,12 @@ static void guesses(void) {
     Step two = {.row = row, .rows = 2, .tokens = 5};
     CostTable flat = {.base = 1, .most = {20, 1000, 1000, 1000, 1000}}, steep = flat, bent = flat;
     steep.slope = 1, bent.knots = 1, bent.knot[0] = 12, bent.bend[0] = 1;
-    CHECK(cost_best_guesses(&flat, &two, 0.5) == 9, "20 tokens are for two texts of a token and nine guesses");
-    CHECK(cost_best_guesses(&steep, &two, 0.5) == 0, "every guess costs a step");
-    CHECK(cost_best_guesses(&bent, &two, 0.9) == 5, "%zu: beyond 12 tokens they cost",
-          cost_best_guesses(&bent, &two, 0.9));
+    CHECK(cost_best_guesses(&flat, NULL, &two, 0.5) == 9, "20 tokens are for two texts of a token and nine guesses");
+    CHECK(cost_best_guesses(&steep, NULL, &two, 0.5) == 0, "every guess costs a step");
+    CHECK(cost_best_guesses(&bent, NULL, &two, 0.9) == 5, "%zu: beyond 12 tokens they cost",
+          cost_best_guesses(&bent, NULL, &two, 0.9));
     row[0].draw_from = 1, row[1].draw_from = 4;
-    CHECK(cost_best_guesses(&flat, &two, 0.5) == 0, "no text writes");
+    CHECK(cost_best_guesses(&flat, NULL, &two, 0.5) == 0, "no text writes");
 }
 
 // ---- traces --------------------------------------------------------------------------------------
@@ -322,6 +340,8 @@ static void sessions(void) {
 static const Test tests[] = {
     {"serve/costs", "the fit finds the costs it was made from; beyond what was measured it refuses", costs},
     {"serve/step-sizes", "tokens, keys, pairs and draws of a step that mixes all kinds of rows", step_sizes},
+    {"serve/draft-rounds", "a draft reads what is known, then guess after guess, and each round has its price",
+     draft_rounds},
     {"serve/guesses", "as many guesses as pay by the table, which knows how many texts write", guesses},
     {"serve/formats", "each format of a trace: times, lengths, scales", formats},
     {"serve/lengths", "lengths of any spread have their average and their coefficient of variation", lengths},

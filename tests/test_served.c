@@ -314,6 +314,20 @@ static void measured(void) {
     CHECK(!strcmp(receipt_of(many), receipt_of(serve("--temperature 0 --answer-length 60"))), "guesses: other tokens");
     priced = serve("--budget 64 --running 8 --blocks 32 --clock model --cost cost.json");
     CHECK(strstr(priced.out, "replaying 12 requests"), "%s%s", priced.out, priced.error);
+    // A draft that is a model: all at once, so that the replay makes the steps of the run, and costs what they cost.
+    Result drafted = serve("--budget 64 --running 8 --blocks 32 --rate 1e8 --clock both --cost cost.json --draft run "
+                           "--draft-cost cost.json --gamma 3");
+    CHECK(drafted.status == 0 && !strcmp(receipt_of(drafted), receipt_of(priced)), "%s%s", drafted.out, drafted.error);
+    const char *time = strstr(drafted.out, "\n  time "), *steps = strstr(drafted.out, "\n  steps ");
+    double replayed = time ? strtod(strstr(time, " s ") + 3, NULL) : 0;
+    double added = steps ? strtod(strstr(steps, " s ") + 3, NULL) : 1;
+    CHECK(replayed > 0 && fabs(replayed / added - 1) < 0.01, "the replay guesses otherwise: %s", drafted.out);
+    Result automatic = serve("--budget 64 --running 8 --blocks 32 --clock model --cost cost.json --draft run "
+                             "--draft-cost cost.json");
+    CHECK(automatic.status == 0 && !strcmp(receipt_of(automatic), receipt_of(priced)) &&
+              strstr(automatic.out, " guesses, "), "%s%s", automatic.out, automatic.error);
+    Result unpriced = serve("--clock model --cost cost.json --draft run --gamma 3");
+    CHECK(unpriced.status == 2 && strstr(unpriced.error, "--draft-cost FILE"), "%s", unpriced.error);
     Result larger = serve("--budget 128 --prompt-length 100 --clock model --cost cost.json");
     CHECK(larger.status == 1 && strstr(larger.error, "measured up to 64"), "%s%s", larger.out, larger.error);
     Result none = shell(xprintf("'%.*s/serve' --calibrate c.json", length, beside));
