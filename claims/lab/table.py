@@ -16,6 +16,7 @@ from . import figure, front, size
 from .bench import Bench
 from .claim import read_claim
 from .command import UsageError
+from .clocks import Clocks
 from .flash import Flash, Unmeasured
 from .records import read_records
 from .report import facts
@@ -35,6 +36,8 @@ def measured(path):
     try:
         found = json.loads(path.read_text())
         sections = found["sections"]
+        if "replay" in sections:
+            return Clocks(found)
         return (Flash if "crossing" in sections or "left" in sections else
                 Speeds if list(sections) == ["context"] else Bench)(found)
     except (ValueError, KeyError, TypeError) as error:
