@@ -19,6 +19,7 @@
 #include "run/run.h"
 #include "lib/simd.h"
 #include "lib/threads.h"
+#include "run/receipt.h"
 #include "run/report.h"
 #include "infer/maps.h"
 #include "infer/questions.h"
@@ -247,15 +248,23 @@ static void refuse_beside_questions(const bool *given) {
 static void ask(const GenerateOptions *o, const Source *s, KeepOptions keep) {
     if (!s->ours) usage_error("--questions: %s does not say which data it was trained on", s->dir);
     Data *d = data_open(&s->config);
-    Questions q = questions_ask(s->model, d, (QuestionOptions){o->rows, o->questions, o->known, keep});
+    double start = seconds_now();
+    Questions q = questions_ask(s->model, d, (QuestionOptions){o->rows, o->questions, o->known, o->others, keep});
     double all = (double)q.answers, right = (double)q.right / all, held = (double)q.held / all;
     fprintf(stderr, "answers  %.4f right of %zu, %s before pairs went; the pair of %.4f was still there\n", right,
-            q.answers, o->known ? "known" : "not known", held);
+            q.answers, o->known && !o->others ? "known" : "not known", held);
     fprintf(stderr, "kept     %zu of %zu pairs per head, %zu of %zu bytes per text where they are packed\n", q.pairs,
             q.tokens, q.bytes, q.bytes_full);
     printf("{\"accuracy\": %.17g, \"held\": %.17g, \"answers\": %zu, \"pairs_per_head\": %zu, \"tokens\": %zu, "
            "\"bytes\": %zu, \"bytes_full\": %zu}\n", right, held, q.answers, q.pairs, q.tokens, q.bytes, q.bytes_full);
     flush_output("");
+    const ReceiptNumber number[] = {{"answered", right}, {"held", held}, {"ceiling", q.ceiling},
+                                    {"above_ceiling", right - q.ceiling}, {"answers", all},
+                                    {"kept_pairs", (double)q.pairs}, {"kept_bytes", (double)q.bytes},
+                                    {"full_bytes", (double)q.bytes_full}, {"read_tokens", (double)q.tokens}};
+    if (*o->receipt)
+        receipt_write(&generate_table, o, number, sizeof number / sizeof *number, q.digest, seconds_now() - start,
+                      o->receipt);
     data_close(d);
 }
 
@@ -481,6 +490,10 @@ int main(int argc, char **argv) {
     refuse_draft(&o);
     KeepOptions keep = keep_options(&generate_table, &o);
     refuse_oracle(&o);
+    if (o.plan) {
+        receipt_print_plan(&generate_table, &o);
+        return 0;
+    }
     Source s = open_source(&o, given);
     report_writing(&s.config, stderr);
     report_rounding(&s.config, model_size(&s.config), stderr);

@@ -749,14 +749,6 @@ static void measure_costs(const ServeOptions *o) {
 }
 
 // ---- flags ---------------------------------------------------------------------------------------
-static void print_plan(const ServeOptions *o) {
-    json_t *plan = receipt_plan(o);
-    char *text = run_json_text(plan);
-    puts(text);
-    free(text), json_decref(plan);
-    flush_output("");
-}
-
 static bool is_given(const bool *given, const char *name) { return given[flags_find(&serve_table, name)]; }
 
 static void refuse_beside_port(const ServeOptions *o, const bool *given) {
@@ -856,7 +848,7 @@ int main(int argc, char **argv) {
     cpu_switch(o.simd, run_commit(), argv);
     if (o.threads) omp_set_num_threads((int)o.threads);
     if (o.dry_run) {
-        print_plan(&o);
+        receipt_print_plan(&serve_table, &o);
         return 0;
     }
     if (is_given(given, "port") || *o.calibrate) {
@@ -892,7 +884,7 @@ int main(int argc, char **argv) {
     fprintf(stderr, "clock    %.3f s for %zu steps, %.3g steps/s\n", run.took, counters_of(&run)->steps,
             (double)counters_of(&run)->steps / run.took);
     stats_write(run.record, run.trace.count, o.records);
-    if (*o.receipt) receipt_write(&o, counters_of(&run), &s, times_of(&run), o.receipt);
+    if (*o.receipt) receipt_write_served(&o, counters_of(&run), &s, times_of(&run), o.receipt);
     flush_output("the records are written");
     return 0;
 }

@@ -4,31 +4,40 @@
 #include <string.h>
 
 // A row: what is read before anything is asked, and for each question its key, its answer and where its pair stands.
-typedef struct { int *text, *key, *answer; size_t length, *pair; bool *wanted; } Asked;
+typedef struct { int *text, *key, *answer; size_t length, count, *pair; bool *wanted, *read; } Asked;
 
 static Asked new_row(const Config *c, const QuestionOptions *o) {
     Asked a = {.length = 2 * (c->pairs + (o->known ? o->questions : 0))};
     a.text = xmalloc(a.length * sizeof *a.text), a.wanted = xmalloc(a.length * sizeof *a.wanted);
     a.key = xmalloc(o->questions * sizeof *a.key), a.answer = xmalloc(o->questions * sizeof *a.answer);
-    a.pair = xmalloc(o->questions * sizeof *a.pair);
+    a.pair = xmalloc(o->questions * sizeof *a.pair), a.read = xmalloc(c->pairs * sizeof *a.read);
     return a;
 }
-static void free_row(const Asked *a) { free(a->text), free(a->wanted), free(a->key), free(a->answer), free(a->pair); }
+static void free_row(const Asked *a) {
+    free(a->text), free(a->wanted), free(a->key), free(a->answer), free(a->pair), free(a->read);
+}
 
 static void read_row(Asked *a, const Data *d, const Config *c, const QuestionOptions *o, size_t row) {
-    size_t T = c->context, asked = 0;
+    size_t T = c->context, known = 0, P = 2 * c->pairs;
     int *token = xmalloc(2 * T * sizeof *token), *target = token + T;
     bool *is_answer = xmalloc(T * sizeof *is_answer);
     d->row(d, SPLIT_VALIDATION, row, T, token, target, is_answer);
     memset(a->text, 0, a->length * sizeof *a->text), memset(a->wanted, 0, a->length * sizeof *a->wanted);
-    memcpy(a->text, token, 2 * c->pairs * sizeof *token);
-    for (size_t t = 2 * c->pairs; t < T && asked < o->questions; t++) {
+    memset(a->read, 0, c->pairs * sizeof *a->read);
+    memcpy(a->text, token, P * sizeof *token);
+    a->count = 0;
+    for (size_t t = P; t < T && a->count < o->questions; t++) {
         if (!is_answer[t]) continue;
         size_t pair = 0;
         while (token[2 * pair] != token[t]) pair++;
-        if (o->known) a->text[2 * (c->pairs + asked)] = token[t];              // and the blank, which is 0
-        a->key[asked] = token[t], a->answer[asked] = target[t], a->pair[asked++] = pair;
-        a->wanted[2 * pair] = a->wanted[2 * pair + 1] = true;
+        bool reads = o->known && known < o->questions;
+        if (reads) {
+            a->text[P + 2 * known++] = token[t];                               // and the blank, which is 0
+            a->wanted[2 * pair] = a->wanted[2 * pair + 1] = a->read[pair] = true;
+        }
+        if (o->others && (reads || a->read[pair])) continue;
+        a->wanted[2 * pair] |= !o->others, a->wanted[2 * pair + 1] |= !o->others;
+        a->key[a->count] = token[t], a->answer[a->count] = target[t], a->pair[a->count++] = pair;
     }
     free(token), free(is_answer);
 }
@@ -43,15 +52,18 @@ static void ask_row(Model *m, const Asked *a, const QuestionOptions *o, Question
     size_t V = model_config(m)->vocab;
     KeepOptions keep = o->keep;
     keep.wanted = a->wanted, keep.wanted_count = a->length;
-    real *logits = xmalloc(size_mul(o->questions, V * sizeof *logits));
+    real *logits = xmalloc(size_mul(a->count, V * sizeof *logits));
     Cache *read = cache_new_kept(m, 1, a->length + 1, &keep, a->length);
     model_infer(m, read, a->text, a->length, false, logits);
-    Cache *each = cache_repeat(m, read, o->questions);
+    Cache *each = cache_repeat(m, read, a->count);
     model_infer(m, each, a->key, 1, false, logits);
-    for (size_t i = 0; i < o->questions; i++) {
-        q->answers++, q->right += most_probable(logits + i * V, V) == a->answer[i];
+    for (size_t i = 0; i < a->count; i++) {
+        int answer = most_probable(logits + i * V, V);
+        q->answers++, q->right += answer == a->answer[i];
         q->held += cache_holds(m, read, 2 * a->pair[i] + 1);
+        q->digest = hash_bytes(q->digest, &answer, sizeof answer);
     }
+    q->digest = hash_bytes(q->digest, logits, a->count * V * sizeof *logits);
     cache_free(read), cache_free(each);
     free(logits);
 }
@@ -63,15 +75,20 @@ Questions questions_ask(Model *m, const Data *d, QuestionOptions o) {
                     "on %s", c->rebind ? "one with it" : d->name);
     if (o.questions > c->pairs)
         usage_error("--questions %zu: a row of this run has %zu", o.questions, c->pairs);
+    if (o.others && 2 * o.questions > c->pairs)
+        usage_error("--others: %zu questions that are read and as many others are more than the %zu of a row",
+                    o.questions, c->pairs);
     Asked a = new_row(c, &o);
     KeepOptions all = keep_everything();
     Questions q = {.tokens = a.length, .pairs = keep_held(&o.keep, a.length, a.length),
-                   .bytes = keep_bytes(m, &o.keep, a.length, a.length),
-                   .bytes_full = keep_bytes(m, &all, a.length, a.length)};
+                   .bytes = keep_bytes(m, &o.keep, a.length, a.length + 1),
+                   .bytes_full = keep_bytes(m, &all, a.length, a.length + 1), .digest = HASH_START};
     for (size_t row = 0; row < o.rows; row++) {
         read_row(&a, d, c, &o, row);
-        ask_row(m, &a, &o, &q);
+        if (a.count) ask_row(m, &a, &o, &q);
     }
+    double held = (double)q.held / (double)q.answers;
+    q.ceiling = held + (1 - held) / (double)c->keys;               // values are drawn alone, whatever the others are
     free_row(&a);
     return q;
 }

@@ -1,4 +1,4 @@
-// receipt.c: the JSON receipt of ./serve.
+// receipt.c: JSON receipts of ./serve and ./generate.
 #include "run/receipt.h"
 #include "run/run.h"
 #include <omp.h>
@@ -10,12 +10,41 @@ static void put_size(json_t *to, const char *name, size_t n) {
     json_object_set_new(to, name, json_integer((json_int_t)n));
 }
 
-json_t *receipt_plan(const ServeOptions *o) {
+static json_t *plan_of(const FlagTable *t, const void *flags) {
     json_t *all = json_object();
     json_object_set_new(all, "commit", json_string(run_commit()));
-    json_object_set_new(all, "flags", run_flags(&serve_table, o));
+    json_object_set_new(all, "flags", run_flags(t, flags));
     json_object_set_new(all, "machine", run_machine(omp_get_max_threads()));
     return all;
+}
+
+void receipt_print_plan(const FlagTable *t, const void *flags) {
+    json_t *plan = plan_of(t, flags);
+    char *text = run_json_text(plan);
+    puts(text);
+    free(text), json_decref(plan);
+    flush_output("");
+}
+
+// Takes both objects.
+static void write_whole(json_t *all, json_t *final, uint64_t digest, double wall, const char *path) {
+    char hex[17];
+    json_object_set_new(all, "final", final);
+    put(json_object_get(all, "machine"), "wall_seconds", wall);
+    snprintf(hex, sizeof hex, "%016llx", (unsigned long long)digest);
+    json_object_set_new(all, "digest", json_string(hex));
+    char *text = run_json_text(all), *line = xprintf("%s\n", text);
+    AtomicFile f = atomic_open(path);
+    atomic_write(&f, line, strlen(line));
+    atomic_close(&f);
+    free(text), free(line), json_decref(all);
+}
+
+void receipt_write(const FlagTable *t, const void *flags, const ReceiptNumber *number, size_t count, uint64_t digest,
+                   double wall, const char *path) {
+    json_t *final = json_object();
+    for (size_t i = 0; i < count; i++) put(final, number[i].name, number[i].value);
+    write_whole(plan_of(t, flags), final, digest, wall, path);
 }
 
 static void put_times(json_t *to, const char *name, Percentiles p) {
@@ -38,8 +67,9 @@ static void put_counters(json_t *to, const SchedCounters *c) {
     put(to, "recomputed_share", c->executed ? (double)c->recomputed / (double)c->executed : 0);
 }
 
-void receipt_write(const ServeOptions *o, const SchedCounters *c, const Stats *s, ServedTimes t, const char *path) {
-    json_t *all = receipt_plan(o), *final = json_object();
+void receipt_write_served(const ServeOptions *o, const SchedCounters *c, const Stats *s, ServedTimes t,
+                          const char *path) {
+    json_t *final = json_object();
     put_counters(final, c);
     put(final, "seconds", t.seconds), put(final, "duty", t.busy / t.seconds), put(final, "pool_share", t.held);
     put(final, "answer_tokens_per_second", (double)s->tokens / t.seconds);
@@ -53,14 +83,5 @@ void receipt_write(const ServeOptions *o, const SchedCounters *c, const Stats *s
         put_size(final, "sent", t.sent);
     }
     if (o->agent_turns > 1) put_times(final, "session", s->session), put_times(final, "begin", s->begin);
-    json_object_set_new(all, "final", final);
-    put(json_object_get(all, "machine"), "wall_seconds", t.wall);
-    char digest[17];
-    snprintf(digest, sizeof digest, "%016llx", (unsigned long long)s->digest);
-    json_object_set_new(all, "digest", json_string(digest));
-    char *text = run_json_text(all), *line = xprintf("%s\n", text);
-    AtomicFile f = atomic_open(path);
-    atomic_write(&f, line, strlen(line));
-    atomic_close(&f);
-    free(text), free(line), json_decref(all);
+    write_whole(plan_of(&serve_table, o), final, s->digest, t.wall, path);
 }

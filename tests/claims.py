@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
 from lab import associations, baseline, check, figure, flash, front, knobs, learned, match  # noqa: E402
-from lab import report, server, stats, table, trainer, verdict  # noqa: E402
+from lab import asker, report, server, stats, table, trainer, verdict  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -1574,7 +1575,7 @@ class Sweeps(unittest.TestCase):
         self.folder.cleanup()
 
     def sweep(self, command, *options):
-        return sweep(*command.split(), "--into", str(self.into), *options)
+        return sweep(*shlex.split(command), "--into", str(self.into), *options)
 
     def records(self):
         return read_records(self.into / "results.csv")
@@ -1619,6 +1620,33 @@ class Sweeps(unittest.TestCase):
         refused = self.sweep("./serve --requests 300 --backlog 200,400 --seed 1..2")
         self.assertEqual((refused.returncode, refused.stderr.count("\n")), (2, 1), refused.stderr)
         self.assertIn("--backlog 400: of --requests 300", refused.stderr)
+
+    def test_asks(self):
+        """./generate is asked about models that are trained once, whatever jobs; the same digests again, and what cannot
+        be is refused in one line."""
+        model = "--data recall --pairs 4 --keys 9 --context 24 --layers 1 --width 32 --heads 2 --eval-tokens 128"
+        command = (f"./generate --model='{model} --steps 3' --questions 3 --rows 5 --kv-policy random,window "
+                   "--kv-budget 5 --seed 1..2")
+        first = self.sweep(command)
+        self.assertEqual(first.returncode, 0, first.stderr)
+        rows = self.records()
+        self.assertEqual(len(rows), 4)
+        for key, row in rows.items():
+            self.assertEqual((row["answers"], row["kept_pairs"], row["kept_bytes"]), (15, 4, 1056), key)
+            self.assertAlmostEqual(row["ceiling"], row["held"] + (1 - row["held"]) / 9)
+        self.assertEqual(len({row["model"] for row in rows.values()}), 2)
+        self.assertNotIn("val_loss", (self.into / "results.csv").read_text().split("\n")[0])
+        row = rows[next(key for key in rows if "random" in key)]
+        self.assertEqual(check.differences(row, asker.again(row)), [])
+        self.assertNotEqual(check.differences({**row, "digest": "0" * 16}, asker.again(row)), [])
+        fresh = self.sweep(command, "--fresh", "--jobs", "2")
+        self.assertIn("digests  4 of 4 are those recorded before", fresh.stdout)
+        for words, said in (("--questions 3", "how ./train makes"), (f"--model='{model}' --questions 3 --run x", "--run:"),
+                            (f"--model='{model} --nothing 3' --questions 3", "nothing"),
+                            (f"--model='{model}' --questions 3 --tokens 3", "--tokens has no effect")):
+            refused = self.sweep(f"./generate {words} --seed 1..2")
+            self.assertEqual((refused.returncode, refused.stderr.count("\n")), (2, 1), refused.stderr)
+            self.assertIn(said, refused.stderr)
 
     def test_lost_table(self):
         """Runs that have ended are recorded again from what is left of them, with their digests."""

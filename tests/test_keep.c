@@ -10,6 +10,7 @@
 #include "lib/rng.h"
 #include "model/keep_attention.h"
 #include "model.h"
+#include <jansson.h>
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -445,17 +446,27 @@ static void test_questions(void) {
             right += (int)best == target[t];
         }
     }
-    Questions full = questions_ask(m, d, (QuestionOptions){30, 4, false, keep_everything()});
+    Questions full = questions_ask(m, d, (QuestionOptions){30, 4, .keep = keep_everything()});
     CHECK(full.answers == all && full.right == right && full.held == all && full.tokens == 12 && full.pairs == 12,
           "%zu of %zu, not %zu of %zu", full.right, full.answers, right, all);
     KeepOptions o = options("--kv-policy window --kv-budget 4");
-    Questions few = questions_ask(m, d, (QuestionOptions){30, 4, false, o});
+    Questions few = questions_ask(m, d, (QuestionOptions){30, 4, .keep = o});
     CHECK(few.held > 0 && few.held < all / 2 && few.pairs == 3, "%zu held, %zu pairs", few.held, few.pairs);
     o = options("--kv-policy oracle --kv-budget 8");
-    Questions told = questions_ask(m, d, (QuestionOptions){30, 4, false, o});
+    Questions told = questions_ask(m, d, (QuestionOptions){30, 4, .keep = o});
     CHECK(told.held == all && told.pairs == 8, "of %zu asked, %zu were kept", all, told.held);
+    CHECK(fabs(few.ceiling - (double)few.held / (double)all - (1 - (double)few.held / (double)all) / 9) < 1e-12 &&
+          full.ceiling == 1, "%g and %g", few.ceiling, full.ceiling);
+    // Of six pairs three are read about, and asked for are the other three: the oracle has kept the wrong ones.
+    o = options("--kv-policy oracle --kv-budget 12");
+    Questions read = questions_ask(m, d, (QuestionOptions){30, 3, true, .keep = o});
+    Questions other = questions_ask(m, d, (QuestionOptions){30, 3, true, true, o});
+    CHECK(read.held == 90 && other.answers == 90 && other.held == 0, "%zu, %zu of %zu", read.held, other.held,
+          other.answers);
+    Questions again = questions_ask(m, d, (QuestionOptions){30, 3, true, true, o});
+    CHECK(other.digest == again.digest && other.digest != read.digest, "digests");
     o = options("--kv-policy pool --kv-budget 5");
-    CHECK(questions_ask(m, d, (QuestionOptions){30, 4, true, o}).held == all, "all pairs are in some mean");
+    CHECK(questions_ask(m, d, (QuestionOptions){30, 4, true, .keep = o}).held == all, "all pairs are in some mean");
     data_close(d);
     model_free(m);
 }
@@ -509,7 +520,22 @@ static void test_commands(void) {
     Result asked = generate("--run run --questions 3 --rows 7 --kv-policy window --kv-budget 5");
     CHECK(asked.status == 0 && count_lines(asked.out) == 1 &&
           strstr(asked.out, "\"answers\": 21, \"pairs_per_head\": 4, \"tokens\": 8, \"bytes\": 1056, "
-                            "\"bytes_full\": 2048"), "%s%s", asked.out, asked.error);
+                            "\"bytes_full\": 2304"), "%s%s", asked.out, asked.error);
+    static const char asks[] = "--run run --questions 2 --rows 7 --receipt asked.json";
+    static const char others[] = "--run run --questions 2 --rows 7 --receipt others.json --known --others";
+    CHECK(generate(asks).status == 0 && generate(others).status == 0, "no receipts");
+    json_t *one = json_load_file(test_path("asked.json"), 0, NULL);
+    json_t *two = json_load_file(test_path("others.json"), 0, NULL);
+    json_t *final = json_object_get(one, "final");
+    CHECK(json_number_value(json_object_get(final, "answers")) == 14 &&
+          json_number_value(json_object_get(final, "ceiling")) == 1 &&
+          json_is_true(json_object_get(json_object_get(two, "flags"), "others")) &&
+          strlen(json_string_value(json_object_get(one, "digest"))) == 16 &&
+          !json_equal(json_object_get(one, "digest"), json_object_get(two, "digest")), "the receipts");
+    json_decref(one), json_decref(two);
+    Result plan = generate("--questions 2 --plan --run nowhere");
+    CHECK(plan.status == 0 && strstr(plan.out, "\"questions\": 2") && strstr(plan.out, "\"commit\""), "%s%s",
+          plan.out, plan.error);
     Result written = generate("--run run --prompt-tokens '1 2 3 4 5 6' --tokens 10 --kv-policy h2o --kv-budget 4");
     CHECK(written.status == 0 && strstr(written.error, "kept     3 of 15 pairs per head: 816 bytes"), "%s",
           written.error);
@@ -518,7 +544,8 @@ static void test_commands(void) {
     char *text = strchr(several.out, '\n');
     CHECK(text && !strncmp(text + 1, written.out, strlen(written.out)), "%s, not %s", several.out, written.out);
     static const char *const wrong[] = {
-        "--questions 5", "--questions 2 --tokens 5", "--rows 3", "--known", "--kv-policy oracle --kv-budget 9",
+        "--questions 5", "--questions 2 --tokens 5", "--questions 3 --known --others", "--questions 2 --others",
+        "--receipt x.json", "--plan", "--rows 3", "--known", "--kv-policy oracle --kv-budget 9",
         "--kv-policy window --kv-budget 9 --draft lookup", "--kv-bits 4 --draft lookup", "--kv-group 8",
         "--kv-policy pool --kv-budget 3 --kv-bits 16"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {

@@ -27,7 +27,7 @@ from .front import MEASURED
 from .match import recall_claim
 from .records import METRICS, NUMBERS, seal_of
 from .report import effect, number
-from .server import WORKERS
+from .programs import WORKERS
 from .table import BEGIN, END, QUOTE, Lab, refreshed, run_cells, whole_streams
 from .verdict import selected, wanted
 

@@ -12,9 +12,10 @@ import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from . import baseline
 from .command import (UsageError, check_count, parse_command, parse_flags, product, program_of, split_words, text_of,
                       values_of)
-from .records import METRICS, SERVED
+from .records import METRICS, OF_PROGRAM, TRAINED
 from .stats import Prediction
 
 NUMBER = (int, float)
@@ -115,7 +116,7 @@ class Claim:
     measured: dict = None       # what stands in it
     promise: str = ""           # the hash of PROMISED
     headline: str = ""          # of its post, where this claim has it: the finding, {FACT} for a number
-    program: str = "train"      # whose command it is: train or serve
+    program: str = "train"      # whose command it is: train, serve or generate
     path: Path = None
 
     def __post_init__(self):
@@ -343,10 +344,10 @@ def claim_of(row, name):
 def check_program(row, program):
     """A metric is of one program; what is of trainings alone does not go with ./serve."""
     for metric in [row["metric"], *(c["metric"] for c in row["comparison"] if isinstance(c, dict) and "metric" in c)]:
-        if metric in METRICS and (metric in SERVED) != (program == "serve"):
+        if metric in METRICS and metric not in OF_PROGRAM.get(program, {*TRAINED, *baseline.ABOVE}):
             raise UsageError(f"./{program} has no {metric}")
-    if program == "serve" and (wrong := {"match", "tune", "usable", "tune_seeds"} & set(row)):
-        raise UsageError(f"'{wrong.pop()}' is for trainings, and this is a command of ./serve")
+    if program != "train" and (wrong := {"match", "tune", "usable", "tune_seeds"} & set(row)):
+        raise UsageError(f"'{wrong.pop()}' is for trainings, and this is a command of ./{program}")
 
 
 def compared_arms(arms, along):

@@ -1,4 +1,4 @@
-"""command.py: commands of ./train and ./serve whose flags hold lists, `--lr 1e-3,3e-3`, or ranges, `--seed 1..5`."""
+"""command.py: commands of our programs whose flags hold lists, `--lr 1e-3,3e-3`, or ranges, `--seed 1..5`."""
 import itertools
 import math
 import re
@@ -9,7 +9,7 @@ class UsageError(Exception):
     """What a user can cause; shown as one line."""
 
 
-PROGRAMS = ("train", "serve")
+PROGRAMS = ("train", "serve", "generate")
 MOST = 10000   # values of a range, runs of a sweep
 
 
@@ -62,10 +62,10 @@ def split_words(text):
 
 
 def program_of(text):
-    """Which of our programs a command runs: train or serve."""
+    """Which of our programs a command runs: train, serve or generate."""
     words = split_words(text) if isinstance(text, str) else list(text)
     if not words or words[0].removeprefix("./") not in PROGRAMS:
-        raise UsageError("a command begins with ./train or ./serve, this one with "
+        raise UsageError("a command begins with ./train, ./serve or ./generate, this one with "
                          f"'{words[0] if words else ''}'")
     return words[0].removeprefix("./")
 
@@ -91,4 +91,5 @@ def product(lists):
 
 def text_of(flags):
     """The flags of one run, as they are typed. This text is the name of the run in the records."""
-    return " ".join(f"--{name} {shlex.quote(value)}" for name, value in flags.items())
+    return " ".join(f"--{name}{'=' if value.startswith('--') else ' '}{shlex.quote(value)}"
+                    for name, value in flags.items())

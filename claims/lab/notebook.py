@@ -31,7 +31,7 @@ from .front import run_it
 from .match import recall_claim
 from .records import METRICS, read_records
 from .report import best_loss, chosen_text, effect, facts, level, measured_text, number, rows_of_arms, settle_text
-from .server import WORKERS
+from .programs import WORKERS
 from .speed import KINDS, Speeds
 from .verdict import Results, evaluate
 

@@ -86,12 +86,25 @@ SERVED = {
         ("latency", "the whole time of a request"), ("session", "the whole time of a session"),
         ("begin", "the wait for a session's first token")) for rank in ("p50", "p90", "p99")},
 }
+# The same of ./generate --questions (infer/questions.h).
+ASKED = {
+    "answered": "questions answered right (share)",
+    "held": "questions whose pair was still there (share)",
+    "ceiling": "the pairs that were still there, and guessing of the rest (share)",
+    "above_ceiling": "right answers above pairs held and guessing (share)",
+    "answers": "questions asked",
+    "kept_pairs": "pairs of a key and a value that a head keeps",
+    "kept_bytes": "bytes of a text's cache when it is asked",
+    "full_bytes": "bytes of a cache that keeps everything",
+    "read_tokens": "tokens read before the questions",
+}
+OF_PROGRAM = {"serve": SERVED, "generate": ASKED}   # the rest is of ./train
 TRAINED = [name for name in METRICS if name not in baseline.ABOVE]   # the rest follows from a row's other numbers
-METRICS |= SERVED
-RECORDED = [*TRAINED, *SERVED]
+METRICS |= SERVED | ASKED
+RECORDED = [*TRAINED, *SERVED, *ASKED]
 COLUMNS = ["arm", "flags", "status", *RECORDED, "diverged_at", "digest", "commit", "data_hash", "seconds", "threads",
-           "cpu", "simd", "matched", "error", "evals", "promise", "seal"]
-LATER = {*RECORDED, "evals", "promise", "seal"}   # columns that an older table may lack
+           "cpu", "simd", "matched", "error", "evals", "model", "promise", "seal"]
+LATER = {*RECORDED, "evals", "model", "promise", "seal"}   # columns that an older table may lack
 STATUSES = ("finished", "diverged", "failed")
 NUMBERS = {*RECORDED, "seconds", "threads", "diverged_at"}
 
@@ -153,9 +166,12 @@ def solved_at(row, metric, threshold):
 
 
 def columns_of(records):
-    """A table of ./serve has no columns of trainings, and the other way round."""
-    served = any(row.get(name) is not None for row in records.values() for name in SERVED)
-    return [name for name in COLUMNS if name not in (TRAINED if served else SERVED)]
+    """A table has the columns of its program alone."""
+    def has(names):
+        return any(row.get(name) is not None for row in records.values() for name in names)
+    own = next((names for names in OF_PROGRAM.values() if has(names)), TRAINED)
+    others = {*RECORDED, "model"} - {*own, *(["model"] if own is ASKED else [])}
+    return [name for name in COLUMNS if name not in others]
 
 
 def write_records(path, records):

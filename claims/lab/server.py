@@ -1,26 +1,18 @@
 """server.py: what trainer.py is to ./train, for ./serve without a network: asks what a run would be, starts it, and
 reads its receipt. On the event clock all of a receipt but its seconds follows from the flags, on every machine."""
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from . import trainer
-from .command import UsageError, parse_flags, split_words
+from .command import UsageError
 from .trainer import ROOT, error_line, read_json, words
 
 SERVE = ROOT / "serve"
 
 
 def dry_run(flags):
-    """All flags as ./serve reads them, its commit and the machine. UsageError with its reason if it refuses."""
-    if not SERVE.exists():
-        raise UsageError(f"{SERVE} is not built: make")
-    done = subprocess.run([SERVE, *words(flags), "--dry-run"], capture_output=True, text=True, cwd=ROOT)
-    if done.returncode != 0:
-        raise UsageError(error_line(done.stderr))
-    return json.loads(done.stdout)
+    return trainer.plan_of(SERVE, flags)
 
 
 class Training(trainer.Training):
@@ -65,11 +57,4 @@ def simulate(flags):
 
 
 def again(row):
-    """A recorded run, once more: its row."""
-    flags = {name: values[0] for name, values in parse_flags(split_words(row["flags"])).items()}
-    with tempfile.TemporaryDirectory() as out:
-        status, error = Training(flags, out, trainer.cores()).result()
-        return {**told_of(out, status), "status": status, "error": error}
-
-
-WORKERS = {"train": trainer, "serve": sys.modules[__name__]}   # by the program of a claim's command
+    return trainer.once_more(row, Training, told_of)

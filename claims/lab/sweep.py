@@ -3,6 +3,7 @@
     claims/sweep CLAIM.toml [options]
     claims/sweep ./train --norm pre,post --lr 3e-4,1e-3 --seed 1..5 [options]
     claims/sweep ./serve --admit chunk,prompt --rate 1,2,4 --seed 1..5 --metric goodput --higher [options]
+    claims/sweep ./generate --model='--data recall ...' --questions 4 --kv-bits 4,2 --seed 1..5 [options]
 
     --jobs N       N runs at once with fewer threads each; the digests are the same either way
     --dry-run      show what would run, and for how long, then stop
@@ -13,8 +14,8 @@
     --match params|flops|cache|time    give the arms an equal budget, by the flag whose value is ? in the claim file
     --solve FLAG   without a claim file: the flag that gives every arm the budget of the first one
     --into DIR     keep the runs and the records there, not in runs/sweeps/ and claims/results/
-    --metric NAME --higher             without a claim file: what is compared (val_loss, of ./serve ttft_p50; lower is
-                                       better)
+    --metric NAME --higher             without a claim file: what is compared (val_loss, of ./serve ttft_p50, of
+                                       ./generate answered; lower is better)
 
 Ctrl-C lets the runs save and stops; the same command goes on. A sweep begins with a few steps of every arm for the
 prediction of its minutes. Then run the seeds that are not reported, those on which rates are chosen and those of the
@@ -39,10 +40,11 @@ from contextlib import contextmanager  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from . import server, trainer  # noqa: E402
+from . import asker, server, trainer  # noqa: E402
 from .claim import ad_hoc, read_claim  # noqa: E402
 from .command import UsageError, parse_command, program_of  # noqa: E402
 from .match import MATCHES, mark_unknown, solve_claim  # noqa: E402
+from .programs import WORKERS  # noqa: E402
 from .records import METRICS, read_records, write_records  # noqa: E402
 from .report import outcome_lines, print_outcome, print_power  # noqa: E402
 from .verdict import free, wanted  # noqa: E402
@@ -51,6 +53,7 @@ RESULTS = trainer.ROOT / "claims" / "results"
 WORK = trainer.ROOT / "runs" / "sweeps"
 PILOT_STEPS = 6
 PILOT_REQUESTS = 300
+PILOT_ROWS = 16
 START_SECONDS = 0.1   # of a run beside its steps
 
 
@@ -64,6 +67,7 @@ class Clock:
 
     def __init__(self, base, threads, worker=trainer):
         self.base, self.threads, self.worker, self.plans, self.speeds = base, threads, worker, {}, {}
+        self.arms = 1    # of a claim that asks models: so many share one
         self.left = {}   # what the first steps of an arm left: which numbers its runs will have
 
     def plan(self, flags):
@@ -118,6 +122,21 @@ class Clock:
             trainer.forget(out)
         return self.speeds[key]
 
+    def asked_seconds(self, flags):
+        """Of ./generate, by fewer rows; its model is trained once for all arms."""
+        key = tuple(word for name, word in zip(flags, trainer.words(flags)) if name != "seed")
+        if key not in self.speeds:
+            out, rows = self.base / "pilot", self.plan(flags)["flags"]["rows"]
+            few = min(rows, PILOT_ROWS)
+            pilot = asker.Training({**flags, "rows": str(few)}, out, self.threads)
+            status, error = pilot.result()
+            if status != "finished":
+                raise UsageError(f"the pilot {status}: {error}")
+            self.left[key] = asker.told_of(out, status)
+            self.speeds[key] = self.left[key]["seconds"] * rows / few + asker.seconds_of_model(out) / self.arms
+            trainer.forget(out)
+        return self.speeds[key]
+
     def seconds(self, run, records):
         known = [r["seconds"] for r in records.values() if r["arm"] == run.arm.label and r["status"] == "finished"
                  and r["threads"] == self.threads and r["seconds"]]
@@ -125,6 +144,8 @@ class Clock:
             return sum(known) / len(known)
         if self.worker is server:
             return self.served_seconds(run.flags) + START_SECONDS
+        if self.worker is asker:
+            return self.asked_seconds(run.flags) + START_SECONDS
         c = self.plan(run.flags)["flags"]
         train, evaluations = c["steps"] * c["batch"] * c["context"], 1 + c["steps"] // c["eval_every"]
         return (train + evaluations * c["eval_tokens"] / 3) / self.tokens_per_second(run.flags) + START_SECONDS
@@ -136,8 +157,9 @@ class Sweep:
         self.claim, self.results, self.base, self.options = claim, results, base, options
         self.threads = max(1, trainer.cores() // options.jobs)
         self.stop, self.has_runs, self.waits = False, False, False
-        self.worker = server.WORKERS[claim.program]
+        self.worker = WORKERS[claim.program]
         self.clock = Clock(base, self.threads, self.worker)
+        self.clock.arms = len(claim.arms)
         self.before = read_records(results) if options.fresh and not options.dry_run else {}   # to compare digests with
         self.records = {} if options.fresh else read_records(results)
         self.matched = {}
@@ -280,7 +302,7 @@ def check_possible(claim):
     refused = []
     for run in claim.runs(claim.seeds[:1]):
         try:
-            plan = server.WORKERS[claim.program].dry_run(run.flags)
+            plan = WORKERS[claim.program].dry_run(run.flags)
         except UsageError as error:
             refused.append(f"{run.arm.label}: {error}")
     if refused:
@@ -397,8 +419,10 @@ def parse(words):
     if options.solve and not options.match:
         raise UsageError("--solve says by which flag, --match what: give both")
     options.into = options.into and options.into.resolve()
+    if options.into:
+        asker.MODELS = options.into / "models"
     if not rest:
-        raise UsageError("expected a claim file, or ./train or ./serve with flags; --help says more")
+        raise UsageError("expected a claim file, or ./train, ./serve or ./generate with flags; --help says more")
     if options.jobs < 1:
         raise UsageError("--jobs takes a number of runs, 1 or more")
     return options, rest
@@ -420,8 +444,9 @@ def open_sweep(options, rest):
         claim = replace(claim, match=options.match or claim.match)
         results = (options.into or RESULTS) / f"{claim.name}.csv"
         return Sweep(claim, results, (options.into or WORK) / claim.name, options)
-    usual = "val_loss" if program_of(rest) == "train" else "ttft_p50"
-    claim = ad_hoc(rest, options.metric or usual, "higher" if options.higher else "lower", options.match)
+    usual = {"train": "val_loss", "serve": "ttft_p50", "generate": "answered"}
+    metric = options.metric or usual[program_of(rest)]
+    claim = ad_hoc(rest, metric, "higher" if options.higher else "lower", options.match)
     if options.match:
         claim = mark_unknown(claim, options.solve.lstrip("-"))
     base = options.into or WORK / readable(claim, options)
@@ -433,7 +458,7 @@ def readable(claim, options):
     key = f"{claim.command} {options.match} {options.solve}"
     flags = parse_command(claim.command)
     lists = [f"{name}={','.join(values)}" for name, values in flags.items() if len(values) > 1 and name != "seed"]
-    data = Path(flags.get("data", ["stories"])[0]).stem if claim.program == "train" else "serve"
+    data = Path(flags.get("data", ["stories"])[0]).stem if claim.program == "train" else claim.program
     name = re.sub(r"[^\w=,.+-]", "-", "_".join([data, *lists]))[:80]
     return f"{name}_{hashlib.sha256(key.encode()).hexdigest()[:6]}"
 

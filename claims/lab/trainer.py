@@ -38,14 +38,20 @@ def error_line(text):
     return lines[-1].removeprefix("error: ") if lines else " ".join(text.split())[-200:]
 
 
-def dry_run(flags):
-    """What ./train --dry-run json knows: resolved flags, sizes, machine. UsageError with its reason if it refuses."""
-    if not TRAIN.exists():
-        raise UsageError(f"{TRAIN} is not built: make")
-    done = subprocess.run([TRAIN, *words(flags), "--dry-run=json"], capture_output=True, text=True, cwd=ROOT)
+def plan_of(program, flags, how="--dry-run"):
+    """What one of our programs says that it would do: all flags, commit, machine. UsageError with its reason if it
+    refuses."""
+    if not program.exists():
+        raise UsageError(f"{program} is not built: make")
+    done = subprocess.run([program, *words(flags), how], capture_output=True, text=True, cwd=ROOT)
     if done.returncode != 0:
         raise UsageError(error_line(done.stderr))
     return json.loads(done.stdout)
+
+
+def dry_run(flags):
+    """The same of ./train, which also knows sizes."""
+    return plan_of(TRAIN, flags, "--dry-run=json")
 
 
 def directory(base, run):
@@ -220,12 +226,16 @@ def told_of(out, status):
     return row
 
 
-def again(row):
-    """A recorded run, trained once more: its row."""
+def once_more(row, training, told):
+    """A recorded run again, by a worker's class and what it reads: its row."""
     flags = {name: values[0] for name, values in parse_flags(shlex.split(row["flags"])).items()}
     with tempfile.TemporaryDirectory() as out:
-        status, error = Training(flags, out, cores()).result()
-        return {**told_of(out, status), "status": status, "error": error}
+        status, error = training(flags, out, cores()).result()
+        return {**told(out, status), "status": status, "error": error}
+
+
+def again(row):
+    return once_more(row, Training, told_of)
 
 
 def forget_weights(out):
