@@ -20,6 +20,7 @@ from .flash import Flash, Unmeasured
 from .records import read_records
 from .report import facts
 from .speed import Speeds
+from .steps import SECTIONS, Steps
 from .match import recall_claim
 from .trainer import ROOT
 from .verdict import evaluate
@@ -35,7 +36,7 @@ def measured(path):
     try:
         found = json.loads(path.read_text())
         sections = found["sections"]
-        return (Flash if "crossing" in sections or "left" in sections else
+        return (Flash if "crossing" in sections or "left" in sections else Steps if SECTIONS & set(sections) else
                 Speeds if list(sections) == ["context"] else Bench)(found)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged: {error}") from None
