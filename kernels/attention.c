@@ -234,27 +234,38 @@ typedef struct {
 } DecodeTask;
 
 enum {
-    UNROLL = 4,                         // heads, or vectors of a value, whose sums stay in registers
+    UNROLL = 4,                         // queries, or vectors of columns, whose sums stay in registers; and of
+    MANY = 2 * UNROLL,                  // queries so many, with half of the vectors
+    PANELS_FROM = 4,                    // queries of a key head, whose scores arithmetic bounds and not reading
+    DEPTH = 64,                         // dimensions of keys that are turned for them at a time
     PREFETCH = 2048,                    // distance in numbers
     FEW = 8,                            // tokens of a sequence, and
     FEW_QUERIES = 32,                   // queries of a key head, for which keys are not packed
 };
 
-// A tile of keys or values, in groups of 16 positions: where each begins, and those of the next tile, or behind the
-// last one of the next task. scattered: each group somewhere else, or so long that the next one is as far away as is
-// prefetched.
-typedef struct { const real **group; size_t stride; bool scattered; } Tile;
+// A tile of keys or values, in groups of 16 positions: where each begins, and then as many of the next tile, or of the
+// beginning of the next task.
+typedef struct { const real **group; size_t groups, stride; bool scattered; } Tile;
 
-// A prefetch is dropped while all of the core's line-fill buffers are in use: so at three distances; of scattered
-// groups at the same place in the next two.
-typedef struct { bool scattered; ptrdiff_t next, after; } Ahead;
-INLINE Ahead ahead_of(bool scattered, const Tile *t, size_t i) {
-    if (!scattered) return (Ahead){false, 0, 0};
-    return (Ahead){true, t->group[i + 1] - t->group[i], t->group[i + 2] - t->group[i]};
+// How the rows of a matrix lie, and what is prefetched while they are read:
+//   IN_ORDER   one after the other: what is a little further on, at three distances
+//   SCATTERED  in groups, each somewhere else, or so long that the next one is as far away: the next two
+//   SLOW       in groups that are multiplied by many queries, which takes a while: those of the next tile
+//   TURNED     keys as columns of a panel, in the cache: the next tile's keys, as below
+//   READ       in groups that are in the cache already
+// A prefetch is dropped while all of the core's line-fill buffers are in use: what is asked for faster than memory can
+// answer must be asked for again.
+typedef enum { IN_ORDER, SCATTERED, SLOW, TURNED, READ } Layout;
+typedef struct { Layout layout; ptrdiff_t near, far; } Ahead;
+INLINE Ahead ahead_of(Layout layout, const Tile *t, size_t i) {
+    if (layout != SCATTERED && layout != SLOW) return (Ahead){layout, 0, 0};
+    const real *const *g = t->group + i;
+    return (Ahead){layout, g[1] - g[0], g[layout == SLOW ? t->groups : 2] - g[0]};
 }
 INLINE void prefetch_ahead(const real *x, Ahead a) {
-    if (a.scattered) __builtin_prefetch(x + a.after, 0, 2), __builtin_prefetch(x + a.next, 0, 2);
-    for (size_t ahead = PREFETCH; !a.scattered && ahead >= PREFETCH / 4; ahead /= 2)
+    if (a.layout == SCATTERED || a.layout == SLOW) __builtin_prefetch(x + a.far, 0, 2);
+    if (a.layout == SCATTERED) __builtin_prefetch(x + a.near, 0, 2);
+    for (size_t ahead = PREFETCH; a.layout == IN_ORDER && ahead >= PREFETCH / 4; ahead /= 2)
         __builtin_prefetch(x + ahead, 0, 2);
 }
 
@@ -263,7 +274,7 @@ INLINE void prefetch_ahead(const real *x, Ahead a) {
 // expanded.
 INLINE void scores_of_keys(size_t heads, bool whole, real *score, size_t ld, const real *q, const real *k,
                            size_t stride, size_t D, size_t n, Ahead ahead) {
-    vec sum[2 * UNROLL];
+    vec sum[PANELS_FROM];
     for (size_t h = 0; h < heads; h++) sum[h] = vec_zero();
     for (size_t d = 0; d < D; d += LANES) {
         vec row[LANES];
@@ -287,74 +298,129 @@ INLINE void scores_of_heads(size_t heads, real *score, size_t ld, const real *q,
     else scores_of_keys(heads, false, score, ld, q, k, stride, D, n, ahead);
 }
 
-INLINE void scores_of_groups(bool scattered, real *score, size_t ld, const real *q, size_t heads, const Tile *t,
+// A few queries, as decoding has them: keys are turned in registers, and read once.
+INLINE void scores_of_groups(Layout layout, real *score, size_t ld, const real *q, size_t heads, const Tile *t,
                              size_t D, size_t keys) {
     for (size_t j = 0, i = 0; j < keys; j += LANES, i++, score += LANES) {
         size_t n = smaller(LANES, keys - j), h = 0;
         const real *k = t->group[i];
-        Ahead ahead = ahead_of(scattered, t, i);
-        for (; h + 2 * UNROLL <= heads; h += 2 * UNROLL)
-            scores_of_heads(2 * UNROLL, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
-        for (; h + UNROLL <= heads; h += UNROLL)
-            scores_of_heads(UNROLL, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
+        Ahead ahead = ahead_of(layout, t, i);
         for (; h + 2 <= heads; h += 2) scores_of_heads(2, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
         for (; h < heads; h++) scores_of_heads(1, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
     }
 }
-static void scores_of_tile(real *score, size_t ld, const real *q, size_t heads, const Tile *t, size_t D, size_t keys) {
-    if (t->scattered) scores_of_groups(true, score, ld, q, heads, t, D, keys);
-    else scores_of_groups(false, score, ld, q, heads, t, D, keys);
-}
 
-// out [heads,Dv] = or += p [heads,ld] V for `vecs` vectors of columns of V, from column d up to n further: lanes run
-// along them, and each output is one chain over keys. `heads`, `vecs` and `scattered` are constants where this is
+// C [rows,ldc] = or += A [rows,lda] B for `vecs` vectors of columns of B, from column d up to n further: lanes run
+// along them, and each element is one chain over the K rows of B. `rows`, `vecs` and `layout` are constants where it is
 // expanded.
-INLINE void values_of_columns(bool scattered, size_t heads, size_t vecs, real *out, const real *p, size_t ld,
-                              const Tile *t, size_t d, size_t Dv, size_t n, size_t keys, bool accumulate) {
-    vec sum[UNROLL][UNROLL];
-    for (size_t h = 0; h < heads; h++)
+INLINE void tile_of_product(Layout layout, size_t rows, size_t vecs, real *c, size_t ldc, const real *a, size_t lda,
+                            const Tile *b, size_t d, size_t n, size_t K, bool accumulate) {
+    vec sum[MANY][UNROLL], value[UNROLL];
+    for (size_t h = 0; h < rows; h++)
         for (size_t i = 0; i < vecs; i++)
-            sum[h][i] = accumulate ? vec_load_at(out + h * Dv, i * LANES, n) : vec_zero();
-    for (size_t j = 0; j < keys;) {
-        const real *v = t->group[j / LANES] + d;
-        Ahead ahead = ahead_of(scattered, t, j / LANES);
-        for (size_t end = scattered ? smaller(keys, j + LANES) : keys; j < end; j++, v += t->stride)
+            sum[h][i] = accumulate ? vec_load_at(c + h * ldc + d, i * LANES, n) : vec_zero();
+    for (size_t k = 0; k < K;) {
+        const real *row = b->group[k / LANES] + d;
+        Ahead ahead = ahead_of(layout, b, k / LANES);
+        bool whole = layout == IN_ORDER || layout == TURNED;
+        for (size_t end = whole ? K : smaller(K, k + LANES); k < end; k++, row += b->stride) {
             for (size_t i = 0; i < vecs; i++) {
-                vec value = vec_load_at(v, i * LANES, n);
-                prefetch_ahead(v + i * LANES, ahead);
-                for (size_t h = 0; h < heads; h++) sum[h][i] = vec_fma(vec_set(p[h * ld + j]), value, sum[h][i]);
+                value[i] = vec_load_at(row, i * LANES, n);
+                prefetch_ahead(row + i * LANES, ahead);
+                if (layout == TURNED) __builtin_prefetch(b->group[1 + i] + k * LANES, 0, 2);
             }
+            for (size_t h = 0; h < rows; h++) {
+                vec x = vec_set(a[h * lda + k]);
+                for (size_t i = 0; i < vecs; i++) sum[h][i] = vec_fma(x, value[i], sum[h][i]);
+            }
+        }
     }
-    for (size_t h = 0; h < heads; h++)
-        for (size_t i = 0; i < vecs; i++) vec_store_at(out + h * Dv, i * LANES, n, sum[h][i]);
+    for (size_t h = 0; h < rows; h++)
+        for (size_t i = 0; i < vecs; i++) vec_store_at(c + h * ldc + d, i * LANES, n, sum[h][i]);
 }
 
-INLINE void values_of_heads(bool scattered, size_t vecs, real *out, const real *p, size_t ld, size_t heads,
-                            const Tile *t, size_t d, size_t Dv, size_t n, size_t keys, bool accumulate) {
-    size_t h = 0;
-    for (; h + UNROLL <= heads; h += UNROLL)
-        values_of_columns(scattered, UNROLL, vecs, out + h * Dv, p + h * ld, ld, t, d, Dv, n, keys, accumulate);
-    for (; h + 2 <= heads; h += 2)
-        values_of_columns(scattered, 2, vecs, out + h * Dv, p + h * ld, ld, t, d, Dv, n, keys, accumulate);
-    for (; h < heads; h++)
-        values_of_columns(scattered, 1, vecs, out + h * Dv, p + h * ld, ld, t, d, Dv, n, keys, accumulate);
+INLINE void columns_of_product(Layout layout, size_t vecs, real *c, size_t ldc, const real *a, size_t lda, size_t rows,
+                               const Tile *b, size_t d, size_t n, size_t K, bool accumulate) {
+    size_t i = 0;
+    for (; vecs <= UNROLL / 2 && i + MANY <= rows; i += MANY)
+        tile_of_product(layout, MANY, vecs, c + i * ldc, ldc, a + i * lda, lda, b, d, n, K, accumulate);
+    for (; i + UNROLL <= rows; i += UNROLL)
+        tile_of_product(layout, UNROLL, vecs, c + i * ldc, ldc, a + i * lda, lda, b, d, n, K, accumulate);
+    for (; i + 2 <= rows; i += 2)
+        tile_of_product(layout, 2, vecs, c + i * ldc, ldc, a + i * lda, lda, b, d, n, K, accumulate);
+    for (; i < rows; i++)
+        tile_of_product(layout, 1, vecs, c + i * ldc, ldc, a + i * lda, lda, b, d, n, K, accumulate);
 }
 
-INLINE void values_of_groups(bool scattered, real *out, const real *p, size_t ld, size_t heads, const Tile *t,
-                             size_t Dv, size_t keys, bool accumulate) {
-    enum { WIDE = UNROLL * LANES };
+// `depth` dimensions of n <= 16 keys become columns of a panel [depth,32]; next: as many numbers of the next tile.
+static void turn_keys(real *panel, const real *k, const real *next, size_t stride, size_t depth, size_t n) {
     size_t d = 0;
-    for (; d + WIDE <= Dv; d += WIDE)
-        values_of_heads(scattered, UNROLL, out + d, p, ld, heads, t, d, Dv, WIDE, keys, accumulate);
-    for (; d + 2 * LANES <= Dv; d += 2 * LANES)
-        values_of_heads(scattered, 2, out + d, p, ld, heads, t, d, Dv, 2 * LANES, keys, accumulate);
-    for (; d < Dv; d += LANES)
-        values_of_heads(scattered, 1, out + d, p, ld, heads, t, d, Dv, smaller(LANES, Dv - d), keys, accumulate);
+    for (; n == LANES && d + LANES <= depth; d += LANES) {
+        vec row[LANES];
+        const real *at = k + d;
+        for (size_t i = 0; i < LANES; i++, at += stride) {
+            OPAQUE(at);                                            // or the compiler keeps 16 addresses
+            __builtin_prefetch(next + (d + i) * LANES, 0, 2);
+            row[i] = vec_load(at);
+        }
+        vec_transpose(row);
+        for (size_t i = 0; i < LANES; i++) vec_store(panel + (d + i) * PANEL, row[i]);
+    }
+    for (; d < depth; d++)
+        for (size_t i = 0; i < n; i++) panel[d * PANEL + i] = k[i * stride + d];
 }
-static void values_of_tile(real *out, const real *p, size_t ld, size_t heads, const Tile *t, size_t Dv, size_t keys,
-                           bool accumulate) {
-    if (t->scattered) values_of_groups(true, out, p, ld, heads, t, Dv, keys, accumulate);
-    else values_of_groups(false, out, p, ld, heads, t, Dv, keys, accumulate);
+
+// Many queries, as of a latent that all heads share: some dimensions of 32 keys are turned, and multiplied by all
+// queries while they are in the L1 cache. Turning alone asks for the next tile faster than memory answers; multiplying
+// asks again, evenly, two lines for every row of the panel.
+static void scores_of_panels(real *score, size_t ld, const real *q, size_t queries, const Tile *t, size_t D,
+                             size_t keys) {
+    real panel[DEPTH * PANEL];
+    for (size_t j = 0; j < keys; j += PANEL)
+        for (size_t d = 0; d < D; d += DEPTH) {
+            size_t n = smaller(PANEL, keys - j), depth = smaller(DEPTH, D - d);
+            const real **group = t->group + j / LANES, **next = group + t->groups;
+            const real *place[] = {panel, next[0] + d * LANES, next[1] + d * LANES};
+            const Tile turned = {.group = place, .stride = PANEL};
+            for (size_t i = 0; i < n; i += LANES)
+                turn_keys(panel + i, group[i / LANES] + d, place[1 + i / LANES], t->stride, depth,
+                          smaller(LANES, n - i));
+            if (n == PANEL)
+                columns_of_product(TURNED, 2, score + j, ld, q + d, D, queries, &turned, 0, PANEL, depth, d > 0);
+            else
+                for (size_t i = 0; i < n; i += LANES)
+                    columns_of_product(TURNED, 1, score + j, ld, q + d, D, queries, &turned, i, smaller(LANES, n - i),
+                                       depth, d > 0);
+        }
+}
+
+// score [queries,ld] = q [queries,D] K^T; each score is one chain over D.
+static void scores_of_tile(real *score, size_t ld, const real *q, size_t queries, const Tile *t, size_t D,
+                           size_t keys) {
+    if (queries >= PANELS_FROM) scores_of_panels(score, ld, q, queries, t, D, keys);
+    else if (t->scattered) scores_of_groups(SCATTERED, score, ld, q, queries, t, D, keys);
+    else scores_of_groups(IN_ORDER, score, ld, q, queries, t, D, keys);
+}
+
+// out [queries,Dv] = or += p [queries,ld] V; each output is one chain over keys.
+INLINE void values_of_groups(Layout layout, real *out, const real *p, size_t ld, size_t queries, const Tile *t,
+                             size_t Dv, size_t keys, bool accumulate) {
+    enum { WIDE = UNROLL * LANES, HALF = WIDE / 2 };
+    size_t d = 0;
+    for (; queries < MANY && d + WIDE <= Dv; d += WIDE)
+        columns_of_product(layout, UNROLL, out, Dv, p, ld, queries, t, d, WIDE, keys, accumulate);
+    for (; d + HALF <= Dv; d += HALF)
+        columns_of_product(layout, UNROLL / 2, out, Dv, p, ld, queries, t, d, HALF, keys, accumulate);
+    for (; d < Dv; d += LANES)
+        columns_of_product(layout, 1, out, Dv, p, ld, queries, t, d, smaller(LANES, Dv - d), keys, accumulate);
+}
+// read: the values are the beginning of the keys, which are in the cache.
+static void values_of_tile(real *out, const real *p, size_t ld, size_t queries, const Tile *t, bool read, size_t Dv,
+                           size_t keys, bool accumulate) {
+    if (read) values_of_groups(READ, out, p, ld, queries, t, Dv, keys, accumulate);
+    else if (queries >= PANELS_FROM) values_of_groups(SLOW, out, p, ld, queries, t, Dv, keys, accumulate);
+    else if (t->scattered) values_of_groups(SCATTERED, out, p, ld, queries, t, Dv, keys, accumulate);
+    else values_of_groups(IN_ORDER, out, p, ld, queries, t, Dv, keys, accumulate);
 }
 
 // What a thread needs to decode, in numbers: scores [queries, tile], queries and outputs side by side, copies of a tile
@@ -365,7 +431,7 @@ static DecodeSpace decode_space(const AttnShape *s, const KvView *view) {
     size_t copied = view->block_size % LANES ? s->tile : 0;
     DecodeSpace d = {.scores = most * s->tile, .queries = most * s->D, .outs = most * s->Dv, .keys = copied * s->D,
                      .values = view->k == view->v ? 0 : copied * s->Dv};
-    d.groups = (2 * (s->tile / LANES + 2) * sizeof(real *) + sizeof(real) - 1) / sizeof(real);
+    d.groups = (4 * (s->tile / LANES) * sizeof(real *) + sizeof(real) - 1) / sizeof(real);
     d.rows = most * sizeof(Softmax) / sizeof(real);
     size_t *part[] = {&d.scores, &d.queries, &d.outs, &d.keys, &d.values, &d.groups, &d.rows};
     for (size_t i = 0; i < sizeof part / sizeof *part; i++) d.each += *part[i] = round_up(*part[i], LANES);
@@ -379,17 +445,16 @@ static const real *group_at(const Past *p, size_t length, size_t i) {
 // The tile from position j on, of `tile` positions or what is left; what a block does not hold together is copied.
 static Tile tile_of(const Past *p, size_t length, const Past *next, size_t next_length, size_t j, size_t tile,
                     const real **group, real *copy, size_t width) {
-    size_t keys = smaller(tile, length - j);
+    size_t n = tile / LANES, groups = (length + LANES - 1) / LANES;
     if (p->block && p->size % LANES) {
-        copy_positions(copy, p, j, keys, width);
-        for (size_t i = 0; i < tile / LANES; i++) group[i] = copy + i * LANES * width;
-        return (Tile){group, width, false};
+        copy_positions(copy, p, j, smaller(tile, length - j), width);
+        for (size_t i = 0; i < 2 * n; i++) group[i] = copy + i % n * LANES * width;
+        return (Tile){group, n, width, false};
     }
-    size_t groups = (length + LANES - 1) / LANES;
-    for (size_t i = 0, at = j / LANES; i < tile / LANES + 2; i++, at++)
+    for (size_t i = 0, at = j / LANES; i < 2 * n; i++, at++)
         group[i] = at >= groups && next_length ? group_at(next, next_length, at - groups) : group_at(p, length, at);
     bool scattered = (p->block && p->first + length > p->size) || LANES * p->stride >= PREFETCH;
-    return (Tile){group, p->stride, scattered};
+    return (Tile){group, n, p->stride, scattered};
 }
 
 static void gather_queries(const DecodeTask *t, const AttnShape *s, real *q) {
@@ -412,17 +477,18 @@ static void decode_heads(const DecodeTask *t, const AttnShape *s, const DecodeSp
     for (size_t j = 0; j < length; j += s->tile) {
         size_t keys = smaller(s->tile, length - j);
         Tile tile = tile_of(&t->m.keys, length, &t->next.keys, t->next.length, j, s->tile, group, copy, s->D);
+        bool latent = t->m.values.at == t->m.keys.at;
         Tile values = tile;
-        if (t->m.values.at != t->m.keys.at)
+        if (!latent)
             values = tile_of(&t->m.values, length, &t->next.values, t->next.length, j, s->tile,
-                             group + s->tile / LANES + 2, copy + d->keys, s->Dv);
+                             group + 2 * (s->tile / LANES), copy + d->keys, s->Dv);
         scores_of_tile(score, s->tile, q, queries, &tile, s->D, keys);
         for (size_t i = 0; i < queries; i++) {
             size_t position = past + i / t->heads;
             row_forward(&row[i], score + i * s->tile, span_seen(s, position, j, keys), keys, out + i * s->Dv,
                         position - j, t->slope ? t->slope[i % t->heads] : 0, s);
         }
-        values_of_tile(out, score, s->tile, queries, &values, s->Dv, keys, j > 0);
+        values_of_tile(out, score, s->tile, queries, &values, latent, s->Dv, keys, j > 0);
     }
     for (size_t i = 0; i < queries; i++) row_end(&row[i], out + i * s->Dv, s->Dv, NULL);
     if (t->n > 1) scatter_outs(t, s, out);

@@ -22,7 +22,7 @@ enum {
     SUB = SIMD_VECS * LANES,             // columns of a register tile
     FEW_ROWS = 64,                       // that sweep through packed panels, in parts of
     SWEEP_DEPTH = 512,                   // rows at most: with the next one, 128 KB
-    PREFETCH = 1024,                     // distance in numbers, of a sweep through memory
+    PREFETCH = 2048,                     // distance in numbers, of a sweep through memory
     PREFETCH_COLUMNS = 48,               // distance in numbers along the rows of a matrix that is transposed
     PREFETCH_ROWS = 12,                  // distance in rows of a copy with a stride
     COLUMNS_IN_PLACE = SIMD_ROWS > LANES / 2,  // columns of A are not copied: a tile uses most of a cache line
@@ -72,14 +72,14 @@ void pack(real *packed, const real *b, size_t b_row, size_t b_col, size_t K, siz
 typedef enum { START_ZERO, START_C, START_BIAS } Start;
 
 // How a tile of A lies, and what is prefetched meanwhile, for every k: by columns a cache line of the next tiles' 16
-// rows; in a sweep through B, where A lies by rows, a row of a panel.
+// rows; in a sweep through B, where A lies by rows, `step` numbers of a panel: two cache lines, or one.
 typedef enum { BY_ROWS, BY_COLUMNS, SWEEP, LAYOUTS } Layout;
 
 // c [rows, SUB] gets the chains over K of a [rows, K], which lies by rows or by columns, `lda` apart, and b [K, SUB]
 // (row stride 32). `rows` and `layout` are constants where this is expanded, so that the accumulators live in
 // registers.
 INLINE void micro_kernel(size_t rows, Layout layout, real *c, size_t ldc, const real *a, size_t lda, const real *b,
-                         size_t K, Start start, const real *bias, const real *next) {
+                         size_t K, Start start, const real *bias, const real *next, size_t step) {
     bool by_columns = layout == BY_COLUMNS;
     size_t a_row = by_columns ? 1 : lda, a_col = by_columns ? lda : 1;
     vec sum[SIMD_ROWS][SIMD_VECS];
@@ -98,7 +98,7 @@ INLINE void micro_kernel(size_t rows, Layout layout, real *c, size_t ldc, const 
     for (size_t k = 0; k < K; k++) {
         vec column[SIMD_VECS];
         if (by_columns && COLUMNS_IN_PLACE) __builtin_prefetch(next + k * lda, 0, 2);
-        for (size_t j = 0; j < PANEL && layout == SWEEP; j += LANES) __builtin_prefetch(next + k * PANEL + j, 0, 2);
+        for (size_t j = 0; j < 2 && layout == SWEEP; j++) __builtin_prefetch(next + k * step + j * step / 2, 0, 2);
         for (size_t j = 0; j < SIMD_VECS; j++) column[j] = vec_load(b + k * PANEL + j * LANES);
         for (size_t i = 0; i < rows; i++) {
             vec x = vec_set(fourth[i / 4][i % 4 * a_row + k * a_col]);
@@ -111,11 +111,11 @@ INLINE void micro_kernel(size_t rows, Layout layout, real *c, size_t ldc, const 
 
 // One function per number of rows and layout.
 typedef void TileFunction(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start,
-                          const real *bias, const real *next);
+                          const real *bias, const real *next, size_t step);
 #define TILE_FUNCTION(name, rows, layout)                                                                  \
     static void name(real *c, size_t ldc, const real *a, size_t lda, const real *b, size_t K, Start start, \
-                     const real *bias, const real *next) {                                                 \
-        micro_kernel(rows, layout, c, ldc, a, lda, b, K, start, bias, next);                               \
+                     const real *bias, const real *next, size_t step) {                                    \
+        micro_kernel(rows, layout, c, ldc, a, lda, b, K, start, bias, next, step);                         \
     }
 #define TILE(rows)                                       \
     TILE_FUNCTION(tile_rows_##rows, rows, BY_ROWS)       \
@@ -157,15 +157,15 @@ static TileFunction *const tiles[LAYOUTS][SIMD_ROWS + 1] = {
 
 // A full tile in place, one at the edge (n < SUB columns) through a copy, so that nothing beyond column n is touched.
 static void tile_in_bounds(size_t rows, size_t n, real *c, size_t ldc, Layout layout, const real *a, size_t lda,
-                           const real *b, size_t K, Start start, const real *bias, const real *next) {
+                           const real *b, size_t K, Start start, const real *bias, const real *next, size_t step) {
     if (n >= SUB) {
-        tiles[layout][rows](c, ldc, a, lda, b, K, start, bias, next);
+        tiles[layout][rows](c, ldc, a, lda, b, K, start, bias, next, step);
         return;
     }
     real copy[SIMD_ROWS * SUB] = {0}, bias_copy[SUB] = {0};
     for (size_t i = 0; i < rows && start == START_C; i++) memcpy(copy + i * SUB, c + i * ldc, n * sizeof *c);
     if (bias) memcpy(bias_copy, bias, n * sizeof *bias);
-    tiles[layout][rows](copy, SUB, a, lda, b, K, start, bias_copy, next);
+    tiles[layout][rows](copy, SUB, a, lda, b, K, start, bias_copy, next, step);
     for (size_t i = 0; i < rows; i++) memcpy(c + i * ldc, copy + i * SUB, n * sizeof *c);
 }
 
@@ -224,7 +224,7 @@ static void macro_kernel(const Product *p, Range rows, Range columns, const real
             for (size_t t = 0; t < count; t += SIMD_ROWS, prefetched += LANES)
                 tile_in_bounds(smaller(count - t, SIMD_ROWS), columns.to - j, p->c + (i + t) * p->ldc + j, p->ldc,
                                by_columns ? BY_COLUMNS : BY_ROWS, tile_a + t * a_row, lda, b, depth, start,
-                               p->bias ? p->bias + j : NULL, prefetched < next ? next_a + prefetched : a);
+                               p->bias ? p->bias + j : NULL, prefetched < next ? next_a + prefetched : a, LANES);
         }
     }
 }
@@ -270,9 +270,11 @@ static void vector_panel(const Product *p, size_t panel) {
     for (size_t j = 0; j < vecs; j++) vec_store(c + j * LANES, sum[j]);
 }
 
-// A few rows times packed weights, as decoding a batch has them: B is read once, from one end to the other. The first
-// tile of rows goes through a part of a panel as a vector does, the second one prefetches the next part, for which the
-// first then need not wait. Rows are shared out evenly to tiles, so that one row more than a tile holds is no step up.
+// A few rows times packed weights, as decoding a batch has them: B is read once, from one end to the other. One tile of
+// rows goes through a panel as a vector does. Several go through a part of it one after the other, and in turns
+// prefetch the first and the second half of the next part: so memory is asked all the time, and never for more than it
+// gives, for a prefetch is dropped while all of the core's line-fill buffers are in use. Rows are shared out evenly to
+// tiles, so that one row more than a tile holds is no step up.
 static void sweep_panel(const Product *p, const real *a, size_t lda, size_t panel) {
     size_t rows_of_b = p->packed_rows ? p->packed_rows : p->K, parts = (p->K + SWEEP_DEPTH - 1) / SWEEP_DEPTH;
     size_t n = (p->M + SIMD_ROWS - 1) / SIMD_ROWS, passes = n * (PANEL / SUB);
@@ -283,11 +285,11 @@ static void sweep_panel(const Product *p, const real *a, size_t lda, size_t pane
         for (size_t pass = 0; pass < passes; pass++) {
             size_t column = panel * PANEL + pass / n * SUB;
             Range rows = share(p->M, n, pass % n);
-            const real *next = pass == 0 ? b + PREFETCH : pass == 1 ? after : b;
+            const real *next = passes == 1 ? b + PREFETCH : after + pass % 2 * (k.to - k.from) * LANES;
             if (column < p->N)
                 tile_in_bounds(rows.to - rows.from, p->N - column, p->c + rows.from * p->ldc + column, p->ldc, SWEEP,
                                a + rows.from * lda + k.from, lda, b + pass / n * SUB, k.to - k.from, start,
-                               p->bias ? p->bias + column : NULL, next);
+                               p->bias ? p->bias + column : NULL, next, passes == 1 ? PANEL : LANES);
         }
     }
 }
