@@ -23,10 +23,10 @@ static size_t guess_known(Draft *d, const int *text, size_t count, size_t n, int
     return n;
 }
 
-static void note_step(Answered *x, const Step *step, double seconds, bool full, double tokens) {
-    x->seconds += seconds, x->tokens += tokens;
-    x->steps_of[step->rows]++, x->seconds_of[step->rows] += seconds;
-    if (full) x->full_seconds += seconds, x->full_tokens += tokens;
+static void note_step(Answered *x, size_t rows, double seconds, double drawing, bool full, double tokens) {
+    x->seconds += seconds, x->drawing += drawing, x->tokens += tokens;
+    x->steps_of[rows]++, x->seconds_of[rows] += seconds, x->drawing_of[rows] += drawing;
+    if (full) x->full_seconds += seconds, x->full_drawing += drawing, x->full_tokens += tokens;
 }
 
 static double tokens_of(const Answered *x) {
@@ -42,9 +42,10 @@ static void run_steps(Engine *e, Answered *x) {
         if (!step->rows) return;
         bool full = sched_waiting(e->sched) > 0;
         size_t rows = step->rows;
+        double computed = seconds_now();
         engine_finish(e, step);
-        now = tokens_of(x);
-        note_step(x, &(Step){.rows = rows}, seconds_now() - start, full, now - before);
+        double end = seconds_now();
+        note_step(x, rows, end - start, end - computed, full, (now = tokens_of(x)) - before);
     }
 }
 

@@ -16,9 +16,9 @@ typedef struct {
 typedef struct { size_t tokens, steps; uint64_t digest; int *text; } Told;     // text: its prompt, then its answer
 typedef struct {
     Told *told; size_t count;
-    double seconds, tokens;                     // of all steps
-    double full_seconds, full_tokens;           // of those with others waiting: every row had its text
-    size_t steps_of[MOST_ROWS + 1]; double seconds_of[MOST_ROWS + 1];   // by the rows of a step
+    double seconds, drawing, tokens;            // of all steps; of these, what the model does not take
+    double full_seconds, full_drawing, full_tokens;     // of those with others waiting: every row had its text
+    size_t steps_of[MOST_ROWS + 1]; double seconds_of[MOST_ROWS + 1], drawing_of[MOST_ROWS + 1];  // by a step's rows
     uint64_t digest;                            // of all texts
 } Answered;
 

@@ -11,7 +11,7 @@ static const struct { const char *flags; size_t vocab, answer; } settings[] = {
     {"--layers 12 --width 512 --heads 8 --attn gqa --kv-heads 4 --context 4096", 32000, 20},
     {"--layers 2 --width 64 --heads 2 --context 512", 256, 8},
 };
-enum { BATCHES = 5, POINTS = 3, MOST = 3, WAYS = 3 };
+enum { BATCHES = 5, POINTS = 3, MOST = 3, WAYS = 3, FIRST_SEED = 11 };
 static const struct { size_t rows; double cv; } points[POINTS] = {{8, 1}, {32, 1}, {32, 2}};
 static const int ways[WAYS] = {SCHED_continuous, SCHED_static, SCHED_padded};
 
@@ -37,60 +37,78 @@ static double longest_over_mean(const size_t *answer, size_t count, size_t rows)
     return longest * (double)rows / sum;
 }
 
-// The line a + b n through the steps of a static run, by least squares.
+// The line a + b n through the steps of a static run, by least squares. drawn: with the draws of their tokens.
 typedef struct { double a, b; } Line;
-static Line line_of(const Answered *x) {
+static double seconds_by(const Answered *x, size_t rows, bool drawn) {
+    return x->seconds_of[rows] - (drawn ? 0 : x->drawing_of[rows]);
+}
+static Line line_of(const Answered *x, bool drawn) {
     double n = 0, t = 0, nn = 0, nt = 0, steps = 0;
     for (size_t i = 1; i <= MOST_ROWS; i++) {
-        double k = (double)x->steps_of[i], rows = (double)i;
-        steps += k, n += k * rows, t += x->seconds_of[i], nn += k * rows * rows, nt += rows * x->seconds_of[i];
+        double k = (double)x->steps_of[i], rows = (double)i, took = seconds_by(x, i, drawn);
+        steps += k, n += k * rows, t += took, nn += k * rows * rows, nt += rows * took;
     }
     double slope = (nt - n * t / steps) / (nn - n * n / steps);
     return (Line){(t - slope * n) / steps, slope};
 }
 
-typedef struct { double gain, padded, line, sum, w; } Found;
-typedef struct { double padding, steps, line; } Apart;         // the largest error of what was said, over all points
+enum { GAIN, PADDED, BY_LINE, BY_STEPS, W, DRAWING, NUMBERS };
+static const char *const number_name[NUMBERS] = {"gain", "padded", "by_line", "by_steps", "w", "drawing"};
 
 // Tokens per second while there is work for all rows, over those of whole batches. Beside that what other arms say: the
-// line of the static steps, and how long a full step takes, all of which are full where batches are padded.
-static Found found_of(const Answered *x, double factor, size_t rows) {
-    const Answered *batch = &x[1];
-    Line l = line_of(batch);
-    double full = x[2].seconds_of[rows] / (double)x[2].steps_of[rows], each = batch->tokens / batch->seconds;
-    Found f = {.w = l.a / (l.a + l.b * (double)rows)};
-    double rate = x[0].full_tokens / x[0].full_seconds;
-    f.gain = rate / each, f.padded = rate / (x[2].tokens / x[2].seconds);
-    f.line = 1 + f.w * (factor - 1), f.sum = (double)rows / full / each;
-    return f;
+// line of the static steps, and how long a full step takes, all of which are full where batches are padded. A row of
+// padding draws no token, so times count with the draws and without.
+static void compare(double found[NUMBERS], const Answered *x, double factor, size_t rows, bool drawn) {
+    const Answered *batch = &x[1], *padded = &x[2];
+    Line l = line_of(batch, drawn);
+    double full = seconds_by(padded, rows, drawn) / (double)padded->steps_of[rows];
+    double each = batch->tokens / (batch->seconds - (drawn ? 0 : batch->drawing));
+    double rate = x->full_tokens / (x->full_seconds - (drawn ? 0 : x->full_drawing));
+    found[GAIN] = rate / each;
+    found[PADDED] = rate / (padded->tokens / (padded->seconds - (drawn ? 0 : padded->drawing)));
+    found[W] = l.a / (l.a + l.b * (double)rows);
+    found[BY_LINE] = 1 + found[W] * (factor - 1), found[BY_STEPS] = (double)rows / full / each;
+    found[DRAWING] = x->full_drawing / x->full_seconds;
 }
 
-static void measure_point(Bench *b, Model *m, size_t point, size_t mean, Apart *apart) {
+typedef struct { double padding, steps, line; } Apart;         // the largest error of what was said, over all points
+
+static void report_point(Bench *b, size_t point, double factor, double value[NUMBERS][MOST], size_t rounds, bool drawn,
+                         Apart *apart) {
+    double found[NUMBERS];
+    json_t *row = json_pack("{s:I, s:f, s:s, s:f}", "rows", (json_int_t)points[point].rows, "cv", points[point].cv,
+                            "what", drawn ? "all" : "model", "longest_over_mean", factor);
+    for (size_t i = 0; i < NUMBERS; i++) {
+        found[i] = summary(value[i], rounds).median;
+        json_object_set_new(row, number_name[i], json_real(found[i]));
+    }
+    printf("%4zu %5.1f %-6s %10.2f %9.2f %6.2f %9.2f %7.2f %12.2f\n", points[point].rows, points[point].cv,
+           drawn ? "all" : "model", factor, found[PADDED], found[W], found[GAIN], found[BY_LINE], found[BY_STEPS]);
+    add_result(b, "batches", row);
+    *apart = (Apart){fmax(apart->padding, fabs(found[PADDED] / factor - 1)),
+                     fmax(apart->steps, fabs(found[GAIN] / found[BY_STEPS] - 1)),
+                     fmax(apart->line, fabs(found[GAIN] / found[BY_LINE] - 1))};
+}
+
+static void measure_point(Bench *b, Model *m, size_t point, size_t mean, Apart apart[2]) {
     size_t rows = points[point].rows, count = BATCHES * rows, rounds = b->rounds < MOST ? b->rounds : MOST;
     size_t *answer = xmalloc(count * sizeof *answer);
-    draw_lengths(answer, count, mean, points[point].cv, 1 + point);
-    double factor = longest_over_mean(answer, count, rows), value[5][MOST];
+    draw_lengths(answer, count, mean, points[point].cv, FIRST_SEED + point);
+    double factor = longest_over_mean(answer, count, rows), value[2][NUMBERS][MOST];
     for (size_t r = 0; r < rounds; r++) {
         Answered x[WAYS];
         for (size_t i = 0; i < WAYS; i++)
             x[i] = answer_all(m, &(Asking){.answer = answer, .count = count, .running = rows, .sched = ways[i]});
         if (x[1].digest != x[0].digest || x[2].digest != x[0].digest) fail("texts differ by how they were batched");
-        Found f = found_of(x, factor, rows);
+        for (int drawn = 0; drawn < 2; drawn++) {
+            double found[NUMBERS];
+            compare(found, x, factor, rows, drawn);
+            for (size_t i = 0; i < NUMBERS; i++) value[drawn][i][r] = found[i];
+        }
         for (size_t i = 0; i < WAYS; i++) answered_free(&x[i]);
-        value[0][r] = f.gain, value[1][r] = f.padded, value[2][r] = f.line, value[3][r] = f.sum, value[4][r] = f.w;
     }
-    Summary s[5];
-    for (size_t i = 0; i < 5; i++) s[i] = summary(value[i], rounds);
-    printf("%4zu %5.1f %10.2f %9.2f %6.2f %9.2f %7.2f %12.2f\n", rows, points[point].cv, factor, s[1].median,
-           s[4].median, s[0].median, s[2].median, s[3].median);
-    add_result(b, "batches", json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "rows",
-                                       (json_int_t)rows, "cv", points[point].cv, "longest_over_mean", factor, "padded",
-                                       s[1].median, "w", s[4].median, "gain", s[0].median, "by_line", s[2].median,
-                                       "by_steps", s[3].median, "padded_over_longest", s[1].median / factor,
-                                       "gain_over_line", s[0].median / s[2].median, "spread", summary_json(s[0])));
-    *apart = (Apart){fmax(apart->padding, fabs(s[1].median / factor - 1)),
-                     fmax(apart->steps, fabs(s[0].median / s[3].median - 1)),
-                     fmax(apart->line, fabs(s[0].median / s[2].median - 1))};
+    for (int drawn = 1; drawn >= 0; drawn--)
+        report_point(b, point, factor, value[drawn], rounds, drawn, &apart[drawn]);
     free(answer);
 }
 
@@ -134,11 +152,13 @@ void bench_batches(Bench *b) {
     size_t tiny = b->effort == TINY;
     Config config = config_of(settings[tiny].flags, settings[tiny].vocab);
     Model *m = model_new(&config, false);
-    printf("rows    cv   max/mean    padded      w      gain by line  by full step\n");
-    Apart apart = {0};
-    for (size_t i = 0; i < POINTS; i++) measure_point(b, m, i, settings[tiny].answer, &apart);
-    add_result(b, "apart", json_pack("{s:f, s:f, s:f}", "padding", apart.padding, "steps", apart.steps, "line",
-                                     apart.line));
+    Apart apart[2] = {{0}};
+    printf("rows    cv times    max/mean    padded      w      gain by line  by full step\n");
+    for (size_t i = 0; i < POINTS; i++) measure_point(b, m, i, settings[tiny].answer, apart);
+    for (int drawn = 0; drawn < 2; drawn++)
+        add_result(b, "apart", json_pack("{s:s, s:f, s:f, s:f}", "what", drawn ? "all" : "model", "padding",
+                                         apart[drawn].padding, "steps", apart[drawn].steps, "line",
+                                         apart[drawn].line));
     model_free(m);
     measure_acceptance(b);
 }

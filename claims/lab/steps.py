@@ -13,14 +13,14 @@ import numpy
 from .bench import commit_complaints
 
 SECTIONS = {"constants", "batches", "guessed"}      # one of these is in such a record
-NAMED = {"errors": ("model",), "grid": ("rows", "past"), "chunks": ("chunk",), "batches": ("rows", "cv"),
+NAMED = {"errors": ("model",), "grid": ("rows", "past"), "chunks": ("chunk",), "batches": ("rows", "cv", "what"), "apart": ("what",),
          "best": ("texts",), "written": ("texts", "tokens", "right")}      # what tells the rows of a section apart
 WHOLE = {"by_ridge", "moves", "apart", "least", "free", "cells"}
 
 
 def text_of(name, x):
     """Shares and errors as they are, with two or three digits."""
-    if name in ("worst", "median", "beyond") or name == "kept" or name == "w":
+    if name in ("worst", "median", "beyond") or name.startswith("kept") or name == "w":
         return f"{100 * x:.0f}%" if name != "w" else f"{x:.2f}"
     return f"{x:.0f}" if name in WHOLE and float(x).is_integer() else f"{x:.3g}"
 
@@ -48,7 +48,7 @@ class Steps:
                  "read": f"{limits['read_gbytes_per_second']:.0f} GB/s", "commit": self.all["commit"]}
         for section in self.sections:
             for r in self.rows(section):
-                keys = NAMED.get(section, ())
+                keys = [k for k in NAMED.get(section, ()) if k in r]
                 name = " ".join([section, *(f"{r[k]:g}" if not isinstance(r[k], str) else r[k] for k in keys)])
                 found |= {f"{name}: {k}": text_of(k, x) for k, x in r.items()
                           if k not in keys and isinstance(x, (int, float))}
@@ -107,10 +107,10 @@ class Steps:
 
     # ---- batches ----
     def arms(self):
-        print(f"{'rows':>4}{'cv':>5}{'longest/mean':>14}{'padding costs':>15}{'gain':>8}{'by full steps':>15}"
+        print(f"{'rows':>4}{'cv':>5}{'times':>7}{'longest/mean':>14}{'padding costs':>15}{'gain':>8}{'by full steps':>15}"
               f"{'by the line':>13}{'w':>7}")
         for r in self.rows("batches"):
-            print(f"{r['rows']:>4}{r['cv']:>5g}{r['longest_over_mean']:>14.2f}{r['padded']:>15.2f}{r['gain']:>8.2f}"
+            print(f"{r['rows']:>4}{r['cv']:>5g}{r.get('what', 'all'):>7}{r['longest_over_mean']:>14.2f}{r['padded']:>15.2f}{r['gain']:>8.2f}"
                   f"{r['by_steps']:>15.2f}{r['by_line']:>13.2f}{r['w']:>7.2f}")
 
     def acceptance(self):
