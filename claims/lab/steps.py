@@ -13,8 +13,8 @@ import numpy
 from .bench import commit_complaints
 
 SECTIONS = {"constants", "batches", "guessed"}      # one of these is in such a record
-NAMED = {"errors": ("model",), "grid": ("rows", "past"), "chunks": ("chunk",), "batches": ("rows", "cv", "what"), "apart": ("what",),
-         "best": ("texts",), "written": ("texts", "tokens", "right")}      # what tells the rows of a section apart
+NAMED = {"errors": ("model",), "grid": ("rows", "past"), "chunks": ("chunk",), "batches": ("rows", "cv", "what"),
+         "apart": ("what",), "best": ("texts",), "written": ("texts", "tokens", "right")}   # tells rows apart
 WHOLE = {"by_ridge", "moves", "apart", "least", "free", "cells"}
 
 
@@ -76,6 +76,8 @@ class Steps:
         ticks = sorted({r["rows"] for r in grid})
         axes.set_xticks(ticks, [str(n) for n in ticks])
         axes.minorticks_off()
+        axes.set_yticks([2 ** i for i in range(1, 8)], [str(2 ** i) for i in range(1, 8)])
+        axes.set_ylim(0.8 * min(r["roofline_ms"] for r in grid), 1.2 * max(r["sum_ms"] for r in grid))
         axes.set_xlabel("texts, each a token further")
         axes.set_ylabel("milliseconds of a step")
         axes.set_title("marks: measured; lines: the sum; dotted: the roofline", fontsize=9)
@@ -107,11 +109,11 @@ class Steps:
 
     # ---- batches ----
     def arms(self):
-        print(f"{'rows':>4}{'cv':>5}{'times':>7}{'longest/mean':>14}{'padding costs':>15}{'gain':>8}{'by full steps':>15}"
-              f"{'by the line':>13}{'w':>7}")
+        print(f"{'rows':>4}{'cv':>5}{'times':>7}{'longest/mean':>14}{'padding costs':>15}{'gain':>8}"
+              f"{'by full steps':>15}{'by the line':>13}{'w':>7}")
         for r in self.rows("batches"):
-            print(f"{r['rows']:>4}{r['cv']:>5g}{r.get('what', 'all'):>7}{r['longest_over_mean']:>14.2f}{r['padded']:>15.2f}{r['gain']:>8.2f}"
-                  f"{r['by_steps']:>15.2f}{r['by_line']:>13.2f}{r['w']:>7.2f}")
+            print(f"{r['rows']:>4}{r['cv']:>5g}{r.get('what', 'all'):>7}{r['longest_over_mean']:>14.2f}"
+                  f"{r['padded']:>15.2f}{r['gain']:>8.2f}{r['by_steps']:>15.2f}{r['by_line']:>13.2f}{r['w']:>7.2f}")
 
     def acceptance(self):
         r = self.rows("acceptance")[0]
