@@ -85,6 +85,9 @@ void bench_torch(Bench *b);
 void bench_threads(Bench *b);
 void bench_memory(Bench *b);
 void bench_quant(Bench *b);
+void bench_costs(Bench *b);
+void bench_batches(Bench *b);
+void bench_guesses(Bench *b);
 
 // ---- a training without data or directory --------------------------------------------------------
 typedef struct {
@@ -110,6 +113,7 @@ typedef struct { Model *model; Blocks *blocks; Row row[MOST_ROWS]; size_t rows; 
 Server *server_new(Model *m, Blocks *blocks, size_t rows, size_t past);
 void server_free(Server *s);
 double server_run(void *server, size_t steps);                      // a Timed
+Server *step_new(Model *m, Blocks *blocks, size_t rows, size_t n, size_t past);     // by n tokens, all with logits
 double server_flops(const ModelSize *size, size_t rows);            // of a step, for half of the model's context
 double server_bytes(const ModelSize *size, size_t rows, size_t past);
 

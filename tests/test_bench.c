@@ -90,10 +90,35 @@ static void flash_apart(void) {
     CHECK(strstr(bench("--help").out, "starved"), "the help does not know the section");
 }
 
+// What a server's steps cost and are worth. Times are no test; that guesses and batches leave the bits alone is one, and
+// that two means of the same acceptance differ by the factor that arithmetic gives.
+static void steps_of_servers(void) {
+    Result r = bench("costs batches guesses --tiny --threads 1 --out results.json");
+    json_t *root = json_load_file(test_path("results.json"), 0, NULL), *all = json_object_get(root, "sections");
+    CHECK(r.status == 0 && root, "status %d: %s", r.status, r.error);
+    static const struct { const char *name; size_t rows; } section[] = {
+        {"constants", 1}, {"grid", 8}, {"errors", 2}, {"knee", 1}, {"chunks", 11}, {"chunk", 1}, {"batches", 6},
+        {"apart", 2}, {"acceptance", 1}, {"best", 5}, {"guessed", 1}, {"written", 6}, {"promise", 1}, {"bits", 1}};
+    for (size_t i = 0; i < sizeof section / sizeof section[0]; i++) {
+        size_t rows = json_array_size(json_object_get(all, section[i].name));
+        CHECK(rows == section[i].rows, "%zu rows of %s", rows, section[i].name);
+    }
+    json_t *accepted = json_array_get(json_object_get(all, "acceptance"), 0);
+    CHECK(json_number_value(json_object_get(accepted, "alike")) == 1, "texts differ in a batch");
+    double mean = json_number_value(json_object_get(accepted, "mean"));
+    double pooled = json_number_value(json_object_get(accepted, "pooled"));
+    double factor = json_number_value(json_object_get(accepted, "factor"));
+    CHECK(factor > 1.02 && fabs(mean / pooled - factor) < 1e-4, "%g over %g is not %g", mean, pooled, factor);
+    json_t *bits = json_array_get(json_object_get(all, "bits"), 0);
+    CHECK(json_number_value(json_object_get(bits, "same")) == 1, "guesses show in the bits");
+    json_decref(root);
+}
+
 static const Test tests[] = {
     {"bench/results", "every section leaves numbers, a table, and the picture", leaves_results},
     {"bench/section", "a section runs alone; an unknown one is refused", one_section},
     {"bench/quant", "products of quantised weights are measured by format and rows", quantised},
     {"bench/flash", "flash attention is taken apart, also beside a hog, and its FLOPs are counted", flash_apart},
+    {"bench/servers", "steps, batches and guesses leave numbers, and the bits as they were", steps_of_servers},
 };
 REGISTER_TESTS(tests)

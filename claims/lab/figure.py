@@ -39,9 +39,10 @@ def look(i):
     return {"color": colour, "marker": marker, "linestyle": dashes}
 
 
-def family(arm):
-    """'mla 32' and 'mla 64' are points of one line, mla."""
-    return re.sub(r"\s*\d+$", "", arm.name) if arm.name else arm.label
+def family(arm, x):
+    """'mla 32' and 'mla 64' are points of one line, mla; so are arms whose lists differ only along x."""
+    others = [f"{name}={value}" for name, value in arm.facet if name != x]
+    return " ".join([re.sub(r"\s*\d+$", "", arm.name), *others]) if arm.name else arm.label
 
 
 def words(claim, label):
@@ -135,9 +136,9 @@ def bounds(claim, metric, e):
 
 def draw_lines(axes, claim, results):
     x, every, log, ends = claim.figure["x"], set(), claim.figure.get("log_x"), []
-    names = list(dict.fromkeys(family(arm) for arm in claim.arms))
+    names = list(dict.fromkeys(family(arm, x) for arm in claim.arms))
     for i, name in enumerate(names):
-        arms = sorted((a for a in claim.arms if family(a) == name), key=lambda a: place_of(claim, results, a, x))
+        arms = sorted((a for a in claim.arms if family(a, x) == name), key=lambda a: place_of(claim, results, a, x))
         style, shift = look(i), aside(axes, 3 * (i - (len(names) - 1) / 2))
         places = [place_of(claim, results, a, x) for a in arms]
         levels = [results.level(a.label) for a in arms]

@@ -33,6 +33,7 @@ from .records import METRICS, read_records
 from .report import best_loss, chosen_text, effect, facts, level, measured_text, number, rows_of_arms, settle_text
 from .programs import WORKERS
 from .speed import KINDS, Speeds
+from .steps import Steps
 from .verdict import Results, evaluate
 
 CLAIMS = trainer.ROOT / "claims"
@@ -184,6 +185,42 @@ class FlashMeasured:
             wide = self.flash.row("crossing", place="all-cores")["measured"]
             title = f"With all cores, heads narrower than {wide:.0f} pay more for the matrix than for products"
             picture.suptitle(title, fontsize=10, fontweight="bold")
+            return show(picture)
+
+
+class StepsMeasured:
+    """What bench/bench measured of the steps of a server, in costs, batches or guesses.json; where that is still to be
+    done, it says so."""
+
+    def __init__(self, name, folder=CLAIMS):
+        path = Path(folder) / f"results/{name}.json"
+        self.name, self.steps = name, Steps(json.loads(path.read_text())) if path.exists() else None
+
+    def __getattr__(self, what):
+        """constants(), table(), chunks(), arms(), acceptance(), best(), written(): printed."""
+        if self.steps:
+            return getattr(self.steps, what)
+        return lambda: print(f"not measured yet: bench/bench {self.name} --out claims/results/{self.name}.json")
+
+    def costs(self):
+        """Steps by their rows: measured, the sum and the roofline."""
+        if not self.steps:
+            return self.table()
+        with plt.rc_context(figure.STYLE):
+            picture, axes = plt.subplots(figsize=(7.6, 4), layout="constrained")
+            figure.label_ends(axes, self.steps.draw_steps(axes, figure.look))
+            return show(picture)
+
+    def guesses(self):
+        """Speed by the tokens of a row; a mark where it is best, dashed: ridge over texts."""
+        if not self.steps:
+            return self.best()
+        with plt.rc_context(figure.STYLE):
+            picture, every = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
+            for axes, ends in self.steps.draw_guesses(every, figure.look):
+                figure.label_ends(axes, ends)
+            picture.suptitle("Marks: the best; dashed: ridge over texts; numbers: the chance that a guess is right",
+                             fontsize=10, fontweight="bold")
             return show(picture)
 
 

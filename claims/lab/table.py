@@ -21,6 +21,7 @@ from .flash import Flash, Unmeasured
 from .records import read_records
 from .report import facts
 from .speed import Speeds
+from .steps import SECTIONS, Steps
 from .match import recall_claim
 from .trainer import ROOT
 from .verdict import evaluate
@@ -38,7 +39,7 @@ def measured(path):
         sections = found["sections"]
         if "replay" in sections:
             return Clocks(found)
-        return (Flash if "crossing" in sections or "left" in sections else
+        return (Flash if "crossing" in sections or "left" in sections else Steps if SECTIONS & set(sections) else
                 Speeds if list(sections) == ["context"] else Bench)(found)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged: {error}") from None

@@ -1,0 +1,159 @@
+"""steps.py: what bench/bench recorded of one machine about the steps of a server: their three costs, the same requests
+batched in three ways, and how many guesses pay.
+
+    bench/bench costs --out claims/results/costs.json           post 8
+    bench/bench batches --out claims/results/batches.json       post 11
+    bench/bench guesses --out claims/results/guesses.json       post 12
+
+Each takes some minutes, in which the machine should have nothing else to do. A page may quote them before they are
+measured: then `not measured` stands there.
+"""
+import numpy
+
+from .bench import commit_complaints
+
+SECTIONS = {"constants", "batches", "guessed"}      # one of these is in such a record
+NAMED = {"errors": ("model",), "grid": ("rows", "past"), "chunks": ("chunk",), "batches": ("rows", "cv", "what"),
+         "apart": ("what",), "best": ("texts",), "written": ("texts", "tokens", "right")}   # tells rows apart
+WHOLE = {"by_ridge", "moves", "apart", "least", "free", "cells"}
+
+
+def text_of(name, x):
+    """Shares and errors as they are, with two or three digits."""
+    if name in ("worst", "median", "beyond") or name.startswith("kept") or name == "w":
+        return f"{100 * x:.0f}%" if name != "w" else f"{x:.2f}"
+    return f"{x:.0f}" if name in WHOLE and float(x).is_integer() else f"{x:.3g}"
+
+
+class Steps:
+    def __init__(self, found):
+        self.all, self.sections = found, found["sections"]
+
+    def complaints(self):
+        effort = self.all["effort"]
+        return commit_complaints(self.all) + ([f"it was measured with --{effort}"] if effort != "full" else [])
+
+    def rows(self, section):
+        return self.sections.get(section, [])
+
+    def row(self, section, **which):
+        return next(r for r in self.rows(section) if all(r[k] == v for k, v in which.items()))
+
+    # ---- what pages quote ----
+    def facts(self):
+        """{name: text}: each number of each row, as 'grid 8 128: sum_ms' or 'knee: measured'."""
+        machine, limits = self.all["machine"], self.all["limits"]
+        found = {"machine": machine["cpu"], "cores": str(machine["cores"]),
+                 "fma": f"{limits['fma_gflops']:.0f} GFLOP/s",
+                 "read": f"{limits['read_gbytes_per_second']:.0f} GB/s", "commit": self.all["commit"]}
+        for section in self.sections:
+            for r in self.rows(section):
+                keys = [k for k in NAMED.get(section, ()) if k in r]
+                name = " ".join([section, *(f"{r[k]:g}" if not isinstance(r[k], str) else r[k] for k in keys)])
+                found |= {f"{name}: {k}": text_of(k, x) for k, x in r.items()
+                          if k not in keys and isinstance(x, (int, float))}
+                if "step" in r:
+                    found[f"{name}: ms"] = f"{1e3 * r['step']['seconds']['median']:.2f}"
+        return found
+
+    # ---- costs: pictures and tables ----
+    def draw_steps(self, axes, look):
+        """Milliseconds of a step by its rows, a line for each length of the past: measured, and the two models."""
+        grid, ends = self.rows("grid"), []
+        for i, past in enumerate(sorted({r["past"] for r in grid})):
+            rows = [r for r in grid if r["past"] == past]
+            style, n = look(i), [r["rows"] for r in rows]
+            measured = [1e3 * r["step"]["seconds"]["median"] for r in rows]
+            axes.plot(n, measured, color=style["color"], marker=style["marker"], linestyle="")
+            axes.plot(n, [r["sum_ms"] for r in rows], color=style["color"], linewidth=1.3)
+            axes.plot(n, [r["roofline_ms"] for r in rows], color=style["color"], linewidth=0.9, linestyle=":")
+            ends.append((n[-1], measured[-1], f"{past} tokens before", style["color"]))
+        ridge = self.rows("knee")[0]["predicted"]
+        axes.axvline(ridge, color="#777777", linewidth=0.8, linestyle="--")
+        axes.annotate(f" ridge, {ridge:.0f}", (ridge, 0.02), xycoords=("data", "axes fraction"), fontsize=8)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        ticks = sorted({r["rows"] for r in grid})
+        axes.set_xticks(ticks, [str(n) for n in ticks])
+        axes.minorticks_off()
+        axes.set_yticks([2 ** i for i in range(1, 8)], [str(2 ** i) for i in range(1, 8)])
+        axes.set_ylim(0.8 * min(r["roofline_ms"] for r in grid), 1.2 * max(r["sum_ms"] for r in grid))
+        axes.set_xlabel("texts, each a token further")
+        axes.set_ylabel("milliseconds of a step")
+        axes.set_title("marks: measured; lines: the sum; dotted: the roofline", fontsize=9)
+        return ends
+
+    def constants(self):
+        c = self.rows("constants")[0]
+        print(f"a pass of the weights   {c['weights_ms']:8.2f} ms   {c['weights_gbytes']:6.1f} GB/s")
+        print(f"arithmetic of a token   {c['token_ms']:8.3f} ms   {c['gflops']:6.0f} GFLOP/s")
+        print(f"a cached token          {c['key_us']:8.3f} us   {c['keys_gbytes']:6.1f} GB/s")
+        limits = self.all["limits"]
+        print(f"ridge: {c['weights_ms'] / c['token_ms']:.1f} tokens; limits of the machine: {limits['fma_gflops']:.0f} "
+              f"GFLOP/s, {limits['read_gbytes_per_second']:.0f} GB/s")
+
+    def table(self):
+        print(f"{'rows':>4}{'before':>8}{'ms':>9}{'sum':>9}{'off':>7}{'roofline':>10}{'off':>7}")
+        for r in self.rows("grid"):
+            t = 1e3 * r["step"]["seconds"]["median"]
+            print(f"{r['rows']:>4}{r['past']:>8}{t:>9.2f}{r['sum_ms']:>9.2f}{100 * (r['sum_ms'] / t - 1):>+6.0f}%"
+                  f"{r['roofline_ms']:>10.2f}{100 * (r['roofline_ms'] / t - 1):>+6.0f}%")
+        for r in self.rows("errors"):
+            print(f"{r['model']:<9} off by {100 * r['median']:.0f}% in the median, {100 * r['worst']:.0f}% at most")
+
+    def chunks(self):
+        print(f"{'tokens of a prompt beside 4 texts':>34}{'ms':>9}{'share of the best rate':>24}{'times the step':>16}")
+        for r in self.rows("chunks"):
+            print(f"{r['chunk']:>34}{1e3 * r['step']['seconds']['median']:>9.2f}{100 * r['share']:>23.0f}%"
+                  f"{r['times']:>16.2f}")
+
+    # ---- batches ----
+    def arms(self):
+        print(f"{'rows':>4}{'cv':>5}{'times':>7}{'longest/mean':>14}{'padding costs':>15}{'gain':>8}"
+              f"{'by full steps':>15}{'by the line':>13}{'w':>7}")
+        for r in self.rows("batches"):
+            print(f"{r['rows']:>4}{r['cv']:>5g}{r.get('what', 'all'):>7}{r['longest_over_mean']:>14.2f}"
+                  f"{r['padded']:>15.2f}{r['gain']:>8.2f}{r['by_steps']:>15.2f}{r['by_line']:>13.2f}{r['w']:>7.2f}")
+
+    def acceptance(self):
+        r = self.rows("acceptance")[0]
+        print(f"all tokens over all steps   {r['pooled']:.4f}   (each text alone: {r['pooled'] * r['alone']:.4f})")
+        print(f"mean of the requests        {r['mean']:.4f}   (each text alone: {r['mean'] * r['alone_mean']:.4f})")
+        print(f"their ratio                 {r['mean'] / r['pooled']:.6f}")
+        print(f"E[m] E[1/m]                 {r['factor']:.6f}")
+
+    # ---- guesses ----
+    def draw_guesses(self, every, look, texts=(1, 4, 16)):
+        """A panel for each number of texts: speed by the tokens of a row, a line for each chance of a right guess."""
+        for axes, count in zip(every, texts):
+            row, ends = self.row("best", texts=count), []
+            n, ms = ([s[k] for s in row["steps"]] for k in ("tokens", "ms"))
+            for i, c in enumerate(row["chances"]):
+                style, right = look(i), c["right"]
+                speed = [(1 - right ** k) / (1 - right) * ms[0] / t for k, t in zip(n, ms)]
+                axes.plot(n, speed, **{**style, "marker": ""})
+                axes.plot(c["best"], numpy.interp(c["best"], n, speed), marker=style["marker"], color=style["color"])
+                ends.append((n[-1], speed[-1], f"{right:g}", style["color"]))
+            axes.axvline(row["ridge_over_texts"], color="#777777", linewidth=0.8, linestyle="--")
+            axes.axhline(1, color="#bbbbbb", linewidth=0.8)
+            axes.set_ylim(bottom=0)
+            axes.set_xlim(0, n[-1] * 1.02)
+            axes.set_xlabel("tokens of a row: one, and guesses")
+            axes.set_title(f"{count} text{'s' * (count > 1)}", fontsize=9)
+            yield axes, ends
+        every[0].set_ylabel("times the speed without guesses")
+
+    def best(self):
+        chances = [c["right"] for c in self.rows("best")[0]["chances"]]
+        print(f"{'texts':>5}{'ridge/texts':>13}" + "".join(f"{f'right {c:g}':>11}" for c in chances)
+              + f"{'kept at ridge/texts':>21}")
+        for r in self.rows("best"):
+            print(f"{r['texts']:>5}{r['ridge_over_texts']:>13.1f}" + "".join(f"{c['best']:>11}" for c in r["chances"])
+                  + f"{100 * r['kept']:>20.0f}%")
+
+    def written(self):
+        print(f"{'texts':>5}{'tokens of a row':>17}{'right':>7}{'tokens a step':>15}{'times':>8}{'promised':>10}  bits")
+        for r in self.rows("written"):
+            bits = "the same" if r["same"] == 1 else "others"
+            print(f"{r['texts']:>5}{r['tokens']:>17}{r['right']:>7g}{r['tokens_per_step']:>15.2f}{r['gain']:>8.2f}"
+                  f"{r['promised']:>10.2f}  {bits}")
