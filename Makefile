@@ -1,4 +1,4 @@
-# make              ./train and ./generate
+# make              ./train, ./generate, ./serve and ./quantize
 # make test         the tests            make asan     the tests under AddressSanitizer and UBSan
 # make tsan         data races, by ThreadSanitizer: needs clang, libomp and its tool Archer
 # make oracle       our models against PyTorch and transformers, our event files against TensorBoard
@@ -57,7 +57,7 @@ REPLAY  = build/$(subst $(empty) ,-,$(strip $(NAME) asan))/replay
 B       = $(patsubst %/,%,build/$(subst $(empty) ,-,$(strip $(KIND))))
 BIN     = $(if $(strip $(KIND)),$(B)/,)
 
-PROGRAMS = train.c generate.c serve.c
+PROGRAMS = train.c generate.c serve.c quantize.c
 FOLDERS = lib kernels config data formats model infer run plot
 SERVER  = infer/http.c
 ROOMS   = $(filter-out $(PROGRAMS) $(SERVER) gpt.c,$(wildcard *.c $(FOLDERS:%=%/*.c)))
@@ -75,7 +75,7 @@ $(PROGRAMS:.c=): %: $(BIN)%      # make train CC=clang builds build/clang/train
 .PHONY: $(PROGRAMS:.c=)
 endif
 
-$(BIN)train $(BIN)generate $(BIN)serve: $(BIN)%: $(B)/objects/%.o $(OBJECTS)
+$(BIN)train $(BIN)generate $(BIN)serve $(BIN)quantize: $(BIN)%: $(B)/objects/%.o $(OBJECTS)
 	$(call say,LINK)$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
 
 # Only ./serve needs libmicrohttpd, and is built without it where it is missing: then --port says so. The page is in it.
@@ -231,7 +231,7 @@ $(OBJECTS) $(PROGRAMS:%.c=$(B)/objects/%.o) $(SERVER:%.c=$(B)/objects/%.o): | fo
 endif
 
 clean:
-	rm -rf build train generate serve gpt bench/bench
+	rm -rf build train generate serve quantize gpt bench/bench
 
 .PHONY: all test oracle mutations clients claims digest onefile bench versus versus-llama asan tsan fuzz replay demo \
         ready found clean always

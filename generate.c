@@ -10,6 +10,7 @@
 // the pictures of --picture are in infer/maps.c. What this file is not: a server, a batch of different prompts.
 #include "config/generate.h"
 #include "data/data.h"
+#include "formats/gguf.h"
 #include "formats/hf.h"
 #include "lib/cpu.h"
 #include "lib/machine.h"
@@ -68,8 +69,9 @@ static char *find_run(const GenerateOptions *o) {
     struct stat s;
     if (!*dir) usage_error("there is no run in runs/ yet; ./train makes one, --run names one elsewhere");
     if (stat(dir, &s) != 0) fail("--run %s: %s; ./train makes a run, and names its directory", dir, strerror(errno));
-    if (!S_ISDIR(s.st_mode)) fail("--run %s is a file; the directory of a run was expected", dir);
-    if (!file_exists(config)) fail("--run %s has no config.json: no run, or nothing has been saved in it yet", dir);
+    bool gguf = gguf_is(dir);
+    if (!gguf && !S_ISDIR(s.st_mode)) fail("--run %s is a file, no GGUF; the directory of a run was expected", dir);
+    if (!gguf && !file_exists(config)) fail("--run %s has no config.json: no run, or nothing has been saved in it yet", dir);
     if (!*o->run) print_line(stderr, "run      %s\n", dir);
     free(config);
     return dir;

@@ -1,5 +1,6 @@
 // hf.c: what Hugging Face calls our tensors. One table, `names`, is read in both directions (links.h). Which architecture
 // it is, and config.json, is the matter of hf_config.c.
+#include "formats/gguf_model.h"
 #include "formats/hf_config.h"
 #include "formats/links.h"
 #include <stdlib.h>
@@ -294,6 +295,10 @@ static void load_file(Loading *l, const char *path) {
 }
 
 void hf_load(Model *m, const char *dir) {
+    if (gguf_is(dir)) {
+        gguf_load(m, dir);
+        return;
+    }
     JsonFile j = hf_read_json(dir, "config.json");
     const Family *family = hf_family_in(&j);
     Loading l = {m, family, links_of(m, family, hf_interleaved(&j, family->bit)),

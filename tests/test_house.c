@@ -40,6 +40,7 @@ static const struct { const char *files, *may[16]; } rooms[] = {
     {"train.c", {""}},
     {"generate.c", {""}},
     {"serve.c", {""}},
+    {"quantize.c", {""}},
     {"gpt.c", {NULL}},                      // nothing: it shares no line with the others
 };
 enum { ROOMS = sizeof rooms / sizeof rooms[0] };

@@ -1,0 +1,232 @@
+// gguf_model.c: what llama.cpp calls our tensors, and which models it computes as we do. `names` is read in both
+// directions (links.h); the keys are in gguf_config.c.
+#include "formats/gguf_model.h"
+#include "formats/links.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ---- names -------------------------------------------------------------------------------------
+enum { WHOLE_KV_B = 1 << 30 };      // of older files: kv_b as it is
+static const TensorName names[] = {
+    {EVERYONE, "embed", "token_embd", PLAIN},
+    {GPT2, "pos", "position_embd", PLAIN},
+    {EVERYONE, "final_norm", "output_norm", PLAIN},
+    {EVERYONE, "head", "output", PLAIN},
+    {EVERYONE, "attn_norm", "attn_norm", PLAIN},
+    {EVERYONE, "ffn_norm", "ffn_norm", PLAIN},
+    {GPT2, "attn.q", "attn_qkv", PLAIN},
+    {GPT2, "attn.k", "attn_qkv", PLAIN},
+    {GPT2, "attn.v", "attn_qkv", PLAIN},
+    {ROTARY, "attn.q", "attn_q", PLAIN},
+    {ROTARY, "attn.k", "attn_k", PLAIN},
+    {ROTARY, "attn.v", "attn_v", PLAIN},
+    {EVERYONE, "attn.o", "attn_output", PLAIN},
+    {ROTARY, "attn.q_norm", "attn_q_norm", PLAIN},
+    {ROTARY, "attn.k_norm", "attn_k_norm", PLAIN},
+    {LATENT, "attn.q_a", "attn_q_a", PLAIN},
+    {LATENT, "attn.q_a_norm", "attn_q_a_norm", PLAIN},
+    {LATENT, "attn.q_b", "attn_q_b", PLAIN},
+    {LATENT, "attn.kv_a", "attn_kv_a_mqa", PLAIN},
+    {LATENT, "attn.kv_a_norm", "attn_kv_a_norm", PLAIN},
+    {WHOLE_KV_B, "attn.kv_b", "attn_kv_b", PLAIN},
+    {LATENT, "attn.kv_b", "attn_k_b", KEYS_OF},
+    {LATENT, "attn.kv_b", "attn_v_b", VALUES_OF},
+    {ROTARY, "ffn.gate", "ffn_gate", PLAIN},
+    {EVERYONE, "ffn.up", "ffn_up", PLAIN},
+    {EVERYONE, "ffn.down", "ffn_down", PLAIN},
+    {DEEPSEEK, "moe.router.bias", "exp_probs_b.bias", PLAIN},
+    {ROTARY, "moe.router", "ffn_gate_inp", PLAIN},
+    {ROTARY, "moe.gate", "ffn_gate_exps", PLAIN},
+    {ROTARY, "moe.up", "ffn_up_exps", PLAIN},
+    {ROTARY, "moe.down", "ffn_down_exps", PLAIN},
+    {LATENT, "moe.shared.gate", "ffn_gate_shexp", PLAIN},
+    {LATENT, "moe.shared.up", "ffn_up_shexp", PLAIN},
+    {LATENT, "moe.shared.down", "ffn_down_shexp", PLAIN},
+    {0, NULL, NULL, PLAIN},
+};
+
+// ggml's plain rotation is of neighbours (0 1)(2 3)..., and so are the rows of llama and deepseek2; all others have our
+// halves (its "neox").
+static void pairs(Link *k, const char *ours, const Config *c) {
+    bool query = strncmp(ours, "attn.q.", 7) == 0, key = strncmp(ours, "attn.k.", 7) == 0;
+    if (query || key) k->head = k->rotated = c->head_dim;
+}
+
+static void latent_pairs(Link *k, const char *ours, const Config *c) {
+    bool query = strncmp(ours, "attn.q.", 7) == 0 || strncmp(ours, "attn.q_b.", 9) == 0;
+    bool key = strncmp(ours, "attn.kv_a.", 10) == 0;
+    if (query) k->head = c->nope_dim + c->rope_dim;
+    if (key) k->head = c->kv_rank + c->rope_dim;
+    if (query || key) k->rotated = c->rope_dim;
+}
+
+static Links links_of(const Model *m, unsigned family, unsigned whole) {
+    Naming naming = {names, gguf_architecture(family), "blk.", family | whole, 0};
+    return links_named(m, &naming, family & (LLAMA | MIXTRAL) ? pairs : family & LATENT ? latent_pairs : NULL);
+}
+
+// ---- which models --------------------------------------------------------------------------------
+static bool rotates_as_llama_cpp(const Config *c, unsigned family) {
+    bool latent = family & LATENT;
+    switch (c->rope_scaling) {
+    case ROPE_SCALING_none: case ROPE_SCALING_linear: return true;
+    case ROPE_SCALING_llama3: return family & (LLAMA | MIXTRAL);
+    case ROPE_SCALING_yarn:
+        if (c->rope_beta_fast != 32 || c->rope_beta_slow != 1 || !c->rope_truncate) return false;
+        if (latent) return c->rope_mscale > 0 && c->rope_mscale == c->rope_mscale_all_dim;
+        return c->rope_mscale == 0 && c->rope_mscale_all_dim == 0;
+    default: return false;
+    }
+}
+
+static bool has_experts_everywhere(const Config *c) {
+    for (size_t l = 0; l < c->layers; l++)
+        if (!config_layer_has_experts(c, l)) return false;
+    return true;
+}
+
+// llama.cpp tells the small DeepSeeks, whose queries have no rank, by how many layers they have.
+static bool is_lite(const Config *c) {
+    return c->layers == 26 || c->layers == 27 || (c->layers == 48 && c->vocab == 128256);
+}
+
+const char *gguf_obstacle(const Config *c) {
+    static char text[200];
+    unsigned family = hf_family(c)->bit;
+    const char *arch = gguf_architecture(family);
+    if (family == OURS) return hf_obstacle(c);
+    if (!arch) {
+        snprintf(text, sizeof text, "a %s is not written as GGUF", hf_family(c)->architecture);
+        return text;
+    }
+    const struct { unsigned families; bool holds; const char *needs; } conditions[] = {
+        {ROTARY, !hf_has_attention(c, ATTN_swa), "--attn without windows (swa)"},
+        {ROTARY, rotates_as_llama_cpp(c, family), "another --rope-scaling, or other flags with it: its yarn has beta "
+         "32 and 1, whole pairs, and in deepseek2 --rope-mscale equal to --rope-mscale-all-dim"},
+        {QWEN2, c->heads * c->head_dim == c->width, "--head-dim of width/heads"},
+        {QWEN3 | QWEN3_MOE | LATENT, !config_qkv_bias(c), "--attn-bias none"},
+        {QWEN3_MOE, has_experts_everywhere(c), "experts in all layers"},
+        {QWEN3_MOE, c->norm_topk, "--norm-topk 1"},
+        {LATENT, fabs(c->norm_eps - 1e-6) < 1e-12, "--norm-eps 1e-6, as the norms of latents have"},
+        {LATENT, !is_lite(c) || c->q_rank == 0, "--q-rank 0 with 26 or 27 layers, by which it knows the small ones"},
+        {DEEPSEEK2, c->route_groups == 0, "--route-groups 0"},
+    };
+    for (size_t i = 0; i < sizeof conditions / sizeof *conditions; i++)
+        if (conditions[i].families & family && !conditions[i].holds) {
+            snprintf(text, sizeof text, "%s of llama.cpp needs %s", arch, conditions[i].needs);
+            return text;
+        }
+    return NULL;
+}
+
+// ---- writing -------------------------------------------------------------------------------------
+// Llama 3's ramp as a factor for each pair of dimensions, by which its frequency is divided; malloc'd.
+static const real *ramp_of(const Config *c, size_t pairs_of_head) {
+    real *by = xmalloc(pairs_of_head * sizeof *by);
+    for (size_t i = 0; i < pairs_of_head; i++) {
+        double turns = (double)c->rope_trained * pow(c->rope_theta, -(double)i / (double)pairs_of_head) /
+                       (2 * 3.14159265358979323846);
+        double share = (turns - c->rope_low_freq) / (c->rope_high_freq - c->rope_low_freq);
+        share = share < 0 ? 0 : share > 1 ? 1 : share;
+        by[i] = (real)(1 / ((1 - share) / c->rope_factor + share));
+    }
+    return by;
+}
+
+// Matrices are in `type`. Their own files have vectors, routers and positions as float.
+static const GgufType *type_of(const Link *k, const GgufType *type, size_t *odd) {
+    bool exact = k->rank == 1 || strstr(k->name, "ffn_gate_inp") || strcmp(k->name, "position_embd.weight") == 0;
+    if (exact) return gguf_type_named("f32");
+    if (k->shape[k->rank - 1] % type->block == 0) return type;
+    ++*odd;
+    return gguf_type_named("f16");
+}
+
+static GgufTensorOut tensor_out(const Link *k, const real *values, const GgufType *type, size_t *odd) {
+    GgufTensorOut out = {.rank = k->rank, .type = type_of(k, type, odd)};
+    if (strlen(k->name) >= GGUF_NAME) fail("the name of tensor %s is longer than %d bytes", k->name, GGUF_NAME - 1);
+    strcpy(out.name, k->name);
+    memcpy(out.shape, k->shape, sizeof k->shape);
+    out.data = link_is_plain(k) ? values + k->part[0].offset : link_gathered(k, values);
+    return out;
+}
+
+// Where a model has no experts, llama.cpp wants to hear of none.
+static json_t *config_to_write(const Config *c, const Family *family) {
+    json_t *config = hf_config_as_json(c, family);
+    if (family->bit & LATENT && c->experts == 0) {
+        json_object_set_new(config, "n_routed_experts", json_integer(0));
+        json_object_set_new(config, "num_experts_per_tok", json_integer(0));
+    }
+    if (family->bit & LATENT && json_integer_value(json_object_get(config, "n_group")) < 2)
+        json_object_del(config, "n_group"), json_object_del(config, "topk_group");
+    return config;
+}
+
+size_t gguf_save(const Model *m, GgufHead *head, const GgufType *type, const char *path) {
+    const Config *c = model_config(m);
+    const Family *family = hf_family(c);
+    const real *values = model_values((Model *)m);         // only read, but the accessor is for writers too
+    Links all = links_of(m, family->bit, 0);
+    GgufTensorOut *out = xmalloc((all.count + 1) * sizeof *out);
+    size_t odd = 0, count = all.count;
+    for (size_t i = 0; i < all.count; i++) out[i] = tensor_out(&all.link[i], values, type, &odd);
+    bool ramp = c->rope_scaling == ROPE_SCALING_llama3;
+    if (ramp)
+        out[count++] = (GgufTensorOut){.name = "rope_freqs.weight", .type = gguf_type_named("f32"), .rank = 1,
+                                       .shape = {c->head_dim / 2}, .data = ramp_of(c, c->head_dim / 2)};
+    json_t *config = config_to_write(c, family);
+    gguf_put_config(head, config, family->bit, type);
+    gguf_write(path, head, out, count);
+    for (size_t i = 0; i < count; i++)
+        if (i >= all.count || !link_is_plain(&all.link[i])) free((void *)out[i].data);
+    json_decref(config);
+    free(out), free(all.link);
+    return odd;
+}
+
+// ---- reading -------------------------------------------------------------------------------------
+static void copy_tensor(const Gguf *g, const GgufTensor *t, const Link *k, real *values) {
+    char expected[96], found[96];
+    if (t->rank != k->rank || memcmp(t->shape, k->shape, k->rank * sizeof *k->shape) != 0)
+        fail("%s: tensor %s: expected %s, found %s", g->path, t->name, link_shape(k->rank, k->shape, expected),
+             link_shape(t->rank, t->shape, found));
+    if (link_is_plain(k)) {
+        gguf_copy(t, values + k->part[0].offset);
+        return;
+    }
+    real *number = xmalloc(k->size * sizeof *number);
+    gguf_copy(t, number);
+    for (size_t i = 0; i < k->size; i++) values[link_place(k, i)] = number[i];
+    free(number);
+}
+
+static int by_name(const void *a, const void *b) { return strcmp(((const Link *)a)->name, ((const Link *)b)->name); }
+
+void gguf_load(Model *m, const char *path) {
+    Gguf *g = gguf_open(path);
+    char shape[96];
+    Links all = links_of(m, gguf_family(g), gguf_tensor(g, "blk.0.attn_kv_b.weight") ? WHOLE_KV_B : 0);
+    qsort(all.link, all.count, sizeof *all.link, by_name);
+    for (size_t i = 0; i < g->tensors; i++) {
+        const GgufTensor *t = &g->tensor[i];
+        Link key;
+        strcpy(key.name, t->name);
+        Link *k = bsearch(&key, all.link, all.count, sizeof key, by_name);
+        if (!k && strcmp(t->name, "rope_freqs.weight") == 0) continue;     // read with the configuration
+        if (!k)
+            fail("%s: tensor %s %s is left over: this model has no place for it", path, t->name,
+                 link_shape(t->rank, t->shape, shape));
+        copy_tensor(g, t, k, model_values(m));
+        k->found = true;
+    }
+    for (size_t i = 0; i < all.count; i++) {
+        const Link *k = &all.link[i];
+        if (!k->found)
+            fail("%s: tensor %s %s is missing", path, k->name, link_shape(k->rank, k->shape, shape));
+    }
+    model_changed(m);
+    free(all.link);
+    gguf_close(g);
+}

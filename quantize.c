@@ -1,0 +1,87 @@
+// quantize.c: main(). Writes a model as GGUF, with its matrices in another type.
+//
+//     ./quantize runs/NAME f16 -o model.gguf
+//     ./quantize --help
+//
+// What the file says is the matter of formats/gguf_model.c and, for tokens, data/tokenizer_gguf.c.
+#include "config/quantize.h"
+#include "data/tokenizer.h"
+#include "formats/gguf_model.h"
+#include "lib/cpu.h"
+#include "lib/process.h"
+#include "run/report.h"
+#include "run/run.h"
+#include <stdlib.h>
+#include <string.h>
+
+// "RUN FORMAT -o FILE" as "--run RUN --format FORMAT --out FILE"; flags stay as they are.
+static char **with_names(int *argc, char **argv) {
+    static const char *const names[] = {"--run", "--format"};
+    char **all = xmalloc((2 * (size_t)*argc + 1) * sizeof *all);
+    int n = 0, words = 0;
+    all[n++] = argv[0];
+    for (int i = 1; i < *argc; i++) {
+        bool flag = argv[i][0] == '-', follows = i > 1 && argv[i - 1][0] == '-' && !strchr(argv[i - 1], '=');
+        if (!flag && !follows && words < 2) all[n++] = (char *)names[words++];
+        all[n++] = strcmp(argv[i], "-o") == 0 ? "--out" : argv[i];
+    }
+    *argc = n;
+    return all;
+}
+
+static const GgufType *type_of(const QuantizeOptions *o) {
+    const GgufType *type = gguf_type_named(o->format);
+    char known[128] = "";
+    for (const GgufType *t = gguf_types; t->name; t++)
+        if (t->encode) snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", *known ? ", " : "", t->name);
+    if (!type) usage_error("--format %s: one of %s was expected", o->format, known);
+    return type;
+}
+
+static char *name_of_file(const QuantizeOptions *o) {
+    if (*o->out) return xprintf("%s", o->out);
+    size_t n = strlen(o->run);
+    while (n > 1 && o->run[n - 1] == '/') n--;
+    if (n > 5 && strncmp(o->run + n - 5, ".gguf", 5) == 0) n -= 5;
+    return xprintf("%.*s.%s.gguf", (int)n, o->run, o->format);
+}
+
+static Model *load(const QuantizeOptions *o) {
+    static const char advice[] = "--unverified uses it all the same";
+    static Config c;
+    flags_defaults(&config_table, &c);
+    bool ours = hf_flags(&c, o->run);
+    if (!ours) hf_config(&c, o->run);
+    size_t trained = ours ? c.context : hf_trained_context(o->run);
+    config_resolve(&c);
+    if (!ours) c.context = trained;
+    const char *obstacle = gguf_obstacle(&c);
+    if (obstacle) fail("%s cannot be written as GGUF: %s", o->run, obstacle);
+    if (!o->unverified) run_check_files(o->run, false, advice);
+    Model *m = model_new(&c, false);
+    hf_load(m, o->run);
+    if (!o->unverified) report_check_weights(m, o->run, advice);
+    return m;
+}
+
+int main(int argc, char **argv) {
+    cpu_check(run_commit());
+    process_begin();
+    QuantizeOptions o;
+    char **words = with_names(&argc, argv);
+    flags_parse(&quantize_table, &o, argc, words, NULL);
+    if (!*o.run) usage_error("name a run: ./quantize RUN FORMAT -o FILE (--help)");
+    const GgufType *type = type_of(&o);
+    char *path = name_of_file(&o);
+    Model *m = load(&o);
+    GgufHead head = {0};
+    gguf_put_text(&head, "tokenizer.ggml.model", "none");
+    size_t odd = gguf_save(m, &head, type, path);
+    print_line(stdout, "written  %s\n", path);
+    if (odd)
+        print_line(stderr, "note     %zu matri%s with rows that are no whole blocks of %zu numbers %s in f16\n", odd,
+                   odd == 1 ? "x" : "ces", type->block, odd == 1 ? "is" : "are");
+    model_free(m);
+    free(path), free(words);
+    return 0;
+}
