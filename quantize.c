@@ -64,6 +64,19 @@ static Model *load(const QuantizeOptions *o) {
     return m;
 }
 
+static void put_tokens(GgufHead *head, const QuantizeOptions *o, const Config *c) {
+    Tokenizer *t = tokenizer_open_dir(o->run);
+    const char *missing = "the run has no tokenizer";
+    if (t && tokenizer_vocab(t) > c->vocab)
+        fail("the tokenizer of %s has %zu tokens, but its model only %zu; they do not belong together", o->run,
+             tokenizer_vocab(t), c->vocab);
+    if (t) missing = tokenizer_put_gguf(t, head, c->vocab);
+    else gguf_put_text(head, "tokenizer.ggml.model", "none");
+    if (missing)
+        print_line(stderr, "note     %s; in llama.cpp this model reads and writes tokens as numbers\n", missing);
+    tokenizer_free(t);
+}
+
 int main(int argc, char **argv) {
     cpu_check(run_commit());
     process_begin();
@@ -75,7 +88,7 @@ int main(int argc, char **argv) {
     char *path = name_of_file(&o);
     Model *m = load(&o);
     GgufHead head = {0};
-    gguf_put_text(&head, "tokenizer.ggml.model", "none");
+    put_tokens(&head, &o, model_config(m));
     size_t odd = gguf_save(m, &head, type, path);
     print_line(stdout, "written  %s\n", path);
     if (odd)

@@ -5,6 +5,7 @@
 // have not seen, naming it; hf takes UTF-8 alone, as the library of tokenizers does.
 #ifndef TOKENIZER_H
 #define TOKENIZER_H
+#include "formats/gguf.h"
 #include "lib/util.h"
 
 typedef struct Tokenizer Tokenizer;
@@ -33,7 +34,11 @@ Tokenizer *tokenizer_open_dir(const char *dir);
 void tokenizer_save_dir(const Tokenizer *t, const char *dir);
 // The same beside a model with an architecture of transformers, which decides how AutoTokenizer reads it; or NULL.
 void tokenizer_save_beside(const Tokenizer *t, const char *dir, const char *architecture);
+// Both also take a GGUF in the place of a directory.
 bool tokenizer_in_dir(const char *dir);          // whether there is a file that tokenizer_open_dir reads
+// The keys of a GGUF whose model has `vocab` tokens. Returns NULL, or what llama.cpp is missing to cut texts as this
+// tokenizer does, as half a sentence: then texts are numbers to it, and only we read the tokenizer back.
+const char *tokenizer_put_gguf(const Tokenizer *t, GgufHead *head, size_t vocab);
 
 // ---- tokens with a meaning -----------------------------------------------------------------------
 // The token after which every document starts, and with which a sample has to start; -1: there is none.

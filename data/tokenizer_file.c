@@ -14,6 +14,7 @@
 // llm.c's tokenizer.bin (https://github.com/karpathy/llm.c, tokenizer.h): 256 little-endian u32, of
 // which 20240328, version (1 or 2), tokens, end-of-text token (version 2); then {u8 length, bytes} per
 // token. It has no merges, so it decodes only.
+#include "data/gguf_tokens.h"
 #include "data/tokenizer_inside.h"
 #include "data/unicode.h"
 #include <inttypes.h>
@@ -431,6 +432,7 @@ static bool has_file(const char *dir, const char *name) {
 }
 
 bool tokenizer_in_dir(const char *dir) {
+    if (gguf_is(dir)) return gguf_tokens_in(dir);
     for (size_t i = 0; i < 3; i++)
         if (has_file(dir, names[i])) return true;
     return false;
@@ -535,7 +537,51 @@ static Tokenizer *open_others(const char *dir, const char *path, json_t *root, c
     return t;
 }
 
+// ---- inside a GGUF -----------------------------------------------------------------------------------
+static Tokenizer *open_gguf(const char *path) {
+    GgufTokens g = gguf_tokens_read(path);
+    json_t *root;
+    if (!g.json) return NULL;
+    Tokenizer *t = load_own(path, g.json, strlen(g.json), &root);
+    if (t) free(g.json);
+    else {
+        t = load_hf(path, root);
+        keep(t, 0, g.json, strlen(g.json));
+        t->begin = g.begin >= 0 && (size_t)g.begin < t->vocab ? g.begin : -1;
+        for (size_t i = 0; i < GGUF_ENDS; i++) add_end(t, g.end[i]);
+        finish_others(t);
+    }
+    json_decref(root);
+    return t;
+}
+
+// What goes around a prompt: nothing, or one token, which *token then is; false: more.
+static bool around(const Tokenizer *t, int side, int *token, bool *adds) {
+    const int *all;
+    size_t n = bytelevel_around(t->others, side, &all);
+    *adds = n == 1;
+    if (n == 1) *token = all[0];
+    return n < 2;
+}
+
+const char *tokenizer_put_gguf(const Tokenizer *t, GgufHead *head, size_t vocab) {
+    GgufTokensOut out = {.vocab = vocab, .begin = t->others ? t->begin : -1, .end = {-1, -1}};
+    for (size_t i = 0; i < GGUF_ENDS && i < t->ends; i++) out.end[i] = t->end[i];
+    if (t->ends > GGUF_ENDS)
+        print_line(stderr, "note     of %zu tokens that end a text, a GGUF names the first %d\n", t->ends, GGUF_ENDS);
+    bool one = !t->others || (around(t, 0, &out.begin, &out.adds_begin) & around(t, 1, &out.end[0], &out.adds_end));
+    json_t *root = t->others ? parse("tokenizer.json", "tokenizer", t->file[0].text, t->file[0].bytes, 0)
+                   : has_hf_form(t) ? hf_json(t) : NULL;
+    json_t *own = root ? NULL : tokenizer_json(t);
+    if (t->others) json_object_set_new(root, "added_tokens", bytelevel_marks(t->others));
+    out.root = root, out.own = own, out.one_around = one;
+    const char *missing = gguf_tokens_write(head, &out);
+    json_decref(root), json_decref(own);
+    return missing;
+}
+
 Tokenizer *tokenizer_open_dir(const char *dir) {
+    if (gguf_is(dir)) return open_gguf(dir);
     for (size_t i = 0; i < 3; i++) {
         if (!has_file(dir, names[i])) continue;
         size_t bytes;

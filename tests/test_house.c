@@ -16,7 +16,7 @@ static const struct { const char *files, *may[16]; } rooms[] = {
     {"config/*.[ch]", {"config/", "lib/"}},
     {"config/*.def", {"config/"}},
     {"plot/*.[ch]", {"plot/", "lib/"}},
-    {"data/*.[ch]", {"data/", "config/", "lib/"}},
+    {"data/*.[ch]", {"data/", "formats/gguf.", "config/", "lib/"}},
     {"model/*.[ch]", {"model/", "kernels/", "config/", "lib/"}},
     {"attention.[ch]", {"attention.", "model/", "kernels/", "config/", "lib/"}},
     {"linear.[ch]", {"linear.", "model/", "kernels/", "config/", "lib/"}},
