@@ -33,7 +33,8 @@ static const GgufType *type_of(const QuantizeOptions *o) {
     const GgufType *type = gguf_type_named(o->format);
     char known[128] = "";
     for (const GgufType *t = gguf_types; t->name; t++)
-        if (t->encode) snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", *known ? ", " : "", t->name);
+        if (t->encode)
+            snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", *known ? ", " : "", t->name);
     if (!type) usage_error("--format %s: one of %s was expected", o->format, known);
     return type;
 }

@@ -82,16 +82,15 @@ static const char *cut_of(const json_t *root, const Cut **found) {
     const json_t *model = json_object_get(root, "model"), *normalizer = json_object_get(root, "normalizer");
     Steps s = {.known = true};
     read_steps(&s, json_object_get(root, "pre_tokenizer"));
-    bool merges = json_array_size(json_object_get(model, "merges")) > 0;
     for (size_t i = 0; s.known && i < CUTS && !*found; i++)
-        if (same_steps(&s, &cuts[i]) || (!merges && s.steps == 0)) *found = &cuts[i];   // nothing to be cut
+        if (same_steps(&s, &cuts[i])) *found = &cuts[i];
     for (size_t i = 0; i < s.steps; i++) free(s.step[i]);
     if (!*found) return "llama.cpp knows no pre-tokenizer that cuts texts as this one does";
     if (s.prefix) return "llama.cpp puts no space before a text (add_prefix_space)";
     bool composed = strcmp(text_in(normalizer, "type"), "NFC") == 0;
     if (normalizer && !json_is_null(normalizer) && !composed) return "llama.cpp has no such normalizer";
     bool whole = json_is_true(json_object_get(model, "ignore_merges"));
-    if (merges && whole != (*found)->whole) return "llama.cpp takes ignore_merges from the pre-tokenizer, and otherwise";
+    if (whole != (*found)->whole) return "llama.cpp takes ignore_merges from the pre-tokenizer, and otherwise";
     if (composed != (*found)->composed && composed) return "llama.cpp does not compose characters (NFC)";
     return NULL;
 }
@@ -153,22 +152,45 @@ static void write_merges(GgufHead *h, const json_t *merges) {
     }
 }
 
-// A table of characters as bytes: where each is one.
-static json_t *as_bytes(const json_t *root) {
+// ---- tokens that are bytes -----------------------------------------------------------------------------
+// The byte that a token of `byte` or `char` is: in a BPE without merges a letter, in a table of characters one of ASCII
+// (llama.cpp goes round in circles where another character begins like one that it has). -1: it is no single byte.
+static int byte_of(const char *text, bool letters) {
+    char byte[8];
+    if (!letters) return text[0] && !text[1] && (unsigned char)text[0] < 128 ? (unsigned char)text[0] : -1;
+    return strlen(text) < 4 && bytelevel_bytes(byte, text, strlen(text)) == 1 ? (unsigned char)byte[0] : -1;
+}
+
+static bool bytes_of(int *byte, size_t count, const json_t *root) {
     const json_t *model = json_object_get(root, "model");
-    if (strcmp(text_in(model, "type"), "WordLevel") != 0) return json_incref((json_t *)root);
-    json_t *vocab = json_object(), *value;
+    bool letters = strcmp(text_in(model, "type"), "BPE") == 0, newline = false;
     const char *key;
+    json_t *value;
+    if (json_array_size(json_object_get(model, "merges")) || json_array_size(json_object_get(root, "added_tokens")))
+        return false;
+    for (size_t i = 0; i < count; i++) byte[i] = -1;
     json_object_foreach(json_object_get(model, "vocab"), key, value) {
-        char letter[8] = "";
-        if (strlen(key) == 1 && (unsigned char)*key < 128) bytelevel_spell(letter, key, 1);
-        if (*letter) json_object_set(vocab, letter, value);
+        size_t token = (size_t)json_integer_value(value);
+        if (token >= count || (byte[token] = byte_of(key, letters)) < 0) return false;
+        newline |= byte[token] == '\n';
     }
-    bool all = json_object_size(vocab) == json_object_size(json_object_get(model, "vocab"));
-    json_t *out = all ? json_pack("{s:{s:O, s:[]}, s:{s:s, s:b}}", "model", "vocab", vocab, "merges", "pre_tokenizer",
-                                  "type", "ByteLevel", "use_regex", 0) : NULL;
-    json_decref(vocab);
-    return out;
+    return newline;         // llama.cpp asks for it
+}
+
+// As "rwkv", the longest token first, which for bytes is any order; and it has no token for an end unless there is one:
+// of gpt2 llama.cpp takes number 11 for it. Its texts are escaped; what fills up is no UTF-8.
+static void write_bytes(GgufHead *h, const int *byte, size_t count) {
+    gguf_put_text(h, "tokenizer.ggml.model", "rwkv");
+    gguf_begin_array(h, "tokenizer.ggml.tokens", GGUF_STRING, count);
+    for (size_t i = 0; i < count; i++) {
+        char text[40];
+        bool plain = byte[i] > 32 && byte[i] < 127 && byte[i] != '\\';
+        if (byte[i] < 0) snprintf(text, sizeof text, "\\xff\\xfe%zu", i);
+        else snprintf(text, sizeof text, plain ? "%c" : "\\x%02x", byte[i]);
+        gguf_add_text(h, text, strlen(text));
+    }
+    gguf_begin_array(h, "tokenizer.ggml.token_type", GGUF_I32, count);
+    for (size_t i = 0; i < count; i++) gguf_add_int(h, byte[i] < 0 ? UNUSED : NORMAL);
 }
 
 static void write_ids(GgufHead *h, const GgufTokensOut *t) {
@@ -179,11 +201,18 @@ static void write_ids(GgufHead *h, const GgufTokensOut *t) {
     gguf_put_bool(h, "tokenizer.ggml.add_eos_token", t->adds_end);
 }
 
-static const char *write_known(GgufHead *h, const GgufTokensOut *t, const json_t *root) {
+static const char *write_known(GgufHead *h, const GgufTokensOut *t) {
     const Cut *cut = NULL;
+    const json_t *root = t->root;
     if (!root) return "llama.cpp has no such tokenizer";
+    int *byte = xmalloc((t->vocab + 1) * sizeof *byte);
+    bool bytes = bytes_of(byte, t->vocab, root);
+    if (bytes) write_bytes(h, byte, t->vocab);
+    free(byte);
+    if (bytes) return NULL;
     const char *missing = t->one_around ? cut_of(root, &cut) : "llama.cpp puts one token before and behind a prompt";
     Table all = {xmalloc((t->vocab + 1) * sizeof *all.text), xmalloc((t->vocab + 1) * sizeof *all.type), t->vocab};
+    if (!missing && t->end[0] < 0) missing = "llama.cpp takes token 11 for the end of a text where none is named";
     if (!missing && (!fill(&all, root) || !differ(&all)))
         missing = "llama.cpp needs tokens with texts that differ, and no more of them than the model has";
     if (!missing) {
@@ -205,11 +234,9 @@ static void write_json(GgufHead *h, const char *key, const json_t *root) {
 const char *gguf_tokens_write(GgufHead *h, const GgufTokensOut *t) {
     write_json(h, "tokenizer.huggingface.json", t->root);
     write_json(h, "tokenizer.receipts.json", t->own);
-    json_t *root = t->root ? as_bytes(t->root) : NULL;
-    const char *missing = write_known(h, t, root);
+    const char *missing = write_known(h, t);
     if (missing) gguf_put_text(h, "tokenizer.ggml.model", "none");
     write_ids(h, t);
-    json_decref(root);
     return missing;
 }
 

@@ -147,7 +147,9 @@ static void read_key(Reading *r) {
     read_value(r, k);
 }
 
-static int by_key(const void *a, const void *b) { return strcmp(((const GgufKey *)a)->name, ((const GgufKey *)b)->name); }
+static int by_key(const void *a, const void *b) {
+    return strcmp(((const GgufKey *)a)->name, ((const GgufKey *)b)->name);
+}
 static int by_name(const void *a, const void *b) {
     return strcmp(((const GgufTensor *)a)->name, ((const GgufTensor *)b)->name);
 }

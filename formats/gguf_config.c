@@ -1,5 +1,5 @@
 // gguf_config.c: the keys of a GGUF as those of a config.json, both ways. Facts are from the sources of llama.cpp b9500
-// (src/models, conversion/); tests/gguf.py holds them against it.
+// (src/models, conversion/); tests/gguf_oracle.py holds them against it.
 #include "formats/gguf_model.h"
 #include <math.h>
 #include <stdlib.h>
@@ -263,8 +263,8 @@ static void read_ramp(json_t *rope, const Gguf *g, const GgufTensor *t, size_t r
     if (t->elements != rotated / 2) refuse(g, t->name, "a factor for each pair of dimensions");
     while (i < 6 && !is_ramp(t, theta, factors[i], trained)) i++;
     if (i == 6)
-        fail("%s: the rotations by %s are none that is known here: Llama 3.1's ramp over 8192 tokens, by a factor of 2, "
-             "4, 8, 16, 32 or 64", g->path, t->name);
+        fail("%s: the rotations by %s are none that is known here: Llama 3.1's ramp over 8192 tokens, by a factor of "
+             "2, 4, 8, 16, 32 or 64", g->path, t->name);
     put(rope, "rope_type", json_string("llama3")), put(rope, "factor", json_real(factors[i]));
     put(rope, "low_freq_factor", json_real(1)), put(rope, "high_freq_factor", json_real(4));
     put(rope, "original_max_position_embeddings", size_as_json((size_t)trained));
@@ -283,8 +283,10 @@ static void read_yarn(json_t *rope, const Gguf *g, unsigned family, double facto
     if (latent ? mscale <= 0 || by != 1 : mscale != 0)
         fail("%s: yarn with %s rope.scaling.yarn_log_multiplier%s cannot be computed here", g->path,
              latent ? "no" : "a", latent ? ", or with an attn_factor, in deepseek2" : "");
-    if (latent) put(rope, "mscale", real_as_json_in(tenth, 10)), put(rope, "mscale_all_dim", real_as_json_in(tenth, 10));
-    else if (by != 1) put(rope, "attention_factor", real_as_json_in(by, 0.1 * log(factor) + 1));
+    if (latent) {
+        put(rope, "mscale", real_as_json_in(tenth, 10));
+        put(rope, "mscale_all_dim", real_as_json_in(tenth, 10));
+    } else if (by != 1) put(rope, "attention_factor", real_as_json_in(by, 0.1 * log(factor) + 1));
 }
 
 static void read_rope(json_t *config, const Gguf *g, unsigned family) {

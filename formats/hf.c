@@ -1,5 +1,5 @@
-// hf.c: what Hugging Face calls our tensors. One table, `names`, is read in both directions (links.h). Which architecture
-// it is, and config.json, is the matter of hf_config.c.
+// hf.c: what Hugging Face calls our tensors. One table, `names`, is read in both directions (links.h). Which
+// architecture it is, and config.json, is the matter of hf_config.c.
 #include "formats/gguf_model.h"
 #include "formats/hf_config.h"
 #include "formats/links.h"
