@@ -150,11 +150,13 @@ else
 	OMP_WAIT_POLICY=passive $(B)/tests $(T)
 endif
 
-# Against PyTorch and transformers, TensorBoard, and llama.cpp, installed from PyPI into a cache folder on first use.
+# Against PyTorch and transformers, packages with quantised formats, llama.cpp, and TensorBoard, installed from PyPI into
+# a cache folder on first use.
 oracle: ready
 	+$(BUILD) $(B)/probe all
 	python=$$(tests/venv.sh tests/oracle-requirements.txt) && $$python tests/oracle.py $(B)/probe && \
-	$$python -B tests/config_walk.py $(B)/probe
+	$$python -B tests/config_walk.py $(B)/probe && \
+	$$python -B tests/quant.py $(B)/probe $$(tests/venv.sh tests/quant-requirements.txt)
 	python=$$(tests/venv.sh tests/events-requirements.txt) && $$python tests/events.py $(BIN)train
 	python=$$(tests/venv.sh tests/gguf-requirements.txt) && $$python -B tests/gguf_oracle.py $(B)
 

@@ -6,9 +6,11 @@
 //     build/probe --round DIR OUT            saves the model in DIR as --save-dtype bf16 does
 //     build/probe --tokens DIR texts.json    what the tokenizer in DIR makes of an array of texts: see print_tokens;
 //         with OUT and an architecture behind it also saved there, as a run of that architecture has it
+//     build/probe --quant FORMAT RULE COLUMNS NUMBERS OUT   floats in few bits, for tests/quant.py: see quantise
 //     build/probe --tokenizer KIND DIR       saves a tokenizer of ours, char, byte or bpe:N, of DIR/text
 #include "data/tokenizer.h"
 #include "formats/hf.h"
+#include "kernels/quant.h"
 #include "lib/rng.h"
 #include "tests/config.h"
 #include <jansson.h>
@@ -84,6 +86,25 @@ static void save_tokenizer(const char *kind, const char *dir) {
     Tokenizer *t = bpe ? tokenizer_bpe(text, bytes, vocab)
                  : strcmp(kind, "char") == 0 ? tokenizer_char(text, bytes) : tokenizer_byte();
     tokenizer_save_dir(t, dir);
+}
+
+// ---- numbers in few bits ---------------------------------------------------------------------------
+// Floats of a file, in rows: the scale of the tensor, the bytes of all rows, what they mean.
+static void quantise(const char *format, const char *rule, size_t columns, const char *path, const char *out) {
+    Quant q = {0};
+    size_t bytes;
+    real *x = (real *)read_whole_file(path, &bytes);
+    size_t n = bytes / sizeof *x, rows = columns ? n / columns : 0;
+    if (!quant_find(format, &q.format) || !quant_mx_find(rule, &q.mx_scale) || rows * columns != n)
+        usage_error("--quant %s %s %zu: no such format, rule or number of columns", format, rule, columns);
+    size_t held = rows * quant_row_bytes(q.format, columns);
+    unsigned char *codes = xmalloc(held);
+    float scale = quant_tensor_scale(q.format, x, n);
+    quant_encode_rows(q, codes, scale, x, rows, columns);
+    quant_decode_rows(q.format, x, codes, scale, rows, columns);
+    AtomicFile file = atomic_open(out);
+    atomic_write(&file, &scale, sizeof scale), atomic_write(&file, codes, held), atomic_write(&file, x, bytes);
+    atomic_close(&file);
 }
 
 // ---- models ----------------------------------------------------------------------------------------
@@ -173,6 +194,8 @@ int main(int argc, char **argv) {
     if (strcmp(argv[1], "--random") == 0) save_random(argv[2], argv[3]);
     else if (strcmp(argv[1], "--round") == 0) save_rounded(argv[2], argv[3]);
     else if (strcmp(argv[1], "--tokens") == 0) print_tokens(argv[2], argv[3], argv[4], argc > 5 ? argv[5] : NULL);
+    else if (strcmp(argv[1], "--quant") == 0 && argc == 7)
+        quantise(argv[2], argv[3], strtoul(argv[4], NULL, 10), argv[5], argv[6]);
     else if (strcmp(argv[1], "--tokenizer") == 0) save_tokenizer(argv[2], argv[3]);
     else probe(argv[1], argv[2], argv[3], losses, losses ? 1 : argc - 3, argv + 3);
     return 0;
