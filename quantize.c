@@ -47,7 +47,7 @@ static char *name_of_file(const QuantizeOptions *o) {
     return xprintf("%.*s.%s.gguf", (int)n, o->run, o->format);
 }
 
-static Model *load(const QuantizeOptions *o) {
+static Model *load(const QuantizeOptions *o, const GgufType *type) {
     static const char advice[] = "--unverified uses it all the same";
     static Config c;
     flags_defaults(&config_table, &c);
@@ -58,6 +58,8 @@ static Model *load(const QuantizeOptions *o) {
     if (!ours) c.context = trained;
     const char *obstacle = gguf_obstacle(&c);
     if (obstacle) fail("%s cannot be written as GGUF: %s", o->run, obstacle);
+    obstacle = gguf_type_obstacle(&c, type);
+    if (obstacle) fail("%s cannot be written as %s: %s", o->run, type->name, obstacle);
     if (!o->unverified) run_check_files(o->run, false, advice);
     Model *m = model_new(&c, false);
     hf_load(m, o->run);
@@ -87,7 +89,7 @@ int main(int argc, char **argv) {
     if (!*o.run) usage_error("name a run: ./quantize RUN FORMAT -o FILE (--help)");
     const GgufType *type = type_of(&o);
     char *path = name_of_file(&o);
-    Model *m = load(&o);
+    Model *m = load(&o, type);
     GgufHead head = {0};
     put_tokens(&head, &o, model_config(m));
     size_t odd = gguf_save(m, &head, type, path);

@@ -2,6 +2,7 @@
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
 #include "kernels/codec.h"
+#include "kernels/quant.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -11,28 +12,34 @@ static const char magic[MAGIC_BYTES + 1] = "GGUF";
 
 // ---- types of tensors ----------------------------------------------------------------------------
 // Data may lie at any address, so every number is copied out before it is looked at.
-static void from_f32(real *out, const unsigned char *from, size_t n) {
+static void from_f32(real *out, const unsigned char *from, float scale, size_t n) {
+    (void)scale;
     float x;
     for (size_t i = 0; i < n; i++) memcpy(&x, from + 4 * i, 4), out[i] = (real)x;
 }
-static void to_f32(unsigned char *to, const real *from, size_t n) {
+static void to_f32(unsigned char *to, const real *from, float scale, size_t n) {
+    (void)scale;
     float x;
     for (size_t i = 0; i < n; i++) x = (float)from[i], memcpy(to + 4 * i, &x, 4);
 }
-static void from_f64(real *out, const unsigned char *from, size_t n) {
+static void from_f64(real *out, const unsigned char *from, float scale, size_t n) {
+    (void)scale;
     double x;
     for (size_t i = 0; i < n; i++) memcpy(&x, from + 8 * i, 8), out[i] = (real)x;
 }
-static void from_f16(real *out, const unsigned char *from, size_t n) {
+static void from_f16(real *out, const unsigned char *from, float scale, size_t n) {
+    (void)scale;
     uint16_t x;
     for (size_t i = 0; i < n; i++) memcpy(&x, from + 2 * i, 2), out[i] = (real)codec_from_half(x);
 }
-static void to_f16(unsigned char *to, const real *from, size_t n) {
+static void to_f16(unsigned char *to, const real *from, float scale, size_t n) {
+    (void)scale;
     uint16_t x;
     for (size_t i = 0; i < n; i++) x = codec_half((double)from[i]), memcpy(to + 2 * i, &x, 2);
 }
 // bfloat16 is the upper half of a float.
-static void from_bf16(real *out, const unsigned char *from, size_t n) {
+static void from_bf16(real *out, const unsigned char *from, float scale, size_t n) {
+    (void)scale;
     for (size_t i = 0; i < n; i++) {
         uint32_t bits = (uint32_t)from[2 * i + 1] << 24 | (uint32_t)from[2 * i] << 16;
         float x;
@@ -40,17 +47,40 @@ static void from_bf16(real *out, const unsigned char *from, size_t n) {
         out[i] = (real)x;
     }
 }
-static void to_bf16(unsigned char *to, const real *from, size_t n) {
+static void to_bf16(unsigned char *to, const real *from, float scale, size_t n) {
+    (void)scale;
     uint16_t x;
     for (size_t i = 0; i < n; i++) x = safetensors_brain((double)from[i]), memcpy(to + 2 * i, &x, 2);
 }
 
+// The blocks of kernels/quant.h. MX scales are OCP's and ggml's, rounded down.
+#define BLOCKS(blocks) \
+    static void from_##blocks(real *out, const unsigned char *from, float scale, size_t n) { \
+        quant_decode_rows(QUANT_##blocks, out, from, scale, 1, n); \
+    } \
+    static void to_##blocks(unsigned char *to, const real *from, float scale, size_t n) { \
+        quant_encode_rows((Quant){.format = QUANT_##blocks, .mx_scale = QUANT_MX_floor}, to, scale, from, 1, n); \
+    }
+BLOCKS(q8_0)
+BLOCKS(q4_0)
+BLOCKS(int4)
+BLOCKS(int4_full)
+BLOCKS(mxfp4)
+BLOCKS(nvfp4)
+
+// Of two with one number the first is what a file is read as.
 const GgufType gguf_types[] = {
-    {0, "f32", 0, 1, 4, from_f32, to_f32},
-    {1, "f16", 1, 1, 2, from_f16, to_f16},
-    {30, "bf16", 32, 1, 2, from_bf16, to_bf16},
-    {28, "f64", 0, 1, 8, from_f64, NULL},
-    {0, NULL, 0, 0, 0, NULL, NULL},
+    {0, "f32", 0, 1, 4, from_f32, to_f32, false},
+    {1, "f16", 1, 1, 2, from_f16, to_f16, false},
+    {30, "bf16", 32, 1, 2, from_bf16, to_bf16, false},
+    {28, "f64", 0, 1, 8, from_f64, NULL, false},
+    {8, "q8_0", 7, 32, 34, from_q8_0, to_q8_0, false},
+    {2, "q4_0", 2, 32, 18, from_q4_0, to_q4_0, false},
+    {2, "int4", 2, 32, 18, from_int4, to_int4, false},
+    {2, "int4_full", 2, 32, 18, from_int4_full, to_int4_full, false},
+    {39, "mxfp4", 38, 32, 17, from_mxfp4, to_mxfp4, false},
+    {40, "nvfp4", 39, 64, 36, from_nvfp4, to_nvfp4, true},
+    {0, NULL, 0, 0, 0, NULL, NULL, false},
 };
 
 // Names of types that are not read, for messages: number n of ggml's list.
@@ -173,7 +203,9 @@ static void read_type(Reading *r, GgufTensor *t) {
     else other = xprintf("number %u", number);
     char known[256] = "";
     for (const GgufType *k = gguf_types; k->name; k++)
-        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", k == gguf_types ? "" : ", ", k->name);
+        if (type_numbered(k->number) == k)
+            snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", k == gguf_types ? "" : ", ",
+                     k->name);
     char *path = xprintf("%s", r->file->path), *name = xprintf("%s", t->name);
     gguf_close(r->file);
     fail("%s: tensor %s is of type %s; only %s are read", path, name, other, known);
@@ -329,7 +361,9 @@ bool gguf_is_count(const GgufKey *k) {
     return good;
 }
 
-void gguf_copy(const GgufTensor *t, real *out) { t->type->decode(out, t->data, t->elements); }
+void gguf_copy(const GgufTensor *t, real *out, size_t first, size_t count, float scale) {
+    t->type->decode(out, t->data + first / t->type->block * t->type->bytes, scale, count);
+}
 
 // ---- writing -------------------------------------------------------------------------------------
 static void put(GgufHead *h, const void *data, size_t bytes) {
@@ -396,10 +430,11 @@ static void pad(AtomicFile *file, size_t written) {
 }
 
 static void write_data(AtomicFile *file, const GgufTensorOut *t) {
-    size_t columns = t->shape[t->rank - 1], row = columns / t->type->block * t->type->bytes;
+    size_t columns = t->shape[t->rank - 1], row = columns / t->type->block * t->type->bytes, n = elements_of(t);
+    size_t slice = t->rank > 2 ? n / t->shape[0] : n;
     unsigned char *bytes = xmalloc(row);
-    for (size_t at = 0, n = elements_of(t); at < n; at += columns) {
-        t->type->encode(bytes, t->data + at, columns);
+    for (size_t at = 0; at < n; at += columns) {
+        t->type->encode(bytes, t->data + at, t->scale ? t->scale[at / slice] : 1, columns);
         atomic_write(file, bytes, row);
     }
     pad(file, bytes_of(t));

@@ -14,14 +14,15 @@ typedef enum {
 } GgufKind;
 
 // ---- types of tensors ----------------------------------------------------------------------------
-// A type is a row's codec: `block` numbers in `bytes` bytes.
+// A type is a row's codec: `block` numbers in `bytes` bytes. `scale`: of a tensor in nvfp4, else 1 (kernels/quant.h).
 typedef struct {
     uint32_t number;
-    const char *name;              // as ggml has it, in small letters: "f16"
+    const char *name;              // in small letters: "f16"; two may have one number, and differ in how they encode
     uint32_t file;                 // general.file_type of a file of such matrices
     size_t block, bytes;
-    void (*decode)(real *out, const unsigned char *from, size_t n);   // n: a multiple of `block`
-    void (*encode)(unsigned char *to, const real *from, size_t n);    // NULL: not written
+    void (*decode)(real *out, const unsigned char *from, float scale, size_t n);   // n: a multiple of `block`
+    void (*encode)(unsigned char *to, const real *from, float scale, size_t n);    // NULL: not written
+    bool scaled;                   // the tensor has a scale, in a tensor of its own
 } GgufType;
 extern const GgufType gguf_types[];                                   // the last one has no name
 const GgufType *gguf_type_named(const char *name);                    // NULL: none that is written
@@ -57,7 +58,8 @@ const GgufTensor *gguf_tensor(const Gguf *g, const char *name);       // NULL if
 // Number i of an array, or the value itself (i is 0), of any kind but strings.
 double gguf_number(const GgufKey *k, size_t i);
 bool gguf_is_count(const GgufKey *k);                                 // integers, none of them negative
-void gguf_copy(const GgufTensor *t, real *out);                       // all of it, in order
+// `count` numbers from number `first` on, in order; both are multiples of a row.
+void gguf_copy(const GgufTensor *t, real *out, size_t first, size_t count, float scale);
 
 // ---- writing -------------------------------------------------------------------------------------
 typedef struct {
@@ -65,6 +67,7 @@ typedef struct {
     const GgufType *type;
     size_t rank, shape[GGUF_RANK];  // slowest first; the last one is a multiple of the type's block
     const real *data;
+    const float *scale;             // one for each of the slices of the first dimension (of a matrix: one), or NULL
 } GgufTensorOut;
 typedef struct { char *bytes; size_t used, room, keys; } GgufHead;    // {0} is empty
 

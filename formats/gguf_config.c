@@ -245,7 +245,7 @@ static void read_experts(json_t *config, const Gguf *g, unsigned family) {
 // Llama 3's ramp has no keys: the factors of all pairs are a tensor. It is known by the numbers that models have.
 static bool is_ramp(const GgufTensor *t, double theta, double factor, double trained) {
     real *found = xmalloc(size_mul(t->elements, sizeof *found));
-    gguf_copy(t, found);
+    gguf_copy(t, found, 0, t->elements, 1);
     bool same = true;
     for (size_t i = 0; i < t->elements; i++) {
         double turns = trained * pow(theta, -(double)i / (double)t->elements) / (2 * 3.14159265358979323846);

@@ -2,6 +2,7 @@
 // directions (links.h); the keys are in gguf_config.c.
 #include "formats/gguf_model.h"
 #include "formats/links.h"
+#include "kernels/quant.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -120,6 +121,15 @@ const char *gguf_obstacle(const Config *c) {
     return NULL;
 }
 
+// ---- scales -------------------------------------------------------------------------------------
+// "blk.0.attn_q.scale" of "blk.0.attn_q.weight"; false for a tensor that is no weight.
+static bool name_of_scale(char out[GGUF_NAME], const char *name) {
+    size_t n = strlen(name), end = strlen(".weight");
+    if (n <= end || strcmp(name + n - end, ".weight") != 0) return false;
+    snprintf(out, GGUF_NAME, "%.*s.scale", (int)(n - end), name);
+    return true;
+}
+
 // ---- writing -------------------------------------------------------------------------------------
 // Llama 3's ramp as a factor for each pair of dimensions, by which its frequency is divided; malloc'd.
 static const real *ramp_of(const Config *c, size_t pairs_of_head) {
@@ -134,13 +144,32 @@ static const real *ramp_of(const Config *c, size_t pairs_of_head) {
     return by;
 }
 
+// llama.cpp has a place for the scale of every matrix but the embedding.
+static bool has_scale(const char *name) {
+    return strcmp(name, "token_embd.weight") != 0;
+}
+
 // Matrices are in `type`. Their own files have vectors, routers and positions as float.
 static const GgufType *type_of(const Link *k, const GgufType *type, size_t *odd) {
     bool exact = k->rank == 1 || strstr(k->name, "ffn_gate_inp") || strcmp(k->name, "position_embd.weight") == 0;
     if (exact) return gguf_type_named("f32");
-    if (k->shape[k->rank - 1] % type->block == 0) return type;
+    if (k->shape[k->rank - 1] % type->block == 0 && (!type->scaled || has_scale(k->name))) return type;
     ++*odd;
     return gguf_type_named("f16");
+}
+
+// The scales of a tensor, as a tensor; malloc'd. The codecs take floats, the tensor reals.
+static GgufTensorOut scales_of(GgufTensorOut *t) {
+    size_t slices = t->rank > 2 ? t->shape[0] : 1, each = 1;
+    for (size_t d = t->rank > 2; d < t->rank; d++) each *= t->shape[d];
+    float *scale = xmalloc(slices * sizeof *scale);
+    real *same = xmalloc(slices * sizeof *same);
+    for (size_t i = 0; i < slices; i++)
+        same[i] = (real)(scale[i] = quant_tensor_scale(QUANT_nvfp4, t->data + i * each, each));
+    t->scale = scale;
+    GgufTensorOut out = {.rank = 1, .shape = {slices}, .type = gguf_type_named("f32"), .data = same};
+    name_of_scale(out.name, t->name);
+    return out;
 }
 
 static GgufTensorOut tensor_out(const Link *k, const real *values, const GgufType *type, size_t *odd) {
@@ -164,40 +193,89 @@ static json_t *config_to_write(const Config *c, const Family *family) {
     return config;
 }
 
+typedef struct { GgufTensorOut *tensor; size_t count; bool *made; } Outs;    // made: its data is malloc'd
+
+static void add_out(Outs *o, GgufTensorOut t, bool made) {
+    o->made[o->count] = made;
+    o->tensor[o->count++] = t;
+}
+
+static Outs outs_of(const Links *all, const Config *c, const real *values, const GgufType *type, size_t *odd) {
+    size_t most = 2 * all->count + 1;
+    Outs o = {.tensor = xmalloc(most * sizeof *o.tensor), .made = xmalloc(most)};
+    for (size_t i = 0; i < all->count; i++) {
+        GgufTensorOut t = tensor_out(&all->link[i], values, type, odd), scales = {.rank = 0};
+        if (t.type->scaled) scales = scales_of(&t);
+        add_out(&o, t, !link_is_plain(&all->link[i]));
+        if (scales.rank) add_out(&o, scales, true);
+    }
+    if (c->rope_scaling == ROPE_SCALING_llama3)
+        add_out(&o, (GgufTensorOut){.name = "rope_freqs.weight", .type = gguf_type_named("f32"), .rank = 1,
+                                    .shape = {c->head_dim / 2}, .data = ramp_of(c, c->head_dim / 2)}, true);
+    return o;
+}
+
+const char *gguf_type_obstacle(const Config *c, const GgufType *type) {
+    bool obeyed = hf_family(c)->bit & (LLAMA | MIXTRAL | QWEN3 | QWEN3_MOE);
+    return type->scaled && !obeyed ? "llama.cpp multiplies by the scales of tensors in llama, qwen3 and qwen3moe alone"
+                                   : NULL;
+}
+
 size_t gguf_save(const Model *m, GgufHead *head, const GgufType *type, const char *path) {
     const Config *c = model_config(m);
     const Family *family = hf_family(c);
-    const real *values = model_values((Model *)m);         // only read, but the accessor is for writers too
     Links all = links_of(m, family->bit, 0);
-    GgufTensorOut *out = xmalloc((all.count + 1) * sizeof *out);
-    size_t odd = 0, count = all.count;
-    for (size_t i = 0; i < all.count; i++) out[i] = tensor_out(&all.link[i], values, type, &odd);
-    bool ramp = c->rope_scaling == ROPE_SCALING_llama3;
-    if (ramp)
-        out[count++] = (GgufTensorOut){.name = "rope_freqs.weight", .type = gguf_type_named("f32"), .rank = 1,
-                                       .shape = {c->head_dim / 2}, .data = ramp_of(c, c->head_dim / 2)};
+    size_t odd = 0;
+    Outs out = outs_of(&all, c, model_values((Model *)m), type, &odd);   // only read, but it is for writers too
     json_t *config = config_to_write(c, family);
     gguf_put_config(head, config, family->bit, type);
-    gguf_write(path, head, out, count);
-    for (size_t i = 0; i < count; i++)
-        if (i >= all.count || !link_is_plain(&all.link[i])) free((void *)out[i].data);
+    gguf_write(path, head, out.tensor, out.count);
+    for (size_t i = 0; i < out.count; i++) {
+        if (out.made[i]) free((void *)out.tensor[i].data);
+        free((void *)out.tensor[i].scale);
+    }
     json_decref(config);
-    free(out), free(all.link);
+    free(out.tensor), free(out.made), free(all.link);
     return odd;
 }
 
 // ---- reading -------------------------------------------------------------------------------------
+// Of a tensor with scales: one, or one for each expert.
+static void copy_numbers(const Gguf *g, const GgufTensor *t, real *out) {
+    char name[GGUF_NAME];
+    const GgufTensor *scale = name_of_scale(name, t->name) ? gguf_tensor(g, name) : NULL;
+    size_t slices = scale ? scale->elements : 1;
+    if (scale && (!t->type->scaled || (slices != 1 && (t->rank != 3 || slices != t->shape[0]))))
+        fail("%s: tensor %s has %zu numbers for %s of type %s; only nvfp4 has scales, one for each expert", g->path,
+             name, slices, t->name, t->type->name);
+    real *by = xmalloc((slices + 1) * sizeof *by);
+    if (scale) gguf_copy(scale, by, 0, slices, 1);
+    for (size_t i = 0, each = slices ? t->elements / slices : 0; i < slices; i++) {
+        if (scale && !(by[i] > 0)) fail("%s: tensor %s should have numbers above 0", g->path, name);
+        gguf_copy(t, out + i * each, i * each, each, scale ? (float)by[i] : 1);
+    }
+    free(by);
+}
+
+static bool is_scale(const Gguf *g, const char *name) {
+    size_t n = strlen(name), end = strlen(".scale");
+    char weight[GGUF_NAME + 8];
+    if (n <= end || strcmp(name + n - end, ".scale") != 0) return false;
+    snprintf(weight, sizeof weight, "%.*s.weight", (int)(n - end), name);
+    return gguf_tensor(g, weight) != NULL;
+}
+
 static void copy_tensor(const Gguf *g, const GgufTensor *t, const Link *k, real *values) {
     char expected[96], found[96];
     if (t->rank != k->rank || memcmp(t->shape, k->shape, k->rank * sizeof *k->shape) != 0)
         fail("%s: tensor %s: expected %s, found %s", g->path, t->name, link_shape(k->rank, k->shape, expected),
              link_shape(t->rank, t->shape, found));
     if (link_is_plain(k)) {
-        gguf_copy(t, values + k->part[0].offset);
+        copy_numbers(g, t, values + k->part[0].offset);
         return;
     }
     real *number = xmalloc(k->size * sizeof *number);
-    gguf_copy(t, number);
+    copy_numbers(g, t, number);
     for (size_t i = 0; i < k->size; i++) values[link_place(k, i)] = number[i];
     free(number);
 }
@@ -214,7 +292,7 @@ void gguf_load(Model *m, const char *path) {
         Link key;
         strcpy(key.name, t->name);
         Link *k = bsearch(&key, all.link, all.count, sizeof key, by_name);
-        if (!k && strcmp(t->name, "rope_freqs.weight") == 0) continue;     // read with the configuration
+        if (!k && (is_scale(g, t->name) || strcmp(t->name, "rope_freqs.weight") == 0)) continue;   // read elsewhere
         if (!k)
             fail("%s: tensor %s %s is left over: this model has no place for it", path, t->name,
                  link_shape(t->rank, t->shape, shape));

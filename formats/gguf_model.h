@@ -19,6 +19,7 @@ const char *gguf_architecture(unsigned family);    // "qwen2"; NULL: llama.cpp h
 // ---- models (gguf_model.c) -------------------------------------------------------------------------
 // NULL where a resolved config can be written; else what would have to differ, "llama needs --norm pre".
 const char *gguf_obstacle(const Config *c);
+const char *gguf_type_obstacle(const Config *c, const GgufType *type);     // the same of a type; half a sentence
 // Writes the model, with `head` for the tokenizer's keys, which it frees. Vectors and routers stay f32, as in
 // llama.cpp's own files, and so do matrices whose rows are no whole blocks of the type; how many of these is returned.
 size_t gguf_save(const Model *m, GgufHead *head, const GgufType *type, const char *path);

@@ -272,6 +272,8 @@ def write_theirs(directory, path, kind):
             w.add_tensor(name, x.astype(np.float32))
         else:
             raw = gguf.GGMLQuantizationType[kind.upper()]
+            if x.shape[-1] % gguf.GGML_QUANT_SIZES[raw][0]:
+                raw = gguf.GGMLQuantizationType.F16
             w.add_tensor(name, gguf.quants.quantize(x, raw), raw_dtype=raw)
     w.write_header_to_file()
     w.write_kv_data_to_file()
@@ -295,6 +297,14 @@ def model_is_theirs(name, directory):
     return f"{count} tensors; " + check_llama(name, directory, path, logits, tokens, 5e-3 if "gpt2" in name else 2e-5)
 
 
+def spread(path, tokens, logits, tolerance):
+    theirs = Llama(path).log_probabilities(tokens[:LENGTH])
+    error = np.abs(theirs - log_softmax(logits[LENGTH - 1])).max() / logits.std()
+    if not error < tolerance:
+        raise AssertionError(f"llama.cpp differs by {error:.2g} of the logits' spread")
+    return f"llama.cpp within {error:.1g} of the logits' spread"
+
+
 def type_is_theirs(name, directory):
     """kind/architecture: what we write is what the package rounds, and both read it alike."""
     kind, model = name.split("/")
@@ -306,17 +316,26 @@ def type_is_theirs(name, directory):
     logits = our_logits(path, tokens, directory + ".back")
     if not np.array_equal(our_logits(directory + ".theirs.gguf", tokens, directory + ".theirs"), logits):
         raise AssertionError("the file of the package is another model to us")
-    theirs = Llama(path).log_probabilities(tokens[:LENGTH])
-    error = np.abs(theirs - log_softmax(logits[LENGTH - 1])).max() / logits.std()
-    if not error < 0.05:
-        raise AssertionError(f"llama.cpp differs by {error:.2g} of the logits' spread")
-    return f"llama.cpp within {error:.1g} of the logits' spread"
+    return spread(path, tokens, logits, 0.15)
+
+
+def scaled_is_theirs(name, directory):
+    """NVFP4, whose tensors have scales in tensors of their own: llama.cpp multiplies by them."""
+    random_model(name, directory)
+    tokens, path = tokens_of(name), directory + ".gguf"
+    run(f"{TOP}/quantize", directory, "nvfp4", "-o", path)
+    tensors = {t.name: t for t in gguf.GGUFReader(path).tensors}
+    if not any(t.tensor_type == gguf.GGMLQuantizationType.NVFP4 for t in tensors.values()):
+        raise AssertionError("no tensor is NVFP4")
+    logits = our_logits(path, tokens, directory + ".back")
+    return f"{len(tensors)} tensors; " + spread(path, tokens, logits, 0.15)
 
 
 TESTS = {f"gguf/{name}": (model_is_theirs, name) for name in MODELS}
-for kind in ("f16", "bf16"):
+for kind in ("f16", "bf16", "q8_0", "q4_0", "mxfp4"):
     TESTS.update({f"gguf/{kind}/{m}": (type_is_theirs, f"{kind}/{m}") for m in ("llama", "mixtral", "gpt2",
                                                                                  "deepseek2-v3")})
+TESTS.update({f"gguf/nvfp4/{m}": (scaled_is_theirs, m) for m in ("llama", "mixtral", "qwen3", "qwen3moe")})
 
 
 def main():
