@@ -1,7 +1,7 @@
 # make              ./train, ./generate, ./serve and ./quantize
 # make test         the tests            make asan     the tests under AddressSanitizer and UBSan
 # make tsan         data races, by ThreadSanitizer: needs clang, libomp and its tool Archer
-# make oracle       our models against PyTorch, transformers and, as GGUF, llama.cpp; our event files against TensorBoard
+# make oracle       our models against PyTorch, transformers and llama.cpp, our event files against TensorBoard
 # make mutations    breaks the scheduler on purpose: do its tests see it?
 # make digest       the same bits from every compiler, instruction set and thread count at hand, and as recorded
 # make gpt          the trainer in one file       make onefile  the same bits from it as from ./train
@@ -150,8 +150,8 @@ else
 	OMP_WAIT_POLICY=passive $(B)/tests $(T)
 endif
 
-# Against PyTorch and transformers, packages with quantised formats, llama.cpp, and TensorBoard, installed from PyPI into
-# a cache folder on first use.
+# Against PyTorch and transformers, packages with quantised formats, TensorBoard, and llama.cpp, installed from PyPI
+# into a cache folder on first use.
 oracle: ready
 	+$(BUILD) $(B)/probe all
 	python=$$(tests/venv.sh tests/oracle-requirements.txt) && $$python tests/oracle.py $(B)/probe && \

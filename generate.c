@@ -71,7 +71,8 @@ static char *find_run(const GenerateOptions *o) {
     if (stat(dir, &s) != 0) fail("--run %s: %s; ./train makes a run, and names its directory", dir, strerror(errno));
     bool gguf = gguf_is(dir);
     if (!gguf && !S_ISDIR(s.st_mode)) fail("--run %s is a file, no GGUF; the directory of a run was expected", dir);
-    if (!gguf && !file_exists(config)) fail("--run %s has no config.json: no run, or nothing has been saved in it yet", dir);
+    if (!gguf && !file_exists(config))
+        fail("--run %s has no config.json: no run, or nothing has been saved in it yet", dir);
     if (!*o->run) print_line(stderr, "run      %s\n", dir);
     free(config);
     return dir;

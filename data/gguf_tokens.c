@@ -7,9 +7,9 @@
 #include <string.h>
 
 // ---- ways to cut a text ----------------------------------------------------------------------------
-// llama.cpp's names (src/llama-vocab.cpp) and the patterns that they are, one after the other with a NUL between, as
-// the files have them that it was made for. composed: the files ask for NFC, which llama.cpp does not do. whole: a piece
-// that is a token needs no merges. begins: a prompt gets the token for a begin unless the file says otherwise.
+// llama.cpp's names (src/llama-vocab.cpp) and the patterns that they are, one after the other, as the tokenizer.json
+// have them that it was made for. composed: those ask for NFC, which llama.cpp does not do. whole: a piece that is a
+// token needs no merges. begins: a prompt gets the token for a begin unless the file says otherwise.
 #define ENGLISH "(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
 #define REST "[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define GPT2_CUT "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"

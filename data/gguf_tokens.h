@@ -1,7 +1,7 @@
 // gguf_tokens.h: the tokenizer inside a GGUF, between its keys and the object of a tokenizer.json. Knows no Tokenizer.
 //
 // Three keys may say what it is. tokenizer.receipts.json is one of our own kinds, as data/tokenizer_file.c has it;
-// tokenizer.huggingface.json is all of a tokenizer.json; both are written by us, so that nothing is lost on the way back.
+// tokenizer.huggingface.json is all of a tokenizer.json; one of them we write, so that nothing is lost on the way back.
 // tokenizer.ggml.* is what llama.cpp reads: byte-level BPE ("gpt2") with the name of a way to cut texts. Where it has
 // none that cuts as ours does, the model there is "none", and texts are numbers to it.
 #ifndef GGUF_TOKENS_H
@@ -11,7 +11,7 @@
 
 enum { GGUF_ENDS = 2 };
 typedef struct {
-    char *json;                        // of a tokenizer.json or a tokenizer.receipts.json, malloc'd; NULL: there is none
+    char *json;                        // of a tokenizer.json or a tokenizer.receipts.json, malloc'd; NULL: none
     int begin, end[GGUF_ENDS];         // tokens, or -1
 } GgufTokens;
 // Fails where the file has a tokenizer that is not read, and says which.

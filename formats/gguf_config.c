@@ -1,6 +1,6 @@
 // gguf_config.c: the keys of a GGUF as those of a config.json, both ways. Facts are from the sources of llama.cpp b9500
 // (src/models, conversion/); tests/gguf_oracle.py holds them against it.
-#include "formats/gguf_model.h"
+#include "formats/gguf_config.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -180,7 +180,7 @@ static void check_keys(const Gguf *g, unsigned family) {
         if (!known) fail("%s: the key %s is not read, so what it asks for cannot be computed here", g->path, name);
     }
     const GgufKey *shards = gguf_key(g, "split.count"), *type = gguf_key(g, "general.type");
-    if (shards && gguf_number(shards, 0) > 1)
+    if (shards && number_of(g, shards, COUNT) > 1)
         refuse(g, shards->name, "a model in one file; llama-gguf-split --merge makes one of several");
     if (type && !is_text(type, "model")) refuse(g, type->name, "\"model\"");
     const GgufKey *causal = find(g, "attention.causal");

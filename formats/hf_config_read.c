@@ -1,7 +1,7 @@
 // hf_config_read.c: config.json, read. What a model is comes from the keys that everybody reads (hf_config_keys.c); the
 // object receipts of a run of ours supplies the flags of its training, and all flags where the model_type is our own.
 // Where both speak of the model and differ, the file is refused: somebody changed one of them.
-#include "formats/gguf_model.h"
+#include "formats/gguf_config.h"
 #include "formats/hf_config.h"
 #include <stdlib.h>
 #include <string.h>

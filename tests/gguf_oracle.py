@@ -1,8 +1,8 @@
-"""gguf_oracle.py BIN: our GGUF files against llama.cpp and its gguf package, which we did not write. Run by `make oracle`.
+"""gguf_oracle.py BUILD: our GGUF files against llama.cpp and its gguf package, which we did not write; `make oracle`.
 
 Ours, read by them: ./quantize writes small random models of every architecture; llama.cpp opens them and has our
 log-probabilities and our greedy tokens, from texts and from tokens; the package finds the tensors and their values.
-Theirs, read by us: the same models, converted to GGUF by the package and by the lines below as convert_hf_to_gguf_oracle.py
+Theirs, read by us: the same models, converted to GGUF by the package and by the lines below as convert_hf_to_gguf.py
 does (rows of queries and keys permuted, experts stacked, kv_b split), give our logits bit for bit.
 
 Tolerance: 2e-5 on log-probabilities between 1 and 10 in float32; llama.cpp takes GELU from a table of half floats, so
