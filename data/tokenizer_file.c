@@ -569,12 +569,13 @@ const char *tokenizer_put_gguf(const Tokenizer *t, GgufHead *head, size_t vocab)
     for (size_t i = 0; i < GGUF_ENDS && i < t->ends; i++) out.end[i] = t->end[i];
     if (t->ends > GGUF_ENDS)
         print_line(stderr, "note     of %zu tokens that end a text, a GGUF names the first %d\n", t->ends, GGUF_ENDS);
-    bool one = !t->others || (around(t, 0, &out.begin, &out.adds_begin) & around(t, 1, &out.end[0], &out.adds_end));
+    bool before = !t->others || around(t, 0, &out.begin, &out.adds_begin);
+    bool behind = !t->others || around(t, 1, &out.end[0], &out.adds_end);
     json_t *root = t->others ? parse("tokenizer.json", "tokenizer", t->file[0].text, t->file[0].bytes, 0)
                    : has_hf_form(t) ? hf_json(t) : NULL;
     json_t *own = root ? NULL : tokenizer_json(t);
     if (t->others) json_object_set_new(root, "added_tokens", bytelevel_marks(t->others));
-    out.root = root, out.own = own, out.one_around = one;
+    out.root = root, out.own = own, out.one_around = before && behind;
     const char *missing = gguf_tokens_write(head, &out);
     json_decref(root), json_decref(own);
     return missing;

@@ -15,6 +15,7 @@ const Target fuzz_targets[] = {
     {"header", NULL, {read_header}, false},
     {"weights", prepare_models, {load_gpt2, load_deepseek, load_ours}, false},
     {"index", prepare_models, {load_shards}, false},
+    {"gguf", prepare_ggufs, {read_gguf, load_gguf, open_gguf_tokens}, false},
     {"config", NULL, {open_config, load_config}, false},
     {"run", prepare_run, {enter_run, verify_run}, false},
     {"state", prepare_run, {resume_state}, false},

@@ -29,10 +29,12 @@ void fuzz_put(const char *path, const char *input, size_t bytes);
 void fuzz_put_tensors(const char *path, const char *input, size_t bytes);
 
 // readers.c
-void prepare_models(void), prepare_run(void), prepare_log(void);
+void prepare_models(void), prepare_ggufs(void), prepare_run(void), prepare_log(void);
 void read_safetensors(const char *input, size_t bytes), read_header(const char *input, size_t bytes);
 void load_gpt2(const char *input, size_t bytes), load_deepseek(const char *input, size_t bytes);
 void load_ours(const char *input, size_t bytes), load_shards(const char *input, size_t bytes);
+void read_gguf(const char *input, size_t bytes), load_gguf(const char *input, size_t bytes);
+void open_gguf_tokens(const char *input, size_t bytes);
 void open_config(const char *input, size_t bytes), load_config(const char *input, size_t bytes);
 void enter_run(const char *input, size_t bytes), verify_run(const char *input, size_t bytes);
 void resume_state(const char *input, size_t bytes), resume_log(const char *input, size_t bytes);

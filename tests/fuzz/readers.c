@@ -2,6 +2,7 @@
 // got, so that a wrong pointer or an uninitialised byte shows.
 #include "tests/fuzz/fuzz.h"
 #include "data/data.h"
+#include "formats/gguf_model.h"
 #include "formats/hf.h"
 #include "infer/openai.h"
 #include "run/curves.h"
@@ -90,6 +91,57 @@ void load_shards(const char *input, size_t bytes) {
     rename("gpt2/model.safetensors", "gpt2/a.safetensors");
     fuzz_put("gpt2/model.safetensors.index.json", input, bytes);
     hf_load(gpt2, "gpt2");
+}
+
+// ---- GGUF ----------------------------------------------------------------------------------------
+static Model *llama, *latent;
+
+// One with pairs and experts, one with the halves of kv_b.
+void prepare_ggufs(void) {
+    llama = saved_model("llama", "--layers 1 --width 32 --heads 2 --ffn-width 32 --experts 2 --top-k 2 "
+                        "--expert-width 2 --attn gqa --kv-heads 1");
+    latent = saved_model("latent", "--attn mla --layers 1 --width 4 --heads 2 --kv-rank 2 --head-dim 2 --rope-dim 2 "
+                         "--ffn-width 2 --norm-eps 1e-6");
+}
+
+void read_gguf(const char *input, size_t bytes) {
+    const char *path = fuzz_path("file.gguf");
+    fuzz_put(path, input, bytes);
+    Gguf *g = gguf_open(path);
+    double all = 0;
+    for (size_t i = 0; i < g->keys; i++) {
+        const GgufKey *k = gguf_key(g, g->key[i].name);
+        if (k != &g->key[i]) fuzz_fault("key %s is lost", g->key[i].name);
+        for (size_t j = 0; j < k->count; j++) {
+            if (k->text) all += k->text[j].bytes ? k->text[j].at[k->text[j].bytes - 1] : 0;
+            else all += gguf_number(k, j);
+        }
+    }
+    for (size_t i = 0; i < g->tensors; i++) {
+        const GgufTensor *t = gguf_tensor(g, g->tensor[i].name);
+        if (t != &g->tensor[i]) fuzz_fault("tensor %s is lost", g->tensor[i].name);
+        real *copy = xmalloc(size_mul(t->elements, sizeof *copy));
+        gguf_copy(t, copy, 0, t->elements, 1);
+        free(copy);
+    }
+    if (all == 0.5) fprintf(stderr, "half\n");
+    gguf_close(g);
+}
+
+void load_gguf(const char *input, size_t bytes) {
+    Config c;
+    fuzz_put("file.gguf", input, bytes);
+    flags_defaults(&config_table, &c);
+    if (!gguf_is("file.gguf")) return;
+    hf_config(&c, "file.gguf");
+    config_resolve(&c);
+    model_size(&c);
+    hf_load(c.attn.at[0] == ATTN_mla ? latent : llama, "file.gguf");
+}
+
+void open_gguf_tokens(const char *input, size_t bytes) {
+    fuzz_put("file.gguf", input, bytes);
+    if (gguf_is("file.gguf")) tokenizer_free(tokenizer_open_dir("file.gguf"));
 }
 
 // As ./generate opens a run.

@@ -15,7 +15,7 @@ mkdir -p "$build/findings"
 {
     cat "$here/json.dict"
     grep -ohE '"[A-Za-z][A-Za-z0-9_.]{2,30}"' formats/*.c run/run*.c run/curves.c \
-        data/tokenizer.c data/data.c infer/openai_read.c infer/speaker.c infer/trace.c infer/clock.c
+        data/tokenizer.c data/gguf_tokens.c data/data.c infer/openai_read.c infer/speaker.c infer/trace.c infer/clock.c
     sed -nE 's/^[A-Z]+\(([a-z_0-9]+),.*/"--\1\\x0a"/p' config/*.def
     grep -ohE 'X\([A-Z_]+, [a-z0-9_]+' config/values.h | sed 's/.* \(.*\)/"\1"/'
 } | awk '!seen[$0]++' > "$TMPDIR/dictionary"
