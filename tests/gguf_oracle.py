@@ -96,7 +96,7 @@ class Llama:
 
     def ask(self, prompt, tokens):
         out = self.server.handle_completions(dict(
-            prompt=prompt, max_tokens=tokens, temperature=0, logprobs=VOCAB, n_probs=VOCAB, cache_prompt=False,
+            prompt=prompt, max_tokens=tokens, temperature=0, logprobs=280, n_probs=280, cache_prompt=False,
             ignore_eos=True))
         out = json.loads(out) if isinstance(out, str) else out
         if "choices" not in out:
@@ -104,10 +104,10 @@ class Llama:
         return out["choices"][0]["logprobs"]["content"]
 
     def log_probabilities(self, prompt):
-        found = np.full(VOCAB, np.nan)
+        found = {}
         for entry in self.ask(prompt, 1)[0]["top_logprobs"]:
             found[entry["id"]] = entry["logprob"]
-        return found
+        return np.array([found[i] for i in sorted(found)])
 
     def greedy(self, prompt):
         return [entry["id"] for entry in self.ask(prompt, GREEDY)]
@@ -331,11 +331,97 @@ def scaled_is_theirs(name, directory):
     return f"{len(tensors)} tensors; " + spread(path, tokens, logits, 0.15)
 
 
+# ---- tokenizers ----------------------------------------------------------------------------------------
+CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
+REST = r"[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|"
+SIGNS = r"| ?[^\s\p{L}\p{N}]+"
+# As the tokenizer.json of GPT-2, Llama 3, Qwen, DeepSeek-V3 and SmolLM have them.
+CUTS = {
+    "gpt-2": (None, [], True, False),
+    "llama-bpe": (None, [CONTRACTIONS + WORDS + r"\p{N}{1,3}" + SIGNS + REST], False, True),
+    "qwen2": ({"type": "NFC"}, [CONTRACTIONS + WORDS + r"\p{N}" + SIGNS + REST], False, False),
+    "deepseek-v3": (None, [
+        r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+        "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
+        " ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"], False, False),
+    "smollm": (None, [r"\p{N}"], True, False),
+}
+TEXTS = ["the then 12345 cats' it's  IT'S\n\n  end", "a\u00e9 \u4e2d\u6587 x=1;\r\n\ttabs  ", "<s>the</s> th", " ", "!the ?12 3"]
+
+
+def letters():
+    shown = [b for b in range(256) if 33 <= b < 127 or 161 <= b < 173 or b >= 174]
+    others = [b for b in range(256) if b not in shown]
+    return {b: chr(b) if b in shown else chr(256 + others.index(b)) for b in range(256)}
+
+
+def write_tokenizer(name, directory):
+    normalizer, splits, regex, whole = CUTS[name]
+    vocab = {letter: b for b, letter in letters().items()}
+    merges = ["t h", "th e", "\u0120 the", "1 2", "12 3", "\u0120 \u0120", "\u010a \u010a", "' s", "I T", "\u00c3 \u00a9"]
+    for pair in merges:
+        vocab.setdefault(pair.replace(" ", ""), len(vocab))
+    if whole:
+        vocab["cats"] = len(vocab)      # a whole piece that no merges make
+    marks = [dict(id=len(vocab) + i, content=c, single_word=False, lstrip=False, rstrip=False, normalized=False,
+                  special=True) for i, c in enumerate(["<s>", "</s>"])]
+    begin = marks[0]["id"]
+    steps = [dict(type="Digits", individual_digits=True)] if name == "smollm" else [
+        dict(type="Split", pattern={"Regex": r}, behavior="Isolated", invert=False) for r in splits]
+    steps.append(dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=regex))
+    template = dict(type="TemplateProcessing", single=[{"SpecialToken": {"id": "<s>", "type_id": 0}},
+                                                       {"Sequence": {"id": "A", "type_id": 0}}],
+                    pair=[], special_tokens={"<s>": {"id": "<s>", "ids": [begin], "tokens": ["<s>"]}})
+    root = dict(added_tokens=marks, normalizer=normalizer, pre_tokenizer=dict(type="Sequence", pretokenizers=steps),
+                post_processor=template if whole else None, decoder=dict(type="ByteLevel"),
+                model=dict(type="BPE", ignore_merges=whole, vocab=vocab, merges=merges))
+    with open(directory + "/tokenizer.json", "w") as f:
+        json.dump(root, f)
+    with open(directory + "/tokenizer_config.json", "w") as f:
+        json.dump(dict(tokenizer_class="PreTrainedTokenizerFast", bos_token="<s>", eos_token="</s>"), f)
+    with open(directory + "/generation_config.json", "w") as f:
+        json.dump(dict(bos_token_id=begin, eos_token_id=begin + 1), f)
+
+
+def tokens_of_texts(source):
+    with open(source + ".texts.json", "w") as f:
+        json.dump(TEXTS, f)
+    return json.loads(run(f"{BIN}/probe", "--tokens", source, source + ".texts.json").stdout)["texts"]
+
+
+def tokenizer_is_theirs(name, directory):
+    """llama.cpp makes our tokens of a text; we make the same of the file, whole and by llama.cpp's keys alone."""
+    run(f"{BIN}/probe", "--random", f"{COMMON} --vocab 280", directory)
+    write_tokenizer(name, directory)
+    path = directory + ".gguf"
+    note = run(f"{TOP}/quantize", directory, "f32", "-o", path).stderr
+    if note:
+        raise AssertionError(note.strip())
+    expected = tokens_of_texts(directory)
+    if tokens_of_texts(path) != expected:
+        raise AssertionError("we read another tokenizer back")
+    with open(path, "rb") as f:
+        data = f.read()
+    with open(directory + ".alone.gguf", "wb") as f:
+        f.write(data.replace(b"tokenizer.huggingface.json", b"tokenizer.huggingface.jsox"))
+    if tokens_of_texts(directory + ".alone.gguf") != expected:
+        raise AssertionError("we read another tokenizer from llama.cpp's keys")
+    llama = Llama(path)
+    for text, ours in zip(TEXTS, expected):
+        a, b = llama.log_probabilities(text), llama.log_probabilities(ours["prompt"])
+        if not np.array_equal(a, b):
+            raise AssertionError(f"llama.cpp makes other tokens of {text!r} than {ours['prompt']}")
+    return f"{len(TEXTS)} texts, {sum(len(t['tokens']) for t in expected)} tokens"
+
+
 TESTS = {f"gguf/{name}": (model_is_theirs, name) for name in MODELS}
 for kind in ("f16", "bf16", "q8_0", "q4_0", "mxfp4"):
     TESTS.update({f"gguf/{kind}/{m}": (type_is_theirs, f"{kind}/{m}") for m in ("llama", "mixtral", "gpt2",
                                                                                  "deepseek2-v3")})
 TESTS.update({f"gguf/nvfp4/{m}": (scaled_is_theirs, m) for m in ("llama", "mixtral", "qwen3", "qwen3moe")})
+
+TESTS.update({f"gguf/tokens/{name}": (tokenizer_is_theirs, name) for name in CUTS})
 
 
 def main():
