@@ -11,6 +11,7 @@
 #include "lib/process.h"
 #include "run/report.h"
 #include "run/run.h"
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,7 +30,9 @@ static char **with_names(int *argc, char **argv) {
     return all;
 }
 
-static const GgufType *type_of(const QuantizeOptions *o) {
+// As ggml writes it, too: Q8_0, q8-0.
+static const GgufType *type_of(QuantizeOptions *o) {
+    for (char *c = o->format; *c; c++) *c = *c == '-' ? '_' : (char)tolower((unsigned char)*c);
     const GgufType *type = gguf_type_named(o->format);
     char known[128] = "";
     for (const GgufType *t = gguf_types; t->name; t++)

@@ -347,7 +347,8 @@ CUTS = {
         " ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"], False, False),
     "smollm": (None, [r"\p{N}"], True, False),
 }
-TEXTS = ["the then 12345 cats' it's  IT'S\n\n  end", "a\u00e9 \u4e2d\u6587 x=1;\r\n\ttabs  ", "<s>the</s> th", " ", "!the ?12 3"]
+TEXTS = ["the then 12345 cats' it's  IT'S\n\n  end", "a\u00e9 \u4e2d\u6587 x=1;\r\n\ttabs  ", "<s>the</s> th", " ",
+         "!the ?12 3"]
 
 
 def letters():
@@ -359,7 +360,8 @@ def letters():
 def write_tokenizer(name, directory):
     normalizer, splits, regex, whole = CUTS[name]
     vocab = {letter: b for b, letter in letters().items()}
-    merges = ["t h", "th e", "\u0120 the", "1 2", "12 3", "\u0120 \u0120", "\u010a \u010a", "' s", "I T", "\u00c3 \u00a9"]
+    merges = ["t h", "th e", "\u0120 the", "1 2", "12 3", "\u0120 \u0120", "\u010a \u010a", "' s", "I T",
+              "\u00c3 \u00a9"]
     for pair in merges:
         vocab.setdefault(pair.replace(" ", ""), len(vocab))
     if whole:
