@@ -3,6 +3,7 @@
 #include "tests/test.h"
 #include "config/config.h"
 #include "config/generate.h"
+#include "config/quantize.h"
 #include "config/serve.h"
 #include "lib/rng.h"
 #include <ctype.h>
@@ -70,7 +71,7 @@ static void test_text(void) {
 }
 
 // ---- the programs ------------------------------------------------------------------------------
-static const FlagTable *const programs[] = {&config_table, &generate_table, &serve_table};
+static const FlagTable *const programs[] = {&config_table, &generate_table, &serve_table, &quantize_table};
 enum { PROGRAMS = sizeof programs / sizeof programs[0] };
 
 static const Flag *find(const FlagTable *t, const char *name) {
