@@ -304,6 +304,14 @@ static void read_rope(json_t *config, const Gguf *g, unsigned family) {
     put(config, "rope_parameters", rope);
 }
 
+// A layer has more tensors than six, so a file that claims many layers needs no memory for them.
+static void check_layers(const Gguf *g) {
+    size_t layers = count_of(g, "block_count", 0);
+    if (layers > g->tensors / 6)
+        fail("%s: %zu layers are claimed, but the file has %zu tensors in all; copy or download it again", g->path,
+             layers, g->tensors);
+}
+
 static void read_tensors(json_t *config, const Gguf *g, unsigned family) {
     const GgufTensor *embed = gguf_tensor(g, "token_embd.weight");
     if (!embed || embed->rank != 2) fail("%s: tensor token_embd.weight, a matrix, is missing", g->path);
@@ -320,6 +328,7 @@ json_t *gguf_config(const Gguf *g) {
     put(config, "model_type", json_string(architectures[row_of(family)].model_type));
     check_keys(g, family);
     read_keys(config, g, family);
+    check_layers(g);
     if (family & LATENT) read_latent_heads(config, g);
     else read_heads(config, g, family);
     if (family & MOE) read_experts(config, g, family);

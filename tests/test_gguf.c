@@ -148,16 +148,20 @@ static void test_obstacles(void) {
 static void load_it(void *path) { model_free(loaded_from(path)); }
 
 // The bytes of a sound file with one word in the place of another of the same length.
-static void *changed(const char *from, const char *to) {
-    size_t bytes, n = strlen(from), found = 0;
+static void *changed_bytes(const char *from, const char *to, size_t n) {
+    size_t bytes, found = 0;
     char *text = read_whole_file(test_path("sound.gguf"), &bytes), *path = (char *)test_path("changed.gguf");
-    CHECK(n == strlen(to), "%s and %s differ in length", from, to);
     for (size_t i = 0; i + n <= bytes; i++)
         if (memcmp(text + i, from, n) == 0) memcpy(text + i, to, n), found++;
     CHECK(found > 0, "%s is not in the file", from);
     write_whole_file(path, text, bytes);
     free(text);
     return path;
+}
+
+static void *changed(const char *from, const char *to) {
+    CHECK(strlen(from) == strlen(to), "%s and %s differ in length", from, to);
+    return changed_bytes(from, to, strlen(from));
 }
 
 static void test_keys(void) {
@@ -183,6 +187,9 @@ static void test_keys(void) {
         if (!cases[i].word) load_it(path);
         else CHECK(test_fails(1, cases[i].word, load_it, path), "%s: %s", cases[i].to, test_message);
     }
+    static const char two[] = "llama.block_count\x04\0\0\0\x02", many[] = "llama.block_count\x04\0\0\0\xff";
+    void *path = changed_bytes(two, many, sizeof two - 1);
+    CHECK(test_fails(1, "255 layers are claimed", load_it, path), "%s", test_message);
     model_free(m);
 }
 
