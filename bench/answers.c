@@ -35,18 +35,26 @@ static double tokens_of(const Answered *x) {
     return sum;
 }
 
-static void run_steps(Engine *e, Answered *x) {
-    for (double before = 0, now;; before = now) {
-        double start = seconds_now();
-        const Step *step = engine_schedule(e, 0);
-        if (!step->rows) return;
-        bool full = sched_waiting(e->sched) > 0;
-        size_t rows = step->rows;
-        double computed = seconds_now();
-        engine_finish(e, step);
-        double end = seconds_now();
-        note_step(x, rows, end - start, end - computed, full, (now = tokens_of(x)) - before);
+// An engine with its requests, between two steps.
+typedef struct {
+    Pool *pool; Sched *sched; Served *served; Draft *lookup; Engine engine;
+    Answered x;
+    bool done;
+} Run;
+
+static void run_step(Run *r) {
+    double start = seconds_now(), before = r->x.tokens;
+    const Step *step = engine_schedule(&r->engine, 0);
+    if (!step->rows) {
+        r->done = true;
+        return;
     }
+    bool full = sched_waiting(r->sched) > 0;
+    size_t rows = step->rows;
+    double computed = seconds_now();
+    engine_finish(&r->engine, step);
+    double end = seconds_now();
+    note_step(&r->x, rows, end - start, end - computed, full, tokens_of(&r->x) - before);
 }
 
 static void submit(Sched *s, Answered *x, const Asking *ask) {
@@ -66,28 +74,49 @@ static size_t blocks_for(const Asking *ask) {
     return ask->running * ((PROMPT + longest) / ROW_BLOCK + 1) + 1;
 }
 
-Answered answer_all(Model *m, const Asking *ask) {
+static void run_begin(Run *r, Model *m, const Asking *ask) {
     size_t blocks = blocks_for(ask), budget = ask->running * (PROMPT + ask->guesses), vocab = model_config(m)->vocab;
     SampleOptions sampling = sample_defaults(1, 0);
     sampling.temperature = (real)ask->temperature;
-    Pool *pool = pool_new(blocks, ROW_BLOCK, 0, 1, 64);
-    Sched *sched = sched_new((SchedOptions){.budget = budget, .running = ask->running, .chunk = budget,
-                                            .sched = ask->sched, .admit = ADMIT_full}, pool);
-    Served *served = served_new(m, blocks, ROW_BLOCK, ask->running, 0, sampling, vocab);
-    Answered x = {.digest = HASH_START};
-    submit(sched, &x, ask);
-    Draft *lookup = ask->lookup ? draft_lookup() : NULL;
-    Engine e = {.sched = sched, .backend = served_backend(served), .emit = receive, .owner = x.told,
-                .draft = lookup ? lookup : (Draft *)(void *)ask->oracle, .guesses = ask->guesses,
-                .guess = lookup ? draft_guess : guess_known};
-    run_steps(&e, &x);
+    *r = (Run){.pool = pool_new(blocks, ROW_BLOCK, 0, 1, 64), .x = {.digest = HASH_START}};
+    r->sched = sched_new((SchedOptions){.budget = budget, .running = ask->running, .chunk = budget,
+                                        .sched = ask->sched, .admit = ADMIT_full}, r->pool);
+    r->served = served_new(m, blocks, ROW_BLOCK, ask->running, 0, sampling, vocab);
+    submit(r->sched, &r->x, ask);
+    r->lookup = ask->lookup ? draft_lookup() : NULL;
+    r->engine = (Engine){.sched = r->sched, .backend = served_backend(r->served), .emit = receive, .owner = r->x.told,
+                         .draft = r->lookup ? r->lookup : (Draft *)(void *)ask->oracle, .guesses = ask->guesses,
+                         .guess = r->lookup ? draft_guess : guess_known};
+}
+
+static Answered run_end(Run *r) {
+    Answered x = r->x;
     for (size_t i = 0; i < x.count; i++) {
         Told *t = &x.told[i];
         t->digest = hash_bytes(HASH_START, t->text, (PROMPT + t->tokens) * sizeof *t->text);
         x.digest = hash_bytes(x.digest, &t->digest, sizeof t->digest);
     }
-    engine_free(&e), served_free(served), sched_free(sched), pool_free(pool), draft_free(lookup);
+    engine_free(&r->engine), served_free(r->served), sched_free(r->sched), pool_free(r->pool), draft_free(r->lookup);
     return x;
+}
+
+Answered answer_all(Model *m, const Asking *ask) {
+    Run r;
+    for (run_begin(&r, m, ask); !r.done;) run_step(&r);
+    return run_end(&r);
+}
+
+void answer_in_turns(Model *m, const Asking *ask, size_t ways, Answered *x) {
+    Run *run = xmalloc(ways * sizeof *run), *next;
+    for (size_t i = 0; i < ways; i++) run_begin(&run[i], m, &ask[i]);
+    do {
+        next = NULL;
+        for (size_t i = 0; i < ways; i++)
+            if (!run[i].done && (!next || run[i].x.tokens < next->x.tokens)) next = &run[i];
+        if (next) run_step(next);
+    } while (next);
+    for (size_t i = 0; i < ways; i++) x[i] = run_end(&run[i]);
+    free(run);
 }
 
 void answered_free(Answered *x) {

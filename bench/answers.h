@@ -25,4 +25,7 @@ typedef struct {
 enum { PROMPT = 1 };                            // token: the number of the request
 Answered answer_all(Model *m, const Asking *ask);       // its texts go with answered_free()
 void answered_free(Answered *x);
+// The same requests in several ways, [ways], step by step in turns: the way that has written the fewest tokens goes on,
+// so that what the machine does meanwhile happens to all of them.
+void answer_in_turns(Model *m, const Asking *ask, size_t ways, Answered *x);
 #endif

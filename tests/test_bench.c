@@ -90,8 +90,8 @@ static void flash_apart(void) {
     CHECK(strstr(bench("--help").out, "starved"), "the help does not know the section");
 }
 
-// What a server's steps cost and are worth. Times are no test; that guesses and batches leave the bits alone is one, and
-// that two means of the same acceptance differ by the factor that arithmetic gives.
+// What a server's steps cost and are worth. Times are no test; that guesses and batches leave the bits alone is one, as
+// is that two means of the same acceptance differ by the factor that arithmetic gives.
 static void steps_of_servers(void) {
     Result r = bench("costs batches guesses --tiny --threads 1 --out results.json");
     json_t *root = json_load_file(test_path("results.json"), 0, NULL), *all = json_object_get(root, "sections");
