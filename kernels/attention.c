@@ -237,7 +237,7 @@ enum {
     UNROLL = 4,                         // queries, or vectors of columns, whose sums stay in registers; and of
     MANY = 2 * UNROLL,                  // queries so many, with half of the vectors
     PANELS_FROM = 4,                    // queries of a key head, whose scores arithmetic bounds and not reading
-    DEPTH = 64,                         // dimensions of keys that are turned for them at a time
+    WIDTH = 64, DEPTH = 64,             // keys, and dimensions of them, that are turned for them at a time
     PREFETCH = 2048,                    // distance in numbers
     FEW = 8,                            // tokens of a sequence, and
     FEW_QUERIES = 32,                   // queries of a key head, for which keys are not packed
@@ -327,7 +327,7 @@ INLINE void tile_of_product(Layout layout, size_t rows, size_t vecs, real *c, si
             for (size_t i = 0; i < vecs; i++) {
                 value[i] = vec_load_at(row, i * LANES, n);
                 prefetch_ahead(row + i * LANES, ahead);
-                if (layout == TURNED) __builtin_prefetch(b->group[1 + i] + k * LANES, 0, 2);
+                if (layout == TURNED) __builtin_prefetch(b->group[1 + d / LANES + i] + k * LANES, 0, 2);
             }
             for (size_t h = 0; h < rows; h++) {
                 vec x = vec_set(a[h * lda + k]);
@@ -352,7 +352,20 @@ INLINE void columns_of_product(Layout layout, size_t vecs, real *c, size_t ldc, 
         tile_of_product(layout, 1, vecs, c + i * ldc, ldc, a + i * lda, lda, b, d, n, K, accumulate);
 }
 
-// `depth` dimensions of n <= 16 keys become columns of a panel [depth,32]; next: as many numbers of the next tile.
+// C [rows,ldc] = or += A [rows,lda] B of N columns.
+INLINE void small_product(Layout layout, real *c, size_t ldc, const real *a, size_t lda, size_t rows, const Tile *b,
+                          size_t N, size_t K, bool accumulate) {
+    enum { WIDE = UNROLL * LANES, HALF = WIDE / 2 };
+    size_t d = 0;
+    for (; rows < MANY && d + WIDE <= N; d += WIDE)
+        columns_of_product(layout, UNROLL, c, ldc, a, lda, rows, b, d, WIDE, K, accumulate);
+    for (; d + HALF <= N; d += HALF)
+        columns_of_product(layout, UNROLL / 2, c, ldc, a, lda, rows, b, d, HALF, K, accumulate);
+    for (; d < N; d += LANES)
+        columns_of_product(layout, 1, c, ldc, a, lda, rows, b, d, smaller(LANES, N - d), K, accumulate);
+}
+
+// `depth` dimensions of n <= 16 keys become columns of a panel [depth,64]; next: as many numbers of the next tile.
 static void turn_keys(real *panel, const real *k, const real *next, size_t stride, size_t depth, size_t n) {
     size_t d = 0;
     for (; n == LANES && d + LANES <= depth; d += LANES) {
@@ -364,33 +377,29 @@ static void turn_keys(real *panel, const real *k, const real *next, size_t strid
             row[i] = vec_load(at);
         }
         vec_transpose(row);
-        for (size_t i = 0; i < LANES; i++) vec_store(panel + (d + i) * PANEL, row[i]);
+        for (size_t i = 0; i < LANES; i++) vec_store(panel + (d + i) * WIDTH, row[i]);
     }
     for (; d < depth; d++)
-        for (size_t i = 0; i < n; i++) panel[d * PANEL + i] = k[i * stride + d];
+        for (size_t i = 0; i < n; i++) panel[d * WIDTH + i] = k[i * stride + d];
 }
 
-// Many queries, as of a latent that all heads share: some dimensions of 32 keys are turned, and multiplied by all
+// Many queries, as of a latent that all heads share: some dimensions of 64 keys are turned, and multiplied by all
 // queries while they are in the L1 cache. Turning alone asks for the next tile faster than memory answers; multiplying
-// asks again, evenly, two lines for every row of the panel.
+// asks again, evenly, a line for every vector of the panel.
 static void scores_of_panels(real *score, size_t ld, const real *q, size_t queries, const Tile *t, size_t D,
                              size_t keys) {
-    real panel[DEPTH * PANEL];
-    for (size_t j = 0; j < keys; j += PANEL)
+    real panel[DEPTH * WIDTH];
+    for (size_t j = 0; j < keys; j += WIDTH)
         for (size_t d = 0; d < D; d += DEPTH) {
-            size_t n = smaller(PANEL, keys - j), depth = smaller(DEPTH, D - d);
-            const real **group = t->group + j / LANES, **next = group + t->groups;
-            const real *place[] = {panel, next[0] + d * LANES, next[1] + d * LANES};
-            const Tile turned = {.group = place, .stride = PANEL};
-            for (size_t i = 0; i < n; i += LANES)
-                turn_keys(panel + i, group[i / LANES] + d, place[1 + i / LANES], t->stride, depth,
-                          smaller(LANES, n - i));
-            if (n == PANEL)
-                columns_of_product(TURNED, 2, score + j, ld, q + d, D, queries, &turned, 0, PANEL, depth, d > 0);
-            else
-                for (size_t i = 0; i < n; i += LANES)
-                    columns_of_product(TURNED, 1, score + j, ld, q + d, D, queries, &turned, i, smaller(LANES, n - i),
-                                       depth, d > 0);
+            size_t n = smaller(WIDTH, keys - j), depth = smaller(DEPTH, D - d);
+            const real *place[1 + WIDTH / LANES] = {panel};
+            for (size_t i = 0; i < n; i += LANES) {
+                const real **group = t->group + (j + i) / LANES;
+                place[1 + i / LANES] = group[t->groups] + d * LANES;
+                turn_keys(panel + i, *group + d, place[1 + i / LANES], t->stride, depth, smaller(LANES, n - i));
+            }
+            const Tile turned = {.group = place, .stride = WIDTH};
+            small_product(TURNED, score + j, ld, q + d, D, queries, &turned, n, depth, d > 0);
         }
 }
 
@@ -402,25 +411,14 @@ static void scores_of_tile(real *score, size_t ld, const real *q, size_t queries
     else scores_of_groups(IN_ORDER, score, ld, q, queries, t, D, keys);
 }
 
-// out [queries,Dv] = or += p [queries,ld] V; each output is one chain over keys.
-INLINE void values_of_groups(Layout layout, real *out, const real *p, size_t ld, size_t queries, const Tile *t,
-                             size_t Dv, size_t keys, bool accumulate) {
-    enum { WIDE = UNROLL * LANES, HALF = WIDE / 2 };
-    size_t d = 0;
-    for (; queries < MANY && d + WIDE <= Dv; d += WIDE)
-        columns_of_product(layout, UNROLL, out, Dv, p, ld, queries, t, d, WIDE, keys, accumulate);
-    for (; d + HALF <= Dv; d += HALF)
-        columns_of_product(layout, UNROLL / 2, out, Dv, p, ld, queries, t, d, HALF, keys, accumulate);
-    for (; d < Dv; d += LANES)
-        columns_of_product(layout, 1, out, Dv, p, ld, queries, t, d, smaller(LANES, Dv - d), keys, accumulate);
-}
-// read: the values are the beginning of the keys, which are in the cache.
+// out [queries,Dv] = or += p [queries,ld] V; each output is one chain over keys. read: the values are the beginning of
+// the keys, which are in the cache.
 static void values_of_tile(real *out, const real *p, size_t ld, size_t queries, const Tile *t, bool read, size_t Dv,
                            size_t keys, bool accumulate) {
-    if (read) values_of_groups(READ, out, p, ld, queries, t, Dv, keys, accumulate);
-    else if (queries >= PANELS_FROM) values_of_groups(SLOW, out, p, ld, queries, t, Dv, keys, accumulate);
-    else if (t->scattered) values_of_groups(SCATTERED, out, p, ld, queries, t, Dv, keys, accumulate);
-    else values_of_groups(IN_ORDER, out, p, ld, queries, t, Dv, keys, accumulate);
+    if (read) small_product(READ, out, Dv, p, ld, queries, t, Dv, keys, accumulate);
+    else if (queries >= PANELS_FROM) small_product(SLOW, out, Dv, p, ld, queries, t, Dv, keys, accumulate);
+    else if (t->scattered) small_product(SCATTERED, out, Dv, p, ld, queries, t, Dv, keys, accumulate);
+    else small_product(IN_ORDER, out, Dv, p, ld, queries, t, Dv, keys, accumulate);
 }
 
 // What a thread needs to decode, in numbers: scores [queries, tile], queries and outputs side by side, copies of a tile

@@ -217,16 +217,16 @@ static void past(void) {
 }
 
 // What one thread has to do depends on how many there are: 1, 2, 4 or 8 query heads of a key head at a time, whose
-// values are 4, 2, 1 or a part of a vector wide.
+// values are 4, 2, 1 or a part of a vector wide; keys of 150 numbers are turned in three parts.
 static void past_of_groups(void) {
     static const int counts[] = {1, 2, 3, 8};
-    static const struct { size_t D, Dv; } sizes[] = {{64, 64}, {40, 112}, {16, 36}};
+    static const struct { size_t D, Dv; } sizes[] = {{64, 64}, {40, 112}, {16, 36}, {150, 20}};
     Rng r = rng_stream(3, RNG_TEST, 9);
     for (size_t t = 0; t < sizeof counts / sizeof *counts; t++)
         for (size_t group = 1; group <= 16; group++)
             for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
                 omp_set_num_threads(counts[t]);
-                Heads h = {group * (1 + i), 1 + i, sizes[i].D, sizes[i].Dv, 0, i == 2};
+                Heads h = {group * (1 + i % 3), 1 + i % 3, sizes[i].D, sizes[i].Dv, 0, i == 2};
                 check_past(75, 1, h, ATTENTION_flash, 32, &r);
             }
 }
