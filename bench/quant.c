@@ -1,6 +1,7 @@
 // quant.c: the products of a model with quantised weights, and nothing else of it, by format and rows. Of few rows
 // reading the weights is the limit; the tokens per second are those that a model would write if all the rest of it cost
-// nothing. float: our own products in full precision, beside them.
+// nothing. float: our own products in full precision, beside them. What is smaller than the caches may be read faster
+// than memory: MB says what that can be.
 #include "bench/bench.h"
 #include "kernels/matmul.h"
 #include "kernels/quant_matmul.h"
@@ -112,7 +113,10 @@ static void race_model(Bench *b, size_t model) {
             p[f] = (Products){w[f], counts[k], pool, y, held};
             c[f] = (Contestant){.run = run, .work = &p[f], .bytes = (double)w[f]->bytes};
         }
+        double least = b->least_seconds;
+        b->least_seconds = 10 * least;      // several walks: the first one wakes threads and finds other weights cached
         race(b, "quantised products", c, ALL);
+        b->least_seconds = least;
         for (size_t f = 0; f < ALL; f++) report(b, model, &p[f], &c[f], &c[0]);
         race_free(c, ALL);
     }

@@ -339,8 +339,8 @@ INLINE vec load_floats(const unsigned char *p) {
 }
 INLINE vec load_e8m0(const unsigned char *p) {             // halved, because codes are twice what they mean
     real scale[COLUMNS];
-    for (int i = 0; i < COLUMNS; i++)
-        scale[i] = (real)float_of(p[i] < 2 ? 0x200000u << p[i] : (uint32_t)(p[i] - 1) << 23);
+    for (int i = 0; i < COLUMNS; i++)                      // 0x400000: 2^-127, which is no normal number
+        scale[i] = (real)(float_of(p[i] ? (uint32_t)p[i] << 23 : 0x400000) * 0.5f);
     return vec_load(scale);
 }
 INLINE vec load_e4m3(const unsigned char *p, float tensor_scale) {      // likewise

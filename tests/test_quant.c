@@ -299,7 +299,7 @@ static void twins(void) {
 }
 
 // All codes that a file may hold, -128 among them, by the largest activations of either sign: no sum in 16 bits may
-// overflow. Scales are left as they are.
+// overflow. Scales are left as they are, but for the least ones of E8M0, which are no normal floats.
 static void extremes(void) {
     enum { M = 4, N = 48, K = 256 };
     for (int f = 0; f < QUANT_FORMAT_COUNT; f++)
@@ -314,6 +314,7 @@ static void extremes(void) {
                 int byte = kind == 0 ? 0 : kind == 1 ? 0xff : kind == 2 ? 0x80 : (int)rng_below(&r, 256);
                 if (f == QUANT_ternary) byte %= 243;                  // of five numbers
                 if (!is_scale) c.rows[i] = (unsigned char)byte;
+                else if (f == QUANT_mxfp4 && kind == 3) c.rows[i] = (unsigned char)(i / bytes % 3);   // the least ones
             }
             for (size_t i = 0; i < M * K; i++) c.x[i] = i / K % 2 ? -1 : i / K == 2 && i % 3 ? -1 : 1;
             case_pack(&c);
