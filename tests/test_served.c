@@ -315,7 +315,7 @@ static void measured(void) {
     priced = serve("--budget 64 --running 8 --blocks 32 --clock model --cost cost.json");
     CHECK(strstr(priced.out, "replaying 12 requests"), "%s%s", priced.out, priced.error);
     // A draft that is a model: all at once, so that the replay makes the steps of the run, and costs what they cost.
-    Result drafted = serve("--budget 64 --running 8 --blocks 32 --rate 1e8 --clock both --cost cost.json --draft run "
+    Result drafted = serve("--budget 64 --running 8 --blocks 32 --backlog 12 --clock both --cost cost.json --draft run "
                            "--draft-cost cost.json --gamma 3");
     CHECK(drafted.status == 0 && !strcmp(receipt_of(drafted), receipt_of(priced)), "%s%s", drafted.out, drafted.error);
     const char *time = strstr(drafted.out, "\n  time "), *steps = strstr(drafted.out, "\n  steps ");
