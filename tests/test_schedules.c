@@ -1,6 +1,7 @@
 // test_schedules.c: random schedules of true models and drafts. Tiny pools, shared and found blocks, a hash of four
-// bits, preemption, swaps, cancels before and within a step, guesses right and wrong: whatever happens, the tokens of a
-// request are those that it gets alone. SCHEDULES=10000 build/tests schedules/ takes a minute.
+// bits, preemption, swaps, cancels before and within a step, guesses right and wrong, caches that let pairs go or round
+// them: whatever happens, the tokens of a request are those that it gets alone. SCHEDULES=10000 build/tests schedules/
+// takes a minute.
 #include "tests/config.h"
 #include "tests/test.h"
 #include "infer/served.h"
@@ -24,6 +25,16 @@ static const char *const targets[] = {"", "--attn mla", "--attn swa --window 9",
 static const char *const drafts[] = {"--width 16 --layers 1", "--attn mla --layers 1",
                                      "--pos learned --context 24"};
 enum { TARGETS = sizeof targets / sizeof *targets, DRAFTS = sizeof drafts / sizeof *drafts };
+// What a cache keeps of the texts of the first two targets.
+static const KeepOptions kept[] = {
+    {.policy = KV_POLICY_window, .budget = 7, .bits = 32, .from = 1},
+    {.policy = KV_POLICY_sink, .budget = 9, .bits = 32},
+    {.policy = KV_POLICY_random, .budget = 6, .bits = 16, .seed = 5},
+    {.policy = KV_POLICY_h2o, .budget = 8, .bits = 32},
+    {.policy = KV_POLICY_snapkv, .budget = 10, .bits = 32},
+    {.policy = KV_POLICY_full, .bits = 4, .group = 4, .residual = 3},
+};
+enum { KEPT = sizeof kept / sizeof *kept, KEEPERS = 2 };
 typedef enum { GUESS_NOTHING, GUESS_LOOKUP, GUESS_MODEL, GUESS_RATIO, GUESSES } Guess;
 
 static Model *open_model(const char *flags) {
@@ -31,11 +42,11 @@ static Model *open_model(const char *flags) {
     return model_new(&c, false);
 }
 
-static void write_alone(Item *item, Model *m, SampleOptions o, Draft *draft) {
+static void write_alone(Item *item, Model *m, SampleOptions o, Draft *draft, KeepOptions keep) {
     Tokenizer *numbers = tokenizer_numbers(VOCAB);
     Speculation ahead = {.draft = draft, .ratio = true, .most = 3};
     o.seed += item->seed;
-    Sampler *s = sampler_new(m, numbers, item->token, item->n, o);
+    Sampler *s = sampler_new_kept(m, numbers, item->token, item->n, o, keep);
     if (draft) sampler_speculate(s, &ahead);
     for (size_t i = 0; i < ANSWER; i++) sampler_next(s);
     memcpy(item->token, s->text[0].token, (item->n + ANSWER) * sizeof *item->token);
@@ -43,7 +54,7 @@ static void write_alone(Item *item, Model *m, SampleOptions o, Draft *draft) {
 }
 
 // Of a target and, for ratio, of a draft. A text of ratio was written with three guesses a step.
-static void make_items(Item *item, Model *m, Model *draft, size_t known, SampleOptions o) {
+static void make_items(Item *item, Model *m, Model *draft, size_t known, SampleOptions o, KeepOptions keep) {
     Rng r = rng_stream(2, RNG_TEST, 5);
     for (size_t i = 0; i < ITEMS; i++) {
         size_t same = rng_below(&r, 9);
@@ -55,7 +66,7 @@ static void make_items(Item *item, Model *m, Model *draft, size_t known, SampleO
         SampleOptions mine = o;
         mine.seed += item[i].seed;
         Draft *d = draft ? draft_of_model(draft, VOCAB, mine, true, smaller(known, PROMPT + ANSWER)) : NULL;
-        write_alone(&item[i], m, o, d);
+        write_alone(&item[i], m, o, d, keep);
         draft_free(d);
     }
 }
@@ -63,6 +74,7 @@ static void make_items(Item *item, Model *m, Model *draft, size_t known, SampleO
 typedef struct {
     Model *target[TARGETS], *draft[DRAFTS];
     Item item[TARGETS][DRAFTS + 1][ITEMS];          // the last of them: exact
+    Item less[KEEPERS][KEPT][ITEMS];                // where the cache keeps less
     SampleOptions options[TARGETS];
 } Zoo;
 static size_t known_of(size_t draft) { return strstr(drafts[draft], "learned") ? KNOWN : SIZE_MAX; }
@@ -72,10 +84,13 @@ static Zoo *open_zoo(void) {
     for (size_t d = 0; d < DRAFTS; d++) z->draft[d] = open_model(drafts[d]);
     for (size_t t = 0; t < TARGETS; t++) {
         z->target[t] = open_model(targets[t]), z->options[t] = drawn[t % 3];
-        make_items(z->item[t][DRAFTS], z->target[t], NULL, 0, z->options[t]);
+        make_items(z->item[t][DRAFTS], z->target[t], NULL, 0, z->options[t], keep_everything());
+        for (size_t k = 0; t < KEEPERS && k < KEPT; k++)
+            make_items(z->less[t][k], z->target[t], NULL, 0, z->options[t], kept[k]);
         bool forgets = !served_has_state(z->target[t]);
         for (size_t d = 0; d < DRAFTS && forgets; d++)
-            make_items(z->item[t][d], z->target[t], z->draft[d], known_of(d), z->options[t]);
+            make_items(z->item[t][d], z->target[t], z->draft[d], known_of(d), z->options[t],
+                       keep_everything());
     }
     return z;
 }
@@ -87,7 +102,7 @@ typedef struct {
     Pool *pool; Sched *sched; Served *served; Engine engine; SchedOptions o;
     const Item *item;
     Asked asked[REQUESTS]; size_t count, submitted, steps;
-    bool forks, cancels; Guess guess;
+    bool forks, cancels; Guess guess; size_t keeps;  // keeps: KEPT: everything
 } World;
 
 static size_t below(World *w, size_t n) { return rng_below(&w->rng, (uint32_t)n); }
@@ -116,13 +131,17 @@ static void make_world(World *w, const Zoo *z, uint64_t seed) {
                           .victim = (int)below(w, 2), .preempt = (int)below(w, 2),
                           .watermark = chance(w, 5) ? 0 : 1.0 / (double)blocks, .shed = chance(w, 9) ? 0 : 12};
     w->o.budget = w->o.running + below(w, 20);
+    w->keeps = target < KEEPERS && chance(w, 4) ? below(w, KEPT) : KEPT;
+    if (w->keeps < KEPT) w->o.prefix_cache = false;
+    if (w->keeps < KEPT && keep_alters(&kept[w->keeps])) w->o.slots = served_slots, w->o.keep = &kept[w->keeps];
     w->pool = pool_new(blocks, size, blocks, seed, chance(w, 5) ? 4 : 64);
     w->sched = sched_new(w->o, w->pool);
     w->served = served_new(z->target[target], blocks, size, w->o.running, blocks, z->options[target], VOCAB);
     if (chance(w, 5)) served_keep_snapshots(w->served);
     w->engine = (Engine){.sched = w->sched, .backend = served_backend(w->served), .guesses = 1 + below(w, 6),
                          .guess = draft_guess};
-    choose_guesses(w, z, target);
+    if (w->keeps == KEPT) choose_guesses(w, z, target);
+    else served_keep(w->served, &kept[w->keeps]), w->item = z->less[target][w->keeps];
     w->forks = chance(w, 4), w->cancels = chance(w, 4);
     w->count = 1 + below(w, REQUESTS);
     for (size_t i = 0; i < w->count; i++) w->asked[i].at = (double)below(w, 20);
@@ -174,15 +193,17 @@ static void check_tokens(const World *w, uint64_t seed) {
         CHECK(a->r->state == STATE_ENDED && (a->r->end != END_LENGTH || n == a->most),
               "schedule %llu: request %zu has %zu of %zu tokens", (unsigned long long)seed, i, n, a->most);
         CHECK(!memcmp(a->r->token, a->item->token, n * sizeof *a->item->token),
-              "schedule %llu, %s, guesses %d: request %zu has other tokens than alone", (unsigned long long)seed,
-              targets[seed % TARGETS], w->guess, i);
+              "schedule %llu, %s, guesses %d, keeps %zu: request %zu has other tokens than alone",
+              (unsigned long long)seed, targets[seed % TARGETS], w->guess, w->keeps, i);
     }
 }
 
-typedef struct { size_t preempted, saved, copied, found, kept[GUESSES], rejected[GUESSES], end[ENDS]; } Seen;
+typedef struct { size_t preempted, saved, copied, found, kept[GUESSES], rejected[GUESSES], end[ENDS],
+                        less[KEPT + 1]; } Seen;
 static void see(Seen *s, const World *w) {
     const SchedCounters *c = sched_counters(w->sched);
     s->preempted += c->preempted, s->saved += c->saved, s->copied += c->copied;
+    s->less[w->keeps] += c->ended[END_LENGTH];
     s->found += c->hits + c->rehits + c->shared;
     s->kept[w->guess] += c->drafted - c->rejected, s->rejected[w->guess] += c->rejected;
     for (size_t i = 0; i < ENDS; i++) s->end[i] += c->ended[i];
@@ -206,6 +227,7 @@ static void fuzz(void) {
     CHECK(count < 300 || (seen.preempted && seen.saved && seen.copied && seen.found && seen.end[END_CANCELLED] &&
           seen.end[END_SHED]), "preempted %zu, saved %zu, copied %zu, found %zu, cancelled %zu, shed %zu",
           seen.preempted, seen.saved, seen.copied, seen.found, seen.end[END_CANCELLED], seen.end[END_SHED]);
+    for (size_t k = 0; k < KEPT && count >= 300; k++) CHECK(seen.less[k] > 4, "keeps %zu: %zu ended", k, seen.less[k]);
     for (Guess g = GUESS_LOOKUP; g < GUESSES && count >= 300; g++)
         CHECK(seen.kept[g] > 20 && seen.rejected[g] > 20, "guesses %d: %zu kept, %zu rejected", g, seen.kept[g],
               seen.rejected[g]);
