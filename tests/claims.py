@@ -1622,8 +1622,8 @@ class Sweeps(unittest.TestCase):
         self.assertIn("--backlog 400: of --requests 300", refused.stderr)
 
     def test_asks(self):
-        """./generate is asked about models that are trained once, whatever jobs; the same digests again, and what cannot
-        be is refused in one line."""
+        """./generate asks models that are trained once, whatever jobs; the same digests again, and what cannot be is
+        refused in one line."""
         model = "--data recall --pairs 4 --keys 9 --context 24 --layers 1 --width 32 --heads 2 --eval-tokens 128"
         command = (f"./generate --model='{model} --steps 3' --questions 3 --rows 5 --kv-policy random,window "
                    "--kv-budget 5 --seed 1..2")
@@ -1641,7 +1641,8 @@ class Sweeps(unittest.TestCase):
         self.assertNotEqual(check.differences({**row, "digest": "0" * 16}, asker.again(row)), [])
         fresh = self.sweep(command, "--fresh", "--jobs", "2")
         self.assertIn("digests  4 of 4 are those recorded before", fresh.stdout)
-        for words, said in (("--questions 3", "how ./train makes"), (f"--model='{model}' --questions 3 --run x", "--run:"),
+        for words, said in (("--questions 3", "how ./train makes"),
+                            (f"--model='{model}' --questions 3 --run x", "--run:"),
                             (f"--model='{model} --nothing 3' --questions 3", "nothing"),
                             (f"--model='{model}' --questions 3 --tokens 3", "--tokens has no effect")):
             refused = self.sweep(f"./generate {words} --seed 1..2")
