@@ -62,10 +62,10 @@ def formulas(receipt):
         print(f"{arm.label:<28}{one:>20,}{one * sessions:>16,}{', '.join(f'{x:,}' for x in counted):>10}")
 
 
-def cliff(command, pools=(2000, 2500, 3000, 3500, 4000, 4500, 5000, 6000), ttls=("0", "11", "20")):
+def cliff(command, pools=(2000, 2500, 3000, 3500, 4000, 5000), ttls=("0", "20")):
     """command: of ./serve, as in a claim file, without --blocks and --ttl. Median sessions of one seed."""
     flags = {name: values[0] for name, values in parse_command(command).items()}
-    styles = {"0": ("least recently used", "-", INK, "o"), "11": ("held 11 s", "--", DARK, "s"),
+    styles = {"0": ("least recently used", "-", INK, "o"),
               "20": ("held 20 s", ":", DARK, "^")}
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.8, 3), layout="constrained")
