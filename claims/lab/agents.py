@@ -75,6 +75,8 @@ def cliff(command, pools=(2000, 2500, 3000, 3500, 4000, 5000), ttls=("0", "20"))
             places = numpy.array(pools) * 16
             axes.plot(places, median, style, color=colour, marker=mark, markersize=3, linewidth=1.4, label=label)
         axes.set_yscale("log")
+        axes.set_yticks([100, 200, 400, 800], ["100", "200", "400", "800"])
+        axes.minorticks_off()
         axes.set_xlabel("positions in the pool")
         axes.set_ylabel("median session (s)")
         axes.set_title("Memory for agents has a cliff; holding blocks does not move it", fontsize=9)
