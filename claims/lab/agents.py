@@ -62,10 +62,10 @@ def formulas(receipt):
         print(f"{arm.label:<28}{one:>20,}{one * sessions:>16,}{', '.join(f'{x:,}' for x in counted):>10}")
 
 
-def cliff(command, pools=(2000, 2500, 3000, 3500, 4000, 4500, 5000, 6000), ttls=("0", "11", "20")):
+def cliff(command, pools=(2000, 2500, 3000, 3500, 4000, 5000), ttls=("0", "20")):
     """command: of ./serve, as in a claim file, without --blocks and --ttl. Median sessions of one seed."""
     flags = {name: values[0] for name, values in parse_command(command).items()}
-    styles = {"0": ("least recently used", "-", INK, "o"), "11": ("held 11 s", "--", DARK, "s"),
+    styles = {"0": ("least recently used", "-", INK, "o"),
               "20": ("held 20 s", ":", DARK, "^")}
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.8, 3), layout="constrained")
@@ -75,6 +75,8 @@ def cliff(command, pools=(2000, 2500, 3000, 3500, 4000, 4500, 5000, 6000), ttls=
             places = numpy.array(pools) * 16
             axes.plot(places, median, style, color=colour, marker=mark, markersize=3, linewidth=1.4, label=label)
         axes.set_yscale("log")
+        axes.set_yticks([100, 200, 400, 800], ["100", "200", "400", "800"])
+        axes.minorticks_off()
         axes.set_xlabel("positions in the pool")
         axes.set_ylabel("median session (s)")
         axes.set_title("Memory for agents has a cliff; holding blocks does not move it", fontsize=9)
