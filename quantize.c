@@ -66,6 +66,7 @@ static Model *load(const QuantizeOptions *o, const GgufType *type) {
     if (!o->unverified) run_check_files(o->run, false, advice);
     Model *m = model_new(&c, false);
     hf_load(m, o->run);
+    if (strcmp(type->name, "f32") != 0) hf_note_rounded(o->run);
     if (!o->unverified) report_check_weights(m, o->run, advice);
     return m;
 }

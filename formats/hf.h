@@ -30,6 +30,9 @@ void hf_config(Config *c, const char *dir);
 // Every flag of the run of ours that wrote the directory; fails like hf_config. False (c untouched) if none of ours
 // did.
 bool hf_flags(Config *c, const char *dir);
+// One line on stderr where a run has rounded weights (--quant), for those who round: not every format brings its own
+// numbers back.
+void hf_note_rounded(const char *dir);
 // The tokens of context that the model of a directory was trained on, or is said to be good for.
 size_t hf_trained_context(const char *dir);
 // Fills the parameters from model.safetensors, or from the shards that model.safetensors.index.json

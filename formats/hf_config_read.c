@@ -708,6 +708,15 @@ bool hf_flags(Config *c, const char *dir) {
     return ours;
 }
 
+void hf_note_rounded(const char *dir) {
+    JsonFile j = hf_read_json(dir, "config.json");
+    const char *format = json_string_value(json_object_get(get(&j, "receipts"), "quant"));
+    if (format && strcmp(format, "none") != 0)
+        fprintf(stderr, "note     %s was trained with --quant %s: its weights are rounded, and rounding them again may "
+                "change them\n", dir, format);
+    hf_close_json(&j);
+}
+
 size_t hf_trained_context(const char *dir) {
     JsonFile j = hf_read_json(dir, "config.json");
     const Family *family = hf_family_in(&j);

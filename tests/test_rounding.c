@@ -180,6 +180,12 @@ static void command(void) {
     CHECK(one.status == 0 && !strcmp(one.out, two.out), "%s%s, not %s%s", one.out, one.error, two.out, two.error);
     CHECK(strcmp(two.out, plain.out) && strstr(two.error, "are rounded to int2") && !strstr(plain.error, "rounded"),
           "%s, %s", two.out, two.error);
+    static const char again[] = "trained with --quant nvfp4: its weights are rounded";
+    Result twice = generate("--run once-1 --tokens 3 --quant ternary"), as_it_is = generate("--run once-1 --tokens 3");
+    CHECK(strstr(twice.error, again) && !strstr(as_it_is.error, again) && !strstr(two.error, "again"), "%s%s",
+          twice.error, as_it_is.error);
+    Result loaded = train(TINY "--steps 1 --out loaded --load once-1 --quant int2");
+    CHECK(loaded.status == 0 && strstr(loaded.error, again), "%s%s", loaded.out, loaded.error);
     refused(TINY "--mx-scale even --out x", "--quant"), refused(TINY "--qat-start 0.5 --out x", "--quant");
     refused(TINY "--quant q4 --out x", "q4"), refused(TINY "--quant int2 --mx-scale even --out x", "mxfp4");
 }
