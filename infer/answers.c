@@ -101,7 +101,7 @@ static double price_of(const Service *run, const Step *step) {
 }
 
 // A step, or the wait until there is one; false: all requests have ended.
-static bool advance(Service *run) {
+bool answers_advance(Service *run) {
     if (run->real) run->now = seconds_now() - run->start;
     size_t next;
     while (has_arrived(run, next = sessions_next(run))) submit(run, next);
@@ -127,7 +127,7 @@ static bool advance(Service *run) {
 }
 
 // ---- all of them ---------------------------------------------------------------------------------
-static void begin(Service *run, Backend backend) {
+void answers_begin(Service *run, Backend backend) {
     run->record = xmalloc(size_mul(run->trace.count, sizeof *run->record));
     run->request = xmalloc(size_mul(run->trace.count, sizeof *run->request));
     run->due = xmalloc(size_mul(run->trace.count, sizeof *run->due));
@@ -142,8 +142,8 @@ static void begin(Service *run, Backend backend) {
 }
 
 void answers_run(Service *run, Backend backend) {
-    begin(run, backend);
-    while (advance(run)) {}
+    answers_begin(run, backend);
+    while (answers_advance(run)) {}
     run->took = seconds_now() - run->start;
 }
 

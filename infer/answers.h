@@ -4,7 +4,9 @@
 #define ANSWERS_H
 #include "infer/service.h"
 
-void answers_run(Service *run, Backend backend);            // until all requests have ended
+void answers_run(Service *run, Backend backend);            // until all requests have ended: these two
+void answers_begin(Service *run, Backend backend);
+bool answers_advance(Service *run);                         // a step, or the wait for one; false: all have ended
 Stats answers_stats(Service *run);                          // lets go of the requests; records stay
 // Tokens of a request, into its record (an emit function; owner: the Service).
 void answers_receive(void *owner, Request *r, const int *token, size_t count);

@@ -16,7 +16,7 @@ static uint64_t random_key(void) {
     return key;
 }
 
-static size_t guesses_of(const ServeOptions *o) {
+size_t service_guesses(const ServeOptions *o) {
     char *end;
     unsigned long n = strtoul(o->gamma, &end, 10);
     if (serve_guesses_what_pays(o)) {
@@ -49,7 +49,7 @@ Service service_open(const ServeOptions *o) {
     run.pool = pool_new(o->blocks, o->block, places, random_key(), 64);
     run.sched = sched_new(s, run.pool);
     run.workers.sched = s;
-    if (*o->draft) run.guesses = guesses_of(o);
+    if (*o->draft) run.guesses = service_guesses(o);
     if (*o->draft && !serve_has_model_draft(o)) run.draft = draft_lookup();
     run.real = *o->run && o->clock != CLOCK_model, run.vocab = RANDOM_VOCAB;
     return run;

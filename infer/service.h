@@ -35,5 +35,6 @@ typedef struct Service {
 // --draft DIR smaller, knows, draft.
 Service service_open(const ServeOptions *o);
 size_t service_places(const ServeOptions *o);           // blocks of the swap area
+size_t service_guesses(const ServeOptions *o);          // with --draft: --gamma; 0: auto
 const SchedCounters *service_counters(const Service *run);      // of all workers
 #endif

@@ -1,15 +1,10 @@
 // requests.c: the command line of ./serve, up to the last step of a small run on the event clock; traces of others;
 // tables of costs.
-#define main serve_main
-#include "serve.c"
-#undef main
+#include "infer/answers.h"
+#include "infer/sessions.h"
+#include "infer/workers.h"
 #include "tests/fuzz/fuzz.h"
-
-// Here nothing listens.
-bool http_is_there(void) { return true; }
-void http_serve(HttpOptions o, Live *live, LiveOptions told, Speaker *speaker, const volatile sig_atomic_t *stopped) {
-    (void)o, (void)live, (void)told, (void)speaker, (void)stopped;
-}
+#include <string.h>
 
 static bool is_small(const ServeOptions *o) {
     return o->requests <= 16 && o->prompt_length <= 64 && o->answer_length <= 64 && o->spread <= 1 &&
@@ -28,22 +23,25 @@ void serve_command(const char *input, size_t bytes) {
     ServeOptions o;
     bool *given = xmalloc(serve_table.count * sizeof *given);
     flags_parse(&serve_table, &o, argc, argv, given);
-    refuse(&o, given), refuse_beside_port(&o, given);
-    if (*o.draft) guesses_of(&o);
-    if (!is_small(&o) || is_given(given, "port") || *o.calibrate) return;
-    Service run = open_run(&o);
-    open_trace(&run);
+    serve_refuse(&o, given);
+    if (*o.draft) service_guesses(&o);
+    if (!is_small(&o) || given[flags_find(&serve_table, "port")] || *o.calibrate) return;
+    Service run = service_open(&o);
+    Backend backend = answers_without_model(&run.seed);
+    backend.sample = answers_random_token;
+    if (*o.disagg) workers_open(&run);
+    sessions_open_trace(&run);
     if (*o.disagg) {
         if (run.workers.readers + run.workers.writers > 8) return;
-        answer_by_workers(&run, (Backend){&run.seed, no_step, no_move, no_move, no_move, random_token, NULL});
+        workers_run(&run, backend);
         const char *wrong = fleet_check(run.fleet);
         if (wrong) fuzz_fault("%s", wrong);
         if (fleet_flying(run.fleet)) fuzz_fault("%zu requests never end", fleet_flying(run.fleet));
         return;
     }
-    begin_answers(&run, (Backend){&run.seed, no_step, no_move, no_move, no_move, random_token, NULL});
+    answers_begin(&run, backend);
     size_t steps = 0;
-    while (advance(&run)) {
+    while (answers_advance(&run)) {
         const char *wrong = sched_check(run.sched);
         if (wrong) fuzz_fault("%s", wrong);
         if (steps++ > 100000) fuzz_fault("it does not end");
