@@ -9,11 +9,13 @@ void http_serve(HttpOptions o, Live *live, LiveOptions told, Speaker *speaker, c
 }
 #else
 #include "infer/metrics.h"
+#include "infer/streams.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
 #include <microhttpd.h>
 #include <netdb.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -32,7 +34,7 @@ static const double LOOK = 0.05;            // seconds between two looks at whet
 
 typedef struct {
     HttpOptions o; LiveOptions told;
-    Live *live; Speaker *speaker;
+    Live *live; Speaker *speaker; Streams *streams;
     pthread_mutex_t lock; size_t visits;    // requests under way
 } Http;
 
@@ -43,6 +45,7 @@ typedef struct {
     char *body; size_t bytes, room;
     double start;
     Reply *reply;
+    bool chunks;                            // HTTP/1.1
     char *pending; size_t length, given;    // events that the client has not taken yet
 } Visit;
 
@@ -80,13 +83,9 @@ static enum MHD_Result send_error(Visit *v, int status, const char *message) {
 }
 
 // ---- a call ----------------------------------------------------------------------------------------
-// A socket that was closed, or whose client will not say another word, has nothing to read and is at its end.
-static bool client_is_gone(const Visit *v) {
-    char byte;
+static int socket_of(const Visit *v) {
     const union MHD_ConnectionInfo *i = MHD_get_connection_info(v->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    if (!i) return true;
-    ssize_t n = recv(i->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+    return i ? i->connect_fd : -1;
 }
 
 // Waiting for the engine is not the client's silence: its clock stands still meanwhile.
@@ -107,7 +106,7 @@ static bool wait_a_moment(Visit *v) {
     live_wait(v->http->live, v->reply->call, LOOK);
     hold_idle_clock(v, false);
     check_time(v);
-    return !client_is_gone(v);
+    return !socket_is_gone(socket_of(v));
 }
 
 static void leave_call(Visit *v, Why why) {
@@ -127,10 +126,37 @@ static enum MHD_Result answer_whole(Visit *v) {
     return text ? send_json(v, text) : send_refusal(v, &why);
 }
 
+// The rest of a chunk, to a client who takes its time, but not more of it than --idle for anything at all.
+static bool send_rest(const Visit *v, const Stream *x) {
+    int wait = v->http->o.idle > 0 ? (int)fmin(1e9, ceil(1e3 * v->http->o.idle)) : -1;
+    for (size_t sent = x->sent; sent < x->bytes;) {
+        struct pollfd p = {.fd = x->socket, .events = POLLOUT};
+        if (poll(&p, 1, wait) <= 0) return false;
+        ssize_t n = send(x->socket, x->text + sent, x->bytes - sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) return false;
+        sent += n > 0 ? (size_t)n : 0;
+    }
+    return true;
+}
+
+// The headers are out and libmicrohttpd waits here for a first chunk: until there is one that it has to send, those of
+// the stream's thread go to the socket past it. False: nobody listens any more.
+static bool send_as_they_come(Visit *v) {
+    double limit = v->http->o.timeout;
+    Stream x = {.socket = socket_of(v), .reply = v->reply, .until = limit > 0 ? v->start + limit : 0};
+    hold_idle_clock(v, true);
+    streams_send(v->http->streams, &x);
+    bool there = x.state == STREAM_ENDS || (x.state == STREAM_SLOW && send_rest(v, &x));
+    hold_idle_clock(v, false);
+    if (there && x.state == STREAM_ENDS) v->pending = x.text, v->length = x.bytes, v->given = 0;
+    else free(x.text);
+    return there;
+}
+
 // What libmicrohttpd calls for the next bytes of a stream.
 static ssize_t read_stream(void *visit, uint64_t position, char *to, size_t most) {
     Visit *v = visit;
-    (void)position;
+    if (position == 0 && v->chunks && !send_as_they_come(v)) return MHD_CONTENT_READER_END_WITH_ERROR;
     while (v->given == v->length) {
         if (v->reply->done) return MHD_CONTENT_READER_END_OF_STREAM;
         free(v->pending);
@@ -232,9 +258,9 @@ static enum MHD_Result answer(Visit *v, const char *path, const char *method) {
 }
 
 // ---- libmicrohttpd ---------------------------------------------------------------------------------
-static Visit *visit_new(Http *h, struct MHD_Connection *connection) {
+static Visit *visit_new(Http *h, struct MHD_Connection *connection, bool chunks) {
     Visit *v = xmalloc(sizeof *v);
-    *v = (Visit){.http = h, .connection = connection, .start = seconds_now()};
+    *v = (Visit){.http = h, .connection = connection, .start = seconds_now(), .chunks = chunks};
     pthread_mutex_lock(&h->lock);
     h->visits++;
     pthread_mutex_unlock(&h->lock);
@@ -258,8 +284,7 @@ static enum MHD_Result begin_visit(Visit *v) {
 
 static enum MHD_Result on_request(void *http, struct MHD_Connection *connection, const char *path, const char *method,
                                   const char *version, const char *data, size_t *bytes, void **visit) {
-    (void)version;
-    if (!*visit) return begin_visit(*visit = visit_new(http, connection));
+    if (!*visit) return begin_visit(*visit = visit_new(http, connection, !strcmp(version, "HTTP/1.1")));
     if (!*bytes) return answer(*visit, path, method);
     enum MHD_Result taken = take_body(*visit, data, *bytes);
     *bytes = 0;
@@ -325,6 +350,7 @@ static struct MHD_Daemon *start(Http *h, int socket) {
     sigset_t all, before;            // signals are for the thread that computes
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);
+    h->streams = streams_new(h->live);
     struct MHD_Daemon *d = MHD_start_daemon(
         flags, 0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, be_quiet, NULL, MHD_OPTION_LISTEN_SOCKET,
         socket, MHD_OPTION_CONNECTION_LIMIT, (unsigned)h->o.connections, MHD_OPTION_CONNECTION_TIMEOUT,
@@ -356,7 +382,9 @@ void http_serve(HttpOptions o, Live *live, LiveOptions told, Speaker *speaker, c
     fprintf(stderr, "listening http://%s%s%s:%u/\n", six ? "[" : "", o.host, six ? "]" : "", port_of(socket));
     live_run(live, stopped);
     wait_for_visits(&h);
+    streams_end(h.streams);
     MHD_stop_daemon(d);
+    streams_free(h.streams);
     pthread_mutex_destroy(&h.lock);
 }
 #endif

@@ -16,7 +16,8 @@ struct Live {
     Answer **active; size_t actives, room;       // the engine's: submitted to the scheduler and not ended
     uint32_t steps;
     pthread_mutex_t lock;
-    pthread_cond_t work;
+    pthread_cond_t work, heard;
+    bool ring, unsaid;                           // for whoever hears; the engine's: it has not been woken yet
     Call *first, *last;                          // calls that have come, or have something to say
     Call *calls;                                 // all that were submitted and not freed
     size_t open;                                 // answers that have not ended
@@ -116,16 +117,35 @@ static void wait_until(pthread_cond_t *on, pthread_mutex_t *lock, double seconds
 
 void live_wait(Live *l, Call *c, double seconds) {
     pthread_mutex_lock(&l->lock);
-    if (!c->news && c->open) wait_until(&c->come, &l->lock, seconds);
+    if ((c->whole || !c->news) && c->open) wait_until(&c->come, &l->lock, seconds);
     c->news = false;
     pthread_mutex_unlock(&l->lock);
 }
 
-Progress live_progress(Live *l, const Answer *a) {
+// The reason first: whoever knows it knows all tokens.
+Progress live_progress(const Answer *a) {
+    Why why = a->why;
+    return (Progress){a->count, why};
+}
+
+void live_listen(Live *l, Call *c, bool listen) {
     pthread_mutex_lock(&l->lock);
-    Progress p = {a->count, a->why};
+    c->listened = listen;
     pthread_mutex_unlock(&l->lock);
-    return p;
+}
+
+void live_ring(Live *l) {
+    pthread_mutex_lock(&l->lock);
+    l->ring = true;
+    pthread_mutex_unlock(&l->lock);
+    pthread_cond_signal(&l->heard);
+}
+
+void live_hear(Live *l, double seconds) {
+    pthread_mutex_lock(&l->lock);
+    if (!l->ring) wait_until(&l->heard, &l->lock, seconds);
+    l->ring = false;
+    pthread_mutex_unlock(&l->lock);
 }
 
 static void ask_to_end(Live *l, Answer *a, Why why) {
@@ -293,13 +313,13 @@ Live *live_new(LiveOptions o, Sched *sched, Pool *pool, Served *served, const To
                            .gap = histogram(0.0001), .latency = histogram(0.001), .queued = histogram(0.001),
                            .prompt = histogram(1), .answer = histogram(1)};
     l->engine.cost = o.cost, l->engine.draft_cost = o.draft_cost, l->engine.pays = cost_best_guesses;
-    pthread_mutex_init(&l->lock, NULL), pthread_cond_init(&l->work, NULL);
+    pthread_mutex_init(&l->lock, NULL), pthread_cond_init(&l->work, NULL), pthread_cond_init(&l->heard, NULL);
     return l;
 }
 
 void live_free(Live *l) {
     engine_free(&l->engine);
-    pthread_mutex_destroy(&l->lock), pthread_cond_destroy(&l->work);
+    pthread_mutex_destroy(&l->lock), pthread_cond_destroy(&l->work), pthread_cond_destroy(&l->heard);
     free(l->active), free(l->picture), free(l);
 }
 
@@ -358,6 +378,12 @@ static void count_ended(Live *l, Answer *a) {
                                                    a->count, a->why};
 }
 
+// Whoever hears is woken once for all news of a step, and not into a lock that is still held.
+static void tell(Live *l) {
+    if (l->unsaid) pthread_cond_signal(&l->heard);
+    l->unsaid = false;
+}
+
 // New tokens of an answer, and its end; whether it is still active.
 static bool publish(Live *l, Answer *a) {
     LiveStats *s = &l->stats;
@@ -371,13 +397,15 @@ static bool publish(Live *l, Answer *a) {
         a->last = s->now, s->tokens += a->drawn - a->count, a->count = a->drawn;
     }
     c->news = true;
-    pthread_cond_signal(&c->come);
+    if (c->listened) l->ring = l->unsaid = true;
+    else if (!c->whole) pthread_cond_signal(&c->come);
     if (!ended) return true;
     a->why = why_of(a);
     count_ended(l, a);
     sched_release(l->sched, a->request);
     a->request = NULL;
     c->open--, l->open--;
+    if (c->whole && !c->open) pthread_cond_signal(&c->come);
     if (!c->open && c->left && !c->queued) forget_call(l, c);
     return false;
 }
@@ -487,6 +515,7 @@ static bool look_around(Live *l, bool stopped) {
     draw_picture(l);
     if (l->actives) return true;
     if (l->draining && !l->open && !l->first) return false;
+    tell(l);
     if (!l->first) wait_until(&l->work, &l->lock, NAP);
     return true;
 }
@@ -500,8 +529,10 @@ static void work(Live *l) {
     l->stats.now = now_of(l);
     count_step(l, step, start);
     publish_all(l);
+    if (!step->rows) tell(l);
     if (!step->rows && l->actives && !l->first) wait_until(&l->work, &l->lock, NAP);
     pthread_mutex_unlock(&l->lock);
+    tell(l);
 }
 
 void live_run(Live *l, const volatile sig_atomic_t *stopped) {
@@ -511,6 +542,7 @@ void live_run(Live *l, const volatile sig_atomic_t *stopped) {
         more = look_around(l, *stopped != 0);
         bool busy = l->actives > 0;
         pthread_mutex_unlock(&l->lock);
+        tell(l);
         if (busy) work(l);
     }
 }

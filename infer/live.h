@@ -19,7 +19,7 @@ typedef struct {
     size_t prompt, index;        // which of the call's prompts; text i of ./generate --samples draws as index i
     int *token; uint32_t *step;  // [most]; the step that drew it
     Likely *likely;              // [most, 1 + K]: the token, then the K most probable; or NULL
-    size_t count; Why why;       // known to those outside: tokens, and why there are no more of them
+    _Atomic size_t count; _Atomic Why why;       // known to those outside: tokens, and why there are no more of them
     double first, last;          // when its first and its latest token came
     // The engine's own.
     Request *request;
@@ -39,7 +39,9 @@ struct Call {
     size_t likely;                               // K
     double arrival;
     // Under the lock.
+    bool whole;                                  // nobody wants news before all answers have ended
     size_t open;                                 // answers that have not ended
+    bool listened;                               // its news are for whoever listens to many (live_hear)
     bool submitted, news, left;                  // left: nobody outside looks at it any more
     pthread_cond_t come;
     Call *next, *before, *after;
@@ -87,7 +89,11 @@ Submitted live_submit(Live *l, Call *c);
 // Waits for news of a call, at most so long. Whoever is back may read what answers have up to `count`.
 void live_wait(Live *l, Call *c, double seconds);
 typedef struct { size_t count; Why why; } Progress;
-Progress live_progress(Live *l, const Answer *a);
+Progress live_progress(const Answer *a);                  // without the lock
+// One thread for many calls: a step with news of any that are listened to wakes it once; so does a ring.
+void live_listen(Live *l, Call *c, bool listen);
+void live_ring(Live *l);
+void live_hear(Live *l, double seconds);                  // waits for either, at most so long
 void live_stop(Live *l, Answer *a, Why why);              // no more tokens of this one are wanted
 void live_leave(Live *l, Call *c, Why why);               // what has not ended ends so; the call is gone
 bool live_draining(Live *l);

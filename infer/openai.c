@@ -64,7 +64,7 @@ static bool hear(Reply *r, size_t i, Progress p) {
 bool reply_listen(Reply *r) {
     bool all = true;
     for (size_t i = 0; i < r->answers; i++) {
-        Progress p = live_progress(r->live, &r->call->answer[i]);
+        Progress p = live_progress(&r->call->answer[i]);
         while (hear(r, i, p)) {}
         all &= r->told[i].why != WHY_NONE;
     }
@@ -227,23 +227,36 @@ static size_t safe_bytes(const Reply *r, const Told *t) {
     return safe > t->given ? safe : t->given;
 }
 
+static void add_text(char **all, size_t *bytes, char *text) {
+    size_t n = strlen(text);
+    *all = xrealloc(*all, *bytes + n + 1);
+    memcpy(*all + *bytes, text, n + 1);
+    *bytes += n;
+    free(text);
+}
+
 static void add_event(char **all, size_t *bytes, json_t *event) {
     char *line = json_line(event);
-    size_t n = strlen(line);
-    *all = xrealloc(*all, *bytes + n + 9);
-    *bytes += (size_t)snprintf(*all + *bytes, n + 9, "data: %s\n\n", line);
+    add_text(all, bytes, xprintf("data: %s\n\n", line));
     free(line);
 }
 
-static void add_chunk(Reply *r, size_t i, size_t from, char **all, size_t *bytes) {
-    Told *t = &r->told[i];
-    bool first = !t->opened, echo = r->echo && first;
-    t->opened = true;
-    json_t *root = head_of(r, true), *logprobs = logprobs_of(r, i, from, t->decoded, echo), *choice;
-    size_t safe = safe_bytes(r, t);
-    char *prompt = echo ? text_of_prompt(r, &r->call->answer[i]) : xprintf("%s", "");
-    char *text = xprintf("%s%.*s", prompt, (int)(safe - t->given), t->text.text ? t->text.text + t->given : "");
-    t->given = safe, t->closed = t->why != WHY_NONE;
+// Most chunks are one text among words that stay: no tree is built for them. The bytes are those of add_full_chunk.
+static void add_plain_chunk(Reply *r, size_t i, const char *text, size_t n, Why why, char **all, size_t *bytes) {
+    const char *reason = finish_of(why), *quote = reason ? "\"" : "";
+    char *said = json_text(text, n);
+    if (!r->head) r->head = json_line(head_of(r, true));
+    add_text(all, bytes, xprintf("data: %.*s,\"choices\":[{\"index\":%zu,%s%s%s,\"logprobs\":null,\"finish_reason\":"
+                                 "%s%s%s}]%s}\n\n", (int)strlen(r->head) - 1, r->head, i,
+                                 r->chat ? "\"delta\":{\"content\":" : "\"text\":", said, r->chat ? "}" : "", quote,
+                                 reason ? reason : "null", quote, r->usage ? ",\"usage\":null" : ""));
+    free(said);
+}
+
+static void add_full_chunk(Reply *r, size_t i, size_t from, bool first, const char *text, char **all,
+                           size_t *bytes) {
+    const Told *t = &r->told[i];
+    json_t *root = head_of(r, true), *logprobs = logprobs_of(r, i, from, t->decoded, r->echo && first), *choice;
     if (r->chat) {
         choice = json_pack("{s:I, s:{s:s}, s:o, s:s?}", "index", (json_int_t)i, "delta", "content", text, "logprobs",
                            logprobs, "finish_reason", finish_of(t->why));
@@ -255,6 +268,21 @@ static void add_chunk(Reply *r, size_t i, size_t from, char **all, size_t *bytes
     json_object_set_new(root, "choices", json_pack("[o]", choice));
     if (r->usage) json_object_set_new(root, "usage", json_null());
     add_event(all, bytes, root);
+}
+
+static void add_chunk(Reply *r, size_t i, size_t from, char **all, size_t *bytes) {
+    Told *t = &r->told[i];
+    bool first = !t->opened, plain = !r->call->logprobs && !(first && (r->chat || r->echo));
+    size_t safe = safe_bytes(r, t), n = safe - t->given;
+    const char *new = t->text.text ? t->text.text + t->given : "";
+    t->opened = true, t->given = safe, t->closed = t->why != WHY_NONE;
+    if (plain) {
+        add_plain_chunk(r, i, new, n, t->why, all, bytes);
+        return;
+    }
+    char *prompt = r->echo && first ? text_of_prompt(r, &r->call->answer[i]) : xprintf("%s", "");
+    char *text = xprintf("%s%.*s", prompt, (int)n, new);
+    add_full_chunk(r, i, from, first, text, all, bytes);
     free(prompt), free(text);
 }
 
@@ -262,7 +290,7 @@ static void add_chunk(Reply *r, size_t i, size_t from, char **all, size_t *bytes
 static void tell(Reply *r, size_t i, char **all, size_t *bytes) {
     Told *t = &r->told[i];
     const Answer *a = &r->call->answer[i];
-    Progress p = live_progress(r->live, a);
+    Progress p = live_progress(a);
     for (size_t from = t->decoded; !t->closed && hear(r, i, p); from = t->decoded) {
         while (t->decoded < p.count && t->decoded > from && a->step[t->decoded] == a->step[from] && hear(r, i, p)) {}
         if (t->why && !finish_of(t->why)) return;

@@ -24,7 +24,7 @@ typedef struct {
     char **stop; size_t stops, longest;
     Told *told; size_t answers;
     bool done;                     // the stream has said that it is over
-    char id[40];
+    char id[40], *head;            // head: what all chunks begin with, as JSON; NULL before the first
 } Reply;
 
 // NULL and *why, or a call that is ready to be submitted.

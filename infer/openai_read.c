@@ -387,7 +387,7 @@ static void settle(Reading *r) {
     p->tokens = length_of_answer(p);
     c->options = r->sampling, c->options.tokens = p->tokens ? p->tokens : 1;
     c->ignore_eos = r->ignore_eos, c->logprobs = r->logprobs, c->likely = p->top;
-    c->words = p->stops > 0;
+    c->words = p->stops > 0, c->whole = !p->stream && !p->stops;
     call_take_room(c);
     for (size_t i = 0; i < c->prompts && p->echo && r->logprobs; i++)
         c->read[i] = xmalloc(size_mul(c->length[i], size_mul(1 + c->likely, sizeof(Likely))));
@@ -420,5 +420,5 @@ Reply *reply_read(Speaker *s, bool chat, const char *body, size_t bytes, Refusal
 void reply_free(Reply *r) {
     for (size_t i = 0; i < r->stops; i++) free(r->stop[i]);
     for (size_t i = 0; i < r->answers; i++) free(r->told[i].text.text);
-    free(r->stop), free(r->told), free(r);
+    free(r->stop), free(r->told), free(r->head), free(r);
 }

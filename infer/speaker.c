@@ -30,6 +30,22 @@ char *json_line(json_t *j) {
     return text;
 }
 
+// As jansson writes it: quotes, backslashes and what is below a blank are escaped.
+char *json_text(const char *text, size_t bytes) {
+    static const char *const letter = "btn\1fr";
+    char *out = xmalloc(6 * bytes + 3), *to = out;
+    *to++ = '"';
+    for (size_t i = 0; i < bytes; i++) {
+        unsigned char c = (unsigned char)text[i];
+        if (c == '"' || c == '\\') *to++ = '\\', *to++ = (char)c;
+        else if (c >= ' ') *to++ = (char)c;
+        else if (c >= '\b' && c <= '\r' && c != '\v') *to++ = '\\', *to++ = letter[c - '\b'];
+        else to += sprintf(to, "\\u%04X", c);
+    }
+    *to++ = '"', *to = 0;
+    return out;
+}
+
 char *refusal_text(const Refusal *r) {
     const char *type = r->status == 401 ? "AuthenticationError" : r->status == 404 ? "NotFoundError"
                      : r->status == 429 ? "RateLimitError" : r->status < 500 ? "BadRequestError" : "ServiceUnavailable";

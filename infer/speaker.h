@@ -39,6 +39,7 @@ void spelling_add(Spelling *s, const char *text, size_t bytes);
 void spelling_end(Spelling *s);                          // no more bytes come; .text is never NULL then
 
 // ---- JSON ------------------------------------------------------------------------------------------
+char *json_text(const char *text, size_t bytes);                     // UTF-8 in quotes, malloc'd
 char *json_line(json_t *j);                                          // takes it, malloc'd
 json_t *body_of(const char *body, size_t bytes, Refusal *why);       // an object, or NULL
 char *speaker_models(const Speaker *s);

@@ -53,7 +53,78 @@ static void refusal(void) {
     tokenizer_free(words);
 }
 
+// Every byte of a text but 0, which Spelling never lets through, as jansson writes it.
+static void quotes(void) {
+    char text[200];
+    size_t n = 0;
+    for (char c = 1; c < 127; c++) text[n++] = c;
+    n += (size_t)sprintf(text + n, "\x7F\xC3\xA9\xE2\x82\xAC\xF0\x9F\x90\xB1");
+    json_t *j = json_stringn(text, n);
+    char *ours = json_text(text, n), *theirs = json_dumps(j, JSON_COMPACT | JSON_ENCODE_ANY);
+    CHECK(theirs && !strcmp(ours, theirs), "%s\n%s", ours, theirs);
+    CHECK(!strcmp(json_text("", 0), "\"\""), "nothing");
+    free(ours), free(theirs), json_decref(j);
+}
+
+// Chunks are written around their text: read as JSON and written again they are the same bytes.
+static size_t check_chunks(char *events, const char *text, bool chat, bool usage) {
+    char *said = xprintf("%s", "");
+    size_t count = 0;
+    for (char *at = events, *end; strncmp(at, "data: [DONE]", 12); at = end + 2, count++) {
+        if (!(end = strstr(at, "\n\n"))) break;
+        *end = '\0';
+        json_t *j = json_loads(at + strlen("data: "), 0, NULL);
+        json_t *choice = json_array_get(json_object_get(j, "choices"), 0);
+        char *again = json_dumps(j, JSON_COMPACT);
+        const char *part = json_string_value(json_object_get(chat ? json_object_get(choice, "delta") : choice,
+                                                             chat ? "content" : "text"));
+        CHECK(again && !strcmp(at + strlen("data: "), again), "%s\n%s", at, again);
+        CHECK(!choice || json_object_size(choice) == 4, "%s", at);
+        CHECK((json_object_get(j, "usage") != NULL) == usage && json_object_size(j) == 6 + (size_t)usage, "%s", at);
+        const char *reason = json_string_value(json_object_get(choice, "finish_reason"));
+        bool last = !strncmp(end + 2, "data: [DONE]", 12);
+        CHECK(usage || (last ? reason && !strcmp(reason, "length") : !reason), "%s", at);
+        said = xprintf("%s%s", said, part ? part : "");
+        free(again), json_decref(j);
+    }
+    CHECK(!strcmp(said, text), "%s instead of %s", said, text);
+    return count;
+}
+
+static void chunks(void) {
+    static const char *const known[] = {"the", "c\"a\\t", "\xC3\xA9\x01"};
+    static const int answer[] = {1, 0, 2};
+    Tokenizer *words = tokenizer_words(known, 3);
+    Speaker *s = speaker_new("a \"run\"", words, 3, 20, 4, sample_defaults(5, 0), CHAT_plain);
+    for (int kind = 0; kind < 4; kind++) {
+        bool chat = kind % 2, usage = kind / 2;
+        char *body = xprintf("{%s, \"max_tokens\": 3, \"stream\": true%s}",
+                             chat ? "\"messages\": [{\"role\": \"user\", \"content\": \"the\"}]"
+                                  : "\"prompt\": \"the\"",
+                             usage ? ", \"stream_options\": {\"include_usage\": true}" : "");
+        Refusal why = {0};
+        Reply *r = reply_read(s, chat, body, strlen(body), &why);
+        CHECK(r, "%s", why.message);
+        if (!r) return;
+        Answer *a = r->call->answer;
+        for (size_t i = 0; i < 3; i++) a->token[i] = answer[i], a->step[i] = (uint32_t)i;
+        a->count = 2;
+        char *first = reply_events(r), *none = reply_events(r);
+        a->count = 3;
+        a->why = WHY_LENGTH;
+        char *rest = reply_events(r), *all = xprintf("%s%s", first, rest);
+        CHECK(!none && strstr(rest, "data: [DONE]\n\n"), "nothing new, then the end: %s", rest);
+        size_t count = check_chunks(all, " c\"a\\t the \xC3\xA9\x01", chat, usage);
+        CHECK(count == 3 + (size_t)usage, "%zu chunks", count);
+        Call *c = r->call;
+        free(first), free(rest), free(all), free(body), reply_free(r), call_free(c);
+    }
+    speaker_free(s), tokenizer_free(words);
+}
+
 static const Test tests[] = {
+    {"openai/quotes", "a text in quotes, as jansson writes it", quotes},
+    {"openai/chunks", "chunks that are written around their text are the JSON that they would be", chunks},
     {"openai/spelling", "bytes in pieces become the same UTF-8", spelling},
     {"openai/names", "tokens without a text are told apart", names},
     {"openai/refusal", "what a tokenizer cannot say is refused, and the next one is not", refusal},
