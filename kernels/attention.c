@@ -19,6 +19,7 @@
 #include "lib/simd.h"
 #include "lib/threads.h"
 #include <omp.h>
+#include <stdlib.h>
 
 enum { QUERY_TILE = 24, QUERIES_BACKWARD = 4 * QUERY_TILE };
 static Workspace workspace;        // of the one attention that runs at a time
@@ -224,12 +225,18 @@ static void head_forward_flash(const Head *t, const AttnShape *s, real *score) {
 }
 
 // Decoding: a few queries (one, or those of a draft) of the `heads` that read one head of keys and values, as these lie
-// in a cache, tile by tile. The same tiles and chains as above, so the same bits.
+// in a cache, tile by tile. The same tiles and chains as above, so the same bits. Texts that begin in the same blocks
+// go through these together: each key is read once for all of their queries (Juravsky et al. 2024, "Hydragen"; Ye et
+// al. 2024, "Cascade Inference"). Nothing is merged: every query goes on with its own sums where the texts part.
 typedef struct { Past keys, values; size_t length; } Memory;
 typedef struct {
-    real *out; const real *q; size_t out_stride, q_stride;      // of the first query and head; from query to query
-    Memory m, next;                     // next: what the thread will probably read then; length 0: nothing
-    size_t n, heads;
+    real *out; const real *q;           // of the first query and head
+    Memory m;
+    size_t n, at, shared;               // at: its first query in the task; shared: positions that are those of the row
+} DecodeRow;                            // before it, whole tiles
+typedef struct {
+    DecodeRow *row; size_t rows, heads, out_stride, q_stride;   // strides: from query to query
+    Memory next;                        // what the thread will probably read then; length 0: nothing
     const real *slope;                  // of the first head, or NULL
 } DecodeTask;
 
@@ -241,6 +248,7 @@ enum {
     PREFETCH = 2048,                    // distance in numbers
     FEW = 8,                            // tokens of a sequence, and
     FEW_QUERIES = 32,                   // queries of a key head, for which keys are not packed
+    MOST_QUERIES = 64,                  // of rows that go through shared keys together: they stay in the L1 cache
 };
 
 // A tile of keys or values, in groups of 16 positions: where each begins, and then as many of the next tile, or of the
@@ -425,7 +433,7 @@ static void values_of_tile(real *out, const real *p, size_t ld, size_t queries, 
 // whose positions are scattered, the places of its groups, and a softmax for each query.
 typedef struct { size_t scores, queries, outs, keys, values, groups, rows, each; } DecodeSpace;
 static DecodeSpace decode_space(const AttnShape *s, const KvView *view) {
-    size_t group = s->H / s->KV, most = group > FEW_QUERIES ? group : FEW_QUERIES;
+    size_t group = s->H / s->KV, most = group > MOST_QUERIES ? group : MOST_QUERIES;
     size_t copied = view->block_size % LANES ? s->tile : 0;
     DecodeSpace d = {.scores = most * s->tile, .queries = most * s->D, .outs = most * s->Dv, .keys = copied * s->D,
                      .values = view->k == view->v ? 0 : copied * s->Dv};
@@ -455,41 +463,83 @@ static Tile tile_of(const Past *p, size_t length, const Past *next, size_t next_
     return (Tile){group, n, p->stride, scattered};
 }
 
+static size_t queries_of(const DecodeTask *t, size_t row) { return t->row[row].n * t->heads; }
+
 static void gather_queries(const DecodeTask *t, const AttnShape *s, real *q) {
-    for (size_t i = 0; i < t->n; i++)
-        memcpy(q + i * t->heads * s->D, t->q + i * t->q_stride, t->heads * s->D * sizeof *q);
+    size_t width = t->heads * s->D;
+    for (const DecodeRow *r = t->row; r < t->row + t->rows; r++)
+        for (size_t i = 0; i < r->n; i++)
+            memcpy(q + r->at * s->D + i * width, r->q + i * t->q_stride, width * sizeof *q);
 }
 static void scatter_outs(const DecodeTask *t, const AttnShape *s, const real *out) {
-    for (size_t i = 0; i < t->n; i++)
-        memcpy(t->out + i * t->out_stride, out + i * t->heads * s->Dv, t->heads * s->Dv * sizeof *out);
+    size_t width = t->heads * s->Dv;
+    for (const DecodeRow *r = t->row; r < t->row + t->rows; r++)
+        for (size_t i = 0; i < r->n; i++)
+            memcpy(r->out + i * t->out_stride, out + r->at * s->Dv + i * width, width * sizeof *out);
 }
 
-// All queries of all heads go through a tile while it is in the cache.
-static void decode_heads(const DecodeTask *t, const AttnShape *s, const DecodeSpace *d, real *score) {
-    real *side = score + d->scores, *out = t->n == 1 ? t->out : side + d->queries, *copy = side + d->queries + d->outs;
-    const real *q = t->n == 1 ? t->q : side, **group = (const real **)(copy + d->keys + d->values);
-    Softmax *row = (Softmax *)(copy + d->keys + d->values + d->groups);
-    size_t length = t->m.length, past = length - t->n, queries = t->n * t->heads;
-    if (t->n > 1) gather_queries(t, s, side);
-    for (size_t i = 0; i < queries; i++) row[i] = (Softmax){-(real)INFINITY, 0};
-    for (size_t j = 0; j < length; j += s->tile) {
+// Where a thread decodes: its scratch memory, and the queries and outputs of the task, in place or side by side.
+typedef struct { real *score, *out, *copy; const real *q, **group; Softmax *row; size_t values; } DecodeMemory;
+
+// All queries of the rows from .. to-1 go through the tiles [j, end) of what these have in common, while a tile is in
+// the cache.
+static void decode_tiles(const DecodeTask *t, const AttnShape *s, const DecodeMemory *d, size_t from, size_t to,
+                         size_t j, size_t end, const Memory *next) {
+    const DecodeRow *one = &t->row[from];
+    size_t length = one->m.length, at = one->at, queries = t->row[to - 1].at + queries_of(t, to - 1) - at;
+    const real *q = d->q + at * s->D;
+    real *out = d->out + at * s->Dv;
+    for (; j < end; j += s->tile) {
         size_t keys = smaller(s->tile, length - j);
-        Tile tile = tile_of(&t->m.keys, length, &t->next.keys, t->next.length, j, s->tile, group, copy, s->D);
-        bool latent = t->m.values.at == t->m.keys.at;
+        Tile tile = tile_of(&one->m.keys, length, &next->keys, next->length, j, s->tile, d->group, d->copy, s->D);
+        bool latent = one->m.values.at == one->m.keys.at;
         Tile values = tile;
         if (!latent)
-            values = tile_of(&t->m.values, length, &t->next.values, t->next.length, j, s->tile,
-                             group + 2 * (s->tile / LANES), copy + d->keys, s->Dv);
-        scores_of_tile(score, s->tile, q, queries, &tile, s->D, keys);
-        for (size_t i = 0; i < queries; i++) {
-            size_t position = past + i / t->heads;
-            row_forward(&row[i], score + i * s->tile, span_seen(s, position, j, keys), keys, out + i * s->Dv,
-                        position - j, t->slope ? t->slope[i % t->heads] : 0, s);
-        }
-        values_of_tile(out, score, s->tile, queries, &values, latent, s->Dv, keys, j > 0);
+            values = tile_of(&one->m.values, length, &next->values, next->length, j, s->tile,
+                             d->group + 2 * (s->tile / LANES), d->copy + d->values, s->Dv);
+        scores_of_tile(d->score, s->tile, q, queries, &tile, s->D, keys);
+        for (size_t r = from, i = 0; r < to; r++)
+            for (size_t k = 0; k < queries_of(t, r); k++, i++) {
+                size_t position = t->row[r].m.length - t->row[r].n + k / t->heads;
+                row_forward(&d->row[at + i], d->score + i * s->tile, span_seen(s, position, j, keys), keys,
+                            out + i * s->Dv, position - j, t->slope ? t->slope[k % t->heads] : 0, s);
+            }
+        values_of_tile(out, d->score, s->tile, queries, &values, latent, s->Dv, keys, j > 0);
     }
-    for (size_t i = 0; i < queries; i++) row_end(&row[i], out + i * s->Dv, s->Dv, NULL);
-    if (t->n > 1) scatter_outs(t, s, out);
+}
+
+static Memory after(Memory m, size_t j) {
+    m.keys.first += j, m.values.first += j, m.length -= j;
+    return m;
+}
+
+// Rows from .. to-1 from position j on: together as far as all of them are the same text, then those that still are.
+static void decode_rows(const DecodeTask *t, const AttnShape *s, const DecodeMemory *d, size_t from, size_t to,
+                        size_t j, const Memory *next) {
+    size_t end = to - from == 1 ? t->row[from].m.length : t->row[from + 1].shared;
+    for (size_t r = from + 1; r < to; r++) end = smaller(end, t->row[r].shared);
+    decode_tiles(t, s, d, from, to, j, end, next);
+    if (to - from == 1) return;
+    for (size_t r = from, part; r < to; r = part) {
+        for (part = r + 1; part < to && t->row[part].shared > end; part++) {}
+        Memory then = part < to ? after(t->row[part].m, end) : *next;
+        decode_rows(t, s, d, r, part, end, &then);
+    }
+}
+
+static void decode_heads(const DecodeTask *t, const AttnShape *s, const DecodeSpace *d, real *score) {
+    bool in_place = t->rows == 1 && t->row->n == 1;
+    real *side = score + d->scores, *copy = side + d->queries + d->outs;
+    DecodeMemory m = {.score = score, .q = side, .out = side + d->queries, .copy = copy, .values = d->keys,
+                      .group = (const real **)(copy + d->keys + d->values),
+                      .row = (Softmax *)(copy + d->keys + d->values + d->groups)};
+    if (in_place) m.q = t->row->q, m.out = t->row->out;
+    size_t queries = t->row[t->rows - 1].at + queries_of(t, t->rows - 1);
+    if (!in_place) gather_queries(t, s, side);
+    for (size_t i = 0; i < queries; i++) m.row[i] = (Softmax){-(real)INFINITY, 0};
+    decode_rows(t, s, &m, 0, t->rows, 0, &t->next);
+    for (size_t i = 0; i < queries; i++) row_end(&m.row[i], m.out + i * s->Dv, s->Dv, NULL);
+    if (!in_place) scatter_outs(t, s, m.out);
 }
 
 static void head_forward_matrix(const Head *t, const AttnShape *s, real *scratch) {
@@ -527,7 +577,10 @@ static ForwardSpace forward_space(size_t n, size_t L, bool kept, const AttnShape
     return f;
 }
 
-// A task is one key head of one sequence, or a part `part` of `split` of the query heads that read it.
+// A unit is a sequence, or several of few queries that begin alike; a task is one key head of it, or a part `part` of
+// `split` of the query heads that read that.
+typedef struct { size_t first, rows; } Unit;
+typedef struct { Sequence q; size_t b, size, shared; bool decoding; } Member;   // shared: see DecodeRow
 typedef struct { Sequence q; size_t b, g, h, heads; Memory next; } ForwardTask;
 
 static void forward_packed(const AttnOutput *o, const AttnInput *in, const AttnShape *s, const ForwardTask *t,
@@ -555,12 +608,18 @@ static Memory memory_of(const KvView *v, const Sequence *q, size_t b, size_t g) 
 }
 
 static void forward_decoding(const AttnOutput *o, const AttnInput *in, const AttnShape *s, const ForwardTask *t,
-                             real *space) {
+                             const Member *member, size_t rows, real *space) {
     DecodeSpace need = decode_space(s, &in->view);
-    DecodeTask task = {.out = o->out + t->q.at * o->out_stride + t->h * s->Dv,
-                       .q = in->q + t->q.at * in->q_stride + t->h * s->D, .out_stride = o->out_stride,
-                       .q_stride = in->q_stride, .m = memory_of(&in->view, &t->q, t->b, t->g), .next = t->next,
-                       .n = t->q.n, .heads = t->heads, .slope = s->slope ? s->slope + t->h : NULL};
+    DecodeRow row[MOST_QUERIES];
+    for (size_t i = 0, at = 0; i < rows; at += row[i++].n * t->heads) {
+        const Sequence *q = &member[i].q;
+        row[i] = (DecodeRow){.out = o->out + q->at * o->out_stride + t->h * s->Dv,
+                             .q = in->q + q->at * in->q_stride + t->h * s->D,
+                             .m = memory_of(&in->view, q, member[i].b, t->g), .n = q->n, .at = at,
+                             .shared = i ? member[i].shared : 0};
+    }
+    DecodeTask task = {.row = row, .rows = rows, .heads = t->heads, .out_stride = o->out_stride,
+                       .q_stride = in->q_stride, .next = t->next, .slope = s->slope ? s->slope + t->h : NULL};
     decode_heads(&task, s, &need, space);
 }
 
@@ -570,44 +629,90 @@ static bool is_decoding(const AttnOutput *o, const AttnShape *s, size_t n) {
     return few && s->kernel == ATTENTION_flash && !o->lse && !o->probability;
 }
 
-// Tasks are done from the last one to the first.
-static void forward_task(const AttnOutput *o, const AttnInput *in, const AttnShape *s, size_t task, size_t split,
-                         real *space) {
-    size_t part = task % split, group = s->H / s->KV, g = task / split % s->KV, b = task / split / s->KV;
-    ForwardTask t = {.q = sequence_of(o, in, s, b), .b = b, .g = g};
-    if (task >= split) {
-        size_t next = task / split - 1;
-        Sequence q = sequence_of(o, in, s, next / s->KV);
-        t.next = memory_of(&in->view, &q, next / s->KV, next % s->KV);
-    }
-    bool decoding = is_decoding(o, s, t.q.n);
-    // Where others keep the threads busy, a few queries of all heads read the keys together: once.
-    size_t parts = decoding && in->B * s->KV >= (size_t)omp_get_num_threads() ? 1 : split;
-    if (part >= parts) return;
-    t.h = g * group + group * part / parts, t.heads = g * group + group * (part + 1) / parts - t.h;
-    if (decoding) forward_decoding(o, in, s, &t, space);
-    else forward_packed(o, in, s, &t, space);
+// ---- which rows go together ----------------------------------------------------------------------
+
+// Whole tiles, in positions, at which two sequences begin with the same blocks.
+static size_t shared_of(const Sequence *a, const Sequence *b, size_t block_size, size_t tile) {
+    if (!a->block || !b->block || a->first != b->first) return 0;
+    size_t most = smaller(a->length, b->length), i = a->first / block_size;
+    while (i * block_size < a->first + most && a->block[i] == b->block[i]) i++;
+    size_t same = i * block_size > a->first ? i * block_size - a->first : 0;
+    return smaller(same, most) / tile * tile;
 }
 
-// Numbers of scratch memory of a thread, and products of a query and a key: the most of any sequence, and all.
-typedef struct { size_t each, work; bool decoding; } Plan;               // decoding: all of them
+// Rows of many queries come last; of those of few queries, rows that begin with the same block come together, and of
+// these the ones that go on alike.
+static int by_blocks(const void *a, const void *b) {
+    const Member *x = a, *y = b;
+    if (x->decoding != y->decoding) return x->decoding ? -1 : 1;
+    if (!x->decoding || x->q.first != y->q.first) return x->decoding && x->q.first < y->q.first ? -1 : 1;
+    size_t i = x->q.first / x->size, end = x->q.first + smaller(x->q.length, y->q.length);
+    for (; i * x->size < end; i++)
+        if (x->q.block[i] != y->q.block[i]) return x->q.block[i] < y->q.block[i] ? -1 : 1;
+    return x->q.length != y->q.length ? (x->q.length < y->q.length ? -1 : 1) : x->b < y->b ? -1 : 1;
+}
+
+// What is to be done: members [B] in the order in which they are grouped, units [B] of them; numbers of scratch memory
+// of a thread; products of a query and a key; whether all sequences have few queries; positions of the rows that are
+// read with those of another one.
+typedef struct { Member *member; Unit *unit; size_t units, each, work, shared; bool decoding; } Plan;
+
+// Rows that share a tile go together, as long as they leave every thread something to do.
+static bool goes_along(const AttnShape *s, const Member *m, const Unit *u, size_t queries, size_t most) {
+    return m->shared && u->rows < most && (queries + m->q.n) * (s->H / s->KV) <= MOST_QUERIES;
+}
+static void plan_units(Plan *plan, const AttnInput *in, const AttnShape *s) {
+    size_t most = in->B * s->KV / (size_t)omp_get_max_threads(), queries = 0;
+    for (size_t i = 0; i < in->B; i++) {
+        Member *m = &plan->member[i];
+        Unit *u = &plan->unit[plan->units ? plan->units - 1 : 0];
+        if (i && in->row && m->decoding && m[-1].decoding)
+            m->shared = shared_of(&m[-1].q, &m->q, m->size, s->tile);
+        if (i && goes_along(s, m, u, queries, most)) u->rows++, queries += m->q.n, plan->shared += m->shared;
+        else plan->unit[plan->units++] = (Unit){i, 1}, queries = m->q.n;
+    }
+}
 static Plan plan_of(const AttnOutput *o, const AttnInput *in, const AttnShape *s) {
-    Plan plan = {0, 0, true};
+    Plan plan = {.member = xmalloc(in->B * sizeof *plan.member), .unit = xmalloc(in->B * sizeof *plan.unit),
+                 .decoding = true};
     for (size_t b = 0; b < in->B; b++) {
         Sequence q = sequence_of(o, in, s, b);
-        size_t need = is_decoding(o, s, q.n) ? decode_space(s, &in->view).each
-                                             : forward_space(q.n, q.length, o->probability != NULL, s).each;
+        bool decoding = is_decoding(o, s, q.n);
+        size_t need = decoding ? decode_space(s, &in->view).each
+                               : forward_space(q.n, q.length, o->probability != NULL, s).each;
+        plan.member[b] = (Member){.q = q, .b = b, .size = in->view.block_size, .decoding = decoding};
         plan.each = need > plan.each ? need : plan.each;
         plan.work += q.n * q.length * s->H * s->D;
-        plan.decoding &= is_decoding(o, s, q.n);
-        if (!in->row) return (Plan){plan.each, plan.work * in->B, plan.decoding};
+        plan.decoding &= decoding;
     }
+    if (in->row) qsort(plan.member, in->B, sizeof *plan.member, by_blocks);
+    plan_units(&plan, in, s);
     return plan;
+}
+
+// Tasks are done from the last one to the first.
+static void forward_task(const AttnOutput *o, const AttnInput *in, const AttnShape *s, const Plan *plan, size_t task,
+                         size_t split, real *space) {
+    size_t part = task % split, group = s->H / s->KV, g = task / split % s->KV;
+    const Unit *u = &plan->unit[task / split / s->KV];
+    const Member *m = &plan->member[u->first];
+    ForwardTask t = {.q = m->q, .b = m->b, .g = g};
+    if (task >= split) {
+        size_t next = task / split - 1;
+        const Member *after = &plan->member[plan->unit[next / s->KV].first];
+        t.next = memory_of(&in->view, &after->q, after->b, next % s->KV);
+    }
+    // Where others keep the threads busy, a few queries of all heads read the keys together: once.
+    size_t parts = m->decoding && plan->units * s->KV >= (size_t)omp_get_num_threads() ? 1 : split;
+    if (part >= parts) return;
+    t.h = g * group + group * part / parts, t.heads = g * group + group * (part + 1) / parts - t.h;
+    if (m->decoding) forward_decoding(o, in, s, &t, m, u->rows, space);
+    else forward_packed(o, in, s, &t, space);
 }
 
 // For --profile: pairs of a query and a key that are computed, those seen, numbers read and written.
 typedef struct { size_t pairs, seen, numbers; } Counted;
-static Counted count_forward(const AttnOutput *o, const AttnInput *in, const AttnShape *s) {
+static Counted count_forward(const AttnOutput *o, const AttnInput *in, const AttnShape *s, const Plan *plan) {
     Counted c = {0, 0, 0};
     size_t both = in->view.k == in->view.v ? s->D : s->D + s->Dv;          // a latent is both
     for (size_t b = 0; b < in->B; b++) {
@@ -618,16 +723,18 @@ static Counted count_forward(const AttnOutput *o, const AttnInput *in, const Att
         c.numbers += n * s->H * (s->D + s->Dv) + (L - first_seen(s, L - n)) * s->KV * both;
         if (o->probability) c.numbers += pairs;
     }
+    c.numbers -= plan->shared * s->KV * both;
     return c;
 }
 
 void attention_forward(AttnOutput o, AttnInput in, AttnShape s) {
-    Counted c = profile_on ? count_forward(&o, &in, &s) : (Counted){0, 0, 0};
+    Plan plan = plan_of(&o, &in, &s);
+    Counted c = profile_on ? count_forward(&o, &in, &s, &plan) : (Counted){0, 0, 0};
     PROFILE(attention_forward, c.pairs * 2 * (s.D + s.Dv) + c.seen * (PROFILE_EXP + (s.slope ? 8 : 4)), c.numbers);
     size_t group = s.H / s.KV, threads = (size_t)omp_get_max_threads(), heads = in.row ? s.KV : in.B * s.KV;
     // With few key heads (decoding, or a latent shared by all heads) the queries of one are shared out too.
-    size_t split = heads < threads ? smaller(group, (threads + heads - 1) / heads) : 1, tasks = in.B * s.KV * split;
-    Plan plan = plan_of(&o, &in, &s);
+    size_t split = heads < threads ? smaller(group, (threads + heads - 1) / heads) : 1;
+    size_t tasks = plan.units * s.KV * split;
     real *space = workspace_take(&workspace, size_mul(plan.each, threads));
     // Rows differ in length: the last ones, which read prompts, come first, and threads take one task after another; or
     // where none reads a prompt, a few that follow one another, so that each can prefetch the beginning of the next.
@@ -635,7 +742,8 @@ void attention_forward(AttnOutput o, AttnInput in, AttnShape s) {
     size_t at_once = !in.row ? (tasks + threads - 1) / threads : !plan.decoding ? 1 : few > least ? few : least;
 #pragma omp parallel for schedule(dynamic, at_once) if (plan.work > PARALLEL_FROM)
     for (size_t i = 0; i < tasks; i++)
-        forward_task(&o, &in, &s, tasks - 1 - i, split, space + (size_t)omp_get_thread_num() * plan.each);
+        forward_task(&o, &in, &s, &plan, tasks - 1 - i, split, space + (size_t)omp_get_thread_num() * plan.each);
+    free(plan.member), free(plan.unit);
 }
 
 // ---- backward ------------------------------------------------------------------------------------

@@ -317,6 +317,67 @@ static void blocks(void) {
         }
 }
 
+// Rows that begin in the same blocks: each but the first goes on from some block of another one, up to a place within a
+// tile, a whole tile, or as far as that reaches; so they part as a tree does. Bit for bit, each is alone.
+static void check_shared(Heads h, size_t size, size_t tile, bool latent, Rng *r) {
+    enum { ROWS = 12, MOST = 240 };
+    size_t each = MOST / size + 1, k_block = h.KV * size * h.D, v_width = latent ? h.D : h.Dv;
+    size_t v_block = h.KV * size * v_width, at = 0;
+    real *k = array(ROWS * each * k_block), *v = latent ? k : array(ROWS * each * v_block);
+    for (size_t i = 0; i < ROWS * each * k_block; i++) k[i] = (real)NAN;
+    for (size_t i = 0; i < ROWS * each * v_block && !latent; i++) v[i] = (real)NAN;
+    uint32_t table[ROWS][MOST + 1], next = (uint32_t)(ROWS * each);
+    AttnRow row[ROWS];
+    Call alone[ROWS];
+    for (size_t i = 0; i < ROWS; i++) {
+        size_t length = 1 + rng_below(r, MOST), most = rng_below(r, 6) ? 3 : 40, n = 1 + rng_below(r, most);
+        size_t parent = i ? rng_below(r, i) : 0, from = 0;
+        if (i && rng_below(r, 5)) from = rng_below(r, smaller(length, row[parent].length) / size + 1);
+        if (n > length) n = 1;
+        Call *c = &alone[i];
+        *c = make_call(1, n, length, h, ATTENTION_flash, tile, r);
+        c->lse = c->probability = NULL;
+        if (latent) c->view.v = c->k, c->view.v_stride = c->view.k_stride, c->view.v_head = c->view.k_head;
+        for (size_t j = 0; j * size < length; j++) table[i][j] = j < from ? table[parent][j] : --next;
+        for (size_t j = 0; j < length; j++)
+            for (size_t g = 0; g < h.KV; g++) {
+                size_t slot = (table[i][j / size] * h.KV + g) * size + j % size;
+                real *key = k + slot * h.D, *mine = c->k + j * c->view.k_stride + g * h.D;
+                real *value = v + slot * v_width, *my_value = c->v + j * c->view.v_stride + g * h.Dv;
+                bool old = j / size < from;
+                memcpy(old ? mine : key, old ? key : mine, h.D * sizeof *k);
+                if (!latent) memcpy(old ? my_value : value, old ? value : my_value, h.Dv * sizeof *v);
+            }
+        row[i] = (AttnRow){at, n, length, table[i]}, at += n;
+        forward(c);
+    }
+    Call all = make_call(1, at, at, h, ATTENTION_flash, tile, r);
+    for (size_t i = 0; i < ROWS; i++) memcpy(all.q + row[i].at * all.q_stride, alone[i].q, alone[i].q_size * sizeof *k);
+    KvView view = {.k = k, .v = v, .k_step = k_block, .k_stride = h.D, .k_head = size * h.D, .v_step = v_block,
+                   .v_stride = v_width, .v_head = size * v_width, .block_size = size};
+    attention_forward((AttnOutput){.out = all.out, .out_stride = all.out_stride},
+                      (AttnInput){.q = all.q, .q_stride = all.q_stride, .view = view, .B = ROWS, .row = row}, all.s);
+    for (size_t i = 0; i < ROWS; i++)
+        for (size_t t = 0; t < row[i].n; t++)
+            CHECK(same_bits(all.out + (row[i].at + t) * all.out_stride, alone[i].out + t * alone[i].out_stride,
+                            h.H * h.Dv),
+                  "blocks of %zu, tile %zu: H %zu KV %zu D %zu Dv %zu, window %zu: query %zu of row %zu of %zu differs",
+                  size, tile, h.H, h.KV, h.D, h.Dv, h.window, t, i, row[i].length);
+    arrays_free();
+}
+
+static void shared(void) {
+    static const size_t sizes[] = {1, 5, 16, 48, 64};
+    static const Heads latents[] = {{4, 1, 24, 16, 0, false}, {9, 1, 80, 64, 0, true}, {70, 1, 16, 16, 20, false}};
+    Rng r = rng_stream(3, RNG_TEST, 11);
+    for (int t = 1; t <= 3; t++)
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            omp_set_num_threads(t);
+            for (int h = 0; h < HEADS; h++) check_shared(heads[h], sizes[i], t == 2 ? 64 : 32, false, &r);
+            for (size_t h = 0; h < 3; h++) check_shared(latents[h], sizes[i], t == 2 ? 64 : 32, true, &r);
+        }
+}
+
 static uint64_t digest(const Call *c, bool gradients) {
     uint64_t h = hash_bytes(HASH_START, c->out, c->out_size * sizeof(real));
     if (c->lse) h = hash_bytes(h, c->lse, c->B * c->s.H * c->n * sizeof(real));
@@ -446,6 +507,8 @@ static const Test tests[] = {
     {"attention/past-of-groups", "one query of every number of heads, with any threads, is the last row of the whole",
      past_of_groups},
     {"attention/blocks", "rows of several lengths over scattered blocks have the bits of contiguous keys", blocks},
+    {"attention/shared", "rows that begin in the same blocks, and part as a tree does, have the bits of each alone",
+     shared},
     {"attention/batch", "a sequence does not depend on the others in its batch, bit for bit", batches},
     {"attention/band", "band is naive, bit for bit", band_is_naive},
     {"attention/threads", "1, 2, 3 and 8 threads give the same bits", threads},

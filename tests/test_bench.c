@@ -90,15 +90,16 @@ static void flash_apart(void) {
     CHECK(strstr(bench("--help").out, "starved"), "the help does not know the section");
 }
 
-// What a server's steps cost and are worth. Times are no test; that guesses and batches leave the bits alone is one, as
-// is that two means of the same acceptance differ by the factor that arithmetic gives.
+// What a server's steps cost and are worth. Times are no test; that guesses, batches and blocks of several texts leave
+// the bits alone is one, as is that two means of the same acceptance differ by the factor that arithmetic gives.
 static void steps_of_servers(void) {
-    Result r = bench("costs batches guesses --tiny --threads 1 --out results.json");
+    Result r = bench("costs batches guesses shared --tiny --threads 1 --out results.json");
     json_t *root = json_load_file(test_path("results.json"), 0, NULL), *all = json_object_get(root, "sections");
     CHECK(r.status == 0 && root, "status %d: %s", r.status, r.error);
     static const struct { const char *name; size_t rows; } section[] = {
         {"constants", 1}, {"grid", 8}, {"errors", 2}, {"knee", 1}, {"chunks", 11}, {"chunk", 1}, {"batches", 6},
-        {"apart", 2}, {"acceptance", 1}, {"best", 5}, {"guessed", 1}, {"written", 6}, {"promise", 1}, {"bits", 1}};
+        {"apart", 2}, {"acceptance", 1}, {"best", 5}, {"guessed", 1}, {"written", 6}, {"promise", 1}, {"bits", 1},
+        {"shared", 4}};
     for (size_t i = 0; i < sizeof section / sizeof section[0]; i++) {
         size_t rows = json_array_size(json_object_get(all, section[i].name));
         CHECK(rows == section[i].rows, "%zu rows of %s", rows, section[i].name);

@@ -117,6 +117,61 @@ static void check_steps(const char *flags, bool absorbed) {
     model_free(m);
 }
 
+// Texts that go on from blocks of the first one, as after a prefix hit. They read these together, also where some have
+// guesses to check, or a prompt to read; and one of them is the first text once more.
+static void check_forks(const char *flags, bool absorbed, size_t size, Rng *r) {
+    Model *m = open_model(flags);
+    Text text[TEXTS];
+    for (size_t t = 0; t < TEXTS; t++) random_text(&text[t], r);
+    for (size_t t = 0; t < TEXTS; t++) {
+        size_t same = t ? 1 + rng_below(r, text[0].n) : 0;
+        text[t].n = t ? smaller(LONGEST, same + 1 + rng_below(r, 20)) : LONGEST;
+        text[t].expected = xrealloc(text[t].expected, text[t].n * VOCAB * sizeof(real));
+        if (!t) for (size_t i = 0; i < LONGEST; i++) text[0].token[i] = (int)rng_below(r, VOCAB);
+        else memcpy(text[t].token, text[0].token, same * sizeof(int)), text[t].done = same / size * size;
+        if (t) for (size_t i = same; i < text[t].n; i++) text[t].token[i] = (int)rng_below(r, VOCAB);
+        alone(m, &text[t], absorbed);
+    }
+    Blocks *s = blocks_new(m, BLOCKS, size);
+    deal_blocks(text, size, r);
+    for (size_t t = 1; t < TEXTS; t++) memcpy(text[t].block, text[0].block, text[t].done / size * sizeof(uint32_t));
+    real logits[TEXTS * LONGEST * VOCAB];
+    for (Row row = row_of(&text[0], LONGEST - 1, 0); text[0].done < LONGEST - 1; text[0].done = LONGEST - 1)
+        model_step(m, s, &row, 1, logits);
+    for (size_t left = 1; left;) {
+        Row row[TEXTS];
+        size_t owner[TEXTS], rows = 0;
+        real *at = logits;
+        left = 0;
+        for (size_t t = TEXTS; t-- > 0;) {
+            size_t most = text[t].n - text[t].done;
+            if (!most) continue;
+            owner[rows] = t, row[rows++] = row_of(&text[t], 1 + rng_below(r, smaller(most, 4)), 0);
+        }
+        if (rows) model_step(m, s, row, rows, logits);
+        for (size_t i = 0; i < rows; at += row[i++].n * VOCAB) {
+            check_logits(flags, &text[owner[i]], row[i].past, row[i].n, at);
+            text[owner[i]].done += row[i].n, left += text[owner[i]].n - text[owner[i]].done;
+        }
+    }
+    for (size_t t = 0; t < TEXTS; t++) free(text[t].expected);
+    blocks_free(s), model_free(m);
+}
+
+static void test_forks(void) {
+    static const char *const flags[] = {"--tile 32", "--attn gqa --kv-heads 2 --tile 32", "--attn gqa --kv-heads 1",
+                                        "--attn mla --tile 32", "--attn swa --window 40 --tile 32",
+                                        "--pos alibi --tile 32"};
+    Rng r = rng_stream(5, RNG_TEST, 100);
+    int threads = omp_get_max_threads();
+    for (size_t turn = 0; turn < 5; turn++)
+        for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+            omp_set_num_threads(1 + (int)turn % 3);
+            check_forks(flags[i], strstr(flags[i], "mla"), turn % 2 ? 16 : 5, &r);
+        }
+    omp_set_num_threads(threads);
+}
+
 static void test_softmax(void) {
     static const char *const flags[] = {
         "", "--attn gqa --kv-heads 2 --tile 32", "--attn gqa --kv-heads 1 --qk-norm head", "--attn swa --window 9",
@@ -143,6 +198,7 @@ static void test_experts(void) {
 
 static const Test tests[] = {
     {"step/softmax", "rows of any length over blocks get the bits of each text alone", test_softmax},
+    {"step/forks", "rows that go on from the blocks of one text get the bits of each alone", test_forks},
     {"step/mla", "the same through the latent, which is read in every step", test_mla},
     {"step/linear", "the same with recurrent states", test_linear},
     {"step/experts", "the same with experts", test_experts},
