@@ -32,6 +32,7 @@ static const Section sections[] = {
     {"threads", "scaling over threads", bench_threads},
     {"memory", "peak memory against the prediction of --dry-run", bench_memory},
     {"quant", "products of quantised weights, by format and rows", bench_quant},
+    {"packed", "models in integers, beside floats and llama.cpp", bench_packed},
     {"flash", "what flash attention saves, taken apart", bench_flash},
     {"starved", "attention with narrow heads where bandwidth is scarce", bench_starved},
     {"costs", "what a step costs, from three constants", bench_costs},
@@ -63,6 +64,7 @@ static const FlagTable table = {
              "  llama       batched decoding beside llama.cpp, with --llama\n"
              "  threads     scaling over threads          memory      peak memory against --dry-run\n"
              "  quant       products of quantised weights\n"
+             "  packed      models in integers, beside floats, and beside llama.cpp with --llama (3 minutes)\n"
              "  flash       what flash saves, by parts    starved     attention where bandwidth is scarce (3 minutes)\n"
              "  costs       a step's, of three parts      batches     continuous, static, padded\n"
              "  guesses     how many of them pay          shared      texts that begin in the same blocks",

@@ -1,15 +1,15 @@
 // params.c: the table of parameters as its users see it, and the initial values.
 #include "lib/numeric.h"
 #include "lib/rng.h"
-#include "model/layer.h"
+#include "model/packed.h"
 #include "model/rounding.h"
 #include <math.h>
 #include <string.h>
 
 size_t model_params(const Model *m, const Param **params) { *params = m->params; return m->count; }
 size_t model_numbers(const Model *m) { return m->total; }
-real *model_values(Model *m) { return m->master; }
-real *model_rounded_values(Model *m) { return round_weights(m), m->values; }
+real *model_values(Model *m) { return packed_needs_floats(m), m->master; }
+real *model_rounded_values(Model *m) { return packed_needs_floats(m), round_weights(m), m->values; }
 real *model_gradients(Model *m) { return m->gradients; }
 void model_changed(Model *m) { m->packed_fresh = false; }
 void model_changed_after(Model *m, size_t steps) {

@@ -4,7 +4,7 @@
 #include <string.h>
 
 // Matrices, but for those that are looked up by position, filter, or decide who computes and what is forgotten.
-static bool is_rounded(const Model *m, const Param *p) {
+bool is_rounded(const Model *m, const Param *p) {
     static const char *const exact[] = {"pos.weight", ".conv.weight", ".moe.router.weight", ".attn.beta.weight",
                                         ".attn.decay.weight", ".attn.decay_a.weight", ".attn.decay_b.weight"};
     if (p->rank < 2) return false;
@@ -27,7 +27,8 @@ Quant rounding_format(const Config *c) {
 
 void rounding_sizes(ModelSize *s, const Model *m) {
     if (!m->c.quant) return;
-    s->rounded_bytes = m->total * sizeof(real);
+    s->integer_bytes = m->integers.bytes + m->integers.embed_bytes;
+    s->rounded_bytes = m->c.quant_act ? m->integers.embed_bytes : m->total * sizeof(real);
     for (size_t i = 0; i < m->count; i++) {
         const Param *p = &m->params[i];
         size_t columns = p->shape[p->rank - 1];

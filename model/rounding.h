@@ -12,6 +12,7 @@
 #include "model/memory.h"
 
 Quant rounding_format(const Config *c);             // of a c->quant that is not none
+bool is_rounded(const Model *m, const Param *p);
 // The sizes of --quant: what is rounded, the copy that is computed with, and its bytes in a packed file.
 void rounding_sizes(ModelSize *s, const Model *m);
 // Makes the values that the model computes with from its master weights, if they are kept apart.
