@@ -16,6 +16,7 @@
 #include "infer/clock.h"
 #include "infer/disagg.h"
 #include "infer/http.h"
+#include "infer/pipe.h"
 #include "infer/served.h"
 #include "infer/stats.h"
 #include "infer/trace.h"
@@ -76,7 +77,9 @@ typedef struct Service {
     Model *smaller; size_t knows;       // with --draft DIR: it, and how many positions it knows
     int **guess; const struct Service *timed;   // of each request what it guessed; of a replay: whose these are
     KeepOptions *keep;
-    Fleet *fleet; FleetOptions workers; SchedCounters total;     // with --disagg
+    FleetOptions workers;               // with --disagg, and what came of them
+    Fleet *fleet; Pipe *pipe; int **answer;             // on the event clock; on the real one, and all its tokens
+    SchedCounters total; LinkCounters link; WorkerTimes reading, writing;
 } Service;
 
 static void receive(void *owner, Request *r, const int *token, size_t count) {
@@ -252,19 +255,29 @@ static void receive_now(void *owner, Request *r, const int *token, size_t count)
     record->last = run->now;
 }
 
+static size_t flying(const Service *run) { return run->pipe ? pipe_flying(run->pipe) : fleet_flying(run->fleet); }
+
 static void submit_to_workers(Service *run) {
     for (;; run->submitted++) {
         size_t i = run->submitted;
         if (i == run->trace.count) return;
         const Asked *a = &run->trace.asked[i];
-        if (is_closed(&run->o) ? fleet_flying(run->fleet) >= run->o.clients : a->at > run->now) return;
+        if (is_closed(&run->o) ? flying(run) >= run->o.clients : a->at > run->now) return;
         int *token = xmalloc(size_mul(a->prompt, sizeof *token));
         double at = is_closed(&run->o) ? run->now : a->at;
         trace_prompt(&run->trace, i, run->seed, run->vocab, token);
         run->record[i] = (Record){.arrival = at, .prompt = a->prompt, .digest = HASH_START};
-        fleet_submit(run->fleet, token, a->prompt, a->answer, at);
+        if (run->pipe) pipe_submit(run->pipe, token, a->prompt, a->answer, at);
+        else fleet_submit(run->fleet, token, a->prompt, a->answer, at);
         free(token);
     }
+}
+
+// On average over all workers.
+static void note_workers(Service *run) {
+    double readers = (double)run->workers.readers, writers = (double)run->workers.writers, all = readers + writers;
+    run->busy = (run->reading.busy * readers + run->writing.busy * writers) / all;
+    run->held = (run->reading.held * readers + run->writing.held * writers) / all * (double)run->o.blocks;
 }
 
 static void answer_by_workers(Service *run, Backend backend) {
@@ -282,15 +295,75 @@ static void answer_by_workers(Service *run, Backend backend) {
             next = fmin(next, run->trace.asked[run->submitted].at);
         if (isinf(next)) break;
     }
-    WorkerTimes reads = fleet_times(run->fleet, true), writes = fleet_times(run->fleet, false);
-    double readers = (double)run->workers.readers, writers = (double)run->workers.writers, all = readers + writers;
-    run->took = seconds_now() - start, run->total = fleet_counters(run->fleet);
-    run->busy = (reads.busy * readers + writes.busy * writers) / all;
-    run->held = (reads.held * readers + writes.held * writers) / all * (double)run->o.blocks;
+    run->took = seconds_now() - start, run->total = fleet_counters(run->fleet), run->link = fleet_link(run->fleet);
+    run->reading = fleet_times(run->fleet, true), run->writing = fleet_times(run->fleet, false);
+    note_workers(run);
     fleet_tell(run->fleet, run->record);
 }
 
+// ---- workers that are processes ------------------------------------------------------------------
+static void receive_later(void *owner, size_t request, int token, double time) {
+    Service *run = owner;
+    Record *record = &run->record[request];
+    if (!run->answer[request]) run->answer[request] = xmalloc(size_mul(run->trace.asked[request].answer, sizeof token));
+    run->answer[request][record->answer] = token;
+    run->now = time;
+    receive_now(run, &(Request){.seed = request}, &token, 1);
+}
+
+static PipeOptions pipe_options(const Service *run, Backend backend) {
+    const FleetOptions *f = &run->workers;
+    return (PipeOptions){.readers = f->readers, .writers = f->writers, .link = f->link, .overlap = f->overlap,
+                         .sched = f->sched, .blocks = f->blocks, .block = f->block, .served = run->served,
+                         .backend = backend, .threads = run->o.threads, .start = run->start,
+                         .cost = run->o.clock == CLOCK_both ? &run->cost : NULL, .emit = receive_later};
+}
+
+static const char *answer_all_by_pipe(Service *run) {
+    const char *reason = NULL;
+    double now = 0;
+    while (!reason) {
+        double next = INFINITY;
+        run->now = now = seconds_now() - run->start;
+        submit_to_workers(run);
+        if (run->submitted < run->trace.count && !is_closed(&run->o)) next = run->trace.asked[run->submitted].at;
+        if (isinf(next) && !flying(run)) break;
+        reason = pipe_wait(run->pipe, next);
+    }
+    run->took = now;
+    return reason ? reason : pipe_end(run->pipe);
+}
+
+// Where it cannot go on: who has ended has, and all others are cancelled.
+static void end_early(Service *run, const char *reason) {
+    for (size_t i = 0; i < run->trace.count; i++) run->record[i].end = END_CANCELLED;
+    pipe_tell(run->pipe, run->record);
+    stats_write(run->record, run->trace.count, run->o.records);
+    fail("%s; the others are cancelled in %s, and there is no receipt", reason, run->o.records);
+}
+
+static void answer_by_pipe(Service *run, Backend backend) {
+    run->record = xmalloc(size_mul(run->trace.count, sizeof *run->record));
+    run->answer = xmalloc(size_mul(run->trace.count, sizeof *run->answer));
+    run->start = seconds_now();
+    PipeOptions o = pipe_options(run, backend);
+    o.owner = run;
+    run->pipe = pipe_new(&o, run->trace.count);
+    const char *reason = answer_all_by_pipe(run);
+    if (reason) end_early(run, reason);
+    pipe_tell(run->pipe, run->record);
+    run->total = pipe_counters(run->pipe), run->link = pipe_link(run->pipe), run->priced = pipe_priced(run->pipe);
+    run->reading = pipe_times(run->pipe, true), run->writing = pipe_times(run->pipe, false);
+    note_workers(run);
+    run->now = 0;
+    for (size_t i = 0; i < run->trace.count; i++) run->now = fmax(run->now, run->record[i].last);
+    pipe_free(run->pipe);
+    process_catch_signals(false);
+}
+
+// What arrives at a worker waits in its swap area.
 static size_t places_of(const ServeOptions *o) {
+    if (*o->disagg && *o->run) return o->blocks;
     return o->preempt != PREEMPT_swap ? 0 : o->swap_blocks ? o->swap_blocks : o->blocks;
 }
 
@@ -429,9 +502,12 @@ static void open_workers(Service *run) {
     if (!readers && (o->link_gbps > 0 || o->kv_bits != KV_BITS_32 || !o->overlap))
         usage_error("--disagg %s: with no worker that only reads nothing crosses a link; leave out --link-gbps, "
                     "--kv-bits and --overlap", o->disagg);
-    if (readers && !run->cost.layers)
+    if (readers && !run->cost.layers && !*o->run)
         usage_error("--disagg: %s does not say how large a token's keys and values are; measure it again (--calibrate)",
                     o->cost);
+    if (*o->run && (readers > 1 || (readers && writers > 1)))
+        usage_error("--disagg %s: on the real clock one process reads and one writes (1:1), or several do both (0:D); "
+                    "the event clock has as many as you like, without --run", o->disagg);
     f->readers = readers, f->writers = writers, f->overlap = o->overlap;
     f->link = o->link_gbps > 0 ? o->link_gbps * 1e9 / 8 : INFINITY;
     f->layers = run->cost.layers, f->each = run->cost.cache_bytes, f->keep = *run->keep;
@@ -484,7 +560,7 @@ static void answer_all(Service *run, Backend backend) {
 }
 
 static Stats stats_of_all(Service *run) {
-    for (size_t i = 0; !run->fleet && i < run->trace.count; i++)
+    for (size_t i = 0; !*run->o.disagg && i < run->trace.count; i++)
         if (run->request[i]) keep(run, i);
     Stats s = stats_of(run->record, run->trace.count, run->o.slo_ttft, run->o.slo_tpot);
     if (run->trace.turns > 1) stats_of_sessions(&s, run->record, run->trace.count, run->trace.turns);
@@ -578,10 +654,10 @@ static double held_share(const Service *run) {
 
 static ServedTimes times_of(const Service *run) {
     ServedTimes t = {.seconds = run->now, .busy = run->busy, .wall = run->took, .held = held_share(run)};
-    if (!run->fleet) return t;
-    LinkCounters link = fleet_link(run->fleet);
+    if (!*run->o.disagg) return t;
+    LinkCounters link = run->link;
     t.workers = true, t.link_bytes = link.bytes, t.link_seconds = link.seconds, t.sent = link.prompts;
-    t.reading = fleet_times(run->fleet, true).busy, t.writing = fleet_times(run->fleet, false).busy;
+    t.reading = run->reading.busy, t.writing = run->writing.busy;
     return t;
 }
 
@@ -602,14 +678,14 @@ static void print_kept(const Service *run) {
 }
 
 static const SchedCounters *counters_of(const Service *run) {
-    return run->fleet ? &run->total : sched_counters(run->sched);
+    return *run->o.disagg ? &run->total : sched_counters(run->sched);
 }
 
 static void print_link(const Service *run) {
-    LinkCounters link = fleet_link(run->fleet);
+    LinkCounters link = run->link;
     printf("link      %.0f bytes of %zu prompt%s, %.4g s of sending; duty of reading %.3f, of writing %.3f\n",
            link.bytes, link.prompts, plural(link.prompts), link.seconds,
-           fleet_times(run->fleet, true).busy / run->now, fleet_times(run->fleet, false).busy / run->now);
+           run->reading.busy / run->now, run->writing.busy / run->now);
 }
 
 static void print_receipt(const Service *run, const Stats *s, const Again *again) {
@@ -628,8 +704,8 @@ static void print_receipt(const Service *run, const Stats *s, const Again *again
            plural(c->preempted), c->saved, c->hits, c->rehits);
     if (run->draft)
         printf("draft     %zu guess%s, %zu kept\n", c->drafted, c->drafted == 1 ? "" : "es", c->drafted - c->rejected);
-    if (run->fleet && run->workers.readers) print_link(run);
-    else if (keep_is_on(run->keep)) print_kept(run);
+    if (run->workers.readers) print_link(run);
+    if (keep_is_on(run->keep) && !run->fleet) print_kept(run);
     const Tier *t = run->served ? run->served->tier : NULL;
     if (t)
         printf("tier      %zu bytes written in %.4g s, %zu read back from the disk in %.4g s\n", t->written, t->writing,
@@ -756,7 +832,7 @@ static void refuse_beside_port(const ServeOptions *o, const bool *given) {
     static const char *const offline[] = {"requests", "arrivals", "rate", "burst", "clients", "prompt_length", "spread",
                                           "lengths", "cv", "answer_length", "trace", "time_scale", "length_scale",
                                           "clock", "eos", "records", "backlog", "agent_turns", "tool_tokens",
-                                          "tool_seconds", "volatile_prefix", "receipt", "dry_run"};
+                                          "tool_seconds", "volatile_prefix", "receipt", "dry_run", "disagg"};
     static const char *const online[] = {"host", "api_key", "chat", "max_length", "queue", "timeout", "idle",
                                          "connections", "grace"};
     bool port = is_given(given, "port");
@@ -790,9 +866,28 @@ static void refuse_kept(const ServeOptions *o) {
     if (once && *o->draft)
         usage_error("--draft: a guess that was wrong has made pairs go, or be rounded, that do not come back; leave %s "
                     "out", flag);
-    if (once && !*o->disagg && (*o->calibrate || o->clock != CLOCK_real))
+    if (once && (!*o->disagg || *o->run) && (*o->calibrate || o->clock != CLOCK_real))
         usage_error("%s: a table of costs has a price for each cached token, whether it is kept or not; use --clock "
                     "real, without --calibrate", flag);
+}
+
+static void refuse_apart(const ServeOptions *o) {
+    if (!*o->disagg) return;
+    if (o->agent_turns > 1)
+        usage_error("--disagg: workers do not know of sessions, which go on where their blocks are; leave out "
+                    "--agent-turns");
+    if (!*o->run) return;
+    if (o->clock == CLOCK_model)
+        usage_error("--disagg with --run is on the real clock; leave out --clock model, or --run, whose tokens no time "
+                    "of the event clock depends on");
+    if (o->kv_policy != KV_POLICY_full || *o->draft || *o->kv_tier || o->sched != SCHED_continuous)
+        usage_error("--disagg with --run: %s; leave out %s",
+                    *o->draft ? "a draft reads what the model reads, and would be of both workers"
+                    : *o->kv_tier ? "the swap area is where prompts arrive"
+                    : o->kv_policy != KV_POLICY_full ? "what goes over the link are all pairs of a prompt"
+                    : "a batch ends as a whole in one worker, not in two",
+                    *o->draft ? "--draft" : *o->kv_tier ? "--kv-tier" : o->kv_policy != KV_POLICY_full ? "--kv-policy"
+                    : "--sched");
 }
 
 static void refuse(const ServeOptions *o, const bool *given) {
@@ -824,9 +919,7 @@ static void refuse(const ServeOptions *o, const bool *given) {
         usage_error("--draft-cost has no effect with --draft lookup, whose guesses cost nothing");
     if (*o->draft_cost && *o->run && o->clock == CLOCK_real && !is_automatic(o))
         usage_error("--draft-cost has no effect on the real clock; add --clock model, or leave --gamma at auto");
-    if (*o->disagg && *o->run)
-        usage_error("--disagg: workers are on the event clock, where tokens are random and steps take what --cost "
-                    "says; leave out --run");
+    refuse_apart(o);
     refuse_kept(o);
     if (o->sched == SCHED_padded && o->kv_policy != KV_POLICY_full)
         usage_error("--sched padded: a text that has ended keeps its row, and what --kv-policy lets go is not of it; "
@@ -848,6 +941,7 @@ int main(int argc, char **argv) {
     refuse_beside_port(&o, given);
     cpu_switch(o.simd, run_commit(), argv);
     if (o.threads) omp_set_num_threads((int)o.threads);
+    if (*o.disagg && *o.run) omp_set_num_threads(1);            // of a process with threads no other one can be made
     if (o.dry_run) {
         receipt_print_plan(&serve_table, &o);
         return 0;
@@ -876,7 +970,7 @@ int main(int argc, char **argv) {
     if (run.trace.left_out)
         fprintf(stderr, "note     %zu request%s of the trace without an answer left out\n", run.trace.left_out,
                 plural(run.trace.left_out));
-    (*o.disagg ? answer_by_workers : answer_all)(&run, backend);
+    (!*o.disagg ? answer_all : *o.run ? answer_by_pipe : answer_by_workers)(&run, backend);
     bool both = o.clock == CLOCK_both;
     Again again[2] = {{.took = 0}};
     for (int i = 0; both && i < 2; i++) again[i] = replay(&run, i ? run.busy / run.priced : 0);

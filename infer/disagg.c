@@ -170,16 +170,17 @@ void fleet_happen(Fleet *f, double now) {
 
 // ---- what came of it -----------------------------------------------------------------------------
 
+void counters_add(SchedCounters *all, const SchedCounters *c) {
+    all->steps += c->steps, all->executed += c->executed, all->useful += c->useful, all->recomputed += c->recomputed;
+    all->rejected += c->rejected, all->padded += c->padded, all->hits += c->hits, all->rehits += c->rehits;
+    all->preempted += c->preempted, all->saved += c->saved, all->copied += c->copied;
+    for (size_t e = 0; e < ENDS; e++) all->ended[e] += c->ended[e];
+}
+
 // A prompt that was sent ended at its reader, and began at its writer: neither is an end or a beginning.
 SchedCounters fleet_counters(const Fleet *f) {
     SchedCounters all = {0};
-    for (size_t i = 0; i < f->workers; i++) {
-        const SchedCounters *c = sched_counters(f->worker[i].sched);
-        all.steps += c->steps, all.executed += c->executed, all.useful += c->useful, all.recomputed += c->recomputed;
-        all.rejected += c->rejected, all.padded += c->padded, all.hits += c->hits, all.rehits += c->rehits;
-        all.preempted += c->preempted, all.saved += c->saved, all.copied += c->copied;
-        for (size_t e = 0; e < ENDS; e++) all.ended[e] += c->ended[e];
-    }
+    for (size_t i = 0; i < f->workers; i++) counters_add(&all, sched_counters(f->worker[i].sched));
     all.received = f->jobs, all.ended[END_LENGTH] -= f->link.prompts;
     return all;
 }

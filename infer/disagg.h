@@ -39,6 +39,7 @@ void fleet_start(Fleet *f, double now);
 double fleet_next(const Fleet *f, double now);
 void fleet_happen(Fleet *f, double now);
 
+void counters_add(SchedCounters *all, const SchedCounters *c);      // all but what is received
 // Of all workers together; of requests, as if there were one.
 SchedCounters fleet_counters(const Fleet *f);
 LinkCounters fleet_link(const Fleet *f);
