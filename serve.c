@@ -349,6 +349,7 @@ static void answer_by_pipe(Service *run, Backend backend) {
     PipeOptions o = pipe_options(run, backend);
     o.owner = run;
     run->pipe = pipe_new(&o, run->trace.count);
+    pipe_print(run->pipe, stderr);
     const char *reason = answer_all_by_pipe(run);
     if (reason) end_early(run, reason);
     pipe_tell(run->pipe, run->record);
@@ -575,7 +576,28 @@ static int same_token(void *self, const StepRow *row, size_t index, size_t i, co
     return as && position < as->length ? as->token[position] : random_token(&timed->seed, row, index, i, r, position);
 }
 
+static int same_answer(void *self, const StepRow *row, size_t index, size_t i, const Request *r, size_t position) {
+    Service *timed = self;
+    size_t at = position - timed->record[r->seed].prompt;
+    return at < timed->record[r->seed].answer ? timed->answer[r->seed][at]
+                                              : random_token(&timed->seed, row, index, i, r, position);
+}
+
 typedef struct { Stats stats; double now, took; } Again;
+// What the event clock says of the same workers, of this model's keys and values.
+static Again replay_workers(Service *timed, double pace) {
+    Service run = open_run(&timed->o);
+    run.real = false, run.trace = timed->trace, run.vocab = timed->vocab, run.workers.pace = pace;
+    run.workers.layers = timed->config.layers;
+    run.workers.each = (double)model_size(&timed->config).cache_bytes_per_token;
+    answer_by_workers(&run, (Backend){timed, no_step, no_move, no_move, no_move, same_answer,
+                                      timed->o.eos ? is_end : NULL});
+    Again again = {stats_of_all(&run), run.now, run.took};
+    pool_free(run.pool), sched_free(run.sched), fleet_free(run.fleet);
+    free(run.record);
+    return again;
+}
+
 static Again replay(Service *timed, double pace) {
     Service run = open_run(&timed->o);
     run.real = false, run.trace = timed->trace, run.cost = timed->cost, run.vocab = timed->vocab, run.pace = pace;
@@ -621,7 +643,7 @@ static void print_replay(const Service *run, const Stats *timed, const Again aga
     for (int i = 0; i < 2; i++)
         if (run->o.shed == 0 && timed->digest != again[i].stats.digest)
             fail("the replay has other tokens than the run; please report this");
-    if (strcmp(run->o.cost, "built-in")) cost_note_replay(run->o.cost, &r);
+    if (strcmp(run->o.cost, "built-in") && !*run->o.disagg) cost_note_replay(run->o.cost, &r);
 }
 
 static double largest(const double error[3]) {
@@ -973,7 +995,8 @@ int main(int argc, char **argv) {
     (!*o.disagg ? answer_all : *o.run ? answer_by_pipe : answer_by_workers)(&run, backend);
     bool both = o.clock == CLOCK_both;
     Again again[2] = {{.took = 0}};
-    for (int i = 0; both && i < 2; i++) again[i] = replay(&run, i ? run.busy / run.priced : 0);
+    for (int i = 0; both && i < 2; i++)
+        again[i] = (*o.disagg ? replay_workers : replay)(&run, i ? run.busy / run.priced : 0);
     Stats s = stats_of_all(&run);
     print_receipt(&run, &s, both ? again : NULL);
     fprintf(stderr, "clock    %.3f s for %zu steps, %.3g steps/s\n", run.took, counters_of(&run)->steps,

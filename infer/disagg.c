@@ -133,7 +133,8 @@ void fleet_start(Fleet *f, double now) {
         if (w->step) continue;
         land(f, w, now);
         const Step *step = engine_schedule(&w->engine, now);
-        if (step->rows) w->step = step, w->from = now, w->until = now + cost_of(f->o.cost, step_size(step));
+        double pace = f->o.pace > 0 ? f->o.pace : 1;
+        if (step->rows) w->step = step, w->from = now, w->until = now + pace * cost_of(f->o.cost, step_size(step));
     }
 }
 

@@ -19,7 +19,7 @@ typedef struct {
     size_t layers; double each;         // of the model: bytes of a token in all of them, as floats
     KeepOptions keep;                   // the bits that cross the link
     SchedOptions sched; size_t blocks, block;    // of each worker
-    const CostTable *cost;
+    const CostTable *cost; double pace;         // steps take so much of what it says; 0: as it says
     Backend backend;                    // computes nothing: tokens alone
     void (*emit)(void *owner, Request *r, const int *token, size_t count); void *owner;
 } FleetOptions;

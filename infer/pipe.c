@@ -21,7 +21,7 @@ typedef struct { pid_t process; Mail mail; bool writes, told; size_t flying; Mai
 typedef struct { bool ended; MailEnded end; Worker *at; } Asked;
 struct Pipe {
     const PipeOptions *o;
-    Worker *worker; size_t workers;
+    Worker *worker; size_t workers, threads; bool pinned;       // threads: of each
     Asked *asked; size_t submitted, ended, counts[ENDS];
     char *reason;
 };
@@ -68,7 +68,7 @@ static void make_sockets(int ends[2]) {
 
 // The process that is to live here: it keeps its own ends and closes those of the others, so that all hear it when one
 // of them ends.
-static _Noreturn void become(const Pipe *p, size_t i, int mail, const int link[2], size_t threads, bool pinned) {
+static _Noreturn void become(const Pipe *p, size_t i, int mail, const int link[2]) {
     const Worker *w = &p->worker[i];
     process_clean_up = NULL;
     signal(SIGINT, SIG_IGN), signal(SIGHUP, SIG_IGN), signal(SIGPIPE, SIG_IGN), signal(SIGTERM, SIG_DFL);
@@ -76,27 +76,30 @@ static _Noreturn void become(const Pipe *p, size_t i, int mail, const int link[2
     close(w->mail.socket);
     int own = link[0] < 0 ? -1 : link[w->writes ? 0 : 1];
     if (own >= 0) close(link[w->writes ? 1 : 0]);
-    if (pinned) take_cores(i, threads);
-    omp_set_num_threads((int)threads);
+    if (p->pinned) take_cores(i, p->threads);
+    omp_set_num_threads((int)p->threads);
     worker_run(&(WorkerPlace){p->o, w->writes, mail, own});
 }
 
-static void say_who(const Pipe *p, size_t threads, bool pinned) {
-    fprintf(stderr, "note     ");
-    for (size_t i = 0; i < p->workers; i++) {
-        const char *what = !p->o->readers ? "does both" : p->worker[i].writes ? "writes answers" : "reads prompts";
-        fprintf(stderr, "%sprocess %ld %s", i ? ", " : "", (long)p->worker[i].process, what);
-    }
-    fprintf(stderr, "; %zu thread%s each%s\n", threads, plural(threads),
-            pinned ? ", on cores of their own" : ", which share cores: times are not those of as many machines");
+static const char *what_of(const Pipe *p, const Worker *w) {
+    return !p->o->readers ? "does both" : w->writes ? "writes answers" : "reads prompts";
+}
+
+void pipe_print(const Pipe *p, FILE *out) {
+    fprintf(out, "note     ");
+    for (size_t i = 0; i < p->workers; i++)
+        fprintf(out, "%sprocess %ld %s", i ? ", " : "", (long)p->worker[i].process, what_of(p, &p->worker[i]));
+    fprintf(out, "; %zu thread%s each%s\n", p->threads, plural(p->threads),
+            p->pinned ? ", on cores of their own" : ", which share cores: times are not those of as many machines");
 }
 
 Pipe *pipe_new(const PipeOptions *o, size_t requests) {
     Pipe *p = xmalloc(sizeof *p);
     *p = (Pipe){.o = o, .workers = o->readers + o->writers, .asked = xmalloc(size_mul(requests + 1, sizeof *p->asked))};
     p->worker = xmalloc(size_mul(p->workers, sizeof *p->worker));
-    size_t cores = cores_here(), threads = o->threads ? o->threads : cores / p->workers ? cores / p->workers : 1;
-    bool pinned = cores >= threads * p->workers;
+    size_t cores = cores_here(), share = cores / p->workers;
+    p->threads = o->threads ? o->threads : share ? share : 1;
+    p->pinned = cores >= p->threads * p->workers;
     int link[2] = {-1, -1};
     if (o->readers && pipe(link)) fail("no pipe for the link: %s", strerror(errno));
     process_count = 0, process_clean_up = end_processes;
@@ -108,13 +111,12 @@ Pipe *pipe_new(const PipeOptions *o, size_t requests) {
         make_sockets(ends);
         *w = (Worker){.mail = mail_new(ends[0]), .writes = i >= o->readers};
         w->process = fork();
-        if (w->process == 0) become(p, i, ends[1], link, threads, pinned);
+        if (w->process == 0) become(p, i, ends[1], link);
         if (w->process < 0) fail("no process for a worker: %s", strerror(errno));
         processes[i] = w->process, process_count = (int)i + 1;
         close(ends[1]);
     }
     if (o->readers) close(link[0]), close(link[1]);
-    say_who(p, threads, pinned);
     return p;
 }
 
@@ -136,10 +138,6 @@ void pipe_free(Pipe *p) {
 }
 
 // ---- why it cannot go on -------------------------------------------------------------------------
-
-static const char *what_of(const Pipe *p, const Worker *w) {
-    return !p->o->readers ? "does both" : w->writes ? "writes answers" : "reads prompts";
-}
 
 static const char *stop(Pipe *p, char *reason) {
     end_all(p);

@@ -27,6 +27,7 @@ typedef struct {
 
 typedef struct Pipe Pipe;
 Pipe *pipe_new(const PipeOptions *o, size_t requests);       // o outlives it
+void pipe_print(const Pipe *p, FILE *out);                  // a note of who does what
 // Request i, in order from 0; `now`: when it came.
 void pipe_submit(Pipe *p, const int *prompt, size_t n, size_t answer, double now);
 size_t pipe_flying(const Pipe *p);      // submitted and not ended
