@@ -219,6 +219,7 @@ static const real *forward(Model *m, const int *tokens, const Batch *b) {
             continue;
         }
         branch_forward(m, l, layer->mixer, &layer->mixer_norm, &a->mixer_norm, m->x[2 * l + 1], b);
+        if (b->paged.rows && b->paged.blocks->filled) b->paged.blocks->filled(b->paged.blocks->owner, l);
         branch_forward(m, l, layer->ffn, &layer->ffn_norm, &a->ffn_norm, m->x[2 * l + 2], b);
     }
     if (!m->final_norm.on) return m->x[2 * L];

@@ -232,10 +232,10 @@ static void measure_costs(const ServeOptions *o) {
 // ---- without a network ---------------------------------------------------------------------------
 static ServedTimes times_of(const Service *run) {
     ServedTimes t = {.seconds = run->now, .busy = run->busy, .wall = run->took, .held = service_held_share(run)};
-    if (!run->fleet) return t;
-    LinkCounters link = fleet_link(run->fleet);
+    if (!*run->o.disagg) return t;
+    LinkCounters link = run->link;
     t.workers = true, t.link_bytes = link.bytes, t.link_seconds = link.seconds, t.sent = link.prompts;
-    t.reading = fleet_times(run->fleet, true).busy, t.writing = fleet_times(run->fleet, false).busy;
+    t.reading = run->reading.busy, t.writing = run->writing.busy;
     return t;
 }
 
@@ -277,10 +277,11 @@ static void serve_trace(const ServeOptions *o) {
     sessions_open_trace(&run);
     Backend backend = open_backend(&run);
     print_notes(&run);
-    (*o->disagg ? workers_run : answers_run)(&run, backend);
+    (!*o->disagg ? answers_run : *o->run ? workers_run_pipe : workers_run)(&run, backend);
     bool both = o->clock == CLOCK_both;
     Again again[2] = {{.took = 0}};
-    for (int i = 0; both && i < 2; i++) again[i] = replay(&run, i ? run.busy / run.priced : 0);
+    for (int i = 0; both && i < 2; i++)
+        again[i] = (*o->disagg ? replay_workers : replay)(&run, i ? run.busy / run.priced : 0);
     Stats s = answers_stats(&run);
     const SchedCounters *count = service_counters(&run);
     service_receipt_print(&run, &s, both ? again : NULL);
@@ -305,6 +306,7 @@ int main(int argc, char **argv) {
                     "libmicrohttpd-dev, brew: libmicrohttpd), then make serve");
     cpu_switch(o.simd, run_commit(), argv);
     if (o.threads) omp_set_num_threads((int)o.threads);
+    if (*o.disagg && *o.run) omp_set_num_threads(1);            // of a process with threads no other one can be made
     if (o.dry_run) receipt_print_plan(&serve_table, &o);
     else if (*o.calibrate) measure_costs(&o);
     else if (port) serve_http(&o);

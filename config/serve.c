@@ -29,7 +29,7 @@ static void refuse_beside_port(const ServeOptions *o, const bool *given) {
     static const char *const offline[] = {"requests", "arrivals", "rate", "burst", "clients", "prompt_length", "spread",
                                           "lengths", "cv", "answer_length", "trace", "time_scale", "length_scale",
                                           "clock", "eos", "records", "backlog", "agent_turns", "tool_tokens",
-                                          "tool_seconds", "volatile_prefix", "receipt", "dry_run"};
+                                          "tool_seconds", "volatile_prefix", "receipt", "dry_run", "disagg"};
     static const char *const online[] = {"host", "api_key", "chat", "max_length", "queue", "timeout", "idle",
                                          "connections", "grace"};
     bool port = is_given(given, "port");
@@ -60,9 +60,28 @@ static void refuse_kept(const ServeOptions *o) {
     if (once && *o->draft)
         usage_error("--draft: a guess that was wrong has made pairs go, or be rounded, that do not come back; leave %s "
                     "out", flag);
-    if (once && !*o->disagg && (*o->calibrate || o->clock != CLOCK_real))
+    if (once && (!*o->disagg || *o->run) && (*o->calibrate || o->clock != CLOCK_real))
         usage_error("%s: a table of costs has a price for each cached token, whether it is kept or not; use --clock "
                     "real, without --calibrate", flag);
+}
+
+static void refuse_apart(const ServeOptions *o) {
+    if (!*o->disagg) return;
+    if (o->agent_turns > 1)
+        usage_error("--disagg: workers do not know of sessions, which go on where their blocks are; leave out "
+                    "--agent-turns");
+    if (!*o->run) return;
+    if (o->clock == CLOCK_model)
+        usage_error("--disagg with --run is on the real clock; leave out --clock model, or --run, whose tokens no time "
+                    "of the event clock depends on");
+    if (o->kv_policy != KV_POLICY_full || *o->draft || *o->kv_tier || o->sched != SCHED_continuous)
+        usage_error("--disagg with --run: %s; leave out %s",
+                    *o->draft ? "a draft reads what the model reads, and would be of both workers"
+                    : *o->kv_tier ? "the swap area is where prompts arrive"
+                    : o->kv_policy != KV_POLICY_full ? "what goes over the link are all pairs of a prompt"
+                    : "a batch ends as a whole in one worker, not in two",
+                    *o->draft ? "--draft" : *o->kv_tier ? "--kv-tier" : o->kv_policy != KV_POLICY_full ? "--kv-policy"
+                    : "--sched");
 }
 
 void serve_refuse(const ServeOptions *o, const bool *given) {
@@ -94,9 +113,7 @@ void serve_refuse(const ServeOptions *o, const bool *given) {
         usage_error("--draft-cost has no effect with --draft lookup, whose guesses cost nothing");
     if (*o->draft_cost && *o->run && o->clock == CLOCK_real && !serve_guesses_what_pays(o))
         usage_error("--draft-cost has no effect on the real clock; add --clock model, or leave --gamma at auto");
-    if (*o->disagg && *o->run)
-        usage_error("--disagg: workers are on the event clock, where tokens are random and steps take what --cost "
-                    "says; leave out --run");
+    refuse_apart(o);
     refuse_kept(o);
     if (o->sched == SCHED_padded && o->kv_policy != KV_POLICY_full)
         usage_error("--sched padded: a text that has ended keeps its row, and what --kv-policy lets go is not of it; "

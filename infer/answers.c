@@ -148,7 +148,7 @@ void answers_run(Service *run, Backend backend) {
 }
 
 Stats answers_stats(Service *run) {
-    for (size_t i = 0; !run->fleet && i < run->trace.count; i++)
+    for (size_t i = 0; !*run->o.disagg && i < run->trace.count; i++)
         if (run->request[i]) keep(run, i);
     Stats s = stats_of(run->record, run->trace.count, run->o.slo_ttft, run->o.slo_tpot);
     if (run->trace.turns > 1) stats_of_sessions(&s, run->record, run->trace.count, run->trace.turns);

@@ -133,7 +133,8 @@ void fleet_start(Fleet *f, double now) {
         if (w->step) continue;
         land(f, w, now);
         const Step *step = engine_schedule(&w->engine, now);
-        if (step->rows) w->step = step, w->from = now, w->until = now + cost_of(f->o.cost, step_size(step));
+        double pace = f->o.pace > 0 ? f->o.pace : 1;
+        if (step->rows) w->step = step, w->from = now, w->until = now + pace * cost_of(f->o.cost, step_size(step));
     }
 }
 
@@ -170,16 +171,17 @@ void fleet_happen(Fleet *f, double now) {
 
 // ---- what came of it -----------------------------------------------------------------------------
 
+void counters_add(SchedCounters *all, const SchedCounters *c) {
+    all->steps += c->steps, all->executed += c->executed, all->useful += c->useful, all->recomputed += c->recomputed;
+    all->rejected += c->rejected, all->padded += c->padded, all->hits += c->hits, all->rehits += c->rehits;
+    all->preempted += c->preempted, all->saved += c->saved, all->copied += c->copied;
+    for (size_t e = 0; e < ENDS; e++) all->ended[e] += c->ended[e];
+}
+
 // A prompt that was sent ended at its reader, and began at its writer: neither is an end or a beginning.
 SchedCounters fleet_counters(const Fleet *f) {
     SchedCounters all = {0};
-    for (size_t i = 0; i < f->workers; i++) {
-        const SchedCounters *c = sched_counters(f->worker[i].sched);
-        all.steps += c->steps, all.executed += c->executed, all.useful += c->useful, all.recomputed += c->recomputed;
-        all.rejected += c->rejected, all.padded += c->padded, all.hits += c->hits, all.rehits += c->rehits;
-        all.preempted += c->preempted, all.saved += c->saved, all.copied += c->copied;
-        for (size_t e = 0; e < ENDS; e++) all.ended[e] += c->ended[e];
-    }
+    for (size_t i = 0; i < f->workers; i++) counters_add(&all, sched_counters(f->worker[i].sched));
     all.received = f->jobs, all.ended[END_LENGTH] -= f->link.prompts;
     return all;
 }

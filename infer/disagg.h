@@ -19,7 +19,7 @@ typedef struct {
     size_t layers; double each;         // of the model: bytes of a token in all of them, as floats
     KeepOptions keep;                   // the bits that cross the link
     SchedOptions sched; size_t blocks, block;    // of each worker
-    const CostTable *cost;
+    const CostTable *cost; double pace;         // steps take so much of what it says; 0: as it says
     Backend backend;                    // computes nothing: tokens alone
     void (*emit)(void *owner, Request *r, const int *token, size_t count); void *owner;
 } FleetOptions;
@@ -39,6 +39,7 @@ void fleet_start(Fleet *f, double now);
 double fleet_next(const Fleet *f, double now);
 void fleet_happen(Fleet *f, double now);
 
+void counters_add(SchedCounters *all, const SchedCounters *c);      // all but what is received
 // Of all workers together; of requests, as if there were one.
 SchedCounters fleet_counters(const Fleet *f);
 LinkCounters fleet_link(const Fleet *f);

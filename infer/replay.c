@@ -1,6 +1,7 @@
 // replay.c: see replay.h.
 #include "infer/replay.h"
 #include "infer/answers.h"
+#include "infer/workers.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,29 @@ static int same_token(void *self, const StepRow *row, size_t index, size_t i, co
     const Request *as = timed->request[r->seed];
     return as && position < as->length ? as->token[position]
                                        : answers_random_token(&timed->seed, row, index, i, r, position);
+}
+
+static int same_answer(void *self, const StepRow *row, size_t index, size_t i, const Request *r, size_t position) {
+    Service *timed = self;
+    size_t at = position - timed->record[r->seed].prompt;
+    return at < timed->record[r->seed].answer ? timed->answer[r->seed][at]
+                                              : answers_random_token(&timed->seed, row, index, i, r, position);
+}
+
+Again replay_workers(Service *timed, double pace) {
+    Service run = service_open(&timed->o);
+    run.real = false, run.trace = timed->trace, run.vocab = timed->vocab;
+    workers_open(&run);
+    run.workers.pace = pace;
+    run.workers.layers = timed->config.layers;
+    run.workers.each = (double)model_size(&timed->config).cache_bytes_per_token;
+    Backend b = answers_without_model(timed);
+    b.sample = same_answer, b.ends = timed->o.eos ? answers_is_end : NULL;
+    workers_run(&run, b);
+    Again again = {answers_stats(&run), run.now, run.took};
+    pool_free(run.pool), sched_free(run.sched), fleet_free(run.fleet);
+    free(run.record);
+    return again;
 }
 
 Again replay(Service *timed, double pace) {
@@ -60,7 +84,7 @@ void replay_print(const Service *run, const Stats *timed, const Again again[2]) 
     for (int i = 0; i < 2; i++)
         if (run->o.shed == 0 && timed->digest != again[i].stats.digest)
             fail("the replay has other tokens than the run; please report this");
-    if (strcmp(run->o.cost, "built-in")) cost_note_replay(run->o.cost, &r);
+    if (strcmp(run->o.cost, "built-in") && !*run->o.disagg) cost_note_replay(run->o.cost, &r);
 }
 
 static double largest(const double error[3]) {

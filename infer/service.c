@@ -4,7 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+// What arrives at a worker waits in its swap area.
 size_t service_places(const ServeOptions *o) {
+    if (*o->disagg && *o->run) return o->blocks;
     return o->preempt != PREEMPT_swap ? 0 : o->swap_blocks ? o->swap_blocks : o->blocks;
 }
 
@@ -56,5 +58,5 @@ Service service_open(const ServeOptions *o) {
 }
 
 const SchedCounters *service_counters(const Service *run) {
-    return run->fleet ? &run->total : sched_counters(run->sched);
+    return *run->o.disagg ? &run->total : sched_counters(run->sched);
 }

@@ -5,6 +5,7 @@
 #ifndef SERVICE_H
 #define SERVICE_H
 #include "infer/disagg.h"
+#include "infer/pipe.h"
 #include "infer/served.h"
 #include "infer/trace.h"
 
@@ -28,7 +29,9 @@ typedef struct Service {
     Model *smaller; size_t knows;       // with --draft DIR: it, and how many positions it knows
     int **guess; const struct Service *timed;   // of each request what it guessed; of a replay: whose these are
     KeepOptions *keep;
-    Fleet *fleet; FleetOptions workers; SchedCounters total;     // with --disagg
+    FleetOptions workers;               // with --disagg, and what came of them
+    Fleet *fleet; Pipe *pipe; int **answer;             // on the event clock; on the real one, and all its tokens
+    SchedCounters total; LinkCounters link; WorkerTimes reading, writing;
 } Service;
 
 // Scheduler, pool, tables of costs and guesses. The model is the caller's: model, config, vocab, served, and with

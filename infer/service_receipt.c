@@ -31,10 +31,10 @@ static void print_kept(const Service *run) {
 }
 
 static void print_link(const Service *run) {
-    LinkCounters link = fleet_link(run->fleet);
+    LinkCounters link = run->link;
     printf("link      %.0f bytes of %zu prompt%s, %.4g s of sending; duty of reading %.3f, of writing %.3f\n",
            link.bytes, link.prompts, plural(link.prompts), link.seconds,
-           fleet_times(run->fleet, true).busy / run->now, fleet_times(run->fleet, false).busy / run->now);
+           run->reading.busy / run->now, run->writing.busy / run->now);
 }
 
 void service_receipt_print(const Service *run, const Stats *s, const Again *again) {
@@ -53,8 +53,8 @@ void service_receipt_print(const Service *run, const Stats *s, const Again *agai
            plural(c->preempted), c->saved, c->hits, c->rehits);
     if (run->draft)
         printf("draft     %zu guess%s, %zu kept\n", c->drafted, c->drafted == 1 ? "" : "es", c->drafted - c->rejected);
-    if (run->fleet && run->workers.readers) print_link(run);
-    else if (keep_is_on(run->keep)) print_kept(run);
+    if (run->workers.readers) print_link(run);
+    if (keep_is_on(run->keep) && !run->fleet) print_kept(run);
     const Tier *t = run->served ? run->served->tier : NULL;
     if (t)
         printf("tier      %zu bytes written in %.4g s, %zu read back from the disk in %.4g s\n", t->written, t->writing,

@@ -24,6 +24,7 @@ typedef struct {
     State *state;            // [count]
     bool snapshots;
     Keep keep;               // at, score: [blocks, key heads, slots]
+    void (*filled)(void *owner, size_t l); void *owner;     // NULL, or called in a step when layer l has set all of its
     real **spare; size_t spares;        // memory of states that nobody needs now
     Arena arena;
 } Blocks;

@@ -124,11 +124,10 @@ void keep_choose(const KeepOptions *o, size_t prompt, const uint32_t *at, const 
 
 // ---- bytes ---------------------------------------------------------------------------------------
 
-// Of a head: `rounded` tokens in groups, keys along tokens and values along channels.
-static size_t bytes_rounded(const KeepOptions *o, size_t rounded, CacheNeed need) {
-    size_t whole = need.v / o->group, rest = need.v % o->group;
+size_t keep_group_bytes(const KeepOptions *o, size_t k, size_t v) {
+    size_t whole = v / o->group, rest = v % o->group;
     size_t value = whole * codec_bytes(o->group, o->bits) + (rest ? codec_bytes(rest, o->bits) : 0);
-    return rounded / o->group * need.k * codec_bytes(o->group, o->bits) + rounded * value;
+    return k * codec_bytes(o->group, o->bits) + o->group * value;
 }
 
 size_t keep_bytes(const Model *m, const KeepOptions *o, size_t prompt, size_t length) {
@@ -138,7 +137,9 @@ size_t keep_bytes(const Model *m, const KeepOptions *o, size_t prompt, size_t le
     for (size_t l = 0; l < m->c.layers; l++) {
         CacheNeed need = m->layers[l].mixer->cache(&m->layers[l]);
         size_t each = (held - rounded) * ((need.k + need.v) * whole + known);
-        bytes += need.heads * (each + (rounded ? bytes_rounded(o, rounded, need) : 0)) + need.state * sizeof(float);
+        size_t groups = rounded ? rounded / o->group : 0;
+        bytes += need.heads * (each + (groups ? groups * keep_group_bytes(o, need.k, need.v) : 0));
+        bytes += need.state * sizeof(float);
     }
     return bytes;
 }

@@ -14,8 +14,14 @@
 
 enum { KEEP_SINKS = 4, KEEP_WATCHED = 32, KEEP_SMOOTH = 5 };   // of sink; of snapkv: queries, width of its mean
 
-// Of each slot of layer l, where the cache evicts: its position, and with h2o, snapkv and pool a number.
-typedef struct { KeepOptions o; uint32_t **at; real **score; } Keep;
+// at, score: of each slot of layer l, where the cache evicts: its position, and with h2o, snapkv and pool a number.
+// packed: NULL, or what is called for each group of tokens up to `end` that a head of layer l rounds in row `row` of a
+// step, with its keep_group_bytes; from several threads at once.
+typedef struct {
+    KeepOptions o; uint32_t **at; real **score;
+    void (*packed)(void *owner, size_t l, size_t row, size_t head, size_t end, const unsigned char *bytes);
+    void *owner;
+} Keep;
 
 bool keep_evicts(const KeepOptions *o);
 bool keep_is_on(const KeepOptions *o);                   // evicts or rounds
@@ -42,6 +48,9 @@ size_t keep_run(const KeepOptions *o, size_t prompt);
 // before it.
 size_t keep_rounded(const KeepOptions *o, size_t position);
 
+// Bytes of a group of tokens of a head, with keys and values of so many numbers: first the keys, each channel along the
+// tokens, then the values of one token after the other.
+size_t keep_group_bytes(const KeepOptions *o, size_t k, size_t v);
 // Bytes of keys and values after `length` tokens, in all layers, as they would be packed: with scales, with the numbers
 // that are not rounded, with positions (4 bytes) and scores (4 bytes) of each slot where a policy needs them.
 size_t keep_bytes(const Model *m, const KeepOptions *o, size_t prompt, size_t length);

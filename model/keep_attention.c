@@ -22,13 +22,13 @@ static Store store_of(const Batch *b, size_t l, const AttnShape *s) {
                    blocks->size, s->KV, s->D, s->Dv};
 }
 
-typedef struct { size_t token, n, past, prompt, done; const uint32_t *block; } Text;
+typedef struct { size_t token, n, past, prompt, done, row; const uint32_t *block; } Text;
 static size_t texts_of(const Batch *b, Text **text, uint32_t **row) {
     size_t count = b->paged.rows;
     *text = xmalloc(count * sizeof **text), *row = xmalloc(count * sizeof **row);
     for EACH_PART(p, b) {
         const Row *r = &b->paged.row[p.i];
-        (*row)[p.i] = (uint32_t)p.i, (*text)[p.i] = (Text){p.at, r->n, r->past, r->prompt, 0, r->block};
+        (*row)[p.i] = (uint32_t)p.i, (*text)[p.i] = (Text){p.at, r->n, r->past, r->prompt, 0, p.i, r->block};
     }
     return count;
 }
@@ -71,21 +71,29 @@ static void append(const Store *s, const KeepInput *in, const Text *t, size_t n)
         }
 }
 
-// The group of tokens that has just become old enough, if one has: keys along its tokens, values along channels.
-static void round_group(const Store *s, const Text *t, size_t g) {
+static void round_numbers(real *x, size_t stride, size_t n, size_t bits, unsigned char **packed) {
+    codec_encode(*packed, x, stride, n, bits), codec_decode(x, stride, *packed, n, bits);
+    *packed += codec_bytes(n, bits);
+}
+
+// The group of tokens that the next query will be the first to see rounded, if there is one: keys along its tokens,
+// values along channels.
+static void round_group(const Store *s, const Text *t, size_t l, size_t n, size_t g) {
     const KeepOptions *o = &s->keep->o;
-    size_t position = t->past + t->done, end = keep_rounded(o, position);
-    if (!end || keep_rounded(o, position - 1) == end) return;
+    size_t next = t->past + t->done + n, end = keep_rounded(o, next);
+    if (!end || keep_rounded(o, next - 1) == end) return;
     real *side = xmalloc(o->group * s->D * sizeof *side);
+    unsigned char *packed = xmalloc(keep_group_bytes(o, s->D, s->v ? s->Dv : 0)), *at = packed;
     for (size_t i = 0; i < o->group; i++)
         memcpy(side + i * s->D, key_of(s, t, g, end - o->group + i), s->D * sizeof *side);
-    for (size_t d = 0; d < s->D; d++) codec_round(side + d, s->D, o->group, o->bits);
+    for (size_t d = 0; d < s->D; d++) round_numbers(side + d, s->D, o->group, o->bits, &at);
     for (size_t i = 0; i < o->group; i++) {
         memcpy(key_of(s, t, g, end - o->group + i), side + i * s->D, s->D * sizeof *side);
         for (size_t d = 0; s->v && d < s->Dv; d += o->group)
-            codec_round(value_of(s, t, g, end - o->group + i) + d, 1, smaller(o->group, s->Dv - d), o->bits);
+            round_numbers(value_of(s, t, g, end - o->group + i) + d, 1, smaller(o->group, s->Dv - d), o->bits, &at);
     }
-    free(side);
+    if (s->keep->packed) s->keep->packed(s->keep->owner, l, t->row, g, end, packed);
+    free(side), free(packed);
 }
 
 // ---- keys that are rotated when they are read ----------------------------------------------------
@@ -245,7 +253,6 @@ static void attend_round(Model *m, size_t l, const Store *s, const KeepInput *in
     bool rotates = keep_rotates(b), looks = keep_looks(&s->keep->o);
     Rotated rotated = {.D = s->D + (s->keep->o.policy == KV_POLICY_pool), .size = round_up(r->longest, 16)};
     size_t tasks = r->count * s->KV;
-    for (size_t i = 0; i < tasks; i++) round_group(s, r->text[i / s->KV], i % s->KV);
     for (size_t i = 0; i < r->count; i++) append(s, in, r->text[i], r->n[i]);
     if (rotates) {
         rotated.q = xmalloc(size_mul(b->M * shape.H, rotated.D * sizeof(real)));
@@ -260,6 +267,7 @@ static void attend_round(Model *m, size_t l, const Store *s, const KeepInput *in
         size_t text = i / s->KV, g = i % s->KV;
         if (looks) look(s, in, &shape, rotates ? &rotated : NULL, r->text[text], r->n[text], text, g);
         clear_up(s, r->text[text], r->n[text], g);
+        round_group(s, r->text[text], l, r->n[text], g);
     }
     free(rotated.q), free(rotated.k), free(rotated.v);
 }

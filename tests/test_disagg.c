@@ -204,7 +204,7 @@ static void command(void) {
         {"--disagg 1", "P:D was expected"}, {"--disagg 1:0", "at least one that writes"},
         {"--disagg 1:1:1", "P:D was expected"}, {"--disagg 0:2 --link-gbps 1", "nothing crosses a link"},
         {"--disagg 0:2 --kv-bits 8", "nothing crosses a link"},
-        {"--link-gbps 1", "--disagg"}, {"--overlap 0", "--disagg"}, {"--disagg 1:1 --run x", "leave out --run"},
+        {"--link-gbps 1", "--disagg"}, {"--overlap 0", "--disagg"}, {"--disagg 1:1 --agent-turns 2", "sessions"},
         {"--disagg 1:1 --kv-policy window --kv-budget 8", "without --run"}, {"--kv-bits 8", "without --run"},
     };
     Result whole = serve("");

@@ -9,7 +9,7 @@
 // Arrows point one way (docs/DESIGN.md). What the files of a room may include and call, as beginnings of paths from the
 // root; "" is everything.
 #define MODEL "model.", "model/params.", "model/cache.", "model/keep.", "model/blocks.", \
-    "model/memory."  // the model for its users
+    "model/memory.", "model/transfer."  // the model for its users
 static const struct { const char *files, *may[16]; } rooms[] = {
     {"lib/*.[ch]", {"lib/"}},
     {"kernels/*.[ch]", {"kernels/", "lib/"}},
