@@ -176,24 +176,27 @@ typedef struct {
 // exp(score - max).
 typedef struct { real max, sum; } Softmax;
 
-// The scores x of one more tile become exp(score - max); `o`, the weighted values so far, is rescaled where max grows.
-// The first of the tile's keys is `behind` positions before the query.
-static void row_forward(Softmax *row, real *x, Span seen, size_t keys, real *o, size_t behind, real slope,
-                        const AttnShape *s) {
+// The scores x of one more tile become exp(score - max). Returns what the weighted values so far are to be multiplied
+// by: less than 1 where max grows. The first of the tile's keys is `behind` positions before the query.
+static real row_softmax(Softmax *row, real *x, Span seen, size_t keys, size_t behind, real slope, const AttnShape *s) {
     if (!seen.to) {                                                        // nothing in this tile
         memset(x, 0, keys * sizeof *x);
-        return;
+        return 1;
     }
     real scale = row_alibi(x, seen.to, (real)s->scale, slope, behind);
     real max = row_max(x + seen.from, seen.to - seen.from, scale, row->max);
-    real sum = row_exp(x, seen, keys, scale, max);
+    real sum = row_exp(x, seen, keys, scale, max), rescale[LANES] = {1};
     if (row->sum > 0 && max > row->max) {
-        real rescale[LANES];
         vec_store(rescale, vec_exp(vec_set(row->max - max)));
         row->sum *= rescale[0];
-        row_scale(o, o, rescale[0], s->Dv);
     }
     row->sum += sum, row->max = max;
+    return rescale[0];
+}
+static void row_forward(Softmax *row, real *x, Span seen, size_t keys, real *o, size_t behind, real slope,
+                        const AttnShape *s) {
+    real rescale = row_softmax(row, x, seen, keys, behind, slope, s);
+    if (rescale != 1) row_scale(o, o, rescale, s->Dv);
 }
 
 static void row_end(const Softmax *row, real *o, size_t Dv, real *lse) {
@@ -360,11 +363,10 @@ INLINE void columns_of_product(Layout layout, size_t vecs, real *c, size_t ldc, 
         tile_of_product(layout, 1, vecs, c + i * ldc, ldc, a + i * lda, lda, b, d, n, K, accumulate);
 }
 
-// C [rows,ldc] = or += A [rows,lda] B of N columns.
+// C [rows,ldc] = or += A [rows,lda] B, of the columns d .. N-1.
+enum { WIDE = UNROLL * LANES, HALF = WIDE / 2 };
 INLINE void small_product(Layout layout, real *c, size_t ldc, const real *a, size_t lda, size_t rows, const Tile *b,
-                          size_t N, size_t K, bool accumulate) {
-    enum { WIDE = UNROLL * LANES, HALF = WIDE / 2 };
-    size_t d = 0;
+                          size_t d, size_t N, size_t K, bool accumulate) {
     for (; rows < MANY && d + WIDE <= N; d += WIDE)
         columns_of_product(layout, UNROLL, c, ldc, a, lda, rows, b, d, WIDE, K, accumulate);
     for (; d + HALF <= N; d += HALF)
@@ -407,7 +409,7 @@ static void scores_of_panels(real *score, size_t ld, const real *q, size_t queri
                 turn_keys(panel + i, *group + d, place[1 + i / LANES], t->stride, depth, smaller(LANES, n - i));
             }
             const Tile turned = {.group = place, .stride = WIDTH};
-            small_product(TURNED, score + j, ld, q + d, D, queries, &turned, n, depth, d > 0);
+            small_product(TURNED, score + j, ld, q + d, D, queries, &turned, 0, n, depth, d > 0);
         }
 }
 
@@ -419,14 +421,14 @@ static void scores_of_tile(real *score, size_t ld, const real *q, size_t queries
     else scores_of_groups(IN_ORDER, score, ld, q, queries, t, D, keys);
 }
 
-// out [queries,Dv] = or += p [queries,ld] V; each output is one chain over keys. read: the values are the beginning of
-// the keys, which are in the cache.
-static void values_of_tile(real *out, const real *p, size_t ld, size_t queries, const Tile *t, bool read, size_t Dv,
-                           size_t keys, bool accumulate) {
-    if (read) small_product(READ, out, Dv, p, ld, queries, t, Dv, keys, accumulate);
-    else if (queries >= PANELS_FROM) small_product(SLOW, out, Dv, p, ld, queries, t, Dv, keys, accumulate);
-    else if (t->scattered) small_product(SCATTERED, out, Dv, p, ld, queries, t, Dv, keys, accumulate);
-    else small_product(IN_ORDER, out, Dv, p, ld, queries, t, Dv, keys, accumulate);
+// Columns d .. end-1 of out [queries,Dv] = or += p [queries,ld] V; each output is one chain over keys. read: the values
+// are the beginning of the keys, which are in the cache.
+static void values_of_tile(real *out, size_t Dv, const real *p, size_t ld, size_t queries, const Tile *t, bool read,
+                           size_t d, size_t end, size_t keys, bool accumulate) {
+    if (read) small_product(READ, out, Dv, p, ld, queries, t, d, end, keys, accumulate);
+    else if (queries >= PANELS_FROM) small_product(SLOW, out, Dv, p, ld, queries, t, d, end, keys, accumulate);
+    else if (t->scattered) small_product(SCATTERED, out, Dv, p, ld, queries, t, d, end, keys, accumulate);
+    else small_product(IN_ORDER, out, Dv, p, ld, queries, t, d, end, keys, accumulate);
 }
 
 // What a thread needs to decode, in numbers: scores [queries, tile], queries and outputs side by side, copies of a tile
@@ -448,22 +450,26 @@ static const real *group_at(const Past *p, size_t length, size_t i) {
     return position_of(p, smaller(i, (length - 1) / LANES) * LANES);
 }
 
-// The tile from position j on, of `tile` positions or what is left; what a block does not hold together is copied.
+// The tile from position j on, of `tile` positions or what is left, and the one that the thread reads then, `step`
+// positions further; what a block does not hold together is copied.
 static Tile tile_of(const Past *p, size_t length, const Past *next, size_t next_length, size_t j, size_t tile,
-                    const real **group, real *copy, size_t width) {
+                    size_t step, const real **group, real *copy, size_t width) {
     size_t n = tile / LANES, groups = (length + LANES - 1) / LANES;
     if (p->block && p->size % LANES) {
         copy_positions(copy, p, j, smaller(tile, length - j), width);
         for (size_t i = 0; i < 2 * n; i++) group[i] = copy + i % n * LANES * width;
         return (Tile){group, n, width, false};
     }
-    for (size_t i = 0, at = j / LANES; i < 2 * n; i++, at++)
+    for (size_t i = 0, at = j / LANES; i < 2 * n; i++, at += i == n ? 1 + (step - tile) / LANES : 1)
         group[i] = at >= groups && next_length ? group_at(next, next_length, at - groups) : group_at(p, length, at);
-    bool scattered = (p->block && p->first + length > p->size) || LANES * p->stride >= PREFETCH;
+    bool scattered = (p->block && p->first + length > p->size) || LANES * p->stride >= PREFETCH || step > tile;
     return (Tile){group, n, p->stride, scattered};
 }
 
 static size_t queries_of(const DecodeTask *t, size_t row) { return t->row[row].n * t->heads; }
+static size_t position_of_query(const DecodeTask *t, size_t row, size_t i) {
+    return t->row[row].m.length - t->row[row].n + i / t->heads;
+}
 
 static void gather_queries(const DecodeTask *t, const AttnShape *s, real *q) {
     size_t width = t->heads * s->D;
@@ -478,33 +484,43 @@ static void scatter_outs(const DecodeTask *t, const AttnShape *s, const real *ou
             memcpy(r->out + i * t->out_stride, out + r->at * s->Dv + i * width, width * sizeof *out);
 }
 
+static bool is_in_place(const DecodeTask *t) { return t->rows == 1 && t->row->n == 1; }
+
 // Where a thread decodes: its scratch memory, and the queries and outputs of the task, in place or side by side.
 typedef struct { real *score, *out, *copy; const real *q, **group; Softmax *row; size_t values; } DecodeMemory;
+
+// Keys and values of a tile; a latent is both.
+static bool is_latent(const DecodeRow *r) { return r->m.values.at == r->m.keys.at; }
+static Tile keys_of_tile(const DecodeRow *r, const Memory *next, const AttnShape *s, size_t j, size_t step,
+                         const DecodeMemory *d) {
+    return tile_of(&r->m.keys, r->m.length, &next->keys, next->length, j, s->tile, step, d->group, d->copy, s->D);
+}
+static Tile values_of_row(const DecodeRow *r, const Memory *next, const AttnShape *s, size_t j, size_t step,
+                          const DecodeMemory *d) {
+    return tile_of(&r->m.values, r->m.length, &next->values, next->length, j, s->tile, step,
+                   d->group + 2 * (s->tile / LANES), d->copy + d->values, s->Dv);
+}
 
 // All queries of the rows from .. to-1 go through the tiles [j, end) of what these have in common, while a tile is in
 // the cache.
 static void decode_tiles(const DecodeTask *t, const AttnShape *s, const DecodeMemory *d, size_t from, size_t to,
                          size_t j, size_t end, const Memory *next) {
     const DecodeRow *one = &t->row[from];
-    size_t length = one->m.length, at = one->at, queries = t->row[to - 1].at + queries_of(t, to - 1) - at;
+    size_t at = one->at, queries = t->row[to - 1].at + queries_of(t, to - 1) - at;
     const real *q = d->q + at * s->D;
     real *out = d->out + at * s->Dv;
     for (; j < end; j += s->tile) {
-        size_t keys = smaller(s->tile, length - j);
-        Tile tile = tile_of(&one->m.keys, length, &next->keys, next->length, j, s->tile, d->group, d->copy, s->D);
-        bool latent = one->m.values.at == one->m.keys.at;
-        Tile values = tile;
-        if (!latent)
-            values = tile_of(&one->m.values, length, &next->values, next->length, j, s->tile,
-                             d->group + 2 * (s->tile / LANES), d->copy + d->values, s->Dv);
+        size_t keys = smaller(s->tile, one->m.length - j);
+        Tile tile = keys_of_tile(one, next, s, j, s->tile, d);
+        Tile values = is_latent(one) ? tile : values_of_row(one, next, s, j, s->tile, d);
         scores_of_tile(d->score, s->tile, q, queries, &tile, s->D, keys);
         for (size_t r = from, i = 0; r < to; r++)
             for (size_t k = 0; k < queries_of(t, r); k++, i++) {
-                size_t position = t->row[r].m.length - t->row[r].n + k / t->heads;
+                size_t position = position_of_query(t, r, k);
                 row_forward(&d->row[at + i], d->score + i * s->tile, span_seen(s, position, j, keys), keys,
                             out + i * s->Dv, position - j, t->slope ? t->slope[k % t->heads] : 0, s);
             }
-        values_of_tile(out, d->score, s->tile, queries, &values, latent, s->Dv, keys, j > 0);
+        values_of_tile(out, s->Dv, d->score, s->tile, queries, &values, is_latent(one), 0, s->Dv, keys, j > 0);
     }
 }
 
@@ -527,19 +543,71 @@ static void decode_rows(const DecodeTask *t, const AttnShape *s, const DecodeMem
     }
 }
 
-static void decode_heads(const DecodeTask *t, const AttnShape *s, const DecodeSpace *d, real *score) {
-    bool in_place = t->rows == 1 && t->row->n == 1;
+static DecodeMemory decode_memory(const DecodeTask *t, const DecodeSpace *d, real *score) {
     real *side = score + d->scores, *copy = side + d->queries + d->outs;
     DecodeMemory m = {.score = score, .q = side, .out = side + d->queries, .copy = copy, .values = d->keys,
                       .group = (const real **)(copy + d->keys + d->values),
                       .row = (Softmax *)(copy + d->keys + d->values + d->groups)};
-    if (in_place) m.q = t->row->q, m.out = t->row->out;
+    if (is_in_place(t)) m.q = t->row->q, m.out = t->row->out;
+    return m;
+}
+
+static void decode_heads(const DecodeTask *t, const AttnShape *s, const DecodeSpace *d, real *space) {
+    DecodeMemory m = decode_memory(t, d, space);
     size_t queries = t->row[t->rows - 1].at + queries_of(t, t->rows - 1);
-    if (!in_place) gather_queries(t, s, side);
+    if (!is_in_place(t)) gather_queries(t, s, space + d->scores);
     for (size_t i = 0; i < queries; i++) m.row[i] = (Softmax){-(real)INFINITY, 0};
     decode_rows(t, s, &m, 0, t->rows, 0, &t->next);
     for (size_t i = 0; i < queries; i++) row_end(&m.row[i], m.out + i * s->Dv, s->Dv, NULL);
-    if (!in_place) scatter_outs(t, s, m.out);
+    if (!is_in_place(t)) scatter_outs(t, s, m.out);
+}
+
+// One text whose key heads are fewer than the threads: these go through it together, a stretch at a time. Of the scores
+// each has some of the tiles; then of the softmax some of the queries; then of the outputs some of the columns. Each
+// key is read and turned by one thread, and no sum is ever split. Every thread of the team calls this; `shared` is
+// theirs together, `own` has the places of a tile.
+enum { STRETCH = 1024 };
+typedef struct { size_t ld, factors, scores, each; } SharedSpace;
+static SharedSpace shared_space(const AttnShape *s) {
+    size_t most = s->H / s->KV > FEW_QUERIES ? s->H / s->KV : FEW_QUERIES;
+    SharedSpace n = {.ld = STRETCH + LANES, .factors = STRETCH / s->tile};   // or rows fall on the same lines of L1
+    n.scores = round_up(most * (n.ld + n.factors), LANES);
+    n.each = n.scores + round_up(most * sizeof(Softmax) / sizeof(real), LANES);
+    return n;
+}
+static void decode_by_all(const DecodeTask *t, const AttnShape *s, const DecodeMemory *d, const SharedSpace *n) {
+    size_t threads = (size_t)omp_get_num_threads(), me = (size_t)omp_get_thread_num(), stretch = n->factors * s->tile;
+    size_t length = t->row->m.length, queries = queries_of(t, 0);
+    real *factor = d->score + queries * n->ld;
+    for (size_t start = 0, end; start < length; start = end) {
+        end = smaller(start + stretch, length);
+        for (size_t j = start + me * s->tile; j < end; j += threads * s->tile) {
+            Tile keys = keys_of_tile(t->row, &t->next, s, j, threads * s->tile, d);
+            scores_of_tile(d->score + j - start, n->ld, d->q, queries, &keys, s->D, smaller(s->tile, length - j));
+        }
+#pragma omp barrier
+        for (size_t i = me; i < queries; i += threads)
+            for (size_t j = start; j < end; j += s->tile) {
+                size_t position = position_of_query(t, 0, i), keys = smaller(s->tile, length - j);
+                factor[i * n->factors + (j - start) / s->tile] =
+                    row_softmax(&d->row[i], d->score + i * n->ld + j - start, span_seen(s, position, j, keys), keys,
+                                position - j, t->slope ? t->slope[i % t->heads] : 0, s);
+            }
+#pragma omp barrier
+        for (size_t j = start; j < end; j += s->tile) {
+            Tile values = (is_latent(t->row) ? keys_of_tile : values_of_row)(t->row, &t->next, s, j, s->tile, d);
+            for (size_t c = me * HALF; c < s->Dv; c += threads * HALF) {
+                size_t to = smaller(c + HALF, s->Dv);
+                for (size_t i = 0; i < queries; i++) {
+                    real *o = d->out + i * s->Dv + c, rescale = factor[i * n->factors + (j - start) / s->tile];
+                    if (rescale != 1) row_scale(o, o, rescale, to - c);
+                }
+                values_of_tile(d->out, s->Dv, d->score + j - start, n->ld, queries, &values, false, c, to,
+                               smaller(s->tile, length - j), j > 0);
+            }
+        }
+#pragma omp barrier
+    }
 }
 
 static void head_forward_matrix(const Head *t, const AttnShape *s, real *scratch) {
@@ -607,10 +675,8 @@ static Memory memory_of(const KvView *v, const Sequence *q, size_t b, size_t g) 
     return (Memory){keys_of(v, q, b, g), values_of(v, q, b, g), q->length};
 }
 
-static void forward_decoding(const AttnOutput *o, const AttnInput *in, const AttnShape *s, const ForwardTask *t,
-                             const Member *member, size_t rows, real *space) {
-    DecodeSpace need = decode_space(s, &in->view);
-    DecodeRow row[MOST_QUERIES];
+static DecodeTask decode_task(const AttnOutput *o, const AttnInput *in, const AttnShape *s, const ForwardTask *t,
+                              const Member *member, size_t rows, DecodeRow *row) {
     for (size_t i = 0, at = 0; i < rows; at += row[i++].n * t->heads) {
         const Sequence *q = &member[i].q;
         row[i] = (DecodeRow){.out = o->out + q->at * o->out_stride + t->h * s->Dv,
@@ -618,9 +684,38 @@ static void forward_decoding(const AttnOutput *o, const AttnInput *in, const Att
                              .m = memory_of(&in->view, q, member[i].b, t->g), .n = q->n, .at = at,
                              .shared = i ? member[i].shared : 0};
     }
-    DecodeTask task = {.row = row, .rows = rows, .heads = t->heads, .out_stride = o->out_stride,
-                       .q_stride = in->q_stride, .next = t->next, .slope = s->slope ? s->slope + t->h : NULL};
+    return (DecodeTask){.row = row, .rows = rows, .heads = t->heads, .out_stride = o->out_stride,
+                        .q_stride = in->q_stride, .next = t->next, .slope = s->slope ? s->slope + t->h : NULL};
+}
+static void forward_decoding(const AttnOutput *o, const AttnInput *in, const AttnShape *s, const ForwardTask *t,
+                             const Member *member, size_t rows, real *space) {
+    DecodeSpace need = decode_space(s, &in->view);
+    DecodeRow row[MOST_QUERIES];
+    DecodeTask task = decode_task(o, in, s, t, member, rows, row);
     decode_heads(&task, s, &need, space);
+}
+
+// The same by all threads, each of which has memory at `own`; what they share is at `space`.
+static void forward_by_all(const AttnOutput *o, const AttnInput *in, const AttnShape *s, const ForwardTask *t,
+                           const Member *member, real *space, real *own) {
+    DecodeSpace need = decode_space(s, &in->view);
+    SharedSpace shared = shared_space(s);
+    DecodeRow row;
+    DecodeTask task = decode_task(o, in, s, t, member, 1, &row);
+    DecodeMemory all = decode_memory(&task, &need, space + shared.each), m = decode_memory(&task, &need, own);
+    size_t queries = queries_of(&task, 0);
+    m.score = space, m.row = (Softmax *)(space + shared.scores), m.q = all.q, m.out = all.out;
+#pragma omp single
+    {
+        if (!is_in_place(&task)) gather_queries(&task, s, space + shared.each + need.scores);
+        for (size_t i = 0; i < queries; i++) m.row[i] = (Softmax){-(real)INFINITY, 0};
+    }
+    decode_by_all(&task, s, &m, &shared);
+#pragma omp single
+    {
+        for (size_t i = 0; i < queries; i++) row_end(&m.row[i], m.out + i * s->Dv, s->Dv, NULL);
+        if (!is_in_place(&task)) scatter_outs(&task, s, m.out);
+    }
 }
 
 // Packing keys pays for many queries only.
@@ -727,6 +822,15 @@ static Counted count_forward(const AttnOutput *o, const AttnInput *in, const Att
     return c;
 }
 
+// Whether all threads go through one text after the other: where there are fewer heads than threads, and these are long
+// enough for the barriers.
+static bool by_all(const Plan *plan, const AttnInput *in, const AttnShape *s, size_t threads) {
+    enum { FROM = 1 << 20 };
+    size_t heads = plan->units * s->KV;
+    return plan->decoding && heads < threads && plan->units == in->B && s->tile * threads <= STRETCH &&
+           plan->work / heads > FROM && s->Dv > HALF;
+}
+
 void attention_forward(AttnOutput o, AttnInput in, AttnShape s) {
     Plan plan = plan_of(&o, &in, &s);
     Counted c = profile_on ? count_forward(&o, &in, &s, &plan) : (Counted){0, 0, 0};
@@ -735,14 +839,25 @@ void attention_forward(AttnOutput o, AttnInput in, AttnShape s) {
     // With few key heads (decoding, or a latent shared by all heads) the queries of one are shared out too.
     size_t split = heads < threads ? smaller(group, (threads + heads - 1) / heads) : 1;
     size_t tasks = plan.units * s.KV * split;
-    real *space = workspace_take(&workspace, size_mul(plan.each, threads));
+    bool together = by_all(&plan, &in, &s, threads);
+    size_t shared = together ? shared_space(&s).each + plan.each : 0;
+    real *space = workspace_take(&workspace, size_mul(plan.each, threads) + shared);
     // Rows differ in length: the last ones, which read prompts, come first, and threads take one task after another; or
     // where none reads a prompt, a few that follow one another, so that each can prefetch the beginning of the next.
     size_t few = smaller(tasks / (4 * threads), 8), least = (s.KV * split + threads - 1) / threads;
     size_t at_once = !in.row ? (tasks + threads - 1) / threads : !plan.decoding ? 1 : few > least ? few : least;
-#pragma omp parallel for schedule(dynamic, at_once) if (plan.work > PARALLEL_FROM)
-    for (size_t i = 0; i < tasks; i++)
-        forward_task(&o, &in, &s, &plan, tasks - 1 - i, split, space + (size_t)omp_get_thread_num() * plan.each);
+#pragma omp parallel if (plan.work > PARALLEL_FROM)
+    {
+        real *own = space + shared + (size_t)omp_get_thread_num() * plan.each;
+        for (size_t i = 0; i < plan.units * s.KV && together; i++) {
+            const Member *m = &plan.member[i / s.KV];
+            ForwardTask t = {.q = m->q, .b = m->b, .g = i % s.KV, .h = i % s.KV * group, .heads = group};
+            forward_by_all(&o, &in, &s, &t, m, space, own);
+        }
+#pragma omp for schedule(dynamic, at_once) nowait
+        for (size_t i = 0; i < (together ? 0 : tasks); i++)
+            forward_task(&o, &in, &s, &plan, tasks - 1 - i, split, own);
+    }
     free(plan.member), free(plan.unit);
 }
 

@@ -8,6 +8,7 @@
 #include "tests/arrays.h"
 #include "kernels/attention.h"
 #include <omp.h>
+#include <stdlib.h>
 
 static const double UNITS = 32;
 
@@ -431,6 +432,48 @@ static void threads(void) {
         }
 }
 
+// One or two long texts with fewer key heads than threads, which these go through together, in blocks or not: the bits
+// are those of one thread.
+static void check_by_all(size_t B, size_t n, size_t L, Heads h, size_t size, bool latent, Rng *r) {
+    static const int counts[] = {1, 2, 3, 8};
+    size_t each = (L + size - 1) / size, v_width = latent ? h.D : h.Dv, k_block = h.KV * size * h.D;
+    size_t v_block = h.KV * size * v_width;
+    real *k = array_random(B * each * k_block, r), *v = latent ? k : array_random(B * each * v_block, r);
+    uint32_t *table = xmalloc(B * each * sizeof *table);
+    for (size_t i = 0; i < B * each; i++) table[i] = (uint32_t)(B * each - 1 - i);
+    AttnRow row[2] = {{0, n, L, table}, {n, 1, L - 70, table + each}};
+    Call c = make_call(1, n + 1, n + 1, h, ATTENTION_flash, 64, r);
+    KvView view = {.k = k, .v = v, .k_step = k_block, .k_stride = h.D, .k_head = size * h.D, .v_step = v_block,
+                   .v_stride = v_width, .v_head = size * v_width, .block_size = size};
+    uint64_t one = 0;
+    for (int t = 0; t < 4; t++) {
+        omp_set_num_threads(counts[t]);
+        for (size_t i = 0; i < c.out_size; i++) c.out[i] = 7;
+        attention_forward((AttnOutput){.out = c.out, .out_stride = c.out_stride},
+                          (AttnInput){.q = c.q, .q_stride = c.q_stride, .view = view, .B = B, .row = row}, c.s);
+        uint64_t found = hash_bytes(HASH_START, c.out, c.out_size * sizeof(real));
+        if (!t) one = found;
+        CHECK(found == one, "%zu texts of %zu, blocks of %zu, H %zu KV %zu D %zu Dv %zu, %zu queries: %d threads give "
+              "other bits than one", B, L, size, h.H, h.KV, h.D, h.Dv, n, counts[t]);
+    }
+    free(table);
+    arrays_free();
+}
+
+static void by_all(void) {
+    static const Heads latents[] = {{8, 1, 80, 64, 0, false}, {9, 1, 88, 40, 0, true}, {6, 1, 100, 70, 2500, false}};
+    static const Heads others[] = {{8, 1, 64, 64, 0, false}, {3, 1, 130, 72, 0, true}, {12, 2, 64, 48, 0, false}};
+    static const size_t sizes[] = {5, 16, 10000};
+    Rng r = rng_stream(3, RNG_TEST, 12);
+    for (size_t B = 1; B <= 2; B++)
+        for (size_t i = 0; i < 3; i++)
+            for (size_t h = 0; h < 3; h++) {
+                check_by_all(B, 1, 4500 + 31 * i, latents[h], sizes[i], true, &r);
+                check_by_all(B, 1, 6000 + 31 * i, others[h], sizes[i], false, &r);
+                check_by_all(B, 3, 1500 + 31 * i, latents[h], sizes[i], true, &r);
+            }
+}
+
 // ---- hard scores ---------------------------------------------------------------------------------
 
 // One key far above the others takes all the weight: output and gradients are exact. It may stand in any
@@ -512,6 +555,7 @@ static const Test tests[] = {
     {"attention/batch", "a sequence does not depend on the others in its batch, bit for bit", batches},
     {"attention/band", "band is naive, bit for bit", band_is_naive},
     {"attention/threads", "1, 2, 3 and 8 threads give the same bits", threads},
+    {"attention/by-all", "long texts with fewer key heads than threads give the same bits with any", by_all},
     {"attention/slopes", "the slopes of ALiBi for 1 to 16 heads", slopes_of_alibi},
     {"attention/one-key", "one key that takes all the weight, in any tile", one_key_wins},
     {"attention/nan", "a NaN spoils the rows that see it and no others", not_a_number},
