@@ -8,7 +8,8 @@ Q4_0), and asks by lines on its stdin:
     ROWS PAST STEPS
 
 Each is answered by one line on stdout: the seconds that STEPS steps took in which ROWS texts, each PAST tokens long and
-not sharing any, went on by a token; with 0 rows, in which a text of PAST tokens was read; or "error" and why. What is timed is llama_decode() until its logits are there.
+not sharing any, went on by a token; with 0 rows, in which a text of PAST tokens was read; or "error" and why.
+What is timed is llama_decode() until its logits are there.
 llama.cpp gets what is fastest there: of each number of rows the first question tries its caches (one for each text, or
 one for all) and its attention (flash or not), and keeps the best.
 """

@@ -109,28 +109,33 @@ size_t quant_rows_bytes(size_t M, size_t K) {
     return size_mul(M, size_mul(groups_of(K), GROUP + sizeof(float) + 2 * sizeof(int32_t)));
 }
 
-static void quantise_group(signed char *q, float *scale, int32_t *sum, const real *x, size_t n) {
-    real group[GROUP] = {0};
-    vec size = vec_zero(), zero = vec_zero();
-    memcpy(group, x, n * sizeof *x);
-    for (size_t i = 0; i < GROUP; i += LANES) {
-        vec v = vec_load(group + i);
-        size = vec_max(vec_max(v, vec_sub(vec_zero(), v)), size);
-        zero = vec_fma(v, vec_zero(), zero);                          // NaN from anything that is not finite
+// Loops of a length that is known, without calls and jumps, so that compilers make vectors of them. Sizes are compared
+// as integers, in the order of the numbers that they are the bits of; from INFINITE on they are of none.
+INLINE void quantise_group(signed char *q, float *scale, int32_t *sum, const real *x, size_t n) {
+    enum { MAGNITUDE = 0x7fffffff, INFINITE = 0x7f800000 };
+    float amax;
+    uint32_t most = 0;
+    real whole[GROUP], filled[GROUP] = {0};
+    if (n < GROUP) x = memcpy(filled, x, n * sizeof *x);
+    for (size_t i = 0; i < GROUP; i++) {
+        float number = (float)x[i];
+        uint32_t bits;
+        memcpy(&bits, &number, sizeof bits);
+        most = most > (bits & MAGNITUDE) ? most : bits & MAGNITUDE;
     }
-    float amax = (float)vec_largest(size), nan = (float)vec_sum(zero), by = 127 / amax;
+    memcpy(&amax, &most, sizeof amax);
+    float by = 127 / amax;
     if (isinf(by)) by = amax = 0;                                     // smaller than 2^-121: no code can mean it
-    *scale = amax / 127 + nan;
-    if (isnan(nan)) by = 0, memset(group, 0, sizeof group);
-    for (size_t i = 0; i < GROUP; i++) q[i] = (signed char)(int)rintf((float)group[i] * by);
-    for (size_t half = 0; half < 2; half++) {
-        sum[half] = 0;
-        for (size_t i = 0; i < GROUP / 2; i++) sum[half] += q[half * GROUP / 2 + i];
-    }
+    *scale = amax / 127;
+    if (most >= INFINITE) by = 0, *scale = NAN, x = memset(filled, 0, sizeof filled);
+    for (size_t i = 0; i < GROUP; i++) whole[i] = (real)rintf((float)x[i] * by);
+    for (size_t i = 0; i < GROUP; i++) q[i] = (signed char)(int32_t)whole[i];
+    for (size_t half = 0; half < 2; half++) sum[half] = (int32_t)vec_sum(vec_load(whole + half * LANES));     // exact
 }
 
 QuantRows quant_rows(void *at, const real *x, size_t ldx, size_t M, size_t K) {
     size_t groups = groups_of(K);
+    PROFILE(quantise, 3 * M * K, M * K * 5 / 4);
     QuantRows r = {.M = M, .K = K, .groups = groups, .scale = at};
     r.sum = (int32_t *)(r.scale + M * groups), r.q = (signed char *)(r.sum + 2 * M * groups);
     PARALLEL_ROWS(M, K)
@@ -338,21 +343,28 @@ INLINE vec load_floats(const unsigned char *p) {
     for (int i = 0; i < COLUMNS; i++) scale[i] = (real)from[i];
     return vec_load(scale);
 }
+INLINE vec load_bits(const uint32_t bits[COLUMNS]) {
+    return load_floats((const unsigned char *)bits);
+}
 INLINE vec load_e8m0(const unsigned char *p) {             // halved, because codes are twice what they mean
-    real scale[COLUMNS];
-    for (int i = 0; i < COLUMNS; i++)                      // 0x400000: 2^-127, which is no normal number
-        scale[i] = (real)(float_of(p[i] ? (uint32_t)p[i] << 23 : 0x400000) * 0.5f);
-    return vec_load(scale);
+    uint32_t bits[COLUMNS];
+    for (int i = 0; i < COLUMNS; i++) {
+        uint32_t normal = (uint32_t)p[i] << 23;
+        bits[i] = normal > 0x400000 ? normal : 0x400000;     // 2^-127
+    }
+    return vec_mul(load_bits(bits), vec_set((real)0.5));
 }
 INLINE vec load_e4m3(const unsigned char *p, float tensor_scale) {      // likewise
-    real scale[COLUMNS];
-    for (int i = 0; i < COLUMNS; i++)
-        scale[i] = (real)(float_of((uint32_t)p[i] << 20) * 0x1p120f * tensor_scale * 0.5f);
-    return vec_load(scale);
+    uint32_t bits[COLUMNS];
+    for (int i = 0; i < COLUMNS; i++) bits[i] = (uint32_t)p[i] << 20;
+    return vec_mul(vec_mul(vec_mul(load_bits(bits), vec_set((real)0x1p120f)), vec_set((real)tensor_scale)),
+                   vec_set((real)0.5));
 }
 INLINE vec load_bytes(const unsigned char *p) {
+    uint32_t whole[COLUMNS];
     real x[COLUMNS];
-    for (int i = 0; i < COLUMNS; i++) x[i] = (real)p[i];
+    for (int i = 0; i < COLUMNS; i++) whole[i] = p[i];
+    for (int i = 0; i < COLUMNS; i++) x[i] = (real)(int32_t)whole[i];
     return vec_load(x);
 }
 
@@ -371,10 +383,8 @@ INLINE void dot_slices(Ints *sum, size_t rows, Kind kind, const unsigned char *c
         } else if (i % 2 == 0) {
             Slice w = slice_load(codes + i / 2 * SLICE), low = slice_low(w), high = slice_high(w);
             if (kind >= NIBBLES_E8M0) low = slice_look_up(low, e2m1_biased), high = slice_look_up(high, e2m1_biased);
-            for (size_t r = 0; r < rows; r++) {
-                sum[r] = dot_small(sum[r], low, q + r * ldq + i * DEPTH);
-                sum[r] = dot_small(sum[r], high, q + r * ldq + (i + 1) * DEPTH);
-            }
+            for (size_t r = 0; r < rows; r++) sum[r] = dot_small(sum[r], low, q + r * ldq + i * DEPTH);
+            for (size_t r = 0; r < rows; r++) sum[r] = dot_small(sum[r], high, q + r * ldq + (i + 1) * DEPTH);
         }
     }
 }
@@ -453,13 +463,19 @@ static Tile *const tiles[TILE_ROWS + 1][KINDS] = {
 #endif
 };
 
+// Rows that go through a panel together, tried out: those that must be unpacked in between want fewer.
+static const size_t tile_rows[KINDS] = {
+    [BYTES_ROW] = TILE_ROWS, [BYTES_HALF] = TILE_ROWS, [NIBBLES] = TILE_ROWS > 4 ? 4 : TILE_ROWS,
+    [NIBBLES_ZERO] = TILE_ROWS > 4 ? 4 : TILE_ROWS, [NIBBLES_E8M0] = TILE_ROWS,
+    [NIBBLES_E4M3] = TILE_ROWS > 4 ? 4 : TILE_ROWS};
+
 // The rows of activations go by while a panel is in the cache.
 static void panel_product(const QuantProduct *p, size_t panel) {
     const QuantWeight *w = p->w;
     Kind kind = packing[w->format].kind;
     size_t column = panel * COLUMNS, n = smaller(w->N - column, COLUMNS);
     for (size_t m = 0, rows; m < p->M; m += rows) {
-        rows = smaller(p->M - m, TILE_ROWS);
+        rows = smaller(p->M - m, tile_rows[kind]);
         tiles[rows][kind](p->y + m * p->ldy + column, p->ldy, n, p->x, p->first + m, w,
                           w->packed + panel * panel_bytes(kind, w->K), p->bias ? p->bias + column : NULL,
                           m == 0 && p->M <= WALK);

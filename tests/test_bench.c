@@ -69,6 +69,19 @@ static void quantised(void) {
     json_decref(root);
 }
 
+// Whole models in integers, each format beside floats: writing to one and two texts, and reading.
+static void in_integers(void) {
+    Result r = bench("packed --tiny --threads 1 --out results.json");
+    json_t *root = json_load_file(test_path("results.json"), 0, NULL);
+    json_t *all = json_object_get(json_object_get(root, "sections"), "packed"), *first = json_array_get(all, 0);
+    CHECK(r.status == 0 && json_array_size(all) == 6, "%d: %s", r.status, r.error);
+    CHECK(check_numbers(all, "packed") > 60, "hardly any numbers");
+    double floats = json_number_value(json_object_get(first, "float_bytes"));
+    double q8 = json_number_value(json_object_get(first, "bytes")), keys = 128.0 * 2 * 2 * 64 * 4;
+    CHECK(fabs((q8 - keys) / (floats - keys) - 8.5 / 32) < 0.02, "%g bytes of q8_0 beside %g of floats", q8, floats);
+    json_decref(root);
+}
+
 // Flash taken apart, and narrow heads beside a hog, which ends with its section.
 static void flash_apart(void) {
     Result r = bench("flash starved --tiny --threads 1 --out results.json");
@@ -119,6 +132,7 @@ static const Test tests[] = {
     {"bench/results", "every section leaves numbers, a table, and the picture", leaves_results},
     {"bench/section", "a section runs alone; an unknown one is refused", one_section},
     {"bench/quant", "products of quantised weights are measured by format and rows", quantised},
+    {"bench/packed", "models in integers are measured beside floats, by format", in_integers},
     {"bench/flash", "flash attention is taken apart, also beside a hog, and its FLOPs are counted", flash_apart},
     {"bench/servers", "steps, batches and guesses leave numbers, and the bits as they were", steps_of_servers},
 };
