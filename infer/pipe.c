@@ -18,7 +18,9 @@
 #include <unistd.h>
 
 typedef struct { pid_t process; Mail mail; bool writes, told; size_t flying; MailTold said; } Worker;
-typedef struct { bool ended; MailEnded end; Worker *at; } Asked;
+// begun: its first token was heard, which a reader drew. held: what a writer said before that, of `holds` tokens.
+typedef struct { int token; double time; } Held;
+typedef struct { bool ended, begun; MailEnded end; Worker *at; Held *held; size_t holds; } Asked;
 struct Pipe {
     const PipeOptions *o;
     Worker *worker; size_t workers, threads; bool pinned;       // threads: of each
@@ -134,6 +136,7 @@ static void end_all(Pipe *p) {
 void pipe_free(Pipe *p) {
     end_all(p);
     for (size_t i = 0; i < p->workers; i++) mail_free(&p->worker[i].mail);
+    for (size_t i = 0; i < p->submitted; i++) free(p->asked[i].held);
     free(p->worker), free(p->asked), free(p->reason), free(p);
 }
 
@@ -180,13 +183,29 @@ void pipe_submit(Pipe *p, const int *prompt, size_t n, size_t answer, double now
 
 size_t pipe_flying(const Pipe *p) { return p->submitted - p->ended; }
 
-static void hear_tokens(const Pipe *p, const char *data) {
+// A writer may be heard before the reader of the same request: each has a socket of its own, and nobody says which
+// was written to first. Its tokens wait for the first one.
+static void hear_token(const Pipe *p, const Worker *from, size_t id, Held h) {
+    Asked *a = &p->asked[id];
+    if (p->o->readers && from->writes && !a->begun) {
+        if ((a->holds & (a->holds - 1)) == 0)       // room for the next power of two
+            a->held = xrealloc(a->held, (a->holds ? 2 * a->holds : 1) * sizeof *a->held);
+        a->held[a->holds++] = h;
+        return;
+    }
+    p->o->emit(p->o->owner, id, h.token, h.time);
+    for (size_t i = 0; i < a->holds; i++) p->o->emit(p->o->owner, id, a->held[i].token, a->held[i].time);
+    free(a->held);
+    a->begun = true, a->held = NULL, a->holds = 0;
+}
+
+static void hear_tokens(const Pipe *p, const Worker *from, const char *data) {
     MailTokens head;
     memcpy(&head, data, sizeof head);
     for (size_t i = 0; i < head.count; i++) {
         MailToken t;
         memcpy(&t, data + sizeof head + i * sizeof t, sizeof t);
-        p->o->emit(p->o->owner, t.id, (int)t.token, head.time);
+        hear_token(p, from, t.id, (Held){(int)t.token, head.time});
     }
 }
 
@@ -195,7 +214,7 @@ static void hear(Pipe *p, Worker *w) {
     const void *data;
     mail_read(&w->mail);
     while (mail_fetch(&w->mail, &head, &data)) {
-        if (head.kind == MAIL_TOKENS) hear_tokens(p, data);
+        if (head.kind == MAIL_TOKENS) hear_tokens(p, w, data);
         else if (head.kind == MAIL_TOLD) memcpy(&w->said, data, sizeof w->said), w->told = true;
         else {
             Asked *a = &p->asked[head.id];
