@@ -77,17 +77,19 @@ static Model *load_model(const ServeOptions *o, const char *dir, Config *c) {
     return m;
 }
 
-// Weights, blocks and swap area of the model and of its draft, if it has one.
-static double bytes_of(const ServeOptions *o, const Config *c, size_t places) {
+// Weights, and blocks and swap area of each worker, of the model and of its draft, if it has one.
+static double bytes_of(const Service *run, const Config *c, size_t places) {
+    const ServeOptions *o = &run->o;
     ModelSize size = model_size(c);
+    double workers = *o->disagg ? (double)(run->workers.readers + run->workers.writers) : 1;
     double each = (double)size.cache_bytes_per_token * (double)o->block + (double)size.state_bytes;
     double weights = (double)(size.parameter_bytes + size.rounded_bytes) + (double)size.packed_bytes;
-    return weights + each * (double)(o->blocks + places);
+    return weights + workers * each * (double)(o->blocks + places);
 }
 static void check_memory(const Service *run, size_t places) {
     const ServeOptions *o = &run->o;
-    double need = bytes_of(o, &run->config, places), memory = machine_memory();
-    if (run->smaller) need += bytes_of(o, model_config(run->smaller), places);
+    double need = bytes_of(run, &run->config, places), memory = machine_memory();
+    if (run->smaller) need += bytes_of(run, model_config(run->smaller), places);
     if (memory > 0 && need > memory)
         fail("weights%s and %zu blocks of %zu tokens need %.1f GiB of memory, this machine has %.1f; fewer --blocks",
              run->smaller ? ", also of --draft," : "", o->blocks, o->block, need / (1 << 30), memory / (1 << 30));

@@ -39,6 +39,7 @@ static const Section sections[] = {
     {"batches", "the same requests, continuous, static and padded", bench_batches},
     {"guesses", "how many guesses pay, and what they do to the bits", bench_guesses},
     {"shared", "a step of texts that begin in the same blocks", bench_shared},
+    {"disagg", "a process that reads and one that writes, over a link", bench_disagg},
 };
 enum { SECTIONS = sizeof sections / sizeof sections[0], BY_NAME = 7 };      // the last ones run where they are named
 
@@ -67,7 +68,8 @@ static const FlagTable table = {
              "  packed      models in integers, beside floats, and beside llama.cpp with --llama (3 minutes)\n"
              "  flash       what flash saves, by parts    starved     attention where bandwidth is scarce (3 minutes)\n"
              "  costs       a step's, of three parts      batches     continuous, static, padded\n"
-             "  guesses     how many of them pay          shared      texts that begin in the same blocks",
+             "  guesses     how many of them pay          shared      texts that begin in the same blocks\n"
+             "  disagg      two processes, one reads and one writes",
     .examples = "  bench/bench steps --rounds 15\n  bench/bench products attention --quick --out /tmp/mine.json\n",
 };
 

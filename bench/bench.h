@@ -90,6 +90,7 @@ void bench_costs(Bench *b);
 void bench_batches(Bench *b);
 void bench_guesses(Bench *b);
 void bench_shared(Bench *b);
+void bench_disagg(Bench *b);
 
 // ---- a training without data or directory --------------------------------------------------------
 typedef struct {

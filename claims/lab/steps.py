@@ -1,9 +1,10 @@
 """steps.py: what bench/bench recorded of one machine about the steps of a server: their three costs, the same requests
-batched in three ways, and how many guesses pay.
+batched in three ways, how many guesses pay, and what two processes do, one of which reads and one writes.
 
     bench/bench costs --out claims/results/costs.json           post 8
     bench/bench batches --out claims/results/batches.json       post 11
     bench/bench guesses --out claims/results/guesses.json       post 12
+    bench/bench disagg --out claims/results/disagg.json         post 22
 
 Each takes some minutes, in which the machine should have nothing else to do. A page may quote them before they are
 measured: then `not measured` stands there.
@@ -12,9 +13,10 @@ import numpy
 
 from .bench import commit_complaints
 
-SECTIONS = {"constants", "batches", "guessed"}      # one of these is in such a record
+SECTIONS = {"constants", "batches", "guessed", "throughput"}      # one of these is in such a record
 NAMED = {"errors": ("model",), "grid": ("rows", "past"), "chunks": ("chunk",), "batches": ("rows", "cv", "what"),
-         "apart": ("what",), "best": ("texts",), "written": ("texts", "tokens", "right")}   # tells rows apart
+         "apart": ("what",), "throughput": ("mix",), "bytes": ("mixer", "bits"), "link": ("bits",), "best": ("texts",),
+         "written": ("texts", "tokens", "right")}       # tells rows apart
 WHOLE = {"by_ridge", "moves", "apart", "least", "free", "cells"}
 
 
