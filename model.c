@@ -9,6 +9,7 @@
 #include "lib/profile.h"
 #include "linear.h"
 #include "model/pack.h"
+#include "model/packed.h"
 #include "model/pieces.h"
 #include "moe.h"
 #include <math.h>
@@ -88,6 +89,7 @@ static void build_table(Model *m) {
     const Config *c = &m->c;
     double std = 0.02 * c->init_scale;
     m->embed = add_matrix(m, -1, "embed.weight", c->vocab, c->width, std);
+    packed_plan_embedding(m);
     m->pos = c->pos == POS_learned ? add_matrix(m, -1, "pos.weight", c->context, c->width, std) : NOWHERE;
     for (size_t l = 0; l < c->layers; l++) add_layer(m, (int)l);
     if (c->experts && c->router == ROUTER_relu)
@@ -125,6 +127,9 @@ static RopeScaling rope_scaling(const Config *c) {
 
 Model *model_new(const Config *config, bool training) {
     Model *m = model_sketch(config);
+    if (training && config->quant_act)
+        usage_error("--quant-act int8 multiplies integers, through which no gradient passes: a run is trained with "
+                    "--quant alone, and ./generate and ./serve take both");
     m->training = training, m->rope_scaling = rope_scaling(config);
     memory_take_parameters(m);
     memory_take_rotations(m, m->c.context);
@@ -138,6 +143,7 @@ void model_free(Model *m) {
     memory_free(m);
     for (size_t l = 0; l < m->c.layers; l++) free(m->seen_scores[l]);
     free(m->seen_scores), free(m->params), free(m->layers), free(m->packs), free(m->x), free(m->acts);
+    free(m->integers.piece);
     free(m->teacher.logits), free(m->teacher.agreement);
     free(m->layer_grads), free(m->stats), free(m->load), free(m->slopes), free(m);
 }
@@ -190,6 +196,10 @@ static void branch_backward(Model *m, size_t l, const Branch *F, const BranchNor
 
 static void embed(Model *m, const int *tokens, const Batch *b) {
     const real *position = m->pos == NOWHERE ? NULL : m->values + m->pos;
+    if (m->integers.embed_bytes) {
+        packed_embed(m, tokens, b);
+        return;
+    }
     for EACH_PART(p, b)
         embed_forward(m->x[0] + p.at * m->c.width, m->values + m->embed, position, tokens + p.at, p.B * p.T, p.T,
                       p.past, m->c.width);

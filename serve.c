@@ -668,9 +668,10 @@ static LiveOptions live_options(const Service *run) {
     int threads = omp_get_max_threads();
     ReadProbe probe = read_probe_new();
     double bandwidth = read_probe_bandwidth(&probe, threads, 2);
+    double weight_bytes = (double)(run->config.quant_act ? size.packed_bytes : size.parameter_bytes);
     read_probe_free(&probe);
     return (LiveOptions){.queue = o->queue, .running = o->running, .slo_ttft = o->slo_ttft, .slo_tpot = o->slo_tpot,
-                         .flops_per_token = size.flops_per_token / 3, .weight_bytes = (double)size.parameter_bytes,
+                         .flops_per_token = size.flops_per_token / 3, .weight_bytes = weight_bytes,
                          .cache_bytes = (double)size.cache_bytes_per_token, .grace = o->grace,
                          .draft = run->draft, .guesses = run->guesses, .cost = run->automatic ? &run->cost : NULL,
                          .draft_cost = has_model_draft(o) ? &run->draft_cost : NULL,

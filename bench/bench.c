@@ -32,13 +32,14 @@ static const Section sections[] = {
     {"threads", "scaling over threads", bench_threads},
     {"memory", "peak memory against the prediction of --dry-run", bench_memory},
     {"quant", "products of quantised weights, by format and rows", bench_quant},
+    {"packed", "models in integers, beside floats and llama.cpp", bench_packed},
     {"flash", "what flash attention saves, taken apart", bench_flash},
     {"starved", "attention with narrow heads where bandwidth is scarce", bench_starved},
     {"costs", "what a step costs, from three constants", bench_costs},
     {"batches", "the same requests, continuous, static and padded", bench_batches},
     {"guesses", "how many guesses pay, and what they do to the bits", bench_guesses},
 };
-enum { SECTIONS = sizeof sections / sizeof sections[0], BY_NAME = 6 };      // the last ones run where they are named
+enum { SECTIONS = sizeof sections / sizeof sections[0], BY_NAME = 7 };      // the last ones run where they are named
 
 // ---- flags ---------------------------------------------------------------------------------------
 typedef struct {
@@ -53,7 +54,7 @@ typedef struct {
 static const FlagTable table = {
     FLAGS_OF_SECTIONS,
     .program = "bench/bench [section]... [--name value]...",
-    .about = "Measures this machine, then how much of it we use. Sections (default: all but the last six):\n"
+    .about = "Measures this machine, then how much of it we use. Sections (default: all but the last seven):\n"
              "  products    matrix products at the shapes of real models, beside OpenBLAS where that is installed\n"
              "  steps       whole training steps          attention   naive, band, flash, forward and backward\n"
              "  decode      reading and writing           context     writing, by the length of the text before\n"
@@ -62,6 +63,7 @@ static const FlagTable table = {
              "  llama       batched decoding beside llama.cpp, with --llama\n"
              "  threads     scaling over threads          memory      peak memory against --dry-run\n"
              "  quant       products of quantised weights\n"
+             "  packed      models in integers, beside floats, and beside llama.cpp with --llama (3 minutes)\n"
              "  flash       what flash saves, by parts    starved     attention where bandwidth is scarce (3 minutes)\n"
              "  costs       a step's, of three parts      batches     continuous, static, padded\n"
              "  guesses     how many of them pay",

@@ -85,6 +85,7 @@ void bench_torch(Bench *b);
 void bench_threads(Bench *b);
 void bench_memory(Bench *b);
 void bench_quant(Bench *b);
+void bench_packed(Bench *b);
 void bench_costs(Bench *b);
 void bench_batches(Bench *b);
 void bench_guesses(Bench *b);

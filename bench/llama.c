@@ -71,7 +71,7 @@ void bench_llama(Bench *b) {
         return;
     }
     Config c = config_of(FLAGS, VOCAB);
-    char *shape = xprintf("%d %zu %zu %zu %zu %zu %zu", b->threads, c.layers, c.width, c.heads, c.kv_heads, c.ffn_width,
+    char *shape = xprintf("%d %zu %zu %zu %zu %zu %zu F32", b->threads, c.layers, c.width, c.heads, c.kv_heads, c.ffn_width,
                           c.vocab);
     b->least_seconds = 20 * least;
     if (peer_start(&peer, b->llama, "bench/llama_steps.py", shape)) compare(b, &peer, &c);

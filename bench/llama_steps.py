@@ -1,13 +1,14 @@
 """llama_steps.py: batched decoding in llama.cpp, on request. bench/bench starts it with one argument, the numbers
 
-    THREADS LAYERS WIDTH HEADS KV-HEADS FFN-WIDTH VOCAB
+    THREADS LAYERS WIDTH HEADS KV-HEADS FFN-WIDTH VOCAB TYPE
 
-of a llama with random weights and a tied head, which it writes as a GGUF file in fp32, and asks by lines on its stdin:
+of a llama with random weights and a tied head, which it writes as a GGUF file with matrices of that type (F32, Q8_0,
+Q4_0), and asks by lines on its stdin:
 
     ROWS PAST STEPS
 
 Each is answered by one line on stdout: the seconds that STEPS steps took in which ROWS texts, each PAST tokens long and
-not sharing any, went on by a token; or "error" and why. What is timed is llama_decode() until its logits are there.
+not sharing any, went on by a token; with 0 rows, in which a text of PAST tokens was read; or "error" and why. What is timed is llama_decode() until its logits are there.
 llama.cpp gets what is fastest there: of each number of rows the first question tries its caches (one for each text, or
 one for all) and its attention (flash or not), and keeps the best.
 """
@@ -24,7 +25,7 @@ import numpy as np
 AFTER = 64  # tokens behind PAST, after which texts are cut back to it, outside of the time
 
 
-def write_model(path, layers, width, heads, kv_heads, ffn, vocab):
+def write_model(path, kind, layers, width, heads, kv_heads, ffn, vocab):
     random = np.random.default_rng(1)
     w = gguf.GGUFWriter(path, "llama")
     w.add_context_length(4096)
@@ -36,7 +37,8 @@ def write_model(path, layers, width, heads, kv_heads, ffn, vocab):
     w.add_layer_norm_rms_eps(1e-5)
     w.add_rope_dimension_count(width // heads)
     w.add_vocab_size(vocab)
-    w.add_file_type(gguf.LlamaFileType.ALL_F32)
+    w.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"])
+    kind = gguf.GGMLQuantizationType[kind]
     kinds = gguf.TokenType
     words = ["<unk>", "<s>", "</s>"] + [f"<0x{i:02X}>" for i in range(256)]
     types = [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL] + 256 * [kinds.BYTE]
@@ -51,7 +53,8 @@ def write_model(path, layers, width, heads, kv_heads, ffn, vocab):
     w.add_unk_token_id(0)
 
     def matrix(name, rows, columns):
-        w.add_tensor(name, (0.02 * random.standard_normal((rows, columns))).astype(np.float32))
+        numbers = (0.02 * random.standard_normal((rows, columns))).astype(np.float32)
+        w.add_tensor(name, gguf.quantize(numbers, kind), raw_dtype=kind)
 
     def norm(name):
         w.add_tensor(name, np.ones(width, np.float32))
@@ -114,35 +117,44 @@ class Texts:
             self.length += 1
         return taken
 
+    def reading(self, steps):
+        taken = 0.0
+        for _ in range(steps):
+            self.llama.llama_memory_clear(self.llama.llama_get_memory(self.context), True)
+            taken += self.decode([(0, i, 3 + 7919 * i % 1000, i + 1 == self.past) for i in range(self.past)])
+        return taken
+
     def free(self):
         self.llama.llama_batch_free(self.batch)
         self.llama.llama_free(self.context)
 
 
-def fastest(*arguments):
+def fastest(llama, model, threads, rows, past):
     best = None
     for unified in (False, True):
         for flash in (False, True):
-            texts = Texts(*arguments, unified, flash)
-            texts.seconds(2)
-            took = min(texts.seconds(1) for _ in range(10))
+            texts = Texts(llama, model, threads, max(rows, 1), past, unified, flash)
+            work = texts.seconds if rows else texts.reading
+            work(1)
+            took = min(work(1) for _ in range(10 if rows else 2))
             if best is None or took < best[0]:
                 if best:
                     best[1].free()
-                best = took, texts
+                best = took, texts, work
             else:
                 texts.free()
-    return best[1]
+    return best[2]
 
 
 def main():
     answers = os.fdopen(os.dup(1), "w", buffering=1)   # what libraries print must not look like an answer
     os.dup2(2, 1)
     import llama_cpp.llama_cpp as llama
-    threads, *shape = map(int, sys.argv[1].split())
+    *numbers, kind = sys.argv[1].split()
+    threads, *shape = map(int, numbers)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         path = folder + "/random.gguf"
-        write_model(path, *shape)
+        write_model(path, kind, *shape)
         llama.llama_backend_init()
         parameters = llama.llama_model_default_params()
         parameters.n_gpu_layers = 0
@@ -151,13 +163,13 @@ def main():
             raise RuntimeError("llama.cpp cannot read the model")
         stack.callback(llama.llama_model_free, model)
         print("llama.cpp of llama-cpp-python", importlib.metadata.version("llama-cpp-python"), file=answers)
-        texts = {}
+        work = {}
         for line in sys.stdin:
             rows, past, steps = map(int, line.split())
             try:
-                if rows not in texts:
-                    texts[rows] = fastest(llama, model, threads, rows, past)
-                print(texts[rows].seconds(steps), file=answers)
+                if rows not in work:
+                    work[rows] = fastest(llama, model, threads, rows, past)
+                print(work[rows](steps), file=answers)
             except Exception as error:
                 print("error", " ".join(str(error).split())[:200], file=answers)
 

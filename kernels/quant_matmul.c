@@ -16,6 +16,7 @@ enum {
     SLICE = COLUMNS * DEPTH,             // bytes: one load
     BYTE_BIAS = 128, E2M1_BIAS = 12,     // what makes codes unsigned
     PREFETCH = 8192,                     // bytes ahead of a walk through memory: across pages, where hardware stops
+    SMALL = 1 << 17,                     // multiply-adds below which waking the threads costs more than it gains
     WALK = 16,                           // rows up to which a panel comes from memory and not from a cache
 };
 
@@ -452,21 +453,37 @@ static Tile *const tiles[TILE_ROWS + 1][KINDS] = {
 #endif
 };
 
-// Threads own panels; the rows of activations go by while a panel is in the cache.
-void quant_product(real *y, size_t ldy, const QuantRows *x, const QuantWeight *w, const real *bias) {
+// The rows of activations go by while a panel is in the cache.
+static void panel_product(const QuantProduct *p, size_t panel) {
+    const QuantWeight *w = p->w;
     Kind kind = packing[w->format].kind;
-    size_t bytes = panel_bytes(kind, w->K), panels = panels_of(w->N);
-    PROFILE(linear_forward, 2 * x->M * w->N * w->K,
-            x->M * (w->N + w->K / sizeof(real)) + panels * bytes / sizeof(real));
-    PARALLEL_ROWS(panels, COLUMNS * w->K)
-    for (size_t p = 0; p < panels; p++) {
-        size_t n = smaller(w->N - p * COLUMNS, COLUMNS);
-        for (size_t m = 0, rows; m < x->M; m += rows) {
-            rows = smaller(x->M - m, TILE_ROWS);
-            tiles[rows][kind](y + m * ldy + p * COLUMNS, ldy, n, x, m, w, w->packed + p * bytes,
-                              bias ? bias + p * COLUMNS : NULL, m == 0 && x->M <= WALK);
-        }
+    size_t column = panel * COLUMNS, n = smaller(w->N - column, COLUMNS);
+    for (size_t m = 0, rows; m < p->M; m += rows) {
+        rows = smaller(p->M - m, TILE_ROWS);
+        tiles[rows][kind](p->y + m * p->ldy + column, p->ldy, n, p->x, p->first + m, w,
+                          w->packed + panel * panel_bytes(kind, w->K), p->bias ? p->bias + column : NULL,
+                          m == 0 && p->M <= WALK);
     }
+}
+
+// Threads own panels. The guided schedule hands out ever shorter ranges of them, so that they end together although the
+// memory does not serve them alike.
+void quant_products(const QuantProduct *p, size_t count) {
+    size_t work = 0, rows = 0, outputs = 0, bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        const QuantWeight *w = p[i].w;
+        work += p[i].M * w->N * w->K, rows += p[i].M * w->K, outputs += p[i].M * w->N;
+        bytes += p[i].M ? panels_of(w->N) * panel_bytes(packing[w->format].kind, w->K) : 0;
+    }
+    PROFILE(linear_forward, 2 * work, outputs + (rows + bytes) / sizeof(real));
+#pragma omp parallel if (work > SMALL)
+    for (size_t i = 0; i < count; i++) {
+#pragma omp for schedule(guided) nowait
+        for (size_t panel = 0; panel < panels_of(p[i].w->N); panel++) panel_product(&p[i], panel);
+    }
+}
+void quant_product(real *y, size_t ldy, const QuantRows *x, const QuantWeight *w, const real *bias) {
+    quant_products(&(QuantProduct){y, ldy, x, 0, x->M, w, bias}, 1);
 }
 
 // ---- the reference -------------------------------------------------------------------------------

@@ -37,8 +37,15 @@ size_t quant_rows_bytes(size_t M, size_t K);
 // x [M,K], row stride ldx. A number that is not finite makes the scale of its group a NaN, and with it the products.
 QuantRows quant_rows(void *at, const real *x, size_t ldx, size_t M, size_t K);
 
-// y [M,N], row stride ldy; bias [N], or NULL. All threads.
-void quant_product(real *y, size_t ldy, const QuantRows *x, const QuantWeight *w, const real *bias);
+// y [M,N], row stride ldy, of the rows of x from `first` on; bias [N], or NULL.
+typedef struct {
+    real *y; size_t ldy;
+    const QuantRows *x; size_t first, M;
+    const QuantWeight *w;
+    const real *bias;
+} QuantProduct;
+void quant_products(const QuantProduct *p, size_t count);    // all of them, all threads; outputs must not overlap
+void quant_product(real *y, size_t ldy, const QuantRows *x, const QuantWeight *w, const real *bias);   // of all rows
 // The same from bytes of quant_encode_rows, as the definition has it: the reference of the test.
 void quant_product_naive(real *y, size_t ldy, const real *x, size_t ldx, size_t M, const unsigned char *rows,
                          QuantFormat format, float tensor_scale, size_t N, size_t K, const real *bias);

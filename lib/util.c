@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 // ---- errors ------------------------------------------------------------------------------------
 void (*fail_hook)(int status, const char *message);
@@ -139,6 +140,12 @@ void arena_commit(Arena *a) {
     if (alignment == HUGE_PAGE) madvise(a->base, a->size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
 #endif
     memset(a->base, 0, a->size);
+}
+
+void arena_release(void *at, size_t bytes) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), end = ((uintptr_t)at + bytes) / page * page;
+    uintptr_t start = ((uintptr_t)at + page - 1) / page * page;
+    if (start < end) madvise((void *)start, end - start, MADV_DONTNEED);
 }
 
 void arena_free(Arena *a) {

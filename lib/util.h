@@ -64,6 +64,8 @@ typedef struct {
 } Arena;
 void *arena_take(Arena *a, size_t bytes);     // 64-byte aligned; NULL while measuring
 void arena_commit(Arena *a);                  // allocates what was measured, rewinds
+// Gives the whole pages of a range back to the system. What was there is lost; the rest of the arena stays.
+void arena_release(void *at, size_t bytes);
 void arena_free(Arena *a);
 
 // ---- files -------------------------------------------------------------------------------------

@@ -119,6 +119,7 @@ static inline Part next_part(const Batch *b, Part p) { return part_at(b, p.i + 1
 #define EACH_PART(p, b) (Part p = first_part(b); p.T; p = next_part(b, p))
 
 typedef struct RouterStats RouterStats;    // moe.h
+typedef struct QuantPiece QuantPiece;      // packed.h
 struct Model {
     Config c;
     bool training;
@@ -128,6 +129,13 @@ struct Model {
     size_t embed, pos; Norm final_norm; Linear head;
     Linear *packs; size_t pack_count, pack_capacity;   // every matrix to be packed
     size_t total, packed_total;
+    struct {                               // see packed.h
+        QuantPiece *piece; size_t count, capacity;
+        size_t bytes, embed_bytes;         // of the packed pieces, of the embedding's rows
+        unsigned char *embed; float embed_scale;
+        Arena arena;
+        bool done;                         // the floats have been given back
+    } integers;
     Arena parameter_arena, rounded_arena, packed_arena, gradient_arena, activation_arena;
     real *master, *values, *packed, *gradients, *tied_gradient;     // values: master, or rounded (rounding.h)
     bool packed_fresh, absorbed_fresh, exact, exact_asked;       // exact: weights are not rounded yet

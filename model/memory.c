@@ -1,6 +1,6 @@
 // memory.c: the arenas of a model. A layout is walked twice by the same code, to measure and to take (lib/util.h).
 #include "model/memory.h"
-#include "model/layer.h"
+#include "model/packed.h"
 #include "model/rounding.h"
 #include <stdlib.h>
 #include <string.h>
@@ -108,7 +108,8 @@ static size_t tied_numbers(const Model *m) { return m->c.tie ? m->c.vocab * m->c
 
 void memory_take_parameters(Model *m) {
     m->master = m->values = take_all(&m->parameter_arena, "parameters", m->total);
-    if (m->c.quant) m->values = take_all(&m->rounded_arena, "rounded weights", m->total);
+    packed_take(m);
+    if (m->c.quant && !m->c.quant_act) m->values = take_all(&m->rounded_arena, "rounded weights", m->total);
     m->packed = take_all(&m->packed_arena, "packed weights", m->packed_total);
     if (!m->training) return;
     m->gradients = take_all(&m->gradient_arena, "gradients", m->total + tied_numbers(m));
@@ -136,7 +137,7 @@ void memory_take_rotations(Model *m, size_t positions) {
 
 void memory_free(Model *m) {
     arena_free(&m->parameter_arena), arena_free(&m->rounded_arena), arena_free(&m->packed_arena);
-    arena_free(&m->gradient_arena), arena_free(&m->activation_arena);
+    arena_free(&m->gradient_arena), arena_free(&m->activation_arena), arena_free(&m->integers.arena);
     for (int i = 0; i < 2; i++) free(m->cosine[i]), free(m->sine[i]);
 }
 
@@ -194,7 +195,8 @@ static void count_layer(ModelSize *s, const Model *m, const Layer *layer) {
 
 ModelSize memory_sizes(Model *m) {
     const Config *c = &m->c;
-    ModelSize s = {.parameter_bytes = m->total * sizeof(real), .packed_bytes = m->packed_total * sizeof(real),
+    ModelSize s = {.parameter_bytes = m->total * sizeof(real),
+                   .packed_bytes = m->packed_total * sizeof(real) + m->integers.bytes,
                    .gradient_bytes = (m->total + tied_numbers(m)) * sizeof(real),
                    .moment_bytes = size_mul(m->total, 2 * sizeof(real))};
     rounding_sizes(&s, m);

@@ -10,6 +10,7 @@ typedef struct {
     double flops_per_token;                     // forward and backward: 6 per weight used, causal attention at half
     size_t parameter_bytes, gradient_bytes, moment_bytes, packed_bytes, activation_bytes;
     size_t rounded, rounded_bytes, format_bytes;   // --quant: numbers that are rounded, their arena, and packed
+    size_t integer_bytes;                       // --quant-act: what they are held in
     size_t workspace_bytes;                     // scratch memory of products and attention, with all threads
     size_t cache_bytes_per_token, state_bytes;  // of a sequence: what grows with it, and what does not (swa, linear)
 } ModelSize;

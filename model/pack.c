@@ -1,15 +1,22 @@
 // pack.c: see pack.h.
 #include "model/pack.h"
+#include "model/packed.h"
 #include "model/rounding.h"
 
 void pack_weights(Model *m) {
     if (m->packed_fresh) return;
     round_weights(m);
+    packed_make(m);
     for (size_t i = 0; i < m->pack_count; i++) {
         const Linear *l = &m->packs[i];
-        linear_pack(m->packed + l->packed, m->values + l->weight, l->count, l->N, l->K);
+        if (l->integer < l->N)
+            linear_pack(m->packed + l->packed, m->values + l->weight + l->integer * l->K, l->count, l->N - l->integer,
+                        l->K);
     }
     m->packed_fresh = true, m->absorbed_fresh = false;
+    if (!m->c.quant_act) return;
+    pack_absorbed_weights(m);
+    packed_release(m);
 }
 
 // Per head, W_UK [N,R] and W_UV [Dv,R] of kv_b.

@@ -1,15 +1,23 @@
 // pieces.c: what residual branches are made of. Each forward stands directly above its backward.
 #include "model/pieces.h"
+#include "model/packed.h"
 
 // ---- matrix products -----------------------------------------------------------------------------
 
 void apply(const Model *m, real *out, const Linear *l, const real *x, size_t M) {
-    linear_forward(out, x, m->packed + l->packed, l->bias == NOWHERE ? NULL : m->values + l->bias, M, l->N, l->K);
+    if (l->integer) packed_apply(m, out, l, x, M);
+    else linear_forward(out, x, m->packed + l->packed, l->bias == NOWHERE ? NULL : m->values + l->bias, M, l->N, l->K);
 }
 void apply_backward(Model *m, real *dx, const real *dout, const Linear *l, const real *x, size_t M, bool accumulate) {
     real *dbias = l->bias == NOWHERE ? NULL : m->gradients + l->bias;
     linear_backward_weight(m->gradients + l->weight, dbias, dout, x, M, l->N, l->K);
     linear_backward_input(dx, dout, m->values + l->weight, M, l->N, l->K, accumulate);
+}
+
+void apply_experts(const Model *m, real *out, size_t ldo, const Linear *l, const real *x, size_t ldx,
+                   const Routing *r) {
+    if (l->integer) packed_experts(m, out, ldo, l, x, ldx, r);
+    else experts_forward(out, ldo, x, ldx, m->packed + l->packed, r, l->count, l->N, l->K);
 }
 
 // ---- norms ---------------------------------------------------------------------------------------

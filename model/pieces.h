@@ -8,6 +8,10 @@
 void apply(const Model *m, real *out, const Linear *l, const real *x, size_t M);
 void apply_backward(Model *m, real *dx, const real *dout, const Linear *l, const real *x, size_t M, bool accumulate);
 
+// A stack of matrices, each over the rows that were sorted to it: out [*,ldo] from x [*,ldx].
+void apply_experts(const Model *m, real *out, size_t ldo, const Linear *l, const real *x, size_t ldx,
+                   const Routing *r);
+
 // Rows and their strides: see Norm. dx is laid out as x, dout as out; dx may be dout.
 void normalise(const Model *m, const Norm *n, real *out, NormActs kept, const real *x, size_t M);
 void normalise_backward(Model *m, const Norm *n, real *dx, const real *dout, NormActs kept, const real *x, size_t M,

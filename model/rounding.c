@@ -15,6 +15,8 @@ bool rounding_concerns(const Config *c, const Param *p) {
     return p->layer >= 0 || c->quant_embed;
 }
 
+bool is_rounded(const Model *m, const Param *p) { return m->c.quant && rounding_concerns(&m->c, p); }
+
 #define SAME(word) (int)WEIGHTS_##word == (int)QUANT_##word + 1
 _Static_assert(SAME(int8) && SAME(q8_0) && SAME(q4_0) && SAME(int4) && SAME(int4_full) && SAME(int4_asym) &&
                    SAME(int3) && SAME(int2) && SAME(ternary) && SAME(mxfp4) && SAME(nvfp4) &&
@@ -27,7 +29,8 @@ Quant rounding_format(const Config *c) {
 
 void rounding_sizes(ModelSize *s, const Model *m) {
     if (!m->c.quant) return;
-    s->rounded_bytes = m->total * sizeof(real);
+    s->integer_bytes = m->integers.bytes + m->integers.embed_bytes;
+    s->rounded_bytes = m->c.quant_act ? m->integers.embed_bytes : m->total * sizeof(real);
     for (size_t i = 0; i < m->count; i++) {
         const Param *p = &m->params[i];
         size_t columns = p->shape[p->rank - 1];

@@ -1,5 +1,5 @@
 // table.c: rows of the table of parameters, and what is to be packed of them.
-#include "model/layer.h"
+#include "model/packed.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,8 +48,9 @@ size_t add_buffer(Model *m, int layer, const char *name, size_t N, double value)
 
 // Registers `count` matrices [N,K] for packing, and makes them a Linear.
 static Linear pack_later(Model *m, size_t weight, size_t bias, size_t N, size_t K, size_t count) {
-    size_t packed = add_packed(m, size_mul(packed_size(K, N), count));
-    Linear l = {.weight = weight, .bias = bias, .packed = packed, .N = N, .K = K, .count = count};
+    Linear l = {.weight = weight, .bias = bias, .N = N, .K = K, .count = count};
+    packed_plan(m, &l);
+    if (l.integer < N) l.packed = add_packed(m, size_mul(packed_size(K, N - l.integer), count));
     if (m->pack_count == m->pack_capacity) {
         m->pack_capacity = m->pack_capacity ? 2 * m->pack_capacity : 64;
         m->packs = xrealloc(m->packs, m->pack_capacity * sizeof *m->packs);

@@ -7,7 +7,9 @@
 #define NOWHERE ((size_t)-1)
 
 // Offsets into the arenas of parameters (and gradients) and of packed weights.
-typedef struct { size_t weight, bias, packed, N, K, count; } Linear;    // count matrices [N,K] (experts: E)
+// count matrices [N,K] (experts: E), of which the first `integer` rows are multiplied as integers: pieces of each, from
+// `piece` on (packed.h). Only the other rows are among the packed weights.
+typedef struct { size_t weight, bias, packed, N, K, count, integer, piece, pieces; } Linear;
 // A norm over vectors of C numbers, `groups` of them side by side in each row; rows of its input and output begin
 // x_stride and y_stride apart. center: LayerNorm; dyt: dynamic tanh, whose one number stands at alpha; else RMSNorm.
 typedef struct {

@@ -180,6 +180,9 @@ void report_rounding(const Config *c, ModelSize s, FILE *out) {
                s.rounded, s.parameters, format, 8.0 * (double)s.format_bytes / (double)s.rounded,
                (double)s.format_bytes / (1 << 20), (double)(s.rounded * sizeof(float)) / (1 << 20));
     free(format);
+    if (c->quant_act)
+        print_line(out, "integers the numbers that they are multiplied by are rounded to int8; they are held in %.2f "
+                   "MiB\n", (double)s.integer_bytes / (1 << 20));
 }
 
 // Who else can open the run, or what would have to differ for that.

@@ -113,6 +113,7 @@ static void check_coverage(void) {
         const Flag *f = &config_table.flag[i];
         if ((f->kind != FLAG_ENUM && f->kind != FLAG_PATTERN) || f->same_numbers) continue;
         if (!strcmp(f->name, "draft_loss")) continue;             // the teacher is a run: hash_of_distilling
+        if (!strcmp(f->name, "quant_act")) continue;              // nothing is trained in integers: hash_of_packed
         int values = 1;
         for (const char *bar = f->values; *bar; bar++) values += *bar == '|';
         for (int v = 0; v < values; v++)
@@ -221,6 +222,21 @@ static uint64_t hash_of_quantised(QuantFormat format, size_t steps) {
     return h;
 }
 
+// Models that compute in integers, of every format and with mixers of every kind.
+static uint64_t hash_of_packed(QuantFormat format, size_t steps) {
+    static const char *const models[] = {"--attn mha --bias --quant-embed",
+                                         "--attn mla+gated-delta --experts 4 --expert-width 11 --quant-embed --tie 0"};
+    uint64_t h = hash_bytes(HASH_START, &steps, sizeof steps);   // as the others, another hash after a step less
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        char *flags = xprintf("%s --quant %s --quant-act int8", models[i], quant_name(format));
+        Config c = configure(flags);
+        Model *m = model_new(&c, false);
+        h = hash_of_decoding(m, h);
+        model_free(m), free(flags);
+    }
+    return h;
+}
+
 // Without names, all kinds.
 static bool is_wanted(const char *kind, char **names, int count) {
     for (int i = 0; i < count; i++)
@@ -256,7 +272,8 @@ int main(int argc, char **argv) {
         printf("%-10s %016llx %016llx\n", "distill", (unsigned long long)hash_of_distilling(DISTILL_KL, steps),
                (unsigned long long)hash_of_distilling(DISTILL_TV, steps));
     for (int f = 0; f < QUANT_FORMAT_COUNT && is_wanted("quant", argv + 4, argc - 4); f++)
-        printf("%-10s %016llx\n", quant_name((QuantFormat)f),
-               (unsigned long long)hash_of_quantised((QuantFormat)f, steps));
+        printf("%-10s %016llx %016llx\n", quant_name((QuantFormat)f),
+               (unsigned long long)hash_of_quantised((QuantFormat)f, steps),
+               (unsigned long long)hash_of_packed((QuantFormat)f, steps));
     return 0;
 }

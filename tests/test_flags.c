@@ -156,7 +156,7 @@ static void test_aliases(void) {
 static void test_suggestions(void) {
     static const struct { const char *line, *says; bool suggests; } lines[] = {
         {"--zzzzzz 1", "unknown flag --zzzzzz (--help lists all)", false},
-        {"--quantization 1", "unknown flag --quantization (", false},
+        {"--bitsandbytes 1", "unknown flag --bitsandbytes (", false},
         {"--wdith 1", "unknown flag --wdith; the nearest known one is --width (--help", true},
         {"--norm zzzzzz", "but 'zzzzzz' was given", false},
         {"--norm per", "; the nearest is peri", true},

@@ -153,7 +153,9 @@ static void alone(void) {
     static const char *const flags[] = {"", "--attn gqa --kv-heads 1 --pos alibi", "--attn swa --window 9",
                                         "--experts 4 --router bias", "--attn mla",
                                         "--attn mla+gqa --q-rank 9 --rope-dim 4", "--attn gla+mha",
-                                        "--attn gated-delta", "--attn linear", "--attn mamba2+mla"};
+                                        "--attn gated-delta", "--attn linear", "--attn mamba2+mla",
+                                        "--quant q4_0 --quant-act int8 --quant-embed",
+                                        "--attn mla+gated-delta --experts 4 --quant nvfp4 --quant-act int8"};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_model(flags[i]);
 }
 static void forks(void) {

@@ -141,7 +141,21 @@ static void test_experts(void) {
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_steps(flags[i], false);
 }
 
+// Integer products: rows of numbers are rounded one by one, so that again nothing depends on the others.
+static void test_integers(void) {
+    static const char *const flags[] = {
+        "--quant q8_0", "--quant q4_0 --quant-embed --pos learned --bias", "--quant int8 --attn swa --window 9",
+        "--quant int4-asym --attn gqa --kv-heads 2 --attn-gate 1", "--quant nvfp4 --attn gated-delta",
+        "--quant mxfp4 --attn gla+mha --quant-embed --tie 0", "--quant int2 --attn linear", "--quant ternary",
+        "--quant int3 --experts 4 --router bias --gate sigmoid --shared-experts 1", "--quant nvfp4 --experts 4"};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        check_steps(xprintf("%s --quant-act int8", flags[i]), false);
+    check_steps("--attn mla --quant q4_0 --quant-act int8", true);
+    check_steps("--attn mla+mha --q-rank 12 --kv-rank 20 --rope-dim 4 --quant nvfp4 --quant-act int8", true);
+}
+
 static const Test tests[] = {
+    {"step/integers", "the same with packed weights and numbers rounded to int8", test_integers},
     {"step/softmax", "rows of any length over blocks get the bits of each text alone", test_softmax},
     {"step/mla", "the same through the latent, which is read in every step", test_mla},
     {"step/linear", "the same with recurrent states", test_linear},

@@ -1,0 +1,161 @@
+// packed.c: see packed.h.
+#include "model/packed.h"
+#include "kernels/matmul.h"
+#include "kernels/ops.h"
+#include "lib/threads.h"
+#include "model/rounding.h"
+#include <stdlib.h>
+#include <string.h>
+
+// ---- what is packed ------------------------------------------------------------------------------
+
+static bool is_integer(const Model *m, const Param *p) {
+    static const char exact[] = ".attn.kv_b.weight";
+    size_t n = strlen(p->name), end = sizeof exact - 1;
+    return m->c.quant_act && is_rounded(m, p) && !(n >= end && !strcmp(p->name + n - end, exact));
+}
+
+// Rows that follow on others share their panels, unless each tensor has a scale of its own.
+static void add_piece(Model *m, const Linear *l, size_t column, size_t rows, size_t from) {
+    QuantFormat format = rounding_format(&m->c).format;
+    if (m->integers.count > l->piece && l->count == 1 && format != QUANT_nvfp4) {
+        m->integers.piece[m->integers.count - 1].weight.N += rows;
+        return;
+    }
+    if (m->integers.count == m->integers.capacity) {
+        m->integers.capacity = m->integers.capacity ? 2 * m->integers.capacity : 64;
+        m->integers.piece = xrealloc(m->integers.piece, m->integers.capacity * sizeof *m->integers.piece);
+    }
+    m->integers.piece[m->integers.count++] =
+        (QuantPiece){.weight = {.format = format, .N = rows, .K = l->K}, .column = column, .from = from};
+}
+
+void packed_plan(Model *m, Linear *l) {
+    size_t each = l->N * l->K;
+    l->piece = m->integers.count;
+    for (size_t i = 0; i < m->count; i++) {
+        const Param *p = &m->params[i];
+        if (p->offset < l->weight || p->offset - l->weight >= l->count * each || !is_integer(m, p)) continue;
+        size_t rows = p->shape[p->rank - 2];
+        for (size_t e = 0; e < l->count; e++) add_piece(m, l, l->integer, rows, p->offset + e * each);
+        l->integer += rows;
+    }
+    l->pieces = (m->integers.count - l->piece) / l->count;
+    for (size_t i = l->piece; i < m->integers.count; i++) {
+        const QuantWeight *w = &m->integers.piece[i].weight;
+        m->integers.piece[i].at = m->integers.bytes;
+        m->integers.bytes = size_add(m->integers.bytes, round_up(quant_packed_bytes(w->format, w->N, w->K), 64));
+    }
+}
+
+void packed_plan_embedding(Model *m) {
+    const Param *p = &m->params[m->count - 1];
+    if (is_integer(m, p))
+        m->integers.embed_bytes = size_mul(p->shape[0], quant_row_bytes(rounding_format(&m->c).format, p->shape[1]));
+}
+
+void packed_take(Model *m) {
+    Arena *a = &m->integers.arena;
+    if (!m->c.quant_act) return;
+    for (int taken = 0; taken < 2; taken++) {
+        if (!taken) *a = (Arena){.name = "packed weights"};
+        else arena_commit(a);
+        char *at = arena_take(a, m->integers.bytes);
+        m->integers.embed = arena_take(a, m->integers.embed_bytes);
+        for (size_t i = 0; taken && i < m->integers.count; i++)
+            m->integers.piece[i].weight.packed = (unsigned char *)at + m->integers.piece[i].at;
+    }
+}
+
+void packed_make(Model *m) {
+    const Quant format = rounding_format(&m->c);
+    if (!m->c.quant_act) return;
+    packed_needs_floats(m);
+    for (size_t i = 0; i < m->count; i++) {
+        const Param *p = &m->params[i];
+        real *x = m->master + p->offset;
+        if (is_rounded(m, p) && !is_integer(m, p)) quant_round(format, x, x, p->shape[0], p->shape[1]);
+        if (p->offset != m->embed || !m->integers.embed_bytes) continue;
+        m->integers.embed_scale = quant_tensor_scale(format.format, x, p->size);
+        quant_encode_rows(format, m->integers.embed, m->integers.embed_scale, x, p->shape[0], p->shape[1]);
+    }
+    for (size_t i = 0; i < m->integers.count; i++) {
+        const QuantPiece *piece = &m->integers.piece[i];
+        QuantWeight *w = &m->integers.piece[i].weight;
+        const real *x = m->master + piece->from;
+        unsigned char *rows = xmalloc(size_mul(w->N, quant_row_bytes(w->format, w->K)));
+        w->tensor_scale = quant_tensor_scale(w->format, x, w->N * w->K);
+        quant_encode_rows(format, rows, w->tensor_scale, x, w->N, w->K);
+        quant_pack((unsigned char *)w->packed, w->format, rows, w->N, w->K);
+        free(rows);
+    }
+}
+
+// Tensors that stand side by side go together, with the pages that they share.
+void packed_release(Model *m) {
+    for (size_t i = 0, end; i < m->count; i = end) {
+        size_t numbers = 0;
+        for (end = i; end < m->count && is_rounded(m, &m->params[end]); end++) numbers += m->params[end].size;
+        if (end == i) end++;
+        else arena_release(m->master + m->params[i].offset, numbers * sizeof(real));
+    }
+    m->integers.done = true;
+}
+
+void packed_needs_floats(const Model *m) {
+    if (m->integers.done)
+        fail("the weights of a model with --quant-act int8 are held in few bits from its first step on, and nothing "
+             "else of them is left");
+}
+
+// ---- products ------------------------------------------------------------------------------------
+
+static QuantRows read_rows(const real *x, size_t ldx, size_t M, size_t K) {
+    static Workspace workspace;
+    return quant_rows(workspace_take(&workspace, quant_rows_bytes(M, K) / sizeof(real) + 1), x, ldx, M, K);
+}
+
+void packed_apply(const Model *m, real *out, const Linear *l, const real *x, size_t M) {
+    enum { MOST = 8 };                               // tensors of one product
+    const real *bias = l->bias == NOWHERE ? NULL : m->values + l->bias;
+    QuantRows rows = read_rows(x, l->K, M, l->K);
+    QuantProduct p[MOST];
+    for (size_t i = 0; i < l->pieces; i++) {
+        const QuantPiece *piece = &m->integers.piece[l->piece + i];
+        p[i] = (QuantProduct){.y = out + piece->column, .ldy = l->N, .x = &rows, .M = M, .w = &piece->weight,
+                              .bias = bias ? bias + piece->column : NULL};
+    }
+    quant_products(p, l->pieces);
+    if (l->integer == l->N) return;
+    products(&(Product){.c = out + l->integer, .ldc = l->N, .a = x, .a_row = l->K, .a_col = 1,
+                        .packed = m->packed + l->packed, .bias = bias ? bias + l->integer : NULL, .M = M,
+                        .N = l->N - l->integer, .K = l->K}, 1);
+}
+
+void packed_experts(const Model *m, real *out, size_t ldo, const Linear *l, const real *x, size_t ldx,
+                    const Routing *r) {
+    QuantRows rows = read_rows(x, ldx, r->copies, l->K);
+    QuantProduct few[FEW_EXPERTS] = {{0}}, *p = l->count <= FEW_EXPERTS ? few : xmalloc(l->count * sizeof *p);
+    for (size_t e = 0; e < l->count; e++)
+        p[e] = (QuantProduct){.y = out + r->start[e] * ldo, .ldy = ldo, .x = &rows, .first = r->start[e],
+                              .M = r->start[e + 1] - r->start[e], .w = &m->integers.piece[l->piece + e].weight};
+    quant_products(p, l->count);
+    if (p != few) free(p);
+}
+
+// ---- the embedding -------------------------------------------------------------------------------
+
+void packed_embed(Model *m, const int *tokens, const Batch *b) {
+    const real *position = m->pos == NOWHERE ? NULL : m->values + m->pos;
+    size_t C = m->c.width;
+    QuantFormat format = rounding_format(&m->c).format;
+    int *itself = xmalloc(b->M * sizeof *itself);
+    for (size_t i = 0; i < b->M; i++) {
+        itself[i] = (int)i;
+        quant_decode_rows(format, m->x[0] + i * C, m->integers.embed + (size_t)tokens[i] * quant_row_bytes(format, C),
+                          m->integers.embed_scale, 1, C);
+    }
+    for (Part p = first_part(b); position && p.T; p = next_part(b, p))
+        embed_forward(m->x[0] + p.at * C, m->x[0] + p.at * C, position, itself, p.B * p.T, p.T, p.past, C);
+    free(itself);
+}
