@@ -138,7 +138,6 @@ static void check_files(const GenerateOptions *o, const Source *s) {
 }
 static void load_weights(const GenerateOptions *o, Source *s) {
     config_round(&s->config, &generate_table, o);
-    if (s->config.quant) hf_note_rounded(s->dir);
     s->model = model_new(&s->config, false);
     hf_load(s->model, s->dir);
     if (!o->unverified) report_check_weights(s->model, s->dir, unverified_advice);

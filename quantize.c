@@ -7,8 +7,10 @@
 #include "config/quantize.h"
 #include "data/tokenizer.h"
 #include "formats/gguf_model.h"
+#include "formats/hf.h"
 #include "lib/cpu.h"
 #include "lib/process.h"
+#include "model/rounding.h"
 #include "run/report.h"
 #include "run/run.h"
 #include <ctype.h>
@@ -50,7 +52,30 @@ static char *name_of_file(const QuantizeOptions *o) {
     return xprintf("%.*s.%s.gguf", (int)n, o->run, o->format);
 }
 
-static Model *load(const QuantizeOptions *o, const GgufType *type) {
+static bool is_given(const bool *given, const char *name) { return given[flags_find(&quantize_table, name)]; }
+
+// A run that was trained with rounded weights says how they are rounded, unless flags do. The file then has the codes
+// of what it was trained as, and the model rounds (c->quant).
+static void plan_rounding(QuantizeOptions *o, const bool *given, const GgufType *type, Config *c) {
+    static Config trained;
+    flags_defaults(&config_table, &trained);
+    bool same = hf_rounding(&trained, o->run) && !strcmp(quant_name(rounding_format(&trained).format), type->name);
+    if (same && !is_given(given, "mx_scale")) o->mx_scale = trained.mx_scale;
+    if (same && !is_given(given, "quant_search")) o->quant_search = trained.quant_search;
+    if (same && !is_given(given, "quant_embed")) o->quant_embed = trained.quant_embed;
+    Config asked = trained;
+    asked.mx_scale = o->mx_scale, asked.quant_search = o->quant_search, asked.quant_embed = o->quant_embed;
+    same = same && config_rounds_alike(&asked, &trained);
+    if (same && trained.hadamard)
+        fail("%s was trained with --hadamard: its codes are of rotated weights, which GGUF cannot say; as f32 it has "
+             "what they mean, rotated back", o->run);
+    asked.quant_act = QUANT_ACT_none;
+    if (same) config_round(c, &config_table, &asked);
+    else if (strcmp(type->name, "f32") != 0)
+        hf_note_rounded(o->run, "the exact ones are for its own format alone, with its flags");
+}
+
+static Model *load(QuantizeOptions *o, const bool *given, const GgufType *type) {
     static const char advice[] = "--unverified uses it all the same";
     static Config c;
     flags_defaults(&config_table, &c);
@@ -64,9 +89,9 @@ static Model *load(const QuantizeOptions *o, const GgufType *type) {
     obstacle = gguf_type_obstacle(&c, type);
     if (obstacle) fail("%s cannot be written as %s: %s", o->run, type->name, obstacle);
     if (!o->unverified) run_check_files(o->run, false, advice);
+    plan_rounding(o, given, type, &c);
     Model *m = model_new(&c, false);
     hf_load(m, o->run);
-    if (strcmp(type->name, "f32") != 0) hf_note_rounded(o->run);
     if (!o->unverified) report_check_weights(m, o->run, advice);
     return m;
 }
@@ -89,19 +114,24 @@ int main(int argc, char **argv) {
     process_begin();
     QuantizeOptions o;
     char **words = with_names(&argc, argv);
-    flags_parse(&quantize_table, &o, argc, words, NULL);
+    bool *given = xmalloc(quantize_table.count * sizeof *given);
+    flags_parse(&quantize_table, &o, argc, words, given);
     if (!*o.run) usage_error("name a run: ./quantize RUN FORMAT -o FILE (--help)");
     const GgufType *type = type_of(&o);
+    for (size_t i = 0; i < quantize_table.count; i++)
+        if (given[i]) flags_refuse_unused(&quantize_table, &o, i);
     char *path = name_of_file(&o);
-    Model *m = load(&o, type);
+    Model *m = load(&o, given, type);
     GgufHead head = {0};
     put_tokens(&head, &o, model_config(m));
-    size_t odd = gguf_save(m, &head, type, path);
+    GgufKept kept = gguf_save(m, &head, type, (GgufPlan){{o.mx_scale, o.quant_search}, o.quant_embed}, path);
     print_line(stdout, "written  %s\n", path);
-    if (odd)
-        print_line(stderr, "note     %zu matri%s with rows that are no whole blocks of %zu numbers %s in f16\n", odd,
-                   odd == 1 ? "x" : "ces", type->block, odd == 1 ? "is" : "are");
+    if (kept.exact) print_line(stderr, "note     the embedding and the head are in f32: they are not rounded\n");
+    if (kept.odd)
+        print_line(stderr, "note     %zu matri%s with rows that are no whole blocks of %zu numbers %s in %s\n",
+                   kept.odd, kept.odd == 1 ? "x" : "ces", type->block, kept.odd == 1 ? "is" : "are",
+                   model_config(m)->quant ? "f32" : "f16");
     model_free(m);
-    free(path), free(words);
+    free(path), free(words), free(given);
     return 0;
 }

@@ -70,7 +70,6 @@ static Model *load_model(const ServeOptions *o, const char *dir, Config *c) {
     if (!ours) c->context = trained;
     if (!o->unverified) run_check_files(dir, false, advice);
     if (dir == o->run) config_round(c, &serve_table, o);
-    if (c->quant) hf_note_rounded(dir);
     Model *m = model_new(c, false);
     hf_load(m, dir);
     if (!o->unverified) report_check_weights(m, dir, advice);

@@ -5,22 +5,26 @@
 #define GROUP(help)
 #define BOOL(name, ...) #name,
 #define ENUM(name, ...) #name,
-static const char *const section[] = {
+const char *const config_rounding[] = {
 #include "config/quant.def"
+    NULL,
 };
 
-static void set(Config *c, size_t i, const char *value) { flags_set(&config_table, c, section[i], value); }
-
 void config_round(Config *c, const FlagTable *of, const void *from) {
-    for (size_t i = 0; i < sizeof section / sizeof *section; i++) {
-        char *value = flags_get(of, from, flags_find(of, section[i]));
-        set(c, i, value);
+    for (const char *const *name = config_rounding; *name; name++) {
+        char *value = flags_get(of, from, flags_find(of, *name));
+        flags_set(&config_table, c, *name, value);
         free(value);
     }
 }
 
+bool config_rounds_alike(const Config *a, const Config *b) {
+    return a->quant == b->quant && a->mx_scale == b->mx_scale && a->quant_search == b->quant_search &&
+           a->hadamard == b->hadamard;
+}
+
 void config_forget_rounding(Config *c) {
-    for (size_t i = 0; i < sizeof section / sizeof *section; i++)
-        set(c, i, config_table.flag[flags_find(&config_table, section[i])].default_text);
+    for (const char *const *name = config_rounding; *name; name++)
+        flags_set(&config_table, c, *name, config_table.flag[flags_find(&config_table, *name)].default_text);
     flags_set(&config_table, c, "qat_start", "0");
 }

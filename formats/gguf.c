@@ -17,8 +17,8 @@ static void from_f32(real *out, const unsigned char *from, float scale, size_t n
     float x;
     for (size_t i = 0; i < n; i++) memcpy(&x, from + 4 * i, 4), out[i] = (real)x;
 }
-static void to_f32(unsigned char *to, const real *from, float scale, size_t n) {
-    (void)scale;
+static void to_f32(unsigned char *to, const real *from, GgufRounding how, float scale, size_t n) {
+    (void)how, (void)scale;
     float x;
     for (size_t i = 0; i < n; i++) x = (float)from[i], memcpy(to + 4 * i, &x, 4);
 }
@@ -32,8 +32,8 @@ static void from_f16(real *out, const unsigned char *from, float scale, size_t n
     uint16_t x;
     for (size_t i = 0; i < n; i++) memcpy(&x, from + 2 * i, 2), out[i] = (real)codec_from_half(x);
 }
-static void to_f16(unsigned char *to, const real *from, float scale, size_t n) {
-    (void)scale;
+static void to_f16(unsigned char *to, const real *from, GgufRounding how, float scale, size_t n) {
+    (void)how, (void)scale;
     uint16_t x;
     for (size_t i = 0; i < n; i++) x = codec_half((double)from[i]), memcpy(to + 2 * i, &x, 2);
 }
@@ -47,19 +47,19 @@ static void from_bf16(real *out, const unsigned char *from, float scale, size_t 
         out[i] = (real)x;
     }
 }
-static void to_bf16(unsigned char *to, const real *from, float scale, size_t n) {
-    (void)scale;
+static void to_bf16(unsigned char *to, const real *from, GgufRounding how, float scale, size_t n) {
+    (void)how, (void)scale;
     uint16_t x;
     for (size_t i = 0; i < n; i++) x = safetensors_brain((double)from[i]), memcpy(to + 2 * i, &x, 2);
 }
 
-// The blocks of kernels/quant.h. MX scales are OCP's and ggml's, rounded down.
+// The blocks of kernels/quant.h.
 #define BLOCKS(blocks) \
     static void from_##blocks(real *out, const unsigned char *from, float scale, size_t n) { \
         quant_decode_rows(QUANT_##blocks, out, from, scale, 1, n); \
     } \
-    static void to_##blocks(unsigned char *to, const real *from, float scale, size_t n) { \
-        quant_encode_rows((Quant){.format = QUANT_##blocks, .mx_scale = QUANT_MX_floor}, to, scale, from, 1, n); \
+    static void to_##blocks(unsigned char *to, const real *from, GgufRounding how, float scale, size_t n) { \
+        quant_encode_rows((Quant){QUANT_##blocks, (QuantMxScale)how.mx_scale, how.search}, to, scale, from, 1, n); \
     }
 BLOCKS(q8_0)
 BLOCKS(q4_0)
@@ -434,7 +434,7 @@ static void write_data(AtomicFile *file, const GgufTensorOut *t) {
     size_t slice = t->rank > 2 ? n / t->shape[0] : n;
     unsigned char *bytes = xmalloc(row);
     for (size_t at = 0; at < n; at += columns) {
-        t->type->encode(bytes, t->data + at, t->scale ? t->scale[at / slice] : 1, columns);
+        t->type->encode(bytes, t->data + at, t->how, t->scale ? t->scale[at / slice] : 1, columns);
         atomic_write(file, bytes, row);
     }
     pad(file, bytes_of(t));

@@ -14,6 +14,8 @@ typedef enum {
 } GgufKind;
 
 // ---- types of tensors ----------------------------------------------------------------------------
+// How numbers become codes of few bits: mx_scale is a QuantMxScale, search as there (kernels/quant.h).
+typedef struct { int mx_scale; bool search; } GgufRounding;
 // A type is a row's codec: `block` numbers in `bytes` bytes. `scale`: of a tensor in nvfp4, else 1 (kernels/quant.h).
 typedef struct {
     uint32_t number;
@@ -21,7 +23,8 @@ typedef struct {
     uint32_t file;                 // general.file_type of a file of such matrices
     size_t block, bytes;
     void (*decode)(real *out, const unsigned char *from, float scale, size_t n);   // n: a multiple of `block`
-    void (*encode)(unsigned char *to, const real *from, float scale, size_t n);    // NULL: not written
+    // NULL: not written
+    void (*encode)(unsigned char *to, const real *from, GgufRounding how, float scale, size_t n);
     bool scaled;                   // the tensor has a scale, in a tensor of its own
 } GgufType;
 extern const GgufType gguf_types[];                                   // the last one has no name
@@ -67,6 +70,7 @@ typedef struct {
     const GgufType *type;
     size_t rank, shape[GGUF_RANK];  // slowest first; the last one is a multiple of the type's block
     const real *data;
+    GgufRounding how;               // {0}: OCP's and ggml's scale of mxfp4, no search
     const float *scale;             // one for each of the slices of the first dimension (of a matrix: one), or NULL
 } GgufTensorOut;
 typedef struct { char *bytes; size_t used, room, keys; } GgufHead;    // {0} is empty

@@ -149,13 +149,23 @@ static bool has_scale(const char *name) {
     return strcmp(name, "token_embd.weight") != 0;
 }
 
-// Matrices are in `type`. Their own files have vectors, routers and positions as float.
-static const GgufType *type_of(const Link *k, const GgufType *type, size_t *odd) {
+typedef struct { Model *m; const GgufType *type; GgufPlan plan; GgufKept kept; } Writing;
+
+static bool is_embedding(const char *name) {
+    return strcmp(name, "token_embd.weight") == 0 || strcmp(name, "output.weight") == 0;
+}
+
+// Matrices are in the type of the file. Their own files have vectors, routers and positions as float.
+static const GgufType *type_of(Writing *w, const Link *k) {
+    const GgufType *type = w->type;
     bool exact = k->rank == 1 || strstr(k->name, "ffn_gate_inp") || strcmp(k->name, "position_embd.weight") == 0;
+    bool trained = model_config(w->m)->quant;          // in these groups of numbers, and in no others
     if (exact) return gguf_type_named("f32");
-    if (k->shape[k->rank - 1] % type->block == 0 && (!type->scaled || has_scale(k->name))) return type;
-    ++*odd;
-    return gguf_type_named("f16");
+    if (type->block > 1 && !w->plan.embed && is_embedding(k->name)) return w->kept.exact++, gguf_type_named("f32");
+    bool whole = k->shape[k->rank - 1] % type->block == 0 && !(trained && k->transposed);
+    if (whole && (!type->scaled || has_scale(k->name))) return type;
+    w->kept.odd++;
+    return gguf_type_named(trained ? "f32" : "f16");
 }
 
 // The scales of a tensor, as a tensor; malloc'd. The codecs take floats, the tensor reals.
@@ -172,8 +182,9 @@ static GgufTensorOut scales_of(GgufTensorOut *t) {
     return out;
 }
 
-static GgufTensorOut tensor_out(const Link *k, const real *values, const GgufType *type, size_t *odd) {
-    GgufTensorOut out = {.rank = k->rank, .type = type_of(k, type, odd)};
+static GgufTensorOut tensor_out(Writing *w, const Link *k) {
+    GgufTensorOut out = {.rank = k->rank, .type = type_of(w, k), .how = w->plan.how};
+    const real *values = out.type == w->type ? model_values(w->m) : model_rounded_values(w->m);
     if (strlen(k->name) >= GGUF_NAME) fail("the name of tensor %s is longer than %d bytes", k->name, GGUF_NAME - 1);
     strcpy(out.name, k->name);
     memcpy(out.shape, k->shape, sizeof k->shape);
@@ -200,11 +211,12 @@ static void add_out(Outs *o, GgufTensorOut t, bool made) {
     o->tensor[o->count++] = t;
 }
 
-static Outs outs_of(const Links *all, const Config *c, const real *values, const GgufType *type, size_t *odd) {
+static Outs outs_of(Writing *w, const Links *all) {
+    const Config *c = model_config(w->m);
     size_t most = 2 * all->count + 1;
     Outs o = {.tensor = xmalloc(most * sizeof *o.tensor), .made = xmalloc(most)};
     for (size_t i = 0; i < all->count; i++) {
-        GgufTensorOut t = tensor_out(&all->link[i], values, type, odd), scales = {.rank = 0};
+        GgufTensorOut t = tensor_out(w, &all->link[i]), scales = {.rank = 0};
         if (t.type->scaled) scales = scales_of(&t);
         add_out(&o, t, !link_is_plain(&all->link[i]));
         if (scales.rank) add_out(&o, scales, true);
@@ -221,12 +233,12 @@ const char *gguf_type_obstacle(const Config *c, const GgufType *type) {
                                    : NULL;
 }
 
-size_t gguf_save(const Model *m, GgufHead *head, const GgufType *type, const char *path) {
+GgufKept gguf_save(Model *m, GgufHead *head, const GgufType *type, GgufPlan plan, const char *path) {
     const Config *c = model_config(m);
     const Family *family = hf_family(c);
     Links all = links_of(m, family->bit, 0);
-    size_t odd = 0;
-    Outs out = outs_of(&all, c, model_values((Model *)m), type, &odd);   // only read, but it is for writers too
+    Writing w = {m, type, plan, {0, 0}};
+    Outs out = outs_of(&w, &all);
     json_t *config = config_to_write(c, family);
     gguf_put_config(head, config, family->bit, type);
     gguf_write(path, head, out.tensor, out.count);
@@ -236,7 +248,7 @@ size_t gguf_save(const Model *m, GgufHead *head, const GgufType *type, const cha
     }
     json_decref(config);
     free(out.tensor), free(out.made), free(all.link);
-    return odd;
+    return w.kept;
 }
 
 // ---- reading -------------------------------------------------------------------------------------

@@ -7,9 +7,15 @@
 // NULL where a resolved config can be written; else what would have to differ, "llama needs --norm pre".
 const char *gguf_obstacle(const Config *c);
 const char *gguf_type_obstacle(const Config *c, const GgufType *type);     // the same of a type; half a sentence
+// Which matrices are in the type, and how they are rounded to it.
+typedef struct { GgufRounding how; bool embed; } GgufPlan;     // embed: the embedding and the head, too
+// Matrices that are not in the type: `odd`, because their rows are no whole blocks, or because llama.cpp has them
+// turned round; `exact`, because the model does not round them.
+typedef struct { size_t odd, exact; } GgufKept;
 // Writes the model, with `head` for the tokenizer's keys, which it frees. Vectors and routers stay f32, as in
-// llama.cpp's own files, and so do matrices whose rows are no whole blocks of the type; how many of these is returned.
-size_t gguf_save(const Model *m, GgufHead *head, const GgufType *type, const char *path);
+// llama.cpp's own files; odd matrices are in f16. A model that rounds its weights (--quant) has the type of that
+// format: its exact weights become codes of what it computes with, and all others are in f32, as it computes with them.
+GgufKept gguf_save(Model *m, GgufHead *head, const GgufType *type, GgufPlan plan, const char *path);
 // Fills the parameters; every shape is checked, nothing may be missing or left over.
 void gguf_load(Model *m, const char *path);
 #endif

@@ -30,13 +30,18 @@ void hf_config(Config *c, const char *dir);
 // Every flag of the run of ours that wrote the directory; fails like hf_config. False (c untouched) if none of ours
 // did.
 bool hf_flags(Config *c, const char *dir);
-// One line on stderr where a run has rounded weights (--quant), for those who round: not every format brings its own
-// numbers back.
-void hf_note_rounded(const char *dir);
+// The section quant.def as a run of ours was trained; false, with c untouched, where nothing was rounded.
+bool hf_rounding(Config *c, const char *dir);
+// One line on stderr where a run has rounded weights (--quant), for those who round them again: not every format brings
+// its own numbers back. why: the exact ones are not used, half a sentence.
+void hf_note_rounded(const char *dir, const char *why);
 // The tokens of context that the model of a directory was trained on, or is said to be good for.
 size_t hf_trained_context(const char *dir);
 // Fills the parameters from model.safetensors, or from the shards that model.safetensors.index.json
 // names. Every shape is checked, nothing may be missing or left over, but layers that predict further tokens
 // (DeepSeek-V3) are passed over with a note. A head beside a tied embedding must be equal to it.
+// A model that rounds its weights gets the exact ones of a run that was trained so, from its state.safetensors, so that
+// they become what was trained, to the bit; where it cannot, hf_note_rounded.
 void hf_load(Model *m, const char *dir);
+void hf_load_exact(Model *m, const char *dir);    // of that: those of the state, and what is to be said
 #endif

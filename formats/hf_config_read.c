@@ -708,13 +708,13 @@ bool hf_flags(Config *c, const char *dir) {
     return ours;
 }
 
-void hf_note_rounded(const char *dir) {
+bool hf_rounding(Config *c, const char *dir) {
     JsonFile j = hf_read_json(dir, "config.json");
     const char *format = json_string_value(json_object_get(get(&j, "receipts"), "quant"));
-    if (format && strcmp(format, "none") != 0)
-        fprintf(stderr, "note     %s was trained with --quant %s: its weights are rounded, and rounding them again may "
-                "change them\n", dir, format);
+    bool rounded = format && strcmp(format, "none") != 0;
+    for (const char *const *name = config_rounding; rounded && *name; name++) read_flag(c, &j, *name);
     hf_close_json(&j);
+    return rounded;
 }
 
 size_t hf_trained_context(const char *dir) {

@@ -75,8 +75,10 @@ float quant_tensor_scale(QuantFormat format, const real *x, size_t n);
 
 // x [rows, columns] to bytes [rows, quant_row_bytes] and back. tensor_scale must be more than 0, and 1 where the format
 // has none. fail()s, naming row and column, where a number is not finite or too large for its scale: above 65504 with a
-// half, above 6*464 t with nvfp4, above 2^127 with the others.
+// half, above 6*464 t with nvfp4, above 2^127 with the others. _naive: number by number, the reference of the test.
 void quant_encode_rows(Quant q, unsigned char *to, float tensor_scale, const real *x, size_t rows, size_t columns);
+void quant_encode_rows_naive(Quant q, unsigned char *to, float tensor_scale, const real *x, size_t rows,
+                             size_t columns);
 void quant_decode_rows(QuantFormat format, real *x, const unsigned char *from, float tensor_scale, size_t rows,
                        size_t columns);
 // What comes back of x, with the tensor scale of x [rows, columns] as a whole; y may be x.

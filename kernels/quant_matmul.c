@@ -111,7 +111,7 @@ size_t quant_rows_bytes(size_t M, size_t K) {
 
 // Loops of a length that is known, without calls and jumps, so that compilers make vectors of them. Sizes are compared
 // as integers, in the order of the numbers that they are the bits of; from INFINITE on they are of none.
-INLINE void quantise_group(signed char *q, float *scale, int32_t *sum, const real *x, size_t n) {
+INLINE void quantise_group(signed char *q, float *scale, int32_t *sum, const real *x, size_t n, float limit) {
     enum { MAGNITUDE = 0x7fffffff, INFINITE = 0x7f800000 };
     float amax;
     uint32_t most = 0;
@@ -124,16 +124,16 @@ INLINE void quantise_group(signed char *q, float *scale, int32_t *sum, const rea
         most = most > (bits & MAGNITUDE) ? most : bits & MAGNITUDE;
     }
     memcpy(&amax, &most, sizeof amax);
-    float by = 127 / amax;
+    float by = limit / amax;
     if (isinf(by)) by = amax = 0;                                     // smaller than 2^-121: no code can mean it
-    *scale = amax / 127;
+    *scale = amax / limit;
     if (most >= INFINITE) by = 0, *scale = NAN, x = memset(filled, 0, sizeof filled);
     for (size_t i = 0; i < GROUP; i++) whole[i] = (real)rintf((float)x[i] * by);
     for (size_t i = 0; i < GROUP; i++) q[i] = (signed char)(int32_t)whole[i];
     for (size_t half = 0; half < 2; half++) sum[half] = (int32_t)vec_sum(vec_load(whole + half * LANES));     // exact
 }
 
-QuantRows quant_rows(void *at, const real *x, size_t ldx, size_t M, size_t K) {
+QuantRows quant_rows_within(void *at, const real *x, size_t ldx, size_t M, size_t K, int most) {
     size_t groups = groups_of(K);
     PROFILE(quantise, 3 * M * K, M * K * 5 / 4);
     QuantRows r = {.M = M, .K = K, .groups = groups, .scale = at};
@@ -143,9 +143,21 @@ QuantRows quant_rows(void *at, const real *x, size_t ldx, size_t M, size_t K) {
         for (size_t g = 0; g < groups; g++) {
             size_t group = m * groups + g;
             quantise_group(r.q + group * GROUP, r.scale + group, r.sum + 2 * group, x + m * ldx + g * GROUP,
-                           smaller(K - g * GROUP, GROUP));
+                           smaller(K - g * GROUP, GROUP), (float)most);
         }
     return r;
+}
+QuantRows quant_rows(void *at, const real *x, size_t ldx, size_t M, size_t K) {
+    return quant_rows_within(at, x, ldx, M, K, 127);
+}
+
+void quant_rows_meaning(real *y, size_t ldy, const QuantRows *r) {
+    PARALLEL_ROWS(r->M, r->K)
+    for (size_t m = 0; m < r->M; m++)
+        for (size_t k = 0; k < r->K; k++) {
+            size_t group = m * r->groups + k / GROUP;
+            y[m * ldy + k] = (real)r->q[group * GROUP + k % GROUP] * (real)r->scale[group];
+        }
 }
 
 // ---- 16 sums -------------------------------------------------------------------------------------
@@ -512,7 +524,7 @@ static real chain(const real *x, const unsigned char *row, QuantFormat format, f
         int32_t sums[2];
         float unit[2], scale;
         quant_integers(w, unit, format, row, K, g, tensor_scale);
-        quantise_group(q, &scale, sums, x + g * GROUP, smaller(K - g * GROUP, GROUP));
+        quantise_group(q, &scale, sums, x + g * GROUP, smaller(K - g * GROUP, GROUP), 127);
         for (size_t from = 0; from < GROUP; from += sub) {
             int32_t s = 0;
             for (size_t i = from; i < from + sub; i++) s += w[i] * q[i];

@@ -12,7 +12,7 @@
 
 #define PROFILE_KINDS(X) \
     X(linear_forward, "linear, forward") X(linear_input, "linear, input gradient") \
-    X(linear_weight, "linear, weight gradient") X(pack, "weights packed") \
+    X(linear_weight, "linear, weight gradient") X(pack, "weights packed") X(round, "weights rounded") \
     X(quantise, "numbers rounded to int8") \
     X(experts_forward, "experts, forward") X(experts_input, "experts, input gradient") \
     X(experts_weight, "experts, weight gradient") X(latent, "latent, absorbed matrices") \

@@ -10,6 +10,8 @@ size_t model_params(const Model *m, const Param **params) { *params = m->params;
 size_t model_numbers(const Model *m) { return m->total; }
 real *model_values(Model *m) { return packed_needs_floats(m), m->master; }
 real *model_rounded_values(Model *m) { return packed_needs_floats(m), round_weights(m), m->values; }
+bool model_rounds(const Config *c, const Param *p) { return c->quant && rounding_concerns(c, p); }
+void model_round(const Config *c, const Param *p, real *out, const real *exact) { round_tensor(c, p, out, exact); }
 real *model_gradients(Model *m) { return m->gradients; }
 void model_changed(Model *m) { m->packed_fresh = false; }
 void model_changed_after(Model *m, size_t steps) {

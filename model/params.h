@@ -48,6 +48,8 @@ size_t model_params(const Model *m, const Param **params);   // the table
 size_t model_numbers(const Model *m);                        // elements of all parameters together
 real *model_values(Model *m);                                // arena of parameters: row i begins at its offset
 real *model_rounded_values(Model *m);                        // what it computes with: the same, or by --quant
+bool model_rounds(const Config *c, const Param *p);          // whether --quant concerns a tensor
+void model_round(const Config *c, const Param *p, real *out, const real *exact);   // what it makes of such a tensor
 real *model_gradients(Model *m);                             // arena of gradients, same layout
 const Param *model_find(const Model *m, const char *name);   // NULL if absent
 void model_changed(Model *m);                     // call after writing to the values: packed copies are stale

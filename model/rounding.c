@@ -1,10 +1,11 @@
 // rounding.c: see rounding.h.
 #include "model/rounding.h"
+#include "kernels/hadamard.h"
 #include "model/layer.h"
 #include <string.h>
 
 // Matrices, but for those that are looked up by position, filter, or decide who computes and what is forgotten.
-bool is_rounded(const Model *m, const Param *p) {
+bool rounding_concerns(const Config *c, const Param *p) {
     static const char *const exact[] = {"pos.weight", ".conv.weight", ".moe.router.weight", ".attn.beta.weight",
                                         ".attn.decay.weight", ".attn.decay_a.weight", ".attn.decay_b.weight"};
     if (p->rank < 2) return false;
@@ -12,8 +13,10 @@ bool is_rounded(const Model *m, const Param *p) {
         size_t n = strlen(p->name), end = strlen(exact[i]);
         if (n >= end && !strcmp(p->name + n - end, exact[i])) return false;
     }
-    return p->layer >= 0 || m->c.quant_embed;
+    return p->layer >= 0 || c->quant_embed;
 }
+
+bool is_rounded(const Model *m, const Param *p) { return m->c.quant && rounding_concerns(&m->c, p); }
 
 #define SAME(word) (int)WEIGHTS_##word == (int)QUANT_##word + 1
 _Static_assert(SAME(int8) && SAME(q8_0) && SAME(q4_0) && SAME(int4) && SAME(int4_full) && SAME(int4_asym) &&
@@ -32,23 +35,31 @@ void rounding_sizes(ModelSize *s, const Model *m) {
     for (size_t i = 0; i < m->count; i++) {
         const Param *p = &m->params[i];
         size_t columns = p->shape[p->rank - 1];
-        if (!is_rounded(m, p)) continue;
+        if (!rounding_concerns(&m->c, p)) continue;
         s->rounded += p->size;
         s->format_bytes += p->size / columns * quant_row_bytes(rounding_format(&m->c).format, columns);
     }
 }
 
+void round_tensor(const Config *c, const Param *p, real *out, const real *exact) {
+    size_t columns = p->shape[p->rank - 1], matrices = p->rank == 3 ? p->shape[0] : 1, each = p->size / matrices;
+    size_t rows = each / columns;
+    for (size_t e = 0; e < matrices; e++) {          // each expert is a tensor
+        const real *x = exact + e * each;
+        real *y = out + e * each;
+        if (c->hadamard) hadamard_rows(y, columns, x, columns, rows, columns), x = y;
+        quant_round(rounding_format(c), y, x, rows, columns);
+        if (c->hadamard) hadamard_rows(y, columns, y, columns, rows, columns);
+    }
+}
+
 void round_weights(Model *m) {
     if (m->values == m->master) return;
-    const Quant format = rounding_format(&m->c);
     for (size_t i = 0; i < m->count; i++) {
         const Param *p = &m->params[i];
         const real *exact = m->master + p->offset;
         real *x = m->values + p->offset;
-        size_t columns = p->shape[p->rank - 1], matrices = p->rank == 3 ? p->shape[0] : 1, each = p->size / matrices;
-        if (m->exact || m->exact_asked || !is_rounded(m, p)) memcpy(x, exact, p->size * sizeof *x);
-        else
-            for (size_t e = 0; e < matrices; e++)            // each expert is a tensor
-                quant_round(format, x + e * each, exact + e * each, each / columns, columns);
+        if (m->exact || m->exact_asked || !rounding_concerns(&m->c, p)) memcpy(x, exact, p->size * sizeof *x);
+        else round_tensor(&m->c, p, x, exact);
     }
 }

@@ -12,6 +12,9 @@
 #include "model/memory.h"
 
 Quant rounding_format(const Config *c);             // of a c->quant that is not none
+// Whether a tensor is a matrix that is rounded, and what becomes of it; out may be exact.
+bool rounding_concerns(const Config *c, const Param *p);
+void round_tensor(const Config *c, const Param *p, real *out, const real *exact);
 bool is_rounded(const Model *m, const Param *p);
 // The sizes of --quant: what is rounded, the copy that is computed with, and its bytes in a packed file.
 void rounding_sizes(ModelSize *s, const Model *m);

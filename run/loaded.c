@@ -15,7 +15,6 @@ void loaded_config(Config *c, const bool *given) {
     config_note_stretch(c, &theirs);
     if (given[flags_find(&config_table, "init_scale")] || given[flags_find(&config_table, "scaled_init")])
         usage_error("--init-scale and --scaled-init have no effect beside --load %s: leave them out", c->load);
-    if (c->quant) hf_note_rounded(c->load);
     run_check_files(c->load, false, "move run.json away if that was on purpose");
     Config loaded = *c;
     config_name_biases(&asked), config_name_biases(&loaded);

@@ -31,10 +31,10 @@ static Model *random_model(const Config *c) {
     return m;
 }
 
-static size_t save(const Model *m, const char *type, const char *path) {
+static size_t save(Model *m, const char *type, const char *path) {
     GgufHead head = {0};
     gguf_put_text(&head, "tokenizer.ggml.model", "none");
-    return gguf_save(m, &head, gguf_type_named(type), path);
+    return gguf_save(m, &head, gguf_type_named(type), (GgufPlan){.embed = true}, path).odd;
 }
 
 static Model *loaded_from(const char *path) {

@@ -161,6 +161,38 @@ static void errors(void) {
 
 // ---- edges ---------------------------------------------------------------------------------------
 
+// Many numbers at a time are the bytes of one after the other.
+static void naive(void) {
+    enum { ROWS = 60 };
+    for (int f = 0; f < QUANT_FORMAT_COUNT; f++)
+        for (int how = 0; how < 6; how++)
+            for (size_t columns = 32; columns <= 256; columns += columns < 100 ? 23 : 156) {
+                Quant q = {(QuantFormat)f, (QuantMxScale)(how % 3), how / 3};
+                size_t bytes = ROWS * quant_row_bytes(q.format, columns);
+                real *x = array(ROWS * columns), *y = array(ROWS * columns), *z = array(ROWS * columns);
+                unsigned char *fast = array_bytes(bytes), *slow = array_bytes(bytes);
+                random_weights(x, ROWS * columns, columns + (size_t)how);
+                for (size_t i = 0; i < ROWS * columns; i++) {
+                    size_t row = i / columns;                        // ties, zeros, one outlier, tiny and huge numbers
+                    if (row < 8) x[i] = (real)(rintf((float)x[i] * 80) / 4);
+                    if (row >= 8 && row < 16) x[i] = i % 7 ? 0 : i % 3 ? x[i] : -x[i];
+                    if (row == 16) x[i] = i % 2 ? (real)0 : (real)-0.f;
+                    if (row > 16 && row < 24) x[i] *= i % 32 == 5 ? 1000 : 1;
+                    if (row >= 24 && row < 36) x[i] *= (real)ldexpf(1, 4 - 12 * ((int)row - 24));
+                    if (row == 36 && f != QUANT_nvfp4) x[i] = (real)((i % 5 ? 1.f : -1.f) * (i % 3 ? 65504.f : 1));
+                }
+                float scale = quant_tensor_scale(q.format, x, ROWS * columns);
+                quant_encode_rows(q, fast, scale, x, ROWS, columns);
+                quant_encode_rows_naive(q, slow, scale, x, ROWS, columns);
+                CHECK(!memcmp(fast, slow, bytes), "%s, search %d: other bytes", quant_name(q.format), how / 3);
+                quant_decode_rows(q.format, y, slow, scale, ROWS, columns);
+                quant_round(q, z, x, ROWS, columns);
+                for (size_t i = 0; i < ROWS * columns; i++)
+                    CHECK(y[i] == z[i], "%s: %.9g, not %.9g", quant_name(q.format), (double)z[i], (double)y[i]);
+                arrays_free();
+            }
+}
+
 // A row whose end is no whole block is the row with zeros behind it; each row begins at its bytes; nothing is written
 // beyond the last, or read.
 static void ends(void) {
@@ -387,6 +419,7 @@ static const Test tests[] = {
     {"quant/bytes", "blocks are the bytes that the table says, written out by hand", bytes_by_hand},
     {"quant/groups", "every code is that of the nearest number under the scale that is stored", groups},
     {"quant/errors", "normal numbers have the error that each format is known for, and search lowers it", errors},
+    {"quant/naive", "many numbers at a time become the bytes of the plain reading, and round to what they mean", naive},
     {"quant/ends", "the end of a row is filled up with zeros, and nothing is touched beyond it", ends},
     {"quant/limits", "zeros, subnormals and the largest numbers come back finite and near", zeros_and_limits},
     {"quant/refusals", "what no code can mean is refused with its place", refusals},

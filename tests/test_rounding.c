@@ -2,6 +2,7 @@
 // does, bit for bit, backward too; a run saves what it computed with; ./train and ./generate take the flags.
 #include "tests/config.h"
 #include "tests/program.h"
+#include "formats/gguf_model.h"
 #include "formats/safetensors.h"
 #include "lib/rng.h"
 #include "model.h"
@@ -182,17 +183,129 @@ static void command(void) {
           "%s, %s", two.out, two.error);
     static const char again[] = "trained with --quant nvfp4: its weights are rounded";
     Result twice = generate("--run once-1 --tokens 3 --quant ternary"), as_it_is = generate("--run once-1 --tokens 3");
-    CHECK(strstr(twice.error, again) && !strstr(as_it_is.error, again) && !strstr(two.error, "again"), "%s%s",
-          twice.error, as_it_is.error);
+    Result alike = generate("--run once-1 --tokens 3 --quant nvfp4");
+    CHECK(strstr(twice.error, again) && !strstr(as_it_is.error, again) && !strstr(two.error, "again") &&
+          !strstr(alike.error, again) && !strcmp(alike.out, as_it_is.out), "%s%s%s", twice.error, as_it_is.error,
+          alike.error);
     Result loaded = train(TINY "--steps 1 --out loaded --load once-1 --quant int2");
     CHECK(loaded.status == 0 && strstr(loaded.error, again), "%s%s", loaded.out, loaded.error);
     refused(TINY "--mx-scale even --out x", "--quant"), refused(TINY "--qat-start 0.5 --out x", "--quant");
     refused(TINY "--quant q4 --out x", "q4"), refused(TINY "--quant int2 --mx-scale even --out x", "mxfp4");
 }
 
+// ---- what is trained is what ships ---------------------------------------------------------------
+
+// As a run leaves it: rounded weights under their names, exact ones under ours.
+static void save_run(Model *m, const char *dir) {
+    const Param *p;
+    size_t params = model_params(m, &p);
+    TensorOut *out = xmalloc(params * sizeof *out);
+    for (size_t i = 0; i < params; i++) {
+        out[i] = (TensorOut){.rank = p[i].rank, .data = model_values(m) + p[i].offset};
+        strcpy(out[i].name, p[i].name), memcpy(out[i].shape, p[i].shape, sizeof p[i].shape);
+    }
+    make_directories(test_path(dir));
+    hf_save(m, test_path(dir));
+    safetensors_write(test_path(xprintf("%s/state.safetensors", dir)), out, params, NULL, 0);
+    free(out);
+}
+
+static Model *loaded(const char *dir, const char *base, const char *flags) {
+    Config c = config_of(base, flags, V);
+    Model *m = model_new(&c, false);
+    hf_load(m, test_path(dir));
+    return m;
+}
+
+// Matrices of a GGUF, of which llama.cpp has each under its name: what their blocks mean is what was computed with.
+static void compare_packed(Model *m, QuantFormat format, const char *path) {
+    const char *const ours[] = {"layers.0.ffn.down.weight", "layers.1.attn.v.weight", "layers.1.ffn.up.weight",
+                                "embed.weight"};
+    const char *const theirs[] = {"blk.0.ffn_down.weight", "blk.1.attn_v.weight", "blk.1.ffn_up.weight",
+                                  "token_embd.weight"};
+    Gguf *g = gguf_open(test_path(path));
+    for (size_t i = 0; i < 4; i++) {
+        const Param *p = model_find(m, ours[i]);
+        const GgufTensor *t = gguf_tensor(g, theirs[i]);
+        const GgufTensor *scale = gguf_tensor(g, xprintf("%.*sscale", (int)strlen(theirs[i]) - 6, theirs[i]));
+        bool packed = t->type->block > 1, expected = i < 3 || (model_config(m)->quant_embed && format != QUANT_nvfp4);
+        real by = 1, *x = xmalloc(p->size * sizeof *x);
+        if (scale) gguf_copy(scale, &by, 0, 1, 1);
+        gguf_copy(t, x, 0, p->size, (float)by);
+        CHECK(packed == expected, "%s in %s", theirs[i], t->type->name);
+        CHECK(same_numbers(x, model_rounded_values(m) + p->offset, p->size), "%s of %s", theirs[i], path);
+        free(x);
+    }
+    gguf_close(g);
+}
+
+static void ships(void) {
+    const char *base = "--width 64 --heads 4 --layers 2 --context 16 --ffn-width 128 --init-scale 4 --batch 2";
+    for (size_t i = 0; i < FORMATS; i++) {
+        const char *dir = xprintf("run-%zu", i), *flags = strstr(formats[i], "nvfp4") ? formats[i] :
+            xprintf("%s %s", formats[i], i % 3 == 1 ? "--save-dtype bf16 --quant-search" : "");
+        if (strstr(flags, "int8 --save")) flags = formats[i];
+        Config c = config_of(base, flags, V);
+        Model *m = model_new(&c, false), *same = (save_run(m, dir), loaded(dir, base, flags));
+        CHECK(same_numbers(model_rounded_values(same), model_rounded_values(m), model_numbers(m)),
+              "%s: other numbers than in training", flags);
+        CHECK(same_numbers(model_values(same), model_values(m), model_numbers(m)), "%s: other exact weights", flags);
+        Model *plain = loaded(dir, base, strstr(flags, "--tie 0") ? "--tie 0" : "");
+        if (c.save_dtype != SAVE_DTYPE_bf16)
+            CHECK(same_numbers(model_values(plain), model_rounded_values(m), model_numbers(m)), "%s: saved", flags);
+        const GgufType *type = gguf_type_named(quant_name(rounding_format(&c).format));
+        if (type && !gguf_type_obstacle(&c, type)) {
+            const char *path = xprintf("%s.gguf", dir);
+            GgufHead head = {0};
+            gguf_put_text(&head, "tokenizer.ggml.model", "none");
+            gguf_save(same, &head, type, (GgufPlan){{c.mx_scale, c.quant_search}, c.quant_embed}, test_path(path));
+            compare_packed(same, rounding_format(&c).format, path);
+        }
+        model_values(m)[0] += 1, model_values(m)[model_numbers(m) / 2] += 1;     // exact weights of another step
+        Model *old = loaded(dir, base, flags);
+        CHECK(same_numbers(model_rounded_values(old), model_rounded_values(same), model_numbers(m)), "%s: twice",
+              flags);
+        model_free(old), model_free(plain), model_free(same), model_free(m);
+    }
+}
+
+// Where the exact weights are missing, of another step, or for another format, what is saved is rounded, and that is
+// said; ./quantize takes its flags from the run.
+static Result quantize(const char *arguments) {
+    const char *beside = train_binary();
+    return shell(xprintf("'%.*s/quantize' %s", (int)(strrchr(beside, '/') - beside), beside, arguments));
+}
+static void ships_command(void) {
+    const char *flags = TINY "--steps 4 --attn gqa --kv-heads 1 --quant int4-full --quant-search --quant-embed ";
+    Result r = train(xprintf("%s --out run", flags));
+    CHECK(r.status == 0, "%s", r.error);
+    Result made = quantize("run int4_full -o a.gguf"), other = quantize("run q4_0 -o b.gguf");
+    CHECK(made.status == 0 && !strstr(made.error, "again"), "%s", made.error);
+    CHECK(other.status == 0 && strstr(other.error, "again may change them; the exact ones are for its own"), "%s",
+          other.error);
+    Result text = generate("--run run --tokens 40 --prompt go");
+    Result packed = generate("--run a.gguf --tokens 40 --prompt go");
+    CHECK(text.status == 0 && packed.status == 0 && !strcmp(text.out, packed.out), "'%s', packed '%s' %s", text.out,
+          packed.out, packed.error);
+    Result unsearched = quantize("run int4_full --quant-search 0 -o c.gguf");
+    CHECK(strstr(unsearched.error, "with its flags"), "%s", unsearched.error);
+    Result refusal = quantize("run int4_full --mx-scale even -o d.gguf");
+    CHECK(refusal.status == 2 && strstr(refusal.error, "mxfp4"), "%s", refusal.error);
+    r = train(TINY "--steps 6 --out other --quant int4-full --quant-search --quant-embed --attn gqa --kv-heads 1");
+    shell("cp -r run wrong; cp other/state.safetensors wrong; cp -r run none; rm none/state.safetensors");
+    shell("rm wrong/run.json none/run.json");
+    Result wrong = quantize("wrong int4_full -o e.gguf"), none = quantize("none int4_full -o f.gguf");
+    CHECK(wrong.status == 0 && strstr(wrong.error, "another step or run"), "%s", wrong.error);
+    CHECK(none.status == 0 && strstr(none.error, "are missing (state.safetensors)"), "%s", none.error);
+    Result exact = train(TINY "--steps 1 --out on --load run --quant int4-full --quant-search --quant-embed");
+    CHECK(exact.status == 0 && !strstr(exact.error, "again"), "%s", exact.error);
+}
+
 static const Test tests[] = {
     {"rounding/twin", "with --quant a model is one of rounded weights, bit for bit, backward too", twin},
     {"rounding/master", "the optimizer moves exact weights; from --qat-start on the model sees rounded ones", master},
     {"rounding/command", "./train --quant: in pieces, verified, saved as computed; ./generate --quant", command},
+    {"rounding/ships", "exact weights come back from state.safetensors, and packed they are what was trained", ships},
+    {"rounding/ships-command", "./quantize: codes of what was trained; what cannot be is said", ships_command},
 };
 REGISTER_TESTS(tests)
