@@ -344,16 +344,17 @@ static Model *load_model(const ServeOptions *o, const char *dir, Config *c) {
 }
 
 // Weights, blocks and swap area of the model and of its draft, if it has one.
-static double bytes_of(const ServeOptions *o, const Config *c, size_t places) {
-    ModelSize size = model_size(c);
-    double each = (double)size.cache_bytes_per_token * (double)o->block + (double)size.state_bytes;
+static double bytes_of(const ServeOptions *o, const Model *m, const KeepOptions *keep, size_t places) {
+    ModelSize size = model_size(model_config(m));
+    double each = (double)keep_slot_bytes(m, keep) * (double)o->block + (double)size.state_bytes;
     double weights = (double)(size.parameter_bytes + size.rounded_bytes) + (double)size.packed_bytes;
     return weights + each * (double)(o->blocks + places);
 }
 static void check_memory(const Service *run, size_t places) {
     const ServeOptions *o = &run->o;
-    double need = bytes_of(o, &run->config, places), memory = machine_memory();
-    if (run->smaller) need += bytes_of(o, model_config(run->smaller), places);
+    KeepOptions all = keep_everything();
+    double need = bytes_of(o, run->model, run->keep, places), memory = machine_memory();
+    if (run->smaller) need += bytes_of(o, run->smaller, &all, places);
     if (memory > 0 && need > memory)
         fail("weights%s and %zu blocks of %zu tokens need %.1f GiB of memory, this machine has %.1f; fewer --blocks",
              run->smaller ? ", also of --draft," : "", o->blocks, o->block, need / (1 << 30), memory / (1 << 30));
@@ -384,7 +385,11 @@ static void open_model(Service *run, size_t places) {
     check_memory(run, places);
     run->served = served_new(run->model, o->blocks, o->block, o->running, places, sampling_of(o), run->vocab);
     if (o->prefix_cache) served_keep_snapshots(run->served);
-    if (keep_is_on(run->keep)) served_keep(run->served, run->keep);
+    if (keep_is_on(run->keep)) served_keep(run->served, run->keep), keep_fit(run->model, run->keep);
+    size_t bytes = blocks_bytes(run->model, run->served->blocks);
+    if (keep_is_on(run->keep))
+        fprintf(stderr, "pool     %zu blocks of %zu bytes, %.4g MiB\n", o->blocks, bytes,
+                (double)size_mul(o->blocks, bytes) / (1 << 20));
     if (*o->kv_tier) served_tier(run->served, o->kv_tier);
     if (!run->smaller) return;
     served_guess(run->served, run->smaller, o->accept == ACCEPT_ratio, run->knows, o->running, places);
@@ -597,7 +602,7 @@ static void print_kept(const Service *run) {
         bytes += keep_bytes(run->model, run->keep, r->prompt, length);
         full += keep_bytes(run->model, &all, r->prompt, length);
     }
-    printf("kept      %zu of %zu pairs per head, %zu of %zu bytes where they are packed, at the ends of all texts\n",
+    printf("kept      %zu of %zu pairs per head, %zu of %zu bytes, at the ends of all texts\n",
            pairs, tokens, bytes, full);
 }
 
@@ -797,7 +802,7 @@ static void refuse_kept(const ServeOptions *o) {
 
 static void refuse(const ServeOptions *o, const bool *given) {
     static const char *const of_models[] = {"temperature", "sample_top_k", "top_p", "draft", "kv_policy", "kv_bits",
-                                            "kv_tier"};
+                                            "kv_quant", "kv_tier"};
     static const char *const replaced[] = {"arrivals", "rate", "burst", "clients", "prompt_length", "answer_length",
                                            "spread", "lengths", "cv", "backlog", "agent_turns", "tool_tokens",
                                            "tool_seconds", "volatile_prefix"};

@@ -165,8 +165,9 @@ Request *sched_submit(Sched *s, const int *prompt, size_t n, size_t most, uint64
         return r;
     }
     r->token = xmalloc(size_mul(most, sizeof *r->token));
-    r->block = xmalloc(size_mul(blocks_for(s, most), sizeof *r->block));
-    r->place = xmalloc(size_mul(blocks_for(s, most), sizeof *r->place));
+    size_t blocks = blocks_of(s, r, 0, most), table = blocks > blocks_for(s, most) ? blocks : blocks_for(s, most);
+    r->block = xmalloc(size_mul(table, sizeof *r->block));
+    r->place = xmalloc(size_mul(table, sizeof *r->place));
     memcpy(r->token, prompt, n * sizeof *prompt);
     queue_last(s, r);
     return r;

@@ -2,7 +2,6 @@
 // same past: all of a prompt at once, then token by token; or up to where the next group of tokens is rounded. So what
 // a token meets is decided by its position, and no text shows in which pieces it came.
 #include "model/keep_attention.h"
-#include "kernels/codec.h"
 #include "kernels/weights.h"
 #include "lib/numeric.h"
 #include "lib/profile.h"
@@ -12,15 +11,18 @@
 
 // ---- slots ---------------------------------------------------------------------------------------
 typedef struct {
-    const Keep *keep; real *k, *v; uint32_t *at; real *score;
-    size_t size, KV, D, Dv;                    // slots in a block
+    const KeepOptions *o; CodecRow row;
+    unsigned char *k, *v; uint32_t *at; real *score;           // v NULL: the beginning of k
+    size_t size, KV, D, Dv, k_bytes, v_bytes;                  // slots in a block; bytes of a slot
 } Store;
 static Store store_of(const Batch *b, size_t l, const AttnShape *s) {
     const Blocks *blocks = b->paged.blocks;
     const Keep *keep = &blocks->keep;
-    return (Store){keep, blocks->k[l], blocks->v[l], keep->at ? keep->at[l] : NULL, keep->score ? keep->score[l] : NULL,
-                   blocks->size, s->KV, s->D, s->Dv};
+    return (Store){&keep->o, keep_row(&keep->o), (unsigned char *)blocks->k[l], (unsigned char *)blocks->v[l],
+                   keep->at ? keep->at[l] : NULL, keep->score ? keep->score[l] : NULL, blocks->size, s->KV, s->D, s->Dv,
+                   blocks->k_bytes[l], blocks->v_bytes[l]};
 }
+static bool is_packed(const Store *s) { return keep_seals(s->o) || s->row.kind != CODEC_whole; }
 
 typedef struct { size_t token, n, past, prompt, done; const uint32_t *block; } Text;
 static size_t texts_of(const Batch *b, Text **text, uint32_t **row) {
@@ -36,20 +38,83 @@ static size_t texts_of(const Batch *b, Text **text, uint32_t **row) {
 static size_t slot_of(const Store *s, const Text *t, size_t g, size_t i) {
     return (t->block[i / s->size] * s->KV + g) * s->size + i % s->size;
 }
-static real *key_of(const Store *s, const Text *t, size_t g, size_t i) { return s->k + slot_of(s, t, g, i) * s->D; }
-static real *value_of(const Store *s, const Text *t, size_t g, size_t i) { return s->v + slot_of(s, t, g, i) * s->Dv; }
+static unsigned char *memory_of(const Store *s, bool values, size_t slot) {
+    return values ? s->v + slot * s->v_bytes : s->k + slot * s->k_bytes;
+}
+
+// n tokens from slot i on of a head of a text.
+static void unpack_slots(const Store *s, const Text *t, real *x, bool values, size_t g, size_t i, size_t n) {
+    size_t width = values ? s->Dv : s->D;
+    for (size_t some; n; i += some, n -= some, x += some * width) {
+        some = smaller(n, s->size - i % s->size);
+        codec_unpack_rows(x, memory_of(s, values, slot_of(s, t, g, i)), s->row, some, width);
+    }
+}
+
+// ---- groups of tokens that are packed together ---------------------------------------------------
+
+static CodecRun run_of(const Store *s, bool values) {
+    return (CodecRun){s->o->bits, s->o->group, values ? s->Dv : s->D, values};
+}
+
+// The memory of a group: its slots, where these follow one another, or a copy of them, to be free()d.
+static const unsigned char *open_run(const Store *s, const Text *t, bool values, size_t g, size_t group,
+                                     unsigned char **copy) {
+    size_t n = keep_sealed(s->o), i = keep_recent(s->o) + group * n, bytes = values ? s->v_bytes : s->k_bytes;
+    *copy = NULL;
+    if (i % s->size + n <= s->size) return memory_of(s, values, slot_of(s, t, g, i));
+    *copy = xmalloc(n * bytes);
+    for (size_t k = 0; k < n; k++) memcpy(*copy + k * bytes, memory_of(s, values, slot_of(s, t, g, i + k)), bytes);
+    return *copy;
+}
+
+static void unpack_runs(const Store *s, const Text *t, real *x, bool values, size_t g, size_t from, size_t n) {
+    CodecRun run = run_of(s, values);
+    size_t sealed = keep_rounded(s->o, t->past + t->done);
+    for (size_t some; n; from += some, n -= some, x += some * run.width) {
+        if (from < sealed) {
+            unsigned char *copy;
+            some = smaller(n, run.group - from % run.group);
+            codec_unseal(x, open_run(s, t, values, g, from / run.group, &copy), run, from % run.group, some);
+            free(copy);
+        } else {
+            size_t slot = from % keep_recent(s->o);
+            some = smaller(n, keep_recent(s->o) - slot);
+            unpack_slots(s, t, x, values, g, slot, some);
+        }
+    }
+}
+
+// The group of tokens that has become old enough with the last one of a stretch, if one has.
+static void seal(const Store *s, const Text *t, size_t n, size_t g) {
+    const KeepOptions *o = s->o;
+    size_t end = keep_rounded(o, t->past + t->done + n), size = keep_sealed(o);
+    if (!keep_seals(o) || end == keep_rounded(o, t->past + t->done)) return;
+    for (size_t values = 0; values < 1 + (s->v != NULL); values++) {
+        CodecRun run = run_of(s, values);
+        size_t bytes = values ? s->v_bytes : s->k_bytes, first = keep_recent(o) + (end / o->group - 1) * size;
+        real *x = xmalloc(size_mul(o->group * run.width, sizeof *x));
+        unsigned char *packed = xmalloc(size_mul(size, bytes));
+        for (size_t i = 0; i < o->group; i++)
+            unpack_slots(s, t, x + i * run.width, values, g, (end - o->group + i) % keep_recent(o), 1);
+        codec_seal(packed, x, run);
+        for (size_t i = 0; i < size; i++)
+            memcpy(memory_of(s, values, slot_of(s, t, g, first + i)), packed + i * bytes, bytes);
+        free(x), free(packed);
+    }
+}
 
 // ---- a stretch -----------------------------------------------------------------------------------
 
 static size_t held_of(const Store *s, const Text *t) {
-    return keep_held(&s->keep->o, t->prompt, t->past + t->done);
+    return keep_held(s->o, t->prompt, t->past + t->done);
 }
 
 static size_t stretch_of(const Store *s, const Text *t) {
-    const KeepOptions *o = &s->keep->o;
+    const KeepOptions *o = s->o;
     size_t position = t->past + t->done, left = t->n - t->done, begin = keep_begin(o, t->prompt);
     if (keep_evicts(o)) return position < begin ? smaller(left, begin - position) : 1;
-    if (o->bits >= 16) return left;
+    if (!keep_seals(o)) return left;
     size_t next = keep_rounded(o, position) + o->group + o->residual;
     return smaller(left, next - position);
 }
@@ -59,33 +124,13 @@ static void append(const Store *s, const KeepInput *in, const Text *t, size_t n)
     PROFILE(cache, 0, 2 * n * s->KV * (s->D + (s->v ? s->Dv : 0)));
     for (size_t i = 0; i < n; i++)
         for (size_t g = 0; g < s->KV; g++) {
-            size_t slot = slot_of(s, t, g, held + i), token = (t->token + t->done + i) * in->kv_stride;
-            memcpy(s->k + slot * s->D, in->k + token + g * s->D, s->D * sizeof(real));
-            if (s->v) memcpy(s->v + slot * s->Dv, in->v + token + g * s->Dv, s->Dv * sizeof(real));
-            if (s->keep->o.bits == 16) {
-                codec_round(s->k + slot * s->D, 1, s->D, 16);
-                if (s->v) codec_round(s->v + slot * s->Dv, 1, s->Dv, 16);
-            }
+            size_t i_held = keep_seals(s->o) ? (held + i) % keep_recent(s->o) : held + i;
+            size_t slot = slot_of(s, t, g, i_held), token = (t->token + t->done + i) * in->kv_stride;
+            codec_pack_rows(memory_of(s, false, slot), in->k + token + g * s->D, s->row, 1, s->D);
+            if (s->v) codec_pack_rows(memory_of(s, true, slot), in->v + token + g * s->Dv, s->row, 1, s->Dv);
             if (s->at) s->at[slot] = (uint32_t)(t->past + t->done + i);
-            if (s->score) s->score[slot] = s->keep->o.policy == KV_POLICY_pool;       // of pool: how many it stands for
+            if (s->score) s->score[slot] = s->o->policy == KV_POLICY_pool;            // of pool: how many it stands for
         }
-}
-
-// The group of tokens that has just become old enough, if one has: keys along its tokens, values along channels.
-static void round_group(const Store *s, const Text *t, size_t g) {
-    const KeepOptions *o = &s->keep->o;
-    size_t position = t->past + t->done, end = keep_rounded(o, position);
-    if (!end || keep_rounded(o, position - 1) == end) return;
-    real *side = xmalloc(o->group * s->D * sizeof *side);
-    for (size_t i = 0; i < o->group; i++)
-        memcpy(side + i * s->D, key_of(s, t, g, end - o->group + i), s->D * sizeof *side);
-    for (size_t d = 0; d < s->D; d++) codec_round(side + d, s->D, o->group, o->bits);
-    for (size_t i = 0; i < o->group; i++) {
-        memcpy(key_of(s, t, g, end - o->group + i), side + i * s->D, s->D * sizeof *side);
-        for (size_t d = 0; s->v && d < s->Dv; d += o->group)
-            codec_round(value_of(s, t, g, end - o->group + i) + d, 1, smaller(o->group, s->Dv - d), o->bits);
-    }
-    free(side);
 }
 
 // ---- keys that are rotated when they are read ----------------------------------------------------
@@ -103,15 +148,15 @@ static void rotate_one(const Model *m, const Layer *layer, real *x, size_t heads
 static void rotate_text(const Model *m, const Layer *layer, const Store *s, const KeepInput *in, const AttnShape *shape,
                         const Text *t, size_t n, Rotated *to, size_t text) {
     size_t held = held_of(s, t), all = held + n, D = s->D;
-    bool packed = s->keep->o.packed;
+    bool packed = s->o->packed;
     for (size_t g = 0; g < s->KV; g++)
         for (size_t i = 0; i < all; i++) {
             size_t slot = slot_of(s, t, g, i), place = (text * s->KV + g) * to->size + i;
             real *key = to->k + place * to->D;
-            memcpy(key, s->k + slot * D, D * sizeof *key);
+            unpack_slots(s, t, key, false, g, i, 1);
             rotate_one(m, layer, key, 1, 0, packed ? i : s->at[slot]);
             if (to->D > D) key[D] = (real)num_log((double)s->score[slot]);
-            memcpy(to->v + place * s->Dv, s->v + slot * s->Dv, s->Dv * sizeof *key);
+            unpack_slots(s, t, to->v + place * s->Dv, true, g, i, 1);
         }
     for (size_t i = 0; i < n; i++) {
         size_t token = t->token + t->done + i;
@@ -131,11 +176,16 @@ static void look(const Store *s, const KeepInput *in, const AttnShape *shape, co
                  size_t text, size_t g) {
     size_t held = held_of(s, t), group = shape->H / shape->KV, all = held + n;
     const real **key = xmalloc(all * sizeof *key);
-    real *w = xmalloc(all * sizeof *w);
+    real *w = xmalloc(all * sizeof *w), *unpacked = NULL;
+    if (!r && is_packed(s)) {
+        unpacked = xmalloc(size_mul(all * s->D, sizeof *unpacked));
+        unpack_slots(s, t, unpacked, false, g, 0, all);
+    }
     for (size_t i = 0; i < all; i++)
-        key[i] = r ? r->k + ((text * s->KV + g) * r->size + i) * r->D : key_of(s, t, g, i);
+        key[i] = r ? r->k + ((text * s->KV + g) * r->size + i) * r->D : unpacked ? unpacked + i * s->D
+               : (const real *)memory_of(s, false, slot_of(s, t, g, i));
     for (size_t i = 0; i < n; i++) {
-        if (!keep_watches(&s->keep->o, t->prompt, t->past + t->done + i)) continue;
+        if (!keep_watches(s->o, t->prompt, t->past + t->done + i)) continue;
         size_t token = t->token + t->done + i;
         for (size_t h = g * group; h < (g + 1) * group; h++) {
             const real *q = r ? r->q + token * shape->H * r->D + h * r->D : in->q + token * in->q_stride + h * s->D;
@@ -143,14 +193,14 @@ static void look(const Store *s, const KeepInput *in, const AttnShape *shape, co
             for (size_t j = 0; j < held + i + 1; j++) s->score[slot_of(s, t, g, j)] += w[j];
         }
     }
-    free(key), free(w);
+    free(key), free(w), free(unpacked);
 }
 
 static void move(const Store *s, const Text *t, size_t g, size_t from, size_t to) {
     size_t a = slot_of(s, t, g, from), b = slot_of(s, t, g, to);
     if (a == b) return;
-    memcpy(s->k + b * s->D, s->k + a * s->D, s->D * sizeof(real));
-    if (s->v) memcpy(s->v + b * s->Dv, s->v + a * s->Dv, s->Dv * sizeof(real));
+    memcpy(s->k + b * s->k_bytes, s->k + a * s->k_bytes, s->k_bytes);
+    if (s->v) memcpy(s->v + b * s->v_bytes, s->v + a * s->v_bytes, s->v_bytes);
     s->at[b] = s->at[a];
     if (s->score) s->score[b] = s->score[a];
 }
@@ -163,7 +213,7 @@ static void evict(const Store *s, const Text *t, size_t g, size_t n, size_t stay
         size_t slot = slot_of(s, t, g, i);
         at[i] = s->at[slot], score[i] = s->score ? s->score[slot] : 0;
     }
-    keep_choose(&s->keep->o, t->prompt, at, score, n, stays, which);
+    keep_choose(s->o, t->prompt, at, score, n, stays, which);
     for (size_t i = 0; i < stays; i++) move(s, t, g, which[i], i);
     free(at), free(score), free(which);
 }
@@ -173,7 +223,7 @@ static void merge(const Store *s, const Text *t, size_t g, size_t from, size_t t
     size_t slot = slot_of(s, t, g, into);
     for (size_t v = 0; v < 2; v++) {
         size_t width = v ? s->Dv : s->D;
-        real *numbers = v ? s->v : s->k;
+        real *numbers = (real *)(v ? s->v : s->k);
         for (size_t d = 0; d < width; d++) {
             double sum = 0;
             for (size_t i = from; i < to; i++) sum += (double)numbers[slot_of(s, t, g, i) * width + d];
@@ -184,12 +234,12 @@ static void merge(const Store *s, const Text *t, size_t g, size_t from, size_t t
 }
 
 static void pool(const Store *s, const Text *t, size_t g, size_t n) {
-    size_t run = keep_run(&s->keep->o, t->prompt);
+    size_t run = keep_run(s->o, t->prompt);
     for (size_t i = 0; run > 1 && i * run < n; i++) merge(s, t, g, i * run, smaller((i + 1) * run, n), i);
 }
 
 static void clear_up(const Store *s, const Text *t, size_t n, size_t g) {
-    const KeepOptions *o = &s->keep->o;
+    const KeepOptions *o = s->o;
     size_t all = held_of(s, t) + n, end = t->past + t->done + n, stays = keep_held(o, t->prompt, end);
     if (!keep_evicts(o) || end < keep_begin(o, t->prompt)) return;
     if (o->policy != KV_POLICY_pool && stays < all) evict(s, t, g, all, stays);
@@ -221,13 +271,33 @@ static Round round_of(const Store *s, Text *text, size_t count) {
     return r;
 }
 
+// For kernels/attention.c: keys or values of text b of a round.
+typedef struct { const Store *s; const Round *r; } Packed;
+static void unpack(const void *cache, real *x, bool values, size_t b, size_t g, size_t from, size_t n) {
+    const Store *s = ((const Packed *)cache)->s;
+    const Text *t = ((const Packed *)cache)->r->text[b];
+    if (values && !s->v) {                                       // the beginning of a latent
+        real *key = xmalloc(size_mul(n * s->D, sizeof *key));
+        unpack(cache, key, false, b, g, from, n);
+        for (size_t i = 0; i < n; i++) memcpy(x + i * s->Dv, key + i * s->D, s->Dv * sizeof *x);
+        free(key);
+    } else if (keep_seals(s->o)) {
+        unpack_runs(s, t, x, values, g, from, n);
+    } else {
+        unpack_slots(s, t, x, values, g, from, n);
+    }
+}
+
 static void attend(const Store *s, const KeepInput *in, AttnOutput o, AttnShape shape, const Rotated *rotated,
                    const Round *r, const uint32_t *place) {
     size_t D = rotated ? rotated->D : s->D, size = rotated ? rotated->size : s->size;
     size_t Dv = s->v ? s->Dv : D;                        // from one value to the next
-    const real *k = rotated ? rotated->k : s->k, *v = rotated ? rotated->v : s->v ? s->v : s->k;
+    const real *k = rotated ? rotated->k : (real *)s->k, *v = rotated ? rotated->v : s->v ? (real *)s->v : k;
+    Packed packed = {s, r};
     KvView view = {.k = k, .v = v, .k_step = s->KV * size * D, .k_stride = D, .k_head = size * D,
                    .v_step = s->KV * size * Dv, .v_stride = Dv, .v_head = size * Dv, .block_size = size};
+    if (!rotated && is_packed(s))
+        view = (KvView){.k = k, .v = v, .block_size = size, .packed = {unpack, &packed}};
     AttnRow *row = xmalloc(r->count * sizeof *row);
     for (size_t i = 0; i < r->count; i++) {
         const Text *t = r->text[i];
@@ -242,10 +312,9 @@ static void attend(const Store *s, const KeepInput *in, AttnOutput o, AttnShape 
 
 static void attend_round(Model *m, size_t l, const Store *s, const KeepInput *in, AttnOutput o, AttnShape shape,
                          const Round *r, const uint32_t *place, const Batch *b) {
-    bool rotates = keep_rotates(b), looks = keep_looks(&s->keep->o);
-    Rotated rotated = {.D = s->D + (s->keep->o.policy == KV_POLICY_pool), .size = round_up(r->longest, 16)};
+    bool rotates = keep_rotates(b), looks = keep_looks(s->o);
+    Rotated rotated = {.D = s->D + (s->o->policy == KV_POLICY_pool), .size = round_up(r->longest, 16)};
     size_t tasks = r->count * s->KV;
-    for (size_t i = 0; i < tasks; i++) round_group(s, r->text[i / s->KV], i % s->KV);
     for (size_t i = 0; i < r->count; i++) append(s, in, r->text[i], r->n[i]);
     if (rotates) {
         rotated.q = xmalloc(size_mul(b->M * shape.H, rotated.D * sizeof(real)));
@@ -260,6 +329,7 @@ static void attend_round(Model *m, size_t l, const Store *s, const KeepInput *in
         size_t text = i / s->KV, g = i % s->KV;
         if (looks) look(s, in, &shape, rotates ? &rotated : NULL, r->text[text], r->n[text], text, g);
         clear_up(s, r->text[text], r->n[text], g);
+        seal(s, r->text[text], r->n[text], g);
     }
     free(rotated.q), free(rotated.k), free(rotated.v);
 }
