@@ -654,7 +654,8 @@ static void print_receipt(const Service *run, const Stats *s, const Again *again
 // Tokens of a prompt and its answer: no more than the model knows and the pool holds (the last one needs no place).
 static size_t longest_text(const Service *run) {
     const ServeOptions *o = &run->o;
-    size_t known = known_positions(&run->config), pool = size_add(size_mul(o->blocks, o->block), 1);
+    size_t known = known_positions(&run->config);
+    size_t pool = size_add(keep_room(run->keep, size_mul(o->blocks, o->block)), 1);
     if (known && o->max_length > known)
         usage_error("--max-length %zu: %s knows %zu positions", o->max_length, o->run, known);
     if (o->max_length > pool)
@@ -672,12 +673,16 @@ static LiveOptions live_options(const Service *run) {
     const ServeOptions *o = &run->o;
     ModelSize size = model_size(&run->config);
     int threads = omp_get_max_threads();
+    enum { LONG = 4096 };                                        // what is packed is most of it
+    bool packed = keep_is_on(run->keep) && !keep_evicts(run->keep);
+    double pair = packed ? (double)keep_bytes(run->model, run->keep, LONG, LONG) / LONG
+                         : (double)size.cache_bytes_per_token;
     ReadProbe probe = read_probe_new();
     double bandwidth = read_probe_bandwidth(&probe, threads, 2);
     read_probe_free(&probe);
     return (LiveOptions){.queue = o->queue, .running = o->running, .slo_ttft = o->slo_ttft, .slo_tpot = o->slo_tpot,
                          .flops_per_token = size.flops_per_token / 3, .weight_bytes = (double)size.parameter_bytes,
-                         .cache_bytes = (double)size.cache_bytes_per_token, .grace = o->grace,
+                         .cache_bytes = pair, .grace = o->grace,
                          .draft = run->draft, .guesses = run->guesses, .cost = run->automatic ? &run->cost : NULL,
                          .draft_cost = has_model_draft(o) ? &run->draft_cost : NULL,
                          .peak_flops = 1e9 * simd_fma_peak(threads),

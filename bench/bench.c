@@ -37,8 +37,9 @@ static const Section sections[] = {
     {"costs", "what a step costs, from three constants", bench_costs},
     {"batches", "the same requests, continuous, static and padded", bench_batches},
     {"guesses", "how many guesses pay, and what they do to the bits", bench_guesses},
+    {"codecs", "writing after a long text whose keys and values are packed", bench_codecs},
 };
-enum { SECTIONS = sizeof sections / sizeof sections[0], BY_NAME = 6 };      // the last ones run where they are named
+enum { SECTIONS = sizeof sections / sizeof sections[0], BY_NAME = 7 };      // the last ones run where they are named
 
 // ---- flags ---------------------------------------------------------------------------------------
 typedef struct {
@@ -64,7 +65,7 @@ static const FlagTable table = {
              "  quant       products of quantised weights\n"
              "  flash       what flash saves, by parts    starved     attention where bandwidth is scarce (3 minutes)\n"
              "  costs       a step's, of three parts      batches     continuous, static, padded\n"
-             "  guesses     how many of them pay",
+             "  guesses     how many of them pay      codecs      a packed cache",
     .examples = "  bench/bench steps --rounds 15\n  bench/bench products attention --quick --out /tmp/mine.json\n",
 };
 

@@ -618,12 +618,13 @@ typedef struct { size_t pairs, seen, numbers; } Counted;
 static Counted count_forward(const AttnOutput *o, const AttnInput *in, const AttnShape *s) {
     Counted c = {0, 0, 0};
     size_t both = in->view.k == in->view.v ? s->D : s->D + s->Dv;          // a latent is both
+    double each = in->view.packed.unpack ? in->view.packed.numbers : (double)both;
     for (size_t b = 0; b < in->B; b++) {
         size_t n = in->row ? in->row[b].n : in->n, L = in->row ? in->row[b].length : in->view.length;
         size_t seen = s->H * (pairs_seen(s, L) - pairs_seen(s, L - n));
         size_t pairs = s->kernel == ATTENTION_naive ? s->H * n * L : seen;
         c.pairs += pairs, c.seen += seen;
-        c.numbers += n * s->H * (s->D + s->Dv) + (L - first_seen(s, L - n)) * s->KV * both;
+        c.numbers += n * s->H * (s->D + s->Dv) + (size_t)((double)((L - first_seen(s, L - n)) * s->KV) * each);
         if (o->probability) c.numbers += pairs;
     }
     return c;

@@ -16,6 +16,7 @@ typedef struct {
     // x [n, width]: keys, or values, of head g of row b from position `from` on.
     void (*unpack)(const void *cache, real *x, bool values, size_t b, size_t g, size_t from, size_t n);
     const void *cache;
+    double numbers;            // that are read for a key and its value: their bytes, in numbers
 } KvPacked;
 typedef struct {
     const real *k, *v;

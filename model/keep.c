@@ -51,6 +51,11 @@ size_t keep_most(const KeepOptions *o, size_t prompt, size_t from, size_t to) {
     return most;
 }
 
+size_t keep_room(const KeepOptions *o, size_t slots) {
+    if (!keep_seals(o) || slots < keep_recent(o)) return slots;
+    return ((slots - keep_recent(o)) / keep_sealed(o) + 1) * o->group + o->residual - 1;
+}
+
 size_t keep_watching(const KeepOptions *o, size_t prompt) {
     return smaller(smaller(KEEP_WATCHED, (o->budget + 1) / 2), keep_begin(o, prompt));
 }

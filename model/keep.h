@@ -35,6 +35,8 @@ size_t keep_begin(const KeepOptions *o, size_t prompt);
 // be there for.
 size_t keep_held(const KeepOptions *o, size_t prompt, size_t length);
 size_t keep_most(const KeepOptions *o, size_t prompt, size_t from, size_t to);
+// How many tokens of a text find room in so many slots, if none of them go.
+size_t keep_room(const KeepOptions *o, size_t slots);
 // Whether what the query at this position looks at counts: of h2o always, of snapkv the last ones of the prompt do.
 bool keep_watches(const KeepOptions *o, size_t prompt, size_t position);
 // snapkv: how many of the last tokens of the prompt watch, and stay.

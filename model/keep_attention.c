@@ -42,12 +42,38 @@ static unsigned char *memory_of(const Store *s, bool values, size_t slot) {
     return values ? s->v + slot * s->v_bytes : s->k + slot * s->k_bytes;
 }
 
-// n tokens from slot i on of a head of a text.
-static void unpack_slots(const Store *s, const Text *t, real *x, bool values, size_t g, size_t i, size_t n) {
-    size_t width = values ? s->Dv : s->D;
-    for (size_t some; n; i += some, n -= some, x += some * width) {
+// Cache lines that will be wanted next: asked for a few at a time, between what is unpacked meanwhile, for a processor
+// waits where it has asked for too many at once.
+enum { LINE = 64, LINES = 160, AT_ONCE = 4 };            // AT_ONCE: tokens
+typedef struct { size_t n, asked, each; const unsigned char *line[LINES]; } Ahead;
+// Those of n slots from i on, or the first of them, in `parts` parts.
+static void look_ahead(Ahead *a, const Store *s, const Text *t, bool values, size_t g, size_t i, size_t n,
+                       size_t parts) {
+    size_t bytes = values ? s->v_bytes : s->k_bytes;
+    a->n = a->asked = 0;
+    for (size_t some; n; i += some, n -= some) {
         some = smaller(n, s->size - i % s->size);
-        codec_unpack_rows(x, memory_of(s, values, slot_of(s, t, g, i)), s->row, some, width);
+        const unsigned char *at = memory_of(s, values, slot_of(s, t, g, i));
+        for (size_t byte = 0; byte < some * bytes && a->n < LINES; byte += LINE) a->line[a->n++] = at + byte;
+    }
+    a->each = (a->n + parts - 1) / parts;
+}
+static void ask(Ahead *a) {
+    for (size_t end = smaller(a->n, a->asked + a->each); a->asked < end;) __builtin_prefetch(a->line[a->asked++], 0, 2);
+}
+
+// n tokens from slot i on of a head of a text. ahead: or NULL.
+static void unpack_slots(const Store *s, const Text *t, real *x, bool values, size_t g, size_t i, size_t n,
+                         Ahead *ahead) {
+    size_t width = values ? s->Dv : s->D, bytes = values ? s->v_bytes : s->k_bytes;
+    for (size_t some; n; i += some, n -= some) {
+        some = smaller(n, s->size - i % s->size);
+        const unsigned char *from = memory_of(s, values, slot_of(s, t, g, i));
+        for (size_t k = 0, now; k < some; k += now, x += now * width, from += now * bytes) {
+            now = ahead ? smaller(AT_ONCE, some - k) : some;
+            if (ahead) ask(ahead);
+            codec_unpack_rows(x, from, s->row, now, width);
+        }
     }
 }
 
@@ -57,32 +83,47 @@ static CodecRun run_of(const Store *s, bool values) {
     return (CodecRun){s->o->bits, s->o->group, values ? s->Dv : s->D, values};
 }
 
-// The memory of a group: its slots, where these follow one another, or a copy of them, to be free()d.
-static const unsigned char *open_run(const Store *s, const Text *t, bool values, size_t g, size_t group,
-                                     unsigned char **copy) {
-    size_t n = keep_sealed(s->o), i = keep_recent(s->o) + group * n, bytes = values ? s->v_bytes : s->k_bytes;
-    *copy = NULL;
+// The memory of a group: its slots where these follow one another, else a copy of them.
+typedef struct { unsigned char few[8192], *many; } Copy;
+static size_t slot_of_run(const Store *s, size_t group) { return keep_recent(s->o) + group * keep_sealed(s->o); }
+static const unsigned char *open_run(const Store *s, const Text *t, bool values, size_t g, size_t group, Copy *copy) {
+    size_t n = keep_sealed(s->o), i = slot_of_run(s, group), bytes = values ? s->v_bytes : s->k_bytes;
     if (i % s->size + n <= s->size) return memory_of(s, values, slot_of(s, t, g, i));
-    *copy = xmalloc(n * bytes);
-    for (size_t k = 0; k < n; k++) memcpy(*copy + k * bytes, memory_of(s, values, slot_of(s, t, g, i + k)), bytes);
-    return *copy;
+    unsigned char *to = copy->few;
+    if (n * bytes > sizeof copy->few) to = copy->many = copy->many ? copy->many : xmalloc(size_mul(n, bytes));
+    for (size_t k = 0, some; k < n; k += some) {
+        some = smaller(n - k, s->size - (i + k) % s->size);
+        memcpy(to + k * bytes, memory_of(s, values, slot_of(s, t, g, i + k)), some * bytes);
+    }
+    return to;
 }
 
 static void unpack_runs(const Store *s, const Text *t, real *x, bool values, size_t g, size_t from, size_t n) {
     CodecRun run = run_of(s, values);
     size_t sealed = keep_rounded(s->o, t->past + t->done);
+    enum { PART = 8 };                                           // tokens
+    Ahead ahead;
+    Copy copy;
+    copy.many = NULL;
     for (size_t some; n; from += some, n -= some, x += some * run.width) {
         if (from < sealed) {
-            unsigned char *copy;
-            some = smaller(n, run.group - from % run.group);
-            codec_unseal(x, open_run(s, t, values, g, from / run.group, &copy), run, from % run.group, some);
-            free(copy);
+            size_t group = from / run.group, first = from % run.group;
+            const unsigned char *packed = open_run(s, t, values, g, group, &copy);
+            bool last = (group + 2) * run.group > sealed;
+            some = smaller(n, run.group - first);
+            if (!last) look_ahead(&ahead, s, t, values, g, slot_of_run(s, group + 1), keep_sealed(s->o),
+                                  (some + PART - 1) / PART);
+            for (size_t k = 0; k < some; k += PART) {
+                if (!last) ask(&ahead);
+                codec_unseal(x + k * run.width, packed, run, first + k, smaller(PART, some - k));
+            }
         } else {
             size_t slot = from % keep_recent(s->o);
             some = smaller(n, keep_recent(s->o) - slot);
-            unpack_slots(s, t, x, values, g, slot, some);
+            unpack_slots(s, t, x, values, g, slot, some, NULL);
         }
     }
+    free(copy.many);
 }
 
 // The group of tokens that has become old enough with the last one of a stretch, if one has.
@@ -92,11 +133,12 @@ static void seal(const Store *s, const Text *t, size_t n, size_t g) {
     if (!keep_seals(o) || end == keep_rounded(o, t->past + t->done)) return;
     for (size_t values = 0; values < 1 + (s->v != NULL); values++) {
         CodecRun run = run_of(s, values);
-        size_t bytes = values ? s->v_bytes : s->k_bytes, first = keep_recent(o) + (end / o->group - 1) * size;
+        size_t bytes = values ? s->v_bytes : s->k_bytes, first = slot_of_run(s, end / o->group - 1);
         real *x = xmalloc(size_mul(o->group * run.width, sizeof *x));
         unsigned char *packed = xmalloc(size_mul(size, bytes));
         for (size_t i = 0; i < o->group; i++)
-            unpack_slots(s, t, x + i * run.width, values, g, (end - o->group + i) % keep_recent(o), 1);
+            unpack_slots(s, t, x + i * run.width, values, g, (end - o->group + i) % keep_recent(o), 1,
+                         NULL);
         codec_seal(packed, x, run);
         for (size_t i = 0; i < size; i++)
             memcpy(memory_of(s, values, slot_of(s, t, g, first + i)), packed + i * bytes, bytes);
@@ -153,10 +195,10 @@ static void rotate_text(const Model *m, const Layer *layer, const Store *s, cons
         for (size_t i = 0; i < all; i++) {
             size_t slot = slot_of(s, t, g, i), place = (text * s->KV + g) * to->size + i;
             real *key = to->k + place * to->D;
-            unpack_slots(s, t, key, false, g, i, 1);
+            unpack_slots(s, t, key, false, g, i, 1, NULL);
             rotate_one(m, layer, key, 1, 0, packed ? i : s->at[slot]);
             if (to->D > D) key[D] = (real)num_log((double)s->score[slot]);
-            unpack_slots(s, t, to->v + place * s->Dv, true, g, i, 1);
+            unpack_slots(s, t, to->v + place * s->Dv, true, g, i, 1, NULL);
         }
     for (size_t i = 0; i < n; i++) {
         size_t token = t->token + t->done + i;
@@ -179,7 +221,7 @@ static void look(const Store *s, const KeepInput *in, const AttnShape *shape, co
     real *w = xmalloc(all * sizeof *w), *unpacked = NULL;
     if (!r && is_packed(s)) {
         unpacked = xmalloc(size_mul(all * s->D, sizeof *unpacked));
-        unpack_slots(s, t, unpacked, false, g, 0, all);
+        unpack_slots(s, t, unpacked, false, g, 0, all, NULL);
     }
     for (size_t i = 0; i < all; i++)
         key[i] = r ? r->k + ((text * s->KV + g) * r->size + i) * r->D : unpacked ? unpacked + i * s->D
@@ -284,8 +326,17 @@ static void unpack(const void *cache, real *x, bool values, size_t b, size_t g, 
     } else if (keep_seals(s->o)) {
         unpack_runs(s, t, x, values, g, from, n);
     } else {
-        unpack_slots(s, t, x, values, g, from, n);
+        size_t end = held_of(s, t) + ((const Packed *)cache)->r->n[b], next = from + n;
+        Ahead ahead;
+        if (next < end) look_ahead(&ahead, s, t, values, g, next, smaller(n, end - next), (n + AT_ONCE - 1) / AT_ONCE);
+        unpack_slots(s, t, x, values, g, from, n, next < end ? &ahead : NULL);
     }
+}
+
+// The bytes that a key and its value take, as numbers: of most tokens, where groups are packed.
+static double numbers_of_pair(const Store *s) {
+    double bytes = (double)(s->k_bytes + (s->v ? s->v_bytes : 0)) / sizeof(real);
+    return keep_seals(s->o) ? bytes * (double)keep_sealed(s->o) / (double)s->o->group : bytes;
 }
 
 static void attend(const Store *s, const KeepInput *in, AttnOutput o, AttnShape shape, const Rotated *rotated,
@@ -297,7 +348,7 @@ static void attend(const Store *s, const KeepInput *in, AttnOutput o, AttnShape 
     KvView view = {.k = k, .v = v, .k_step = s->KV * size * D, .k_stride = D, .k_head = size * D,
                    .v_step = s->KV * size * Dv, .v_stride = Dv, .v_head = size * Dv, .block_size = size};
     if (!rotated && is_packed(s))
-        view = (KvView){.k = k, .v = v, .block_size = size, .packed = {unpack, &packed}};
+        view = (KvView){.k = k, .v = v, .block_size = size, .packed = {unpack, &packed, numbers_of_pair(s)}};
     AttnRow *row = xmalloc(r->count * sizeof *row);
     for (size_t i = 0; i < r->count; i++) {
         const Text *t = r->text[i];

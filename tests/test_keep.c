@@ -584,6 +584,18 @@ static void test_questions(void) {
     model_free(m);
 }
 
+// As many tokens as fit, and no more.
+static void test_room(void) {
+    Rng r = rng_stream(14, RNG_TEST, 0);
+    for (size_t i = 0; i < 300; i++) {
+        KeepOptions o = {.policy = KV_POLICY_full, .bits = i % 4 ? 4 : 32, .group = 2 + rng_below(&r, 40),
+                         .residual = rng_below(&r, 50), .sealed = 1 + rng_below(&r, 9)};
+        size_t slots = rng_below(&r, 400), n = keep_room(&o, slots);
+        CHECK(keep_most(&o, 1, 0, n) <= slots && keep_most(&o, 1, 0, n + 1) > slots,
+              "%zu tokens in %zu slots, groups of %zu in %zu behind %zu", n, slots, o.group, o.sealed, o.residual);
+    }
+}
+
 // What is told is what is there: slots of a text hold its bytes, but for the recent tokens that are not there yet and
 // the rest of a slot behind each group.
 static void test_memory(void) {
@@ -711,6 +723,7 @@ static const Test tests[] = {
     {"keep/cuts", "the same bits for every chunk, block size and batch", test_cuts},
     {"keep/questions", "what --questions counts, against asking without a cache", test_questions},
     {"keep/commands", "./generate with each of the flags, and what it refuses", test_commands},
+    {"keep/room", "how many tokens find room in slots", test_room},
     {"keep/memory", "bytes that are told are the bytes that are there", test_memory},
     {"keep/bytes", "bytes of a cache, counted by hand", test_bytes},
     {"keep/refusals", "what cannot be, and why", test_refusals},
