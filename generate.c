@@ -165,7 +165,7 @@ static Source open_source(const GenerateOptions *o, const bool *given) {
 static size_t memory_of_text(const Source *s, size_t prompt, size_t tokens, const KeepOptions *keep) {
     ModelSize size = model_size(&s->config);
     size_t held = keep_most(keep, prompt, 0, sampler_window(s->model, prompt, tokens));
-    size_t cache = size_mul(held, size.cache_bytes_per_token);
+    size_t cache = size_mul(held, keep_is_on(keep) ? keep_slot_bytes(s->model, keep) : size.cache_bytes_per_token);
     return size_add(size_add(cache, size.state_bytes), size_mul(s->config.vocab, sizeof(real)));
 }
 
@@ -253,7 +253,7 @@ static void ask(const GenerateOptions *o, const Source *s, KeepOptions keep) {
     double all = (double)q.answers, right = (double)q.right / all, held = (double)q.held / all;
     fprintf(stderr, "answers  %.4f right of %zu, %s before pairs went; the pair of %.4f was still there\n", right,
             q.answers, o->known && !o->others ? "known" : "not known", held);
-    fprintf(stderr, "kept     %zu of %zu pairs per head, %zu of %zu bytes per text where they are packed\n", q.pairs,
+    fprintf(stderr, "kept     %zu of %zu pairs per head, %zu of %zu bytes per text\n", q.pairs,
             q.tokens, q.bytes, q.bytes_full);
     printf("{\"accuracy\": %.17g, \"held\": %.17g, \"answers\": %zu, \"pairs_per_head\": %zu, \"tokens\": %zu, "
            "\"bytes\": %zu, \"bytes_full\": %zu}\n", right, held, q.answers, q.pairs, q.tokens, q.bytes, q.bytes_full);
@@ -381,6 +381,7 @@ static void write_several(Sampler *s, Clock *clock, bool terminal) {
 static Sampler *write_texts(const Source *s, const int *prompt, size_t n, SampleOptions o, KeepOptions keep,
                             Speculation *ahead, Clock *clock) {
     bool terminal = isatty(STDOUT_FILENO);
+    keep_fit(s->model, &keep);
     check_memory(s, NULL, n, o, &keep);
     clock->start = seconds_now();
     if (clock->profiled) profile_start();
@@ -407,9 +408,7 @@ static void report_kept(const Source *s, const Sampler *t) {
     size_t bytes = keep_bytes(s->model, o, t->prompt, length);
     fprintf(stderr, "kept     %zu of %zu pairs per head", keep_held(o, t->prompt, length), length);
     if (o->bits < 16) fprintf(stderr, ", %zu of them in %zu bits", length ? keep_rounded(o, length - 1) : 0, o->bits);
-    fprintf(stderr, ": %zu bytes per text where that is packed, with what describes it", bytes);
-    if (o->bits < 32) fprintf(stderr, "; in memory rounded numbers take as much as others");
-    fprintf(stderr, "%s\n", texts > 1 ? "; all texts alike" : "");
+    fprintf(stderr, ": %zu bytes per text, with what describes it%s\n", bytes, texts > 1 ? "; all texts alike" : "");
 }
 
 static void report(const Source *s, const Sampler *t, const Clock *clock) {
@@ -427,9 +426,10 @@ static void report(const Source *s, const Sampler *t, const Clock *clock) {
     if (decoded && texts > 1) fprintf(stderr, ", %zu texts at a time", texts);
     fprintf(stderr, "\ncache    %zu bytes per token", each);
     if (size.state_bytes) fprintf(stderr, " and %zu bytes of state per text", size.state_bytes);
-    fprintf(stderr, ", %.2f MiB for %zu token%s\n", (double)(each * held + texts * size.state_bytes) / (1 << 20), held,
-            plural(held));
-    if (keep_is_on(&t->keep)) report_kept(s, t);
+    if (keep_is_on(&t->keep)) fprintf(stderr, " that is as it was computed\n"), report_kept(s, t);
+    else
+        fprintf(stderr, ", %.2f MiB for %zu token%s\n", (double)(each * held + texts * size.state_bytes) / (1 << 20),
+                held, plural(held));
     if (t->ahead) {
         const Speculation *a = t->ahead;
         fprintf(stderr, "draft    %zu guess%s, %.0f%% kept; %.2f tokens a step\n", a->guessed,

@@ -77,18 +77,19 @@ static Model *load_model(const ServeOptions *o, const char *dir, Config *c) {
 }
 
 // Weights, and blocks and swap area of each worker, of the model and of its draft, if it has one.
-static double bytes_of(const Service *run, const Config *c, size_t places) {
+static double bytes_of(const Service *run, const Model *m, const KeepOptions *keep, size_t places) {
     const ServeOptions *o = &run->o;
-    ModelSize size = model_size(c);
+    ModelSize size = model_size(model_config(m));
     double workers = *o->disagg ? (double)(run->workers.readers + run->workers.writers) : 1;
-    double each = (double)size.cache_bytes_per_token * (double)o->block + (double)size.state_bytes;
+    double each = (double)keep_slot_bytes(m, keep) * (double)o->block + (double)size.state_bytes;
     double weights = (double)(size.parameter_bytes + size.rounded_bytes) + (double)size.packed_bytes;
     return weights + workers * each * (double)(o->blocks + places);
 }
 static void check_memory(const Service *run, size_t places) {
     const ServeOptions *o = &run->o;
-    double need = bytes_of(run, &run->config, places), memory = machine_memory();
-    if (run->smaller) need += bytes_of(run, model_config(run->smaller), places);
+    KeepOptions all = keep_everything();
+    double need = bytes_of(run, run->model, run->keep, places), memory = machine_memory();
+    if (run->smaller) need += bytes_of(run, run->smaller, &all, places);
     if (memory > 0 && need > memory)
         fail("weights%s and %zu blocks of %zu tokens need %.1f GiB of memory, this machine has %.1f; fewer --blocks",
              run->smaller ? ", also of --draft," : "", o->blocks, o->block, need / (1 << 30), memory / (1 << 30));
@@ -119,7 +120,12 @@ static void open_model(Service *run, size_t places) {
     check_memory(run, places);
     run->served = served_new(run->model, o->blocks, o->block, o->running, places, sampling_of(o), run->vocab);
     if (o->prefix_cache) served_keep_snapshots(run->served);
-    if (keep_is_on(run->keep)) served_keep(run->served, run->keep);
+    if (keep_is_on(run->keep)) {
+        served_keep(run->served, run->keep), keep_fit(run->model, run->keep);
+        size_t bytes = blocks_bytes(run->model, run->served->blocks);
+        fprintf(stderr, "pool     %zu blocks of %zu bytes, %.4g MiB\n", o->blocks, bytes,
+                (double)size_mul(o->blocks, bytes) / (1 << 20));
+    }
     if (*o->kv_tier) served_tier(run->served, o->kv_tier);
     if (!run->smaller) return;
     served_guess(run->served, run->smaller, o->accept == ACCEPT_ratio, run->knows, o->running, places);
@@ -129,7 +135,8 @@ static void open_model(Service *run, size_t places) {
 // Tokens of a prompt and its answer: no more than the model knows and the pool holds (the last one needs no place).
 static size_t longest_text(const Service *run) {
     const ServeOptions *o = &run->o;
-    size_t known = known_positions(&run->config), pool = size_add(size_mul(o->blocks, o->block), 1);
+    size_t known = known_positions(&run->config);
+    size_t pool = size_add(keep_room(run->keep, size_mul(o->blocks, o->block)), 1);
     if (known && o->max_length > known)
         usage_error("--max-length %zu: %s knows %zu positions", o->max_length, o->run, known);
     if (o->max_length > pool)
@@ -147,13 +154,17 @@ static LiveOptions live_options(const Service *run) {
     const ServeOptions *o = &run->o;
     ModelSize size = model_size(&run->config);
     int threads = omp_get_max_threads();
+    enum { LONG = 4096 };                                        // what is packed is most of it
+    bool packed = keep_is_on(run->keep) && !keep_evicts(run->keep);
+    double pair = packed ? (double)keep_bytes(run->model, run->keep, LONG, LONG) / LONG
+                         : (double)size.cache_bytes_per_token;
     ReadProbe probe = read_probe_new();
     double bandwidth = read_probe_bandwidth(&probe, threads, 2);
     double weight_bytes = (double)(run->config.quant_act ? size.packed_bytes : size.parameter_bytes);
     read_probe_free(&probe);
     return (LiveOptions){.queue = o->queue, .running = o->running, .slo_ttft = o->slo_ttft, .slo_tpot = o->slo_tpot,
                          .flops_per_token = size.flops_per_token / 3, .weight_bytes = weight_bytes,
-                         .cache_bytes = (double)size.cache_bytes_per_token, .grace = o->grace,
+                         .cache_bytes = pair, .grace = o->grace,
                          .draft = run->draft, .guesses = run->guesses, .cost = run->automatic ? &run->cost : NULL,
                          .draft_cost = serve_has_model_draft(o) ? &run->draft_cost : NULL,
                          .peak_flops = 1e9 * simd_fma_peak(threads),

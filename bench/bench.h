@@ -91,6 +91,7 @@ void bench_batches(Bench *b);
 void bench_guesses(Bench *b);
 void bench_shared(Bench *b);
 void bench_disagg(Bench *b);
+void bench_codecs(Bench *b);
 
 // ---- a training without data or directory --------------------------------------------------------
 typedef struct {

@@ -26,6 +26,10 @@ static void refuse(const KeepFlags *f) {
                     "choose one of the two, or --kv-bits 16", policy);
     if (f->kv_policy == KV_POLICY_pool && f->kv_bits != KV_BITS_32)
         usage_error("--kv-policy pool makes means of keys and values; leave --kv-bits at 32");
+    if (f->kv_policy == KV_POLICY_pool && f->kv_quant != WEIGHTS_none)
+        usage_error("--kv-policy pool makes means of keys and values; leave --kv-quant out");
+    if (f->kv_quant != WEIGHTS_none && f->kv_bits != KV_BITS_32)
+        usage_error("--kv-quant and --kv-bits are two ways to keep a number in few bits; choose one");
 }
 
 KeepOptions keep_options(const FlagTable *t, const void *options) {
@@ -41,5 +45,5 @@ KeepOptions keep_options(const FlagTable *t, const void *options) {
     refuse(&f);
     return (KeepOptions){.policy = f.kv_policy, .budget = f.kv_budget, .from = f.kv_from,
                          .packed = f.kv_positions == KV_POSITIONS_packed, .seed = f.kv_seed, .bits = bits[f.kv_bits],
-                         .group = f.kv_group, .residual = f.kv_residual};
+                         .group = f.kv_group, .residual = f.kv_residual, .quant = f.kv_quant};
 }

@@ -10,6 +10,8 @@ typedef struct {
     bool packed;                 // rotations by place
     uint64_t seed;               // of random
     size_t bits, group, residual;
+    int quant;                   // WEIGHTS_...: the format of each token by itself
+    size_t sealed;               // slots that a packed group takes (model/keep.h: keep_fit); 0: one a token
     const bool *wanted; size_t wanted_count;       // oracle: of each position, whether it will be asked for
 } KeepOptions;
 

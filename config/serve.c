@@ -71,6 +71,9 @@ static void refuse_apart(const ServeOptions *o) {
         usage_error("--disagg: workers do not know of sessions, which go on where their blocks are; leave out "
                     "--agent-turns");
     if (!*o->run) return;
+    if (o->clock == CLOCK_both && o->kv_quant != WEIGHTS_none)
+        usage_error("--disagg with --clock both: what goes over the link of the event clock is counted in --kv-bits; "
+                    "leave out --kv-quant");
     if (o->clock == CLOCK_model)
         usage_error("--disagg with --run is on the real clock; leave out --clock model, or --run, whose tokens no time "
                     "of the event clock depends on");
@@ -86,7 +89,7 @@ static void refuse_apart(const ServeOptions *o) {
 
 void serve_refuse(const ServeOptions *o, const bool *given) {
     static const char *const of_models[] = {"temperature", "sample_top_k", "top_p", "draft", "kv_policy", "kv_bits",
-                                            "kv_tier"};
+                                            "kv_quant", "kv_tier"};
     static const char *const replaced[] = {"arrivals", "rate", "burst", "clients", "prompt_length", "answer_length",
                                            "spread", "lengths", "cv", "backlog", "agent_turns", "tool_tokens",
                                            "tool_seconds", "volatile_prefix"};

@@ -165,8 +165,9 @@ Request *sched_submit(Sched *s, const int *prompt, size_t n, size_t most, uint64
         return r;
     }
     r->token = xmalloc(size_mul(most, sizeof *r->token));
-    r->block = xmalloc(size_mul(blocks_for(s, most), sizeof *r->block));
-    r->place = xmalloc(size_mul(blocks_for(s, most), sizeof *r->place));
+    size_t blocks = blocks_of(s, r, 0, most), table = blocks > blocks_for(s, most) ? blocks : blocks_for(s, most);
+    r->block = xmalloc(size_mul(table, sizeof *r->block));
+    r->place = xmalloc(size_mul(table, sizeof *r->place));
     memcpy(r->token, prompt, n * sizeof *prompt);
     queue_last(s, r);
     return r;
@@ -183,7 +184,7 @@ Request *sched_fork(Sched *s, Request *leader, double now) {
 }
 
 Request *sched_receive(Sched *s, const int *token, size_t prompt, size_t length, size_t most, double now) {
-    size_t places = blocks_for(s, length - 1);
+    size_t held = length - 1, places = blocks_for(s, s->o.slots ? s->o.slots(s->o.keep, prompt, held, held) : held);
     if (places > pool_swap_available(s->pool)) return NULL;
     Request *r = sched_submit(s, token, length, most, 0, now);
     if (r->state == STATE_ENDED) return r;

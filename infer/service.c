@@ -43,7 +43,7 @@ Service service_open(const ServeOptions *o) {
     Service run = {.o = *o, .seed = o->seed, .keep = xmalloc(sizeof *run.keep)};
     *run.keep = keep_options(&serve_table, o);
     SchedOptions s = {o->budget, o->running, o->chunk, o->sched, o->admit, o->victim, o->preempt, o->watermark, o->shed,
-                      o->prefix_cache, keep_alters(run.keep) ? served_slots : NULL, run.keep, o->ttl};
+                      o->prefix_cache, *o->run && keep_alters(run.keep) ? served_slots : NULL, run.keep, o->ttl};
     run.automatic = serve_guesses_what_pays(o);
     run.cost = strcmp(o->cost, "built-in") ? cost_read(o->cost) : cost_built_in();
     if (*o->draft_cost) run.draft_cost = cost_read(o->draft_cost);

@@ -26,7 +26,7 @@ static void print_kept(const Service *run) {
         bytes += keep_bytes(run->model, run->keep, r->prompt, length);
         full += keep_bytes(run->model, &all, r->prompt, length);
     }
-    printf("kept      %zu of %zu pairs per head, %zu of %zu bytes where they are packed, at the ends of all texts\n",
+    printf("kept      %zu of %zu pairs per head, %zu of %zu bytes, at the ends of all texts\n",
            pairs, tokens, bytes, full);
 }
 

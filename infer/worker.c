@@ -8,13 +8,11 @@
 #include <string.h>
 #include <unistd.h>
 
-// A request here. goes: it will go on elsewhere. sent: tokens whose keys and values have gone. groups: of each layer,
-// those that are rounded, as they were packed.
+// A request here. goes: it will go on elsewhere. sent: tokens whose keys and values have gone.
 typedef struct {
     Request *request;
     uint64_t id, prompt, most, preempted, hits;
     bool goes; size_t sent;
-    unsigned char **groups;
 } Job;
 
 // What a reader says of a prompt that is on its way: its tokens, the first of its answer among them, stand behind this.
@@ -75,15 +73,6 @@ static bool ends(void *self, const Request *r, int token) {
     return b->ends && b->ends(b->self, r, token);
 }
 
-static void keep_packed(void *owner, size_t l, size_t row, size_t head, size_t end, const unsigned char *bytes) {
-    Worker *w = owner;
-    const Job *job = w->row[row].request->owner;
-    const Blocks *s = blocks_of(w);
-    if (!job->goes || end > keep_rounded(&s->keep.o, job->prompt)) return;
-    size_t each = transfer_group_at(w->o.served->model, s, l, 1, s->keep.o.group);     // of one head
-    memcpy(job->groups[l] + transfer_group_at(w->o.served->model, s, l, head, end), bytes, each);
-}
-
 static void send_layer(const Worker *w, const Job *job, const StepRow *row, size_t l) {
     const Model *m = w->o.served->model;
     const Blocks *s = blocks_of(w);
@@ -92,7 +81,7 @@ static void send_layer(const Worker *w, const Job *job, const StepRow *row, size
     size_t bytes = to > job->sent ? transfer_bytes(m, s, t) : 0;
     if (!bytes) return;
     unsigned char *out = xmalloc(bytes);
-    transfer_pack(m, s, t, row->block, job->groups ? job->groups[l] : NULL, out);
+    transfer_pack(m, s, t, row->block, out);
     link_send(w->sender, (LinkHead){LINK_PART, job->id, job->prompt, l, t.from, t.to, 0, bytes}, NULL, out);
 }
 
@@ -121,7 +110,7 @@ static void hand_over(Worker *w, Job *job, const StepRow *row) {
 static Arrival *arrival_of(Worker *w, const LinkHead *head) {
     const Model *m = w->o.served->model;
     const Blocks *s = blocks_of(w);
-    size_t bytes = blocks_bytes(m, s), places = (head->tokens + s->size - 1) / s->size;
+    size_t bytes = blocks_bytes(m, s), places = transfer_places(s, head->tokens);
     for (Arrival *a = w->coming; a; a = a->next)
         if (a->id == head->id) return a;
     Arrival *a = xmalloc(sizeof *a);
@@ -181,7 +170,8 @@ static void land(Worker *w) {
         size_t bytes = blocks_bytes(s->model, s->blocks);
         Request *r = sched_receive(w->sched, a->token, a->tokens, a->tokens + 1, a->said.most, a->said.at);
         if (!r) return;
-        for (size_t i = 0; i < r->places; i++) memcpy(s->swap + r->place[i] * bytes, a->place[i], bytes);
+        size_t filled = smaller(r->places, transfer_places(s->blocks, a->tokens));
+        for (size_t i = 0; i < filled; i++) memcpy(s->swap + r->place[i] * bytes, a->place[i], bytes);
         add_job(w, (Job){.request = r, .id = a->id, .prompt = a->tokens, .most = a->said.most,
                          .preempted = a->said.preempted, .hits = a->said.hits});
         pthread_mutex_lock(&w->lock);
@@ -197,17 +187,12 @@ static void take_request(Worker *w, uint64_t id, const char *data) {
     MailAsk ask;
     memcpy(&ask, data, sizeof ask);
     size_t n = ask.tokens, most = ask.most;
-    bool fits = most <= w->o.blocks * w->o.block + 1;           // the last token needs no place
+    bool fits = most <= keep_room(&blocks_of(w)->keep.o, w->o.blocks * w->o.block) + 1; // the last token needs no place
     int *token = xmalloc(size_mul(n, sizeof *token));
     memcpy(token, data + sizeof ask, n * sizeof *token);
     Request *r = sched_submit(w->sched, token, fits ? n : 0, w->writes ? most : n + 1, 0, ask.at);
     free(token);
-    Job *job = add_job(w, (Job){.request = r, .id = id, .prompt = n, .most = most, .goes = !w->writes && most > n + 1});
-    const Blocks *s = blocks_of(w);
-    if (!job->goes || s->keep.o.bits >= 16) return;
-    job->groups = xmalloc(s->layers * sizeof *job->groups);
-    for (size_t l = 0; l < s->layers; l++)
-        job->groups[l] = xmalloc(transfer_group_room(w->o.served->model, s, l, n));
+    add_job(w, (Job){.request = r, .id = id, .prompt = n, .most = most, .goes = !w->writes && most > n + 1});
 }
 
 static void read_mail(Worker *w) {
@@ -233,8 +218,7 @@ static void let_go(Worker *w, size_t i) {
         if (job->sent) link_send(w->sender, (LinkHead){LINK_DROP, job->id, job->prompt, 0, 0, 0, 0, 0}, NULL, NULL);
     }
     sched_release(w->sched, job->request);
-    for (size_t l = 0; job->groups && l < blocks_of(w)->layers; l++) free(job->groups[l]);
-    free(job->groups), free(job);
+    free(job);
     w->job[i] = w->job[--w->jobs];
 }
 
@@ -307,7 +291,7 @@ static void begin(Worker *w, const WorkerPlace *place) {
     if (w->writes) w->receiver = link_receiver(place->link, arrive, w);
     else {
         w->sender = link_sender(place->link, w->o.link);
-        s->owner = s->keep.owner = w, s->keep.packed = keep_packed;
+        s->owner = w;
         if (w->o.overlap) s->filled = layer_is_there;
     }
 }

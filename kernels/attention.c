@@ -68,14 +68,17 @@ static Sequence sequence_of(const AttnOutput *o, const AttnInput *in, const Attn
 }
 
 // The keys or the values of one head of a sequence.
-typedef struct { const real *at; size_t step, stride, first, size; const uint32_t *block; } Past;
+typedef struct {
+    const real *at; size_t step, stride, first, size; const uint32_t *block;
+    const KvPacked *packed; bool values; size_t b, g;            // packed: or NULL
+} Past;
 static Past keys_of(const KvView *v, const Sequence *q, size_t b, size_t g) {
     return (Past){v->k + g * v->k_head + (q->block ? 0 : b * v->k_step), v->k_step, v->k_stride, q->first,
-                  v->block_size, q->block};
+                  v->block_size, q->block, v->packed.unpack ? &v->packed : NULL, false, b, g};
 }
 static Past values_of(const KvView *v, const Sequence *q, size_t b, size_t g) {
     return (Past){v->v + g * v->v_head + (q->block ? 0 : b * v->v_step), v->v_step, v->v_stride, q->first,
-                  v->block_size, q->block};
+                  v->block_size, q->block, v->packed.unpack ? &v->packed : NULL, true, b, g};
 }
 static const real *position_of(const Past *p, size_t j) {            // j: from the first that is seen
     j += p->first;
@@ -84,10 +87,12 @@ static const real *position_of(const Past *p, size_t j) {            // j: from 
 }
 // How many of the `n` positions from j on follow one another in memory.
 static size_t together(const Past *p, size_t j, size_t n) {
+    if (p->packed) return 0;
     return p->block ? smaller(n, p->size - (p->first + j) % p->size) : n;
 }
 static void copy_positions(real *to, const Past *p, size_t j, size_t n, size_t width) {
-    for (size_t i = 0; i < n; i++) memcpy(to + i * width, position_of(p, j + i), width * sizeof *to);
+    if (p->packed) p->packed->unpack(p->packed->cache, to, p->values, p->b, p->g, p->first + j, n);
+    else for (size_t i = 0; i < n; i++) memcpy(to + i * width, position_of(p, j + i), width * sizeof *to);
 }
 
 // Keys as packed [D,L]: a panel of 32 keys in place or, from several blocks, through `copy` [32,D].
@@ -101,12 +106,14 @@ static void pack_keys(real *packed, const Past *k, size_t D, size_t L, real *cop
     }
 }
 
-// Values as packed [L,Dv]: what stands together becomes rows of each panel.
-static void pack_values(real *packed, const Past *v, size_t L, size_t Dv) {
+// Values as packed [L,Dv]: what stands together, or comes through `copy` [32,Dv], becomes rows of each panel.
+static void pack_values(real *packed, const Past *v, size_t L, size_t Dv, real *copy) {
     for (size_t j = 0, n; j < L; j += n) {
-        n = together(v, j, L - j);
+        n = v->packed ? smaller(PANEL, L - j) : together(v, j, L - j);
+        if (v->packed) copy_positions(copy, v, j, n, Dv);
+        const real *from = v->packed ? copy : position_of(v, j);
         for (size_t d = 0; d < Dv; d += PANEL)
-            pack(packed + d * L + j * PANEL, position_of(v, j) + d, v->stride, 1, n, smaller(PANEL, Dv - d));
+            pack(packed + d * L + j * PANEL, from + d, v->packed ? Dv : v->stride, 1, n, smaller(PANEL, Dv - d));
     }
 }
 
@@ -436,7 +443,7 @@ static void values_of_tile(real *out, size_t Dv, const real *p, size_t ld, size_
 typedef struct { size_t scores, queries, outs, keys, values, groups, rows, each; } DecodeSpace;
 static DecodeSpace decode_space(const AttnShape *s, const KvView *view) {
     size_t group = s->H / s->KV, most = group > MOST_QUERIES ? group : MOST_QUERIES;
-    size_t copied = view->block_size % LANES ? s->tile : 0;
+    size_t copied = view->packed.unpack || view->block_size % LANES ? s->tile : 0;
     DecodeSpace d = {.scores = most * s->tile, .queries = most * s->D, .outs = most * s->Dv, .keys = copied * s->D,
                      .values = view->k == view->v ? 0 : copied * s->Dv};
     d.groups = (4 * (s->tile / LANES) * sizeof(real *) + sizeof(real) - 1) / sizeof(real);
@@ -455,7 +462,7 @@ static const real *group_at(const Past *p, size_t length, size_t i) {
 static Tile tile_of(const Past *p, size_t length, const Past *next, size_t next_length, size_t j, size_t tile,
                     size_t step, const real **group, real *copy, size_t width) {
     size_t n = tile / LANES, groups = (length + LANES - 1) / LANES;
-    if (p->block && p->size % LANES) {
+    if (p->packed || (p->block && p->size % LANES)) {
         copy_positions(copy, p, j, smaller(tile, length - j), width);
         for (size_t i = 0; i < 2 * n; i++) group[i] = copy + i % n * LANES * width;
         return (Tile){group, n, width, false};
@@ -635,12 +642,13 @@ static void head_forward_matrix(const Head *t, const AttnShape *s, real *scratch
     }
 }
 
-// What a thread needs, in numbers: packed keys and values, 32 keys on their way there, and scores. `kept`: the
+// What a thread needs, in numbers: packed keys and values, 32 of either on their way there, and scores. `kept`: the
 // probabilities have a place.
 typedef struct { size_t keys, values, copy, each; } ForwardSpace;
 static ForwardSpace forward_space(size_t n, size_t L, bool kept, const AttnShape *s) {
     size_t scores = s->kernel == ATTENTION_flash ? QUERY_TILE * s->tile : kept ? 0 : size_mul(n, L);
-    ForwardSpace f = {.keys = packed_size(s->D, L), .values = packed_size(L, s->Dv), .copy = PANEL * s->D};
+    ForwardSpace f = {.keys = packed_size(s->D, L), .values = packed_size(L, s->Dv),
+                      .copy = PANEL * (s->D > s->Dv ? s->D : s->Dv)};
     f.each = f.keys + f.values + f.copy + scores;
     return f;
 }
@@ -658,7 +666,7 @@ static void forward_packed(const AttnOutput *o, const AttnInput *in, const AttnS
     real *values = keys + need.keys, *copy = values + need.values, *score = copy + need.copy;
     Past k = keys_of(&in->view, &t->q, t->b, t->g), v = values_of(&in->view, &t->q, t->b, t->g);
     pack_keys(keys, &k, s->D, L, copy);
-    pack_values(values, &v, L, s->Dv);
+    pack_values(values, &v, L, s->Dv, copy);
     for (size_t h = t->h; h < t->h + t->heads; h++) {
         size_t kept = t->b * s->H + h;
         Head head = {.out = o->out + t->q.at * o->out_stride + h * s->Dv, .out_stride = o->out_stride,
@@ -810,15 +818,16 @@ typedef struct { size_t pairs, seen, numbers; } Counted;
 static Counted count_forward(const AttnOutput *o, const AttnInput *in, const AttnShape *s, const Plan *plan) {
     Counted c = {0, 0, 0};
     size_t both = in->view.k == in->view.v ? s->D : s->D + s->Dv;          // a latent is both
+    double each = in->view.packed.unpack ? in->view.packed.numbers : (double)both;
     for (size_t b = 0; b < in->B; b++) {
         size_t n = in->row ? in->row[b].n : in->n, L = in->row ? in->row[b].length : in->view.length;
         size_t seen = s->H * (pairs_seen(s, L) - pairs_seen(s, L - n));
         size_t pairs = s->kernel == ATTENTION_naive ? s->H * n * L : seen;
         c.pairs += pairs, c.seen += seen;
-        c.numbers += n * s->H * (s->D + s->Dv) + (L - first_seen(s, L - n)) * s->KV * both;
+        c.numbers += n * s->H * (s->D + s->Dv) + (size_t)((double)((L - first_seen(s, L - n)) * s->KV) * each);
         if (o->probability) c.numbers += pairs;
     }
-    c.numbers -= plan->shared * s->KV * both;
+    c.numbers -= (size_t)((double)(plan->shared * s->KV) * each);
     return c;
 }
 

@@ -10,9 +10,18 @@
 // last of them (window).
 // In blocks of block_size positions each sequence has its own length and a table (AttnRow): position j then stands at
 // k + block[j / block_size]*k_step + (j % block_size)*k_stride + g*k_head. The bits are the same.
+// Or they are packed, and a tile of them is unpacked when it is wanted: for all queries of a key head that are computed
+// together, once. Then k and v are not read, but equal if the values are the beginning of the keys.
+typedef struct {
+    // x [n, width]: keys, or values, of head g of row b from position `from` on.
+    void (*unpack)(const void *cache, real *x, bool values, size_t b, size_t g, size_t from, size_t n);
+    const void *cache;
+    double numbers;            // that are read for a key and its value: their bytes, in numbers
+} KvPacked;
 typedef struct {
     const real *k, *v;
     size_t k_step, k_stride, k_head, v_step, v_stride, v_head, length, block_size;
+    KvPacked packed;           // unpack NULL: they are not
 } KvView;
 
 // How: the matrix of scores as a whole, of which the mask then hides half; that matrix without what is hidden; or a

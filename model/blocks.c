@@ -8,19 +8,28 @@
 static CacheNeed need_of(const Model *m, size_t l) { return m->layers[l].mixer->cache(&m->layers[l]); }
 
 static void layout_blocks(const Model *m, Blocks *s) {
+    CodecRow row = keep_row(&s->keep.o);
     for (size_t l = 0; l < s->layers; l++) {
         CacheNeed need = need_of(m, l);
         size_t places = size_mul(size_mul(s->count, s->slots[l]), need.heads);
-        s->k[l] = need.k ? take(&s->arena, size_mul(places, need.k)) : NULL;
-        s->v[l] = need.v ? take(&s->arena, size_mul(places, need.v)) : NULL;
+        s->k_bytes[l] = codec_row_bytes(row, need.k), s->v_bytes[l] = codec_row_bytes(row, need.v);
+        s->k[l] = need.k ? arena_take(&s->arena, size_mul(places, s->k_bytes[l])) : NULL;
+        s->v[l] = need.v ? arena_take(&s->arena, size_mul(places, s->v_bytes[l])) : NULL;
         s->state_at[l + 1] = s->state_at[l] + need.state;
     }
 }
 
+static void take_blocks(const Model *m, Blocks *s) {
+    arena_free(&s->arena);
+    s->arena = (Arena){.name = "cache"};
+    layout_blocks(m, s);
+    arena_commit(&s->arena);
+    layout_blocks(m, s);
+}
+
 static Blocks *make_blocks(const Model *m, size_t count, size_t block_size, bool slide) {
     Blocks *s = xmalloc(sizeof *s);
-    *s = (Blocks){.count = count, .size = block_size, .layers = m->c.layers, .arena = {.name = "cache"},
-                  .keep.o = keep_everything()};
+    *s = (Blocks){.count = count, .size = block_size, .layers = m->c.layers, .keep.o = keep_everything()};
     s->slots = xmalloc(s->layers * sizeof *s->slots), s->first = xmalloc(s->layers * sizeof *s->first);
     s->window = xmalloc(s->layers * sizeof *s->window);
     for (size_t l = 0; l < s->layers; l++) {
@@ -29,11 +38,10 @@ static Blocks *make_blocks(const Model *m, size_t count, size_t block_size, bool
         s->window[l] = m->layers[l].mha.window;
     }
     s->k = xmalloc(s->layers * sizeof *s->k), s->v = xmalloc(s->layers * sizeof *s->v);
+    s->k_bytes = xmalloc(s->layers * sizeof *s->k_bytes), s->v_bytes = xmalloc(s->layers * sizeof *s->v_bytes);
     s->state_at = xmalloc((s->layers + 1) * sizeof *s->state_at);
     s->state = xmalloc(size_mul(count, sizeof *s->state)), s->spare = xmalloc(size_mul(count, sizeof *s->spare));
-    layout_blocks(m, s);
-    arena_commit(&s->arena);
-    layout_blocks(m, s);
+    take_blocks(m, s);
     return s;
 }
 Blocks *blocks_new(const Model *m, size_t count, size_t block_size) { return make_blocks(m, count, block_size, false); }
@@ -41,9 +49,12 @@ Blocks *blocks_new_long(const Model *m, size_t count, size_t capacity) { return 
 
 void blocks_keep(const Model *m, Blocks *s, const KeepOptions *o) {
     const char *refusal = keep_refusal(m, o);
-    if (refusal) usage_error("this model's cache keeps all of a text, exactly (--kv-policy full, --kv-bits 32): %s",
-                             refusal);
+    if (refusal)
+        usage_error("this model's cache keeps all of a text, exactly (--kv-policy full, --kv-bits 32, --kv-quant "
+                    "none): %s", refusal);
     s->keep.o = *o;
+    keep_fit(m, &s->keep.o);
+    if (keep_row(o).kind != CODEC_whole) take_blocks(m, s);
     if (!keep_evicts(o)) return;
     s->keep.at = xmalloc(s->layers * sizeof *s->keep.at), s->keep.score = xmalloc(s->layers * sizeof *s->keep.score);
     for (size_t l = 0; l < s->layers; l++) {
@@ -60,7 +71,7 @@ void blocks_free(Blocks *s) {
     arena_free(&s->arena);
     for (size_t i = 0; i < s->count; i++) free(s->state[i].numbers);
     while (s->spares) free(s->spare[--s->spares]);
-    free(s->slots), free(s->first), free(s->window);
+    free(s->slots), free(s->first), free(s->window), free(s->k_bytes), free(s->v_bytes);
     free(s->k), free(s->v), free(s->state_at), free(s->state), free(s->spare), free(s);
 }
 
@@ -163,9 +174,9 @@ typedef void Visit(void *piece, size_t bytes, void *to);
 static void visit(const Model *m, const Blocks *s, uint32_t block, Visit *call, char *to) {
     for (size_t l = 0; l < s->layers; l++) {
         CacheNeed need = need_of(m, l);
-        size_t k = need.heads * s->slots[l] * need.k, v = need.heads * s->slots[l] * need.v;
-        if (k) call(s->k[l] + block * k, k * sizeof(real), to), to += k * sizeof(real);
-        if (v) call(s->v[l] + block * v, v * sizeof(real), to), to += v * sizeof(real);
+        size_t k = need.heads * s->slots[l] * s->k_bytes[l], v = need.heads * s->slots[l] * s->v_bytes[l];
+        if (k) call((char *)s->k[l] + block * k, k, to), to += k;
+        if (v) call((char *)s->v[l] + block * v, v, to), to += v;
         if (!s->keep.at) continue;
         size_t slots = need.heads * s->slots[l], at = slots * sizeof(uint32_t), score = slots * sizeof(real);
         call(s->keep.at[l] + block * slots, at, to), to += at;
@@ -176,13 +187,13 @@ static void save_piece(void *piece, size_t bytes, void *to) { memcpy(to, piece, 
 static void load_piece(void *piece, size_t bytes, void *to) { memcpy(piece, to, bytes); }
 
 static size_t bytes_of_keys(const Model *m, const Blocks *s) {
-    size_t numbers = 0, slots = 0;
+    size_t bytes = 0, slots = 0;
     for (size_t l = 0; l < s->layers; l++) {
         CacheNeed need = need_of(m, l);
-        numbers += need.heads * s->slots[l] * (need.k + need.v);
+        bytes += need.heads * s->slots[l] * (s->k_bytes[l] + s->v_bytes[l]);
         if (s->keep.at) slots += need.heads * s->slots[l];
     }
-    return numbers * sizeof(real) + slots * (sizeof(uint32_t) + sizeof(real));
+    return bytes + slots * (sizeof(uint32_t) + sizeof(real));
 }
 // Behind keys and values: the length of the state, and its numbers if there are any.
 size_t blocks_bytes(const Model *m, const Blocks *s) {
@@ -208,12 +219,13 @@ void blocks_load(const Model *m, Blocks *s, const void *from, uint32_t block) {
 void blocks_copy_to(const Model *m, Blocks *s, uint32_t to, const Blocks *others, uint32_t from, size_t length) {
     for (size_t l = 0; l < s->layers; l++) {
         CacheNeed need = need_of(m, l);
-        size_t slots = s->slots[l], held = (length - others->first[l]) * sizeof(real);
+        size_t slots = s->slots[l], held = length - others->first[l];
+        size_t k = s->k_bytes[l], v = s->v_bytes[l];
         s->first[l] = others->first[l];
         for (size_t h = 0; h < need.heads; h++) {
             size_t there = (to * need.heads + h) * slots, here = (from * need.heads + h) * slots;
-            if (need.k) memcpy(s->k[l] + there * need.k, others->k[l] + here * need.k, held * need.k);
-            if (need.v) memcpy(s->v[l] + there * need.v, others->v[l] + here * need.v, held * need.v);
+            if (k) memcpy((char *)s->k[l] + there * k, (char *)others->k[l] + here * k, held * k);
+            if (v) memcpy((char *)s->v[l] + there * v, (char *)others->v[l] + here * v, held * v);
             if (!s->keep.at) continue;
             memcpy(s->keep.at[l] + there, others->keep.at[l] + here, length * sizeof **s->keep.at);
             memcpy(s->keep.score[l] + there, others->keep.score[l] + here, length * sizeof **s->keep.score);

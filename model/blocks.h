@@ -19,7 +19,8 @@ typedef struct { real *numbers; size_t length; } State;
 // of the positions from first[l] on.
 typedef struct {
     size_t count, size, layers, *slots, *first, *window;
-    real **k, **v;
+    real **k, **v;           // numbers, or what the options of `keep` have made of them
+    size_t *k_bytes, *v_bytes;          // of a slot
     size_t *state_at;
     State *state;            // [count]
     bool snapshots;

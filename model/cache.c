@@ -5,6 +5,8 @@
 
 Cache *cache_new_kept(const Model *m, size_t rows, size_t capacity, const KeepOptions *o, size_t prompt) {
     Cache *c = xmalloc(sizeof *c);
+    KeepOptions fitted = *o;
+    keep_fit(m, &fitted), o = &fitted;
     size_t slots = keep_is_on(o) ? round_up(keep_most(o, prompt, 0, capacity), 16) : capacity;
     *c = (Cache){.rows = rows, .capacity = capacity, .blocks = blocks_new_long(m, rows, slots),
                  .row = xmalloc(size_mul(rows, sizeof *c->row)), .table = xmalloc(size_mul(rows, sizeof *c->table))};
@@ -21,7 +23,8 @@ Cache *cache_new(const Model *m, size_t rows, size_t capacity) {
 Cache *cache_repeat(const Model *m, const Cache *c, size_t rows) {
     Cache *all = cache_new_kept(m, rows, c->capacity, &c->blocks->keep.o, c->row->prompt);
     all->length = c->length;
-    for (size_t r = 0; r < rows; r++) blocks_copy_to(m, all->blocks, (uint32_t)r, c->blocks, 0, cache_held(c));
+    size_t slots = keep_most(&c->blocks->keep.o, c->row->prompt, c->length, c->length);
+    for (size_t r = 0; r < rows; r++) blocks_copy_to(m, all->blocks, (uint32_t)r, c->blocks, 0, slots);
     return all;
 }
 

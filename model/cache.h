@@ -17,7 +17,7 @@ Cache *cache_new_kept(const Model *m, size_t rows, size_t capacity, const KeepOp
 Cache *cache_repeat(const Model *m, const Cache *c, size_t rows);
 void cache_free(Cache *c);
 size_t cache_length(const Cache *c);
-size_t cache_held(const Cache *c);           // slots of a head in use: as many as tokens, unless pairs have gone
+size_t cache_held(const Cache *c);           // pairs of a head: as many as tokens, unless some have gone
 // Whether any head of any layer still has the pair of this position, of the first text; of pool: in one of its means.
 bool cache_holds(const Model *m, const Cache *c, size_t position);
 // Forgets all but the first `length` tokens; fails where a window has moved on by more than a tile since then, or

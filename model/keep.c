@@ -8,8 +8,9 @@
 #include <string.h>
 
 bool keep_evicts(const KeepOptions *o) { return o->policy != KV_POLICY_full; }
-bool keep_is_on(const KeepOptions *o) { return keep_evicts(o) || o->bits < 32; }
-bool keep_alters(const KeepOptions *o) { return keep_evicts(o) || o->bits < 16; }
+bool keep_seals(const KeepOptions *o) { return o->bits < 16; }
+bool keep_is_on(const KeepOptions *o) { return keep_evicts(o) || o->bits < 32 || o->quant != WEIGHTS_none; }
+bool keep_alters(const KeepOptions *o) { return keep_evicts(o) || keep_seals(o); }
 bool keep_looks(const KeepOptions *o) { return o->policy == KV_POLICY_h2o || o->policy == KV_POLICY_snapkv; }
 
 // ---- how many ------------------------------------------------------------------------------------
@@ -40,6 +41,7 @@ size_t keep_held(const KeepOptions *o, size_t prompt, size_t length) {
 
 size_t keep_most(const KeepOptions *o, size_t prompt, size_t from, size_t to) {
     size_t begin = keep_begin(o, prompt), most = keep_held(o, prompt, from);
+    if (keep_seals(o)) return smaller(to, keep_recent(o)) + keep_rounded(o, to) / o->group * keep_sealed(o);
     if (!keep_evicts(o)) return to;
     if (from < begin && smaller(begin, to) > most) most = smaller(begin, to);
     if (to > begin && to > from) {
@@ -47,6 +49,11 @@ size_t keep_most(const KeepOptions *o, size_t prompt, size_t from, size_t to) {
         most = last > most ? last : most;
     }
     return most;
+}
+
+size_t keep_room(const KeepOptions *o, size_t slots) {
+    if (!keep_seals(o) || slots < keep_recent(o)) return slots;
+    return ((slots - keep_recent(o)) / keep_sealed(o) + 1) * o->group + o->residual - 1;
 }
 
 size_t keep_watching(const KeepOptions *o, size_t prompt) {
@@ -124,22 +131,50 @@ void keep_choose(const KeepOptions *o, size_t prompt, const uint32_t *at, const 
 
 // ---- bytes ---------------------------------------------------------------------------------------
 
-size_t keep_group_bytes(const KeepOptions *o, size_t k, size_t v) {
-    size_t whole = v / o->group, rest = v % o->group;
-    size_t value = whole * codec_bytes(o->group, o->bits) + (rest ? codec_bytes(rest, o->bits) : 0);
-    return k * codec_bytes(o->group, o->bits) + o->group * value;
+CodecRow keep_row(const KeepOptions *o) {
+    if (o->quant != WEIGHTS_none) return (CodecRow){CODEC_quant, (QuantFormat)(o->quant - 1)};
+    return (CodecRow){o->bits == 16 ? CODEC_bfloat16 : CODEC_whole, 0};
+}
+
+// Of a head: a group of tokens, keys along tokens and values along channels.
+static size_t bytes_of_keys(const KeepOptions *o, CacheNeed need) {
+    return codec_run_bytes((CodecRun){o->bits, o->group, need.k, false});
+}
+static size_t bytes_of_values(const KeepOptions *o, CacheNeed need) {
+    return need.v ? codec_run_bytes((CodecRun){o->bits, o->group, need.v, true}) : 0;
+}
+
+void keep_fit(const Model *m, KeepOptions *o) {
+    if (!keep_seals(o)) return;
+    o->sealed = 0;
+    for (size_t l = 0; l < m->c.layers; l++) {
+        CacheNeed need = m->layers[l].mixer->cache(&m->layers[l]);
+        size_t k = need.k * sizeof(real), v = need.v * sizeof(real);
+        size_t keys = k ? (bytes_of_keys(o, need) + k - 1) / k : 0, values = v ? (bytes_of_values(o, need) + v - 1) / v
+                                                                              : 0;
+        o->sealed = keys > o->sealed ? keys : o->sealed, o->sealed = values > o->sealed ? values : o->sealed;
+    }
 }
 
 size_t keep_bytes(const Model *m, const KeepOptions *o, size_t prompt, size_t length) {
     size_t bytes = 0, held = keep_held(o, prompt, length), rounded = length ? keep_rounded(o, length - 1) : 0;
-    size_t whole = o->bits == 16 ? 2 : 4;
+    CodecRow row = keep_row(o);
     size_t known = !keep_evicts(o) ? 0 : sizeof(uint32_t) + (keep_looks(o) || o->policy == KV_POLICY_pool ? 4 : 0);
     for (size_t l = 0; l < m->c.layers; l++) {
         CacheNeed need = m->layers[l].mixer->cache(&m->layers[l]);
-        size_t each = (held - rounded) * ((need.k + need.v) * whole + known);
-        size_t groups = rounded ? rounded / o->group : 0;
-        bytes += need.heads * (each + (groups ? groups * keep_group_bytes(o, need.k, need.v) : 0));
-        bytes += need.state * sizeof(float);
+        size_t pair = row.kind == CODEC_whole ? (need.k + need.v) * sizeof(float)
+                                              : codec_row_bytes(row, need.k) + codec_row_bytes(row, need.v);
+        size_t runs = rounded ? rounded / o->group * (bytes_of_keys(o, need) + bytes_of_values(o, need)) : 0;
+        bytes += need.heads * ((held - rounded) * (pair + known) + runs) + need.state * sizeof(float);
+    }
+    return bytes;
+}
+
+size_t keep_slot_bytes(const Model *m, const KeepOptions *o) {
+    size_t bytes = 0, known = keep_evicts(o) ? sizeof(uint32_t) + sizeof(real) : 0;
+    for (size_t l = 0; l < m->c.layers; l++) {
+        CacheNeed need = m->layers[l].mixer->cache(&m->layers[l]);
+        bytes += need.heads * (codec_row_bytes(keep_row(o), need.k) + codec_row_bytes(keep_row(o), need.v) + known);
     }
     return bytes;
 }
@@ -154,6 +189,11 @@ const char *keep_refusal(const Model *m, const KeepOptions *o) {
         if (attn == ATTN_swa) return "layers of --attn swa have a window already, and keep nothing else";
         if (attn != ATTN_mha && attn != ATTN_gqa && attn != ATTN_mla)
             return "recurrent layers keep a state instead of pairs: there is nothing to choose from or to round";
+        CacheNeed need = m->layers[l].mixer->cache(&m->layers[l]);
+        size_t block = o->quant == WEIGHTS_none ? 1 : quant_block(keep_row(o).format);
+        if (need.k % block || need.v % block)
+            return "--kv-quant packs each head by itself, whose width must be a number of groups: of 32 numbers, "
+                   "with nvfp4 of 64 (with int8 any)";
         if (attn == ATTN_mla && unrotated)
             return "the rotated part of a latent is stored rotated: no means of it, and no rotation by place";
     }

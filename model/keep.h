@@ -10,28 +10,33 @@
 #ifndef KEEP_H
 #define KEEP_H
 #include "config/keep.h"
+#include "kernels/codec.h"
 #include "model/params.h"
 
 enum { KEEP_SINKS = 4, KEEP_WATCHED = 32, KEEP_SMOOTH = 5 };   // of sink; of snapkv: queries, width of its mean
 
 // at, score: of each slot of layer l, where the cache evicts: its position, and with h2o, snapkv and pool a number.
-// packed: NULL, or what is called for each group of tokens up to `end` that a head of layer l rounds in row `row` of a
-// step, with its keep_group_bytes; from several threads at once.
-typedef struct {
-    KeepOptions o; uint32_t **at; real **score;
-    void (*packed)(void *owner, size_t l, size_t row, size_t head, size_t end, const unsigned char *bytes);
-    void *owner;
-} Keep;
+typedef struct { KeepOptions o; uint32_t **at; real **score; } Keep;
 
 bool keep_evicts(const KeepOptions *o);
 bool keep_is_on(const KeepOptions *o);                   // evicts or rounds
+bool keep_seals(const KeepOptions *o);                   // rounds groups of tokens, behind those that are whole
+CodecRow keep_row(const KeepOptions *o);                 // how a slot holds a token
+// Where groups of tokens are packed. The last tokens, up to `group` + `residual` of them, stand in as many slots, that
+// of position p in slot p modulo their number. Behind these each group takes `sealed` slots, as
+// bytes. keep_fit counts them for a model; without it there is room for more.
+void keep_fit(const Model *m, KeepOptions *o);
+static inline size_t keep_recent(const KeepOptions *o) { return o->group + o->residual; }
+static inline size_t keep_sealed(const KeepOptions *o) { return o->sealed ? o->sealed : o->group; }
 bool keep_alters(const KeepOptions *o);                  // what is written changes later: no other text can use it
 bool keep_looks(const KeepOptions *o);                   // asks how much queries look at keys
 size_t keep_begin(const KeepOptions *o, size_t prompt);
-// Slots of a head after `length` tokens; the most of them while tokens from .. to-1 come, which is what memory must be
-// there for.
+// Pairs of a head after `length` tokens; and the most slots while tokens from .. to-1 come, which is what memory must
+// be there for.
 size_t keep_held(const KeepOptions *o, size_t prompt, size_t length);
 size_t keep_most(const KeepOptions *o, size_t prompt, size_t from, size_t to);
+// How many tokens of a text find room in so many slots, if none of them go.
+size_t keep_room(const KeepOptions *o, size_t slots);
 // Whether what the query at this position looks at counts: of h2o always, of snapkv the last ones of the prompt do.
 bool keep_watches(const KeepOptions *o, size_t prompt, size_t position);
 // snapkv: how many of the last tokens of the prompt watch, and stay.
@@ -48,12 +53,11 @@ size_t keep_run(const KeepOptions *o, size_t prompt);
 // before it.
 size_t keep_rounded(const KeepOptions *o, size_t position);
 
-// Bytes of a group of tokens of a head, with keys and values of so many numbers: first the keys, each channel along the
-// tokens, then the values of one token after the other.
-size_t keep_group_bytes(const KeepOptions *o, size_t k, size_t v);
-// Bytes of keys and values after `length` tokens, in all layers, as they would be packed: with scales, with the numbers
+// Bytes of keys and values after `length` tokens, in all layers, as they are packed: with scales, with the numbers
 // that are not rounded, with positions (4 bytes) and scores (4 bytes) of each slot where a policy needs them.
 size_t keep_bytes(const Model *m, const KeepOptions *o, size_t prompt, size_t length);
+// Of a slot in all layers and heads, as it is in memory.
+size_t keep_slot_bytes(const Model *m, const KeepOptions *o);
 // NULL, or why this model's cache cannot do it.
 const char *keep_refusal(const Model *m, const KeepOptions *o);
 #endif

@@ -2,7 +2,6 @@
 // same past: all of a prompt at once, then token by token; or up to where the next group of tokens is rounded. So what
 // a token meets is decided by its position, and no text shows in which pieces it came.
 #include "model/keep_attention.h"
-#include "kernels/codec.h"
 #include "kernels/weights.h"
 #include "lib/numeric.h"
 #include "lib/profile.h"
@@ -12,23 +11,26 @@
 
 // ---- slots ---------------------------------------------------------------------------------------
 typedef struct {
-    const Keep *keep; real *k, *v; uint32_t *at; real *score;
-    size_t size, KV, D, Dv;                    // slots in a block
+    const KeepOptions *o; CodecRow row;
+    unsigned char *k, *v; uint32_t *at; real *score;           // v NULL: the beginning of k
+    size_t size, KV, D, Dv, k_bytes, v_bytes;                  // slots in a block; bytes of a slot
 } Store;
 static Store store_of(const Batch *b, size_t l, const AttnShape *s) {
     const Blocks *blocks = b->paged.blocks;
     const Keep *keep = &blocks->keep;
-    return (Store){keep, blocks->k[l], blocks->v[l], keep->at ? keep->at[l] : NULL, keep->score ? keep->score[l] : NULL,
-                   blocks->size, s->KV, s->D, s->Dv};
+    return (Store){&keep->o, keep_row(&keep->o), (unsigned char *)blocks->k[l], (unsigned char *)blocks->v[l],
+                   keep->at ? keep->at[l] : NULL, keep->score ? keep->score[l] : NULL, blocks->size, s->KV, s->D, s->Dv,
+                   blocks->k_bytes[l], blocks->v_bytes[l]};
 }
+static bool is_packed(const Store *s) { return keep_seals(s->o) || s->row.kind != CODEC_whole; }
 
-typedef struct { size_t token, n, past, prompt, done, row; const uint32_t *block; } Text;
+typedef struct { size_t token, n, past, prompt, done; const uint32_t *block; } Text;
 static size_t texts_of(const Batch *b, Text **text, uint32_t **row) {
     size_t count = b->paged.rows;
     *text = xmalloc(count * sizeof **text), *row = xmalloc(count * sizeof **row);
     for EACH_PART(p, b) {
         const Row *r = &b->paged.row[p.i];
-        (*row)[p.i] = (uint32_t)p.i, (*text)[p.i] = (Text){p.at, r->n, r->past, r->prompt, 0, p.i, r->block};
+        (*row)[p.i] = (uint32_t)p.i, (*text)[p.i] = (Text){p.at, r->n, r->past, r->prompt, 0, r->block};
     }
     return count;
 }
@@ -36,20 +38,125 @@ static size_t texts_of(const Batch *b, Text **text, uint32_t **row) {
 static size_t slot_of(const Store *s, const Text *t, size_t g, size_t i) {
     return (t->block[i / s->size] * s->KV + g) * s->size + i % s->size;
 }
-static real *key_of(const Store *s, const Text *t, size_t g, size_t i) { return s->k + slot_of(s, t, g, i) * s->D; }
-static real *value_of(const Store *s, const Text *t, size_t g, size_t i) { return s->v + slot_of(s, t, g, i) * s->Dv; }
+static unsigned char *memory_of(const Store *s, bool values, size_t slot) {
+    return values ? s->v + slot * s->v_bytes : s->k + slot * s->k_bytes;
+}
+
+// Cache lines that will be wanted next: asked for a few at a time, between what is unpacked meanwhile, for a processor
+// waits where it has asked for too many at once.
+enum { LINE = 64, LINES = 160, AT_ONCE = 4 };            // AT_ONCE: tokens
+typedef struct { size_t n, asked, each; const unsigned char *line[LINES]; } Ahead;
+// Those of n slots from i on, or the first of them, in `parts` parts.
+static void look_ahead(Ahead *a, const Store *s, const Text *t, bool values, size_t g, size_t i, size_t n,
+                       size_t parts) {
+    size_t bytes = values ? s->v_bytes : s->k_bytes;
+    a->n = a->asked = 0;
+    for (size_t some; n; i += some, n -= some) {
+        some = smaller(n, s->size - i % s->size);
+        const unsigned char *at = memory_of(s, values, slot_of(s, t, g, i));
+        for (size_t byte = 0; byte < some * bytes && a->n < LINES; byte += LINE) a->line[a->n++] = at + byte;
+    }
+    a->each = (a->n + parts - 1) / parts;
+}
+static void ask(Ahead *a) {
+    for (size_t end = smaller(a->n, a->asked + a->each); a->asked < end;) __builtin_prefetch(a->line[a->asked++], 0, 2);
+}
+
+// n tokens from slot i on of a head of a text. ahead: or NULL.
+static void unpack_slots(const Store *s, const Text *t, real *x, bool values, size_t g, size_t i, size_t n,
+                         Ahead *ahead) {
+    size_t width = values ? s->Dv : s->D, bytes = values ? s->v_bytes : s->k_bytes;
+    for (size_t some; n; i += some, n -= some) {
+        some = smaller(n, s->size - i % s->size);
+        const unsigned char *from = memory_of(s, values, slot_of(s, t, g, i));
+        for (size_t k = 0, now; k < some; k += now, x += now * width, from += now * bytes) {
+            now = ahead ? smaller(AT_ONCE, some - k) : some;
+            if (ahead) ask(ahead);
+            codec_unpack_rows(x, from, s->row, now, width);
+        }
+    }
+}
+
+// ---- groups of tokens that are packed together ---------------------------------------------------
+
+static CodecRun run_of(const Store *s, bool values) {
+    return (CodecRun){s->o->bits, s->o->group, values ? s->Dv : s->D, values};
+}
+
+// The memory of a group: its slots where these follow one another, else a copy of them.
+typedef struct { unsigned char few[8192], *many; } Copy;
+static size_t slot_of_run(const Store *s, size_t group) { return keep_recent(s->o) + group * keep_sealed(s->o); }
+static const unsigned char *open_run(const Store *s, const Text *t, bool values, size_t g, size_t group, Copy *copy) {
+    size_t n = keep_sealed(s->o), i = slot_of_run(s, group), bytes = values ? s->v_bytes : s->k_bytes;
+    if (i % s->size + n <= s->size) return memory_of(s, values, slot_of(s, t, g, i));
+    unsigned char *to = copy->few;
+    if (n * bytes > sizeof copy->few) to = copy->many = copy->many ? copy->many : xmalloc(size_mul(n, bytes));
+    for (size_t k = 0, some; k < n; k += some) {
+        some = smaller(n - k, s->size - (i + k) % s->size);
+        memcpy(to + k * bytes, memory_of(s, values, slot_of(s, t, g, i + k)), some * bytes);
+    }
+    return to;
+}
+
+static void unpack_runs(const Store *s, const Text *t, real *x, bool values, size_t g, size_t from, size_t n) {
+    CodecRun run = run_of(s, values);
+    size_t sealed = keep_rounded(s->o, t->past + t->done);
+    enum { PART = 8 };                                           // tokens
+    Ahead ahead;
+    Copy copy;
+    copy.many = NULL;
+    for (size_t some; n; from += some, n -= some, x += some * run.width) {
+        if (from < sealed) {
+            size_t group = from / run.group, first = from % run.group;
+            const unsigned char *packed = open_run(s, t, values, g, group, &copy);
+            bool last = (group + 2) * run.group > sealed;
+            some = smaller(n, run.group - first);
+            if (!last) look_ahead(&ahead, s, t, values, g, slot_of_run(s, group + 1), keep_sealed(s->o),
+                                  (some + PART - 1) / PART);
+            for (size_t k = 0; k < some; k += PART) {
+                if (!last) ask(&ahead);
+                codec_unseal(x + k * run.width, packed, run, first + k, smaller(PART, some - k));
+            }
+        } else {
+            size_t slot = from % keep_recent(s->o);
+            some = smaller(n, keep_recent(s->o) - slot);
+            unpack_slots(s, t, x, values, g, slot, some, NULL);
+        }
+    }
+    free(copy.many);
+}
+
+// The group of tokens that has become old enough with the last one of a stretch, if one has.
+static void seal(const Store *s, const Text *t, size_t n, size_t g) {
+    const KeepOptions *o = s->o;
+    size_t end = keep_rounded(o, t->past + t->done + n), size = keep_sealed(o);
+    if (!keep_seals(o) || end == keep_rounded(o, t->past + t->done)) return;
+    for (size_t values = 0; values < 1 + (s->v != NULL); values++) {
+        CodecRun run = run_of(s, values);
+        size_t bytes = values ? s->v_bytes : s->k_bytes, first = slot_of_run(s, end / o->group - 1);
+        real *x = xmalloc(size_mul(o->group * run.width, sizeof *x));
+        unsigned char *packed = xmalloc(size_mul(size, bytes));
+        for (size_t i = 0; i < o->group; i++)
+            unpack_slots(s, t, x + i * run.width, values, g, (end - o->group + i) % keep_recent(o), 1,
+                         NULL);
+        codec_seal(packed, x, run);
+        for (size_t i = 0; i < size; i++)
+            memcpy(memory_of(s, values, slot_of(s, t, g, first + i)), packed + i * bytes, bytes);
+        free(x), free(packed);
+    }
+}
 
 // ---- a stretch -----------------------------------------------------------------------------------
 
 static size_t held_of(const Store *s, const Text *t) {
-    return keep_held(&s->keep->o, t->prompt, t->past + t->done);
+    return keep_held(s->o, t->prompt, t->past + t->done);
 }
 
 static size_t stretch_of(const Store *s, const Text *t) {
-    const KeepOptions *o = &s->keep->o;
+    const KeepOptions *o = s->o;
     size_t position = t->past + t->done, left = t->n - t->done, begin = keep_begin(o, t->prompt);
     if (keep_evicts(o)) return position < begin ? smaller(left, begin - position) : 1;
-    if (o->bits >= 16) return left;
+    if (!keep_seals(o)) return left;
     size_t next = keep_rounded(o, position) + o->group + o->residual;
     return smaller(left, next - position);
 }
@@ -59,41 +166,13 @@ static void append(const Store *s, const KeepInput *in, const Text *t, size_t n)
     PROFILE(cache, 0, 2 * n * s->KV * (s->D + (s->v ? s->Dv : 0)));
     for (size_t i = 0; i < n; i++)
         for (size_t g = 0; g < s->KV; g++) {
-            size_t slot = slot_of(s, t, g, held + i), token = (t->token + t->done + i) * in->kv_stride;
-            memcpy(s->k + slot * s->D, in->k + token + g * s->D, s->D * sizeof(real));
-            if (s->v) memcpy(s->v + slot * s->Dv, in->v + token + g * s->Dv, s->Dv * sizeof(real));
-            if (s->keep->o.bits == 16) {
-                codec_round(s->k + slot * s->D, 1, s->D, 16);
-                if (s->v) codec_round(s->v + slot * s->Dv, 1, s->Dv, 16);
-            }
+            size_t i_held = keep_seals(s->o) ? (held + i) % keep_recent(s->o) : held + i;
+            size_t slot = slot_of(s, t, g, i_held), token = (t->token + t->done + i) * in->kv_stride;
+            codec_pack_rows(memory_of(s, false, slot), in->k + token + g * s->D, s->row, 1, s->D);
+            if (s->v) codec_pack_rows(memory_of(s, true, slot), in->v + token + g * s->Dv, s->row, 1, s->Dv);
             if (s->at) s->at[slot] = (uint32_t)(t->past + t->done + i);
-            if (s->score) s->score[slot] = s->keep->o.policy == KV_POLICY_pool;       // of pool: how many it stands for
+            if (s->score) s->score[slot] = s->o->policy == KV_POLICY_pool;            // of pool: how many it stands for
         }
-}
-
-static void round_numbers(real *x, size_t stride, size_t n, size_t bits, unsigned char **packed) {
-    codec_encode(*packed, x, stride, n, bits), codec_decode(x, stride, *packed, n, bits);
-    *packed += codec_bytes(n, bits);
-}
-
-// The group of tokens that the next query will be the first to see rounded, if there is one: keys along its tokens,
-// values along channels.
-static void round_group(const Store *s, const Text *t, size_t l, size_t n, size_t g) {
-    const KeepOptions *o = &s->keep->o;
-    size_t next = t->past + t->done + n, end = keep_rounded(o, next);
-    if (!end || keep_rounded(o, next - 1) == end) return;
-    real *side = xmalloc(o->group * s->D * sizeof *side);
-    unsigned char *packed = xmalloc(keep_group_bytes(o, s->D, s->v ? s->Dv : 0)), *at = packed;
-    for (size_t i = 0; i < o->group; i++)
-        memcpy(side + i * s->D, key_of(s, t, g, end - o->group + i), s->D * sizeof *side);
-    for (size_t d = 0; d < s->D; d++) round_numbers(side + d, s->D, o->group, o->bits, &at);
-    for (size_t i = 0; i < o->group; i++) {
-        memcpy(key_of(s, t, g, end - o->group + i), side + i * s->D, s->D * sizeof *side);
-        for (size_t d = 0; s->v && d < s->Dv; d += o->group)
-            round_numbers(value_of(s, t, g, end - o->group + i) + d, 1, smaller(o->group, s->Dv - d), o->bits, &at);
-    }
-    if (s->keep->packed) s->keep->packed(s->keep->owner, l, t->row, g, end, packed);
-    free(side), free(packed);
 }
 
 // ---- keys that are rotated when they are read ----------------------------------------------------
@@ -111,15 +190,15 @@ static void rotate_one(const Model *m, const Layer *layer, real *x, size_t heads
 static void rotate_text(const Model *m, const Layer *layer, const Store *s, const KeepInput *in, const AttnShape *shape,
                         const Text *t, size_t n, Rotated *to, size_t text) {
     size_t held = held_of(s, t), all = held + n, D = s->D;
-    bool packed = s->keep->o.packed;
+    bool packed = s->o->packed;
     for (size_t g = 0; g < s->KV; g++)
         for (size_t i = 0; i < all; i++) {
             size_t slot = slot_of(s, t, g, i), place = (text * s->KV + g) * to->size + i;
             real *key = to->k + place * to->D;
-            memcpy(key, s->k + slot * D, D * sizeof *key);
+            unpack_slots(s, t, key, false, g, i, 1, NULL);
             rotate_one(m, layer, key, 1, 0, packed ? i : s->at[slot]);
             if (to->D > D) key[D] = (real)num_log((double)s->score[slot]);
-            memcpy(to->v + place * s->Dv, s->v + slot * s->Dv, s->Dv * sizeof *key);
+            unpack_slots(s, t, to->v + place * s->Dv, true, g, i, 1, NULL);
         }
     for (size_t i = 0; i < n; i++) {
         size_t token = t->token + t->done + i;
@@ -139,11 +218,16 @@ static void look(const Store *s, const KeepInput *in, const AttnShape *shape, co
                  size_t text, size_t g) {
     size_t held = held_of(s, t), group = shape->H / shape->KV, all = held + n;
     const real **key = xmalloc(all * sizeof *key);
-    real *w = xmalloc(all * sizeof *w);
+    real *w = xmalloc(all * sizeof *w), *unpacked = NULL;
+    if (!r && is_packed(s)) {
+        unpacked = xmalloc(size_mul(all * s->D, sizeof *unpacked));
+        unpack_slots(s, t, unpacked, false, g, 0, all, NULL);
+    }
     for (size_t i = 0; i < all; i++)
-        key[i] = r ? r->k + ((text * s->KV + g) * r->size + i) * r->D : key_of(s, t, g, i);
+        key[i] = r ? r->k + ((text * s->KV + g) * r->size + i) * r->D : unpacked ? unpacked + i * s->D
+               : (const real *)memory_of(s, false, slot_of(s, t, g, i));
     for (size_t i = 0; i < n; i++) {
-        if (!keep_watches(&s->keep->o, t->prompt, t->past + t->done + i)) continue;
+        if (!keep_watches(s->o, t->prompt, t->past + t->done + i)) continue;
         size_t token = t->token + t->done + i;
         for (size_t h = g * group; h < (g + 1) * group; h++) {
             const real *q = r ? r->q + token * shape->H * r->D + h * r->D : in->q + token * in->q_stride + h * s->D;
@@ -151,14 +235,14 @@ static void look(const Store *s, const KeepInput *in, const AttnShape *shape, co
             for (size_t j = 0; j < held + i + 1; j++) s->score[slot_of(s, t, g, j)] += w[j];
         }
     }
-    free(key), free(w);
+    free(key), free(w), free(unpacked);
 }
 
 static void move(const Store *s, const Text *t, size_t g, size_t from, size_t to) {
     size_t a = slot_of(s, t, g, from), b = slot_of(s, t, g, to);
     if (a == b) return;
-    memcpy(s->k + b * s->D, s->k + a * s->D, s->D * sizeof(real));
-    if (s->v) memcpy(s->v + b * s->Dv, s->v + a * s->Dv, s->Dv * sizeof(real));
+    memcpy(s->k + b * s->k_bytes, s->k + a * s->k_bytes, s->k_bytes);
+    if (s->v) memcpy(s->v + b * s->v_bytes, s->v + a * s->v_bytes, s->v_bytes);
     s->at[b] = s->at[a];
     if (s->score) s->score[b] = s->score[a];
 }
@@ -171,7 +255,7 @@ static void evict(const Store *s, const Text *t, size_t g, size_t n, size_t stay
         size_t slot = slot_of(s, t, g, i);
         at[i] = s->at[slot], score[i] = s->score ? s->score[slot] : 0;
     }
-    keep_choose(&s->keep->o, t->prompt, at, score, n, stays, which);
+    keep_choose(s->o, t->prompt, at, score, n, stays, which);
     for (size_t i = 0; i < stays; i++) move(s, t, g, which[i], i);
     free(at), free(score), free(which);
 }
@@ -181,7 +265,7 @@ static void merge(const Store *s, const Text *t, size_t g, size_t from, size_t t
     size_t slot = slot_of(s, t, g, into);
     for (size_t v = 0; v < 2; v++) {
         size_t width = v ? s->Dv : s->D;
-        real *numbers = v ? s->v : s->k;
+        real *numbers = (real *)(v ? s->v : s->k);
         for (size_t d = 0; d < width; d++) {
             double sum = 0;
             for (size_t i = from; i < to; i++) sum += (double)numbers[slot_of(s, t, g, i) * width + d];
@@ -192,12 +276,12 @@ static void merge(const Store *s, const Text *t, size_t g, size_t from, size_t t
 }
 
 static void pool(const Store *s, const Text *t, size_t g, size_t n) {
-    size_t run = keep_run(&s->keep->o, t->prompt);
+    size_t run = keep_run(s->o, t->prompt);
     for (size_t i = 0; run > 1 && i * run < n; i++) merge(s, t, g, i * run, smaller((i + 1) * run, n), i);
 }
 
 static void clear_up(const Store *s, const Text *t, size_t n, size_t g) {
-    const KeepOptions *o = &s->keep->o;
+    const KeepOptions *o = s->o;
     size_t all = held_of(s, t) + n, end = t->past + t->done + n, stays = keep_held(o, t->prompt, end);
     if (!keep_evicts(o) || end < keep_begin(o, t->prompt)) return;
     if (o->policy != KV_POLICY_pool && stays < all) evict(s, t, g, all, stays);
@@ -229,13 +313,42 @@ static Round round_of(const Store *s, Text *text, size_t count) {
     return r;
 }
 
+// For kernels/attention.c: keys or values of text b of a round.
+typedef struct { const Store *s; const Round *r; } Packed;
+static void unpack(const void *cache, real *x, bool values, size_t b, size_t g, size_t from, size_t n) {
+    const Store *s = ((const Packed *)cache)->s;
+    const Text *t = ((const Packed *)cache)->r->text[b];
+    if (values && !s->v) {                                       // the beginning of a latent
+        real *key = xmalloc(size_mul(n * s->D, sizeof *key));
+        unpack(cache, key, false, b, g, from, n);
+        for (size_t i = 0; i < n; i++) memcpy(x + i * s->Dv, key + i * s->D, s->Dv * sizeof *x);
+        free(key);
+    } else if (keep_seals(s->o)) {
+        unpack_runs(s, t, x, values, g, from, n);
+    } else {
+        size_t end = held_of(s, t) + ((const Packed *)cache)->r->n[b], next = from + n;
+        Ahead ahead;
+        if (next < end) look_ahead(&ahead, s, t, values, g, next, smaller(n, end - next), (n + AT_ONCE - 1) / AT_ONCE);
+        unpack_slots(s, t, x, values, g, from, n, next < end ? &ahead : NULL);
+    }
+}
+
+// The bytes that a key and its value take, as numbers: of most tokens, where groups are packed.
+static double numbers_of_pair(const Store *s) {
+    double bytes = (double)(s->k_bytes + (s->v ? s->v_bytes : 0)) / sizeof(real);
+    return keep_seals(s->o) ? bytes * (double)keep_sealed(s->o) / (double)s->o->group : bytes;
+}
+
 static void attend(const Store *s, const KeepInput *in, AttnOutput o, AttnShape shape, const Rotated *rotated,
                    const Round *r, const uint32_t *place) {
     size_t D = rotated ? rotated->D : s->D, size = rotated ? rotated->size : s->size;
     size_t Dv = s->v ? s->Dv : D;                        // from one value to the next
-    const real *k = rotated ? rotated->k : s->k, *v = rotated ? rotated->v : s->v ? s->v : s->k;
+    const real *k = rotated ? rotated->k : (real *)s->k, *v = rotated ? rotated->v : s->v ? (real *)s->v : k;
+    Packed packed = {s, r};
     KvView view = {.k = k, .v = v, .k_step = s->KV * size * D, .k_stride = D, .k_head = size * D,
                    .v_step = s->KV * size * Dv, .v_stride = Dv, .v_head = size * Dv, .block_size = size};
+    if (!rotated && is_packed(s))
+        view = (KvView){.k = k, .v = v, .block_size = size, .packed = {unpack, &packed, numbers_of_pair(s)}};
     AttnRow *row = xmalloc(r->count * sizeof *row);
     for (size_t i = 0; i < r->count; i++) {
         const Text *t = r->text[i];
@@ -250,8 +363,8 @@ static void attend(const Store *s, const KeepInput *in, AttnOutput o, AttnShape 
 
 static void attend_round(Model *m, size_t l, const Store *s, const KeepInput *in, AttnOutput o, AttnShape shape,
                          const Round *r, const uint32_t *place, const Batch *b) {
-    bool rotates = keep_rotates(b), looks = keep_looks(&s->keep->o);
-    Rotated rotated = {.D = s->D + (s->keep->o.policy == KV_POLICY_pool), .size = round_up(r->longest, 16)};
+    bool rotates = keep_rotates(b), looks = keep_looks(s->o);
+    Rotated rotated = {.D = s->D + (s->o->policy == KV_POLICY_pool), .size = round_up(r->longest, 16)};
     size_t tasks = r->count * s->KV;
     for (size_t i = 0; i < r->count; i++) append(s, in, r->text[i], r->n[i]);
     if (rotates) {
@@ -267,7 +380,7 @@ static void attend_round(Model *m, size_t l, const Store *s, const KeepInput *in
         size_t text = i / s->KV, g = i % s->KV;
         if (looks) look(s, in, &shape, rotates ? &rotated : NULL, r->text[text], r->n[text], text, g);
         clear_up(s, r->text[text], r->n[text], g);
-        round_group(s, r->text[text], l, r->n[text], g);
+        seal(s, r->text[text], r->n[text], g);
     }
     free(rotated.q), free(rotated.k), free(rotated.v);
 }

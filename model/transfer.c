@@ -1,6 +1,5 @@
 // transfer.c: see transfer.h.
 #include "model/transfer.h"
-#include "kernels/codec.h"
 #include "model/layer.h"
 #include <stdlib.h>
 #include <string.h>
@@ -13,27 +12,26 @@ const char *transfer_refusal(const KeepOptions *o) {
 
 // ---- sizes ---------------------------------------------------------------------------------------
 
-// Which of its tokens go in groups, and which as they are.
-typedef struct { size_t packed_from, packed_to, from, to; } Split;
+// Groups first .. last-1, and tokens from .. to-1 by themselves.
+typedef struct { size_t first, last, from, to; } Split;
 static Split split_of(const KeepOptions *o, Transfer t) {
-    if (o->bits >= 16) return (Split){0, 0, t.from, t.to};
+    if (!keep_seals(o)) return (Split){0, 0, t.from, t.to};
     size_t rounded = keep_rounded(o, t.to);
-    return (Split){keep_rounded(o, t.from), rounded, rounded, t.ended ? t.to : rounded};
+    return (Split){keep_rounded(o, t.from) / o->group, rounded / o->group, rounded, t.ended ? t.to : rounded};
 }
 
-static size_t number_bytes(const KeepOptions *o) { return o->bits == 16 ? sizeof(uint16_t) : sizeof(real); }
-static size_t group_bytes(const KeepOptions *o, CacheNeed need) {
-    return o->bits < 16 ? keep_group_bytes(o, need.k, need.v) : 0;
+static size_t run_bytes(const KeepOptions *o, CacheNeed need, bool values) {
+    size_t width = values ? need.v : need.k;
+    return keep_seals(o) && width ? codec_run_bytes((CodecRun){o->bits, o->group, width, values}) : 0;
 }
-static size_t groups_of(const KeepOptions *o, size_t tokens) { return o->bits < 16 ? tokens / o->group : 0; }
 
 size_t transfer_bytes(const Model *m, const Blocks *s, Transfer t) {
     const KeepOptions *o = &s->keep.o;
     CacheNeed need = need_of(m, t.l);
     Split part = split_of(o, t);
-    size_t groups = groups_of(o, part.packed_to - part.packed_from) * group_bytes(o, need);
-    size_t whole = (part.to - part.from) * (need.k + need.v) * number_bytes(o);
-    return need.heads * (groups + whole) + (t.ended ? need.state * sizeof(real) : 0);
+    size_t groups = (part.last - part.first) * (run_bytes(o, need, false) + run_bytes(o, need, true));
+    size_t alone = (part.to - part.from) * (s->k_bytes[t.l] + s->v_bytes[t.l]);
+    return need.heads * (groups + alone) + (t.ended ? need.state * sizeof(real) : 0);
 }
 
 size_t transfer_bytes_of_text(const Model *m, const Blocks *s, size_t n) {
@@ -42,109 +40,84 @@ size_t transfer_bytes_of_text(const Model *m, const Blocks *s, size_t n) {
     return bytes;
 }
 
-size_t transfer_group_at(const Model *m, const Blocks *s, size_t l, size_t head, size_t end) {
-    const KeepOptions *o = &s->keep.o;
-    CacheNeed need = need_of(m, l);
-    return ((end / o->group - 1) * need.heads + head) * group_bytes(o, need);
-}
-size_t transfer_group_room(const Model *m, const Blocks *s, size_t l, size_t n) {
-    const KeepOptions *o = &s->keep.o;
-    CacheNeed need = need_of(m, l);
-    return groups_of(o, keep_rounded(o, n)) * need.heads * group_bytes(o, need);
+size_t transfer_places(const Blocks *s, size_t n) {
+    return (keep_most(&s->keep.o, n, n, n) + s->size - 1) / s->size;
 }
 
 // ---- here and there ------------------------------------------------------------------------------
 
-// Where layer l begins in what blocks_save writes, and where the state, behind its length.
-static size_t place_of(const Model *m, const Blocks *s, size_t l) {
-    size_t numbers = 0;
-    for (size_t i = 0; i < l; i++) {
-        CacheNeed need = need_of(m, i);
-        numbers += need.heads * s->slots[i] * (need.k + need.v);
+// A layer of a text in its blocks, or in what blocks_load() takes of them (place), `before` bytes behind its beginning.
+typedef struct {
+    const Blocks *s; size_t l; CacheNeed need;
+    const uint32_t *block; unsigned char *const *place; size_t before;
+} Where;
+
+// Where layer l begins in what blocks_save() writes, and where the state, behind its length.
+static size_t bytes_before(const Model *m, const Blocks *s, size_t l) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < l; i++) bytes += need_of(m, i).heads * s->slots[i] * (s->k_bytes[i] + s->v_bytes[i]);
+    return bytes;
+}
+
+static unsigned char *slot_at(const Where *w, bool values, size_t head, size_t slot) {
+    const Blocks *s = w->s;
+    size_t each = values ? s->v_bytes[w->l] : s->k_bytes[w->l], slots = s->slots[w->l];
+    size_t at = (head * slots + slot % s->size) * each, keys = w->need.heads * slots * s->k_bytes[w->l];
+    if (w->place) return w->place[slot / s->size] + w->before + (values ? keys : 0) + at;
+    unsigned char *all = (unsigned char *)(values ? s->v[w->l] : s->k[w->l]);
+    return all + w->block[slot / s->size] * w->need.heads * slots * each + at;
+}
+
+typedef void Move(unsigned char *here, unsigned char **packed, size_t bytes);
+static void move_out(unsigned char *here, unsigned char **packed, size_t bytes) {
+    memcpy(*packed, here, bytes), *packed += bytes;
+}
+static void move_in(unsigned char *here, unsigned char **packed, size_t bytes) {
+    memcpy(here, *packed, bytes), *packed += bytes;
+}
+
+// So many bytes from a slot on, which go on in the slots after it.
+static void move_slots(const Where *w, Move *move, bool values, size_t head, size_t slot, size_t bytes,
+                       unsigned char **packed) {
+    size_t each = values ? w->s->v_bytes[w->l] : w->s->k_bytes[w->l];
+    for (size_t some; bytes; slot++, bytes -= some) {
+        some = smaller(bytes, each);
+        move(slot_at(w, values, head, slot), packed, some);
     }
-    return numbers * sizeof(real);
 }
 
-typedef struct { real *k, *v; } Pair;
-static Pair in_block(const Blocks *s, Transfer t, CacheNeed need, uint32_t block, size_t head, size_t position) {
-    size_t slot = (block * need.heads + head) * s->slots[t.l] + position % s->size;
-    return (Pair){need.k ? s->k[t.l] + slot * need.k : NULL, need.v ? s->v[t.l] + slot * need.v : NULL};
-}
-// at: of layer t.l
-static Pair in_place(const Blocks *s, Transfer t, CacheNeed need, unsigned char *at, size_t head, size_t position) {
-    size_t slot = head * s->slots[t.l] + position % s->size, keys = need.heads * s->slots[t.l] * need.k;
-    real *k = (real *)at;
-    return (Pair){k + slot * need.k, k + keys + slot * need.v};
-}
-
-static void pack_numbers(const KeepOptions *o, const real *x, size_t n, unsigned char **out) {
-    if (!n) return;
-    if (o->bits == 16) codec_encode(*out, x, 1, n, 16);
-    else memcpy(*out, x, n * sizeof *x);
-    *out += n * number_bytes(o);
-}
-static void unpack_numbers(const KeepOptions *o, real *x, size_t n, const unsigned char **in) {
-    if (!n) return;
-    if (o->bits == 16) codec_decode(x, 1, *in, n, 16);
-    else memcpy(x, *in, n * sizeof *x);
-    *in += n * number_bytes(o);
-}
-
-void transfer_pack(const Model *m, const Blocks *s, Transfer t, const uint32_t *block, const unsigned char *groups,
-                   unsigned char *out) {
-    const KeepOptions *o = &s->keep.o;
-    CacheNeed need = need_of(m, t.l);
+static void move_all(const Where *w, Transfer t, Move *move, unsigned char *packed) {
+    const KeepOptions *o = &w->s->keep.o;
     Split part = split_of(o, t);
-    size_t first = groups_of(o, part.packed_from), end = groups_of(o, part.packed_to);
-    size_t each = need.heads * group_bytes(o, need);
-    if (end > first) memcpy(out, groups + first * each, (end - first) * each), out += (end - first) * each;
+    for (size_t group = part.first; group < part.last; group++)
+        for (size_t g = 0; g < w->need.heads; g++)
+            for (int values = 0; values < 2; values++)
+                move_slots(w, move, values, g, keep_recent(o) + group * keep_sealed(o), run_bytes(o, w->need, values),
+                           &packed);
     for (size_t i = part.from; i < part.to; i++)
-        for (size_t g = 0; g < need.heads; g++) {
-            Pair pair = in_block(s, t, need, block[i / s->size], g, i);
-            pack_numbers(o, pair.k, need.k, &out), pack_numbers(o, pair.v, need.v, &out);
-        }
-    if (!t.ended || !need.state) return;
+        for (size_t g = 0; g < w->need.heads; g++)
+            for (int values = 0; values < 2; values++)
+                move_slots(w, move, values, g, keep_seals(o) ? i % keep_recent(o) : i,
+                           values ? w->s->v_bytes[t.l] : w->s->k_bytes[t.l], &packed);
+}
+
+void transfer_pack(const Model *m, const Blocks *s, Transfer t, const uint32_t *block, unsigned char *out) {
+    Where w = {.s = s, .l = t.l, .need = need_of(m, t.l), .block = block};
+    move_all(&w, t, move_out, out);
+    if (!t.ended || !w.need.state) return;
     const State *state = &s->state[block[(t.to - 1) / s->size]];
     if (state->length != t.to) fail("the state of %zu tokens is not there to be sent; please report this", t.to);
-    memcpy(out, state->numbers + s->state_at[t.l], need.state * sizeof(real));
-}
-
-// A group of tokens up to `end` of one head.
-static void unpack_group(const Blocks *s, Transfer t, CacheNeed need, size_t end, size_t g, size_t layer,
-                         const unsigned char *in, unsigned char *const *place) {
-    const KeepOptions *o = &s->keep.o;
-    size_t begin = end - o->group;
-    real *channel = xmalloc(o->group * sizeof *channel);
-    for (size_t d = 0; d < need.k; d++, in += codec_bytes(o->group, o->bits)) {
-        codec_decode(channel, 1, in, o->group, o->bits);
-        for (size_t i = 0; i < o->group; i++)
-            in_place(s, t, need, place[(begin + i) / s->size] + layer, g, begin + i).k[d] = channel[i];
-    }
-    for (size_t i = begin; i < end; i++)
-        for (size_t d = 0; d < need.v; d += o->group) {
-            size_t n = smaller(o->group, need.v - d);
-            codec_decode(in_place(s, t, need, place[i / s->size] + layer, g, i).v + d, 1, in, n, o->bits);
-            in += codec_bytes(n, o->bits);
-        }
-    free(channel);
+    size_t bytes = w.need.state * sizeof(real);
+    memcpy(out + transfer_bytes(m, s, t) - bytes, state->numbers + s->state_at[t.l], bytes);
 }
 
 void transfer_unpack(const Model *m, const Blocks *s, Transfer t, const unsigned char *in,
                      unsigned char *const *place) {
-    const KeepOptions *o = &s->keep.o;
-    CacheNeed need = need_of(m, t.l);
-    Split part = split_of(o, t);
-    size_t layer = place_of(m, s, t.l);
-    for (size_t end = part.packed_from + o->group; o->bits < 16 && end <= part.packed_to; end += o->group)
-        for (size_t g = 0; g < need.heads; g++, in += group_bytes(o, need))
-            unpack_group(s, t, need, end, g, layer, in, place);
-    for (size_t i = part.from; i < part.to; i++)
-        for (size_t g = 0; g < need.heads; g++) {
-            Pair pair = in_place(s, t, need, place[i / s->size] + layer, g, i);
-            unpack_numbers(o, pair.k, need.k, &in), unpack_numbers(o, pair.v, need.v, &in);
-        }
-    if (!t.ended || !need.state) return;
-    unsigned char *state = place[(t.to - 1) / s->size] + place_of(m, s, s->layers);
+    Where w = {.s = s, .l = t.l, .need = need_of(m, t.l), .place = place, .before = bytes_before(m, s, t.l)};
+    move_all(&w, t, move_in, (unsigned char *)in);
+    if (!t.ended || !w.need.state) return;
+    unsigned char *state = place[(t.to - 1) / s->size] + bytes_before(m, s, s->layers);
+    size_t bytes = w.need.state * sizeof(real);
     memcpy(state, &t.to, sizeof t.to);
-    memcpy(state + sizeof t.to + s->state_at[t.l] * sizeof(real), in, need.state * sizeof(real));
+    memcpy(state + sizeof t.to + s->state_at[t.l] * sizeof(real), in + transfer_bytes(m, s, t) - bytes, bytes);
 }

@@ -128,12 +128,24 @@ static void steps_of_servers(void) {
     json_decref(root);
 }
 
+static void codecs(void) {
+    Result r = bench("codecs --tiny --threads 1 --out results.json");
+    json_t *root = json_load_file(test_path("results.json"), 0, NULL);
+    json_t *all = json_object_get(json_object_get(root, "sections"), "codecs");
+    CHECK(r.status == 0 && json_array_size(all) == 8, "status %d: %s%s", r.status, r.out, r.error);
+    double whole = json_number_value(json_object_get(json_array_get(all, 0), "cache_bytes"));
+    double least = json_number_value(json_object_get(json_array_get(all, 6), "cache_bytes"));
+    CHECK(whole == 256 * 2 * 256 * 4 && least == whole * 18 / 128, "%g and %g bytes", whole, least);
+    json_decref(root);
+}
+
 static const Test tests[] = {
     {"bench/results", "every section leaves numbers, a table, and the picture", leaves_results},
     {"bench/section", "a section runs alone; an unknown one is refused", one_section},
     {"bench/quant", "products of quantised weights are measured by format and rows", quantised},
     {"bench/packed", "models in integers are measured beside floats, by format", in_integers},
     {"bench/flash", "flash attention is taken apart, also beside a hog, and its FLOPs are counted", flash_apart},
+    {"bench/codecs", "a packed cache is measured by codec", codecs},
     {"bench/servers", "steps, batches and guesses leave numbers, and the bits as they were", steps_of_servers},
 };
 REGISTER_TESTS(tests)

@@ -77,9 +77,43 @@ static void test_extremes(void) {
     }
 }
 
+// What a sealed run gives back is codec_round of each group, whichever of its tokens are asked for.
+static void check_run(CodecRun run, real least, real most, Rng *r) {
+    size_t n = run.group * run.width;
+    real *x = xmalloc(n * sizeof *x), *expected = xmalloc(n * sizeof *x), *found = xmalloc(n * sizeof *x);
+    unsigned char *packed = xmalloc(codec_run_bytes(run));
+    for (size_t i = 0; i < n; i++) x[i] = least + (most - least) * (real)rng_uniform(r);
+    memcpy(expected, x, n * sizeof *x);
+    for (size_t d = 0; !run.values && d < run.width; d++) codec_round(expected + d, run.width, run.group, run.bits);
+    for (size_t t = 0; run.values && t < run.group; t++)
+        for (size_t d = 0; d < run.width; d += run.group)
+            codec_round(expected + t * run.width + d, 1, smaller(run.group, run.width - d), run.bits);
+    codec_seal(packed, x, run);
+    for (size_t trial = 0; trial < 6; trial++) {
+        size_t first = trial ? rng_below(r, (uint32_t)run.group) : 0;
+        size_t some = trial ? 1 + rng_below(r, (uint32_t)(run.group - first)) : run.group;
+        codec_unseal(found, packed, run, first, some);
+        CHECK(!memcmp(found, expected + first * run.width, some * run.width * sizeof *x),
+              "%zu bits, %zu tokens of %zu %s: others from %zu on", run.bits, run.group, run.width,
+              run.values ? "values" : "keys", first);
+    }
+    free(x), free(expected), free(found), free(packed);
+}
+static void test_runs(void) {
+    static const size_t bits[] = {8, 4, 2}, groups[] = {2, 5, 16, 24, 32, 64}, widths[] = {1, 8, 16, 21, 32, 64, 80};
+    static const real ranges[][2] = {{-1, 1}, {0, 0}, {3, 3}, {-0x1p-20f, 0x1p-21f}, {-9e4f, 1e6f}, {1e-30f, 2e-30f}};
+    Rng r = rng_stream(12, RNG_TEST, 0);
+    for (size_t b = 0; b < 3; b++)
+        for (size_t g = 0; g < 6; g++)
+            for (size_t w = 0; w < 7; w++)
+                for (size_t i = 0; i < 12; i++)
+                    check_run((CodecRun){bits[b], groups[g], widths[w], i % 2}, ranges[i / 2][0], ranges[i / 2][1], &r);
+}
+
 // ---- policies against their definition -----------------------------------------------------------
 
 enum { H = 4, KV = 2, D = 8, LONG = 60, ROW = (H + 2 * KV) * D, VOCAB = 23 };
+enum { WIDE = 64, ROW_WIDE = (H + 2 * KV) * WIDE };
 static Model *open_model(const char *flags) {
     Config c = config_of("--width 32 --heads 4 --layers 2 --context 160 --ffn-width 40 --init-scale 10", flags, VOCAB);
     return model_new(&c, false);
@@ -248,10 +282,75 @@ static void test_policies(void) {
     model_free(m);
 }
 
+// ---- few bits against their definition ----------------------------------------------------------
+
+// What the query at position p sees of n tokens x [n, ROW] from column `from` on.
+static void seen_by(real *x, const KeepOptions *o, size_t from, size_t width, bool values, size_t p) {
+    size_t row = ROW_WIDE, sealed = keep_rounded(o, p);
+    for (size_t i = 0; i <= p && o->quant != WEIGHTS_none; i++) {
+        unsigned char held[4 * WIDE];
+        quant_encode_rows((Quant){.format = (QuantFormat)(o->quant - 1)}, held, 1, x + i * row + from, 1, width);
+        quant_decode_rows((QuantFormat)(o->quant - 1), x + i * row + from, held, 1, 1, width);
+    }
+    for (size_t i = 0; i <= p && o->bits == 16; i++) codec_round(x + i * row + from, 1, width, 16);
+    for (size_t i = 0; i < sealed && values; i++)
+        for (size_t d = 0; d < width; d += o->group)
+            codec_round(x + i * row + from + d, 1, smaller(o->group, width - d), o->bits);
+    for (size_t i = 0; i < sealed && !values; i += o->group)
+        for (size_t d = 0; d < width; d++) codec_round(x + i * row + from + d, row, o->group, o->bits);
+}
+
+// Each query alone over a cache without a codec, whose tokens have been rounded as it is to see them.
+static void check_codec(Model *m, const char *flags) {
+    Rng r = rng_stream(15, RNG_TEST, 0);
+    KeepOptions o = options(flags), whole = options("--kv-policy window --kv-budget 1000");
+    real *qkv = xmalloc(LONG * ROW_WIDE * sizeof *qkv), *seen = xmalloc(LONG * ROW_WIDE * sizeof *qkv);
+    real *out = xmalloc(LONG * H * WIDE * sizeof *out), *expected = xmalloc(LONG * H * WIDE * sizeof *out);
+    AttnShape s = {.H = H, .KV = KV, .D = WIDE, .Dv = WIDE, .scale = 1 / sqrt(WIDE), .kernel = ATTENTION_flash,
+                   .tile = 32};
+    for (size_t i = 0; i < LONG * ROW_WIDE; i++) qkv[i] = (real)(1.5 * rng_normal(&r));
+    Cache *c = cache_new_kept(m, 1, LONG, &o, 20);
+    for (size_t done = 0, n; done < LONG; done += n) {
+        n = smaller(LONG - done, 1 + rng_below(&r, 25));
+        Row row = {.n = n, .past = done, .block = c->table, .prompt = 20};
+        Batch b = {.B = n, .T = 1, .M = n, .inference = true, .paged = {c->blocks, &row, 1}};
+        const real *at = qkv + done * ROW_WIDE;
+        keep_attention(m, 0, (AttnOutput){.out = out + done * H * WIDE, .out_stride = H * WIDE},
+                       (KeepInput){at, ROW_WIDE, at + H * WIDE, at + (H + KV) * WIDE, ROW_WIDE}, s, &b);
+    }
+    for (size_t p = 0; p < LONG; p++) {
+        memcpy(seen, qkv, (p + 1) * ROW_WIDE * sizeof *qkv);
+        for (size_t g = 0; g < KV; g++) {
+            seen_by(seen, &o, (H + g) * WIDE, WIDE, false, p);
+            seen_by(seen, &o, (H + KV + g) * WIDE, WIDE, true, p);
+        }
+        Cache *other = cache_new_kept(m, 1, LONG, &whole, LONG);
+        Row row = {.n = p + 1, .past = 0, .block = other->table, .prompt = LONG};
+        Batch b = {.B = p + 1, .T = 1, .M = p + 1, .inference = true, .paged = {other->blocks, &row, 1}};
+        keep_attention(m, 0, (AttnOutput){.out = expected, .out_stride = H * WIDE},
+                       (KeepInput){seen, ROW_WIDE, seen + H * WIDE, seen + (H + KV) * WIDE, ROW_WIDE}, s, &b);
+        CHECK(!memcmp(out + p * H * WIDE, expected + p * H * WIDE, H * WIDE * sizeof *out), "%s: the query at %zu",
+              flags, p);
+        cache_free(other);
+    }
+    cache_free(c);
+    free(qkv), free(seen), free(out), free(expected);
+}
+static void test_codecs(void) {
+    static const char *const flags[] = {
+        "--kv-bits 16", "--kv-bits 8", "--kv-bits 4 --kv-group 16 --kv-residual 0", "--kv-bits 2 --kv-residual 7",
+        "--kv-bits 4 --kv-group 5 --kv-residual 3", "--kv-quant int8", "--kv-quant q8_0", "--kv-quant q4_0",
+        "--kv-quant int4", "--kv-quant int4_full", "--kv-quant int4_asym", "--kv-quant int3", "--kv-quant int2",
+        "--kv-quant ternary", "--kv-quant mxfp4", "--kv-quant nvfp4"};
+    Model *m = open_model("--attn gqa --kv-heads 2 --head-dim 64");
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_codec(m, flags[i]);
+    model_free(m);
+}
+
 // ---- the same bits, however a text is cut ---------------------------------------------------------
 
 enum { TEXTS = 3, LONGEST = 80, BLOCKS = 900 };
-typedef struct { int token[LONGEST]; size_t n, prompt, done; uint32_t block[LONGEST]; real *expected; } Text;
+typedef struct { int token[LONGEST]; size_t n, prompt, done; uint32_t block[2 * LONGEST]; real *expected; } Text;
 
 static void read_alone(Model *m, const KeepOptions *o, const Text *t, size_t chunk, real *logits) {
     Cache *c = cache_new_kept(m, 1, t->n, o, t->prompt);
@@ -309,6 +408,7 @@ static void check_cuts(const char *model, const char *flags) {
     static const size_t chunks[] = {1, 7}, sizes[] = {1, 7, 16};
     Model *m = open_model(model);
     KeepOptions o = options(flags);
+    keep_fit(m, &o);
     Rng r = rng_stream(8, RNG_TEST, 0);
     Text text[TEXTS];
     bool wanted[LONGEST];
@@ -372,7 +472,8 @@ static void check_copies(const char *flags) {
 static void test_copies(void) {
     static const char *const flags[] = {
         "--kv-policy h2o --kv-budget 12", "--kv-policy random --kv-budget 9", "--kv-policy pool --kv-budget 8",
-        "--kv-policy snapkv --kv-budget 12", "--kv-bits 4 --kv-group 6 --kv-residual 4"};
+        "--kv-policy snapkv --kv-budget 12", "--kv-bits 4 --kv-group 6 --kv-residual 4", "--kv-bits 8 --kv-group 4",
+        "--kv-quant int8", "--kv-bits 16"};
     int threads = omp_get_max_threads();
     omp_set_num_threads(1);                              // so small that sharing them out takes longer
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_copies(flags[i]);
@@ -396,6 +497,18 @@ static void test_cuts(void) {
         check_cuts(model[0], flags[i]);
         if (!rotates && i % 3 == 0) check_cuts(model[1], flags[i]), check_cuts(model[2], flags[i]);
     }
+    static const char wide[] = "--attn gqa --kv-heads 2 --head-dim 32 --layers 1", latent[] =
+        "--attn mla --kv-rank 48 --rope-dim 16 --layers 1";
+    static const char *const formats[] = {
+        "--kv-quant q8_0", "--kv-policy h2o --kv-budget 17 --kv-quant q4_0", "--kv-quant mxfp4 --kv-policy random "
+        "--kv-budget 12", "--kv-policy sink --kv-budget 16 --kv-positions packed --kv-quant int4_asym", "--kv-bits 4",
+        "--kv-bits 8 --kv-group 16 --kv-residual 5"};
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+        omp_set_num_threads(1 + (int)i % 3);
+        check_cuts(wide, formats[i]);
+        if (i != 3) check_cuts(latent, formats[i]);
+    }
+    check_cuts(latent, "--kv-quant nvfp4");
     omp_set_num_threads(threads);
 }
 
@@ -471,6 +584,44 @@ static void test_questions(void) {
     model_free(m);
 }
 
+// As many tokens as fit, and no more.
+static void test_room(void) {
+    Rng r = rng_stream(14, RNG_TEST, 0);
+    for (size_t i = 0; i < 300; i++) {
+        KeepOptions o = {.policy = KV_POLICY_full, .bits = i % 4 ? 4 : 32, .group = 2 + rng_below(&r, 40),
+                         .residual = rng_below(&r, 50), .sealed = 1 + rng_below(&r, 9)};
+        size_t slots = rng_below(&r, 400), n = keep_room(&o, slots);
+        CHECK(keep_most(&o, 1, 0, n) <= slots && keep_most(&o, 1, 0, n + 1) > slots,
+              "%zu tokens in %zu slots, groups of %zu in %zu behind %zu", n, slots, o.group, o.sealed, o.residual);
+    }
+}
+
+// What is told is what is there: slots of a text hold its bytes, but for the recent tokens that are not there yet and
+// the rest of a slot behind each group.
+static void test_memory(void) {
+    enum { TOKENS = 3000 };
+    Config c = config_of("--width 64 --heads 2 --layers 2 --context 160 --ffn-width 40", "", VOCAB);
+    Model *m = model_new(&c, false);
+    static const char *const flags[] = {"", "--kv-bits 16", "--kv-bits 8", "--kv-bits 4", "--kv-bits 2",
+                                        "--kv-bits 4 --kv-residual 0 --kv-group 16", "--kv-quant q8_0",
+                                        "--kv-quant mxfp4"};
+    size_t whole = 0;
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        KeepOptions o = options(flags[i]);
+        Cache *cache = cache_new_kept(m, 1, TOKENS, &o, 100);
+        size_t told = keep_bytes(m, &o, 100, TOKENS), there = cache->blocks->arena.size;
+        size_t held = blocks_bytes(m, cache->blocks), pair = 2 * 2 * 64 * sizeof(float);
+        size_t spare = keep_seals(&o) ? (o.group + 16) * pair : 16 * pair;
+        if (!i) whole = told;
+        CHECK(told <= held && held <= told + spare && there >= held && there < held + 4096,
+              "%s: told are %zu bytes, a text has %zu, %zu are there", flags[i], told, held, there);
+        CHECK(o.bits == 32 || held < whole * (o.bits + 3) / 32 + spare * 3, "%s: %zu bytes of %zu", flags[i], held,
+              whole);
+        cache_free(cache);
+    }
+    model_free(m);
+}
+
 // By hand: 2 layers, 2 heads of 8 channels.
 static void test_bytes(void) {
     Model *m = open_model("--attn gqa --kv-heads 2");
@@ -482,7 +633,7 @@ static void test_bytes(void) {
         {"--kv-policy window --kv-budget 11 --kv-bits 16", 4 * 10 * (16 * 2 + 4)},
         // The query at 99 sees 64 rounded; of these two groups of 32 for each channel, and 8 numbers for each token.
         {"--kv-bits 4", 4 * (36 * 16 * 4 + 2 * 8 * (4 + 16) + 64 * (4 + 4))},
-        {"--kv-bits 2 --kv-group 5 --kv-residual 0", 4 * (5 * 16 * 4 + 19 * 8 * (4 + 2) + 95 * (4 + 2 + 4 + 1))}};
+        {"--kv-bits 2 --kv-group 5 --kv-residual 0", 4 * (5 * 16 * 4 + 19 * (8 * 4 + 5 * 2) + 95 * (8 + 2))}};
     for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
         KeepOptions o = options(of[i].flags);
         CHECK(keep_bytes(m, &o, 60, 100) == of[i].bytes, "%s: %zu bytes, not %zu", of[i].flags,
@@ -497,11 +648,19 @@ static void open_kept(void *flags) {
     Model *m = open_model(flags);
     cache_new_kept(m, 1, 20, &o, 10);
 }
+static void open_packed(void *flags) {
+    KeepOptions o = options(flags);
+    cache_new_kept(open_model("--attn gqa --kv-heads 2"), 1, 20, &o, 10);
+}
 static void test_refusals(void) {
     CHECK(test_fails(2, "needs --kv-budget, 5 or more", read_flags, "--kv-policy sink --kv-budget 4"), "%s",
           test_message);
     CHECK(test_fails(2, "holes in the groups", read_flags, "--kv-policy h2o --kv-budget 4 --kv-bits 4"), "%s",
           test_message);
+    CHECK(test_fails(2, "choose one", read_flags, "--kv-bits 4 --kv-quant q4_0"), "%s", test_message);
+    CHECK(test_fails(2, "leave --kv-quant out", read_flags, "--kv-policy pool --kv-budget 4 --kv-quant int8"), "%s",
+          test_message);
+    CHECK(test_fails(2, "number of groups: of 32", open_packed, "--kv-quant q4_0"), "%s", test_message);
     CHECK(test_fails(2, "have a window already", open_kept, "--attn swa --window 9"), "%s", test_message);
     CHECK(test_fails(2, "keep a state", open_kept, "--attn gla+mha"), "%s", test_message);
     CHECK(test_fails(2, "ALiBi", open_kept, "--pos alibi"), "%s", test_message);
@@ -557,11 +716,15 @@ static void test_commands(void) {
 static const Test tests[] = {
     {"keep/halves", "all 65,536 half floats, and how numbers become them", test_halves},
     {"keep/groups", "8, 4 and 2 bits are KIVI's formula", test_groups},
+    {"keep/runs", "tokens that are packed together come back as each of their groups would", test_runs},
     {"keep/extremes", "groups without a range, beyond the range; bfloat16", test_extremes},
     {"keep/policies", "each query sees the pairs of its policy's definition, and nothing else", test_policies},
+    {"keep/codecs", "each query sees tokens rounded as the codec's definition has it, to the bit", test_codecs},
     {"keep/cuts", "the same bits for every chunk, block size and batch", test_cuts},
     {"keep/questions", "what --questions counts, against asking without a cache", test_questions},
     {"keep/commands", "./generate with each of the flags, and what it refuses", test_commands},
+    {"keep/room", "how many tokens find room in slots", test_room},
+    {"keep/memory", "bytes that are told are the bytes that are there", test_memory},
     {"keep/bytes", "bytes of a cache, counted by hand", test_bytes},
     {"keep/refusals", "what cannot be, and why", test_refusals},
     {"keep/copies", "texts that go on from one past, or begin anew, get the bits of one alone", test_copies},

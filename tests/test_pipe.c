@@ -187,13 +187,14 @@ static void bytes(void) {
     CHECK(transfer_bytes_of_text(m, s, 96) == 96 * token * 4, "%zu bytes", transfer_bytes_of_text(m, s, 96));
     for (size_t bits = 2; bits <= 16; bits *= 2) {
         KeepOptions o = few(bits, 16, 0), late = few(bits, 16, 20);
-        s->keep.o = o;
+        blocks_keep(m, s, &o);
         size_t expected = 96 * token * bits / 8 + (bits < 16 ? 96 * token / 16 * 4 : 0);
         CHECK(transfer_bytes_of_text(m, s, 96) == expected, "%zu bits: %zu bytes", bits,
               transfer_bytes_of_text(m, s, 96));
         FleetOptions f = {.each = (double)token * 4, .keep = o};
         for (size_t n = 1; n < 96; n++) {
-            s->keep.o = f.keep = n % 2 ? o : late;
+            f.keep = n % 2 ? o : late;
+            blocks_keep(m, s, &f.keep);
             CHECK((double)transfer_bytes_of_text(m, s, n) == fleet_bytes(&f, n, true), "%zu bits, %zu tokens: %zu, and "
                   "on the event clock %g", bits, n, transfer_bytes_of_text(m, s, n), fleet_bytes(&f, n, true));
         }

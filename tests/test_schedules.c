@@ -20,7 +20,8 @@ static const SampleOptions drawn[] = {
     {.temperature = 0, .top_p = 1, .seed = 3, .tokens = ANSWER, .samples = 1},
     {.temperature = 0.7, .top_k = 6, .top_p = 0.9, .seed = 3, .tokens = ANSWER, .samples = 1},
 };
-static const char *const targets[] = {"", "--attn mla", "--attn swa --window 9", "--attn gqa --kv-heads 1 --pos alibi",
+static const char *const targets[] = {"--head-dim 32", "--attn mla --kv-rank 24 --rope-dim 8",
+                                      "--attn swa --window 9", "--attn gqa --kv-heads 1 --pos alibi",
                                       "--experts 4 --router bias", "--attn gla+mha"};
 static const char *const drafts[] = {"--width 16 --layers 1", "--attn mla --layers 1",
                                      "--pos learned --context 24"};
@@ -33,6 +34,10 @@ static const KeepOptions kept[] = {
     {.policy = KV_POLICY_h2o, .budget = 8, .bits = 32},
     {.policy = KV_POLICY_snapkv, .budget = 10, .bits = 32},
     {.policy = KV_POLICY_full, .bits = 4, .group = 4, .residual = 3},
+    {.policy = KV_POLICY_full, .bits = 8, .group = 3, .residual = 0},
+    {.policy = KV_POLICY_full, .bits = 32, .quant = WEIGHTS_q4_0}, {.policy = KV_POLICY_full, .bits = 16},
+    {.policy = KV_POLICY_full, .bits = 32, .quant = WEIGHTS_mxfp4},
+    {.policy = KV_POLICY_h2o, .budget = 8, .bits = 32, .quant = WEIGHTS_q8_0},
 };
 enum { KEPT = sizeof kept / sizeof *kept, KEEPERS = 2 };
 typedef enum { GUESS_NOTHING, GUESS_LOOKUP, GUESS_MODEL, GUESS_RATIO, GUESSES } Guess;
@@ -103,6 +108,7 @@ typedef struct {
     const Item *item;
     Asked asked[REQUESTS]; size_t count, submitted, steps;
     bool forks, cancels; Guess guess; size_t keeps;  // keeps: KEPT: everything
+    KeepOptions keep;
 } World;
 
 static size_t below(World *w, size_t n) { return rng_below(&w->rng, (uint32_t)n); }
@@ -132,8 +138,9 @@ static void make_world(World *w, const Zoo *z, uint64_t seed) {
                           .watermark = chance(w, 5) ? 0 : 1.0 / (double)blocks, .shed = chance(w, 9) ? 0 : 12};
     w->o.budget = w->o.running + below(w, 20);
     w->keeps = target < KEEPERS && chance(w, 4) ? below(w, KEPT) : KEPT;
-    if (w->keeps < KEPT) w->o.prefix_cache = false;
-    if (w->keeps < KEPT && keep_alters(&kept[w->keeps])) w->o.slots = served_slots, w->o.keep = &kept[w->keeps];
+    w->keep = w->keeps < KEPT ? kept[w->keeps] : keep_everything();
+    keep_fit(z->target[target], &w->keep);
+    if (keep_alters(&w->keep)) w->o.prefix_cache = false, w->o.slots = served_slots, w->o.keep = &w->keep;
     w->pool = pool_new(blocks, size, blocks, seed, chance(w, 5) ? 4 : 64);
     w->sched = sched_new(w->o, w->pool);
     w->served = served_new(z->target[target], blocks, size, w->o.running, blocks, z->options[target], VOCAB);
@@ -141,7 +148,8 @@ static void make_world(World *w, const Zoo *z, uint64_t seed) {
     w->engine = (Engine){.sched = w->sched, .backend = served_backend(w->served), .guesses = 1 + below(w, 6),
                          .guess = draft_guess};
     if (w->keeps == KEPT) choose_guesses(w, z, target);
-    else served_keep(w->served, &kept[w->keeps]), w->item = z->less[target][w->keeps];
+    else served_keep(w->served, &w->keep), w->item = z->less[target][w->keeps];
+    if (w->keeps < KEPT && !keep_alters(&w->keep) && chance(w, 5)) w->engine.draft = draft_lookup();
     w->forks = chance(w, 4), w->cancels = chance(w, 4);
     w->count = 1 + below(w, REQUESTS);
     for (size_t i = 0; i < w->count; i++) w->asked[i].at = (double)below(w, 20);
@@ -213,7 +221,7 @@ static void fuzz(void) {
     Seen seen = {0};
     Zoo *z = open_zoo();
     const char *schedules = getenv("SCHEDULES");
-    size_t count = schedules ? strtoull(schedules, NULL, 10) : 300;
+    size_t count = schedules ? strtoull(schedules, NULL, 10) : 800;
     for (uint64_t seed = 0; seed < count; seed++) {
         World w;
         make_world(&w, z, seed);
@@ -224,11 +232,11 @@ static void fuzz(void) {
         see(&seen, &w);
         free_world(&w);
     }
-    CHECK(count < 300 || (seen.preempted && seen.saved && seen.copied && seen.found && seen.end[END_CANCELLED] &&
+    CHECK(count < 800 || (seen.preempted && seen.saved && seen.copied && seen.found && seen.end[END_CANCELLED] &&
           seen.end[END_SHED]), "preempted %zu, saved %zu, copied %zu, found %zu, cancelled %zu, shed %zu",
           seen.preempted, seen.saved, seen.copied, seen.found, seen.end[END_CANCELLED], seen.end[END_SHED]);
-    for (size_t k = 0; k < KEPT && count >= 300; k++) CHECK(seen.less[k] > 4, "keeps %zu: %zu ended", k, seen.less[k]);
-    for (Guess g = GUESS_LOOKUP; g < GUESSES && count >= 300; g++)
+    for (size_t k = 0; k < KEPT && count >= 800; k++) CHECK(seen.less[k] > 4, "keeps %zu: %zu ended", k, seen.less[k]);
+    for (Guess g = GUESS_LOOKUP; g < GUESSES && count >= 800; g++)
         CHECK(seen.kept[g] > 20 && seen.rejected[g] > 20, "guesses %d: %zu kept, %zu rejected", g, seen.kept[g],
               seen.rejected[g]);
 }

@@ -111,7 +111,8 @@ static void kept(void) {
         {.policy = KV_POLICY_window, .budget = 9, .bits = 32}, {.policy = KV_POLICY_h2o, .budget = 7, .bits = 32},
         {.policy = KV_POLICY_sink, .budget = 6, .from = 1, .bits = 16, .packed = true},
         {.policy = KV_POLICY_snapkv, .budget = 8, .bits = 32}, {.policy = KV_POLICY_pool, .budget = 6, .bits = 32},
-        {.policy = KV_POLICY_full, .bits = 2, .group = 4, .residual = 2}};
+        {.policy = KV_POLICY_full, .bits = 2, .group = 4, .residual = 2},
+        {.policy = KV_POLICY_full, .bits = 32, .quant = WEIGHTS_int8}};
     Model *m = open_model("--attn gqa --kv-heads 2");
     for (size_t i = 0; i < sizeof keep / sizeof *keep; i++) {
         char *name = xprintf("policy %d, %zu bits", keep[i].policy, keep[i].bits);
@@ -208,13 +209,14 @@ static void drafts(void) {
 
 // A policy has one receipt too; a file as swap area is refused where its directory is memory.
 static void kept_commands(void) {
-    static const char *const of[] = {"--kv-policy h2o --kv-budget 7", "--kv-bits 4 --kv-group 4 --kv-residual 6"};
+    static const char *const of[] = {"--kv-policy h2o --kv-budget 7", "--kv-bits 4 --kv-group 4 --kv-residual 6",
+                                     "--kv-quant int8"};
     static const char small[] = "--block 3 --blocks 20 --chunk 4 --admit chunk --watermark 0 --threads 1";
     static const char *const wrong[] = {
         "--kv-policy window", "--kv-policy sink --kv-budget 9 --prefix-cache", "--kv-policy oracle --kv-budget 9",
         "--kv-policy sink --kv-budget 9 --draft lookup --gamma 2", "--kv-bits 4 --clock model", "--kv-tier t",
         "--kv-policy sink --kv-budget 9 --calibrate c.json", "--kv-budget 9"};
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
         Result first = serve(of[i]), others = serve(xprintf("%s %s", of[i], small));
         CHECK(strstr(first.out, "kept      ") && !strcmp(receipt_of(first), receipt_of(others)), "%s: %s%s", of[i],
               first.out, others.out);
@@ -224,6 +226,8 @@ static void kept_commands(void) {
               of[i], disk.out, disk.error);
         CHECK(!file_exists(test_path("tier")), "the file has gone");
     }
+    Result plain = serve("--kv-quant int8"), guessed = serve("--kv-quant int8 --draft lookup --gamma 3 --prefix-cache");
+    CHECK(!strcmp(receipt_of(plain), receipt_of(guessed)), "%s%s", guessed.out, guessed.error);
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         Result r = serve(wrong[i]);
         CHECK(r.status == 2 && count_lines(r.error) == 1, "%s: status %d: %s", wrong[i], r.status, r.error);
