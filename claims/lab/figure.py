@@ -312,7 +312,8 @@ def draw(claim, records, path):
     facets = list(dict.fromkeys(arm.facet for arm in claim.arms)) if claim.usable else []
     panels = [] if claim.record else facets or ([claim.metric] if "x" in claim.figure else compared(claim))
     with plt.rc_context(STYLE):
-        rows = 0 if claim.usable or "x" in claim.figure else (0.46 if len(claim.groups()) <= MANY else 0.26) * len(claim.groups())
+        arms = len(claim.groups())
+        rows = 0 if claim.usable or "x" in claim.figure else (0.46 if arms <= MANY else 0.26) * arms
         height = max(3.2, 0.62 * len(findings) + 1.1, rows + 1.2) + 0.3
         figure, every = plt.subplots(1, len(panels) + bool(findings), layout="constrained", squeeze=False,
                                      figsize=(3.6 * len(panels) + 4.4 * bool(findings), height))
