@@ -182,6 +182,11 @@ class Commands(unittest.TestCase):
             with self.assertRaisesRegex(UsageError, "is not for a sweep"):
                 ad_hoc(["./train", *words.split()])
 
+    def test_a_flag_with_spaces(self):
+        """A shell has taken the quotes away; the command of the sweep has them again."""
+        words = ["./generate", "--model=--data recall --steps 500", "--questions", "4", "--kv-bits", "8,2"]
+        self.assertEqual(parse_command(ad_hoc(words, "answered", "higher").command), parse_command(words))
+
     def test_bad_claims(self):
         for changes in ({"tune_seeds": "5..6"}, {"metric": "beauty"}, {"surprise": 1},
                         {"comparison": [{"a": "b", "b": "c", "predict": "> 0"}]},

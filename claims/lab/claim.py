@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 import textwrap
 import tomllib
 from dataclasses import dataclass, field, replace
@@ -419,5 +420,5 @@ def ad_hoc(words, metric="val_loss", better="lower", match=""):
     arms = make_arms({"": {}}, facets, fixed)
     zero = Prediction("above", 0.0)
     comparisons = [Comparison(arm.label, arms[0].label, zero, metric, "thesis") for arm in arms[1:]]
-    return Claim("", " ".join(words), arms, tuned, seeds, [], metric, better, comparisons=comparisons, match=match,
+    return Claim("", shlex.join(words), arms, tuned, seeds, [], metric, better, comparisons=comparisons, match=match,
                  program=program)

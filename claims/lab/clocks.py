@@ -1,11 +1,12 @@
 """clocks.py: what the event clock of ./serve is worth on one machine, and what posts 7, 10 and 17 need of its real one.
 
-    PYTHONPATH=claims python3 -m lab.clocks claims/results/clocks.json      measures again (2 minutes), alone
+    PYTHONPATH=claims python3 -m lab.clocks claims/results/clocks.json      measures again (4 minutes), alone
 
 A small model with random weights is calibrated, on one thread, and requests are replayed in both clocks: below and
-above saturation, and as sessions of agents. Then a tiny one answers fifteen thousand requests from empty and after a
-burst, in a pool as large for its short requests as that of paging-loop for long ones; and ./train says its speed by
-the batch. Rates are shares of what was measured just before.
+above saturation, and as sessions of agents. Then a smaller one answers ten thousand requests from empty and after a
+burst, in a pool as large for its short requests as that of paging-loop for long ones, on the real clock and on the
+event clock by a table of its own costs; and ./train says its speed by the batch. Rates are shares of what was
+measured just before.
 """
 import json
 import subprocess
@@ -18,16 +19,17 @@ from .bench import commit_complaints
 from .report import number
 
 SMALL = "--data markov --order 1 --vocab 512 --context 512 --layers 6 --width 256 --heads 4 --batch 1 --steps 1"
-TINY = "--data markov --order 1 --vocab 32 --context 128 --layers 1 --width 32 --heads 1 --batch 1 --steps 1"
+PAGED = "--data markov --order 1 --vocab 32 --context 256 --layers 2 --width 64 --heads 2 --batch 1 --steps 1"
 LENGTHS = "--prompt-length 64 --answer-length 32 --budget 64 --running 32 --blocks 2048"
 SESSIONS = ("--agent-turns 10 --spread 0 --prompt-length 200 --answer-length 10 --tool-tokens 30 --tool-seconds 0.2 "
             "--budget 64 --running 32 --prefix-cache 1 --blocks 4096 --requests 200")
-PAGES = ("--prompt-length 64 --answer-length 128 --block 4 --blocks 2048 --running 512 --budget 512 --chunk 64 "
-         "--watermark 0")
+STEPS = "--block 4 --blocks 2048 --running 512 --budget 512 --chunk 64"
+PAGES = f"--prompt-length 64 --answer-length 128 --watermark 0 {STEPS}"
 TRAINED = ("--data markov --order 1 --vocab 32 --context 32 --layers 2 --width 32 --heads 2 --warmup 0 --schedule "
            "constant --eval-tokens 1024 --lr 3e-3")
 BATCHES = {1: 3000, 4: 2000, 16: 800, 64: 200, 256: 50}
 ROUNDS = 3
+BETWEEN = 0.5    # of the two ends' logarithms: where the rate of `ends` lies
 TIMES = ("ttft", "tpot", "latency")
 
 
@@ -42,7 +44,7 @@ class Bed:
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        for name, flags in (("small", SMALL), ("tiny", TINY)):
+        for name, flags in (("small", SMALL), ("paged", PAGED)):
             program("train", f"{flags} --out {name}", folder)
 
     def serve(self, text):
@@ -73,21 +75,25 @@ def replays(bed):
 
 
 def ends(bed):
-    def rate(admit):
-        return bed.serve(f"--run tiny --arrivals closed --clients 5000 --requests 5000 --admit {admit} {PAGES}")
-    full, chunk = rate("full"), rate("chunk")
-    most, least = full["requests_per_second"], chunk["requests_per_second"]
-    between = most ** 0.4 * least ** 0.6
-    yield {"what": "endless work", "full": most, "chunk": least, "recomputed_share": chunk["recomputed_share"],
-           "rate": between}
+    """Endless work under both admissions, then a rate between the two ends, from empty and after a burst. Each on the
+    real clock, and simulated by a table that was measured just before: the same requests, costs in place of steps."""
+    program("serve", f"--run paged --threads 1 --calibrate paged.json {STEPS}", bed.folder)
+    kept = ("good_late", "ttft_late", "pool_share", "duty", "requests_per_second", "preempted", "recomputed_share")
+
+    def twice(text):
+        real = bed.serve(f"--run paged --threads 1 {text} {PAGES}")
+        simulated = bed.serve(f"--cost paged.json {text} {PAGES}")
+        return {**{k: real[k] for k in kept}, **{f"{k}, simulated": simulated[k] for k in kept}}
+    most, least = (twice(f"--arrivals closed --clients 3000 --requests 3000 --admit {admit}") for admit in
+                   ("full", "chunk"))
+    most, least, tau = most["requests_per_second"], least["requests_per_second"], least["recomputed_share"]
+    between = most ** BETWEEN * least ** (1 - BETWEEN)
+    yield {"what": "endless work", "full": most, "chunk": least, "recomputed_share": tau, "rate": between}
     limits = f"--slo-ttft {500 / most:.6g} --slo-tpot {50 / most:.6g}"
     for admit in ("chunk", "full"):
         for backlog in (0, 500):
-            told = bed.serve(f"--run tiny --requests 15000 --rate {between:.6g} --backlog {backlog} --admit {admit} "
-                             f"{PAGES} {limits}")
-            yield {"what": f"{admit}, {backlog} at once", **{k: told[k] for k in
-                   ("good_late", "ttft_late", "pool_share", "duty", "requests_per_second", "preempted",
-                    "recomputed_share")}}
+            yield {"what": f"{admit}, {backlog} at once", **twice(f"--requests 10000 --rate {between:.6g} "
+                                                                   f"--backlog {backlog} --admit {admit} {limits}")}
 
 
 def speeds(bed):

@@ -31,6 +31,7 @@ STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "
 LOOKS = [("#000000", "o", "-"), ("#b2182b", "s", "--"), ("#2c7fb8", "^", "-."), ("#c98500", "D", ":"),
          ("#5e3c99", "v", (0, (5, 1))), ("#4d9a48", "P", (0, (1, 1))), ("#777777", "X", (0, (3, 1, 1, 1)))]
 MOST_SHOWN = 12        # comparisons in one picture
+MANY = 16              # arms, beyond which they stand closer
 REGION, SHORT = "#dcdcdc", 34   # colour of what is predicted; letters of a line of words
 
 
@@ -70,7 +71,8 @@ def metric_label(claim, metric=None):
     told = METRICS.get(metric or claim.metric, metric or claim.metric)
     if claim.outcome and metric in (None, claim.metric):
         told = measured_text(claim)
-    return claim.figure.get("y_label") or textwrap.fill(told, 44)
+    own = claim.figure.get("y_label") if metric in (None, claim.metric) else None
+    return own or textwrap.fill(told, 34)
 
 
 def place_of(claim, results, arm, x):
@@ -182,7 +184,8 @@ def draw_arms(axes, claim, results, metric, named=True):
         axes.update_datalim([(v, i) for v in [*sample, e.mean, *bounds(claim, metric, e)] if math.isfinite(v)])
     axes.autoscale_view()
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(rows)), [textwrap.fill(words(claim, r[0]), 20) if named else "" for r in rows])
+    wide = 20 if len(rows) <= MANY else 40
+    axes.set_yticks(range(len(rows)), [textwrap.fill(words(claim, r[0]), wide) if named else "" for r in rows])
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(metric_label(claim, metric))
@@ -309,7 +312,8 @@ def draw(claim, records, path):
     facets = list(dict.fromkeys(arm.facet for arm in claim.arms)) if claim.usable else []
     panels = [] if claim.record else facets or ([claim.metric] if "x" in claim.figure else compared(claim))
     with plt.rc_context(STYLE):
-        rows = 0 if claim.usable or "x" in claim.figure else 0.46 * len(claim.groups())
+        arms = len(claim.groups())
+        rows = 0 if claim.usable or "x" in claim.figure else (0.46 if arms <= MANY else 0.26) * arms
         height = max(3.2, 0.62 * len(findings) + 1.1, rows + 1.2) + 0.3
         figure, every = plt.subplots(1, len(panels) + bool(findings), layout="constrained", squeeze=False,
                                      figsize=(3.6 * len(panels) + 4.4 * bool(findings), height))
@@ -334,7 +338,7 @@ def draw(claim, records, path):
             axes[-1].set_xlabel(textwrap.fill(told, 52))
         title = headline_of(claim, outcome)
         if claim.record:      # the comparisons alone: a narrow picture
-            title = "\n".join(textwrap.fill(line, 54) for line in title.split("\n"))
+            title = "\n".join(textwrap.fill(line, 46) for line in title.split("\n"))
         figure.suptitle(title, fontsize=10, fontweight="bold")
         figure.savefig(path, metadata={"Software": None})
         plt.close(figure)
