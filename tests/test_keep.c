@@ -370,8 +370,7 @@ static void check_same(const char *flags, const char *how, size_t size, const re
 
 // Rows of several texts in each step, over blocks that are dealt at random.
 static void check_blocks(const char *flags, Model *m, const KeepOptions *o, Text *text, size_t size, Rng *r) {
-    Blocks *s = blocks_new(m, BLOCKS, size);
-    blocks_keep(m, s, o);
+    Blocks *s = blocks_new_kept(m, BLOCKS, size, o);
     uint32_t next = rng_below(r, 50);
     for (size_t t = 0; t < TEXTS; t++) {
         text[t].done = 0;
