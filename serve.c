@@ -118,10 +118,11 @@ static void open_model(Service *run, size_t places) {
     refuse_what_it_cannot(run);
     if (serve_has_model_draft(o)) open_draft(run);
     check_memory(run, places);
-    run->served = served_new(run->model, o->blocks, o->block, o->running, places, sampling_of(o), run->vocab);
+    keep_fit(run->model, run->keep);
+    run->served = served_new_kept(run->model, o->blocks, o->block, o->running, places, sampling_of(o), run->vocab,
+                                  run->keep);
     if (o->prefix_cache) served_keep_snapshots(run->served);
     if (keep_is_on(run->keep)) {
-        served_keep(run->served, run->keep), keep_fit(run->model, run->keep);
         size_t bytes = blocks_bytes(run->model, run->served->blocks);
         fprintf(stderr, "pool     %zu blocks of %zu bytes, %.4g MiB\n", o->blocks, bytes,
                 (double)size_mul(o->blocks, bytes) / (1 << 20));

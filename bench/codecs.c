@@ -46,8 +46,7 @@ static void race_setting(Bench *b, size_t i) {
     double bytes[CODECS];
     for (size_t k = 0; k < CODECS; k++) {
         KeepOptions o = options_of(codecs[k]);
-        blocks[k] = blocks_new(m, past / ROW_BLOCK + 1, ROW_BLOCK);
-        if (keep_is_on(&o)) blocks_keep(m, blocks[k], &o);
+        blocks[k] = blocks_new_kept(m, past / ROW_BLOCK + 1, ROW_BLOCK, &o);
         s[k] = server_new(m, blocks[k], 1, past);
         bytes[k] = (double)keep_bytes(m, &o, past, past);
         c[k] = (Contestant){.run = server_run, .work = s[k], .bytes = (double)packed + bytes[k]};

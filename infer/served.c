@@ -10,17 +10,23 @@ bool served_has_state(const Model *m) {
     return found;
 }
 
-Served *served_new(Model *m, size_t blocks, size_t block_size, size_t running, size_t places, SampleOptions o,
-                   size_t spoken) {
+Served *served_new_kept(Model *m, size_t blocks, size_t block_size, size_t running, size_t places, SampleOptions o,
+                        size_t spoken, const KeepOptions *keep) {
     size_t V = model_config(m)->vocab;
     Served *s = xmalloc(sizeof *s);
-    *s = (Served){.model = m, .blocks = blocks_new(m, blocks, block_size), .options = o,
+    *s = (Served){.model = m, .blocks = blocks_new_kept(m, blocks, block_size, keep), .options = o,
                   .spoken = spoken < V ? spoken : V, .draw = xmalloc(size_mul(V, sizeof(real))),
                   .row = xmalloc(size_mul(running, sizeof *s->row)),
                   .first = xmalloc(size_mul(running, sizeof *s->first))};
     s->places = places;
     if (places) s->swap = xmalloc(size_mul(places, blocks_bytes(m, s->blocks)));
     return s;
+}
+
+Served *served_new(Model *m, size_t blocks, size_t block_size, size_t running, size_t places, SampleOptions o,
+                   size_t spoken) {
+    KeepOptions all = keep_everything();
+    return served_new_kept(m, blocks, block_size, running, places, o, spoken, &all);
 }
 
 void served_free(Served *s) {
@@ -49,11 +55,6 @@ static void step(void *self, const StepRow *row, size_t rows) {
     model_step(s->model, s->blocks, s->row, rows, s->logits);
 }
 
-void served_keep(Served *s, const KeepOptions *o) {
-    blocks_keep(s->model, s->blocks, o);
-    free(s->swap);                                       // a block has more to save now
-    s->swap = s->places ? xmalloc(size_mul(s->places, blocks_bytes(s->model, s->blocks))) : NULL;
-}
 size_t served_slots(const void *keep, size_t prompt, size_t from, size_t to) {
     return keep_most(keep, prompt, from, to);
 }

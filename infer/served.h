@@ -38,6 +38,10 @@ typedef struct {
 
 Served *served_new(Model *m, size_t blocks, size_t block_size, size_t running, size_t places, SampleOptions o,
                    size_t spoken);
+// Its cache keeps what the options say (model/keep.h). Where that is less than all, served_slots of these options tells
+// the scheduler (SchedOptions.slots) how many places a request needs.
+Served *served_new_kept(Model *m, size_t blocks, size_t block_size, size_t running, size_t places, SampleOptions o,
+                        size_t spoken, const KeepOptions *keep);
 void served_free(Served *s);
 Backend served_backend(Served *s);
 // From now on this model guesses: the engine has draft_elsewhere(known) for it. It has the same tokens, no recurrent
@@ -49,10 +53,7 @@ static inline Drawing served_drawing(const Served *s, const Request *r) {
     d.options.seed += r->seed;
     return d;
 }
-// Before the first step: what its cache keeps (model/keep.h). Where that is less than all, served_slots of these
-// options tells the scheduler (SchedOptions.slots) how many places a request needs.
-void served_keep(Served *s, const KeepOptions *o);
-// After that: what is swapped goes to a new file (infer/tier.h).
+// Before the first step: what is swapped goes to a new file (infer/tier.h).
 void served_tier(Served *s, const char *path);
 size_t served_slots(const void *keep, size_t prompt, size_t from, size_t to);
 // Whether the model has recurrent states. Then a block that others find or share is of use to them only if it has kept

@@ -19,17 +19,23 @@ static void layout_blocks(const Model *m, Blocks *s) {
     }
 }
 
-static void take_blocks(const Model *m, Blocks *s) {
-    arena_free(&s->arena);
-    s->arena = (Arena){.name = "cache"};
-    layout_blocks(m, s);
-    arena_commit(&s->arena);
-    layout_blocks(m, s);
+static void take_slots(const Model *m, Blocks *s) {
+    s->keep.at = xmalloc(s->layers * sizeof *s->keep.at), s->keep.score = xmalloc(s->layers * sizeof *s->keep.score);
+    for (size_t l = 0; l < s->layers; l++) {
+        size_t places = size_mul(size_mul(s->count, s->size), need_of(m, l).heads);
+        s->keep.at[l] = xmalloc(size_mul(places, sizeof **s->keep.at));
+        s->keep.score[l] = xmalloc(size_mul(places, sizeof **s->keep.score));
+    }
 }
 
-static Blocks *make_blocks(const Model *m, size_t count, size_t block_size, bool slide) {
+static Blocks *make_blocks(const Model *m, size_t count, size_t block_size, bool slide, const KeepOptions *o) {
+    const char *refusal = keep_refusal(m, o);
+    if (refusal)
+        usage_error("this model's cache keeps all of a text, exactly (--kv-policy full, --kv-bits 32, --kv-quant "
+                    "none): %s", refusal);
     Blocks *s = xmalloc(sizeof *s);
-    *s = (Blocks){.count = count, .size = block_size, .layers = m->c.layers, .keep.o = keep_everything()};
+    *s = (Blocks){.count = count, .size = block_size, .layers = m->c.layers, .keep.o = *o, .arena = {.name = "cache"}};
+    keep_fit(m, &s->keep.o);
     s->slots = xmalloc(s->layers * sizeof *s->slots), s->first = xmalloc(s->layers * sizeof *s->first);
     s->window = xmalloc(s->layers * sizeof *s->window);
     for (size_t l = 0; l < s->layers; l++) {
@@ -41,27 +47,21 @@ static Blocks *make_blocks(const Model *m, size_t count, size_t block_size, bool
     s->k_bytes = xmalloc(s->layers * sizeof *s->k_bytes), s->v_bytes = xmalloc(s->layers * sizeof *s->v_bytes);
     s->state_at = xmalloc((s->layers + 1) * sizeof *s->state_at);
     s->state = xmalloc(size_mul(count, sizeof *s->state)), s->spare = xmalloc(size_mul(count, sizeof *s->spare));
-    take_blocks(m, s);
+    layout_blocks(m, s);
+    arena_commit(&s->arena);
+    layout_blocks(m, s);
+    if (keep_evicts(o)) take_slots(m, s);
     return s;
 }
-Blocks *blocks_new(const Model *m, size_t count, size_t block_size) { return make_blocks(m, count, block_size, false); }
-Blocks *blocks_new_long(const Model *m, size_t count, size_t capacity) { return make_blocks(m, count, capacity, true); }
-
-void blocks_keep(const Model *m, Blocks *s, const KeepOptions *o) {
-    const char *refusal = keep_refusal(m, o);
-    if (refusal)
-        usage_error("this model's cache keeps all of a text, exactly (--kv-policy full, --kv-bits 32, --kv-quant "
-                    "none): %s", refusal);
-    s->keep.o = *o;
-    keep_fit(m, &s->keep.o);
-    if (keep_row(o).kind != CODEC_whole) take_blocks(m, s);
-    if (!keep_evicts(o)) return;
-    s->keep.at = xmalloc(s->layers * sizeof *s->keep.at), s->keep.score = xmalloc(s->layers * sizeof *s->keep.score);
-    for (size_t l = 0; l < s->layers; l++) {
-        size_t places = size_mul(size_mul(s->count, s->size), need_of(m, l).heads);
-        s->keep.at[l] = xmalloc(size_mul(places, sizeof **s->keep.at));
-        s->keep.score[l] = xmalloc(size_mul(places, sizeof **s->keep.score));
-    }
+Blocks *blocks_new_kept(const Model *m, size_t count, size_t block_size, const KeepOptions *o) {
+    return make_blocks(m, count, block_size, false, o);
+}
+Blocks *blocks_new_long(const Model *m, size_t count, size_t capacity, const KeepOptions *o) {
+    return make_blocks(m, count, capacity, true, o);
+}
+Blocks *blocks_new(const Model *m, size_t count, size_t block_size) {
+    KeepOptions all = keep_everything();
+    return blocks_new_kept(m, count, block_size, &all);
 }
 
 void blocks_free(Blocks *s) {

@@ -31,10 +31,10 @@ typedef struct {
 } Blocks;
 
 Blocks *blocks_new(const Model *m, size_t count, size_t block_size);
-Blocks *blocks_new_long(const Model *m, size_t count, size_t capacity);
-// Before the first step: what is kept of each text, in its blocks, is as the options say. A block's places are then of
-// slots (keep.h) and not of positions, a row needs a table for keep_most() of them, and tells how long its prompt is.
-void blocks_keep(const Model *m, Blocks *s, const KeepOptions *o);
+// What is kept of each text, in its blocks, is as the options say. A block's places are then of slots (keep.h) and not
+// of positions, a row needs a table for keep_most() of them, and tells how long its prompt is.
+Blocks *blocks_new_kept(const Model *m, size_t count, size_t block_size, const KeepOptions *o);
+Blocks *blocks_new_long(const Model *m, size_t count, size_t capacity, const KeepOptions *o);
 void blocks_free(Blocks *s);
 size_t blocks_bytes(const Model *m, const Blocks *s);            // of one block, in all layers, and its state
 void blocks_copy(const Model *m, Blocks *s, uint32_t from, uint32_t to);
@@ -44,7 +44,7 @@ void blocks_save(const Model *m, const Blocks *s, uint32_t block, void *to);    
 void blocks_load(const Model *m, Blocks *s, const void *from, uint32_t block);
 
 // n new tokens of a sequence that has `past` tokens in the cache. Positions [i size, (i+1) size) stand in block[i]; the
-// table covers past + n. Logits are wanted of tokens logits_from .. n-1. prompt: for blocks_keep.
+// table covers past + n. Logits are wanted of tokens logits_from .. n-1. prompt: for blocks_new_kept.
 typedef struct { const int *tokens; size_t n, past; const uint32_t *block; size_t logits_from, prompt; } Row;
 
 // Where a position of a head of the row stands in the blocks of layer l, which has `heads` of them.
@@ -55,7 +55,7 @@ static inline size_t block_slot(const Blocks *s, size_t l, const Row *r, size_t 
 // Long blocks. Where the slots of layer l are used up, drops tiles that no query will see again, but for one more that
 // a rewind may want back. Returns how many of n new positions there are slots for behind `length` of them.
 size_t blocks_slide(const Model *m, Blocks *s, size_t l, size_t length, size_t n);
-// Back from `length` positions to fewer; fails where a window, a recurrent state or what blocks_keep lets go cannot
+// Back from `length` positions to fewer; fails where a window, a recurrent state or what blocks_new_kept lets go cannot
 // go back.
 void blocks_rewind(Blocks *s, size_t length, size_t to);
 

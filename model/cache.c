@@ -8,9 +8,8 @@ Cache *cache_new_kept(const Model *m, size_t rows, size_t capacity, const KeepOp
     KeepOptions fitted = *o;
     keep_fit(m, &fitted), o = &fitted;
     size_t slots = keep_is_on(o) ? round_up(keep_most(o, prompt, 0, capacity), 16) : capacity;
-    *c = (Cache){.rows = rows, .capacity = capacity, .blocks = blocks_new_long(m, rows, slots),
+    *c = (Cache){.rows = rows, .capacity = capacity, .blocks = blocks_new_long(m, rows, slots, o),
                  .row = xmalloc(size_mul(rows, sizeof *c->row)), .table = xmalloc(size_mul(rows, sizeof *c->table))};
-    if (keep_is_on(o)) blocks_keep(m, c->blocks, o);
     for (size_t r = 0; r < rows; r++)
         c->table[r] = (uint32_t)r, c->row[r] = (Row){.block = c->table + r, .prompt = prompt};
     return c;

@@ -370,8 +370,7 @@ static void check_same(const char *flags, const char *how, size_t size, const re
 
 // Rows of several texts in each step, over blocks that are dealt at random.
 static void check_blocks(const char *flags, Model *m, const KeepOptions *o, Text *text, size_t size, Rng *r) {
-    Blocks *s = blocks_new(m, BLOCKS, size);
-    blocks_keep(m, s, o);
+    Blocks *s = blocks_new_kept(m, BLOCKS, size, o);
     uint32_t next = rng_below(r, 50);
     for (size_t t = 0; t < TEXTS; t++) {
         text[t].done = 0;
@@ -500,8 +499,9 @@ static void test_cuts(void) {
     static const char wide[] = "--attn gqa --kv-heads 2 --head-dim 32 --layers 1", latent[] =
         "--attn mla --kv-rank 48 --rope-dim 16 --layers 1";
     static const char *const formats[] = {
-        "--kv-quant q8_0", "--kv-policy h2o --kv-budget 17 --kv-quant q4_0", "--kv-quant mxfp4 --kv-policy random "
-        "--kv-budget 12", "--kv-policy sink --kv-budget 16 --kv-positions packed --kv-quant int4_asym", "--kv-bits 4",
+        "--kv-quant q8_0", "--kv-policy h2o --kv-budget 17 --kv-quant q4_0",
+        "--kv-policy random --kv-budget 12 --kv-quant mxfp4",
+        "--kv-policy sink --kv-budget 16 --kv-positions packed --kv-quant int4_asym", "--kv-bits 4",
         "--kv-bits 8 --kv-group 16 --kv-residual 5"};
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
         omp_set_num_threads(1 + (int)i % 3);

@@ -143,12 +143,13 @@ static void make_world(World *w, const Zoo *z, uint64_t seed) {
     if (keep_alters(&w->keep)) w->o.prefix_cache = false, w->o.slots = served_slots, w->o.keep = &w->keep;
     w->pool = pool_new(blocks, size, blocks, seed, chance(w, 5) ? 4 : 64);
     w->sched = sched_new(w->o, w->pool);
-    w->served = served_new(z->target[target], blocks, size, w->o.running, blocks, z->options[target], VOCAB);
+    w->served = served_new_kept(z->target[target], blocks, size, w->o.running, blocks, z->options[target], VOCAB,
+                                &w->keep);
     if (chance(w, 5)) served_keep_snapshots(w->served);
     w->engine = (Engine){.sched = w->sched, .backend = served_backend(w->served), .guesses = 1 + below(w, 6),
                          .guess = draft_guess};
     if (w->keeps == KEPT) choose_guesses(w, z, target);
-    else served_keep(w->served, &w->keep), w->item = z->less[target][w->keeps];
+    else w->item = z->less[target][w->keeps];
     if (w->keeps < KEPT && !keep_alters(&w->keep) && chance(w, 5)) w->engine.draft = draft_lookup();
     w->forks = chance(w, 4), w->cancels = chance(w, 4);
     w->count = 1 + below(w, REQUESTS);

@@ -62,9 +62,9 @@ static Seen check_engine(const char *flags, Model *m, SchedOptions o, size_t blo
     KeepOptions keep = tried.keep ? *tried.keep : keep_everything();
     if (keep_alters(&keep)) o.slots = served_slots, o.keep = &keep;
     Sched *sched = sched_new(o, pool);
-    Served *served = served_new(m, blocks, size, o.running, o.preempt == PREEMPT_swap ? blocks : 0, sampling, VOCAB);
+    Served *served = served_new_kept(m, blocks, size, o.running, o.preempt == PREEMPT_swap ? blocks : 0, sampling,
+                                     VOCAB, &keep);
     if (tried.snapshots) served_keep_snapshots(served);
-    served_keep(served, &keep);
     Engine e = {.sched = sched, .backend = served_backend(served), .emit = receive, .owner = a};
     ask(a);
     Rng r = rng_stream(7, RNG_TEST, 0);
