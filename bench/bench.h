@@ -35,6 +35,7 @@ typedef double Timed(void *work, size_t repeats);
 typedef struct {
     Timed *run; void *work;
     double flops, bytes;       // of one repeat, at least: what the limits are applied to (0: that one does not bind)
+    double then_flops, then_bytes;      // of a part that waits for that one: its least time is added
     int threads;               // 0: all
     size_t repeats;            // in a sample
     double *seconds, *share;   // [rounds] of one repeat

@@ -30,11 +30,14 @@ double bandwidth_now(Bench *b, int threads) {
     return last.value;
 }
 
-// The least seconds that one repeat can take here and now.
-static double least_seconds(Bench *b, const Contestant *c) {
-    double compute = c->flops ? c->flops / (1e9 * peak_now(b, c->threads)) : 0;
-    double memory = c->bytes ? c->bytes / (1e9 * bandwidth_now(b, c->threads)) : 0;
+// The least seconds that one repeat can take here and now: of what can go on at once, the larger of both limits.
+static double part_seconds(Bench *b, const Contestant *c, double flops, double bytes) {
+    double compute = flops > 0 ? flops / (1e9 * peak_now(b, c->threads)) : 0;
+    double memory = bytes > 0 ? bytes / (1e9 * bandwidth_now(b, c->threads)) : 0;
     return compute > memory ? compute : memory;
+}
+static double least_seconds(Bench *b, const Contestant *c) {
+    return part_seconds(b, c, c->flops, c->bytes) + part_seconds(b, c, c->then_flops, c->then_bytes);
 }
 
 // ---- the race ------------------------------------------------------------------------------------
@@ -167,8 +170,9 @@ json_t *contestant_json(const Bench *b, const Contestant *c) {
     Summary s = seconds_of(b, c);
     json_t *o = json_pack("{s:o, s:o, s:I}", "seconds", summary_json(s), "share", summary_json(share_of(b, c)),
                           "repeats", (json_int_t)c->repeats);
-    if (c->flops) json_object_set_new(o, "gflops", run_number(1e-9 * c->flops / s.median));
-    if (c->bytes) json_object_set_new(o, "gbytes_per_second", run_number(1e-9 * c->bytes / s.median));
+    double flops = c->flops + c->then_flops, bytes = c->bytes + c->then_bytes;
+    if (flops > 0) json_object_set_new(o, "gflops", run_number(1e-9 * flops / s.median));
+    if (bytes > 0) json_object_set_new(o, "gbytes_per_second", run_number(1e-9 * bytes / s.median));
     return o;
 }
 

@@ -573,7 +573,7 @@ static void decode_heads(const DecodeTask *t, const AttnShape *s, const DecodeSp
 // each has some of the tiles; then of the softmax some of the queries; then of the outputs some of the columns. Each
 // key is read and turned by one thread, and no sum is ever split. Every thread of the team calls this; `shared` is
 // theirs together, `own` has the places of a tile.
-enum { STRETCH = 1024 };
+enum { STRETCH = 16384 };      // few barriers: beside other processes each is a wait
 typedef struct { size_t ld, factors, scores, each; } SharedSpace;
 static SharedSpace shared_space(const AttnShape *s) {
     size_t most = s->H / s->KV > FEW_QUERIES ? s->H / s->KV : FEW_QUERIES;

@@ -472,6 +472,7 @@ static void by_all(void) {
                 check_by_all(B, 1, 6000 + 31 * i, others[h], sizes[i], false, &r);
                 check_by_all(B, 3, 1500 + 31 * i, latents[h], sizes[i], true, &r);
             }
+    check_by_all(1, 1, 17001, (Heads){8, 1, 16, 36, 0, true}, 48, false, &r);        // more than a stretch
 }
 
 // ---- hard scores ---------------------------------------------------------------------------------
