@@ -127,9 +127,6 @@ static RopeScaling rope_scaling(const Config *c) {
 
 Model *model_new(const Config *config, bool training) {
     Model *m = model_sketch(config);
-    if (training && config->quant_act)
-        usage_error("--quant-act int8 multiplies integers, through which no gradient passes: a run is trained with "
-                    "--quant alone, and ./generate and ./serve take both");
     m->training = training, m->rope_scaling = rope_scaling(config);
     memory_take_parameters(m);
     memory_take_rotations(m, m->c.context);
@@ -196,7 +193,7 @@ static void branch_backward(Model *m, size_t l, const Branch *F, const BranchNor
 
 static void embed(Model *m, const int *tokens, const Batch *b) {
     const real *position = m->pos == NOWHERE ? NULL : m->values + m->pos;
-    if (m->integers.embed_bytes) {
+    if (m->integers.embed_bytes && !m->training) {
         packed_embed(m, tokens, b);
         return;
     }

@@ -234,18 +234,13 @@ static void experts_backward(Model *m, size_t l) {
     const Linear *gate = &layer->moe.gate, *up = &layer->moe.up, *down = &layer->moe.down;
     const Routing *r = &acts->moe.routing;
     const real *sorted = acts->moe.sorted;
-    real *dw = m->gradients, *dup = m->grads.moe.dup, *dhidden = m->grads.moe.dhidden, *dsorted = m->grads.moe.dsorted;
-    size_t E = m->c.experts, C = m->c.width, F = layer->F, wide = up_width(m, F);
-    experts_backward_weight(dw + down->weight, m->grads.moe.dout, C, acts->moe.hidden, F, r, E, C, F);
-    experts_backward_input(dhidden, F, m->grads.moe.dout, C, m->values + down->weight, r, E, C, F, false);
+    real *dup = m->grads.moe.dup, *dhidden = m->grads.moe.dhidden, *dsorted = m->grads.moe.dsorted;
+    size_t C = m->c.width, F = layer->F, wide = up_width(m, F);
+    apply_experts_backward(m, dhidden, F, m->grads.moe.dout, C, down, acts->moe.hidden, r, false);
     activation_backward(m, dup, dhidden, acts->moe.up, r->copies, F);
     bool gated = gate->N > 0;            // the gate first, as in the dense layer: one expert is the same sum
-    if (gated) {
-        experts_backward_weight(dw + gate->weight, dup, wide, sorted, C, r, E, F, C);
-        experts_backward_input(dsorted, C, dup, wide, m->values + gate->weight, r, E, F, C, false);
-    }
-    experts_backward_weight(dw + up->weight, dup + (wide - F), wide, sorted, C, r, E, F, C);
-    experts_backward_input(dsorted, C, dup + (wide - F), wide, m->values + up->weight, r, E, F, C, gated);
+    if (gated) apply_experts_backward(m, dsorted, C, dup, wide, gate, sorted, r, false);
+    apply_experts_backward(m, dsorted, C, dup + (wide - F), wide, up, sorted, r, gated);
 }
 
 static void choices_backward(Model *m, size_t l, real *dx, const real *dout, const real *x, const Batch *b,

@@ -66,6 +66,10 @@ static void plan_rounding(QuantizeOptions *o, const bool *given, const GgufType 
     Config asked = trained;
     asked.mx_scale = o->mx_scale, asked.quant_search = o->quant_search, asked.quant_embed = o->quant_embed;
     same = same && config_rounds_alike(&asked, &trained);
+    if (same && trained.hadamard)
+        fail("%s was trained with --hadamard: its codes are of rotated weights, which GGUF cannot say; as f32 it has "
+             "what they mean, rotated back", o->run);
+    asked.quant_act = QUANT_ACT_none;
     if (same) config_round(c, &config_table, &asked);
     else if (strcmp(type->name, "f32") != 0)
         hf_note_rounded(o->run, "the exact ones are for its own format alone, with its flags");

@@ -19,7 +19,8 @@ void config_round(Config *c, const FlagTable *of, const void *from) {
 }
 
 bool config_rounds_alike(const Config *a, const Config *b) {
-    return a->quant == b->quant && a->mx_scale == b->mx_scale && a->quant_search == b->quant_search;
+    return a->quant == b->quant && a->mx_scale == b->mx_scale && a->quant_search == b->quant_search &&
+           a->hadamard == b->hadamard;
 }
 
 void config_forget_rounding(Config *c) {

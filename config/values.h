@@ -25,7 +25,7 @@
 #define QUANT_VALUES(X)       X(WEIGHTS, none) X(WEIGHTS, int8) X(WEIGHTS, q8_0) X(WEIGHTS, q4_0) X(WEIGHTS, int4) \
                               X(WEIGHTS, int4_full) X(WEIGHTS, int4_asym) X(WEIGHTS, int3) X(WEIGHTS, int2) \
                               X(WEIGHTS, ternary) X(WEIGHTS, mxfp4) X(WEIGHTS, nvfp4)
-#define QUANT_ACT_VALUES(X)   X(QUANT_ACT, none) X(QUANT_ACT, int8)
+#define QUANT_ACT_VALUES(X)   X(QUANT_ACT, none) X(QUANT_ACT, int8) X(QUANT_ACT, int4)
 #define MX_SCALE_VALUES(X)    X(MX_SCALE, floor) X(MX_SCALE, even) X(MX_SCALE, rceil)
 #define SCHEDULE_VALUES(X)    X(SCHEDULE, cosine) X(SCHEDULE, linear) X(SCHEDULE, wsd) X(SCHEDULE, constant)
 #define ROPE_SCALING_VALUES(X) X(ROPE_SCALING, none) X(ROPE_SCALING, linear) X(ROPE_SCALING, ntk) \

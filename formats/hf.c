@@ -316,5 +316,5 @@ void hf_load(Model *m, const char *dir) {
     for (size_t i = 0; i < files.count; i++) free(files.path[i]);
     free(files.path), free(l.all.link), free(l.head);
     hf_close_json(&j);
-    if (model_config(m)->quant) hf_load_exact(m, dir);
+    hf_load_exact(m, dir);
 }

@@ -43,5 +43,5 @@ size_t hf_trained_context(const char *dir);
 // A model that rounds its weights gets the exact ones of a run that was trained so, from its state.safetensors, so that
 // they become what was trained, to the bit; where it cannot, hf_note_rounded.
 void hf_load(Model *m, const char *dir);
-void hf_load_exact(Model *m, const char *dir);    // of that, after the rounded ones, those of the state
+void hf_load_exact(Model *m, const char *dir);    // of that: those of the state, and what is to be said
 #endif

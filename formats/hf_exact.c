@@ -66,10 +66,20 @@ static const char *exchange(Model *m, const Config *trained, const char *dir) {
     return belong ? NULL : "state.safetensors has others: it is of another step or run";
 }
 
+static void note_activations(const Config *trained, const char *dir) {
+    char *act = flags_get(&config_table, trained, flags_find(&config_table, "quant_act"));
+    char *format = flags_get(&config_table, trained, flags_find(&config_table, "quant"));
+    fprintf(stderr, "note     %s was trained with --quant-act %s, and is not computed so here; ./generate and ./serve "
+            "do, with that flag and --quant %s\n", dir, act, format);
+    free(act), free(format);
+}
+
 void hf_load_exact(Model *m, const char *dir) {
     static Config trained;
     trained = *model_config(m);
     if (!hf_rounding(&trained, dir)) return;
+    if (trained.quant_act && model_config(m)->quant_act != trained.quant_act) note_activations(&trained, dir);
+    if (!model_config(m)->quant) return;
     const char *why = "the exact ones are for that format alone, with its flags";
     if (config_rounds_alike(&trained, model_config(m))) why = exchange(m, &trained, dir);
     if (why) hf_note_rounded(dir, why);

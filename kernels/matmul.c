@@ -400,17 +400,19 @@ void linear_backward_input(real *dx, const real *dy, const real *w, size_t M, si
                         .M = M, .N = K, .K = N, .accumulate = accumulate}, 1);
 }
 
-void linear_backward_weight(real *dw, real *dbias, const real *dy, const real *x, size_t M, size_t N, size_t K) {
-    PROFILE(linear_weight, 2 * M * N * K + (dbias ? M * N : 0), M * N + M * K + 2 * N * K);
-    products(&(Product){.c = dw, .ldc = K, .a = dy, .a_row = 1, .a_col = N, .b = x, .b_row = K, .b_col = 1,
-                        .M = N, .N = K, .K = M, .accumulate = true}, 1);
-    if (!dbias) return;
+void linear_backward_bias(real *dbias, const real *dy, size_t M, size_t N) {
 #pragma omp parallel for if (M * N > SMALL)
     for (size_t j = 0; j < N; j += LANES) {
         vec sum = vec_load_at(dbias, j, N);
         for (size_t i = 0; i < M; i++) sum = vec_add(sum, vec_load_at(dy + i * N, j, N));
         vec_store_at(dbias, j, N, sum);
     }
+}
+void linear_backward_weight(real *dw, real *dbias, const real *dy, const real *x, size_t M, size_t N, size_t K) {
+    PROFILE(linear_weight, 2 * M * N * K + (dbias ? M * N : 0), M * N + M * K + 2 * N * K);
+    products(&(Product){.c = dw, .ldc = K, .a = dy, .a_row = 1, .a_col = N, .b = x, .b_row = K, .b_col = 1,
+                        .M = N, .N = K, .K = M, .accumulate = true}, 1);
+    if (dbias) linear_backward_bias(dbias, dy, M, N);
 }
 
 size_t linear_workspace(size_t M, size_t N, size_t K) {

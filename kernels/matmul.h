@@ -36,6 +36,7 @@ void linear_forward(real *y, const real *x, const real *w_packed, const real *bi
 // dx [M,K] = dy [M,N] w, or += with accumulate.
 void linear_backward_input(real *dx, const real *dy, const real *w, size_t M, size_t N, size_t K, bool accumulate);
 // dw [N,K] += dy^T x, and dbias [N] += sum over rows of dy, rows in order (dbias NULL: none).
+void linear_backward_bias(real *dbias, const real *dy, size_t M, size_t N);     // that alone
 void linear_backward_weight(real *dw, real *dbias, const real *dy, const real *x, size_t M, size_t N, size_t K);
 // Packs the weight w [N,K] of a linear layer for linear_forward, or a stack of them [count][N,K] (experts), with all
 // threads; each takes packed_size(K, N) numbers.

@@ -109,7 +109,7 @@ size_t quant_rows_bytes(size_t M, size_t K) {
     return size_mul(M, size_mul(groups_of(K), GROUP + sizeof(float) + 2 * sizeof(int32_t)));
 }
 
-static void quantise_group(signed char *q, float *scale, int32_t *sum, const real *x, size_t n) {
+static void quantise_group(signed char *q, float *scale, int32_t *sum, const real *x, size_t n, float most) {
     real group[GROUP] = {0};
     vec size = vec_zero(), zero = vec_zero();
     memcpy(group, x, n * sizeof *x);
@@ -118,9 +118,9 @@ static void quantise_group(signed char *q, float *scale, int32_t *sum, const rea
         size = vec_max(vec_max(v, vec_sub(vec_zero(), v)), size);
         zero = vec_fma(v, vec_zero(), zero);                          // NaN from anything that is not finite
     }
-    float amax = (float)vec_largest(size), nan = (float)vec_sum(zero), by = 127 / amax;
+    float amax = (float)vec_largest(size), nan = (float)vec_sum(zero), by = most / amax;
     if (isinf(by)) by = amax = 0;                                     // smaller than 2^-121: no code can mean it
-    *scale = amax / 127 + nan;
+    *scale = amax / most + nan;
     if (isnan(nan)) by = 0, memset(group, 0, sizeof group);
     for (size_t i = 0; i < GROUP; i++) q[i] = (signed char)(int)rintf((float)group[i] * by);
     for (size_t half = 0; half < 2; half++) {
@@ -129,7 +129,7 @@ static void quantise_group(signed char *q, float *scale, int32_t *sum, const rea
     }
 }
 
-QuantRows quant_rows(void *at, const real *x, size_t ldx, size_t M, size_t K) {
+QuantRows quant_rows_within(void *at, const real *x, size_t ldx, size_t M, size_t K, int most) {
     size_t groups = groups_of(K);
     QuantRows r = {.M = M, .K = K, .groups = groups, .scale = at};
     r.sum = (int32_t *)(r.scale + M * groups), r.q = (signed char *)(r.sum + 2 * M * groups);
@@ -138,9 +138,21 @@ QuantRows quant_rows(void *at, const real *x, size_t ldx, size_t M, size_t K) {
         for (size_t g = 0; g < groups; g++) {
             size_t group = m * groups + g;
             quantise_group(r.q + group * GROUP, r.scale + group, r.sum + 2 * group, x + m * ldx + g * GROUP,
-                           smaller(K - g * GROUP, GROUP));
+                           smaller(K - g * GROUP, GROUP), (float)most);
         }
     return r;
+}
+QuantRows quant_rows(void *at, const real *x, size_t ldx, size_t M, size_t K) {
+    return quant_rows_within(at, x, ldx, M, K, 127);
+}
+
+void quant_rows_meaning(real *y, size_t ldy, const QuantRows *r) {
+    PARALLEL_ROWS(r->M, r->K)
+    for (size_t m = 0; m < r->M; m++)
+        for (size_t k = 0; k < r->K; k++) {
+            size_t group = m * r->groups + k / GROUP;
+            y[m * ldy + k] = (real)r->q[group * GROUP + k % GROUP] * (real)r->scale[group];
+        }
 }
 
 // ---- 16 sums -------------------------------------------------------------------------------------
@@ -496,7 +508,7 @@ static real chain(const real *x, const unsigned char *row, QuantFormat format, f
         int32_t sums[2];
         float unit[2], scale;
         quant_integers(w, unit, format, row, K, g, tensor_scale);
-        quantise_group(q, &scale, sums, x + g * GROUP, smaller(K - g * GROUP, GROUP));
+        quantise_group(q, &scale, sums, x + g * GROUP, smaller(K - g * GROUP, GROUP), 127);
         for (size_t from = 0; from < GROUP; from += sub) {
             int32_t s = 0;
             for (size_t i = from; i < from + sub; i++) s += w[i] * q[i];

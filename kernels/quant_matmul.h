@@ -36,6 +36,9 @@ typedef struct {
 size_t quant_rows_bytes(size_t M, size_t K);
 // x [M,K], row stride ldx. A number that is not finite makes the scale of its group a NaN, and with it the products.
 QuantRows quant_rows(void *at, const real *x, size_t ldx, size_t M, size_t K);
+// The same with d = amax/most and codes in -most..most; of 4 bits: 7.
+QuantRows quant_rows_within(void *at, const real *x, size_t ldx, size_t M, size_t K, int most);
+void quant_rows_meaning(real *y, size_t ldy, const QuantRows *r);      // the numbers q d, [M,K], row stride ldy
 
 // y [M,N], row stride ldy, of the rows of x from `first` on; bias [N], or NULL.
 typedef struct {

@@ -14,7 +14,7 @@ void pack_weights(Model *m) {
                         l->K);
     }
     m->packed_fresh = true, m->absorbed_fresh = false;
-    if (!m->c.quant_act) return;
+    if (!m->c.quant_act || m->training) return;
     pack_absorbed_weights(m);
     packed_release(m);
 }

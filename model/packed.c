@@ -1,7 +1,9 @@
 // packed.c: see packed.h.
 #include "model/packed.h"
+#include "kernels/hadamard.h"
 #include "kernels/matmul.h"
 #include "kernels/ops.h"
+#include "lib/profile.h"
 #include "lib/threads.h"
 #include "model/rounding.h"
 #include <stdlib.h>
@@ -61,28 +63,40 @@ void packed_take(Model *m) {
         if (!taken) *a = (Arena){.name = "packed weights"};
         else arena_commit(a);
         char *at = arena_take(a, m->integers.bytes);
-        m->integers.embed = arena_take(a, m->integers.embed_bytes);
+        if (!m->training) m->integers.embed = arena_take(a, m->integers.embed_bytes);
         for (size_t i = 0; taken && i < m->integers.count; i++)
             m->integers.piece[i].weight.packed = (unsigned char *)at + m->integers.piece[i].at;
     }
 }
 
+bool packed_in_use(const Model *m) { return !(m->exact || m->exact_asked); }
+
+// By --hadamard, in memory that the next call takes; else x itself.
+static const real *rotated(const Model *m, const real *x, size_t ldx, size_t rows, size_t columns) {
+    static Workspace workspace;
+    if (!m->c.hadamard) return x;
+    real *y = workspace_take(&workspace, size_mul(rows, columns));
+    hadamard_rows(y, columns, x, ldx, rows, columns);
+    return y;
+}
+
 void packed_make(Model *m) {
     const Quant format = rounding_format(&m->c);
-    if (!m->c.quant_act) return;
+    if (!m->c.quant_act || !packed_in_use(m)) return;
     packed_needs_floats(m);
-    for (size_t i = 0; i < m->count; i++) {
+    for (size_t i = 0; i < m->count && !m->training; i++) {
         const Param *p = &m->params[i];
         real *x = m->master + p->offset;
-        if (is_rounded(m, p) && !is_integer(m, p)) quant_round(format, x, x, p->shape[0], p->shape[1]);
+        if (is_rounded(m, p) && !is_integer(m, p)) round_tensor(&m->c, p, x, x);
         if (p->offset != m->embed || !m->integers.embed_bytes) continue;
-        m->integers.embed_scale = quant_tensor_scale(format.format, x, p->size);
-        quant_encode_rows(format, m->integers.embed, m->integers.embed_scale, x, p->shape[0], p->shape[1]);
+        const real *turned = rotated(m, x, p->shape[1], p->shape[0], p->shape[1]);
+        m->integers.embed_scale = quant_tensor_scale(format.format, turned, p->size);
+        quant_encode_rows(format, m->integers.embed, m->integers.embed_scale, turned, p->shape[0], p->shape[1]);
     }
     for (size_t i = 0; i < m->integers.count; i++) {
         const QuantPiece *piece = &m->integers.piece[i];
         QuantWeight *w = &m->integers.piece[i].weight;
-        const real *x = m->master + piece->from;
+        const real *x = rotated(m, m->master + piece->from, w->K, w->N, w->K);
         unsigned char *rows = xmalloc(size_mul(w->N, quant_row_bytes(w->format, w->K)));
         w->tensor_scale = quant_tensor_scale(w->format, x, w->N * w->K);
         quant_encode_rows(format, rows, w->tensor_scale, x, w->N, w->K);
@@ -110,15 +124,17 @@ void packed_needs_floats(const Model *m) {
 
 // ---- products ------------------------------------------------------------------------------------
 
-static QuantRows read_rows(const real *x, size_t ldx, size_t M, size_t K) {
+static QuantRows read_rows(const Model *m, const real *x, size_t ldx, size_t M, size_t K) {
     static Workspace workspace;
-    return quant_rows(workspace_take(&workspace, quant_rows_bytes(M, K) / sizeof(real) + 1), x, ldx, M, K);
+    real *at = workspace_take(&workspace, quant_rows_bytes(M, K) / sizeof(real) + 1);
+    const real *y = rotated(m, x, ldx, M, K);
+    return quant_rows_within(at, y, y == x ? ldx : K, M, K, m->c.quant_act == QUANT_ACT_int4 ? 7 : 127);
 }
 
 void packed_apply(const Model *m, real *out, const Linear *l, const real *x, size_t M) {
     enum { MOST = 8 };                               // tensors of one product
     const real *bias = l->bias == NOWHERE ? NULL : m->values + l->bias;
-    QuantRows rows = read_rows(x, l->K, M, l->K);
+    QuantRows rows = read_rows(m, x, l->K, M, l->K);
     QuantProduct p[MOST];
     for (size_t i = 0; i < l->pieces; i++) {
         const QuantPiece *piece = &m->integers.piece[l->piece + i];
@@ -134,13 +150,56 @@ void packed_apply(const Model *m, real *out, const Linear *l, const real *x, siz
 
 void packed_experts(const Model *m, real *out, size_t ldo, const Linear *l, const real *x, size_t ldx,
                     const Routing *r) {
-    QuantRows rows = read_rows(x, ldx, r->copies, l->K);
+    QuantRows rows = read_rows(m, x, ldx, r->copies, l->K);
     QuantProduct few[FEW_EXPERTS] = {{0}}, *p = l->count <= FEW_EXPERTS ? few : xmalloc(l->count * sizeof *p);
     for (size_t e = 0; e < l->count; e++)
         p[e] = (QuantProduct){.y = out + r->start[e] * ldo, .ldy = ldo, .x = &rows, .first = r->start[e],
                               .M = r->start[e + 1] - r->start[e], .w = &m->integers.piece[l->piece + e].weight};
     quant_products(p, l->count);
     if (p != few) free(p);
+}
+
+// Both factors as the products saw them, in the basis of x: what is rotated is rotated back.
+const real *packed_seen(const Model *m, const real *x, size_t ldx, size_t M, size_t K) {
+    static Workspace workspace;
+    QuantRows rows = read_rows(m, x, ldx, M, K);
+    real *seen = workspace_take(&workspace, size_mul(M, K));
+    quant_rows_meaning(seen, K, &rows);
+    if (m->c.hadamard) hadamard_rows(seen, K, seen, K, M, K);
+    return seen;
+}
+
+size_t packed_workspace(const Model *m, size_t M, size_t K) {
+    size_t numbers = size_mul(M, K), rotations = m->c.hadamard ? numbers : 0;
+    if (!m->c.quant_act) return 0;
+    return size_add(size_add(numbers, rotations), quant_rows_bytes(M, K) / sizeof(real) + 1);
+}
+
+// The gradient of rows from .. to of the weights.
+static void weight_backward(Model *m, const Linear *l, size_t from, size_t to, const real *dout, const real *x,
+                            size_t M) {
+    PROFILE(linear_weight, 2 * M * (to - from) * l->K, M * (to - from) + M * l->K + 2 * (to - from) * l->K);
+    products(&(Product){.c = m->gradients + l->weight + from * l->K, .ldc = l->K, .a = dout + from, .a_row = 1,
+                        .a_col = l->N, .b = x, .b_row = l->K, .b_col = 1, .M = to - from, .N = l->K, .K = M,
+                        .accumulate = true}, 1);
+}
+void packed_backward_weight(Model *m, const Linear *l, const real *dout, const real *x, size_t M) {
+    weight_backward(m, l, 0, l->integer, dout, packed_seen(m, x, l->K, M, l->K), M);
+    if (l->integer < l->N) weight_backward(m, l, l->integer, l->N, dout, x, M);
+    if (l->bias != NOWHERE) linear_backward_bias(m->gradients + l->bias, dout, M, l->N);
+}
+
+// Without rounding, by the weights as they are: they are packed on the way, for this is seldom.
+void packed_apply_exact(const Model *m, real *out, size_t ldo, const Linear *l, const real *x, size_t ldx,
+                        const Routing *r, size_t M) {
+    PROFILE(linear_forward, 2 * M * l->N * l->K, M * (l->N + l->K) + l->count * l->N * l->K);
+    for (size_t e = 0; e < l->count; e++) {
+        size_t first = r ? r->start[e] : 0, rows = r ? r->start[e + 1] - first : M;
+        if (!rows) continue;
+        products(&(Product){.c = out + first * ldo, .ldc = ldo, .a = x + first * ldx, .a_row = ldx, .a_col = 1,
+                            .b = m->values + l->weight + e * l->N * l->K, .b_row = 1, .b_col = l->K, .M = rows,
+                            .bias = l->bias == NOWHERE ? NULL : m->values + l->bias, .N = l->N, .K = l->K}, 1);
+    }
 }
 
 // ---- the embedding -------------------------------------------------------------------------------
@@ -155,6 +214,7 @@ void packed_embed(Model *m, const int *tokens, const Batch *b) {
         quant_decode_rows(format, m->x[0] + i * C, m->integers.embed + (size_t)tokens[i] * quant_row_bytes(format, C),
                           m->integers.embed_scale, 1, C);
     }
+    if (m->c.hadamard) hadamard_rows(m->x[0], C, m->x[0], C, b->M, C);
     for (Part p = first_part(b); position && p.T; p = next_part(b, p))
         embed_forward(m->x[0] + p.at * C, m->x[0] + p.at * C, position, itself, p.B * p.T, p.T, p.past, C);
     free(itself);

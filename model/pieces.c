@@ -5,19 +5,31 @@
 // ---- matrix products -----------------------------------------------------------------------------
 
 void apply(const Model *m, real *out, const Linear *l, const real *x, size_t M) {
-    if (l->integer) packed_apply(m, out, l, x, M);
+    if (l->integer && !packed_in_use(m)) packed_apply_exact(m, out, l->N, l, x, l->K, NULL, M);
+    else if (l->integer) packed_apply(m, out, l, x, M);
     else linear_forward(out, x, m->packed + l->packed, l->bias == NOWHERE ? NULL : m->values + l->bias, M, l->N, l->K);
 }
 void apply_backward(Model *m, real *dx, const real *dout, const Linear *l, const real *x, size_t M, bool accumulate) {
     real *dbias = l->bias == NOWHERE ? NULL : m->gradients + l->bias;
-    linear_backward_weight(m->gradients + l->weight, dbias, dout, x, M, l->N, l->K);
+    if (l->integer && packed_in_use(m)) packed_backward_weight(m, l, dout, x, M);
+    else linear_backward_weight(m->gradients + l->weight, dbias, dout, x, M, l->N, l->K);
     linear_backward_input(dx, dout, m->values + l->weight, M, l->N, l->K, accumulate);
 }
 
 void apply_experts(const Model *m, real *out, size_t ldo, const Linear *l, const real *x, size_t ldx,
                    const Routing *r) {
-    if (l->integer) packed_experts(m, out, ldo, l, x, ldx, r);
+    if (l->integer && !packed_in_use(m)) packed_apply_exact(m, out, ldo, l, x, ldx, r, r->copies);
+    else if (l->integer) packed_experts(m, out, ldo, l, x, ldx, r);
     else experts_forward(out, ldo, x, ldx, m->packed + l->packed, r, l->count, l->N, l->K);
+}
+
+void apply_experts_backward(Model *m, real *dx, size_t ldx, const real *dout, size_t ldo, const Linear *l,
+                            const real *x, const Routing *r, bool accumulate) {
+    const real *seen = x;
+    size_t ld = ldx;
+    if (l->integer && packed_in_use(m)) seen = packed_seen(m, x, ldx, r->copies, l->K), ld = l->K;
+    experts_backward_weight(m->gradients + l->weight, dout, ldo, seen, ld, r, l->count, l->N, l->K);
+    experts_backward_input(dx, ldx, dout, ldo, m->values + l->weight, r, l->count, l->N, l->K, accumulate);
 }
 
 // ---- norms ---------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ void apply_backward(Model *m, real *dx, const real *dout, const Linear *l, const
 // A stack of matrices, each over the rows that were sorted to it: out [*,ldo] from x [*,ldx].
 void apply_experts(const Model *m, real *out, size_t ldo, const Linear *l, const real *x, size_t ldx,
                    const Routing *r);
+void apply_experts_backward(Model *m, real *dx, size_t ldx, const real *dout, size_t ldo, const Linear *l,
+                            const real *x, const Routing *r, bool accumulate);
 
 // Rows and their strides: see Norm. dx is laid out as x, dout as out; dx may be dout.
 void normalise(const Model *m, const Norm *n, real *out, NormActs kept, const real *x, size_t M);

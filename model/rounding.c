@@ -1,5 +1,6 @@
 // rounding.c: see rounding.h.
 #include "model/rounding.h"
+#include "kernels/hadamard.h"
 #include "model/layer.h"
 #include <string.h>
 
@@ -42,8 +43,14 @@ void rounding_sizes(ModelSize *s, const Model *m) {
 
 void round_tensor(const Config *c, const Param *p, real *out, const real *exact) {
     size_t columns = p->shape[p->rank - 1], matrices = p->rank == 3 ? p->shape[0] : 1, each = p->size / matrices;
-    for (size_t e = 0; e < matrices; e++)            // each expert is a tensor
-        quant_round(rounding_format(c), out + e * each, exact + e * each, each / columns, columns);
+    size_t rows = each / columns;
+    for (size_t e = 0; e < matrices; e++) {          // each expert is a tensor
+        const real *x = exact + e * each;
+        real *y = out + e * each;
+        if (c->hadamard) hadamard_rows(y, columns, x, columns, rows, columns), x = y;
+        quant_round(rounding_format(c), y, x, rows, columns);
+        if (c->hadamard) hadamard_rows(y, columns, y, columns, rows, columns);
+    }
 }
 
 void round_weights(Model *m) {

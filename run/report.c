@@ -132,9 +132,12 @@ static void print_bytes(FILE *out, const char *what, size_t bytes) {
 // With --log-layers, the parameters before an update.
 static size_t memory_of_log(const Facts *f) { return f->config->log_layers ? f->size->parameter_bytes : 0; }
 
+// With --quant, beside the exact weights.
+static size_t memory_of_rounded(const Facts *f) { return f->config->quant ? f->size->parameter_bytes : 0; }
+
 static size_t memory_of_training(const Facts *f) {
     const ModelSize *s = f->size;
-    return s->parameter_bytes + s->rounded_bytes + s->gradient_bytes + s->moment_bytes + s->packed_bytes +
+    return s->parameter_bytes + memory_of_rounded(f) + s->gradient_bytes + s->moment_bytes + s->packed_bytes +
            s->activation_bytes + s->workspace_bytes + memory_of_log(f) + f->resident;
 }
 
@@ -181,8 +184,8 @@ void report_rounding(const Config *c, ModelSize s, FILE *out) {
                (double)s.format_bytes / (1 << 20), (double)(s.rounded * sizeof(float)) / (1 << 20));
     free(format);
     if (c->quant_act)
-        print_line(out, "integers the numbers that they are multiplied by are rounded to int8; they are held in %.2f "
-                   "MiB\n", (double)s.integer_bytes / (1 << 20));
+        print_line(out, "integers the numbers that they are multiplied by are rounded to int%d; they are held in %.2f "
+                   "MiB\n", c->quant_act == QUANT_ACT_int4 ? 4 : 8, (double)s.integer_bytes / (1 << 20));
 }
 
 // Who else can open the run, or what would have to differ for that.
@@ -214,7 +217,7 @@ void report_banner(const Facts *f, FILE *out) {
     print_export(f->config, tokenizer_kind(f->data->tokenizer), out);
     print_bytes(out, "memory  ", memory_of_training(f));
     print_bytes(out, ": parameters", s->parameter_bytes);
-    if (s->rounded_bytes) print_bytes(out, ", rounded weights", s->rounded_bytes);
+    if (memory_of_rounded(f)) print_bytes(out, ", rounded weights", memory_of_rounded(f));
     print_bytes(out, ", gradients", s->gradient_bytes);
     print_bytes(out, ", moments", s->moment_bytes);
     print_bytes(out, ", packed weights", s->packed_bytes);
