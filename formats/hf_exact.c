@@ -69,8 +69,8 @@ static const char *exchange(Model *m, const Config *trained, const char *dir) {
 static void note_activations(const Config *trained, const char *dir) {
     char *act = flags_get(&config_table, trained, flags_find(&config_table, "quant_act"));
     char *format = flags_get(&config_table, trained, flags_find(&config_table, "quant"));
-    fprintf(stderr, "note     %s was trained with --quant-act %s, and is not computed so here; beside --quant %s, which "
-            "it was trained with, that flag does\n", dir, act, format);
+    fprintf(stderr, "note     %s was trained with --quant-act %s, and is not computed so here; ./generate and ./serve "
+            "do, with that flag and --quant %s\n", dir, act, format);
     free(act), free(format);
 }
 

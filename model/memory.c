@@ -109,7 +109,8 @@ static size_t tied_numbers(const Model *m) { return m->c.tie ? m->c.vocab * m->c
 void memory_take_parameters(Model *m) {
     m->master = m->values = take_all(&m->parameter_arena, "parameters", m->total);
     packed_take(m);
-    if (m->c.quant && (m->training || !m->c.quant_act)) m->values = take_all(&m->rounded_arena, "rounded weights", m->total);
+    bool apart = m->c.quant && (m->training || !m->c.quant_act);
+    if (apart) m->values = take_all(&m->rounded_arena, "rounded weights", m->total);
     m->packed = take_all(&m->packed_arena, "packed weights", m->packed_total);
     if (!m->training) return;
     m->gradients = take_all(&m->gradient_arena, "gradients", m->total + tied_numbers(m));

@@ -75,6 +75,9 @@ static const struct { const char *name, *flags; } kinds[] = {
     {"mx-even", "--layers 1 --quant mxfp4 --mx-scale even"},
     {"mx-rceil", "--layers 1 --quant mxfp4 --mx-scale rceil --quant-search"},
     {"nvfp4", "--layers 1 --quant nvfp4 --quant-embed --experts 4 --expert-width 11"},
+    {"act-int8", "--layers 1 --bias --quant q4_0 --quant-act int8 --quant-embed --qat-start 0.1"},
+    {"act-int4",
+     "--attn mla+gated-delta --attn-bias qkv --experts 4 --expert-width 11 --quant nvfp4 --quant-act int4 --hadamard"},
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
@@ -113,7 +116,6 @@ static void check_coverage(void) {
         const Flag *f = &config_table.flag[i];
         if ((f->kind != FLAG_ENUM && f->kind != FLAG_PATTERN) || f->same_numbers) continue;
         if (!strcmp(f->name, "draft_loss")) continue;             // the teacher is a run: hash_of_distilling
-        if (!strcmp(f->name, "quant_act")) continue;              // nothing is trained in integers: hash_of_packed
         int values = 1;
         for (const char *bar = f->values; *bar; bar++) values += *bar == '|';
         for (int v = 0; v < values; v++)
