@@ -160,6 +160,12 @@ oracle: ready
 	python=$$(tests/venv.sh tests/events-requirements.txt) && $$python tests/events.py $(BIN)train
 	python=$$(tests/venv.sh tests/gguf-requirements.txt) && $$python -B tests/gguf_oracle.py $(B)
 
+# What public libraries make of one model of ours when they are asked for MXFP4: the table of claims/lab/mxfp4.py.
+mxfp4: ready
+	+$(BUILD) all
+	python=$$(tests/venv.sh tests/oracle-requirements.txt) && $$python -B tests/mxfp4.py claims/results/mxfp4.csv \
+	$$(tests/venv.sh tests/quant-requirements.txt) $$(tests/venv.sh tests/mxfp4-requirements.txt)
+
 # Real clients of others, likewise; the page in a chromium, if there is one.
 clients: ready
 	+$(BUILD) all
@@ -179,7 +185,7 @@ onefile: ready
 
 # Statistics, sweeps and pages in Python, its packages in a cache folder as for the oracle.
 claims: ready
-	+$(BUILD) all
+	+$(BUILD) all $(B)/probe
 	claims/check
 	python=$$(tests/venv.sh claims/requirements.txt) && OMP_WAIT_POLICY=passive $$python -B tests/claims.py
 
@@ -236,7 +242,7 @@ endif
 clean:
 	rm -rf build train generate serve quantize gpt bench/bench
 
-.PHONY: all test oracle mutations clients claims digest onefile bench versus versus-llama asan tsan fuzz replay demo \
+.PHONY: all test oracle mxfp4 mutations clients claims digest onefile bench versus versus-llama asan tsan fuzz replay demo \
         ready found clean always
 -include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(HARNESS:.o=.d)
 -include $(PROGRAMS:%.c=$(B)/objects/%.d) $(SERVER:%.c=$(B)/objects/%.d)

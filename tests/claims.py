@@ -28,8 +28,8 @@ from scipy import stats as scipy_stats
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
-from lab import associations, baseline, check, figure, flash, front, knobs, learned, match  # noqa: E402
-from lab import asker, report, server, stats, table, trainer, verdict  # noqa: E402
+from lab import associations, baseline, check, figure, flash, front, knobs, learned, match, mxfp4  # noqa: E402
+from lab import asker, report, server, stats, table, tails, trainer, verdict  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -1520,6 +1520,57 @@ class Knobs(unittest.TestCase):
         self.assertIn("weight decay", told["noise"])
         self.assertEqual(told["unsettled"], ["short memory"])
         self.assertLess(knobs.earned(receipt)[0].p, 0.1)
+
+
+class Formats(unittest.TestCase):
+    """The pictures of post 13."""
+
+    def test_twins_in_numpy(self):
+        """What the formats of tails.py make of numbers is what the kernels make of them, to the bit."""
+        rng = numpy.random.default_rng(5)
+        x = numpy.concatenate([rng.normal(size=4096), rng.standard_t(3, 4096)]).astype(numpy.float32)
+        x[::5] = numpy.round(x[::5] * 8) / 8                                   # ties
+        names = {"Q4_0": ("q4_0", "floor"), "int4, 15 levels": ("int4", "floor"), "NVFP4": ("nvfp4", "floor"),
+                 "MXFP4, even": ("mxfp4", "even"), "MXFP4, floor": ("mxfp4", "floor")}
+        self.assertEqual(set(names), set(tails.FORMATS))
+        with tempfile.TemporaryDirectory() as folder:
+            given, taken = Path(folder) / "in", Path(folder) / "out"
+            x.tofile(given)
+            for name, (form, rule) in names.items():
+                subprocess.run([ROOT / "build/probe", "--quant", form, rule, "256", given, taken], check=True)
+                meant = numpy.fromfile(taken, numpy.uint8)[-4 * x.size:].view(numpy.float32)
+                numpy.testing.assert_array_equal(tails.FORMATS[name](x), meant, name)
+
+    def test_crossing(self):
+        """On either side of it the other one is better; normal numbers lose what Gauss's integral says for int4."""
+        at = tails.crossing()
+        self.assertAlmostEqual(at, 3.8, delta=0.1)
+        for p in (2.0, 1.0):
+            kurtosis, lost = tails.errors(p)
+            self.assertEqual(lost["Q4_0"] < lost["NVFP4"], kurtosis < at)
+        self.assertAlmostEqual(tails.errors(2.0)[0], 3, delta=0.01)
+        self.assertAlmostEqual(tails.errors(1.0)[0], 6, delta=0.1)
+
+    def test_which_mxfp4(self):
+        """The recorded block follows from the weights by the rules that the table names, and no two libraries agree on
+        all of the model."""
+        exact, *answers = mxfp4.read()
+        x = numpy.array(exact["values"])
+        self.assertEqual([row["library"] for row in answers], list(mxfp4.RULES))
+        digits, exponent = math.frexp(abs(x).max())
+        for row in answers:
+            rule, ties = mxfp4.RULES[row["library"]]
+            more = {"floor": False, "even": digits >= 0.875, "never clips": digits > 0.75, "ceil": digits > 0.5}[rule]
+            scale = 2.0 ** (exponent - 3 + more)
+            self.assertEqual(2.0 ** int(row["exponent"]), scale, row["library"])
+            size = abs(x / scale)
+            code = (size[:, None] > tails.MIDDLES).sum(1)
+            if ties == "to even":
+                code += (size[:, None] == tails.MIDDLES[1::2]).any(1)
+            numpy.testing.assert_allclose(row["values"], numpy.sign(x) * tails.E2M1[code] * scale, rtol=1e-7)
+            self.assertGreater(row["loss"], exact["loss"])
+        self.assertEqual(len({(row["differ"], row["error"], row["loss"]) for row in answers}), len(answers))
+        figure.plt.close(mxfp4.draw())
 
 
 class Matching(unittest.TestCase):
