@@ -2,6 +2,7 @@
 # make test         the tests            make asan     the tests under AddressSanitizer and UBSan
 # make tsan         data races, by ThreadSanitizer: needs clang, libomp and its tool Archer
 # make oracle       our models against PyTorch, transformers and llama.cpp, our event files against TensorBoard
+# make mxfp4        one model of ours as public libraries round it to MXFP4: the table of a picture
 # make mutations    breaks the scheduler on purpose: do its tests see it?
 # make digest       the same bits from every compiler, instruction set and thread count at hand, and as recorded
 # make gpt          the trainer in one file       make onefile  the same bits from it as from ./train

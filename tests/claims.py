@@ -28,7 +28,7 @@ from scipy import stats as scipy_stats
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
-from lab import associations, baseline, check, figure, flash, front, knobs, learned, match, mxfp4  # noqa: E402
+from lab import associations, baseline, check, figure, flash, front, knee, knobs, learned, match, mxfp4  # noqa: E402
 from lab import asker, report, server, stats, table, tails, trainer, verdict  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
@@ -1571,6 +1571,40 @@ class Formats(unittest.TestCase):
             self.assertGreater(row["loss"], exact["loss"])
         self.assertEqual(len({(row["differ"], row["error"], row["loss"]) for row in answers}), len(answers))
         figure.plt.close(mxfp4.draw())
+
+
+class KneeTest(unittest.TestCase):
+    """Losses that follow a power law exactly, and what they must say."""
+
+    def receipt(self, alpha=0.4, floor=0.5):
+        records, added = {}, {"8": 0, "4": 0.004, "3": 0.02, "2": 0.2, "2 trained": 0.02}
+        for size, width, weights in zip(knee.SIZES, (64, 96, 128), (100_000, 180_000, 324_000)):
+            for bits, cost in added.items():
+                for seed in range(1, 8):
+                    loss = floor + 30 * weights ** -alpha + cost + 0.001 * (seed - 4)
+                    records[f"{bits} {size} {seed}"] = {
+                        "arm": knee.arm_of(bits, size), "flags": f"--width {width} --seed {seed}", "status": "finished",
+                        "parameters": weights, "val_loss": loss, "excess_loss": loss - floor, "rounding_cost": cost}
+        return SimpleNamespace(records=records)
+
+    def test_form(self):
+        k = knee.Knee(self.receipt())
+        self.assertAlmostEqual(k.floor, 0.5)
+        self.assertAlmostEqual(k.alpha(), 0.4, places=9)
+        gained = (k.loss["exact"]["171k"] - k.loss["exact"]["306k"]).mean()
+        self.assertAlmostEqual(k.bound(), gained, places=9)                  # that is what the form says
+        self.assertAlmostEqual(k.bytes("4", "171k"), (180_000 - 288) * 18 / 32 + 288 * 4)
+
+    def test_told(self):
+        told = io.StringIO()
+        with contextlib.redirect_stdout(told):
+            knee.forecast(self.receipt())
+            knee.table(self.receipt())
+        after, trained = [line for line in told.getvalue().splitlines() if ", stay" in line or ", go" in line]
+        self.assertIn("0.1960", after)
+        self.assertIn("stay", after)
+        self.assertIn("go", trained)
+        figure.plt.close(knee.draw(self.receipt()))
 
 
 class Matching(unittest.TestCase):

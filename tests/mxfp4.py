@@ -38,7 +38,8 @@ from torchao.prototype.mx_formats.mx_tensor import ScaleCalculationMode, to_mx  
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = "--data stories --context 64 --batch 8 --eval-tokens 65536 --sample-tokens 0"
-MODEL = "--layers 2 --width 64 --heads 2 --steps 400 --warmup 40 --lr 6e-3 --eval-every 400 --seed 211 --save-dtype bf16"
+MODEL = ("--layers 2 --width 64 --heads 2 --steps 400 --warmup 40 --lr 6e-3 --eval-every 400 --seed 211 "
+         "--save-dtype bf16")
 E2M1 = np.array([0, .5, 1, 1.5, 2, 3, 4, 6, -0.0, -.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 BLOCK = 32
 
@@ -81,7 +82,8 @@ LIBRARIES = [("torchao", "torchao", torchao("FLOOR")), ("gguf", "llama.cpp's ggu
 
 # ---- models ------------------------------------------------------------------------------------------
 def train(words, folder):
-    done = subprocess.run([ROOT / "train", *f"{DATA} {words}".split(), f"--out={folder}"], capture_output=True, text=True)
+    command = [ROOT / "train", *f"{DATA} {words}".split(), f"--out={folder}"]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -6,7 +6,7 @@ the two. Kurtosis is the fourth moment over the square of the second: 3 for norm
 
     errors(p)       relative squared error of every format on such numbers, and their kurtosis
     crossing(a, b)  the kurtosis at which two formats lose as much
-    draw(found)     error over kurtosis; found: the kurtosis of some matrices, as levels.moments() has them
+    draw(found)     error over kurtosis; found: the kurtosis of some matrices (levels.body)
 """
 import functools
 
@@ -116,7 +116,7 @@ def draw(found=()):
             axes.text(max(found) * 1.03, 0.0006, "matrices of a trained model", fontsize=8, va="center")
         axes.set_xlabel("kurtosis of the weights (normal: 3)")
         axes.set_ylabel("squared error (share)")
-        axes.set_title("Integers lose less than floats until the weights' kurtosis is "
-                       f"{at:.1f}", fontsize=10, fontweight="bold")
+        axes.set_title(f"Q4_0 loses less than NVFP4 until the weights' kurtosis is {at:.1f}", fontsize=10,
+                       fontweight="bold")
         label_ends(axes, ends, size=8)
         return figure
