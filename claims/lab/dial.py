@@ -1,12 +1,12 @@
-"""dial.py: one trained model with ever heavier tails, and what four and a half bits cost it: is tails.py's kurtosis, found
-without any training, where the better format changes in loss, too?
+"""dial.py: one trained model with ever heavier tails, and what four and a half bits cost it: is tails.py's kurtosis,
+found without any training, where the better format changes in loss, too?
 
     PYTHONPATH=claims python3 -m lab.dial        trains and measures again: claims/results/dial.csv (three minutes)
 
 What a norm puts out is multiplied by its gains and then by the matrices behind it: a gain divided by s and the columns
-that it meets multiplied by s are the same model. So are a row of the value or the up projection, divided, and the column
-of the output or the down projection that meets it. With s = exp(sigma z), z normal, the groups along a row have heavier
-tails, and the model says what it said before: its exact loss is in the table, and does not move.
+that it meets multiplied by s are the same model. So are a row of the value or the up projection, divided, and the
+column of the output or the down projection that meets it. With s = exp(sigma z), z normal, the groups along a row have
+heavier tails, and the model says what it said before: its exact loss is in the table, and does not move.
 
     draw()      NVFP4's cost less Q4_0's over kurtosis, each model a line
     table()     means over the models
@@ -137,7 +137,8 @@ def table():
         mean = {name: numpy.mean([row[name] for row in rows]) for name in rows[0]}
         e = decided(gained(rows))
         cells = f"{e.mean:+.4f} [{e.low:+.4f}, {e.high:+.4f}]".replace("-", "\u2212")
-        print(f"{mean['kurtosis']:>8.2f}   {mean['exact']:>10.4f} {mean['q4_0']:>8.4f} {mean['nvfp4']:>8.4f}    {cells}")
+        print(f"{mean['kurtosis']:>8.2f}   {mean['exact']:>10.4f} {mean['q4_0']:>8.4f} {mean['nvfp4']:>8.4f}    "
+              f"{cells}")
     print("nats per token, means of as many models as there are seeds, the matrices of the layers rounded")
 
 

@@ -17,7 +17,7 @@ import math
 import matplotlib.pyplot as plt
 import numpy
 
-from .figure import STYLE, label_ends, look
+from .figure import STYLE, look
 from .report import interval
 from .stats import decided
 
@@ -47,7 +47,8 @@ class Knee:
                 found = rows.get(arm_of(bits, size))
                 if found:
                     self.put(bits, size, [found[seed] for seed in self.seeds])
-        self.floor = self.mean(rows[arm_of("2", LARGE)], "val_loss") - self.mean(rows[arm_of("2", LARGE)], "excess_loss")
+        largest = rows[arm_of("2", LARGE)]
+        self.floor = self.mean(largest, "val_loss") - self.mean(largest, "excess_loss")
 
     @staticmethod
     def mean(found, metric):
@@ -112,25 +113,33 @@ def draw(receipt):
         figure, axes = plt.subplots(figsize=(8.4, 4.4), layout="constrained")
         for i, (bits, name) in enumerate(NAMES.items()):
             sizes = [size for size in SIZES if size in k.loss[bits]]
-            places, losses = [k.bytes(bits, s) / 1000 for s in sizes], [k.loss[bits][s] for s in sizes]
-            style = look(i)
-            axes.plot(places, [x.mean() for x in losses], zorder=3, **style)
-            for place, x in zip(places, losses):
+            places, above = [k.bytes(bits, s) / 1000 for s in sizes], [k.loss[bits][s] - k.floor for s in sizes]
+            style, ends = look(i), bits in ("exact", "8")
+            axes.plot(places, [x.mean() for x in above], zorder=3, **style)
+            for place, x in zip(places, above):
                 e = decided(x)
-                axes.plot([place] * 2, [e.low, e.high], color=style["color"], linewidth=2.2, alpha=0.5)
-            at = -1 if bits in ("exact", "8") else 0
-            axes.annotate(name, (places[at], losses[at].mean()), xytext=(6, 0) if at else (-6, 0), va="center",
-                          ha="left" if at else "right", textcoords="offset points", color=style["color"], fontsize=8.5)
-        at, four = k.bytes("4", MIDDLE) / 1000, float(k.loss["4"][MIDDLE].mean())
+                axes.plot([place] * 2, [max(e.low, 0.05), e.high], color=style["color"], linewidth=2.2, alpha=0.4)
+            at = -1 if ends else 0
+            axes.annotate(name, (places[at], above[at].mean()), xytext=(7, 4) if ends else (-7, 0), va="center",
+                          ha="left" if ends else "right", textcoords="offset points", color=style["color"],
+                          fontsize=8.5)
+        at = k.bytes("4", MIDDLE) / 1000
+        free = float(k.loss["exact"][MIDDLE].mean()) - k.bound() - k.floor
         axes.axvline(at, color="#777777", linewidth=1, linestyle=(0, (4, 2)), zorder=0)
+        axes.plot([at], [free], "o", markersize=7, markerfacecolor="white", markeredgecolor="#000000", zorder=4)
+        axes.annotate("two bits of 306 thousand weights,\nif rounding cost nothing: the closed form", (at, free),
+                      xytext=(14, -16), textcoords="offset points", fontsize=8, va="top",
+                      arrowprops={"arrowstyle": "-", "color": "#777777", "linewidth": 0.8})
         axes.set_xscale("log")
         axes.set_yscale("log")
-        ticks = [30, 50, 100, 200, 400, 800]
+        ticks, levels = [30, 50, 100, 200, 400, 800], [0.08, 0.1, 0.15, 0.2, 0.3, 0.5]
         axes.set_xticks(ticks, [str(t) for t in ticks])
-        losses = [0.6, 0.65, 0.7, 0.8, 0.9, 1, 1.2]
-        axes.set_yticks(losses, [f"{t:g}" for t in losses])
+        axes.set_yticks(levels, [f"{t:g}" for t in levels])
         axes.minorticks_off()
-        axes.set_xlim(20, 2000)
+        axes.set_xlim(16, 2000)
+        axes.set_ylim(0.062, 0.85)
         axes.set_xlabel("kilobytes of weights, with scales, norms and embedding")
-        axes.set_ylabel("validation loss (nats per token)")
+        axes.set_ylabel("loss above the floor (nats per token)")
+        axes.set_title("Where all weigh the same: eight bits of 94, four of 171, two of 306 thousand weights",
+                       fontsize=10, fontweight="bold")
         return figure

@@ -86,4 +86,5 @@ def kurtosis(command):
     matrices = body(found)
     embedding = [value for name, value in found.items() if "embed" in name]
     print(f"kurtosis of {len(matrices)} matrices: median {numpy.median(matrices):.2f}, from {matrices[0]:.2f} to "
-          f"{matrices[-1]:.2f}; of the embedding {', '.join(f'{value:.2f}' for value in embedding)}; normal numbers have 3")
+          f"{matrices[-1]:.2f}; of the embedding {', '.join(f'{value:.2f}' for value in embedding)}; normal numbers "
+          "have 3")
