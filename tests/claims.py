@@ -28,8 +28,8 @@ from scipy import stats as scipy_stats
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
-from lab import associations, baseline, check, figure, flash, front, knee, knobs, learned, match, mxfp4  # noqa: E402
-from lab import asker, report, server, stats, table, tails, trainer, verdict  # noqa: E402
+from lab import associations, baseline, check, dial, figure, flash, front, knee, knobs, learned, match  # noqa: E402
+from lab import asker, mxfp4, report, server, stats, table, tails, trainer, verdict  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -1571,6 +1571,34 @@ class Formats(unittest.TestCase):
             self.assertGreater(row["loss"], exact["loss"])
         self.assertEqual(len({(row["differ"], row["error"], row["loss"]) for row in answers}), len(answers))
         figure.plt.close(mxfp4.draw())
+
+
+    def test_heavier_tails(self):
+        """What meets what keeps its product, no matrix stays, and the tails are heavier; in the table no model says
+        another thing than before, and where tails are heaviest NVFP4 is the better one on every seed."""
+        rng, layer = numpy.random.default_rng(1), "model.layers.0"
+        shapes = {"input_layernorm": (32,), "post_attention_layernorm": (32,), "self_attn.q_proj": (32, 32),
+                  "self_attn.k_proj": (32, 32), "self_attn.v_proj": (48, 32), "self_attn.o_proj": (32, 48),
+                  "mlp.gate_proj": (64, 32), "mlp.up_proj": (64, 32), "mlp.down_proj": (32, 64)}
+        old = {f"{layer}.{name}.weight": rng.normal(size=shape).astype(numpy.float32) for name, shape in shapes.items()}
+        new = dial.turned(old, 0.5, 2)
+        one, two = ({name: tensors[f"{layer}.{name}.weight"] for name in shapes} for tensors in (old, new))
+
+        def products(t):
+            attention, ffn = t["input_layernorm"], t["post_attention_layernorm"]
+            yield from (t[f"self_attn.{name}_proj"] * attention for name in "qk")
+            yield t["mlp.gate_proj"] * ffn
+            yield from (t[f"{a}_proj"][:, :, None] * (t[f"{b}_proj"] * norm)[None] for a, b, norm in (
+                ("self_attn.o", "self_attn.v", attention), ("mlp.down", "mlp.up", ffn)))
+        for a, b in zip(products(one), products(two)):
+            numpy.testing.assert_allclose(a, b, rtol=1e-5)
+        self.assertTrue(all((one[name] != two[name]).any() for name in shapes))
+        self.assertGreater(dial.kurtosis(new), dial.kurtosis(old) + 1)
+        found = dial.recorded()
+        exact = [[row["exact"] for row in rows] for rows in found.values()]
+        numpy.testing.assert_allclose(exact, numpy.broadcast_to(exact[0], numpy.shape(exact)), atol=1e-4)
+        self.assertTrue(all(gain < 0 for gain in dial.gained(list(found.values())[-1])))
+        figure.plt.close(dial.draw())
 
 
 class KneeTest(unittest.TestCase):

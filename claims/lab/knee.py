@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy
 
 from .figure import STYLE, look
-from .report import interval
+from .report import interval, signed
 from .stats import decided
 
 # Bits of a weight with its share of a scale, of --weight-bits; norms stay floats.
@@ -26,6 +26,7 @@ BITS = {"8": 8.5, "4": 4.5, "3": 3.5, "2": 2.5, "2 trained": 2.5}
 NAMES = {"exact": "floats", "8": "8 bits", "4": "4 bits", "3": "3 bits", "2": "2 bits", "2 trained": "2 bits, trained"}
 SIZES = ("94k", "171k", "306k")
 SMALL, MIDDLE, LARGE = SIZES
+ASIDE = {"3": (4, 11)}       # of a name that would lie on a line
 
 
 def arm_of(bits, size):
@@ -92,9 +93,10 @@ def forecast(receipt):
     for bits in ("2", "2 trained"):
         adds = float((k.added(bits, MIDDLE) - k.added("4", MIDDLE)).mean())
         seen = decided(k.loss[bits][LARGE] - k.loss["4"][MIDDLE])
+        told = f"{signed(seen.mean)} {interval(seen)}"
         how = "rounded after training" if bits == "2" else "a last fifth of rounded steps"
         what = f"{adds - k.bound():+.4f}, {'stay' if adds > k.bound() else 'go'}".replace("-", "\u2212")
-        print(f"{how:<34}{adds:>10.4f}{what:>20}{interval(seen):>32}")
+        print(f"{how:<34}{adds:>10.4f}{what:>20}{told:>32}")
 
 
 def table(receipt):
@@ -114,15 +116,15 @@ def draw(receipt):
         for i, (bits, name) in enumerate(NAMES.items()):
             sizes = [size for size in SIZES if size in k.loss[bits]]
             places, above = [k.bytes(bits, s) / 1000 for s in sizes], [k.loss[bits][s] - k.floor for s in sizes]
-            style, ends = look(i), bits in ("exact", "8")
+            style, ends = look(i), bits in ("exact", "8", "4")
             axes.plot(places, [x.mean() for x in above], zorder=3, **style)
             for place, x in zip(places, above):
                 e = decided(x)
                 axes.plot([place] * 2, [max(e.low, 0.05), e.high], color=style["color"], linewidth=2.2, alpha=0.4)
             at = -1 if ends else 0
-            axes.annotate(name, (places[at], above[at].mean()), xytext=(7, 4) if ends else (-7, 0), va="center",
-                          ha="left" if ends else "right", textcoords="offset points", color=style["color"],
-                          fontsize=8.5)
+            axes.annotate(name, (places[at], above[at].mean()), xytext=(7, 4) if ends else ASIDE.get(bits, (-7, 0)),
+                          ha="left" if ends else "right", va="center", textcoords="offset points",
+                          color=style["color"], fontsize=8.5)
         at = k.bytes("4", MIDDLE) / 1000
         free = float(k.loss["exact"][MIDDLE].mean()) - k.bound() - k.floor
         axes.axvline(at, color="#777777", linewidth=1, linestyle=(0, (4, 2)), zorder=0)
