@@ -2,6 +2,7 @@
 # make test         the tests            make asan     the tests under AddressSanitizer and UBSan
 # make tsan         data races, by ThreadSanitizer: needs clang, libomp and its tool Archer
 # make oracle       our models against PyTorch, transformers and llama.cpp, our event files against TensorBoard
+# make mxfp4        one model of ours as public libraries round it to MXFP4: the table of a picture
 # make mutations    breaks the scheduler on purpose: do its tests see it?
 # make digest       the same bits from every compiler, instruction set and thread count at hand, and as recorded
 # make gpt          the trainer in one file       make onefile  the same bits from it as from ./train
@@ -160,6 +161,12 @@ oracle: ready
 	python=$$(tests/venv.sh tests/events-requirements.txt) && $$python tests/events.py $(BIN)train
 	python=$$(tests/venv.sh tests/gguf-requirements.txt) && $$python -B tests/gguf_oracle.py $(B)
 
+# What public libraries make of one model of ours when they are asked for MXFP4: the table of claims/lab/mxfp4.py.
+mxfp4: ready
+	+$(BUILD) all
+	python=$$(tests/venv.sh tests/oracle-requirements.txt) && $$python -B tests/mxfp4.py claims/results/mxfp4.csv \
+	$$(tests/venv.sh tests/quant-requirements.txt) $$(tests/venv.sh tests/mxfp4-requirements.txt)
+
 # Real clients of others, likewise; the page in a chromium, if there is one.
 clients: ready
 	+$(BUILD) all
@@ -179,7 +186,7 @@ onefile: ready
 
 # Statistics, sweeps and pages in Python, its packages in a cache folder as for the oracle.
 claims: ready
-	+$(BUILD) all
+	+$(BUILD) all $(B)/probe
 	claims/check
 	python=$$(tests/venv.sh claims/requirements.txt) && OMP_WAIT_POLICY=passive $$python -B tests/claims.py
 
@@ -236,7 +243,7 @@ endif
 clean:
 	rm -rf build train generate serve quantize gpt bench/bench
 
-.PHONY: all test oracle mutations clients claims digest onefile bench versus versus-llama asan tsan fuzz replay demo \
+.PHONY: all test oracle mxfp4 mutations clients claims digest onefile bench versus versus-llama asan tsan fuzz replay demo \
         ready found clean always
 -include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(HARNESS:.o=.d)
 -include $(PROGRAMS:%.c=$(B)/objects/%.d) $(SERVER:%.c=$(B)/objects/%.d)

@@ -1,6 +1,7 @@
 // config.c: the table of flags that train.def expands to, the presets, and what is refused whatever section it is of.
 // Nothing here knows how a model computes.
 #include "config/config.h"
+#include "config/widths.h"
 #include <string.h>
 
 #define SECTIONS "config/train.def"
@@ -26,6 +27,7 @@ static const Preset presets[] = {
 
 const FlagTable config_table = {
     FLAGS_OF_SECTIONS,
+    .translate = widths_translate,
     .preset = presets,
     .presets = sizeof presets / sizeof presets[0],
     .program = "./train [--name value]...",

@@ -323,6 +323,7 @@ void flags_parse(const FlagTable *t, void *target, int argc, char **argv, bool *
         int used = preset_at(t, argc, argv, i, &preset);
         i += used ? used : parse_one(&p, argc, argv, i);
     }
+    if (t->translate) t->translate(t, target, given);
 }
 
 void flags_parse_text(const FlagTable *t, void *target, const char *text, bool *given) {

@@ -55,13 +55,16 @@ typedef struct {
 typedef struct { const char *old, *name; } FlagAlias;
 typedef struct { const char *name, *flags, *help; } Preset;  // "shakespeare", "--layers 4 --heads 4 ..."
 
-typedef struct {
+typedef struct FlagTable FlagTable;
+struct FlagTable {
     const Flag *flag; size_t count;
     const FlagAlias *alias;        // ends with {NULL, NULL}
     const Preset *preset; size_t presets;
     const char *program, *about;   // for --help: name, and two or three lines that teach
     const char *examples;          // for --help: shown at the end
-} FlagTable;
+    void (*translate)(const FlagTable *t, void *target, bool *given);   // after parsing: flags that are other words for
+                                   // others set those and go back to their defaults; NULL where there are none
+};
 
 void flags_defaults(const FlagTable *t, void *target);
 // Parses argv[1..]. --name value, --name=value, --help or -h, one --preset NAME (applied before all other flags

@@ -1,5 +1,6 @@
 // generate.c: the table of flags that generate.def expands to.
 #include "config/generate.h"
+#include "config/widths.h"
 
 #define SECTIONS "config/generate.def"
 #define FLAGS_TARGET GenerateOptions
@@ -7,6 +8,7 @@
 
 const FlagTable generate_table = {
     FLAGS_OF_SECTIONS,
+    .translate = widths_translate,
     .program = "./generate [--name value]...",
     .about = "Continues a text with the model of a run, token by token from a cache of keys and values.\n"
              "Text goes to stdout as it comes, the speed of reading (prefill) and writing (decode) to stderr.\n"

@@ -2,6 +2,7 @@
 #include "config/serve.h"
 #include "lib/util.h"
 #include <string.h>
+#include "config/widths.h"
 
 #define SECTIONS "config/serve.def"
 #define FLAGS_TARGET ServeOptions
@@ -9,6 +10,7 @@
 
 const FlagTable serve_table = {
     FLAGS_OF_SECTIONS,
+    .translate = widths_translate,
     .program = "./serve [--name value]...",
     .about = "Requests through the scheduler and the pool of blocks: by a model, in the time that it takes (--run),\n"
              "or on an event clock, where steps take what a table of measured costs says and no weights are needed;\n"

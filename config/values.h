@@ -26,6 +26,9 @@
                               X(WEIGHTS, int4_full) X(WEIGHTS, int4_asym) X(WEIGHTS, int3) X(WEIGHTS, int2) \
                               X(WEIGHTS, ternary) X(WEIGHTS, mxfp4) X(WEIGHTS, nvfp4)
 #define QUANT_ACT_VALUES(X)   X(QUANT_ACT, none) X(QUANT_ACT, int8) X(QUANT_ACT, int4)
+#define WEIGHT_BITS_VALUES(X) X(WEIGHT_BITS, none) X(WEIGHT_BITS, 8) X(WEIGHT_BITS, 4) X(WEIGHT_BITS, 3) \
+                              X(WEIGHT_BITS, 2)
+#define GROUP_VALUES(X)       X(GROUP, 32) X(GROUP, row)
 #define MX_SCALE_VALUES(X)    X(MX_SCALE, floor) X(MX_SCALE, even) X(MX_SCALE, rceil)
 #define SCHEDULE_VALUES(X)    X(SCHEDULE, cosine) X(SCHEDULE, linear) X(SCHEDULE, wsd) X(SCHEDULE, constant)
 #define ROPE_SCALING_VALUES(X) X(ROPE_SCALING, none) X(ROPE_SCALING, linear) X(ROPE_SCALING, ntk) \
@@ -62,6 +65,8 @@ enum { NORM_KIND_VALUES(CONFIG_CONSTANT) };
 enum { FFN_VALUES(CONFIG_CONSTANT) };
 enum { QUANT_VALUES(CONFIG_CONSTANT) };
 enum { QUANT_ACT_VALUES(CONFIG_CONSTANT) };
+enum { WEIGHT_BITS_VALUES(CONFIG_CONSTANT) };
+enum { GROUP_VALUES(CONFIG_CONSTANT) };
 enum { MX_SCALE_VALUES(CONFIG_CONSTANT) };
 enum { MOE_LAYER_VALUES(CONFIG_CONSTANT) };
 enum { GATE_VALUES(CONFIG_CONSTANT) };

@@ -28,8 +28,8 @@ from scipy import stats as scipy_stats
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
-from lab import associations, baseline, check, figure, flash, front, knobs, learned, match  # noqa: E402
-from lab import asker, report, server, stats, table, trainer, verdict  # noqa: E402
+from lab import associations, baseline, check, dial, figure, flash, front, knee, knobs, learned, match  # noqa: E402
+from lab import asker, mxfp4, report, server, stats, table, tails, trainer, verdict  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -1525,6 +1525,119 @@ class Knobs(unittest.TestCase):
         self.assertIn("weight decay", told["noise"])
         self.assertEqual(told["unsettled"], ["short memory"])
         self.assertLess(knobs.earned(receipt)[0].p, 0.1)
+
+
+class Formats(unittest.TestCase):
+    """The pictures of post 13."""
+
+    def test_twins_in_numpy(self):
+        """What the formats of tails.py make of numbers is what the kernels make of them, to the bit."""
+        rng = numpy.random.default_rng(5)
+        x = numpy.concatenate([rng.normal(size=4096), rng.standard_t(3, 4096)]).astype(numpy.float32)
+        x[::5] = numpy.round(x[::5] * 8) / 8                                   # ties
+        names = {"Q4_0": ("q4_0", "floor"), "int4, 15 levels": ("int4", "floor"), "NVFP4": ("nvfp4", "floor"),
+                 "MXFP4, even": ("mxfp4", "even"), "MXFP4, floor": ("mxfp4", "floor")}
+        self.assertEqual(set(names), set(tails.FORMATS))
+        with tempfile.TemporaryDirectory() as folder:
+            given, taken = Path(folder) / "in", Path(folder) / "out"
+            x.tofile(given)
+            for name, (form, rule) in names.items():
+                subprocess.run([ROOT / "build/probe", "--quant", form, rule, "256", given, taken], check=True)
+                meant = numpy.fromfile(taken, numpy.uint8)[-4 * x.size:].view(numpy.float32)
+                numpy.testing.assert_array_equal(tails.FORMATS[name](x), meant, name)
+
+    def test_crossing(self):
+        """On either side of it the other one is better; normal numbers lose what Gauss's integral says for int4."""
+        at = tails.crossing()
+        self.assertAlmostEqual(at, 3.8, delta=0.1)
+        for p in (2.0, 1.0):
+            kurtosis, lost = tails.errors(p)
+            self.assertEqual(lost["Q4_0"] < lost["NVFP4"], kurtosis < at)
+        self.assertAlmostEqual(tails.errors(2.0)[0], 3, delta=0.01)
+        self.assertAlmostEqual(tails.errors(1.0)[0], 6, delta=0.1)
+
+    def test_which_mxfp4(self):
+        """The recorded block follows from the weights by the rules that the table names, and no two libraries agree on
+        all of the model."""
+        exact, *answers = mxfp4.read()
+        x = numpy.array(exact["values"])
+        self.assertEqual([row["library"] for row in answers], list(mxfp4.RULES))
+        digits, exponent = math.frexp(abs(x).max())
+        for row in answers:
+            rule, ties = mxfp4.RULES[row["library"]]
+            more = {"floor": False, "even": digits >= 0.875, "never clips": digits > 0.75, "ceil": digits > 0.5}[rule]
+            scale = 2.0 ** (exponent - 3 + more)
+            self.assertEqual(2.0 ** int(row["exponent"]), scale, row["library"])
+            size = abs(x / scale)
+            code = (size[:, None] > tails.MIDDLES).sum(1)
+            if ties == "to even":
+                code += (size[:, None] == tails.MIDDLES[1::2]).any(1)
+            numpy.testing.assert_allclose(row["values"], numpy.sign(x) * tails.E2M1[code] * scale, rtol=1e-7)
+            self.assertGreater(row["loss"], exact["loss"])
+        self.assertEqual(len({(row["differ"], row["error"], row["loss"]) for row in answers}), len(answers))
+        figure.plt.close(mxfp4.draw())
+
+
+    def test_heavier_tails(self):
+        """What meets what keeps its product, no matrix stays, and the tails are heavier; in the table no model says
+        another thing than before, and where tails are heaviest NVFP4 is the better one on every seed."""
+        rng, layer = numpy.random.default_rng(1), "model.layers.0"
+        shapes = {"input_layernorm": (32,), "post_attention_layernorm": (32,), "self_attn.q_proj": (32, 32),
+                  "self_attn.k_proj": (32, 32), "self_attn.v_proj": (48, 32), "self_attn.o_proj": (32, 48),
+                  "mlp.gate_proj": (64, 32), "mlp.up_proj": (64, 32), "mlp.down_proj": (32, 64)}
+        old = {f"{layer}.{name}.weight": rng.normal(size=shape).astype(numpy.float32) for name, shape in shapes.items()}
+        new = dial.turned(old, 0.5, 2)
+        one, two = ({name: tensors[f"{layer}.{name}.weight"] for name in shapes} for tensors in (old, new))
+
+        def products(t):
+            attention, ffn = t["input_layernorm"], t["post_attention_layernorm"]
+            yield from (t[f"self_attn.{name}_proj"] * attention for name in "qk")
+            yield t["mlp.gate_proj"] * ffn
+            yield from (t[f"{a}_proj"][:, :, None] * (t[f"{b}_proj"] * norm)[None] for a, b, norm in (
+                ("self_attn.o", "self_attn.v", attention), ("mlp.down", "mlp.up", ffn)))
+        for a, b in zip(products(one), products(two)):
+            numpy.testing.assert_allclose(a, b, rtol=1e-5)
+        self.assertTrue(all((one[name] != two[name]).any() for name in shapes))
+        self.assertGreater(dial.kurtosis(new), dial.kurtosis(old) + 1)
+        found = dial.recorded()
+        exact = [[row["exact"] for row in rows] for rows in found.values()]
+        numpy.testing.assert_allclose(exact, numpy.broadcast_to(exact[0], numpy.shape(exact)), atol=1e-4)
+        self.assertTrue(all(gain < 0 for gain in dial.gained(list(found.values())[-1])))
+        figure.plt.close(dial.draw())
+
+
+class KneeTest(unittest.TestCase):
+    """Losses that follow a power law exactly, and what they must say."""
+
+    def receipt(self, alpha=0.4, floor=0.5):
+        records, added = {}, {"8": 0, "4": 0.004, "3": 0.02, "2": 0.2, "2 trained": 0.02}
+        for size, width, weights in zip(knee.SIZES, (64, 96, 128), (100_000, 180_000, 324_000)):
+            for bits, cost in added.items():
+                for seed in range(1, 8):
+                    loss = floor + 30 * weights ** -alpha + cost + 0.001 * (seed - 4)
+                    records[f"{bits} {size} {seed}"] = {
+                        "arm": knee.arm_of(bits, size), "flags": f"--width {width} --seed {seed}", "status": "finished",
+                        "parameters": weights, "val_loss": loss, "excess_loss": loss - floor, "rounding_cost": cost}
+        return SimpleNamespace(records=records)
+
+    def test_form(self):
+        k = knee.Knee(self.receipt())
+        self.assertAlmostEqual(k.floor, 0.5)
+        self.assertAlmostEqual(k.alpha(), 0.4, places=9)
+        gained = (k.loss["exact"]["171k"] - k.loss["exact"]["306k"]).mean()
+        self.assertAlmostEqual(k.bound(), gained, places=9)                  # that is what the form says
+        self.assertAlmostEqual(k.bytes("4", "171k"), (180_000 - 288) * 18 / 32 + 288 * 4)
+
+    def test_told(self):
+        told = io.StringIO()
+        with contextlib.redirect_stdout(told):
+            knee.forecast(self.receipt())
+            knee.table(self.receipt())
+        after, trained = [line for line in told.getvalue().splitlines() if ", stay" in line or ", go" in line]
+        self.assertIn("0.1960", after)
+        self.assertIn("stay", after)
+        self.assertIn("go", trained)
+        figure.plt.close(knee.draw(self.receipt()))
 
 
 class Matching(unittest.TestCase):

@@ -152,6 +152,43 @@ static void test_aliases(void) {
     CHECK(test_fails(2, "--sample-top-k needs a value", parse_generate, "--top-k"), "%s", test_message);
 }
 
+// A width is another way to say a format: nothing of it is left, so the run is that of --quant, name and all.
+static void test_widths(void) {
+    static const struct { const char *line, *says; } lines[] = {
+        {"--weight-bits 8", "--quant q8-0"},
+        {"--weight-bits 8 --group row", "--quant int8"},
+        {"--group 32 --weight-bits 4 --quant-embed", "--quant q4-0 --quant-embed 1"},
+        {"--weight-bits 3 --quant-search", "--quant int3 --quant-search 1"},
+        {"--weight-bits 2", "--quant int2"},
+        {"--weight-bits none --quant mxfp4", "--quant mxfp4"},
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+        static bool given[256];
+        static GenerateOptions o;
+        Config c = parsed(lines[i].line);
+        char *trained = flags_summary(&config_table, &c, false);
+        flags_parse_text(&generate_table, &o, lines[i].line, given);
+        char *written = flags_summary(&generate_table, &o, false);
+        CHECK(!strcmp(trained, lines[i].says), "%s: %s", lines[i].line, trained);
+        CHECK(!strcmp(written, lines[i].says), "%s: %s", lines[i].line, written);
+        for (size_t f = 0; f < generate_table.count; f++)     // as ./generate does with all that was given
+            if (given[f]) flags_refuse_unused(&generate_table, &o, f);
+        CHECK(given[flags_find(&generate_table, "quant")], "%s gives --quant", lines[i].line);
+        free(trained), free(written);
+    }
+    static const struct { const char *line, *says; } refused[] = {
+        {"--weight-bits 4 --quant int4", "--weight-bits 4 is another way to say --quant q4_0: give one of them"},
+        {"--weight-bits 4 --group row", "--group row: only --weight-bits 8 has one scale for a row"},
+        {"--weight-bits 4 --group 64", "--group is one of 32|row, but '64' was given"},
+        {"--group row", "--group has no effect with --weight-bits none; leave it out"},
+        {"--quant q4_0 --group row", "--group has no effect with --weight-bits none"},
+        {"--weight-bits 5", "--weight-bits is one of none|8|4|3|2, but '5' was given"},
+    };
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
+        CHECK(test_fails(2, refused[i].says, parse_only, (void *)refused[i].line), "%s: %s", refused[i].line,
+              test_message);
+}
+
 // A beginning or a slip gets a suggestion, a word that resembles nothing gets none.
 static void test_suggestions(void) {
     static const struct { const char *line, *says; bool suggests; } lines[] = {
@@ -621,6 +658,7 @@ static const Test tests[] = {
     {"flags/one-meaning", "a flag of two programs means the same in both", test_one_meaning},
     {"flags/rows", "no row forgets what its kind needs", test_rows},
     {"flags/aliases", "an older spelling works, with a note", test_aliases},
+    {"flags/widths", "a width is another way to say a format, and nothing of it is left", test_widths},
     {"flags/suggestions", "what resembles nothing gets no suggestion", test_suggestions},
     {"flags/presets", "a preset stands for flags, and flags beside it win", test_presets},
     {"flags/round-trip", "every flag is read back from its own text", test_round_trip},

@@ -1,8 +1,10 @@
 """levels.py: the pictures of post 13: which numbers a weight can be, and which weights there are.
 
     levels()            the sixteen levels of Q4_0 and of E2M1 in a group, over how many weights lie where
-    kurtosis(flags)     trains these flags into a folder and prints the kurtosis of each matrix (normal numbers: 3)
+    trained(flags)      trains these flags into a folder: the kurtosis of each matrix (normal numbers: 3)
+    kurtosis(flags)     prints it
 """
+import functools
 import json
 import tempfile
 from pathlib import Path
@@ -60,7 +62,9 @@ def tensors(path):
             yield name, numpy.frombuffer(data[8 + head + begin:8 + head + end], dtype="<f4").astype(float)
 
 
-def kurtosis(command):
+@functools.cache
+def trained(command):
+    """The kurtosis of each matrix of the run of this command, by name."""
     flags = {name: values[0] for name, values in parse_command(command).items()}
     with tempfile.TemporaryDirectory() as out:
         status, error = trainer.Training(flags, out, trainer.cores()).result()
@@ -70,7 +74,17 @@ def kurtosis(command):
         for name, x in tensors(Path(out) / "model.safetensors"):
             x = x - x.mean()
             found[name] = float((x ** 4).mean() / (x ** 2).mean() ** 2)
-    body = sorted(value for name, value in found.items() if "embed" not in name)
+    return found
+
+
+def body(found):
+    return sorted(value for name, value in found.items() if "embed" not in name)
+
+
+def kurtosis(command):
+    found = trained(command)
+    matrices = body(found)
     embedding = [value for name, value in found.items() if "embed" in name]
-    print(f"kurtosis of {len(body)} matrices: median {numpy.median(body):.2f}, from {body[0]:.2f} to {body[-1]:.2f}; "
-          f"of the embedding {', '.join(f'{value:.2f}' for value in embedding)}; normal numbers have 3")
+    print(f"kurtosis of {len(matrices)} matrices: median {numpy.median(matrices):.2f}, from {matrices[0]:.2f} to "
+          f"{matrices[-1]:.2f}; of the embedding {', '.join(f'{value:.2f}' for value in embedding)}; normal numbers "
+          "have 3")

@@ -1,0 +1,147 @@
+"""knee.py: post 23's closed form, and its picture: loss against bytes, from the records of claims/knee.toml.
+
+A model of N weights has a loss L above a floor F that nothing passes, and L - F falls as N^-alpha. Rounded to b bits a
+weight it loses d_b more. In the same bytes there is room for r N weights at b/r bits (r is 2, or a little less, since
+scales are counted), so fewer bits pay exactly where
+
+    d_b/r - d_b  <  (L - F) (1 - r^-alpha)
+
+with F known from the language, and alpha from two sizes: log((L1 - F)/(L2 - F)) / log(N2/N1).
+
+    forecast(receipt)   both sides for the largest model, from the two smaller ones; beside it, what it does
+    table(receipt)      losses and bytes of all sizes and widths
+    draw(receipt)       loss against bytes, one line for each width
+"""
+import math
+
+import matplotlib.pyplot as plt
+import numpy
+
+from .figure import STYLE, look
+from .report import interval, signed
+from .stats import decided
+
+# Bits of a weight with its share of a scale, of --weight-bits; norms stay floats.
+BITS = {"8": 8.5, "4": 4.5, "3": 3.5, "2": 2.5, "2 trained": 2.5}
+NAMES = {"exact": "floats", "8": "8 bits", "4": "4 bits", "3": "3 bits", "2": "2 bits", "2 trained": "2 bits, trained"}
+SIZES = ("94k", "171k", "306k")
+SMALL, MIDDLE, LARGE = SIZES
+ASIDE = {"3": (4, 11)}       # of a name that would lie on a line
+
+
+def arm_of(bits, size):
+    return f"2 bits trained, {size}" if bits == "2 trained" else f"{bits} bits, {size}"
+
+
+class Knee:
+    """Per seed: loss[bits][size], where bits are those of BITS or "exact"; weights[size], in all and not rounded."""
+
+    def __init__(self, receipt):
+        self.receipt, self.loss, self.weights = receipt, {}, {}
+        rows = {}
+        for row in receipt.records.values():
+            if row["status"] == "finished":
+                rows.setdefault(row["arm"], {})[row["flags"].split("--seed ")[1].split()[0]] = row
+        self.seeds = sorted(set.intersection(*(set(found) for found in rows.values()))) if rows else []
+        for bits in BITS:
+            for size in SIZES:
+                found = rows.get(arm_of(bits, size))
+                if found:
+                    self.put(bits, size, [found[seed] for seed in self.seeds])
+        largest = rows[arm_of("2", LARGE)]
+        self.floor = self.mean(largest, "val_loss") - self.mean(largest, "excess_loss")
+
+    @staticmethod
+    def mean(found, metric):
+        return float(numpy.mean([row[metric] for row in found.values()]))
+
+    def put(self, bits, size, rows):
+        seen = numpy.array([row["val_loss"] for row in rows])
+        self.loss.setdefault(bits, {})[size] = seen
+        width = int(rows[0]["flags"].split("--width ")[1].split()[0])
+        self.weights[size] = int(rows[0]["parameters"]), 3 * width      # two norms of the layer, one at the end
+        if bits == "2":
+            self.loss.setdefault("exact", {})[size] = seen - [row["rounding_cost"] for row in rows]
+
+    def bytes(self, bits, size):
+        every, kept = self.weights[size]
+        return 4 * every if bits == "exact" else (every - kept) * BITS[bits] / 8 + 4 * kept
+
+    def added(self, bits, size):
+        return self.loss[bits][size] - self.loss["exact"][size]
+
+    def ratio(self, a, b):
+        return self.weights[b][0] / self.weights[a][0]
+
+    def alpha(self):
+        """From the means of the two smaller sizes."""
+        above = [float(self.loss["exact"][size].mean()) - self.floor for size in (SMALL, MIDDLE)]
+        return math.log(above[0] / above[1]) / math.log(self.ratio(SMALL, MIDDLE))
+
+    def bound(self):
+        """What fewer bits may add: the right side, at the middle size."""
+        above = float(self.loss["exact"][MIDDLE].mean()) - self.floor
+        return above * (1 - self.ratio(MIDDLE, LARGE) ** -self.alpha())
+
+
+def forecast(receipt):
+    k = Knee(receipt)
+    print(f"floor {k.floor:.4f}; alpha {k.alpha():.3f} from {SMALL} and {MIDDLE} weights; "
+          f"r = {k.ratio(MIDDLE, LARGE):.2f}")
+    print(f"half the bits may add {k.bound():.4f} nats\n")
+    print(f"{'from 4 to 2 bits at equal bytes':<34}{'they add':>10}{'so, the form says':>20}{'measured':>32}")
+    for bits in ("2", "2 trained"):
+        adds = float((k.added(bits, MIDDLE) - k.added("4", MIDDLE)).mean())
+        seen = decided(k.loss[bits][LARGE] - k.loss["4"][MIDDLE])
+        told = f"{signed(seen.mean)} {interval(seen)}"
+        how = "rounded after training" if bits == "2" else "a last fifth of rounded steps"
+        what = f"{adds - k.bound():+.4f}, {'stay' if adds > k.bound() else 'go'}".replace("-", "\u2212")
+        print(f"{how:<34}{adds:>10.4f}{what:>20}{told:>32}")
+
+
+def table(receipt):
+    k = Knee(receipt)
+    print(f"{'nats per token, and kilobytes':<32}" + "".join(f"{f'{size} weights':>18}" for size in SIZES))
+    for bits, name in NAMES.items():
+        cells = [f"{k.loss[bits][size].mean():.4f} {k.bytes(bits, size) / 1000:>7.1f}" if size in k.loss[bits] else ""
+                 for size in SIZES]
+        print(f"{name:<32}" + "".join(f"{cell:>18}" for cell in cells))
+    print(f"means over {len(k.seeds)} seeds; bytes with scales, norms and embedding")
+
+
+def draw(receipt):
+    k = Knee(receipt)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(8.4, 4.4), layout="constrained")
+        for i, (bits, name) in enumerate(NAMES.items()):
+            sizes = [size for size in SIZES if size in k.loss[bits]]
+            places, above = [k.bytes(bits, s) / 1000 for s in sizes], [k.loss[bits][s] - k.floor for s in sizes]
+            style, ends = look(i), bits in ("exact", "8", "4")
+            axes.plot(places, [x.mean() for x in above], zorder=3, **style)
+            for place, x in zip(places, above):
+                e = decided(x)
+                axes.plot([place] * 2, [max(e.low, 0.05), e.high], color=style["color"], linewidth=2.2, alpha=0.4)
+            at = -1 if ends else 0
+            axes.annotate(name, (places[at], above[at].mean()), xytext=(7, 4) if ends else ASIDE.get(bits, (-7, 0)),
+                          ha="left" if ends else "right", va="center", textcoords="offset points",
+                          color=style["color"], fontsize=8.5)
+        at = k.bytes("4", MIDDLE) / 1000
+        free = float(k.loss["exact"][MIDDLE].mean()) - k.bound() - k.floor
+        axes.axvline(at, color="#777777", linewidth=1, linestyle=(0, (4, 2)), zorder=0)
+        axes.plot([at], [free], "o", markersize=7, markerfacecolor="white", markeredgecolor="#000000", zorder=4)
+        axes.annotate("two bits of 306 thousand weights,\nif rounding cost nothing: the closed form", (at, free),
+                      xytext=(14, -16), textcoords="offset points", fontsize=8, va="top",
+                      arrowprops={"arrowstyle": "-", "color": "#777777", "linewidth": 0.8})
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        ticks, levels = [30, 50, 100, 200, 400, 800], [0.08, 0.1, 0.15, 0.2, 0.3, 0.5]
+        axes.set_xticks(ticks, [str(t) for t in ticks])
+        axes.set_yticks(levels, [f"{t:g}" for t in levels])
+        axes.minorticks_off()
+        axes.set_xlim(16, 2000)
+        axes.set_ylim(0.062, 0.85)
+        axes.set_xlabel("kilobytes of weights, with scales, norms and embedding")
+        axes.set_ylabel("loss above the floor (nats per token)")
+        axes.set_title("Where all weigh the same: eight bits of 94, four of 171, two of 306 thousand weights",
+                       fontsize=10, fontweight="bold")
+        return figure
