@@ -18,7 +18,7 @@ typedef struct {
     struct { size_t prompt, answer; } mix[MIXES], slow;
 } Setting;
 static const Setting settings[] = {
-    {"--layers 6 --width 256 --heads 4 --attn gqa --kv-heads 1 --context 1024", 2048, 64, 256, 256, 2048,
+    {"--layers 6 --width 256 --heads 4 --attn gqa --kv-heads 1 --context 1024", 2048, 64, 192, 256, 2048,
      {{64, 193}, {128, 129}, {208, 49}}, {192, 65}},
     {"--layers 2 --width 64 --heads 2 --context 512", 256, 4, 12, 32, 128, {{8, 25}, {16, 17}, {24, 9}}, {24, 9}},
 };

@@ -135,6 +135,7 @@ static void end_all(Pipe *p) {
 
 void pipe_free(Pipe *p) {
     end_all(p);
+    process_catch_signals(false);
     for (size_t i = 0; i < p->workers; i++) mail_free(&p->worker[i].mail);
     for (size_t i = 0; i < p->submitted; i++) free(p->asked[i].held);
     free(p->worker), free(p->asked), free(p->reason), free(p);

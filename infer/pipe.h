@@ -35,7 +35,7 @@ size_t pipe_flying(const Pipe *p);      // submitted and not ended
 const char *pipe_wait(Pipe *p, double until);
 // When all have ended: the workers tell what they did, and end. NULL or a reason, likewise.
 const char *pipe_end(Pipe *p);
-void pipe_free(Pipe *p);                // whatever still runs is ended
+void pipe_free(Pipe *p);                // whatever still runs is ended; until then signals are caught (lib/process.h)
 
 // After the end. As fleet_...() of infer/disagg.h
 SchedCounters pipe_counters(const Pipe *p);

@@ -140,5 +140,4 @@ void workers_run_pipe(Service *run, Backend backend) {
     run->now = 0;
     for (size_t i = 0; i < run->trace.count; i++) run->now = fmax(run->now, run->record[i].last);
     pipe_free(run->pipe);
-    process_catch_signals(false);
 }

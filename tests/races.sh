@@ -49,7 +49,8 @@ if planted; then pass "a product of matrices whose threads pack into the same sp
 else flunk "a planted race was not reported"; fi
 
 # ---- the rooms, the models, the programs -------------------------------------------------------
-for room in attention http matmul moe linear model ops optim pipe; do clean "tests $room" "$build/tests" "$room"; done
+for room in attention http matmul moe linear model ops optim; do clean "tests $room" "$build/tests" "$room"; done
+clean "tests pipe, without trainings" "$build/tests" pipe/b pipe/l pipe/n
 clean "nine kinds of models, 3 threads" "$build/digest" 4
 clean "nine kinds of models, 8 threads, micro-batches, resumed" env OMP_NUM_THREADS=8 "$build/digest" 4 2 2
 

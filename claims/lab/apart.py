@@ -4,6 +4,7 @@
     halves(receipt)     from the records of disagg-split: what is left of the throughput, beside the formula
     window(receipt)     from the records of disagg-window: which share of requests is served in time, at each rate
     hidden()            run on the event clock here: what sending layer by layer hides of a transfer
+    real(measured)      from a record of bench/bench disagg: two processes by the watch, the formula and the event clock
 """
 import matplotlib.pyplot as plt
 import numpy
@@ -113,3 +114,26 @@ def hidden(command):
     for link in ("0.02", "0.1", "0.226", "0.5", "2"):
         told = [server.simulate({**flags, "link_gbps": link, "overlap": overlap})[1][0] for overlap in "01"]
         print(f"{link:>6}   " + "   ".join(f"{1e3 * (r['last'] - r['first']):>11.0f} ms" for r in told))
+
+
+def real(measured):
+    """measured: StepsMeasured of notebook.py."""
+    if not measured.steps:
+        return measured.processes()
+    rows = measured.steps.rows("throughput")
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.4, 2.8), layout="constrained")
+        for at, r in enumerate(rows):
+            axes.plot([at - 0.3, at + 0.3], [r["formula"]] * 2, color=DARK, linewidth=1.2,
+                      label="formula" if at == 0 else None)
+            axes.plot(at + 0.1, r["said_ratio"], "s", color=INK, markerfacecolor="white", markersize=6,
+                      label="event clock" if at == 0 else None)
+            axes.plot(at - 0.1, r["ratio"], "o", color=INK, markersize=6, label="two processes" if at == 0 else None)
+        axes.axhline(1, color=DARK, linewidth=0.6, linestyle=":")
+        axes.set_xticks(range(len(rows)), [r["mix"] for r in rows])
+        axes.set_xlim(-0.6, len(rows) - 0.4)
+        axes.set_xlabel("prompt:answer, in tokens")
+        axes.set_ylabel("requests per second,\nof two that do both")
+        axes.set_ylim(0.4, 1.2)
+        axes.legend(fontsize=8, frameon=False, loc="upper left", ncols=3)
+        return figure

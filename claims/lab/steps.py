@@ -127,6 +127,29 @@ class Steps:
         print(f"their ratio                 {r['mean'] / r['pooled']:.4f}")
         print(f"E[m] E[1/m]                 {r['factor']:.4f}")
 
+    # ---- two processes ----
+    def processes(self):
+        """What is left of the requests per second, by the watch, by the formula and by the event clock."""
+        print(f"{'prompt:answer':<14}{'apart':>8}{'together':>10}{'ratio':>8}{'formula':>9}{'event clock':>13}"
+              f"{'its errors: apart, together, ratio':>36}")
+        for r in self.rows("throughput"):
+            errors = ", ".join(f"{100 * r[k] - 100:+.0f}%" for k in ("said_apart", "said_together", "said_over"))
+            print(f"{r['mix']:<14}{r['apart']:>8.1f}{r['together']:>10.1f}{r['ratio']:>8.3f}{r['formula']:>9.3f}"
+                  f"{r['said_ratio']:>13.3f}{errors:>36}")
+
+    def crossed(self):
+        """Bytes on the pipe, and what a slow one leaves."""
+        print("mixer  bits     bytes   of the formula   answers")
+        for r in self.rows("bytes"):
+            alike = "alike" if r["alike"] == 1 else "other ones"
+            print(f"{r['mixer']:<7}{r['bits']:>4}{r['bytes']:>10.0f}{r['over_formula']:>17.6f}   {alike}")
+        for r in self.rows("link"):
+            print(f"{r['bits']} bits over {r['link'] / 1e6:.1f} MB/s: {r['of_free']:.3f} of the requests per second "
+                  f"without a limit, {r['of_link']:.3f} of what the link carries")
+        for r in self.rows("overlap"):
+            print(f"second token after {1e3 * r['after']:.1f} ms, layer by layer {1e3 * r['layered']:.1f} ms; reading "
+                  f"takes {1e3 * r['read']:.1f} ms: {r['hidden_over']:.3f} of (L - 1) / L of that is hidden")
+
     # ---- guesses ----
     def draw_guesses(self, every, look, texts=(1, 4, 16)):
         """A panel for each number of texts: speed by the tokens of a row, a line for each chance of a right guess."""
