@@ -4,6 +4,7 @@
 #include "lib/rng.h"
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 // ---- instead of a model --------------------------------------------------------------------------
@@ -100,6 +101,22 @@ static double price_of(const Service *run, const Step *step) {
                           : seconds;
 }
 
+// How fast the machine was in each second: memory that others share is not always as fast.
+static void note_second(Service *run, double start, double took, double priced) {
+    size_t i = (size_t)start, had = run->seconds;
+    if (i >= had) {
+        run->second = xrealloc(run->second, size_mul(run->seconds = i + 1, sizeof *run->second));
+        memset(run->second + had, 0, (run->seconds - had) * sizeof *run->second);
+    }
+    run->second[i].took += took, run->second[i].priced += priced;
+}
+
+// Of a second without steps, that of all.
+static double pace_at(const Service *timed, double now) {
+    size_t i = now < (double)timed->seconds ? (size_t)now : timed->seconds - 1;
+    return timed->second[i].priced > 0 ? timed->second[i].took / timed->second[i].priced : timed->busy / timed->priced;
+}
+
 // A step, or the wait until there is one; false: all requests have ended.
 bool answers_advance(Service *run) {
     if (run->real) run->now = seconds_now() - run->start;
@@ -116,11 +133,12 @@ bool answers_advance(Service *run) {
     double seconds = 0, start = run->now;
     if (!run->real || run->o.clock == CLOCK_both) run->priced += seconds = price_of(run, step);
     keep_guesses(run, step);
-    if (run->pace > 0) seconds *= run->pace;
+    if (run->paced) seconds *= pace_at(run->timed, start);
     double held = (double)(pool_blocks(run->pool) - pool_available(run->pool));
     engine_finish(&run->engine, step);
     run->now = run->real ? seconds_now() - run->start : run->now + seconds;
     run->busy += run->now - start;
+    if (run->real && run->o.clock == CLOCK_both) note_second(run, start, run->now - start, seconds);
     run->held += (run->now - start) * held;
     note_times(run, step);
     return true;

@@ -125,9 +125,82 @@ static double seconds_of(const Backend *b, const Step *step) {
     return seconds_now() - start;
 }
 
+// ---- rounds --------------------------------------------------------------------------------------
+// Machines that others share are slower by a half for seconds or minutes, and the median of a few rounds would be that
+// of a good moment for some steps and of a bad one for others. So each round has an order of its own, and what a
+// stretch of it took more or less than its steps take otherwise, in the median, is taken to be the machine's pace then.
+enum { ROUNDS = CALIBRATE_ROUNDS, STRETCH = 8, STRETCHES = (MOST_POINTS + STRETCH - 1) / STRETCH };
+typedef struct {
+    size_t order[ROUNDS][MOST_POINTS], stretch[ROUNDS][MOST_POINTS];    // stretch: in which step i was made
+    double pace[ROUNDS][STRETCHES];
+    const double (*took)[MOST_POINTS];
+} Rounds;
+
+void calibrate_order(size_t round, size_t points, size_t order[]) {
+    Rng rng = rng_stream(1, RNG_SAMPLE, round);
+    for (size_t i = 0; i < points; i++) {
+        size_t j = rng_below(&rng, (uint32_t)i + 1);
+        order[i] = order[j], order[j] = i;
+    }
+}
+
+static Rounds *rounds_of(const double (*took)[MOST_POINTS], size_t points) {
+    Rounds *x = xmalloc(sizeof *x);
+    x->took = took;
+    for (size_t r = 0; r < ROUNDS; r++) {
+        calibrate_order(r, points, x->order[r]);
+        for (size_t k = 0; k < points; k++) x->stretch[r][x->order[r][k]] = k / STRETCH;
+        for (size_t s = 0; s < STRETCHES; s++) x->pace[r][s] = 1;
+    }
+    return x;
+}
+
 static int by_size(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
+}
+
+static double median(double *x, size_t n) {
+    qsort(x, n, sizeof *x, by_size);
+    return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
+// least: to begin with, for nearly every step has met the machine in a good moment, and medians are of either kind.
+static double seconds_at_even_pace(const Rounds *x, size_t i, bool least) {
+    double took[ROUNDS];
+    for (size_t r = 0; r < ROUNDS; r++) took[r] = x->took[r][i] / x->pace[r][x->stretch[r][i]];
+    double middle = median(took, ROUNDS);
+    return least ? took[0] : middle;
+}
+
+// Of each stretch, what its steps took of what they take at an even pace; of all paces the median is 1.
+static void find_paces(Rounds *x, const Measured *m) {
+    double all[ROUNDS * STRETCHES];
+    size_t count = 0;
+    for (size_t r = 0; r < ROUNDS; r++)
+        for (size_t from = 0; from < m->points; from += STRETCH) {
+            double ratio[STRETCH];
+            size_t n = smaller(STRETCH, m->points - from);
+            for (size_t k = 0; k < n; k++) {
+                size_t i = x->order[r][from + k];
+                ratio[k] = x->took[r][i] / m->point[i].seconds;
+            }
+            all[count++] = x->pace[r][from / STRETCH] = median(ratio, n);
+        }
+    double usual = median(all, count);
+    for (size_t r = 0; r < ROUNDS; r++)
+        for (size_t k = 0; k < STRETCHES; k++) x->pace[r][k] /= usual;
+}
+
+// Paces from what steps take, and what they take from paces, in turns.
+void calibrate_even_out(double (*took)[MOST_POINTS], Measured *m) {
+    enum { TURNS = 20 };
+    Rounds *x = rounds_of((const double (*)[MOST_POINTS])took, m->points);
+    for (size_t turn = 0; turn <= TURNS && m->points; turn++) {
+        for (size_t i = 0; i < m->points; i++) m->point[i].seconds = seconds_at_even_pace(x, i, turn == 0);
+        if (turn < TURNS) find_paces(x, m);
+    }
+    free(x);
 }
 
 static Measured sizes_of(const Plan *p, Memory memory) {
@@ -149,22 +222,22 @@ Measured calibrate_sizes(const Served *s, size_t budget, size_t running, size_t 
 }
 
 Measured calibrate(Served *s, size_t budget, size_t running, size_t longest, bool (*told)(size_t round, size_t of)) {
-    enum { ROUNDS = 5 };
     Plan p = plan_of(s, budget, running, longest);
     Memory memory = memory_of(s, longest);
     Measured m = sizes_of(&p, memory);
     Backend b = served_backend(s);
-    double (*took)[ROUNDS] = xmalloc(MOST_POINTS * sizeof *took);
-    for (size_t round = 0; round < ROUNDS && told(round, ROUNDS); round++)
-        for (size_t i = 0; i < p.count; i++) {
-            Step step = make_step(s, p.shape[i], memory);
-            took[i][round] = seconds_of(&b, &step);
+    double (*took)[MOST_POINTS] = xmalloc(ROUNDS * sizeof *took);
+    size_t order[MOST_POINTS];
+    bool whole = true;
+    for (size_t round = 0; round < ROUNDS && (whole = told(round, ROUNDS)); round++) {
+        calibrate_order(round, p.count, order);
+        for (size_t k = 0; k < p.count; k++) {
+            Step step = make_step(s, p.shape[order[k]], memory);
+            took[round][order[k]] = seconds_of(&b, &step);
             free(step.row);
         }
-    for (size_t i = 0; i < p.count; i++) {
-        qsort(took[i], ROUNDS, sizeof **took, by_size);
-        m.point[i].seconds = took[i][ROUNDS / 2];
     }
+    if (whole) calibrate_even_out(took, &m);
     free(took), free(memory.text), free(memory.block);
     return m;
 }

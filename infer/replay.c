@@ -37,9 +37,9 @@ Again replay_workers(Service *timed, double pace) {
     return again;
 }
 
-Again replay(Service *timed, double pace) {
+Again replay(Service *timed, bool paced) {
     Service run = service_open(&timed->o);
-    run.real = false, run.trace = timed->trace, run.cost = timed->cost, run.vocab = timed->vocab, run.pace = pace;
+    run.real = false, run.trace = timed->trace, run.cost = timed->cost, run.vocab = timed->vocab, run.paced = paced;
     run.timed = timed, run.knows = timed->knows;
     if (serve_has_model_draft(&run.o)) run.draft = draft_elsewhere(run.knows);
     Backend b = answers_without_model(timed);
@@ -67,8 +67,8 @@ static void compare(double error[3], const char *what, Percentiles timed, Percen
     }
 }
 
-// Twice: by the table as it is, which is a prediction; and at the pace of the machine while it answered, which leaves
-// what is the table's form and the event clock's.
+// Twice: by the table as it is, which is a prediction; and at the pace that the machine had in each second while it
+// answered, which leaves what is the table's form and the event clock's.
 void replay_print(const Service *run, const Stats *timed, const Again again[2]) {
     Replay r = {.requests = run->trace.count, .pace = run->busy / run->priced};
     const Stats *priced = &again[0].stats, *paced = &again[1].stats;

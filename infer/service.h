@@ -19,7 +19,8 @@ typedef struct Service {
     Config config; Served *served;
     bool real; double start;            // whether time passes by itself, and since when
     double priced, took;                // seconds of the steps by the table; of the run by a watch
-    double pace;                        // of a replay: what steps take, of what the table says; 0: as it says
+    struct { double took, priced; } *second; size_t seconds;    // --clock both: of the steps that began in each second
+    bool paced;                         // a replay at the pace of each second of the run; else as the table says
     bool automatic;                     // --gamma auto
     Record *record; Request **request;
     size_t submitted, begun;            // requests; in the order of the trace, those that begin a session

@@ -7,6 +7,7 @@
 #include "infer/served.h"
 #include "lib/machine.h"
 #include "lib/rng.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -365,7 +366,35 @@ static void sizes(void) {
     served_free(s), model_free(m);
 }
 
+// A machine that is slower by half for as long as it likes: what steps cost beside each other is found all the same.
+static void even_pace(void) {
+    enum { POINTS = 160 };
+    static double took[CALIBRATE_ROUNDS][MOST_POINTS];
+    for (size_t slow_from = 0; slow_from < CALIBRATE_ROUNDS * POINTS; slow_from += 55)
+        for (size_t slow_steps = 30; slow_steps < 500; slow_steps += 117) {
+            Measured m = {.points = POINTS};
+            size_t order[MOST_POINTS], at = 0;
+            for (size_t r = 0; r < CALIBRATE_ROUNDS; r++) {
+                calibrate_order(r, POINTS, order);
+                for (size_t k = 0; k < POINTS; k++, at++) {
+                    bool slow = at >= slow_from && at < slow_from + slow_steps;
+                    took[r][order[k]] = (1 + (double)order[k]) * (slow ? 1.5 : 1);
+                }
+            }
+            calibrate_even_out(took, &m);
+            double scale = m.point[0].seconds, worst = 0;
+            size_t off = 0;             // a stretch in which the machine changed is neither slow nor fast
+            for (size_t i = 0; i < POINTS; i++) {
+                double error = fabs(m.point[i].seconds / (1 + (double)i) / scale - 1);
+                off += error > 0.01, worst = fmax(worst, error);
+            }
+            CHECK(off <= POINTS / 20 && worst < 0.2, "slow from %zu for %zu: %zu are off, by %.3f at most", slow_from,
+                  slow_steps, off, worst);
+        }
+}
+
 static const Test tests[] = {
+    {"served/even-pace", "a slow minute while steps are measured does not show in what they cost", even_pace},
     {"served/calibrate", "costs that are measured price what they were measured for, and nothing larger", measured},
     {"served/sizes", "measured steps: all that a budget and a pool allow, and no others", sizes},
     {"served/alone", "requests through a small pool get the tokens that ./generate draws for each alone", alone},

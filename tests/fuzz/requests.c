@@ -4,6 +4,7 @@
 #include "infer/sessions.h"
 #include "infer/workers.h"
 #include "tests/fuzz/fuzz.h"
+#include <stdlib.h>
 #include <string.h>
 
 static bool is_small(const ServeOptions *o) {
