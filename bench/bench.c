@@ -37,8 +37,9 @@ static const Section sections[] = {
     {"costs", "what a step costs, from three constants", bench_costs},
     {"batches", "the same requests, continuous, static and padded", bench_batches},
     {"guesses", "how many guesses pay, and what they do to the bits", bench_guesses},
+    {"experts", "what experts cost in seconds", bench_experts},
 };
-enum { SECTIONS = sizeof sections / sizeof sections[0], BY_NAME = 6 };      // the last ones run where they are named
+enum { SECTIONS = sizeof sections / sizeof sections[0], BY_NAME = 7 };      // the last ones run where they are named
 
 // ---- flags ---------------------------------------------------------------------------------------
 typedef struct {
@@ -53,7 +54,7 @@ typedef struct {
 static const FlagTable table = {
     FLAGS_OF_SECTIONS,
     .program = "bench/bench [section]... [--name value]...",
-    .about = "Measures this machine, then how much of it we use. Sections (default: all but the last six):\n"
+    .about = "Measures this machine, then how much of it we use. Sections (default: all but the last seven):\n"
              "  products    matrix products at the shapes of real models, beside OpenBLAS where that is installed\n"
              "  steps       whole training steps          attention   naive, band, flash, forward and backward\n"
              "  decode      reading and writing           context     writing, by the length of the text before\n"
@@ -64,7 +65,7 @@ static const FlagTable table = {
              "  quant       products of quantised weights\n"
              "  flash       what flash saves, by parts    starved     attention where bandwidth is scarce (3 minutes)\n"
              "  costs       a step's, of three parts      batches     continuous, static, padded\n"
-             "  guesses     how many of them pay",
+             "  guesses     how many of them pay      experts     what they cost in seconds",
     .examples = "  bench/bench steps --rounds 15\n  bench/bench products attention --quick --out /tmp/mine.json\n",
 };
 

@@ -88,6 +88,7 @@ void bench_quant(Bench *b);
 void bench_costs(Bench *b);
 void bench_batches(Bench *b);
 void bench_guesses(Bench *b);
+void bench_experts(Bench *b);
 
 // ---- a training without data or directory --------------------------------------------------------
 typedef struct {

@@ -1,9 +1,10 @@
 """steps.py: what bench/bench recorded of one machine about the steps of a server: their three costs, the same requests
-batched in three ways, and how many guesses pay.
+batched in three ways, and how many guesses pay; and about steps of training: what experts cost.
 
     bench/bench costs --out claims/results/costs.json           post 8
     bench/bench batches --out claims/results/batches.json       post 11
     bench/bench guesses --out claims/results/guesses.json       post 12
+    bench/bench experts --out claims/results/experts.json       post 2
 
 Each takes some minutes, in which the machine should have nothing else to do. A page may quote them before they are
 measured: then `not measured` stands there.
@@ -12,9 +13,9 @@ import numpy
 
 from .bench import commit_complaints
 
-SECTIONS = {"constants", "batches", "guessed"}      # one of these is in such a record
+SECTIONS = {"constants", "batches", "guessed", "experts"}      # one of these is in such a record
 NAMED = {"errors": ("model",), "grid": ("rows", "past"), "chunks": ("chunk",), "batches": ("rows", "cv", "what"),
-         "apart": ("what",), "best": ("texts",), "written": ("texts", "tokens", "right")}   # tells rows apart
+         "apart": ("what",), "experts": ("size", "kind", "number"), "idle": ("size",), "best": ("texts",), "written": ("texts", "tokens", "right")}   # tells rows apart
 WHOLE = {"by_ridge", "moves", "apart", "least", "free", "cells"}
 
 
@@ -56,6 +57,8 @@ class Steps:
                 name = " ".join([section, *(f"{r[k]:g}" if not isinstance(r[k], str) else r[k] for k in keys)])
                 found |= {f"{name}: {k}": text_of(k, x) for k, x in r.items()
                           if k not in keys and isinstance(x, (int, float))}
+                found |= {f"{name}: {k}": text_of(k, x["median"]) for k, x in r.items()
+                          if isinstance(x, dict) and "median" in x}
                 if "step" in r:
                     found[f"{name}: ms"] = f"{1e3 * r['step']['seconds']['median']:.2f}"
         return found
