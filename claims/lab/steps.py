@@ -15,7 +15,8 @@ from .bench import commit_complaints
 
 SECTIONS = {"constants", "batches", "guessed", "experts"}      # one of these is in such a record
 NAMED = {"errors": ("model",), "grid": ("rows", "past"), "chunks": ("chunk",), "batches": ("rows", "cv", "what"),
-         "apart": ("what",), "experts": ("size", "kind", "number"), "idle": ("size",), "best": ("texts",), "written": ("texts", "tokens", "right")}   # tells rows apart
+         "apart": ("what",), "experts": ("size", "kind", "number"), "idle": ("size",), "best": ("texts",),
+         "written": ("texts", "tokens", "right")}       # tells rows apart
 WHOLE = {"by_ridge", "moves", "apart", "least", "free", "cells"}
 
 
