@@ -17,6 +17,7 @@ SECTIONS = {"constants", "batches", "guessed", "experts"}      # one of these is
 NAMED = {"errors": ("model",), "grid": ("rows", "past"), "chunks": ("chunk",), "batches": ("rows", "cv", "what"),
          "apart": ("what",), "experts": ("size", "kind", "number"), "idle": ("size",), "best": ("texts",),
          "written": ("texts", "tokens", "right")}       # tells rows apart
+SIZES = {"book": "width 16: all in the caches", "wide": "width 256: experts are not"}
 WHOLE = {"by_ridge", "moves", "apart", "least", "free", "cells"}
 
 
@@ -128,6 +129,48 @@ class Steps:
         print(f"mean of the requests        {r['mean']:.4f}   (each text alone: {r['mean'] * r['alone_mean']:.4f})")
         print(f"their ratio                 {r['mean'] / r['pooled']:.4f}")
         print(f"E[m] E[1/m]                 {r['factor']:.4f}")
+
+    # ---- experts ----
+    def of_size(self, size, kind):
+        return [r for r in self.rows("experts") if (r["size"], r["kind"]) == (size, kind)]
+
+    def draw_experts(self, every, look):
+        """A panel for each size: a step's time by parameters, dense layers and experts by hash; dotted: the sum."""
+        for axes, (size, words) in zip(every, SIZES.items()):
+            first, idle, ends = self.of_size(size, "dense")[0], self.row("idle", size=size), []
+            one = first["step"]["seconds"]["median"]
+            for i, (kind, told) in enumerate((("dense", "dense, wider"), ("hash", "experts"))):
+                rows = [first] * (kind == "hash") + self.of_size(size, kind)
+                stored, times = [r["parameters"] for r in rows], [r["step"]["seconds"]["median"] / one for r in rows]
+                axes.plot(stored, times, **look(i))
+                for r, x, y in list(zip(rows, stored, times))[1:]:
+                    axes.annotate(f"{r['number']}", (x, y), xytext=(-5, 6) if kind == "dense" else (5, -11),
+                                  textcoords="offset points", ha="right" if kind == "dense" else "left", fontsize=8,
+                                  color=look(i)["color"])
+                ends.append((stored[-1], times[-1], told, look(i)["color"]))
+            line = numpy.geomspace(stored[0], stored[-1], 60)
+            axes.plot(line, 1 + 1e-9 * idle["nanoseconds"] * (line - stored[0]) / one, ":", color=look(1)["color"],
+                      linewidth=1)
+            axes.axhline(2, color="#777777", linewidth=0.8, linestyle="--")
+            axes.set_xscale("log")
+            axes.set_yscale("log", base=2)
+            axes.set_yticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
+            axes.minorticks_off()
+            axes.set_xlabel("parameters of the model")
+            axes.set_title(f"{words}; 1 is {1e3 * one:.2f} ms", fontsize=9)
+            yield axes, ends
+        every[0].set_ylabel("a training step, times the narrow dense one")
+
+    def experts(self):
+        print(f"{'size':<6}{'layer':<22}{'parameters':>12}{'ms a step':>11}{'times':>7}{'as a dense one, times':>23}")
+        for r in self.rows("experts"):
+            what = f"dense, {r['number']} times wide" if r["kind"] == "dense" else f"{r['number']} by {r['kind']}"
+            what = what.replace("by learned", "learned")
+            print(f"{r['size']:<6}{what:<22}{r['parameters']:>12}{1e3 * r['step']['seconds']['median']:>11.3f}"
+                  f"{r['longer']['median']:>7.2f}{r['as_dense']:>23.1f}")
+        for r in self.rows("idle"):
+            print(f"{r['size']:<6}a parameter more: {r['nanoseconds']:.2f} ns a step; the sum is within "
+                  f"{100 * r['worst']:.0f}%; doubled with {r['doubled']:.0f} experts, {r['tokens']:.1f} tokens each")
 
     # ---- guesses ----
     def draw_guesses(self, every, look, texts=(1, 4, 16)):
