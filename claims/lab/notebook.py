@@ -219,7 +219,7 @@ class StepsMeasured:
             picture, every = plt.subplots(1, 2, figsize=(9.4, 3.8), sharey=True, layout="constrained")
             for axes, ends in self.steps.draw_experts(every, figure.look):
                 figure.label_ends(axes, ends)
-            picture.suptitle("Numbers: how many experts, or times the width; dotted: a constant for each parameter more",
+            picture.suptitle("Numbers: experts, or times the width; dotted: a constant for each parameter more",
                              fontsize=10, fontweight="bold")
             return show(picture)
 
