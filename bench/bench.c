@@ -41,8 +41,9 @@ static const Section sections[] = {
     {"shared", "a step of texts that begin in the same blocks", bench_shared},
     {"disagg", "a process that reads and one that writes, over a link", bench_disagg},
     {"codecs", "writing after a long text whose keys and values are packed", bench_codecs},
+    {"experts", "what experts cost in seconds", bench_experts},
 };
-enum { SECTIONS = sizeof sections / sizeof sections[0], BY_NAME = 10 };      // the last ones run where they are named
+enum { SECTIONS = sizeof sections / sizeof sections[0], BY_NAME = 11 };      // the last ones run where they are named
 
 // ---- flags ---------------------------------------------------------------------------------------
 typedef struct {
@@ -70,7 +71,8 @@ static const FlagTable table = {
              "  flash       what flash saves, by parts    starved     attention where bandwidth is scarce (3 minutes)\n"
              "  costs       a step's, of three parts      batches     continuous, static, padded\n"
              "  guesses     how many of them pay          shared      texts that begin in the same blocks\n"
-             "  disagg      a process reads, one writes   codecs      long texts over a packed cache",
+             "  disagg      a process reads, one writes   codecs      long texts over a packed cache\n"
+             "  experts     what they cost in seconds",
     .examples = "  bench/bench steps --rounds 15\n  bench/bench products attention --quick --out /tmp/mine.json\n",
 };
 

@@ -93,6 +93,7 @@ void bench_guesses(Bench *b);
 void bench_shared(Bench *b);
 void bench_disagg(Bench *b);
 void bench_codecs(Bench *b);
+void bench_experts(Bench *b);
 
 // ---- a training without data or directory --------------------------------------------------------
 typedef struct {

@@ -139,6 +139,25 @@ static void codecs(void) {
     json_decref(root);
 }
 
+// Times are no test; that experts and dense layers of a total have as many parameters is.
+static void experts_apart(void) {
+    Result r = bench("experts --tiny --threads 1 --out results.json");
+    json_t *root = json_load_file(test_path("results.json"), 0, NULL), *all = json_object_get(root, "sections");
+    CHECK(r.status == 0 && root, "status %d: %s", r.status, r.error);
+    json_t *rows = json_object_get(all, "experts"), *row;
+    CHECK(json_array_size(rows) == 10 && json_array_size(json_object_get(all, "idle")) == 1, "rows are missing");
+    size_t i;
+    double one = json_number_value(json_object_get(json_array_get(rows, 0), "parameters"));
+    json_array_foreach(rows, i, row) {
+        double number = json_number_value(json_object_get(row, "number"));
+        double more = json_number_value(json_object_get(row, "parameters")) - one;
+        double router = strcmp(json_string_value(json_object_get(row, "kind")), "learned") ? 0 : 16 * (16 + 1);
+        CHECK(more == (number - 1) * 3 * 16 * 16 + router, "%zu: %g parameters more", i, more);
+        CHECK(json_number_value(json_object_get(row, "tokens")) == 16 * 48, "%zu: other tokens", i);
+    }
+    json_decref(root);
+}
+
 static const Test tests[] = {
     {"bench/results", "every section leaves numbers, a table, and the picture", leaves_results},
     {"bench/section", "a section runs alone; an unknown one is refused", one_section},
@@ -146,6 +165,7 @@ static const Test tests[] = {
     {"bench/packed", "models in integers are measured beside floats, by format", in_integers},
     {"bench/flash", "flash attention is taken apart, also beside a hog, and its FLOPs are counted", flash_apart},
     {"bench/codecs", "a packed cache is measured by codec", codecs},
+    {"bench/experts", "experts and dense layers take turns, and have the parameters that they should", experts_apart},
     {"bench/servers", "steps, batches and guesses leave numbers, and the bits as they were", steps_of_servers},
 };
 REGISTER_TESTS(tests)

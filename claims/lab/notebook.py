@@ -189,8 +189,8 @@ class FlashMeasured:
 
 
 class StepsMeasured:
-    """What bench/bench measured of the steps of a server, in costs, batches or guesses.json; where that is still to be
-    done, it says so."""
+    """What bench/bench measured of the steps of a server, in costs, batches or guesses.json, or of training steps, in
+    experts.json; where that is still to be done, it says so."""
 
     def __init__(self, name, folder=CLAIMS):
         path = Path(folder) / f"results/{name}.json"
@@ -209,6 +209,18 @@ class StepsMeasured:
         with plt.rc_context(figure.STYLE):
             picture, axes = plt.subplots(figsize=(7.6, 4), layout="constrained")
             figure.label_ends(axes, self.steps.draw_steps(axes, figure.look))
+            return show(picture)
+
+    def sparse(self):
+        """Seconds of a training step by the parameters of the model, dense and sparse."""
+        if not self.steps:
+            return self.experts()
+        with plt.rc_context(figure.STYLE):
+            picture, every = plt.subplots(1, 2, figsize=(9.4, 3.8), sharey=True, layout="constrained")
+            for axes, ends in self.steps.draw_experts(every, figure.look):
+                figure.label_ends(axes, ends)
+            picture.suptitle("Numbers: experts, or times the width; dotted: a constant for each parameter more",
+                             fontsize=10, fontweight="bold")
             return show(picture)
 
     def guesses(self):

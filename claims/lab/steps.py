@@ -1,10 +1,12 @@
 """steps.py: what bench/bench recorded of one machine about the steps of a server: their three costs, the same requests
-batched in three ways, how many guesses pay, and what two processes do, one of which reads and one writes.
+batched in three ways, how many guesses pay, and what two processes do, one of which reads and one writes; and about
+steps of training: what experts cost.
 
     bench/bench costs --out claims/results/costs.json           post 8
     bench/bench batches --out claims/results/batches.json       post 11
     bench/bench guesses --out claims/results/guesses.json       post 12
     bench/bench disagg --out claims/results/disagg.json         post 22
+    bench/bench experts --out claims/results/experts.json       post 2
 
 Each takes some minutes, in which the machine should have nothing else to do. A page may quote them before they are
 measured: then `not measured` stands there.
@@ -13,10 +15,12 @@ import numpy
 
 from .bench import commit_complaints
 
-SECTIONS = {"constants", "batches", "guessed", "throughput"}      # one of these is in such a record
+SECTIONS = {"constants", "batches", "guessed", "throughput", "experts"}      # one of these is in such a record
 NAMED = {"errors": ("model",), "grid": ("rows", "past"), "chunks": ("chunk",), "batches": ("rows", "cv", "what"),
          "apart": ("what",), "throughput": ("mix",), "bytes": ("mixer", "bits"), "link": ("bits",), "best": ("texts",),
+         "experts": ("size", "kind", "number"), "idle": ("size",),
          "written": ("texts", "tokens", "right")}       # tells rows apart
+SIZES = {"book": "width 16: all in the caches", "wide": "width 256: experts are not"}
 WHOLE = {"by_ridge", "moves", "apart", "least", "free", "cells"}
 
 
@@ -58,6 +62,8 @@ class Steps:
                 name = " ".join([section, *(f"{r[k]:g}" if not isinstance(r[k], str) else r[k] for k in keys)])
                 found |= {f"{name}: {k}": text_of(k, x) for k, x in r.items()
                           if k not in keys and isinstance(x, (int, float))}
+                found |= {f"{name}: {k}": text_of(k, x["median"]) for k, x in r.items()
+                          if isinstance(x, dict) and "median" in x}
                 if "step" in r:
                     found[f"{name}: ms"] = f"{1e3 * r['step']['seconds']['median']:.2f}"
         return found
@@ -149,6 +155,48 @@ class Steps:
         for r in self.rows("overlap"):
             print(f"second token after {1e3 * r['after']:.1f} ms, layer by layer {1e3 * r['layered']:.1f} ms; reading "
                   f"takes {1e3 * r['read']:.1f} ms: {r['hidden_over']:.3f} of (L - 1) / L of that is hidden")
+
+    # ---- experts ----
+    def of_size(self, size, kind):
+        return [r for r in self.rows("experts") if (r["size"], r["kind"]) == (size, kind)]
+
+    def draw_experts(self, every, look):
+        """A panel for each size: a step's time by parameters, dense layers and experts by hash; dotted: the sum."""
+        for axes, (size, words) in zip(every, SIZES.items()):
+            first, idle, ends = self.of_size(size, "dense")[0], self.row("idle", size=size), []
+            one = first["step"]["seconds"]["median"]
+            for i, (kind, told) in enumerate((("dense", "dense, wider"), ("hash", "experts"))):
+                rows = [first] * (kind == "hash") + self.of_size(size, kind)
+                stored, times = [r["parameters"] for r in rows], [r["step"]["seconds"]["median"] / one for r in rows]
+                axes.plot(stored, times, **look(i))
+                for r, x, y in list(zip(rows, stored, times))[1:]:
+                    axes.annotate(f"{r['number']}", (x, y), xytext=(-5, 6) if kind == "dense" else (5, -11),
+                                  textcoords="offset points", ha="right" if kind == "dense" else "left", fontsize=8,
+                                  color=look(i)["color"])
+                ends.append((stored[-1], times[-1], told, look(i)["color"]))
+            line = numpy.geomspace(stored[0], stored[-1], 60)
+            axes.plot(line, 1 + 1e-9 * idle["nanoseconds"] * (line - stored[0]) / one, ":", color=look(1)["color"],
+                      linewidth=1)
+            axes.axhline(2, color="#777777", linewidth=0.8, linestyle="--")
+            axes.set_xscale("log")
+            axes.set_yscale("log", base=2)
+            axes.set_yticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
+            axes.minorticks_off()
+            axes.set_xlabel("parameters of the model")
+            axes.set_title(f"{words}; 1 is {1e3 * one:.2f} ms", fontsize=9)
+            yield axes, ends
+        every[0].set_ylabel("a training step, times the narrow dense one")
+
+    def experts(self):
+        print(f"{'size':<6}{'layer':<22}{'parameters':>12}{'ms a step':>11}{'times':>7}{'as a dense one, times':>23}")
+        for r in self.rows("experts"):
+            what = f"dense, {r['number']} times wide" if r["kind"] == "dense" else f"{r['number']} by {r['kind']}"
+            what = what.replace("by learned", "learned")
+            print(f"{r['size']:<6}{what:<22}{r['parameters']:>12}{1e3 * r['step']['seconds']['median']:>11.3f}"
+                  f"{r['longer']['median']:>7.2f}{r['as_dense']:>23.1f}")
+        for r in self.rows("idle"):
+            print(f"{r['size']:<6}a parameter more: {r['nanoseconds']:.2f} ns a step; the sum is within "
+                  f"{100 * r['worst']:.0f}%; doubled with {r['doubled']:.0f} experts, {r['tokens']:.1f} tokens each")
 
     # ---- guesses ----
     def draw_guesses(self, every, look, texts=(1, 4, 16)):
