@@ -135,9 +135,7 @@ static PipeOptions options_of(const Setting *s, Served *served, size_t readers, 
 }
 
 static Served *serve_model(const Setting *s, Model *m, KeepOptions keep) {
-    Served *served = served_new(m, s->blocks, BLOCK, s->clients, s->blocks, sample_defaults(1, 0), s->vocab);
-    if (keep_is_on(&keep)) served_keep(served, &keep);
-    return served;
+    return served_new_kept(m, s->blocks, BLOCK, s->clients, s->blocks, sample_defaults(1, 0), s->vocab, &keep);
 }
 
 static KeepOptions in_bits(size_t bits) {

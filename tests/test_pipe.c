@@ -46,9 +46,8 @@ static void ask(Asked *a) {
 }
 
 static Served *serve_of(Model *m, const Case *c) {
-    Served *s = served_new(m, c->blocks, c->block, 8, c->blocks, sample_defaults(7, 0), VOCAB);
+    Served *s = served_new_kept(m, c->blocks, c->block, 8, c->blocks, sample_defaults(7, 0), VOCAB, &c->keep);
     if (c->snapshots) served_keep_snapshots(s);
-    if (keep_is_on(&c->keep)) served_keep(s, &c->keep);
     return s;
 }
 
@@ -187,14 +186,14 @@ static void bytes(void) {
     CHECK(transfer_bytes_of_text(m, s, 96) == 96 * token * 4, "%zu bytes", transfer_bytes_of_text(m, s, 96));
     for (size_t bits = 2; bits <= 16; bits *= 2) {
         KeepOptions o = few(bits, 16, 0), late = few(bits, 16, 20);
-        blocks_keep(m, s, &o);
+        blocks_free(s), s = blocks_new_kept(m, 8, 16, &o);
         size_t expected = 96 * token * bits / 8 + (bits < 16 ? 96 * token / 16 * 4 : 0);
         CHECK(transfer_bytes_of_text(m, s, 96) == expected, "%zu bits: %zu bytes", bits,
               transfer_bytes_of_text(m, s, 96));
         FleetOptions f = {.each = (double)token * 4, .keep = o};
         for (size_t n = 1; n < 96; n++) {
             f.keep = n % 2 ? o : late;
-            blocks_keep(m, s, &f.keep);
+            blocks_free(s), s = blocks_new_kept(m, 8, 16, &f.keep);
             CHECK((double)transfer_bytes_of_text(m, s, n) == fleet_bytes(&f, n, true), "%zu bits, %zu tokens: %zu, and "
                   "on the event clock %g", bits, n, transfer_bytes_of_text(m, s, n), fleet_bytes(&f, n, true));
         }
