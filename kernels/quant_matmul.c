@@ -325,11 +325,6 @@ const char *quant_product_path(void) { return PATH; }
 
 // ---- scales --------------------------------------------------------------------------------------
 
-INLINE float float_of(uint32_t bits) {
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
 // A half has the exponent and the digits of a float that is 2^112 times smaller, which may be a subnormal one.
 INLINE vec load_halves(const unsigned char *p) {
 #if !defined(SIMD_PLAIN) && defined(__AVX512F__)
@@ -342,7 +337,10 @@ INLINE vec load_halves(const unsigned char *p) {
     real scale[COLUMNS];
     memcpy(half, p, sizeof half);
     for (int i = 0; i < COLUMNS; i++) {
-        float size = float_of((uint32_t)(half[i] & 0x7fff) << 13) * 0x1p112f;
+        uint32_t bits = (uint32_t)(half[i] & 0x7fff) << 13;
+        float size;
+        memcpy(&size, &bits, sizeof size);
+        size *= 0x1p112f;
         scale[i] = (real)(half[i] & 0x8000 ? -size : size);
     }
     return vec_load(scale);
