@@ -134,6 +134,6 @@ def real(measured):
         axes.set_xlim(-0.6, len(rows) - 0.4)
         axes.set_xlabel("prompt:answer, in tokens")
         axes.set_ylabel("requests per second,\nof two that do both")
-        axes.set_ylim(0.4, 1.2)
+        axes.set_ylim(0.4, 1.5)
         axes.legend(fontsize=8, frameon=False, loc="upper left", ncols=3)
         return figure

@@ -145,10 +145,10 @@ class Steps:
 
     def crossed(self):
         """Bytes on the pipe, and what a slow one leaves."""
-        print("mixer  bits     bytes   of the formula   answers")
+        print("mixer  bits  megabytes   of the formula   answers")
         for r in self.rows("bytes"):
             alike = "alike" if r["alike"] == 1 else "other ones"
-            print(f"{r['mixer']:<7}{r['bits']:>4}{r['bytes']:>10.0f}{r['over_formula']:>17.6f}   {alike}")
+            print(f"{r['mixer']:<7}{r['bits']:>4}{r['bytes'] / 1e6:>11.3f}{r['over_formula']:>17.6f}   {alike}")
         for r in self.rows("link"):
             print(f"{r['bits']} bits over {r['link'] / 1e6:.1f} MB/s: {r['of_free']:.3f} of the requests per second "
                   f"without a limit, {r['of_link']:.3f} of what the link carries")
