@@ -82,9 +82,10 @@ $(BIN)train $(BIN)generate $(BIN)serve $(BIN)quantize: $(BIN)%: $(B)/objects/%.o
 # Only ./serve needs libmicrohttpd, and is built without it where it is missing: then --port says so. The page is in it.
 HTTP := $(shell echo '\#include <microhttpd.h>' | $(CC) $(OPENMP) -E - > /dev/null 2>&1 && echo -DHTTP)
 $(BIN)serve: $(SERVER:%.c=$(B)/objects/%.o)
-$(BIN)serve: LDLIBS += $(if $(HTTP),-lmicrohttpd)
-$(SERVER:%.c=$(B)/objects/%.o): CPPFLAGS += $(HTTP) -I$(B)/objects/infer
-$(SERVER:%.c=$(B)/objects/%.o): $(B)/objects/infer/page.inc $(B)/http
+SERVED  = $(addprefix $(B)/objects/,$(SERVER:%.c=%.o) tests/fuzz/sockets.o)
+$(BIN)serve $(B)/fuzz $(B)/replay: LDLIBS += $(if $(HTTP),-lmicrohttpd)
+$(SERVED): CPPFLAGS += $(HTTP) -I$(B)/objects/infer
+$(SERVED): $(B)/objects/infer/page.inc $(B)/http
 $(B)/objects/infer/page.inc: infer/page.html
 	@mkdir -p $(@D); sed 's/\\/&&/g; s/"/\\"/g; s/.*/"&\\n"/' $< > $@
 $(B)/http: always
@@ -105,7 +106,7 @@ $(B)/probe: $(B)/objects/tests/probe.o $(OBJECTS)
 	$(call say,LINK)$(CC) $(FLAGS) $^ $(LDLIBS) -o $@
 
 # The fuzzer's calls of exit() and of the allocator are ours, and it draws nothing (tests/fuzz/fuzz.c).
-HARNESS  = $(addprefix $(B)/objects/tests/fuzz/,fuzz.o readers.o commands.o requests.o)
+HARNESS  = $(addprefix $(B)/objects/tests/fuzz/,fuzz.o readers.o commands.o requests.o sockets.o)
 WATCHED  = $(addprefix -Wl$(comma)--wrap=,exit malloc calloc realloc aligned_alloc free plot_chart plot_heat_map)
 # Where sizes are multiplied, a product beyond size_t is a finding as well.
 MULTIPLIES = model.c attention.c config/config.c config/model.c config/moe.c config/optim.c $(wildcard model/*.c)

@@ -156,7 +156,8 @@ static bool send_as_they_come(Visit *v) {
 // What libmicrohttpd calls for the next bytes of a stream.
 static ssize_t read_stream(void *visit, uint64_t position, char *to, size_t most) {
     Visit *v = visit;
-    if (position == 0 && v->chunks && !send_as_they_come(v)) return MHD_CONTENT_READER_END_WITH_ERROR;
+    bool direct = position == 0 && v->chunks && v->http->streams;
+    if (direct && !send_as_they_come(v)) return MHD_CONTENT_READER_END_WITH_ERROR;
     while (v->given == v->length) {
         if (v->reply->done) return MHD_CONTENT_READER_END_OF_STREAM;
         free(v->pending);

@@ -535,14 +535,15 @@ static void work(Live *l) {
     tell(l);
 }
 
+bool live_turn(Live *l, bool stopped) {
+    pthread_mutex_lock(&l->lock);
+    bool more = look_around(l, stopped), busy = l->actives > 0;
+    pthread_mutex_unlock(&l->lock);
+    tell(l);
+    if (busy) work(l);
+    return more;
+}
+
 void live_run(Live *l, const volatile sig_atomic_t *stopped) {
-    bool more = true;
-    while (more) {
-        pthread_mutex_lock(&l->lock);
-        more = look_around(l, *stopped != 0);
-        bool busy = l->actives > 0;
-        pthread_mutex_unlock(&l->lock);
-        tell(l);
-        if (busy) work(l);
-    }
+    while (live_turn(l, *stopped != 0)) {}
 }

@@ -104,4 +104,5 @@ char *live_picture(Live *l);                              // blocks, queue, batc
 // ---- the engine ------------------------------------------------------------------------------------
 // Until *stopped is not 0 and all calls have ended, or were cancelled when the time of grace was over.
 void live_run(Live *l, const volatile sig_atomic_t *stopped);
+bool live_turn(Live *l, bool stopped);      // looks around, makes a step if there is one to make; false: all is over
 #endif

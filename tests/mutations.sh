@@ -1,6 +1,7 @@
 #!/bin/sh
 # mutations.sh: breaks the pool and the scheduler on purpose, one place at a time, each as some public engine once was
-# broken, and sees to it that the random schedules of tests/test_sched.c notice.
+# broken, and sees to it that the random schedules of tests/test_sched.c notice. Then the drafts, likewise, for the
+# tests of speculation and of random schedules with models.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 work=$(mktemp -d "${TMPDIR:-/tmp}/receipts-mutations.XXXXXX") || exit 1
@@ -14,14 +15,22 @@ build_and_run() {
     "$work/tests" sched/ > "$work/output" 2>&1
 }
 
-# What is broken, the file, the line as it is, the line instead.
+# The file, the line as it is, the line instead.
+change() {
+    mkdir -p "$work/infer"
+    FROM=$2 TO=$3 awk '{ at = index($0, ENVIRON["FROM"])
+        if (at) $0 = substr($0, 1, at - 1) ENVIRON["TO"] substr($0, at + length(ENVIRON["FROM"])); print }' \
+        "infer/$1" > "$work/infer/$1"
+    if cmp -s "infer/$1" "$work/infer/$1"; then echo "infer/$1 has no such line: $2"; exit 1; fi
+}
+told() { if [ "$1" = 0 ]; then echo "MISSED  $2"; missed=1; else echo "seen    $2"; fi; }
+
+# What is broken, and a change.
 mutate() {
     mkdir -p "$work/infer" && cp infer/pool.c infer/sched.c infer/engine.c "$work/infer"
-    FROM=$3 TO=$4 awk '{ at = index($0, ENVIRON["FROM"])
-        if (at) $0 = substr($0, 1, at - 1) ENVIRON["TO"] substr($0, at + length(ENVIRON["FROM"])); print }' \
-        "infer/$2" > "$work/infer/$2"
-    if cmp -s "infer/$2" "$work/infer/$2"; then echo "infer/$2 has no such line: $3"; exit 1; fi
-    if build_and_run "$1"; then echo "MISSED  $1"; missed=1; else echo "seen    $1"; fi
+    change "$2" "$3" "$4"
+    build_and_run "$1"
+    told $? "$1"
 }
 
 mutate "a hit on the hash alone" pool.c '&& !memcmp(p->token + b * p->block_size, token, bytes)) return b' \
@@ -56,4 +65,41 @@ mutate "padding writes where its last token would" sched.c 'r->token + r->comput
 mutate "padding outlasts its batch" sched.c 'for (; padding && padding == s->runs; padding--)' 'for (; padding > 99;)'
 mutate "a draft is accepted unseen" engine.c 'r->token[position] != token' 'r->token[position] == -1'
 mutate "the random number depends on the step" engine.c 'r, position);' 'r, position + index);'
+
+# Drafts need models: the rest is what make has built.
+make -s build/tests || exit 1
+export OMP_NUM_THREADS=1
+REST=$(ls build/objects/*.o build/objects/[a-z]*/*.o | grep -v -e tests/ -e infer/http.o \
+    -e objects/train.o -e objects/generate.o -e objects/serve.o -e objects/quantize.o -e objects/gpt.o -e bench/)
+HERE="build/objects/tests/main.o build/objects/tests/program.o build/objects/tests/test_speculation.o
+    build/objects/tests/test_schedules.o"
+mutate_draft() {
+    change "$2" "$3" "$4"
+    ${CC:-gcc} -iquote . -O1 -std=gnu11 -march=native -ffp-contract=off -fopenmp -c "$work/infer/$2" \
+        -o "$work/changed.o" || { echo "does not compile: $1"; exit 1; }
+    ${CC:-gcc} -fopenmp $HERE $(echo "$REST" | grep -v "/infer/${2%.c}.o") "$work/changed.o" -ljansson -lm \
+        -o "$work/tests" || { echo "does not link: $1"; exit 1; }
+    case $2 in
+    speculate.c) "$work/tests" speculation/law speculation/draws speculation/ratio speculation/exact \
+                     speculation/lookup speculation/best > "$work/output" 2>&1 ;;
+    *) "$work/tests" schedules/served > "$work/output" 2>&1 ;;
+    esac
+    told $? "$1"
+}
+mutate_draft "every guess of a model is kept" speculate.c 'return model < draft ? model / draft : 1;' 'return 1;'
+mutate_draft "the chance forgets what the draft thought" speculate.c 'return model < draft ? model / draft : 1;' \
+    'return model;'
+mutate_draft "what is left of a wrong guess is all of the law" speculate.c 'left += r[i] = more > 0 ? more : 0;' \
+    'left += r[i] = (double)p[i] / model;'
+mutate_draft "guess and residual share their numbers" speculate.c 'uniform_at(o, RNG_RESIDUAL, draw)' \
+    'uniform_at(o, RNG_ACCEPT, draw)'
+mutate_draft "a guess costs nothing" speculate.c '(seconds[g] + (double)g * draft_seconds)' 'seconds[g]'
+mutate_draft "weights are those of another guess" served_guess.c \
+    'g->weights + at * model_config(g->model)->vocab' \
+    'g->weights'
+mutate_draft "a guess is drawn at its neighbour's place" served_guess.c \
+    'position = r->past + known_tokens(r) + round;' \
+    'position = r->past + known_tokens(r) + round + 1;'
+mutate_draft "the last guess is not read" served_guess.c 'if (!r.n) continue;' \
+    'if (!r.n || (round && round == row[i].request->drafted)) continue;'
 exit $missed

@@ -25,6 +25,7 @@ const Target fuzz_targets[] = {
     {"text", NULL, {open_text}, false},
     {"tokenizer", NULL, {decode_tokens, encode_text}, false},
     {"openai", NULL, {read_completion, read_chat, read_tokens}, false},
+    {"http", prepare_http, {ask_server}, false},
     {"serve", NULL, {serve_command}, true},
     {"trace", NULL, {read_trace}, false},
     {"cost", NULL, {read_cost}, false},

@@ -4,7 +4,7 @@
 //     make fuzz        libFuzzer, RUNS executions of each target (needs clang)
 //     make replay      the inputs in tests/fuzz/corpus/TARGET once more, with any compiler
 // fuzz.c holds the watch over memory and exits, readers.c the files, commands.c and requests.c the
-// command lines, and what requests are read from.
+// command lines, and what requests are read from, sockets.c what comes to the server.
 #ifndef FUZZ_H
 #define FUZZ_H
 #include "lib/util.h"
@@ -48,6 +48,9 @@ void read_chat(const char *input, size_t bytes), read_tokens(const char *input, 
 // requests.c
 void serve_command(const char *input, size_t bytes);
 void read_trace(const char *input, size_t bytes), read_cost(const char *input, size_t bytes);
+// sockets.c
+void prepare_http(void);
+void ask_server(const char *input, size_t bytes);
 // commands.c
 void prepare_generate(void);
 void train_command(const char *input, size_t bytes), generate_command(const char *input, size_t bytes);
