@@ -244,7 +244,7 @@ endif
 clean:
 	rm -rf build train generate serve quantize gpt bench/bench
 
-.PHONY: all test oracle mxfp4 mutations clients claims digest onefile bench versus versus-llama asan tsan fuzz replay demo \
-        ready found clean always
+.PHONY: all test oracle mxfp4 mutations clients claims digest onefile bench versus versus-llama asan tsan fuzz replay \
+        demo ready found clean always
 -include $(OBJECTS:.o=.d) $(TESTS:.o=.d) $(BENCH:.o=.d) $(HARNESS:.o=.d)
 -include $(PROGRAMS:%.c=$(B)/objects/%.d) $(SERVER:%.c=$(B)/objects/%.d)
