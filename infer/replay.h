@@ -8,7 +8,7 @@ typedef struct { Stats stats; double now, took; } Again;
 // paced: steps take what the table says times what those of the same second took of it; else what it says. Before
 // answers_stats lets go of the requests.
 Again replay(Service *timed, bool paced);
-// Of processes (--disagg), and this model's keys and values. pace: what steps take, of what the table says; 0: as it says.
+// Of processes (--disagg). pace: what steps take, of what the table says; 0: as it says.
 Again replay_workers(Service *timed, double pace);
 // again: by the table, and at the pace of the machine while it answered. Notes the errors in the table's file.
 void replay_print(const Service *run, const Stats *timed, const Again again[2]);
