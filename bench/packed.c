@@ -71,8 +71,8 @@ static void open_models(Match *t) {
 static void open_peer(Bench *b, Match *t) {
     if (!*b->llama || b->effort == TINY) return;
     const Config *c = model_config(t->model[FLOATS]);
-    char *shape = xprintf("%d %zu %zu %zu %zu %zu %zu %s", b->threads, c->layers, c->width, c->heads, c->kv_heads,
-                          c->ffn_width, c->vocab, formats[t->format].theirs);
+    char *shape = xprintf("%d %zu %zu %zu %zu %zu %zu %s", b->threads, c->layers, c->width, c->heads,
+                          c->kv_heads ? c->kv_heads : c->heads, c->ffn_width, c->vocab, formats[t->format].theirs);
     t->has_peer = peer_start(&t->peer, b->llama, "bench/llama_steps.py", shape);
     if (!t->has_peer) printf("skipped: %s cannot run bench/llama_steps.py: %s\n", b->llama, t->peer.error);
     for (size_t k = 0; k <= t->counts && t->has_peer; k++) {
