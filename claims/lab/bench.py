@@ -2,7 +2,7 @@
 
     make bench TORCH=1 ARGS="--out claims/results/bench.json"                   measures again; leave it alone meanwhile
     make SIMD=avx2 build/avx2/bench/bench && build/avx2/bench/bench products --out claims/results/bench-avx2.json
-    make versus-llama ARGS="--out claims/results/llama.json"
+    make bench LLAMA=1 ARGS="llama --out claims/results/llama.json"             and "packed", for packed.json
 
 These numbers are of the machine that they name. Shares of its own limits and ratios are what carries over.
 """
@@ -44,7 +44,8 @@ class Bench:
                  "fma at the end": f"{self.all['limits_at_the_end']['fma_gflops']:.0f} GFLOP/s"}
         for name, of_section in (("steps", self.steps), ("torch", self.torch), ("decode", self.decode),
                                  ("memory", self.memory), ("products", self.products), ("attention", self.attention),
-                                 ("serve", self.serve), ("llama", self.llama)):
+                                 ("serve", self.serve), ("llama", self.llama),
+                                 ("packed", self.packed)):
             if name in self.sections:
                 found |= of_section(self.sections[name])
         return found
@@ -77,6 +78,19 @@ class Bench:
             found[f"{r['rows']} rows: times"] = f"{r['times_llama']['median']:.2f}"
         return found
 
+    def packed(self, rows):
+        """Models in integers, beside our floats and llama.cpp: tokens per second, shares of the read bandwidth."""
+        found = {"packed: version": rows[0]["version"]}
+        for r in rows:
+            name = f"{r['model']} {r['format']} " + ("reads" if r["reads"] else f"{r['rows']} rows")
+            for side, before in (("ours", ""), ("floats", "float_"), ("llama", "llama_")):
+                share = "" if r["reads"] else ", " + percent(r[side]["share"]["median"])
+                found[f"{name}: {side}"] = f"{r[before + 'tokens_per_second']:,.0f} tok/s{share}"
+            found |= {f"{name}: bytes": f"{r['bytes'] / 1e6:.1f} MB", f"{name}: goal": f"{r['goal']:.1f}",
+                      f"{name}: times": f"{r['times_llama']['median']:.2f}",
+                      f"{name}: times floats": f"{r['times_float']['median']:.2f}"}
+        return found
+
     def decode(self, rows):
         largest = max(rows, key=lambda r: r["parameters"])
         return {"decode: share": percent(largest["decode"]["share"]["median"]),
@@ -90,7 +104,7 @@ class Bench:
     def serve(self, rows):
         """Shares, but for steps per second, steps until a first token, and what HTTP adds to a time of 1."""
         shown = {"event clock": lambda x: f"{x / 1e6:.1f} million", "prefix": lambda x: f"{x:.2f}",
-                 "http": lambda x: f"{100 * (x - 1):.1f}%"}
+                 **dict.fromkeys(("http", "http, clients here"), lambda x: f"{100 * (x - 1):.1f}%")}
         return {f"serve: {r['what']}": shown.get(r["what"], lambda x: f"{100 * x:.1f}%")(r["measured"]["median"])
                 for r in rows}
 
