@@ -120,7 +120,7 @@ def measure(path):
 
 
 def worst(values):
-    return f"{100 * max(abs(x) for x in values):.0f}%"
+    return f"{100 * max(abs(x) for x in values if x is not None):.0f}%"
 
 
 class Clocks:
@@ -131,7 +131,8 @@ class Clocks:
         return next(r for r in self.sections[section] if r["what"] == what)
 
     def facts(self):
-        """{name: text}: everything that a page may quote. Errors are the largest of p50, p90, p99."""
+        """{name: text}: everything that a page may quote. Errors are the largest of p50, p90, p99,
+        as far as there were requests enough."""
         found = {"machine": self.all["machine"]["cpu"]}
         for r in self.sections["replay"]:
             if "ttft" in r:
@@ -153,8 +154,8 @@ class Clocks:
     def tell(self, section):
         """The rows of a section, for a page."""
         for r in self.sections[section]:
-            said = [f"{k} {' '.join(f'{100 * x:+.0f}%' for x in v)}" if k in TIMES else f"{k} {number(v)}"
-                    for k, v in r.items() if k not in ("what", "all")]
+            said = [f"{k} {' '.join(f'{100 * x:+.0f}%' for x in v if x is not None)}" if k in TIMES
+                    else f"{k} {number(v)}" for k, v in r.items() if k not in ("what", "all")]
             print(f"{r['what']}: " + ", ".join(said))
 
 
