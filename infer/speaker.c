@@ -40,7 +40,7 @@ char *json_text(const char *text, size_t bytes) {
         if (c == '"' || c == '\\') *to++ = '\\', *to++ = (char)c;
         else if (c >= ' ') *to++ = (char)c;
         else if (c >= '\b' && c <= '\r' && c != '\v') *to++ = '\\', *to++ = letter[c - '\b'];
-        else to += sprintf(to, "\\u%04X", c);
+        else to += snprintf(to, 7, "\\u%04X", c);
     }
     *to++ = '"', *to = 0;
     return out;

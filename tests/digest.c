@@ -116,6 +116,7 @@ static void check_coverage(void) {
         const Flag *f = &config_table.flag[i];
         if ((f->kind != FLAG_ENUM && f->kind != FLAG_PATTERN) || f->same_numbers) continue;
         if (!strcmp(f->name, "draft_loss")) continue;             // the teacher is a run: hash_of_distilling
+        if (!strcmp(f->name, "weight_bits") || !strcmp(f->name, "group")) continue;     // other names of --quant's
         int values = 1;
         for (const char *bar = f->values; *bar; bar++) values += *bar == '|';
         for (int v = 0; v < values; v++)

@@ -58,7 +58,7 @@ static void quotes(void) {
     char text[200];
     size_t n = 0;
     for (char c = 1; c < 127; c++) text[n++] = c;
-    n += (size_t)sprintf(text + n, "\x7F\xC3\xA9\xE2\x82\xAC\xF0\x9F\x90\xB1");
+    n += (size_t)snprintf(text + n, sizeof text - n, "\x7F\xC3\xA9\xE2\x82\xAC\xF0\x9F\x90\xB1");
     json_t *j = json_stringn(text, n);
     char *ours = json_text(text, n), *theirs = json_dumps(j, JSON_COMPACT | JSON_ENCODE_ANY);
     CHECK(theirs && !strcmp(ours, theirs), "%s\n%s", ours, theirs);
