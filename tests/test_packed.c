@@ -18,10 +18,10 @@ static Model *open_model(const char *flags) {
     return model_new(&c, false);
 }
 static void step(Model *m) {
-    real logits[VOCAB];
+    real *logits = xmalloc(m->c.vocab * sizeof *logits);
     Cache *cache = cache_new(m, 1, 1);
     model_infer(m, cache, &(int){1}, 1, false, logits);
-    cache_free(cache);
+    cache_free(cache), free(logits);
 }
 static void random_numbers(real *x, size_t n) {
     Rng r = rng_stream(3, RNG_TEST, 9);
