@@ -134,12 +134,12 @@ static void begin(Training *t) {
 static void end(Training *t) { model_free(t->m), optimizer_free(&t->o); }
 
 // A process that dies keeps nothing but what it wrote: values, moments, losses.
-static void die_and_resume(Training *t) {
+static void die_and_resume(Training *t, size_t step) {
     Training old = *t;
     begin(t);
     memcpy(model_values(t->m), model_values(old.m), t->numbers * sizeof(real));
     memcpy(t->o.mean, old.o.mean, 2 * t->numbers * sizeof(real));      // and the squares behind them
-    model_changed(t->m);
+    model_changed_after(t->m, step);                   // before --qat-start it goes on with exact weights
     end(&old);
 }
 
@@ -229,7 +229,7 @@ static uint64_t hash_of_quantised(QuantFormat format, size_t steps) {
 static uint64_t hash_of_packed(QuantFormat format, size_t steps) {
     static const char *const models[] = {"--attn mha --bias --quant-embed",
                                          "--attn mla+gated-delta --experts 4 --expert-width 11 --quant-embed --tie 0"};
-    uint64_t h = hash_bytes(HASH_START, &steps, sizeof steps);   // as the others, another hash after a step less
+    uint64_t number = steps, h = hash_bytes(HASH_START, &number, sizeof number);     // of a step less another one
     for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
         char *flags = xprintf("%s --quant %s --quant-act int8", models[i], quant_name(format));
         Config c = configure(flags);
@@ -262,7 +262,7 @@ int main(int argc, char **argv) {
         Training t = {.c = configure(kinds[k].flags), .hash = HASH_START};
         begin(&t);
         for (size_t step = 0; step < steps; step++) {
-            if (step && step == resume_at) die_and_resume(&t);
+            if (step && step == resume_at) die_and_resume(&t, step);
             train_step(&t, step, micro);
         }
         uint64_t h = hash_bytes(t.hash, model_values(t.m), t.numbers * sizeof(real));
