@@ -459,17 +459,11 @@ static void show_profile(const Clock *clock, const char *path) {
 }
 
 // ---- the picture ---------------------------------------------------------------------------------
-// Before the work, not after it: a picture that could not be written.
 static void check_picture(const char *flag, const char *path) {
     size_t length = strlen(path);
-    const char *slash = strrchr(path, '/');
-    char *dir = slash ? xprintf("%.*s", (int)(slash - path + 1), path) : xprintf(".");
-    struct stat s;
     if (length < 5 || strcmp(path + length - 4, ".png") != 0)
         usage_error("--%s %s: a name that ends in .png was expected", flag, path);
-    if (stat(path, &s) == 0 && S_ISDIR(s.st_mode)) fail("--%s %s is a directory; a file was expected", flag, path);
-    if (access(dir, W_OK | X_OK) != 0) fail("--%s %s cannot be written: %s", flag, path, strerror(errno));
-    free(dir);
+    check_output(flag, path);
 }
 
 int main(int argc, char **argv) {

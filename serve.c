@@ -239,7 +239,7 @@ static void measure_costs(const ServeOptions *o) {
            c.most.tokens, 1e6 * (c.keys + c.pairs));
     printf("error     %.1f%% in the median of steps that were held out, %.1f%% at most, of %zu\n", 100 * c.median,
            100 * c.worst, m.points / 4);
-    flush_output("the table is written");
+    flush_output("; the table is written");
 }
 
 // ---- without a network ---------------------------------------------------------------------------
@@ -284,7 +284,22 @@ static void print_notes(const Service *run) {
                 plural(run->trace.left_out));
 }
 
+// An hour's answers are not to end in a name that cannot be written, or in two files that are one.
+static void check_outputs(const ServeOptions *o) {
+    const char *const flag[] = {"records", "receipt", "picture"}, *const path[] = {o->records, o->receipt, o->picture};
+    size_t end = strlen(o->picture);
+    if (end && (end < 5 || strcmp(o->picture + end - 4, ".png") != 0))
+        usage_error("--picture %s: a name that ends in .png was expected", o->picture);
+    for (size_t i = 0; i < 3; i++) {
+        if (*path[i]) check_output(flag[i], path[i]);
+        for (size_t k = 0; k < i; k++)
+            if (*path[i] && strcmp(path[i], path[k]) == 0)
+                usage_error("--%s and --%s are both %s; give each a file of its own", flag[k], flag[i], path[i]);
+    }
+}
+
 static void serve_trace(const ServeOptions *o) {
+    check_outputs(o);
     Service run = service_open(o);
     if (*o->disagg) workers_open(&run);
     sessions_open_trace(&run);
@@ -302,7 +317,8 @@ static void serve_trace(const ServeOptions *o) {
             (double)count->steps / run.took);
     stats_write(run.record, run.trace.count, o->records);
     if (*o->receipt) receipt_write_served(o, count, &s, times_of(&run), o->receipt);
-    flush_output("the records are written");
+    if (*o->picture) service_draw(&run);
+    flush_output("; the records are written");
 }
 
 int main(int argc, char **argv) {

@@ -31,7 +31,7 @@ static void refuse_beside_port(const ServeOptions *o, const bool *given) {
     static const char *const offline[] = {"requests", "arrivals", "rate", "burst", "clients", "prompt_length", "spread",
                                           "lengths", "cv", "answer_length", "trace", "time_scale", "length_scale",
                                           "clock", "eos", "records", "backlog", "agent_turns", "tool_tokens",
-                                          "tool_seconds", "volatile_prefix", "receipt", "dry_run", "disagg"};
+                                          "tool_seconds", "volatile_prefix", "receipt", "picture", "dry_run", "disagg"};
     static const char *const online[] = {"host", "api_key", "chat", "max_length", "queue", "timeout", "idle",
                                          "connections", "grace"};
     bool port = is_given(given, "port");
@@ -69,6 +69,8 @@ static void refuse_kept(const ServeOptions *o) {
 
 static void refuse_apart(const ServeOptions *o) {
     if (!*o->disagg) return;
+    if (*o->picture)
+        usage_error("--picture is of one batch, one pool and one queue; with --disagg each worker has its own");
     if (o->agent_turns > 1)
         usage_error("--disagg: workers do not know of sessions, which go on where their blocks are; leave out "
                     "--agent-turns");

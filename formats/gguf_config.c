@@ -87,7 +87,9 @@ static double number_of(const Gguf *g, const GgufKey *k, Kind kind) {
     if (!single || (k->item == GGUF_BOOL) != (kind == SWITCH) || (kind == COUNT && !gguf_is_count(k)))
         refuse(g, k->name, kind == COUNT ? "one whole number, 0 or more, for all layers"
                            : kind == REAL ? "one number" : "true or false");
-    return gguf_number(k, 0);
+    double x = gguf_number(k, 0);
+    if (!isfinite(x)) refuse(g, k->name, "a finite number");
+    return x;
 }
 
 static size_t count_of(const Gguf *g, const char *name, size_t absent) {
@@ -295,6 +297,9 @@ static void read_rope(json_t *config, const Gguf *g, unsigned family) {
     double factor = real_of(g, "rope.scaling.factor", real_of(g, "rope.scale_linear", 0));
     bool none = is_text(type, "none") || factor == 0, linear = !type || is_text(type, "linear");
     json_t *rope = json_pack("{s:o}", "rope_theta", real_as_json(real_of(g, "rope.freq_base", 10000)));
+    const GgufKey *by = find(g, "rope.scaling.attn_factor");
+    if (by && !is_text(type, "yarn") && number_of(g, by, REAL) != 1)
+        refuse(g, by->name, "1, or absent, where rope.scaling.type is not yarn");
     if (none && ramp) read_ramp(rope, g, ramp, (size_t)json_integer_value(json_object_get(config, "head_dim")));
     else if (ramp) fail("%s: rope_freqs.weight beside rope.scaling.factor is not read", g->path);
     else if (none || (linear && factor == 1)) put(rope, "rope_type", json_string("default"));

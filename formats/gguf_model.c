@@ -297,6 +297,7 @@ static int by_name(const void *a, const void *b) { return strcmp(((const Link *)
 void gguf_load(Model *m, const char *path) {
     Gguf *g = gguf_open(path);
     char shape[96];
+    bool rotary = gguf_family(g) & ROTARY;
     Links all = links_of(m, gguf_family(g), gguf_tensor(g, "blk.0.attn_kv_b.weight") ? WHOLE_KV_B : 0);
     qsort(all.link, all.count, sizeof *all.link, by_name);
     for (size_t i = 0; i < g->tensors; i++) {
@@ -304,7 +305,7 @@ void gguf_load(Model *m, const char *path) {
         Link key;
         strcpy(key.name, t->name);
         Link *k = bsearch(&key, all.link, all.count, sizeof key, by_name);
-        if (!k && (is_scale(g, t->name) || strcmp(t->name, "rope_freqs.weight") == 0)) continue;   // read elsewhere
+        if (!k && (is_scale(g, t->name) || (rotary && strcmp(t->name, "rope_freqs.weight") == 0))) continue;   // read elsewhere
         if (!k)
             fail("%s: tensor %s %s is left over: this model has no place for it", path, t->name,
                  link_shape(t->rank, t->shape, shape));

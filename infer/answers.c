@@ -1,6 +1,7 @@
 // answers.c: see answers.h.
 #include "infer/answers.h"
 #include "infer/sessions.h"
+#include "lib/process.h"
 #include "lib/rng.h"
 #include <math.h>
 #include <stdlib.h>
@@ -117,6 +118,13 @@ static double pace_at(const Service *timed, double now) {
     return timed->second[i].priced > 0 ? timed->second[i].took / timed->second[i].priced : timed->busy / timed->priced;
 }
 
+// Room for the next power of two.
+static void note_span(Service *run, Span span) {
+    if ((run->spans & (run->spans - 1)) == 0)
+        run->span = xrealloc(run->span, size_mul(run->spans ? 2 * run->spans : 1, sizeof *run->span));
+    run->span[run->spans++] = span;
+}
+
 // A step, or the wait until there is one; false: all requests have ended.
 bool answers_advance(Service *run) {
     if (run->real) run->now = seconds_now() - run->start;
@@ -135,11 +143,13 @@ bool answers_advance(Service *run) {
     keep_guesses(run, step);
     if (run->paced) seconds *= pace_at(run->timed, start);
     double held = (double)(pool_blocks(run->pool) - pool_available(run->pool));
+    double rows = (double)step->rows, waiting = (double)sched_waiting(run->sched);
     engine_finish(&run->engine, step);
     run->now = run->real ? seconds_now() - run->start : run->now + seconds;
     run->busy += run->now - start;
     if (run->real && run->o.clock == CLOCK_both) note_second(run, start, run->now - start, seconds);
     run->held += (run->now - start) * held;
+    if (*run->o.picture && !run->timed) note_span(run, (Span){start, run->now, {rows, held, waiting}});
     note_times(run, step);
     return true;
 }
@@ -159,9 +169,31 @@ void answers_begin(Service *run, Backend backend) {
     run->start = seconds_now();
 }
 
+void answers_end_early(Service *run, const char *reason) {
+    stats_write(run->record, run->trace.count, run->o.records);
+    fail("%s; the others are cancelled in %s, and there is no receipt", reason, run->o.records);
+}
+
+// A request that has not arrived is as if it had been cancelled.
+static void stop_early(Service *run) {
+    size_t ended = 0;
+    for (size_t i = 0; i < run->trace.count; i++) {
+        Record *record = &run->record[i];
+        const Request *r = run->request[i];
+        if (r) record->end = r->state == STATE_ENDED ? r->end : END_CANCELLED;
+        if (!record->end) record->end = END_CANCELLED;
+        ended += record->end != END_CANCELLED;
+    }
+    answers_end_early(run, xprintf("stopped by a signal (%d); %zu of %zu requests had ended", (int)process_stopped,
+                                   ended, run->submitted));
+}
+
 void answers_run(Service *run, Backend backend) {
     answers_begin(run, backend);
-    while (answers_advance(run)) {}
+    process_catch_signals(true);
+    while (!process_stopped && answers_advance(run)) {}
+    if (process_stopped) stop_early(run);
+    process_catch_signals(false);
     run->took = seconds_now() - run->start;
 }
 

@@ -7,6 +7,7 @@
 void answers_run(Service *run, Backend backend);            // until all requests have ended: these two
 void answers_begin(Service *run, Backend backend);
 bool answers_advance(Service *run);                         // a step, or the wait for one; false: all have ended
+_Noreturn void answers_end_early(Service *run, const char *reason);    // writes the records, which have their ends
 Stats answers_stats(Service *run);                          // lets go of the requests; records stay
 // Tokens of a request, into its record (an emit function; owner: the Service).
 void answers_receive(void *owner, Request *r, const int *token, size_t count);

@@ -8,6 +8,7 @@
 #include "infer/pipe.h"
 #include "infer/served.h"
 #include "infer/trace.h"
+#include "plot/plot.h"
 
 enum { RANDOM_VOCAB = 32768 };          // without a model
 
@@ -30,6 +31,7 @@ typedef struct Service {
     Model *smaller; size_t knows;       // with --draft DIR: it, and how many positions it knows
     int **guess; const struct Service *timed;   // of each request what it guessed; of a replay: whose these are
     KeepOptions *keep;
+    Span *span; size_t spans;           // --picture: of each step its texts, blocks that are held, requests that wait
     FleetOptions workers;               // with --disagg, and what came of them
     Fleet *fleet; Pipe *pipe; int **answer;             // on the event clock; on the real one, and all its tokens
     SchedCounters total; LinkCounters link; WorkerTimes reading, writing;

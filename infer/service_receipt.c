@@ -2,6 +2,7 @@
 #include "infer/service_receipt.h"
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static void print_times(const char *what, Percentiles p) {
@@ -68,4 +69,18 @@ void service_receipt_print(const Service *run, const Stats *s, const Again *agai
     if (again) replay_print(run, s, again);
     else if (!run->real && strcmp(o->cost, "built-in")) replay_print_table(run);
     printf("receipt: digest %016llx\n", (unsigned long long)s->digest);
+}
+
+void service_draw(const Service *run) {
+    const ServeOptions *o = &run->o;
+    char *flags = flags_summary(&serve_table, o, true), *title, *last, *pool;
+    title = xprintf("What %zu requests had of the machine", run->submitted);
+    pool = xprintf("blocks that are held, of %zu", o->blocks);
+    last = xprintf("seconds, %s", run->real ? "as they passed" : "on the event clock");
+    Timeline t = {.title = title, .subtitle = *flags ? flags : "every flag at its default", .x_label = last,
+                  .label = {"texts in a step", pool, "requests that wait"},
+                  .most = {0, (double)o->blocks, 0}, .span = run->span, .spans = run->spans};
+    plot_timeline(o->picture, &t);
+    fprintf(stderr, "picture  %s\n", o->picture);
+    free(flags), free(title), free(last), free(pool);
 }

@@ -119,8 +119,7 @@ static const char *answer_all_by_pipe(Service *run) {
 static void end_early(Service *run, const char *reason) {
     for (size_t i = 0; i < run->trace.count; i++) run->record[i].end = END_CANCELLED;
     pipe_tell(run->pipe, run->record);
-    stats_write(run->record, run->trace.count, run->o.records);
-    fail("%s; the others are cancelled in %s, and there is no receipt", reason, run->o.records);
+    answers_end_early(run, reason);
 }
 
 void workers_run_pipe(Service *run, Backend backend) {

@@ -77,6 +77,8 @@ typedef struct { FILE *f; char *path, *temporary; } AtomicFile;
 AtomicFile atomic_open(const char *path);
 void atomic_write(AtomicFile *a, const void *data, size_t bytes);
 void atomic_close(AtomicFile *a);
+// Before the work, not after it: fails where the file that --flag names could not be written in the end.
+void check_output(const char *flag, const char *path);
 void write_whole_file(const char *path, const void *data, size_t bytes);  // all three at once
 int sync_file(int descriptor);                // fsync(), also where that leaves the data in the drive
 // malloc'd, NUL after the end; fails with the reason. Of a pipe or a device at most 64 MiB.

@@ -135,6 +135,16 @@ void atomic_close(AtomicFile *a) {
     free(a->temporary);
 }
 
+void check_output(const char *flag, const char *path) {
+    const char *slash = strrchr(path, '/');
+    char *directory = slash ? xprintf("%.*s", (int)(slash - path + 1), path) : xprintf(".");
+    struct stat s;
+    if (stat(path, &s) == 0 && S_ISDIR(s.st_mode)) fail("--%s %s is a directory; a file was expected", flag, path);
+    refuse_other_kinds(path);
+    if (access(directory, W_OK | X_OK) != 0) fail("--%s %s cannot be written: %s", flag, path, strerror(errno));
+    free(directory);
+}
+
 void write_whole_file(const char *path, const void *data, size_t bytes) {
     AtomicFile a = atomic_open(path);
     atomic_write(&a, data, bytes);

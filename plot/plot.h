@@ -20,6 +20,17 @@ typedef struct {
 } Chart;
 void plot_chart(const char *path, const Chart *chart);
 
+// Quantities over one time, each in a panel: what they were from .from to .to, in the order of time; in between 0.
+// most: up to where the axis goes at least. Means over the time of a pixel are filled, largest values are the line.
+enum { TIMELINE_PANELS = 3 };
+typedef struct { double from, to, value[TIMELINE_PANELS]; } Span;
+typedef struct {
+    const char *title, *subtitle, *x_label, *label[TIMELINE_PANELS];
+    double most[TIMELINE_PANELS];
+    const Span *span; size_t spans;
+} Timeline;
+void plot_timeline(const char *path, const Timeline *timeline);
+
 // A grid of rows x columns values as colours, with a colour bar. NAN cells are blank; where there are more
 // cells than pixels, a pixel shows the mean of its cells.
 typedef struct {

@@ -175,6 +175,38 @@ static void a_spike_survives(void) {
     free(p.pixel), free(x), free(y);
 }
 
+// ---- the timeline ------------------------------------------------------------------------------
+static int highest(const Picture *p, double from, double to, Colour c) {
+    int left = (int)(from * p->width), right = (int)(to * p->width);
+    for (int y = 0; y < p->height; y++)
+        if (find(p, left, y, right, y + 1, c).count) return y;
+    return p->height;
+}
+
+// Twice the value is twice as high, each panel has its own axis, and what is over at once is a line without a filling.
+static void a_timeline(void) {
+    Span span[] = {{0, 1, {8, 1, 0}}, {1, 2, {4, 1, 0}}, {2.5, 2.5 + 1e-6, {8, 1, 0}}, {4 - 1e-6, 4, {1, 1, 3}}};
+    Timeline t = {.title = "t", .label = {"a", "b", "c"}, .most = {0, 4, 0}, .span = span, .spans = 4};
+    plot_timeline(test_path("time.png"), &t);
+    Picture p = picture_read(test_path("time.png"));
+    int zero = p.height;
+    for (int y = p.height; y-- > highest(&p, 0, 1, blue) && zero == p.height;)
+        if (find(&p, p.width / 2, y, p.width, y + 1, blue).count > 40) zero = y;      // nothing: a line at 0
+    double high = zero - highest(&p, 0.15, 0.25, blue), half = zero - highest(&p, 0.35, 0.45, blue);
+    double spike = zero - highest(&p, 0.6, 0.7, blue);
+    CHECK(fabs(high / half - 2) < 0.05 && fabs(spike - high) < 3, "%g, %g and %g pixels", high, half, spike);
+    Colour pale = {140, 192, 220};
+    CHECK(find(&p, (int)(0.15 * p.width), 0, (int)(0.25 * p.width), p.height, pale).count > 1000, "no filling");
+    CHECK(find(&p, (int)(0.55 * p.width), 0, (int)(0.75 * p.width), p.height, pale).count < 10, "a peak is filled");
+    double whole = p.height * 0.2, quarter = highest(&p, 0.35, 0.45, vermilion);
+    CHECK(quarter > zero + whole / 3, "a quarter of a panel is drawn at %g, below %d", quarter, zero);
+    free(p.pixel);
+    plot_timeline(test_path("time.png"), &(Timeline){.label = {"a", "b", "c"}});
+    p = picture_read(test_path("time.png"));
+    CHECK(find_all(&p, blue).count == 0 && find_all(&p, black).count > 100, "without spans there are words");
+    free(p.pixel);
+}
+
 // ---- ticks -------------------------------------------------------------------------------------
 // What a label says: a number, with k, M, G, T for thousands.
 static double read_label(const char *label) {
@@ -464,6 +496,7 @@ static const Test tests[] = {
     {"plot/gap", "NAN and infinity break the line", nan_breaks_the_line},
     {"plot/pale", "a dense line is pale behind one with markers", markers_stand_before_a_pale_line},
     {"plot/spike", "one point in 200,000 is still seen", a_spike_survives},
+    {"plot/timeline", "what lasts is filled, what is over at once is a line", a_timeline},
     {"plot/labels", "a tick's label says its value, over forty orders of magnitude", labels_say_their_value},
     {"plot/ticks", "ticks are 1, 2, 5 and short", ticks_read_well},
     {"plot/colours", "the colour map darkens evenly", colours_darken_evenly},

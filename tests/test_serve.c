@@ -258,12 +258,27 @@ static void refusals(void) {
         {"--agent-turns 2 --shed 1", "leave out --shed", 2}, {"--ttl 3", "add --prefix-cache", 2},
         {"--agent-turns 2 --blocks 3", "the pool holds 48", 2}, {"--agent-turns 2 --arrivals closed", "agent-turns", 2},
         {"--sched padded --prefix-cache", "leave out --prefix-cache", 2},
+        {"--picture a.svg", "ends in .png", 2}, {"--picture none/a.png", "none/a.png cannot be written", 1},
+        {"--receipt none/a", "none/a cannot be written", 1}, {"--receipt r.jsonl", "are both r.jsonl", 2},
+        {"--disagg 1:1 --picture a.png", "each worker has its own", 2},
         {"--trace none.csv --rate 3", "--rate has no effect with --trace", 2},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         Result r = serve(bad[i].flags);
         CHECK(r.status == bad[i].status && strstr(r.error, bad[i].word), "%s: %d %s", bad[i].flags, r.status, r.error);
     }
+}
+
+// Minutes of requests, and a signal after the first steps: who has ended has, and the rest says so.
+static void stopped(void) {
+    const char *train_path = train_binary();
+    Result r = shell(xprintf("'%.*s/serve' --requests 200000 --records r.jsonl > out.txt 2> error.txt & serve=$!; "
+                             "sleep 1; kill -INT $serve; wait $serve", (int)(strrchr(train_path, '/') - train_path), train_path));
+    char *error = read_whole_file(test_path("error.txt"), NULL), *lines = read_whole_file(test_path("r.jsonl"), NULL);
+    CHECK(r.status == 1 && strstr(error, "stopped by a signal (2); ") && strstr(error, " are cancelled in r.jsonl"),
+          "%d: %s", r.status, error);
+    CHECK(count_lines(lines) == 200000 && strstr(lines, "\"end\": \"cancelled\""), "%zu lines", count_lines(lines));
+    free(error), free(lines);
 }
 
 static void arrivals(void) {
@@ -303,6 +318,10 @@ static void receipts(void) {
     CHECK(plan.status == 0 && told && !json_object_get(told, "final"), "%s", plan.out);
     CHECK(json_number_value(json_object_get(json_object_get(told, "flags"), "watermark")) == 0.05, "with defaults: %s",
           plan.out);
+    Result drawn = serve("--rate 2 --picture time.png");
+    CHECK(drawn.status == 0 && file_exists(test_path("time.png")) && strstr(drawn.error, "picture  time.png"), "%s",
+          drawn.error);
+    CHECK(!strcmp(digest_of(drawn), digest_of(serve("--rate 2"))), "a picture changes nothing");
     json_decref(all), json_decref(late), json_decref(told);
 }
 
@@ -350,6 +369,7 @@ static const Test tests[] = {
     {"serve/statistics", "percentiles by nearest rank; who is good", statistics},
     {"serve/same-digest", "pool, budget, blocks, order and preemption change no token", same_digest},
     {"serve/refusals", "flags without effect, files that are not there", refusals},
+    {"serve/stopped", "a signal leaves the records of those that have ended", stopped},
     {"serve/receipts", "the receipt as JSON; a backlog; what is known beforehand", receipts},
     {"serve/sessions", "what an agent's turns compute follows from lengths, blocks and the place of a volatile token",
      sessions},
