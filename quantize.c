@@ -116,6 +116,7 @@ int main(int argc, char **argv) {
     char **words = with_names(&argc, argv);
     bool *given = xmalloc(quantize_table.count * sizeof *given);
     flags_parse(&quantize_table, &o, argc, words, given);
+    if (strcmp(o.out, "-") == 0) usage_error("-o -: a GGUF is not written to the terminal or a pipe; name a file");
     if (!*o.run) usage_error("name a run: ./quantize RUN FORMAT -o FILE (--help)");
     const GgufType *type = type_of(&o);
     for (size_t i = 0; i < quantize_table.count; i++)
@@ -127,6 +128,9 @@ int main(int argc, char **argv) {
     GgufKept kept = gguf_save(m, &head, type, (GgufPlan){{o.mx_scale, o.quant_search}, o.quant_embed}, path);
     print_line(stdout, "written  %s\n", path);
     if (kept.exact) print_line(stderr, "note     the embedding and the head are in f32: they are not rounded\n");
+    if (kept.unscaled)
+        print_line(stderr, "note     the embedding is in %s: llama.cpp has no place for the scale that it would need in "
+                   "%s\n", model_config(m)->quant ? "f32" : "f16", type->name);
     if (kept.odd)
         print_line(stderr, "note     %zu matri%s with rows that are no whole blocks of %zu numbers %s in %s\n",
                    kept.odd, kept.odd == 1 ? "x" : "ces", type->block, kept.odd == 1 ? "is" : "are",

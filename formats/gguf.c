@@ -70,17 +70,17 @@ BLOCKS(nvfp4)
 
 // Of two with one number the first is what a file is read as.
 const GgufType gguf_types[] = {
-    {0, "f32", 0, 1, 4, from_f32, to_f32, false},
-    {1, "f16", 1, 1, 2, from_f16, to_f16, false},
-    {30, "bf16", 32, 1, 2, from_bf16, to_bf16, false},
-    {28, "f64", 0, 1, 8, from_f64, NULL, false},
-    {8, "q8_0", 7, 32, 34, from_q8_0, to_q8_0, false},
-    {2, "q4_0", 2, 32, 18, from_q4_0, to_q4_0, false},
-    {2, "int4", 2, 32, 18, from_int4, to_int4, false},
-    {2, "int4_full", 2, 32, 18, from_int4_full, to_int4_full, false},
-    {39, "mxfp4", 38, 32, 17, from_mxfp4, to_mxfp4, false},
-    {40, "nvfp4", 39, 64, 36, from_nvfp4, to_nvfp4, true},
-    {0, NULL, 0, 0, 0, NULL, NULL, false},
+    {0, "f32", 0, 1, 4, from_f32, to_f32, 0x1.fffffep127, false},
+    {1, "f16", 1, 1, 2, from_f16, to_f16, 65504, false},
+    {30, "bf16", 32, 1, 2, from_bf16, to_bf16, 0x1.fep127, false},
+    {28, "f64", 0, 1, 8, from_f64, NULL, 0, false},
+    {8, "q8_0", 7, 32, 34, from_q8_0, to_q8_0, 65504, false},
+    {2, "q4_0", 2, 32, 18, from_q4_0, to_q4_0, 65504, false},
+    {2, "int4", 2, 32, 18, from_int4, to_int4, 65504, false},
+    {2, "int4_full", 2, 32, 18, from_int4_full, to_int4_full, 65504, false},
+    {39, "mxfp4", 38, 32, 17, from_mxfp4, to_mxfp4, 0x1p127, false},
+    {40, "nvfp4", 39, 64, 36, from_nvfp4, to_nvfp4, 0x1.fffffep127, true},
+    {0, NULL, 0, 0, 0, NULL, NULL, 0, false},
 };
 
 // Names of types that are not read, for messages: number n of ggml's list.

@@ -25,6 +25,7 @@ typedef struct {
     void (*decode)(real *out, const unsigned char *from, float scale, size_t n);   // n: a multiple of `block`
     // NULL: not written
     void (*encode)(unsigned char *to, const real *from, GgufRounding how, float scale, size_t n);
+    double most;                   // magnitude of the largest number
     bool scaled;                   // the tensor has a scale, in a tensor of its own
 } GgufType;
 extern const GgufType gguf_types[];                                   // the last one has no name

@@ -164,7 +164,8 @@ static const GgufType *type_of(Writing *w, const Link *k) {
     if (type->block > 1 && !w->plan.embed && is_embedding(k->name)) return w->kept.exact++, gguf_type_named("f32");
     bool whole = k->shape[k->rank - 1] % type->block == 0 && !(trained && k->transposed);
     if (whole && (!type->scaled || has_scale(k->name))) return type;
-    w->kept.odd++;
+    if (whole) w->kept.unscaled++;
+    else w->kept.odd++;
     return gguf_type_named(trained ? "f32" : "f16");
 }
 
@@ -182,6 +183,14 @@ static GgufTensorOut scales_of(GgufTensorOut *t) {
     return out;
 }
 
+// Nothing becomes infinite, or the largest number there is, or something else than NAN, without a word.
+static void check_numbers(const GgufTensorOut *t, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!(fabs((double)t->data[i]) <= t->type->most))
+            fail("number %zu of tensor %s is %g: %s holds finite numbers of at most %g", i, t->name,
+                 (double)t->data[i], t->type->name, t->type->most);
+}
+
 static GgufTensorOut tensor_out(Writing *w, const Link *k) {
     GgufTensorOut out = {.rank = k->rank, .type = type_of(w, k), .how = w->plan.how};
     const real *values = out.type == w->type ? model_values(w->m) : model_rounded_values(w->m);
@@ -189,6 +198,7 @@ static GgufTensorOut tensor_out(Writing *w, const Link *k) {
     strcpy(out.name, k->name);
     memcpy(out.shape, k->shape, sizeof k->shape);
     out.data = link_is_plain(k) ? values + k->part[0].offset : link_gathered(k, values);
+    check_numbers(&out, k->size);
     return out;
 }
 
@@ -237,7 +247,7 @@ GgufKept gguf_save(Model *m, GgufHead *head, const GgufType *type, GgufPlan plan
     const Config *c = model_config(m);
     const Family *family = hf_family(c);
     Links all = links_of(m, family->bit, 0);
-    Writing w = {m, type, plan, {0, 0}};
+    Writing w = {m, type, plan, {0, 0, 0}};
     Outs out = outs_of(&w, &all);
     json_t *config = config_to_write(c, family);
     gguf_put_config(head, config, family->bit, type);
@@ -305,7 +315,7 @@ void gguf_load(Model *m, const char *path) {
         Link key;
         strcpy(key.name, t->name);
         Link *k = bsearch(&key, all.link, all.count, sizeof key, by_name);
-        if (!k && (is_scale(g, t->name) || (rotary && strcmp(t->name, "rope_freqs.weight") == 0))) continue;   // read elsewhere
+        if (!k && (is_scale(g, t->name) || (rotary && !strcmp(t->name, "rope_freqs.weight")))) continue;  // read elsewhere
         if (!k)
             fail("%s: tensor %s %s is left over: this model has no place for it", path, t->name,
                  link_shape(t->rank, t->shape, shape));

@@ -10,8 +10,8 @@ const char *gguf_type_obstacle(const Config *c, const GgufType *type);     // th
 // Which matrices are in the type, and how they are rounded to it.
 typedef struct { GgufRounding how; bool embed; } GgufPlan;     // embed: the embedding and the head, too
 // Matrices that are not in the type: `odd`, because their rows are no whole blocks, or because llama.cpp has them
-// turned round; `exact`, because the model does not round them.
-typedef struct { size_t odd, exact; } GgufKept;
+// turned round; `exact`, because the model does not round them; `unscaled`, because llama.cpp keeps no scale for them.
+typedef struct { size_t odd, exact, unscaled; } GgufKept;
 // Writes the model, with `head` for the tokenizer's keys, which it frees. Vectors and routers stay f32, as in
 // llama.cpp's own files; odd matrices are in f16. A model that rounds its weights (--quant) has the type of that
 // format: its exact weights become codes of what it computes with, and all others are in f32, as it computes with them.

@@ -9,8 +9,8 @@ void hf_note_rounded(const char *dir, const char *why) {
     flags_defaults(&config_table, &c);
     if (!hf_rounding(&c, dir)) return;
     char *format = flags_get(&config_table, &c, flags_find(&config_table, "quant"));
-    fprintf(stderr, "note     %s was trained with --quant %s: its weights are rounded, and rounding them again may "
-            "change them; %s\n", dir, format, why);
+    fprintf(stderr, "note     %s was trained with --quant %s: %sits weights are rounded, and rounding them again may "
+            "change them; %s\n", dir, format, c.qat_start > 0 ? "if it has come to --qat-start, " : "", why);
     free(format);
 }
 

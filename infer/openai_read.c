@@ -251,6 +251,8 @@ static char *text_of_messages(Reading *r) {
     char *all = xprintf("%s", "");
     for (size_t i = 0; i < json_array_size(r->messages); i++) {
         const json_t *message = json_array_get(r->messages, i), *role = json_object_get(message, "role");
+        static const char *const parts[] = {"role", "content", NULL};
+        if (!speaker_knows_fields(message, "a message", parts, r->why)) return free(all), NULL;
         size_t known = 0;
         while (known < 4 && (!json_is_string(role) || strcmp(json_string_value(role), roles[known]))) known++;
         if (known == 4) return free(all), bad(r, "messages", "a role system, user or assistant", role), NULL;

@@ -223,6 +223,28 @@ char *speaker_info(const Speaker *s) {
                                "model_max_length", (json_int_t)s->context, "vocab_size", (json_int_t)s->vocab));
 }
 
+bool speaker_knows_fields(const json_t *object, const char *where, const char *const *known, Refusal *why) {
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)object, name, value) {
+        size_t i = 0;
+        while (known[i] && strcmp(known[i], name)) i++;
+        if (known[i] || json_is_null(value) || json_is_false(value)) continue;
+        return refusal_set(why, 400, name, "%.80s is not supported in %s, and ignoring it could change the answer; leave "
+                           "it out", name, where), false;
+    }
+    return true;
+}
+
+static bool is_asked(const Speaker *s, const json_t *root, const char *const *known, Refusal *why) {
+    const json_t *model = json_object_get(root, "model");
+    if (!speaker_knows_fields(root, "this call", known, why)) return false;
+    if (!json_is_string(model) || !strcmp(json_string_value(model), s->model)) return true;
+    refusal_set(why, 404, "model", "The model `%.200s` does not exist; this is `%.200s`", json_string_value(model),
+                s->model);
+    return false;
+}
+
 char *speaker_tokenize(Speaker *s, const char *body, size_t bytes, Refusal *why) {
     json_t *root = body_of(body, bytes, why);
     if (!root) return NULL;
@@ -230,6 +252,8 @@ char *speaker_tokenize(Speaker *s, const char *body, size_t bytes, Refusal *why)
     int *token = NULL;
     size_t n = 0, spelled;
     char *text = NULL;
+    static const char *const known[] = {"model", "prompt", "add_special_tokens", NULL};
+    if (!is_asked(s, root, known, why)) return json_decref(root), NULL;
     if (!json_is_string(prompt)) {
         refusal_set(why, 400, "prompt", "\"prompt\": a text was expected");
     } else if (speaker_encode(s, json_string_value(prompt), !json_is_false(whole), &token, &n, &spelled, why)) {
@@ -246,6 +270,8 @@ char *speaker_tokenize(Speaker *s, const char *body, size_t bytes, Refusal *why)
 char *speaker_detokenize(Speaker *s, const char *body, size_t bytes, Refusal *why) {
     json_t *root = body_of(body, bytes, why);
     if (!root) return NULL;
+    static const char *const known[] = {"model", "tokens", NULL};
+    if (!is_asked(s, root, known, why)) return json_decref(root), NULL;
     const json_t *list = json_object_get(root, "tokens");
     Spelling t = {0};
     bool fine = json_is_array(list);
