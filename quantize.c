@@ -129,8 +129,8 @@ int main(int argc, char **argv) {
     print_line(stdout, "written  %s\n", path);
     if (kept.exact) print_line(stderr, "note     the embedding and the head are in f32: they are not rounded\n");
     if (kept.unscaled)
-        print_line(stderr, "note     the embedding is in %s: llama.cpp has no place for the scale that it would need in "
-                   "%s\n", model_config(m)->quant ? "f32" : "f16", type->name);
+        print_line(stderr, "note     the embedding is in %s: llama.cpp has no place for its scale in %s\n",
+                   model_config(m)->quant ? "f32" : "f16", type->name);
     if (kept.odd)
         print_line(stderr, "note     %zu matri%s with rows that are no whole blocks of %zu numbers %s in %s\n",
                    kept.odd, kept.odd == 1 ? "x" : "ces", type->block, kept.odd == 1 ? "is" : "are",

@@ -315,7 +315,8 @@ void gguf_load(Model *m, const char *path) {
         Link key;
         strcpy(key.name, t->name);
         Link *k = bsearch(&key, all.link, all.count, sizeof key, by_name);
-        if (!k && (is_scale(g, t->name) || (rotary && !strcmp(t->name, "rope_freqs.weight")))) continue;  // read elsewhere
+        bool elsewhere = is_scale(g, t->name) || (rotary && !strcmp(t->name, "rope_freqs.weight"));
+        if (!k && elsewhere) continue;
         if (!k)
             fail("%s: tensor %s %s is left over: this model has no place for it", path, t->name,
                  link_shape(t->rank, t->shape, shape));

@@ -230,8 +230,9 @@ bool speaker_knows_fields(const json_t *object, const char *where, const char *c
         size_t i = 0;
         while (known[i] && strcmp(known[i], name)) i++;
         if (known[i] || json_is_null(value) || json_is_false(value)) continue;
-        return refusal_set(why, 400, name, "%.80s is not supported in %s, and ignoring it could change the answer; leave "
-                           "it out", name, where), false;
+        refusal_set(why, 400, name, "%.80s is not supported in %s, and ignoring it could change the answer; leave it "
+                    "out", name, where);
+        return false;
     }
     return true;
 }

@@ -273,7 +273,8 @@ static void refusals(void) {
 static void stopped(void) {
     const char *train_path = train_binary();
     Result r = shell(xprintf("'%.*s/serve' --requests 200000 --records r.jsonl > out.txt 2> error.txt & serve=$!; "
-                             "sleep 1; kill -INT $serve; wait $serve", (int)(strrchr(train_path, '/') - train_path), train_path));
+                             "sleep 1; kill -INT $serve; wait $serve", (int)(strrchr(train_path, '/') - train_path),
+                             train_path));
     char *error = read_whole_file(test_path("error.txt"), NULL), *lines = read_whole_file(test_path("r.jsonl"), NULL);
     CHECK(r.status == 1 && strstr(error, "stopped by a signal (2); ") && strstr(error, " are cancelled in r.jsonl"),
           "%d: %s", r.status, error);
