@@ -1769,8 +1769,8 @@ class Sweeps(unittest.TestCase):
             self.assertIn(said, refused.stderr)
 
     def test_starts_from_another(self):
-        """--from: the first training once for all runs that start from it, the same digests whatever jobs and again, and
-        what cannot be is refused in one line."""
+        """--from: the first training once for all runs that start from it, the same digests whatever jobs and again,
+        and what cannot be is refused in one line."""
         flags = ("--data recall --keys 9 --context 24 --layers 1 --width 32 --heads 2 --eval-tokens 128 --lr 1e-3 "
                  "--batch 2")
         command = f"./train {flags} --steps 3 --pairs 4,6 --from='--pairs 2 --steps 5 --init-scale 4' --seed 1..2"
@@ -1781,7 +1781,8 @@ class Sweeps(unittest.TestCase):
         self.assertEqual(len({row["model"] for row in rows.values()}), 2)
         with tempfile.TemporaryDirectory() as out:   # by hand: the same two trainings, the same digests
             alone = [*flags.split(), "--seed=1", "--threads=1", "--sample-tokens=0"]
-            for name, own in (("a", "--pairs=2 --steps=5 --init-scale=4"), ("b", f"--pairs=4 --steps=3 --load={out}/a")):
+            for name, own in (("a", "--pairs=2 --steps=5 --init-scale=4"),
+                              ("b", f"--pairs=4 --steps=3 --load={out}/a")):
                 subprocess.run([ROOT / "train", *alone, *own.split(), f"--out={out}/{name}"], check=True,
                                capture_output=True)
             told = [json.loads((Path(out) / name / "run.json").read_text())["digest"] for name in "ab"]
