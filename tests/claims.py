@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
 from lab import associations, baseline, check, dial, figure, flash, front, knee, knobs, learned, match  # noqa: E402
-from lab import asker, mxfp4, report, server, stats, table, tails, trainer, verdict  # noqa: E402
+from lab import asker, mxfp4, report, server, stats, table, tails, trainer, verdict, warm  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -529,6 +529,7 @@ class Verdicts(unittest.TestCase):
         told = [facts[f"{name}: {what}"] for name in names for what in ("solved", "mean")]
         self.assertEqual(told, ["0 of 4", "500.0", "3 of 4", "200.0", "4 of 4", "300.0", "4 of 4", "100.0"])
         self.assertEqual((facts["a: solved"], facts["b: solved"], facts["b: mean"]), ("3 of 4", "4 of 4", "100.0"))
+        self.assertEqual((facts["a: share"], facts["b: share"]), ("19 to 99%", "40 to 100%"))
         results = verdict.Results(claim, records)
         self.assertEqual(learned.times(claim, results, claim.arm("a"), (("lr", "0.1"),)), [100, 100, None, 100])
 
@@ -1764,6 +1765,37 @@ class Sweeps(unittest.TestCase):
                             (f"--model='{model} --nothing 3' --questions 3", "nothing"),
                             (f"--model='{model}' --questions 3 --tokens 3", "--tokens has no effect")):
             refused = self.sweep(f"./generate {words} --seed 1..2")
+            self.assertEqual((refused.returncode, refused.stderr.count("\n")), (2, 1), refused.stderr)
+            self.assertIn(said, refused.stderr)
+
+    def test_starts_from_another(self):
+        """--from: the first training once for all runs that start from it, the same digests whatever jobs and again,
+        and what cannot be is refused in one line."""
+        flags = ("--data recall --keys 9 --context 24 --layers 1 --width 32 --heads 2 --eval-tokens 128 --lr 1e-3 "
+                 "--batch 2")
+        command = f"./train {flags} --steps 3 --pairs 4,6 --from='--pairs 2 --steps 5 --init-scale 4' --seed 1..2"
+        first = self.sweep(command)
+        self.assertEqual(first.returncode, 0, first.stderr)
+        rows = self.records()
+        self.assertEqual((len(rows), len({row["digest"] for row in rows.values()})), (4, 4))
+        self.assertEqual(len({row["model"] for row in rows.values()}), 2)
+        with tempfile.TemporaryDirectory() as out:   # by hand: the same two trainings, the same digests
+            alone = [*flags.split(), "--seed=1", "--threads=1", "--sample-tokens=0"]
+            for name, own in (("a", "--pairs=2 --steps=5 --init-scale=4"),
+                              ("b", f"--pairs=4 --steps=3 --load={out}/a")):
+                subprocess.run([ROOT / "train", *alone, *own.split(), f"--out={out}/{name}"], check=True,
+                               capture_output=True)
+            told = [json.loads((Path(out) / name / "run.json").read_text())["digest"] for name in "ab"]
+        row = next(row for key, row in rows.items() if "--pairs 4" in key and "--seed 1" in key)
+        self.assertEqual([row["model"], row["digest"]], told)
+        self.assertEqual(check.differences(row, warm.again(row)), [])
+        self.assertNotEqual(check.differences({**row, "digest": "0" * 16}, warm.again(row)), [])
+        fresh = self.sweep(command, "--fresh", "--jobs", "2")
+        self.assertIn("digests  4 of 4 are those recorded before", fresh.stdout)
+        for words, said in (("--from=3", "expected a flag"), ("--from='--seed 3'", "has --seed"),
+                            ("--from='--nothing 3'", "nothing"), ("--from='--pairs 2' --load x", "--load:"),
+                            ("--from='--pairs 2' --init-scale 4", "--init-scale")):
+            refused = self.sweep(f"./train {flags} --steps 3 --pairs 4 {words} --seed 1..2")
             self.assertEqual((refused.returncode, refused.stderr.count("\n")), (2, 1), refused.stderr)
             self.assertIn(said, refused.stderr)
 

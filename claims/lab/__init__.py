@@ -5,6 +5,7 @@
     trainer.py    asks ./train what a run would be, starts it, reads what it left
     server.py     the same of ./serve
     asker.py      the same of ./generate --questions, and of the models that it asks
+    warm.py       the same of trainings that start where another one ended
     programs.py   which of these a claim's command needs
     records.py    the results: one CSV row per run
     match.py      widths or steps that give arms an equal budget
@@ -13,6 +14,6 @@
     report.py     the same in words, and the facts that pages may quote
     sweep.py, check.py, table.py, figure.py, notebook.py    the commands, the pictures, what notebooks show
 
-Only trainer.py, server.py and asker.py start programs, and only of this repository; everything below verdict.py sees
+Only trainer.py, server.py, asker.py and warm.py start programs, and only of this repository; everything below verdict.py sees
 records alone.
 """

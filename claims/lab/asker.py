@@ -49,11 +49,12 @@ def is_there(run):
 
 class Training:
     """The model's ./train in the background, unless it is there, then its ./generate."""
+    split = staticmethod(split)
 
     def __init__(self, flags, out, threads, models=None):
         self.out, self.threads, self.interrupted = Path(out), threads, False
         self.out.mkdir(parents=True, exist_ok=True)
-        self.model, self.asked = split(flags)
+        self.model, self.asked = self.split(flags)
         self.run = place_of(models or MODELS, self.model)
         self.training, self.asking = None, None
         self.failure = ()           # of the training: status, error
@@ -74,10 +75,13 @@ class Training:
                 return True
         if not self.training and not self.interrupted:
             if is_there(self.run):
-                self.asking = Asking({**self.asked, "run": str(self.run)}, self.out, self.threads)
+                self.asking = self.then()
             elif not trainer.is_held(self.run):
                 self.training = trainer.Training(self.model, self.run, self.threads)
         return self.interrupted and not self.training and not self.asking
+
+    def then(self):
+        return Asking({**self.asked, "run": str(self.run)}, self.out, self.threads)
 
     def interrupt(self):
         self.interrupted = True

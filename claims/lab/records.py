@@ -170,7 +170,8 @@ def columns_of(records):
     def has(names):
         return any(row.get(name) is not None for row in records.values() for name in names)
     own = next((names for names in OF_PROGRAM.values() if has(names)), TRAINED)
-    others = {*RECORDED, "model"} - {*own, *(["model"] if own is ASKED else [])}
+    asked = own is ASKED or any(row.get("model") for row in records.values())
+    others = {*RECORDED, "model"} - {*own, *(["model"] if asked else [])}
     return [name for name in COLUMNS if name not in others]
 
 

@@ -6,7 +6,7 @@ import numpy
 
 from . import baseline
 from .match import recall_claim
-from .stats import CHANCE, LEVEL, SIGNS, discordant, power, seeds_needed, share_power
+from .stats import CHANCE, LEVEL, SIGNS, clopper_pearson, discordant, power, seeds_needed, share_power
 from .verdict import Results, at_thresholds, edges, evaluate, least_p, rate_edges, weigh
 
 LEAST_PILOT = 3   # seeds from which a spread may be told: that of two is often off by a factor of ten
@@ -283,9 +283,12 @@ def outcome_lines(claim, records):
 
 
 def solved_facts(results, claim, arm):
-    """How many seeds solve the task within their steps: at the arm's best rate, and at every rate."""
+    """How many seeds solve the task within their steps: at the arm's best rate, with the exact interval of that share,
+    and at every rate."""
     n, label = len(claim.seeds), arm.label
-    found = {f"{label}: solved": f"{n - results.censored(label)} of {n}"}
+    low, high = clopper_pearson(n - results.censored(label), n)
+    found = {f"{label}: solved": f"{n - results.censored(label)} of {n}",
+             f"{label}: share": f"{100 * low:.0f} to {100 * high:.0f}%"}
     for tuned in results.choices if len(results.choices) > 1 else []:
         steps = [results.steps(arm, tuned, seed) for seed in claim.seeds]
         if None not in steps:

@@ -4,6 +4,7 @@
     claims/sweep ./train --norm pre,post --lr 3e-4,1e-3 --seed 1..5 [options]
     claims/sweep ./serve --admit chunk,prompt --rate 1,2,4 --seed 1..5 --metric goodput --higher [options]
     claims/sweep ./generate --model='--data recall ...' --questions 4 --kv-bits 4,2 --seed 1..5 [options]
+    claims/sweep ./train --data recall --pairs 32 --from='--pairs 4 --steps 4000' --seed 1..5 [options]
 
     --jobs N       N runs at once with fewer threads each; the digests are the same either way
     --dry-run      show what would run, and for how long, then stop
@@ -40,7 +41,7 @@ from contextlib import contextmanager  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from . import asker, server, trainer  # noqa: E402
+from . import asker, server, trainer, warm  # noqa: E402
 from .claim import ad_hoc, read_claim  # noqa: E402
 from .command import UsageError, parse_command, program_of  # noqa: E402
 from .match import MATCHES, mark_unknown, solve_claim  # noqa: E402
@@ -65,7 +66,7 @@ class Interrupted(Exception):
 class Clock:
     """Seconds of a run: those of recorded runs of the same arm with as many threads, else by a pilot."""
 
-    def __init__(self, base, threads, worker=trainer):
+    def __init__(self, base, threads, worker=warm):
         self.base, self.threads, self.worker, self.plans, self.speeds = base, threads, worker, {}, {}
         self.arms = 1    # of a claim that asks models: so many share one
         self.left = {}   # what the first steps of an arm left: which numbers its runs will have
@@ -146,9 +147,14 @@ class Clock:
             return self.served_seconds(run.flags) + START_SECONDS
         if self.worker is asker:
             return self.asked_seconds(run.flags) + START_SECONDS
-        c = self.plan(run.flags)["flags"]
+        first, then = warm.split(run.flags)
+        return (self.trained_seconds(first) if first else 0) + self.trained_seconds(then)
+
+    def trained_seconds(self, flags):
+        """Of ./train, were it to go on for all its steps."""
+        c = self.plan(flags)["flags"]
         train, evaluations = c["steps"] * c["batch"] * c["context"], 1 + c["steps"] // c["eval_every"]
-        return (train + evaluations * c["eval_tokens"] / 3) / self.tokens_per_second(run.flags) + START_SECONDS
+        return (train + evaluations * c["eval_tokens"] / 3) / self.tokens_per_second(flags) + START_SECONDS
 
 
 # ---- running -------------------------------------------------------------------------------------
