@@ -192,7 +192,7 @@ claims: ready
 	python=$$(tests/venv.sh claims/requirements.txt) && OMP_WAIT_POLICY=passive $$python -B tests/claims.py
 
 # Beside PyTorch where make oracle has installed it; TORCH=1 installs it. LLAMA=1 compiles llama.cpp, in a quarter of an
-# hour; beside it, too, from then on. ARGS: sections and flags.
+# hour; beside it, too, from then on: in floats and in few bits (sections llama and packed). ARGS: sections and flags.
 bench: ready
 	+$(BUILD) all $(BIN)bench/bench
 	python=$$(tests/venv.sh $(if $(TORCH),,--find) tests/oracle-requirements.txt) && \

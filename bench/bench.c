@@ -2,6 +2,7 @@
 //
 //     make bench                                  everything, in about six minutes
 //     make bench ARGS=--quick                     in one minute
+//     make bench LLAMA=1                          and beside llama.cpp, in floats and in few bits: six more
 //     bench/bench products decode                 two sections
 //     bench/bench --help
 //
@@ -58,7 +59,8 @@ typedef struct {
 static const FlagTable table = {
     FLAGS_OF_SECTIONS,
     .program = "bench/bench [section]... [--name value]...",
-    .about = "Measures this machine, then how much of it we use. Sections (default: all but the last seven):\n"
+    .about = "Measures this machine, then how much of it we use. Sections (default: those before quant; packed with "
+             "--llama):\n"
              "  products    matrix products at the shapes of real models, beside OpenBLAS where that is installed\n"
              "  steps       whole training steps          attention   naive, band, flash, forward and backward\n"
              "  decode      reading and writing           context     writing, by the length of the text before\n"
@@ -193,6 +195,8 @@ int main(int argc, char **argv) {
     bool wanted[SECTIONS];
     int words = parse_sections(argc, argv, wanted);
     flags_parse(&table, &o, argc - words, argv + words, NULL);
+    for (size_t i = 0; i < SECTIONS && !words && *o.llama; i++)        // the race is in floats and in few bits
+        if (sections[i].run == bench_packed) wanted[i] = true;
     check_out(o.out);
     if (*o.torch && access(o.torch, X_OK) != 0) usage_error("--torch %s: there is no such program", o.torch);
     if (*o.llama && access(o.llama, X_OK) != 0) usage_error("--llama %s: there is no such program", o.llama);

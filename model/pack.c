@@ -5,7 +5,7 @@
 
 void pack_weights(Model *m) {
     if (m->packed_fresh) return;
-    round_weights(m);
+    round_weights(m, false);
     packed_make(m);
     for (size_t i = 0; i < m->pack_count; i++) {
         const Linear *l = &m->packs[i];

@@ -80,6 +80,9 @@ static const real *rotated(const Model *m, const real *x, size_t ldx, size_t row
     return y;
 }
 
+bool packed_makes(const Model *m, const Param *p) {
+    return m->training && packed_in_use(m) && (p->offset != m->embed || m->c.tie) && is_integer(m, p);
+}
 void packed_make(Model *m) {
     const Quant format = rounding_format(&m->c);
     if (!m->c.quant_act || !packed_in_use(m)) return;
@@ -101,6 +104,11 @@ void packed_make(Model *m) {
         w->tensor_scale = quant_tensor_scale(w->format, x, w->N * w->K);
         quant_encode_rows(format, rows, w->tensor_scale, x, w->N, w->K);
         quant_pack((unsigned char *)w->packed, w->format, rows, w->N, w->K);
+        if (m->training) {                           // for the backward: decode(encode(x)) is what is rounded to
+            real *y = m->values + piece->from;
+            quant_decode_rows(w->format, y, rows, w->tensor_scale, w->N, w->K);
+            if (m->c.hadamard) hadamard_rows(y, w->K, y, w->K, w->N, w->K);
+        }
         free(rows);
     }
 }

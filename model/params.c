@@ -9,7 +9,7 @@
 size_t model_params(const Model *m, const Param **params) { *params = m->params; return m->count; }
 size_t model_numbers(const Model *m) { return m->total; }
 real *model_values(Model *m) { return packed_needs_floats(m), m->master; }
-real *model_rounded_values(Model *m) { return packed_needs_floats(m), round_weights(m), m->values; }
+real *model_rounded_values(Model *m) { return packed_needs_floats(m), round_weights(m, true), m->values; }
 bool model_rounds(const Config *c, const Param *p) { return c->quant && rounding_concerns(c, p); }
 void model_round(const Config *c, const Param *p, real *out, const real *exact) { round_tensor(c, p, out, exact); }
 real *model_gradients(Model *m) { return m->gradients; }

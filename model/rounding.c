@@ -2,6 +2,7 @@
 #include "model/rounding.h"
 #include "kernels/hadamard.h"
 #include "model/layer.h"
+#include "model/packed.h"
 #include <string.h>
 
 // Matrices, but for those that are looked up by position, filter, or decide who computes and what is forgotten.
@@ -53,12 +54,13 @@ void round_tensor(const Config *c, const Param *p, real *out, const real *exact)
     }
 }
 
-void round_weights(Model *m) {
+void round_weights(Model *m, bool all) {
     if (m->values == m->master) return;
     for (size_t i = 0; i < m->count; i++) {
         const Param *p = &m->params[i];
         const real *exact = m->master + p->offset;
         real *x = m->values + p->offset;
+        if (!all && packed_makes(m, p)) continue;
         if (m->exact || m->exact_asked || !rounding_concerns(&m->c, p)) memcpy(x, exact, p->size * sizeof *x);
         else round_tensor(&m->c, p, x, exact);
     }

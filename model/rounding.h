@@ -18,6 +18,7 @@ void round_tensor(const Config *c, const Param *p, real *out, const real *exact)
 bool is_rounded(const Model *m, const Param *p);
 // The sizes of --quant: what is rounded, the copy that is computed with, and its bytes in a packed file.
 void rounding_sizes(ModelSize *s, const Model *m);
-// Makes the values that the model computes with from its master weights, if they are kept apart.
-void round_weights(Model *m);
+// Makes the values that the model computes with from its master weights, if they are kept apart. all: also those that
+// packed_make() makes of the codes that it packs.
+void round_weights(Model *m, bool all);
 #endif

@@ -1640,6 +1640,28 @@ class KneeTest(unittest.TestCase):
         self.assertIn("go", trained)
         figure.plt.close(knee.draw(self.receipt()))
 
+    def again(self, names, steps, alpha=0.4, beta=0.7, floor=0.5):
+        """Losses of N^-alpha D^-beta, with nothing that rounding adds; a pilot's seed beside those reported."""
+        records = {}
+        for (name, weights), tokens in zip(names.items(), steps):
+            for seed in range(1, 9):
+                above = 3000 * weights ** -alpha * tokens ** -beta + 0.001 * (seed - 4) + (seed == 8)
+                records[f"{name} {seed}"] = {
+                    "arm": name, "flags": f"--seed {seed}", "status": "finished", "parameters": weights,
+                    "tokens": tokens, "val_loss": floor + above, "excess_loss": above, "rounding_cost": 0}
+        claim = SimpleNamespace(arms=[SimpleNamespace(label=name) for name in names], seeds=list(range(1, 8)))
+        return SimpleNamespace(records=records, claim=claim)
+
+    def test_budgets(self):
+        weights = (100_000, 180_000, 324_000)
+        short = knee.Arms(self.again(dict(zip(knee.TOKENS, weights)), (1000, 1000, 1000)))
+        arms = knee.Arms(self.again(dict(zip(knee.FLOPS, weights)), (1800, 1000, 556)))
+        self.assertEqual(arms.seeds, list(range(1, 8)))
+        self.assertAlmostEqual(knee.tokens_exponent(short, arms), 0.7, places=9)
+        says = knee.form(arms, knee.FLOPS, 0.4, 0.7, 0.01)
+        self.assertAlmostEqual(says - 0.01, arms.less(knee.FLOPS[2], knee.FLOPS[1]).mean, places=9)
+        self.assertGreater(says, 0.01)                    # more weights with fewer tokens: no bits would be few enough
+
 
 class Matching(unittest.TestCase):
     def test_solver(self):

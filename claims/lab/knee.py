@@ -11,6 +11,12 @@ with F known from the language, and alpha from two sizes: log((L1 - F)/(L2 - F))
     forecast(receipt)   both sides for the largest model, from the two smaller ones; beside it, what it does
     table(receipt)      losses and bytes of all sizes and widths
     draw(receipt)       loss against bytes, one line for each width
+
+At equal FLOPs of training r times the weights have r times fewer tokens. Where L - F falls as D^-beta of the tokens,
+too, 1 - r^-alpha is then 1 - r^(beta - alpha).
+
+    budgets(receipt, again)         what the form says at equal tokens and at equal FLOPs, and what is measured
+    draw_budgets(receipt, again)    loss by bits in the same bytes, one line for each budget
 """
 import math
 
@@ -144,4 +150,86 @@ def draw(receipt):
         axes.set_ylabel("loss above the floor (nats per token)")
         axes.set_title("Where all weigh the same: eight bits of 94, four of 171, two of 306 thousand weights",
                        fontsize=10, fontweight="bold")
+        return figure
+
+
+# ---- equal tokens, equal FLOPs ---------------------------------------------------------------------
+
+# Arms of as many bytes: of claims/knee.toml with equal tokens, of claims/knee-again.toml with equal FLOPs.
+TOKENS = ("8 bits, 94k", "4 bits, 171k", "2 bits trained, 306k")
+FLOPS = ("8 bits, 94k, 1809 steps", "4 bits, 171k, 1000 steps", "2 bits trained, 306k, 564 steps")
+OF_ARM = ("8 bits,\n94k weights", "4 bits,\n171k weights", "2 bits, last fifth rounded,\n306k weights")
+
+
+class Arms:
+    """The rows of a claim's arms, of the reported seeds that all of them have."""
+
+    def __init__(self, receipt):
+        names = [arm.label for arm in receipt.claim.arms]
+        rows = {name: {} for name in names}
+        for row in receipt.records.values():
+            seed = int(row["flags"].split("--seed ")[1].split()[0])
+            if row["status"] == "finished" and seed in receipt.claim.seeds:
+                rows[row["arm"]][seed] = row
+        self.seeds = sorted(set.intersection(*(set(found) for found in rows.values())))
+        self.rows = {name: [rows[name][seed] for seed in self.seeds] for name in names}
+
+    def loss(self, arm):
+        return numpy.array([row["val_loss"] for row in self.rows[arm]])
+
+    def less(self, a, b):
+        return decided(self.loss(a) - self.loss(b))
+
+    def above(self, arm):
+        """The loss of the exact weights over the floor."""
+        found = self.rows[arm]
+        return float(numpy.mean([r["excess_loss"] - r["rounding_cost"] for r in found]))
+
+    def ratio(self, a, b, what):
+        return float(self.rows[b][0][what]) / float(self.rows[a][0][what])
+
+
+def tokens_exponent(short, long):
+    """beta: of the smallest model at equal tokens, and of the same with the FLOPs of the middle one."""
+    a, b = (float(arms.rows[names[0]][0]["tokens"]) for arms, names in ((short, TOKENS), (long, FLOPS)))
+    return math.log(short.above(TOKENS[0]) / long.above(FLOPS[0])) / math.log(b / a)
+
+
+def form(arms, budget, alpha, beta, added):
+    """What four to two bits change, by the form, where rounding adds so much: L - F falls as N^-alpha D^-beta."""
+    _, middle, large = budget
+    size = arms.ratio(middle, large, "parameters") ** -alpha * arms.ratio(middle, large, "tokens") ** -beta
+    return added - arms.above(middle) * (1 - size)
+
+
+def budgets(receipt, again):
+    k, sides = Knee(receipt), {"equal tokens": (Arms(receipt), TOKENS), "equal FLOPs": (Arms(again), FLOPS)}
+    alpha, beta = k.alpha(), tokens_exponent(*(arms for arms, _ in sides.values()))
+    added = float((k.added("2 trained", MIDDLE) - k.added("4", MIDDLE)).mean())
+    print(f"alpha {alpha:.3f}, of weights; beta {beta:.3f}, of tokens")
+    print(f"two bits trained so add {added:.4f} nats to what four add\n")
+    print(f"{'in the same bytes':<18}{'8 to 4 bits':>28}{'4 to 2 bits trained':>28}{'the form':>10}{'seeds':>7}")
+    for budget, (arms, names) in sides.items():
+        small, middle, large = names
+        told = [f"{signed(e.mean)} {interval(e)}" for e in (arms.less(middle, small), arms.less(large, middle))]
+        says = signed(form(arms, names, alpha, beta if budget == "equal FLOPs" else 0, added))
+        print(f"{budget:<18}{told[0]:>28}{told[1]:>28}{says:>10}{len(arms.seeds):>7}")
+
+
+def draw_budgets(receipt, again):
+    told = ("equal FLOPs:\n1809, 1000, 564 steps", "equal tokens:\n1000 steps each")
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.4, 3.8), layout="constrained")
+        for i, (arms, names) in enumerate(((Arms(again), FLOPS), (Arms(receipt), TOKENS))):
+            style, seen = look(i + 1), [decided(arms.loss(name)) for name in names]
+            places = [place + 0.04 * (1 - 2 * i) for place in range(len(names))]
+            axes.plot(places, [e.mean for e in seen], zorder=3, **style)
+            for place, e in zip(places, seen):
+                axes.plot([place] * 2, [e.low, e.high], color=style["color"], linewidth=2.2, alpha=0.4)
+            axes.annotate(told[i], (places[-1], seen[-1].mean), xytext=(9, 0), textcoords="offset points",
+                          va="center", color=style["color"], fontsize=8.5)
+        axes.set_xticks(range(len(OF_ARM)), OF_ARM)
+        axes.set_xlim(-0.25, 2.75)
+        axes.set_ylabel("validation loss (nats per token)")
+        axes.set_title("The same kilobytes, in fewer bits and more weights", fontsize=10, fontweight="bold")
         return figure
