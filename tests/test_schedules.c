@@ -169,7 +169,7 @@ static void submit(World *w) {
     a->most = fork ? before->most : a->item->n + 1 + below(w, ANSWER);
     a->r = fork ? sched_fork(w->sched, before->r, (double)w->steps)
                 : sched_submit(w->sched, a->item->token, a->item->n, a->most, below(w, 2), (double)w->steps);
-    a->r->seed = a->item->seed, a->r->fresh = chance(w, 1);
+    a->r->seed = a->item->seed, a->r->fresh = chance(w, 3);
     a->cancel_at = w->cancels && chance(w, 5) ? w->steps + below(w, 30) : SIZE_MAX;
 }
 

@@ -166,6 +166,52 @@ static void forks(void) {
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_forks(flags[i]);
 }
 
+// Answers that draw by other numbers than their seed's first ones, as those of one call to ./serve --port do: the draft
+// and the model begin at the same place. A draft that is the model then loses no guess, and no draft moves a token.
+enum { TEXTS = 4 };
+static Drawing further(void *owner, const Request *r) {
+    return (Drawing){*(const SampleOptions *)owner, (r->seed + 1) << 40};
+}
+
+static size_t write_further(Model *m, Model *draft, bool ratio, size_t guesses, Asked *a) {
+    SampleOptions sampling = sample_defaults(SEED, 0);
+    SchedOptions o = {.budget = 64, .running = TEXTS, .chunk = 64, .watermark = 0.05, .admit = ADMIT_prompt};
+    Pool *pool = pool_new(200, 4, 0, 1, 64);
+    Sched *sched = sched_new(o, pool);
+    Served *served = served_new(m, 200, 4, TEXTS, 0, sampling, VOCAB);
+    served->drawing = further, served->owner = &sampling;
+    Engine e = {.sched = sched, .backend = served_backend(served), .emit = receive, .owner = a, .guesses = guesses,
+                .guess = draft_guess};
+    if (draft) e.draft = draft_elsewhere(SIZE_MAX), served_guess(served, draft, ratio, SIZE_MAX, TEXTS, 0);
+    for (size_t i = 0; i < TEXTS; i++) {                        // one prompt: only their numbers make them different
+        a[i] = a[0], a[i].got = 0;
+        sched_submit(sched, a[i].prompt, a[i].n, a[i].n + ANSWER, 0, 0)->seed = i;
+    }
+    while (engine_step(&e, 0)) {}
+    size_t rejected = sched_counters(sched)->rejected;
+    draft_free(e.draft), engine_free(&e), served_free(served), sched_free(sched), pool_free(pool);
+    return rejected;
+}
+
+static void drawings(void) {
+    Model *m = open_model(""), *same = open_model(""), *other = open_model("--layers 1");
+    Asked plain[REQUESTS], exact[REQUESTS], ratio[REQUESTS], again[REQUESTS];
+    ask(plain), ask(exact), ask(ratio), ask(again);
+    write_further(m, NULL, false, 0, plain);
+    for (int i = 1; i < TEXTS; i++)
+        CHECK(memcmp(plain[0].answer, plain[i].answer, sizeof plain->answer), "answer %d is the first one", i);
+    write_further(m, other, true, 1, ratio);
+    for (size_t guesses = 1; guesses < 6; guesses++) {
+        CHECK(write_further(m, same, false, guesses, exact) == 0, "guesses of the model itself are rejected");
+        CHECK(!memcmp(plain, exact, TEXTS * sizeof *plain), "%zu guesses of the model itself: another text", guesses);
+        CHECK(write_further(m, other, false, guesses, exact) > 0, "no guess of another model is rejected");
+        CHECK(!memcmp(plain, exact, TEXTS * sizeof *plain), "%zu guesses of another model: another text", guesses);
+        write_further(m, other, true, guesses, again);
+        CHECK(!memcmp(ratio, again, TEXTS * sizeof *plain), "by ratio, %zu guesses: another text", guesses);
+    }
+    model_free(m), model_free(same), model_free(other);
+}
+
 static Result serve(const char *flags) {
     const char *beside = train_binary();
     return shell(xprintf("'%.*s/serve' --run run --requests 12 --rate 1000 --prompt-length 20 --answer-length 9 "
@@ -399,6 +445,7 @@ static const Test tests[] = {
     {"served/sizes", "measured steps: all that a budget and a pool allow, and no others", sizes},
     {"served/alone", "requests through a small pool get the tokens that ./generate draws for each alone", alone},
     {"served/forks", "texts that share a prompt, and drafts that are rejected, whatever the mixers remember", forks},
+    {"served/drawings", "answers that draw by later numbers: draft and model begin at the same place", drawings},
     {"served/drafts", "./serve --draft DIR: one receipt by exact, one by ratio, whatever the scheduler did", drafts},
     {"served/kept", "the same with caches that keep less, and give blocks back", kept},
     {"served/full-disk", "records and a receipt that cannot be written: one line, and the old ones stay", full_disk},

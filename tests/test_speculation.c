@@ -128,33 +128,58 @@ static void test_law(void) {
             }
 }
 
-// The same with the random numbers that are really drawn: shares of 40,000 tokens, to five standard deviations.
-static void test_draws(void) {
+// What a guess and the token after it are together, in closed form: the guess by q, kept by its chance, else replaced by
+// the residual. The token alone could have its law by luck; the pair only if the three numbers have nothing in common.
+static void law_of_pairs(double law[VOCAB][VOCAB], const real *p, const real *q) {
+    double total = 0, r[VOCAB];
+    for (int x = 0; x < VOCAB; x++) total += (double)q[x];
+    memset(law, 0, VOCAB * sizeof *law);
+    for (int guess = 0; guess < VOCAB; guess++) {
+        double drawn_so = (double)q[guess] / total, stays = speculate_chance(p, q, VOCAB, guess), left = 0;
+        speculate_residual(r, p, q, VOCAB, guess);
+        for (int x = 0; x < VOCAB; x++) left += r[x];
+        for (int x = 0; x < VOCAB; x++) law[guess][x] = drawn_so * ((x == guess) * stays + (1 - stays) * r[x] / left);
+    }
+}
+
+// With the random numbers that are really drawn, by a seed over its places or at a place over seeds: shares of 40,000
+// pairs, of their tokens and of those guesses that stay, to five standard deviations.
+static void check_draws(const SampleOptions *of_model, const SampleOptions *of_draft, bool seeds) {
     enum { DRAWS = 40000 };
-    SampleOptions o = drawn[1];
-    real p[VOCAB], q[VOCAB], logits[VOCAB], of_draft[VOCAB];
-    random_logits(p, 1, 1.5), random_logits(q, 2, 1.5);
-    memcpy(logits, p, sizeof p), memcpy(of_draft, q, sizeof q);
-    draw_weights(p, VOCAB, &o), draw_weights(q, VOCAB, &o);
-    size_t found[VOCAB] = {0}, kept = 0;
-    double share = 0, total = 0, total_q = 0;
-    for (int x = 0; x < VOCAB; x++) total += (double)p[x], total_q += (double)q[x];
-    for (int x = 0; x < VOCAB; x++) share += fmin((double)p[x] / total, (double)q[x] / total_q);
+    real p[VOCAB], q[VOCAB], logits[VOCAB], of_guess[VOCAB];
+    double law[VOCAB][VOCAB], share[VOCAB] = {0};
+    size_t found[VOCAB][VOCAB] = {0}, tokens[VOCAB] = {0};
+    random_logits(logits, 1, 1.5), random_logits(of_guess, 2, 1.5);
+    memcpy(p, logits, sizeof p), memcpy(q, of_guess, sizeof q);
+    draw_weights(p, VOCAB, of_model), draw_weights(q, VOCAB, of_draft);
+    law_of_pairs(law, p, q);
     for (uint64_t i = 0; i < DRAWS; i++) {
-        Rng r = rng_stream(o.seed, RNG_DRAFT, i);
-        int guess = (int)draw_pick(q, VOCAB, rng_uniform(&r));
-        real now[VOCAB];
-        memcpy(now, logits, sizeof now);
-        int token = speculate_token(now, VOCAB, &o, i, guess, q);
-        found[token]++, kept += token == guess;
+        SampleOptions model = *of_model, draft = *of_draft;
+        uint64_t place = seeds ? 17 : i;
+        if (seeds) model.seed = draft.seed = i;
+        else draft.seed = model.seed;
+        real now[VOCAB], then[VOCAB];
+        memcpy(now, logits, sizeof now), memcpy(then, of_guess, sizeof then);
+        int guess = draft_draw(then, VOCAB, &draft, true, place);
+        int token = speculate_token(now, VOCAB, &model, place, guess, then);
+        found[guess][token]++, tokens[token]++;
     }
-    for (int x = 0; x < VOCAB; x++) {
-        double expected = (double)p[x] / total, spread = sqrt(expected * (1 - expected) / DRAWS);
-        CHECK(fabs((double)found[x] / DRAWS - expected) <= 5 * spread, "token %d: share %.4f, not %.4f", x,
-              (double)found[x] / DRAWS, expected);
-    }
-    double stayed = (double)kept / DRAWS;
-    CHECK(fabs(stayed - share) < 0.0125, "%.4f of the guesses stay, not %.4f", stayed, share);
+    for (int guess = 0; guess < VOCAB; guess++)
+        for (int x = 0; x < VOCAB; x++) {
+            double expected = law[guess][x], spread = sqrt(expected * (1 - expected) / DRAWS);
+            share[x] += expected;
+            CHECK(fabs((double)found[guess][x] / DRAWS - expected) <= 5 * spread + 3. / DRAWS,
+                  "guess %d, then token %d: share %.5f, not %.5f", guess, x, (double)found[guess][x] / DRAWS, expected);
+        }
+    for (int x = 0; x < VOCAB; x++)
+        CHECK(fabs((double)tokens[x] / DRAWS - share[x]) <= 5 * sqrt(share[x] * (1 - share[x]) / DRAWS),
+              "token %d: share %.4f, not %.4f", x, (double)tokens[x] / DRAWS, share[x]);
+}
+
+static void test_draws(void) {
+    for (size_t i = 1; i < sizeof drawn / sizeof *drawn; i++)
+        for (size_t j = 1; j < sizeof drawn / sizeof *drawn; j++)
+            for (int seeds = 0; seeds < 2; seeds++) check_draws(&drawn[i], &drawn[j], seeds);
 }
 
 // A draft that is the model loses no guess; the same seed gives the same text.
@@ -190,6 +215,46 @@ static void test_lookup(void) {
     CHECK(draft_guess(d, text, 12, 4, guess) == 0, "8 5 was never there");
     CHECK(draft_guess(d, text, 3, 4, guess) == 0 && draft_weights_of(d, 0) == NULL, "a text too short to repeat");
     draft_free(d);
+}
+
+// A model's guesses are a function of the text: not of what the draft has read before, longer, shorter or another one.
+static void test_reread(void) {
+    enum { LONG = 40, GUESSES = 6 };
+    Model *m = open_model("");
+    Rng r = rng_stream(4, RNG_TEST, 2);
+    int text[3][LONG], guess[GUESSES + 1], alone[GUESSES + 1];
+    for (int i = 0; i < LONG; i++)
+        text[0][i] = (int)rng_below(&r, VOCAB), text[1][i] = i < 9 ? text[0][i] : (int)rng_below(&r, VOCAB),
+        text[2][i] = (int)rng_below(&r, VOCAB);
+    for (int ratio = 0; ratio < 2; ratio++) {
+        Draft *d = draft_of_model(m, VOCAB, drawn[1], ratio, 2 * LONG);
+        for (int turn = 0; turn < 200; turn++) {
+            const int *now = text[rng_below(&r, 3)];
+            size_t count = 1 + rng_below(&r, LONG), n = 1 + rng_below(&r, GUESSES);
+            Draft *fresh = draft_of_model(m, VOCAB, drawn[1], ratio, 2 * LONG);
+            size_t found = draft_guess(d, now, count, n, guess), expected = draft_guess(fresh, now, count, n, alone);
+            CHECK(found == n + (size_t)ratio && found == expected && !memcmp(guess, alone, found * sizeof *guess),
+                  "%zu guesses after %zu tokens: others than from a draft that has read nothing else", found, count);
+            for (size_t i = 0; i < found; i++)
+                CHECK(!memcmp(draft_weights_of(d, i), draft_weights_of(fresh, i), VOCAB * sizeof(real)), "weights");
+            draft_free(fresh);
+        }
+        draft_free(d);
+    }
+    model_free(m);
+}
+
+// What became of guesses of late is what the next ones are worth: shares that stay, and one that changes.
+static void test_learn(void) {
+    Speculation s = {0};
+    for (int share = 1; share < 10; share += 4)
+        for (int i = 0; i < 600; i++) {
+            speculate_learn(&s, (7 * i) % 10 < share);
+            double estimate = (s.kept + 1) / (s.tried + 2);
+            CHECK(i < 300 || fabs(estimate - share / 10.) < 0.05, "%d of ten are kept, and taken for %.3f", share,
+                  estimate);
+        }
+    CHECK(s.accepted == 60 + 300 + 540, "%zu kept", s.accepted);
 }
 
 static void test_best(void) {
@@ -251,9 +316,11 @@ static void test_command(void) {
 static const Test tests[] = {
     {"speculation/exact", "with any draft and any number of guesses the text is that of no draft", test_exact},
     {"speculation/law", "by ratio each token has the model's law: summed over all guesses, to 1e-12", test_law},
-    {"speculation/draws", "and has it with the numbers that are drawn", test_draws},
+    {"speculation/draws", "and has it with the numbers that are drawn, guess and token together", test_draws},
     {"speculation/ratio", "a draft that is the model loses no guess; a seed is a text", test_ratio},
     {"speculation/lookup", "what followed the first place with the longest same end", test_lookup},
+    {"speculation/reread", "a model's guesses are a function of the text, whatever it has read before", test_reread},
+    {"speculation/learn", "the share of guesses that were kept of late", test_learn},
     {"speculation/best", "as many guesses as pay: up to the ridge, whatever the acceptance", test_best},
     {"speculation/command", "./generate --draft: the same text, a report, and refusals in one line", test_command},
 };
