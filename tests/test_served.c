@@ -262,7 +262,8 @@ static void kept_commands(void) {
     static const char *const wrong[] = {
         "--kv-policy window", "--kv-policy sink --kv-budget 9 --prefix-cache", "--kv-policy oracle --kv-budget 9",
         "--kv-policy sink --kv-budget 9 --draft lookup --gamma 2", "--kv-bits 4 --clock model", "--kv-tier t",
-        "--kv-policy sink --kv-budget 9 --calibrate c.json", "--kv-budget 9"};
+        "--kv-policy sink --kv-budget 9 --calibrate c.json", "--kv-budget 9",
+        "--kv-bits 4 --prefix-cache", "--kv-bits 2 --draft run --gamma 3"};
     for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
         Result first = serve(of[i]), others = serve(xprintf("%s %s", of[i], small));
         CHECK(strstr(first.out, "kept      ") && !strcmp(receipt_of(first), receipt_of(others)), "%s: %s%s", of[i],
@@ -275,6 +276,9 @@ static void kept_commands(void) {
     }
     Result plain = serve("--kv-quant int8"), guessed = serve("--kv-quant int8 --draft lookup --gamma 3 --prefix-cache");
     CHECK(!strcmp(receipt_of(plain), receipt_of(guessed)), "%s%s", guessed.out, guessed.error);
+    Result rounded = serve(of[1]), ahead = serve(xprintf("%s --temperature 0 --draft lookup --gamma 5", of[1]));
+    CHECK(strcmp(receipt_of(rounded), "none") && !strcmp(receipt_of(serve(xprintf("%s --temperature 0", of[1]))),
+                                                         receipt_of(ahead)), "%s%s", ahead.out, ahead.error);
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         Result r = serve(wrong[i]);
         CHECK(r.status == 2 && count_lines(r.error) == 1, "%s: status %d: %s", wrong[i], r.status, r.error);

@@ -21,18 +21,22 @@ static Model *open_model(const char *flags) {
 typedef struct { int token[PROMPT + TOKENS]; size_t refills; } Written;
 
 // A prompt that repeats itself, so that lookup finds something. `draft` NULL: one token a step.
-static Written write_text(Model *m, SampleOptions o, Draft *draft, Speculation *a) {
+static Written write_kept(Model *m, SampleOptions o, KeepOptions keep, Draft *draft, Speculation *a) {
     static Tokenizer *t;
     if (!t) t = tokenizer_numbers(VOCAB);
     int prompt[PROMPT];
     for (int i = 0; i < PROMPT; i++) prompt[i] = 3 + i % 4;
-    Sampler *s = sampler_new(m, t, prompt, PROMPT, o);
+    Sampler *s = sampler_new_kept(m, t, prompt, PROMPT, o, keep);
     if (draft) a->draft = draft, sampler_speculate(s, a);
     for (size_t i = 0; i < TOKENS; i++) sampler_next(s);
     Written w = {.refills = s->refills};
     memcpy(w.token, s->text[0].token, sizeof w.token);
     sampler_free(s);
     return w;
+}
+
+static Written write_text(Model *m, SampleOptions o, Draft *draft, Speculation *a) {
+    return write_kept(m, o, keep_everything(), draft, a);
 }
 
 static const SampleOptions drawn[] = {
@@ -75,6 +79,42 @@ static void test_exact(void) {
     check_exact("--experts 4 --top-k 2 --attn gqa+mla --kv-heads 2", "--experts 3 --router relu");
     omp_set_num_threads(3);
     check_exact("--attn-kernel naive", "--attn mla");
+}
+
+// A cache that rounds groups of tokens: a guess that was wrong may have made a group go, which comes back whole.
+static void test_rounding(void) {
+    static const KeepOptions few[] = {{.policy = KV_POLICY_full, .bits = 2, .group = 4, .residual = 0},
+                                      {.policy = KV_POLICY_full, .bits = 4, .group = 3, .residual = 5},
+                                      {.policy = KV_POLICY_full, .bits = 8, .group = 16, .residual = 1}};
+    static const char *const flags[] = {"--attn gqa --kv-heads 2", "--attn mla --kv-rank 8 --rope-dim 4",
+                                        "--pos learned --context 30"};
+    Model *other = open_model("--layers 1");
+    size_t kept = 0, lost = 0, others = 0;
+    for (size_t i = 0; i < 9; i++) {
+        KeepOptions keep = few[i % 3];
+        Model *m = open_model(flags[i / 3]);
+        for (size_t gamma = 1, j = 0; gamma <= MOST_GUESSES; gamma = 3 * gamma + 1, j++) {
+            SampleOptions o = drawn[j % 3];
+            keep.ahead = 0;
+            Written alone = write_kept(m, o, keep, NULL, NULL);
+            Written whole = write_text(m, o, NULL, NULL);
+            others += memcmp(whole.token, alone.token, sizeof alone.token) != 0;
+            keep.ahead = gamma;
+            for (int lookup = 0; lookup < 2; lookup++) {
+                Speculation a = {.most = gamma};
+                Draft *d = lookup ? draft_lookup() : draft_of_model(other, VOCAB, o, false, PROMPT + TOKENS);
+                Written ahead = write_kept(m, o, keep, d, &a);
+                CHECK(!memcmp(alone.token, ahead.token, sizeof alone.token), "%s, %zu bits, %zu guesses, lookup %d: "
+                      "another text", flags[i / 3], keep.bits, gamma, lookup);
+                kept += a.accepted, lost += a.guessed - a.accepted;
+                draft_free(d);
+            }
+        }
+        model_free(m);
+    }
+    CHECK(kept > 500 && lost > 500 && others > 10, "%zu guesses are kept, %zu lost; %zu texts show that bits are few",
+          kept, lost, others);
+    model_free(other);
 }
 
 // ---- the same law --------------------------------------------------------------------------------
@@ -128,8 +168,8 @@ static void test_law(void) {
             }
 }
 
-// What a guess and the token after it are together, in closed form: the guess by q, kept by its chance, else replaced by
-// the residual. The token alone could have its law by luck; the pair only if the three numbers have nothing in common.
+// What a guess and the token after it are together, in closed form: the guess by q, kept by its chance, else replaced
+// by the residual. The token alone could have its law by luck; the pair only if the three numbers have nothing in common.
 static void law_of_pairs(double law[VOCAB][VOCAB], const real *p, const real *q) {
     double total = 0, r[VOCAB];
     for (int x = 0; x < VOCAB; x++) total += (double)q[x];
@@ -300,6 +340,9 @@ static void test_command(void) {
     CHECK(alone.status == 0 && !strcmp(alone.out, lookup.out) && !strcmp(alone.out, draft.out), "other texts: %s%s%s%s",
           alone.out, lookup.out, draft.out, draft.error);
     CHECK(ratio.status == 0 && strcmp(alone.out, ratio.out) != 0, "by ratio: %s%s", ratio.out, ratio.error);
+    static const char rounded[] = "--run a --tokens 40 --kv-bits 4 --kv-group 4 --kv-residual 3";
+    Result few = generate(rounded), guessed = generate(xprintf("%s --draft b --gamma 5", rounded));
+    CHECK(few.status == 0 && !strcmp(few.out, guessed.out), "%s%s", guessed.out, guessed.error);
     CHECK(strstr(draft.error, "\ndraft    ") && strstr(draft.error, "tokens a step"), "%s", draft.error);
     refused(1, "--run a --draft nowhere", "nowhere");
     refused(1, "--run a --draft facts", "facts");
@@ -311,10 +354,13 @@ static void test_command(void) {
     refused(2, "--run a --draft b --samples 2", "--samples");
     refused(2, "--run a --draft lookup --accept ratio", "certain");
     refused(2, "--run a --gamma 4", "--draft");
+    refused(2, "--run a --draft lookup --kv-policy window --kv-budget 9", "leave out --kv-policy");
 }
 
 static const Test tests[] = {
     {"speculation/exact", "with any draft and any number of guesses the text is that of no draft", test_exact},
+    {"speculation/rounding", "also where the cache rounds groups of tokens, which a wrong guess brings back",
+     test_rounding},
     {"speculation/law", "by ratio each token has the model's law: summed over all guesses, to 1e-12", test_law},
     {"speculation/draws", "and has it with the numbers that are drawn, guess and token together", test_draws},
     {"speculation/ratio", "a draft that is the model loses no guess; a seed is a text", test_ratio},
