@@ -1,7 +1,8 @@
 #!/bin/sh
 # mutations.sh: breaks the pool and the scheduler on purpose, one place at a time, each as some public engine once was
 # broken, and sees to it that the random schedules of tests/test_sched.c notice. Then the drafts and the two processes,
-# likewise, for the tests of speculation, of random schedules with models, and of the parent that hears both.
+# likewise, for the tests of speculation, of random schedules with models, and of the parent that hears both; and
+# attention, where rows begin in the same blocks.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 work=$(mktemp -d "${TMPDIR:-/tmp}/receipts-mutations.XXXXXX") || exit 1
@@ -15,13 +16,15 @@ build_and_run() {
     "$work/tests" sched/ > "$work/output" 2>&1
 }
 
-# The file, the line as it is, the line instead.
+# The file, of infer/ unless it has a path, the line as it is, the line instead.
+path_of() { case $1 in */*) echo "$1" ;; *) echo "infer/$1" ;; esac; }
 change() {
-    mkdir -p "$work/infer"
+    path=$(path_of "$1")
+    mkdir -p "$work/$(dirname "$path")"
     FROM=$2 TO=$3 awk '{ at = index($0, ENVIRON["FROM"])
         if (at) $0 = substr($0, 1, at - 1) ENVIRON["TO"] substr($0, at + length(ENVIRON["FROM"])); print }' \
-        "infer/$1" > "$work/infer/$1"
-    if cmp -s "infer/$1" "$work/infer/$1"; then echo "infer/$1 has no such line: $2"; exit 1; fi
+        "$path" > "$work/$path"
+    if cmp -s "$path" "$work/$path"; then echo "$path has no such line: $2"; exit 1; fi
 }
 told() { if [ "$1" = 0 ]; then echo "MISSED  $2"; missed=1; else echo "seen    $2"; fi; }
 
@@ -76,12 +79,12 @@ for test in speculation schedules served pipe; do HERE="$HERE build/objects/test
 
 # What is broken, a change, and the tests that may notice.
 mutate_model() {
-    what=$1 file=$2
+    what=$1 file=$(path_of "$2")
     change "$2" "$3" "$4"
     shift 4
-    ${CC:-gcc} -iquote . -O1 -std=gnu11 -march=native -ffp-contract=off -fopenmp -c "$work/infer/$file" \
+    ${CC:-gcc} -iquote . -O1 -std=gnu11 -march=native -ffp-contract=off -fopenmp -c "$work/$file" \
         -o "$work/changed.o" || { echo "does not compile: $what"; exit 1; }
-    ${CC:-gcc} -fopenmp $HERE $(echo "$REST" | grep -v "/infer/${file%.c}.o") "$work/changed.o" -ljansson -lm \
+    ${CC:-gcc} -fopenmp $HERE $(echo "$REST" | grep -v "/${file%.c}.o") "$work/changed.o" -ljansson -lm \
         -o "$work/tests" || { echo "does not link: $what"; exit 1; }
     "$work/tests" "$@" > "$work/output" 2>&1
     told $? "$what"
@@ -133,4 +136,12 @@ mutate_draft "blocks of a draft are not copied" served.c 'if (g) blocks_copy' 'i
 mutate_draft "blocks of a draft are not swapped" served.c 'if (g) blocks_load' 'if (!s) blocks_load'
 mutate_model "a writer that is heard first is not made to wait" pipe.c \
     'if (p->o->readers && from->writes && !a->begun) {' 'if (p->o->readers && from->writes && a->ended) {' pipe/order
+mutate_model "texts that begin in one block are read as if they went on alike" kernels/attention.c \
+    'a->first + most && a->block[i] == b->block[i]) i++;' 'a->first + most && a->block[0] == b->block[0]) i++;' \
+    schedules/served
+mutate_model "what is read together ends within a tile" kernels/attention.c \
+    'return smaller(same, most) / tile * tile;' 'return smaller(same, most);' schedules/served
+mutate_model "a group that a wrong guess has rounded stays so" model/keep_attention.c \
+    'size_t sealed = keep_rounded(s->o, t->past + t->done);' \
+    'size_t sealed = keep_rounded(s->o, t->past + t->done + 2);' schedules/served
 exit $missed

@@ -176,11 +176,32 @@ static void check_closed(int to, double seconds, const char *what) {
           seconds_now() - start);
 }
 
-static void say(const Server *s, const char *text) {
+static Response hear_of(const Server *s, const char *text) {
     int to = client_open(s);
     client_send(to, text, strlen(text));
-    Response r = client_read(to, 5);
+    return client_read(to, 5);
+}
+
+static void say(const Server *s, const char *text) {
+    Response r = hear_of(s, text);
     CHECK(r.status == 0 || r.status >= 400, "%s: %d", text, r.status);
+}
+
+// One request to a proxy and two to us, if a body's end is read in two ways: an error, and the other is not answered.
+static void say_two_ways(const Server *s) {
+    static const char *const ways[] = {
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "Content-Length: 0\r\nContent-Length: 3\r\n\r\n",
+        "Content-Length: +0\r\n\r\n", "Content-Length: 0x0\r\n\r\n", "Content-Length: 0, 0\r\n\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n",
+    };
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        Response r = hear_of(s, xprintf("POST /tokenize HTTP/1.1\r\nHost: x\r\n%s"
+                                        "GET /health HTTP/1.1\r\nHost: x\r\n\r\n", ways[i]));
+        CHECK((r.status == 0 || r.status >= 400) && !strstr(r.body, "HTTP/1.1 2"), "%s: %d %s", ways[i], r.status,
+              r.body);
+    }
 }
 
 static void say_nonsense(const Server *s) {
@@ -194,6 +215,7 @@ static void say_nonsense(const Server *s) {
         "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     };
     for (size_t i = 0; i < sizeof nonsense / sizeof *nonsense; i++) say(s, nonsense[i]);
+    say_two_ways(s);
     size_t many = 1 << 16;
     char *header = xmalloc(many + 1);
     memset(header, 'x', many);

@@ -72,7 +72,8 @@ static void make_items(Item *item, int length, Model *m, Model *draft, size_t kn
     for (size_t i = 0; i < ITEMS; i++) {
         size_t same = rng_below(&r, 9);
         item[i] = (Item){.n = 1 + same + rng_below(&r, PROMPT - 9), .seed = i};
-        if (length == LONG) same = TILE * (1 + i / 2 % 3) + same % 3, item[i].n = same + 1 + item[i].n % 8;
+        if (length == LONG)
+            same = 20 + 16 * (i / 2 % 6), item[i].n = same + 1 + rng_below(&r, LONG_PROMPT - (uint32_t)same);
         for (size_t t = 0; t < item[i].n; t++) item[i].token[t] = t < same ? beginning[t] : (int)rng_below(&r, 4);
         if (i % 2) item[i] = item[i - 1], item[i].seed = i;
     }

@@ -169,7 +169,8 @@ static void test_law(void) {
 }
 
 // What a guess and the token after it are together, in closed form: the guess by q, kept by its chance, else replaced
-// by the residual. The token alone could have its law by luck; the pair only if the three numbers have nothing in common.
+// by the residual. The token alone could have its law by luck; the pair only if the three numbers have nothing in
+// common.
 static void law_of_pairs(double law[VOCAB][VOCAB], const real *p, const real *q) {
     double total = 0, r[VOCAB];
     for (int x = 0; x < VOCAB; x++) total += (double)q[x];
