@@ -112,13 +112,13 @@ static void kept(void) {
         {.policy = KV_POLICY_window, .budget = 9, .bits = 32}, {.policy = KV_POLICY_h2o, .budget = 7, .bits = 32},
         {.policy = KV_POLICY_sink, .budget = 6, .from = 1, .bits = 16, .packed = true},
         {.policy = KV_POLICY_snapkv, .budget = 8, .bits = 32}, {.policy = KV_POLICY_pool, .budget = 6, .bits = 32},
-        {.policy = KV_POLICY_full, .bits = 2, .group = 4, .residual = 2},
+        {.policy = KV_POLICY_full, .bits = 2, .group = 4, .residual = 2, .ahead = 3},
         {.policy = KV_POLICY_full, .bits = 32, .quant = WEIGHTS_int8}};
     Model *m = open_model("--attn gqa --kv-heads 2");
     for (size_t i = 0; i < sizeof keep / sizeof *keep; i++) {
         char *name = xprintf("policy %d, %zu bits", keep[i].policy, keep[i].bits);
         SchedOptions o = {.budget = 40, .running = 6, .chunk = 9, .watermark = 0, .admit = ADMIT_chunk};
-        Tried tried = {.forks = i % 2, .keep = &keep[i]};
+        Tried tried = {.forks = i % 2, .drafts = keep[i].ahead > 0, .keep = &keep[i]};      // most of them are wrong
         check_engine(name, m, o, 200, 3, tried);
         size_t preempted = check_engine(name, m, o, 14, 3, tried).preempted;
         o.preempt = PREEMPT_swap;
