@@ -173,21 +173,26 @@ static Drawing further(void *owner, const Request *r) {
     return (Drawing){*(const SampleOptions *)owner, (r->seed + 1) << 40};
 }
 
-static size_t write_further(Model *m, Model *draft, bool ratio, size_t guesses, Asked *a) {
+// tight: in a pool that is too small, and logits of all prompts are wanted: who is preempted reads his prompt and what he
+// wrote in one row, and is guessed behind it.
+static size_t write_further(Model *m, Model *draft, bool ratio, size_t guesses, bool tight, Asked *a) {
     SampleOptions sampling = sample_defaults(SEED, 0);
-    SchedOptions o = {.budget = 64, .running = TEXTS, .chunk = 64, .watermark = 0.05, .admit = ADMIT_prompt};
-    Pool *pool = pool_new(200, 4, 0, 1, 64);
+    SchedOptions o = {.budget = 64, .running = TEXTS, .chunk = 64, .admit = ADMIT_chunk};
+    size_t blocks = tight ? 10 : 200;
+    Pool *pool = pool_new(blocks, 4, 0, 1, 64);
     Sched *sched = sched_new(o, pool);
-    Served *served = served_new(m, 200, 4, TEXTS, 0, sampling, VOCAB);
+    Served *served = served_new(m, blocks, 4, TEXTS, 0, sampling, VOCAB);
     served->drawing = further, served->owner = &sampling;
     Engine e = {.sched = sched, .backend = served_backend(served), .emit = receive, .owner = a, .guesses = guesses,
                 .guess = draft_guess};
     if (draft) e.draft = draft_elsewhere(SIZE_MAX), served_guess(served, draft, ratio, SIZE_MAX, TEXTS, 0);
     for (size_t i = 0; i < TEXTS; i++) {                        // one prompt: only their numbers make them different
         a[i] = a[0], a[i].got = 0;
-        sched_submit(sched, a[i].prompt, a[i].n, a[i].n + ANSWER, 0, 0)->seed = i;
+        Request *r = sched_submit(sched, a[i].prompt, a[i].n, a[i].n + ANSWER, 0, 0);
+        r->seed = i, r->fresh = tight;
     }
     while (engine_step(&e, 0)) {}
+    CHECK(!tight == !sched_counters(sched)->preempted, "%zu preempted", sched_counters(sched)->preempted);
     size_t rejected = sched_counters(sched)->rejected;
     draft_free(e.draft), engine_free(&e), served_free(served), sched_free(sched), pool_free(pool);
     return rejected;
@@ -197,17 +202,20 @@ static void drawings(void) {
     Model *m = open_model(""), *same = open_model(""), *other = open_model("--layers 1");
     Asked plain[REQUESTS], exact[REQUESTS], ratio[REQUESTS], again[REQUESTS];
     ask(plain), ask(exact), ask(ratio), ask(again);
-    write_further(m, NULL, false, 0, plain);
+    write_further(m, NULL, false, 0, false, plain);
     for (int i = 1; i < TEXTS; i++)
         CHECK(memcmp(plain[0].answer, plain[i].answer, sizeof plain->answer), "answer %d is the first one", i);
-    write_further(m, other, true, 1, ratio);
+    write_further(m, other, true, 1, false, ratio);
     for (size_t guesses = 1; guesses < 6; guesses++) {
-        CHECK(write_further(m, same, false, guesses, exact) == 0, "guesses of the model itself are rejected");
+        CHECK(write_further(m, same, false, guesses, false, exact) == 0, "guesses of the model itself are rejected");
         CHECK(!memcmp(plain, exact, TEXTS * sizeof *plain), "%zu guesses of the model itself: another text", guesses);
-        CHECK(write_further(m, other, false, guesses, exact) > 0, "no guess of another model is rejected");
+        CHECK(write_further(m, other, false, guesses, false, exact) > 0, "every guess of another model is kept");
         CHECK(!memcmp(plain, exact, TEXTS * sizeof *plain), "%zu guesses of another model: another text", guesses);
-        write_further(m, other, true, guesses, again);
-        CHECK(!memcmp(ratio, again, TEXTS * sizeof *plain), "by ratio, %zu guesses: another text", guesses);
+        for (int tight = 0; tight < 2; tight++) {
+            write_further(m, other, true, guesses, tight, again);
+            CHECK(!memcmp(ratio, again, TEXTS * sizeof *plain), "by ratio, %zu guesses, tight %d: another text",
+                  guesses, tight);
+        }
     }
     model_free(m), model_free(same), model_free(other);
 }
