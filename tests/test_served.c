@@ -173,8 +173,8 @@ static Drawing further(void *owner, const Request *r) {
     return (Drawing){*(const SampleOptions *)owner, (r->seed + 1) << 40};
 }
 
-// tight: in a pool that is too small, and logits of all prompts are wanted: who is preempted reads his prompt and what he
-// wrote in one row, and is guessed behind it.
+// tight: in a pool that is too small, and logits of all prompts are wanted: who is preempted reads his prompt and what
+// he wrote in one row, and is guessed behind it.
 static size_t write_further(Model *m, Model *draft, bool ratio, size_t guesses, bool tight, Asked *a) {
     SampleOptions sampling = sample_defaults(SEED, 0);
     SchedOptions o = {.budget = 64, .running = TEXTS, .chunk = 64, .admit = ADMIT_chunk};
