@@ -60,7 +60,7 @@ BIN     = $(if $(strip $(KIND)),$(B)/,)
 
 PROGRAMS = train.c generate.c serve.c quantize.c
 FOLDERS = lib kernels config data formats model infer run plot
-SERVER  = infer/http.c
+SERVER  = infer/http.c infer/streams.c
 ROOMS   = $(filter-out $(PROGRAMS) $(SERVER) gpt.c,$(wildcard *.c $(FOLDERS:%=%/*.c)))
 OBJECTS = $(ROOMS:%.c=$(B)/objects/%.o)
 TESTS   = $(patsubst %.c,$(B)/objects/%.o,$(filter-out tests/probe.c tests/digest.c,$(wildcard tests/*.c)))

@@ -213,9 +213,8 @@ static size_t read_gamma(const GenerateOptions *o) {
 static void refuse_draft(const GenerateOptions *o) {
     if (!*o->draft) return;
     read_gamma(o);
-    if (o->kv_policy != KV_POLICY_full || o->kv_bits > KV_BITS_16)
-        usage_error("--draft: a guess that was wrong has made pairs go, or be rounded, that do not come back; leave "
-                    "--kv-policy at full and --kv-bits at 32 or 16");
+    if (o->kv_policy != KV_POLICY_full)
+        usage_error("--draft: a guess that was wrong has made pairs go that do not come back; leave out --kv-policy");
     if (o->samples > 1) usage_error("--draft runs ahead of one text, but --samples is %zu", o->samples);
     if (o->accept == ACCEPT_ratio && strcmp(o->draft, "lookup") == 0)
         usage_error("--accept ratio keeps no more guesses of lookup, which are certain, than exact does; leave it out");
@@ -483,6 +482,7 @@ int main(int argc, char **argv) {
     if (o.questions) refuse_beside_questions(given);
     refuse_draft(&o);
     KeepOptions keep = keep_options(&generate_table, &o);
+    if (*o.draft) keep.ahead = MOST_GUESSES;
     refuse_oracle(&o);
     if (o.plan) {
         receipt_print_plan(&generate_table, &o);

@@ -11,6 +11,7 @@ typedef struct {
     uint64_t seed;               // of random
     size_t bits, group, residual;
     int quant;                   // WEIGHTS_...: the format of each token by itself
+    size_t ahead;                // guesses that may be taken back (--draft): so many of the last tokens stay whole, too
     size_t sealed;               // slots that a packed group takes (model/keep.h: keep_fit); 0: one a token
     const bool *wanted; size_t wanted_count;       // oracle: of each position, whether it will be asked for
 } KeepOptions;

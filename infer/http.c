@@ -18,6 +18,7 @@ void http_serve(HttpOptions o, Live *live, LiveOptions told, Speaker *speaker, c
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -46,6 +47,7 @@ typedef struct {
     double start;
     Reply *reply;
     bool chunks;                            // HTTP/1.1
+    bool unclear;                           // where its body ends
     char *pending; size_t length, given;    // events that the client has not taken yet
 } Visit;
 
@@ -72,7 +74,7 @@ static enum MHD_Result send_refusal(Visit *v, Refusal *why) {
     snprintf(seconds, sizeof seconds, "%.0f", live_retry_after(v->http->live));
     if (r && (status == 429 || status == 503)) MHD_add_response_header(r, MHD_HTTP_HEADER_RETRY_AFTER, seconds);
     if (r && status == 401) MHD_add_response_header(r, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
-    if (r && status == 503) MHD_add_response_header(r, MHD_HTTP_HEADER_CONNECTION, "close");
+    if (r && (status == 503 || v->unclear)) MHD_add_response_header(r, MHD_HTTP_HEADER_CONNECTION, "close");
     return send_response(v, status, r, "application/json");
 }
 
@@ -277,7 +279,25 @@ static enum MHD_Result take_body(Visit *v, const char *data, size_t bytes) {
     return MHD_YES;
 }
 
+// Where a body ends must be said once and plainly: else the server and whoever stands before it may see two requests in
+// one, and libmicrohttpd would answer both (RFC 9112, section 6.3).
+typedef struct { size_t said; bool odd; } Framing;
+static enum MHD_Result look_at_header(void *framing, enum MHD_ValueKind kind, const char *name, const char *value) {
+    Framing *f = framing;
+    bool length = !strcasecmp(name, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    (void)kind;
+    if (!length && strcasecmp(name, MHD_HTTP_HEADER_TRANSFER_ENCODING)) return MHD_YES;
+    f->said++;
+    f->odd |= !value || (length ? !*value || value[strspn(value, "0123456789")] : strcasecmp(value, "chunked") != 0);
+    return MHD_YES;
+}
+
 static enum MHD_Result begin_visit(Visit *v) {
+    Framing f = {0};
+    MHD_get_connection_values(v->connection, MHD_HEADER_KIND, look_at_header, &f);
+    v->unclear = f.said > 1 || f.odd;
+    if (v->unclear)
+        return send_error(v, 400, "one Content-Length, a number, was expected, or \"Transfer-Encoding: chunked\"");
     const char *length = MHD_lookup_connection_value(v->connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
     if (length && strtod(length, NULL) > MOST_BODY) return send_error(v, 413, "a body has 4 MiB at most");
     return MHD_YES;

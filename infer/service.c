@@ -51,7 +51,7 @@ Service service_open(const ServeOptions *o) {
     run.pool = pool_new(o->blocks, o->block, places, random_key(), 64);
     run.sched = sched_new(s, run.pool);
     run.workers.sched = s;
-    if (*o->draft) run.guesses = service_guesses(o);
+    if (*o->draft) run.guesses = service_guesses(o), run.keep->ahead = MOST_GUESSES;
     if (*o->draft && !serve_has_model_draft(o)) run.draft = draft_lookup();
     run.real = *o->run && o->clock != CLOCK_model, run.vocab = RANDOM_VOCAB;
     return run;

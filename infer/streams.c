@@ -56,6 +56,15 @@ static void hand_back(Streams *s, Stream **at, StreamState state) {
     pthread_cond_signal(&x->back);
 }
 
+// All streams once, under the lock.
+static void send_news(Streams *s, double now, bool look) {
+    for (Stream **at = &s->first; *at;) {
+        StreamState state = s->over ? STREAM_GONE : go_on(s, *at, now, look);
+        if (state == STREAM_SENT) at = &(*at)->next;
+        else hand_back(s, at, state);
+    }
+}
+
 static void *run(void *streams) {
     Streams *s = streams;
     double looked = seconds_now();
@@ -64,11 +73,7 @@ static void *run(void *streams) {
         bool look = now - looked >= LOOK;
         if (look) looked = now;
         pthread_mutex_lock(&s->lock);
-        for (Stream **at = &s->first; *at;) {
-            StreamState state = s->over ? STREAM_GONE : go_on(s, *at, now, look);
-            if (state == STREAM_SENT) at = &(*at)->next;
-            else hand_back(s, at, state);
-        }
+        send_news(s, now, look);
         any = s->first != NULL;
         bool over = s->over;
         pthread_mutex_unlock(&s->lock);

@@ -157,7 +157,8 @@ size_t blocks_slide(const Model *m, Blocks *s, size_t l, size_t length, size_t n
 }
 
 void blocks_rewind(Blocks *s, size_t length, size_t to) {
-    if (to && keep_alters(&s->keep.o))
+    const KeepOptions *o = &s->keep.o;
+    if (to && (keep_evicts(o) || (keep_seals(o) && length - to > o->ahead)))
         fail("a cache of %zu tokens cannot go back to %zu: what has gone or been rounded since then does not come back",
              length, to);
     for (size_t l = 0; l < s->layers; l++) {

@@ -41,7 +41,8 @@ size_t keep_held(const KeepOptions *o, size_t prompt, size_t length) {
 
 size_t keep_most(const KeepOptions *o, size_t prompt, size_t from, size_t to) {
     size_t begin = keep_begin(o, prompt), most = keep_held(o, prompt, from);
-    if (keep_seals(o)) return smaller(to, keep_recent(o)) + keep_rounded(o, to) / o->group * keep_sealed(o);
+    size_t groups = keep_seals(o) ? keep_rounded(o, to) / o->group : 0;      // they stand behind the last of the others
+    if (keep_seals(o)) return groups ? keep_recent(o) + groups * keep_sealed(o) : smaller(to, keep_recent(o));
     if (!keep_evicts(o)) return to;
     if (from < begin && smaller(begin, to) > most) most = smaller(begin, to);
     if (to > begin && to > from) {
@@ -52,7 +53,8 @@ size_t keep_most(const KeepOptions *o, size_t prompt, size_t from, size_t to) {
 }
 
 size_t keep_room(const KeepOptions *o, size_t slots) {
-    if (!keep_seals(o) || slots < keep_recent(o)) return slots;
+    if (!keep_seals(o)) return slots;
+    if (slots < keep_recent(o)) return smaller(slots, o->group + o->residual - 1);
     return ((slots - keep_recent(o)) / keep_sealed(o) + 1) * o->group + o->residual - 1;
 }
 

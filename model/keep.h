@@ -23,10 +23,11 @@ bool keep_is_on(const KeepOptions *o);                   // evicts or rounds
 bool keep_seals(const KeepOptions *o);                   // rounds groups of tokens, behind those that are whole
 CodecRow keep_row(const KeepOptions *o);                 // how a slot holds a token
 // Where groups of tokens are packed. The last tokens, up to `group` + `residual` of them, stand in as many slots, that
-// of position p in slot p modulo their number. Behind these each group takes `sealed` slots, as
-// bytes. keep_fit counts them for a model; without it there is room for more.
+// of position p in slot p modulo their number; with `ahead` slots more a text that has gone so far can come back: what
+// was rounded meanwhile still stands there whole, and is rounded again. Behind these each group takes `sealed` slots,
+// as bytes. keep_fit counts them for a model; without it there is room for more.
 void keep_fit(const Model *m, KeepOptions *o);
-static inline size_t keep_recent(const KeepOptions *o) { return o->group + o->residual; }
+static inline size_t keep_recent(const KeepOptions *o) { return o->group + o->residual + o->ahead; }
 static inline size_t keep_sealed(const KeepOptions *o) { return o->sealed ? o->sealed : o->group; }
 bool keep_alters(const KeepOptions *o);                  // what is written changes later: no other text can use it
 bool keep_looks(const KeepOptions *o);                   // asks how much queries look at keys

@@ -1,7 +1,8 @@
 #!/bin/sh
 # mutations.sh: breaks the pool and the scheduler on purpose, one place at a time, each as some public engine once was
-# broken, and sees to it that the random schedules of tests/test_sched.c notice. Then the drafts, likewise, for the
-# tests of speculation and of random schedules with models.
+# broken, and sees to it that the random schedules of tests/test_sched.c notice. Then the drafts and the two processes,
+# likewise, for the tests of speculation, of random schedules with models, and of the parent that hears both; and
+# attention, where rows begin in the same blocks.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 work=$(mktemp -d "${TMPDIR:-/tmp}/receipts-mutations.XXXXXX") || exit 1
@@ -15,13 +16,15 @@ build_and_run() {
     "$work/tests" sched/ > "$work/output" 2>&1
 }
 
-# The file, the line as it is, the line instead.
+# The file, of infer/ unless it has a path, the line as it is, the line instead.
+path_of() { case $1 in */*) echo "$1" ;; *) echo "infer/$1" ;; esac; }
 change() {
-    mkdir -p "$work/infer"
+    path=$(path_of "$1")
+    mkdir -p "$work/$(dirname "$path")"
     FROM=$2 TO=$3 awk '{ at = index($0, ENVIRON["FROM"])
         if (at) $0 = substr($0, 1, at - 1) ENVIRON["TO"] substr($0, at + length(ENVIRON["FROM"])); print }' \
-        "infer/$1" > "$work/infer/$1"
-    if cmp -s "infer/$1" "$work/infer/$1"; then echo "infer/$1 has no such line: $2"; exit 1; fi
+        "$path" > "$work/$path"
+    if cmp -s "$path" "$work/$path"; then echo "$path has no such line: $2"; exit 1; fi
 }
 told() { if [ "$1" = 0 ]; then echo "MISSED  $2"; missed=1; else echo "seen    $2"; fi; }
 
@@ -66,25 +69,32 @@ mutate "padding outlasts its batch" sched.c 'for (; padding && padding == s->run
 mutate "a draft is accepted unseen" engine.c 'r->token[position] != token' 'r->token[position] == -1'
 mutate "the random number depends on the step" engine.c 'r, position);' 'r, position + index);'
 
-# Drafts need models: the rest is what make has built.
+# The others need models: the rest is what make has built.
 make -s build/tests || exit 1
-export OMP_NUM_THREADS=1
+export OMP_NUM_THREADS=1 SCHEDULES=4000
 REST=$(ls build/objects/*.o build/objects/[a-z]*/*.o | grep -v -e tests/ -e infer/http.o \
     -e objects/train.o -e objects/generate.o -e objects/serve.o -e objects/quantize.o -e objects/gpt.o -e bench/)
-HERE="build/objects/tests/main.o build/objects/tests/program.o build/objects/tests/test_speculation.o
-    build/objects/tests/test_schedules.o"
-mutate_draft() {
+HERE="build/objects/tests/main.o build/objects/tests/program.o"
+for test in speculation schedules served pipe; do HERE="$HERE build/objects/tests/test_$test.o"; done
+
+# What is broken, a change, and the tests that may notice.
+mutate_model() {
+    what=$1 file=$(path_of "$2")
     change "$2" "$3" "$4"
-    ${CC:-gcc} -iquote . -O1 -std=gnu11 -march=native -ffp-contract=off -fopenmp -c "$work/infer/$2" \
-        -o "$work/changed.o" || { echo "does not compile: $1"; exit 1; }
-    ${CC:-gcc} -fopenmp $HERE $(echo "$REST" | grep -v "/infer/${2%.c}.o") "$work/changed.o" -ljansson -lm \
-        -o "$work/tests" || { echo "does not link: $1"; exit 1; }
+    shift 4
+    ${CC:-gcc} -iquote . -O1 -std=gnu11 -march=native -ffp-contract=off -fopenmp -c "$work/$file" \
+        -o "$work/changed.o" || { echo "does not compile: $what"; exit 1; }
+    ${CC:-gcc} -fopenmp $HERE $(echo "$REST" | grep -v "/${file%.c}.o") "$work/changed.o" -ljansson -lm \
+        -o "$work/tests" || { echo "does not link: $what"; exit 1; }
+    "$work/tests" "$@" > "$work/output" 2>&1
+    told $? "$what"
+}
+mutate_draft() {
     case $2 in
-    speculate.c) "$work/tests" speculation/law speculation/draws speculation/ratio speculation/exact \
-                     speculation/lookup speculation/best > "$work/output" 2>&1 ;;
-    *) "$work/tests" schedules/served > "$work/output" 2>&1 ;;
+    speculate.c) mutate_model "$@" speculation/law speculation/draws speculation/ratio speculation/exact \
+                     speculation/lookup speculation/best speculation/reread speculation/learn ;;
+    *) mutate_model "$@" served/drawings schedules/served ;;
     esac
-    told $? "$1"
 }
 mutate_draft "every guess of a model is kept" speculate.c 'return model < draft ? model / draft : 1;' 'return 1;'
 mutate_draft "the chance forgets what the draft thought" speculate.c 'return model < draft ? model / draft : 1;' \
@@ -93,7 +103,22 @@ mutate_draft "what is left of a wrong guess is all of the law" speculate.c 'left
     'left += r[i] = (double)p[i] / model;'
 mutate_draft "guess and residual share their numbers" speculate.c 'uniform_at(o, RNG_RESIDUAL, draw)' \
     'uniform_at(o, RNG_ACCEPT, draw)'
+mutate_draft "the draft draws with the numbers that accept" speculate.c 'o->seed, RNG_DRAFT, draw' \
+    'o->seed, RNG_ACCEPT, draw'
+mutate_draft "the draft draws with the numbers of the residual" speculate.c 'o->seed, RNG_DRAFT, draw' \
+    'o->seed, RNG_RESIDUAL, draw'
+mutate_draft "the draft draws by other options than the model" speculate.c 'draw_weights(logits, spoken, o);' \
+    'draw_weights(logits, spoken, &(SampleOptions){.temperature = 1, .top_p = 1});'
+mutate_draft "weights of a draft are those of its first guess" speculate.c \
+    'return d->model ? d->weights + i * model_config(d->model)->vocab : NULL;' \
+    'return d->model ? d->weights : NULL;'
+mutate_draft "a draft goes on from a text that it read before" speculate.c '&& d->held[same] == text[same]) same++' \
+    ') same++'
+mutate_draft "a draft has nothing to read and guesses all the same" speculate.c 'same < count - 1 && d->held' \
+    'same < count && d->held'
 mutate_draft "a guess costs nothing" speculate.c '(seconds[g] + (double)g * draft_seconds)' 'seconds[g]'
+mutate_draft "what was learned of guesses is forgotten at once" speculate.c 's->kept = 0.98 * s->kept + accepted' \
+    's->kept = accepted'
 mutate_draft "weights are those of another guess" served_guess.c \
     'g->weights + at * model_config(g->model)->vocab' \
     'g->weights'
@@ -102,4 +127,21 @@ mutate_draft "a guess is drawn at its neighbour's place" served_guess.c \
     'position = r->past + known_tokens(r) + round + 1;'
 mutate_draft "the last guess is not read" served_guess.c 'if (!r.n) continue;' \
     'if (!r.n || (round && round == row[i].request->drafted)) continue;'
+mutate_draft "a guess is drawn as for the first answer of a call" served_guess.c 'd.first + position)' 'position)'
+mutate_draft "a token is drawn as for the first answer of a call" served_guess.c \
+    'uint64_t draw = d->first + position;' 'uint64_t draw = position;'
+mutate_draft "guesses behind a prompt whose logits are wanted stand elsewhere" served_guess.c \
+    's->first[index] + r->draw_from - r->logits_from + round' 's->first[index] + round'
+mutate_draft "blocks of a draft are not copied" served.c 'if (g) blocks_copy' 'if (!s) blocks_copy'
+mutate_draft "blocks of a draft are not swapped" served.c 'if (g) blocks_load' 'if (!s) blocks_load'
+mutate_model "a writer that is heard first is not made to wait" pipe.c \
+    'if (p->o->readers && from->writes && !a->begun) {' 'if (p->o->readers && from->writes && a->ended) {' pipe/order
+mutate_model "texts that begin in one block are read as if they went on alike" kernels/attention.c \
+    'a->first + most && a->block[i] == b->block[i]) i++;' 'a->first + most && a->block[0] == b->block[0]) i++;' \
+    schedules/served
+mutate_model "what is read together ends within a tile" kernels/attention.c \
+    'return smaller(same, most) / tile * tile;' 'return smaller(same, most);' schedules/served
+mutate_model "a group that a wrong guess has rounded stays so" model/keep_attention.c \
+    'size_t sealed = keep_rounded(s->o, t->past + t->done);' \
+    'size_t sealed = keep_rounded(s->o, t->past + t->done + 2);' schedules/served
 exit $missed

@@ -176,11 +176,32 @@ static void check_closed(int to, double seconds, const char *what) {
           seconds_now() - start);
 }
 
-static void say(const Server *s, const char *text) {
+static Response hear_of(const Server *s, const char *text) {
     int to = client_open(s);
     client_send(to, text, strlen(text));
-    Response r = client_read(to, 5);
+    return client_read(to, 5);
+}
+
+static void say(const Server *s, const char *text) {
+    Response r = hear_of(s, text);
     CHECK(r.status == 0 || r.status >= 400, "%s: %d", text, r.status);
+}
+
+// One request to a proxy and two to us, if a body's end is read in two ways: an error, and the other is not answered.
+static void say_two_ways(const Server *s) {
+    static const char *const ways[] = {
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "Content-Length: 0\r\nContent-Length: 3\r\n\r\n",
+        "Content-Length: +0\r\n\r\n", "Content-Length: 0x0\r\n\r\n", "Content-Length: 0, 0\r\n\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n",
+    };
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        Response r = hear_of(s, xprintf("POST /tokenize HTTP/1.1\r\nHost: x\r\n%s"
+                                        "GET /health HTTP/1.1\r\nHost: x\r\n\r\n", ways[i]));
+        CHECK((r.status == 0 || r.status >= 400) && !strstr(r.body, "HTTP/1.1 2"), "%s: %d %s", ways[i], r.status,
+              r.body);
+    }
 }
 
 static void say_nonsense(const Server *s) {
@@ -194,6 +215,7 @@ static void say_nonsense(const Server *s) {
         "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     };
     for (size_t i = 0; i < sizeof nonsense / sizeof *nonsense; i++) say(s, nonsense[i]);
+    say_two_ways(s);
     size_t many = 1 << 16;
     char *header = xmalloc(many + 1);
     memset(header, 'x', many);
@@ -344,6 +366,37 @@ static void drain(void) {
     close(held);
 }
 
+// A signal while many write, wait, read nothing, have half said what they want, say nothing, or have just gone.
+static void drain_many(void) {
+    enum { KINDS = 7, EACH = 4, ASKING = 5 };
+    static const char half[] = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
+    Server s;
+    int to[KINDS * EACH];
+    train_run();
+    if (!server_start(&s, ROOM "--grace 1 --running 3 --queue 40 --connections 64 --idle 5")) return;
+    for (int i = 0; i < KINDS * EACH; i++) {
+        int kind = i % KINDS, small = 4096;
+        to[i] = client_open(&s);
+        if (kind == 0) setsockopt(to[i], SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+        if (kind < 2) client_post(to[i], COMPLETIONS, "{'prompt': 'Once', 'max_tokens': 65000, 'stream': true}");
+        if (kind == 2) client_post(to[i], COMPLETIONS, "{'prompt': 'Once', 'max_tokens': 65000}");
+        if (kind == 3 || kind == 4) client_post(to[i], COMPLETIONS, SHORT);
+        if (kind == 5) client_send(to[i], half, sizeof half - 1);
+    }
+    metric_becomes(&s, RECEIVED, ASKING * EACH, 20);
+    for (int i = 1; i < KINDS * EACH; i += KINDS) close(to[i]);
+    kill(s.process, SIGTERM);
+    Result r = server_wait(&s);
+    const char *at = strstr(r.out, " received, ");
+    size_t sum = 0;
+    for (const char *next = at; next && *next && *next != '\n'; next++)
+        if (next[0] == ',' && next[1] == ' ') sum += strtoul(next + 2, NULL, 10);
+    CHECK(r.status == 0 && strstr(r.out, "20 received, ") && sum == ASKING * EACH, "%d, %zu ends: %s%s", r.status, sum,
+          r.out, r.error);
+    for (int i = 0; i < KINDS * EACH; i++)
+        if (i % KINDS != 1) close(to[i]);
+}
+
 static const Test tests[] = {
     {"http/disconnects", "clients that go away in every state: each request ends once, and gives its blocks back",
      disconnects},
@@ -351,5 +404,6 @@ static const Test tests[] = {
     {"http/faults", "nonsense, too much, too little, readers that do not read, many: descriptors and memory stay",
      faults},
     {"http/drain", "a signal under load: what can be finished is, the rest is cancelled; a second one ends it", drain},
+    {"http/drain-many", "a signal among clients of all kinds: it ends in time, and each request once", drain_many},
 };
 REGISTER_TESTS(tests)

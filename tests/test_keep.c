@@ -589,7 +589,8 @@ static void test_room(void) {
     Rng r = rng_stream(14, RNG_TEST, 0);
     for (size_t i = 0; i < 300; i++) {
         KeepOptions o = {.policy = KV_POLICY_full, .bits = i % 4 ? 4 : 32, .group = 2 + rng_below(&r, 40),
-                         .residual = rng_below(&r, 50), .sealed = 1 + rng_below(&r, 9)};
+                         .residual = rng_below(&r, 50), .sealed = 1 + rng_below(&r, 9),
+                         .ahead = rng_below(&r, 2) * rng_below(&r, 40)};
         size_t slots = rng_below(&r, 400), n = keep_room(&o, slots);
         CHECK(keep_most(&o, 1, 0, n) <= slots && keep_most(&o, 1, 0, n + 1) > slots,
               "%zu tokens in %zu slots, groups of %zu in %zu behind %zu", n, slots, o.group, o.sealed, o.residual);
@@ -705,7 +706,7 @@ static void test_commands(void) {
     static const char *const wrong[] = {
         "--questions 5", "--questions 2 --tokens 5", "--questions 3 --known --others", "--questions 2 --others",
         "--receipt x.json", "--plan", "--rows 3", "--known", "--kv-policy oracle --kv-budget 9",
-        "--kv-policy window --kv-budget 9 --draft lookup", "--kv-bits 4 --draft lookup", "--kv-group 8",
+        "--kv-policy window --kv-budget 9 --draft lookup", "--kv-group 8",
         "--kv-policy pool --kv-budget 3 --kv-bits 16"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         Result r = generate(xprintf("--run run %s", wrong[i]));

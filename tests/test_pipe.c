@@ -174,6 +174,64 @@ static void same_bits(void) {
     CHECK(preempted > 50, "only %zu preemptions, in pools that are too small", preempted);
 }
 
+// ---- who is heard first --------------------------------------------------------------------------
+// Each worker has a socket of its own, and a writer may be heard before the reader of the same request. Made so on
+// purpose: the reader draws the first token of SECOND only when the parent is within the news of FIRST; there it stays
+// until the writer has drawn a third token of SECOND, so that it has sent the one before. The writer is heard next.
+enum { FIRST, SECOND };
+typedef struct { _Atomic bool first_heard; _Atomic size_t drawn; } Signs;      // drawn: tokens of SECOND
+static Signs *signs;
+
+static void wait_for(bool (*come)(void), const char *what) {
+    double from = seconds_now();
+    while (!come() && seconds_now() - from < 60) usleep(1000);
+    CHECK(come(), "%s does not come", what);
+}
+static bool first_is_heard(void) { return signs->first_heard; }
+static bool third_is_drawn(void) { return signs->drawn >= 3; }
+
+static int sample_in_turn(void *self, const StepRow *row, size_t index, size_t i, const Request *r, size_t position) {
+    if (r->seed == SECOND && !signs->drawn) wait_for(first_is_heard, "the news of the first request");
+    int token = sample_of_served(self, row, index, i, r, position);
+    if (r->seed == SECOND) signs->drawn++;
+    return token;
+}
+static void receive_late(void *owner, size_t request, int token, double time) {
+    receive_one(owner, request, token, time);
+    signs->first_heard = true;
+    if (request == FIRST) wait_for(third_is_drawn, "a third token");
+}
+
+static void writer_first(void) {
+    enum { BOTH = 2 };
+    const Case c = {"--attn mha", keep_everything(), false, true, WIDE};
+    omp_set_num_threads(1);
+    Config config = config_of("--width 32 --heads 4 --context 96 --ffn-width 40 --init-scale 10", c.flags, VOCAB);
+    Model *m = model_new(&config, false);
+    Asked asked[REQUESTS];
+    Got one[REQUESTS] = {0}, two[BOTH] = {0};
+    ask(asked);
+    asked[FIRST].answer = 1, asked[SECOND].answer = 5;
+    watched.logits = shared_logits(), alone(m, &c, asked, one);
+    signs = (void *)shared_logits();
+    Served *s = serve_of(m, &c);
+    Backend b = backend_of(s);
+    b.sample = sample_in_turn;
+    PipeOptions o = {.readers = 1, .writers = 1, .link = INFINITY, .overlap = true, .sched = sched_of(&c),
+                     .blocks = c.blocks, .block = c.block, .served = s, .backend = b, .threads = 1,
+                     .start = seconds_now(), .emit = receive_late, .owner = two};
+    o.sched.running = 1;                                        // the reader has told of FIRST before it reads SECOND
+    Pipe *p = pipe_new(&o, BOTH);
+    const char *reason = NULL;
+    for (size_t i = 0; i < BOTH; i++) pipe_submit(p, asked[i].prompt, asked[i].n, asked[i].answer, 0);
+    while (!reason && pipe_flying(p)) reason = pipe_wait(p, INFINITY);
+    if (!reason) reason = pipe_end(p);
+    CHECK(!reason && signs->drawn == asked[SECOND].answer, "%s; %zu tokens", reason ? reason : "ended", signs->drawn);
+    for (size_t i = 0; i < BOTH; i++)
+        CHECK(!memcmp(&one[i], &two[i], sizeof *one), "request %zu is heard in another order than it was written", i);
+    pipe_free(p), served_free(s), model_free(m);
+}
+
 // ---- one cache into another ----------------------------------------------------------------------
 
 // Per token 2 layers of 2 heads of keys and values of 16 numbers; in groups of 16 each with two half floats: then bits
@@ -361,6 +419,7 @@ static void stopped(void) {
 
 static const Test tests[] = {
     {"pipe/bits", "two processes: tokens and logits of one, whatever the mixers remember, and the link is", same_bits},
+    {"pipe/order", "a writer that is heard before the reader: its tokens wait for the first one", writer_first},
     {"pipe/bytes", "what crosses the link is k bytes for each token, by the ratio of the bits", bytes},
     {"pipe/link", "a throttled link: every byte, in order, not faster than it may", throttled},
     {"pipe/nobody", "a link whose other end has gone ends too", nobody_listens},

@@ -112,13 +112,13 @@ static void kept(void) {
         {.policy = KV_POLICY_window, .budget = 9, .bits = 32}, {.policy = KV_POLICY_h2o, .budget = 7, .bits = 32},
         {.policy = KV_POLICY_sink, .budget = 6, .from = 1, .bits = 16, .packed = true},
         {.policy = KV_POLICY_snapkv, .budget = 8, .bits = 32}, {.policy = KV_POLICY_pool, .budget = 6, .bits = 32},
-        {.policy = KV_POLICY_full, .bits = 2, .group = 4, .residual = 2},
+        {.policy = KV_POLICY_full, .bits = 2, .group = 4, .residual = 2, .ahead = 3},
         {.policy = KV_POLICY_full, .bits = 32, .quant = WEIGHTS_int8}};
     Model *m = open_model("--attn gqa --kv-heads 2");
     for (size_t i = 0; i < sizeof keep / sizeof *keep; i++) {
         char *name = xprintf("policy %d, %zu bits", keep[i].policy, keep[i].bits);
         SchedOptions o = {.budget = 40, .running = 6, .chunk = 9, .watermark = 0, .admit = ADMIT_chunk};
-        Tried tried = {.forks = i % 2, .keep = &keep[i]};
+        Tried tried = {.forks = i % 2, .drafts = keep[i].ahead > 0, .keep = &keep[i]};      // most of them are wrong
         check_engine(name, m, o, 200, 3, tried);
         size_t preempted = check_engine(name, m, o, 14, 3, tried).preempted;
         o.preempt = PREEMPT_swap;
@@ -164,6 +164,60 @@ static void forks(void) {
     static const char *const flags[] = {"", "--attn mla", "--attn gla+mha", "--attn delta",
                                         "--attn linear+swa --window 7", "--attn mamba2"};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_forks(flags[i]);
+}
+
+// Answers that draw by other numbers than their seed's first ones, as those of one call to ./serve --port do: the draft
+// and the model begin at the same place. A draft that is the model then loses no guess, and no draft moves a token.
+enum { TEXTS = 4 };
+static Drawing further(void *owner, const Request *r) {
+    return (Drawing){*(const SampleOptions *)owner, (r->seed + 1) << 40};
+}
+
+// tight: in a pool that is too small, and logits of all prompts are wanted: who is preempted reads his prompt and what
+// he wrote in one row, and is guessed behind it.
+static size_t write_further(Model *m, Model *draft, bool ratio, size_t guesses, bool tight, Asked *a) {
+    SampleOptions sampling = sample_defaults(SEED, 0);
+    SchedOptions o = {.budget = 64, .running = TEXTS, .chunk = 64, .admit = ADMIT_chunk};
+    size_t blocks = tight ? 10 : 200;
+    Pool *pool = pool_new(blocks, 4, 0, 1, 64);
+    Sched *sched = sched_new(o, pool);
+    Served *served = served_new(m, blocks, 4, TEXTS, 0, sampling, VOCAB);
+    served->drawing = further, served->owner = &sampling;
+    Engine e = {.sched = sched, .backend = served_backend(served), .emit = receive, .owner = a, .guesses = guesses,
+                .guess = draft_guess};
+    if (draft) e.draft = draft_elsewhere(SIZE_MAX), served_guess(served, draft, ratio, SIZE_MAX, TEXTS, 0);
+    for (size_t i = 0; i < TEXTS; i++) {                        // one prompt: only their numbers make them different
+        a[i] = a[0], a[i].got = 0;
+        Request *r = sched_submit(sched, a[i].prompt, a[i].n, a[i].n + ANSWER, 0, 0);
+        r->seed = i, r->fresh = tight;
+    }
+    while (engine_step(&e, 0)) {}
+    CHECK(!tight == !sched_counters(sched)->preempted, "%zu preempted", sched_counters(sched)->preempted);
+    size_t rejected = sched_counters(sched)->rejected;
+    draft_free(e.draft), engine_free(&e), served_free(served), sched_free(sched), pool_free(pool);
+    return rejected;
+}
+
+static void drawings(void) {
+    Model *m = open_model(""), *same = open_model(""), *other = open_model("--layers 1");
+    Asked plain[REQUESTS], exact[REQUESTS], ratio[REQUESTS], again[REQUESTS];
+    ask(plain), ask(exact), ask(ratio), ask(again);
+    write_further(m, NULL, false, 0, false, plain);
+    for (int i = 1; i < TEXTS; i++)
+        CHECK(memcmp(plain[0].answer, plain[i].answer, sizeof plain->answer), "answer %d is the first one", i);
+    write_further(m, other, true, 1, false, ratio);
+    for (size_t guesses = 1; guesses < 6; guesses++) {
+        CHECK(write_further(m, same, false, guesses, false, exact) == 0, "guesses of the model itself are rejected");
+        CHECK(!memcmp(plain, exact, TEXTS * sizeof *plain), "%zu guesses of the model itself: another text", guesses);
+        CHECK(write_further(m, other, false, guesses, false, exact) > 0, "every guess of another model is kept");
+        CHECK(!memcmp(plain, exact, TEXTS * sizeof *plain), "%zu guesses of another model: another text", guesses);
+        for (int tight = 0; tight < 2; tight++) {
+            write_further(m, other, true, guesses, tight, again);
+            CHECK(!memcmp(ratio, again, TEXTS * sizeof *plain), "by ratio, %zu guesses, tight %d: another text",
+                  guesses, tight);
+        }
+    }
+    model_free(m), model_free(same), model_free(other);
 }
 
 static Result serve(const char *flags) {
@@ -216,7 +270,8 @@ static void kept_commands(void) {
     static const char *const wrong[] = {
         "--kv-policy window", "--kv-policy sink --kv-budget 9 --prefix-cache", "--kv-policy oracle --kv-budget 9",
         "--kv-policy sink --kv-budget 9 --draft lookup --gamma 2", "--kv-bits 4 --clock model", "--kv-tier t",
-        "--kv-policy sink --kv-budget 9 --calibrate c.json", "--kv-budget 9"};
+        "--kv-policy sink --kv-budget 9 --calibrate c.json", "--kv-budget 9",
+        "--kv-bits 4 --prefix-cache", "--kv-bits 2 --draft run --gamma 3"};
     for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
         Result first = serve(of[i]), others = serve(xprintf("%s %s", of[i], small));
         CHECK(strstr(first.out, "kept      ") && !strcmp(receipt_of(first), receipt_of(others)), "%s: %s%s", of[i],
@@ -229,6 +284,9 @@ static void kept_commands(void) {
     }
     Result plain = serve("--kv-quant int8"), guessed = serve("--kv-quant int8 --draft lookup --gamma 3 --prefix-cache");
     CHECK(!strcmp(receipt_of(plain), receipt_of(guessed)), "%s%s", guessed.out, guessed.error);
+    Result rounded = serve(of[1]), ahead = serve(xprintf("%s --temperature 0 --draft lookup --gamma 5", of[1]));
+    CHECK(strcmp(receipt_of(rounded), "none") && !strcmp(receipt_of(serve(xprintf("%s --temperature 0", of[1]))),
+                                                         receipt_of(ahead)), "%s%s", ahead.out, ahead.error);
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         Result r = serve(wrong[i]);
         CHECK(r.status == 2 && count_lines(r.error) == 1, "%s: status %d: %s", wrong[i], r.status, r.error);
@@ -399,6 +457,7 @@ static const Test tests[] = {
     {"served/sizes", "measured steps: all that a budget and a pool allow, and no others", sizes},
     {"served/alone", "requests through a small pool get the tokens that ./generate draws for each alone", alone},
     {"served/forks", "texts that share a prompt, and drafts that are rejected, whatever the mixers remember", forks},
+    {"served/drawings", "answers that draw by later numbers: draft and model begin at the same place", drawings},
     {"served/drafts", "./serve --draft DIR: one receipt by exact, one by ratio, whatever the scheduler did", drafts},
     {"served/kept", "the same with caches that keep less, and give blocks back", kept},
     {"served/full-disk", "records and a receipt that cannot be written: one line, and the old ones stay", full_disk},

@@ -57,6 +57,7 @@ static void *block[MOST_BLOCKS];   // everything allocated by this input; some o
 static size_t blocks;
 
 int __sanitizer_get_ownership(const volatile void *p);   // of AddressSanitizer; GCC installs no header for it
+void __asan_describe_address(void *p);
 void *__real_malloc(size_t bytes);
 void *__real_calloc(size_t count, size_t each);
 void *__real_realloc(void *old, size_t bytes);
@@ -112,6 +113,15 @@ void __wrap_free(void *p) {
 static void free_blocks(void) {
     while (blocks > 0)
         if (__sanitizer_get_ownership(block[--blocks])) __real_free(block[blocks]);
+}
+
+// By address: what a library frees for us is not counted.
+void fuzz_check_freed(void) {
+    for (size_t i = 0; watching && i < blocks; i++)
+        if (__sanitizer_get_ownership(block[i])) {
+            __asan_describe_address(block[i]);
+            fuzz_fault("memory is never freed");
+        }
 }
 
 // ---- failures ----------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ extern const Target fuzz_targets[];                     // the last one has no n
 void fuzz_begin(const char *name);                      // chooses the target, makes the scratch directory
 void fuzz_one(const char *input, size_t bytes);
 const char *fuzz_path(const char *name);                // inside the scratch directory
+void fuzz_check_freed(void);                            // a finding, unless the body has freed all that it allocated
 _Noreturn void fuzz_fault(const char *format, ...) PRINTF_LIKE(1, 2);   // a finding: aborts
 
 // Puts the input into the scratch directory as a file; fuzz_put_tensors as safetensors, made of a line

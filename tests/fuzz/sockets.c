@@ -1,14 +1,29 @@
 // sockets.c: the server behind a socket: bytes come in pieces (0xFF stands between them), in one thread and with an
-// engine of a tiny model, which makes a step whenever a request waits for one. Whatever comes, the server does not end,
-// each request ends once, and no block of the pool stays taken.
+// engine of a tiny model, which makes a step whenever a request waits for one. Bytes behind 0xFE say what happens while
+// an answer is sent as it comes: the client reads all, little or nothing, goes, or its time is over. Whatever comes,
+// the server does not end, each request ends once, no block of the pool stays taken and no byte of memory.
 #include "infer/live.h"
 #include "tests/fuzz/fuzz.h"
 #ifdef HTTP
+#include <poll.h>
 static void step_instead(Live *l, Call *c, double seconds);
+static int wait_instead(pthread_cond_t *back, pthread_mutex_t *lock);
+static int poll_instead(struct pollfd *p, nfds_t count, int wait);
 #endif
+#define pthread_create(thread, how, run, self) ((void)(run), 0)
+#define pthread_join(thread, result) ((void)0)
+#define pthread_cond_wait wait_instead
+#define LOOK BETWEEN_LOOKS
+#include "infer/streams.c"
+#undef LOOK
+#undef pthread_create
+#undef pthread_join
+#undef pthread_cond_wait
 #define live_wait step_instead
+#define poll poll_instead
 #include "infer/http.c"
 #undef live_wait
+#undef poll
 
 #ifndef HTTP
 void prepare_http(void) {}
@@ -33,41 +48,84 @@ static size_t connections(void) {
     return i ? i->num_connections : 0;
 }
 
-// What the server says is HTTP from its first byte on; `seen` bytes were looked at before.
-static size_t listen_to(int client, size_t seen) {
+// ---- the client ------------------------------------------------------------------------------------
+typedef enum { READS, READS_LITTLE, READS_NOTHING, HALF_GONE, GONE, IN_TIME, SERVER_ENDS, NO_STEP, MOODS } Mood;
+static struct { int socket; size_t seen; const unsigned char *mood; size_t moods, turns; } client;
+
+// What the server says is HTTP from its first byte on.
+static void listen_to(size_t most) {
     static const char begins[] = "HTTP/1.";
     char part[4096];
-    for (ssize_t n; (n = recv(client, part, sizeof part, MSG_DONTWAIT)) > 0; seen += (size_t)n)
-        for (size_t i = 0; i < (size_t)n && seen + i < sizeof begins - 1; i++)
-            if (part[i] != begins[seen + i]) fuzz_fault("it answers with \"%.*s\"", (int)n, part);
-    return seen;
+    for (ssize_t n; client.socket >= 0 && most; client.seen += (size_t)n, most -= (size_t)n) {
+        n = recv(client.socket, part, smaller(most, sizeof part), MSG_DONTWAIT);
+        if (n <= 0) return;
+        for (size_t i = 0; i < (size_t)n && client.seen + i < sizeof begins - 1; i++)
+            if (part[i] != begins[client.seen + i]) fuzz_fault("it answers with \"%.*s\"", (int)n, part);
+    }
 }
 
-static void run_server(int client, size_t *seen, size_t turns) {
+static void go_away(void) {
+    if (client.socket >= 0) close(client.socket);
+    client.socket = -1;
+}
+
+// One moment of whoever reads an answer as it comes. In the end he reads, so that all of it can come to an end.
+static Mood be_moody(void) {
+    Mood m = client.moods ? (Mood)(*client.mood % MOODS) : READS;
+    if (client.moods) client.mood++, client.moods--;
+    if (client.turns++ > 20000) fuzz_fault("a stream does not end");
+    if (m == READS || m == READS_LITTLE) listen_to(m == READS ? SIZE_MAX : 64);
+    if (m == HALF_GONE && client.socket >= 0) shutdown(client.socket, SHUT_WR);
+    if (m == GONE) go_away();
+    return m;
+}
+
+// Instead of the thread of all streams: a step, and then what that thread does.
+static int wait_instead(pthread_cond_t *back, pthread_mutex_t *lock) {
+    Streams *s = http.streams;
+    Mood m = be_moody();
+    (void)back;
+    for (Stream *x = s->first; m == IN_TIME && x; x = x->next) x->until = 1e-9;
+    s->over |= m == SERVER_ENDS;
+    pthread_mutex_unlock(lock);
+    if (m != NO_STEP) live_turn(http.live, false);
+    pthread_mutex_lock(lock);
+    send_news(s, seconds_now(), true);
+    return 0;
+}
+
+static int poll_instead(struct pollfd *p, nfds_t count, int wait) {
+    Mood m = be_moody();
+    (void)wait;
+    return m == IN_TIME || m == SERVER_ENDS ? 0 : poll(p, count, 0) > 0 || m != READS_NOTHING;
+}
+
+static void run_server(size_t turns) {
     for (size_t i = 0; i < turns && connections(); i++) {
         MHD_run(server);
-        *seen = listen_to(client, *seen);
+        listen_to(SIZE_MAX);
     }
 }
 
 static void talk(const char *input, size_t bytes) {
-    enum { TURNS = 1000 };
+    enum { TURNS = 1000, LEAST = 1 };                   // the kernel makes of it the smallest buffer that it has
     int pair[2];
-    size_t seen = 0;
     struct sockaddr_in nobody = {.sin_family = AF_INET};
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair)) fuzz_fault("no sockets: %s", strerror(errno));
     fcntl(pair[1], F_SETFL, O_NONBLOCK);
+    setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &(int){LEAST}, sizeof(int));
     if (MHD_add_connection(server, pair[1], (struct sockaddr *)&nobody, sizeof nobody) != MHD_YES)
         fuzz_fault("the server takes no connection");
-    for (const char *at = input, *end = input + bytes, *cut; at < end; at = cut + 1) {
+    client.socket = pair[0], client.seen = client.turns = 0;
+    for (const char *at = input, *end = input + bytes, *cut; at < end && client.socket >= 0; at = cut + 1) {
         cut = memchr(at, 0xFF, (size_t)(end - at));
         if (!cut) cut = end;
         if (send(pair[0], at, (size_t)(cut - at), MSG_NOSIGNAL | MSG_DONTWAIT) < 0) break;
-        run_server(pair[0], &seen, 3);
+        run_server(3);
     }
-    run_server(pair[0], &seen, 6);
-    if (bytes % 2) shutdown(pair[0], SHUT_WR), run_server(pair[0], &seen, TURNS);
-    close(pair[0]);
+    run_server(6);
+    if (bytes % 2 && client.socket >= 0) shutdown(client.socket, SHUT_WR), run_server(TURNS);
+    go_away();
     for (size_t i = 0; connections(); i++) {
         MHD_run(server);
         if (i > TURNS) fuzz_fault("a connection that was closed stays open");
@@ -76,6 +134,10 @@ static void talk(const char *input, size_t bytes) {
 }
 
 void ask_server(const char *input, size_t bytes) {
+    const char *moods = memchr(input, 0xFE, bytes);
+    client.mood = (const unsigned char *)(moods ? moods + 1 : input + bytes);
+    client.moods = (size_t)(input + bytes - (const char *)client.mood);
+    if (moods) bytes = (size_t)(moods - input);
     SchedOptions o = {.budget = 16, .running = RUNNING, .chunk = 8, .prefix_cache = true};
     SampleOptions sampling = sample_defaults(1, 0);
     Model *model = model_new(&config, false);
@@ -88,7 +150,9 @@ void ask_server(const char *input, size_t bytes) {
     http.o.key = bytes % 3 ? "" : "key";
     http.speaker = speaker_new("fuzz", words, VOCAB, LONGEST, 6, sampling, CHAT_auto);
     http.live = live_new(http.told, sched, pool, served, words);
+    http.streams = streams_new(http.live);
     talk(input, bytes);
+    streams_end(http.streams), streams_free(http.streams);
     for (size_t turns = 0; live_turn(http.live, true); turns++)
         if (turns > 10000) fuzz_fault("the engine does not come to an end");
     LiveStats s = live_stats(http.live);
@@ -100,6 +164,7 @@ void ask_server(const char *input, size_t bytes) {
     if (wrong) fuzz_fault("%s", wrong);
     live_free(http.live), speaker_free(http.speaker), tokenizer_free(words);
     served_free(served), sched_free(sched), pool_free(pool), model_free(model);
+    fuzz_check_freed();
 }
 
 void prepare_http(void) {
