@@ -403,7 +403,7 @@ static bool publish(Live *l, Answer *a) {
         double since = a->noted ? a->last : c->arrival;
         observe(a->noted ? &s->gap : &s->ttft, s->now - since);
         if (!a->noted) a->first = s->now;
-        a->last = s->now, s->tokens += a->drawn - a->noted, a->noted = a->count = a->drawn;
+        a->last = s->now, s->tokens += a->drawn - a->noted, a->count = a->noted = a->drawn;
     }
     c->news = true;
     if (c->listened) l->ring = l->unsaid = true;
