@@ -102,20 +102,24 @@ static double price_of(const Service *run, const Step *step) {
                           : seconds;
 }
 
-// How fast the machine was in each second: memory that others share is not always as fast.
-static void note_second(Service *run, double start, double took, double priced) {
-    size_t i = (size_t)start, had = run->seconds;
+// How fast the machine was in each stretch: memory that others share is not always as fast. By the quarter of a second,
+// since the tail of waits is made while it is slow, which is often over in less than a second: by the second, a slow
+// half of one would be spread over a good half.
+static const double STRETCH = 0.25;
+static void note_stretch(Service *run, double start, double took, double priced) {
+    size_t i = (size_t)(start / STRETCH), had = run->stretches;
     if (i >= had) {
-        run->second = xrealloc(run->second, size_mul(run->seconds = i + 1, sizeof *run->second));
-        memset(run->second + had, 0, (run->seconds - had) * sizeof *run->second);
+        run->stretch = xrealloc(run->stretch, size_mul(run->stretches = i + 1, sizeof *run->stretch));
+        memset(run->stretch + had, 0, (run->stretches - had) * sizeof *run->stretch);
     }
-    run->second[i].took += took, run->second[i].priced += priced;
+    run->stretch[i].took += took, run->stretch[i].priced += priced;
 }
 
-// Of a second without steps, that of all.
+// Of a stretch without steps, that of all.
 static double pace_at(const Service *timed, double now) {
-    size_t i = now < (double)timed->seconds ? (size_t)now : timed->seconds - 1;
-    return timed->second[i].priced > 0 ? timed->second[i].took / timed->second[i].priced : timed->busy / timed->priced;
+    size_t last = timed->stretches - 1, i = now / STRETCH < (double)last ? (size_t)(now / STRETCH) : last;
+    return timed->stretch[i].priced > 0 ? timed->stretch[i].took / timed->stretch[i].priced
+                                        : timed->busy / timed->priced;
 }
 
 // Room for the next power of two.
@@ -147,7 +151,7 @@ bool answers_advance(Service *run) {
     engine_finish(&run->engine, step);
     run->now = run->real ? seconds_now() - run->start : run->now + seconds;
     run->busy += run->now - start;
-    if (run->real && run->o.clock == CLOCK_both) note_second(run, start, run->now - start, seconds);
+    if (run->real && run->o.clock == CLOCK_both) note_stretch(run, start, run->now - start, seconds);
     run->held += (run->now - start) * held;
     if (*run->o.picture && !run->timed) note_span(run, (Span){start, run->now, {rows, held, waiting}});
     note_times(run, step);

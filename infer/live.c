@@ -4,6 +4,8 @@
 #include "lib/numeric.h"
 #include <errno.h>
 #include <math.h>
+#include <omp.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -18,6 +20,8 @@ struct Live {
     pthread_mutex_t lock;
     pthread_cond_t work, heard;
     bool ring, unsaid;                           // for whoever hears; the engine's: it has not been woken yet
+    size_t listened;                             // calls whose news are for whoever hears
+    _Atomic bool drawing;                        // they come one after the other now
     Call *first, *last;                          // calls that have come, or have something to say
     Call *calls;                                 // all that were submitted and not freed
     size_t open;                                 // answers that have not ended
@@ -130,7 +134,7 @@ Progress live_progress(const Answer *a) {
 
 void live_listen(Live *l, Call *c, bool listen) {
     pthread_mutex_lock(&l->lock);
-    c->listened = listen;
+    l->listened += (size_t)listen - (size_t)c->listened, c->listened = listen;
     pthread_mutex_unlock(&l->lock);
 }
 
@@ -142,6 +146,10 @@ void live_ring(Live *l) {
 }
 
 void live_hear(Live *l, double seconds) {
+    if (l->drawing) {
+        sched_yield();
+        return;
+    }
     pthread_mutex_lock(&l->lock);
     if (!l->ring) wait_until(&l->heard, &l->lock, seconds);
     l->ring = false;
@@ -300,6 +308,7 @@ static void receive(void *owner, Request *r, const int *token, size_t count) {
     const Live *l = owner;
     Answer *a = r->owner;
     for (size_t i = 0; i < count; i++) a->token[a->drawn] = token[i], a->step[a->drawn++] = l->steps;
+    if (l->drawing && r->state != STATE_ENDED) a->count = a->drawn;      // an end is said together with its reason
 }
 
 Live *live_new(LiveOptions o, Sched *sched, Pool *pool, Served *served, const Tokenizer *words) {
@@ -389,12 +398,12 @@ static bool publish(Live *l, Answer *a) {
     LiveStats *s = &l->stats;
     Call *c = a->call;
     bool ended = a->request->state == STATE_ENDED;
-    if (a->drawn == a->count && !ended) return true;
-    if (a->drawn > a->count) {
-        double since = a->count ? a->last : c->arrival;
-        observe(a->count ? &s->gap : &s->ttft, s->now - since);
-        if (!a->count) a->first = s->now;
-        a->last = s->now, s->tokens += a->drawn - a->count, a->count = a->drawn;
+    if (a->drawn == a->noted && !ended) return true;
+    if (a->drawn > a->noted) {
+        double since = a->noted ? a->last : c->arrival;
+        observe(a->noted ? &s->gap : &s->ttft, s->now - since);
+        if (!a->noted) a->first = s->now;
+        a->last = s->now, s->tokens += a->drawn - a->noted, a->count = a->noted = a->drawn;
     }
     c->news = true;
     if (c->listened) l->ring = l->unsaid = true;
@@ -520,12 +529,24 @@ static bool look_around(Live *l, bool stopped) {
     return true;
 }
 
+// One thread draws, while the cores of all others have nothing to do: whoever hears sends what is drawn there, token by
+// token, and not beside the next step, which wants all cores.
+static void say_while_drawing(Live *l) {
+    if (omp_get_max_threads() == 1) return;
+    pthread_mutex_lock(&l->lock);
+    if (l->listened) l->drawing = l->ring = true;
+    pthread_mutex_unlock(&l->lock);
+    if (l->drawing) pthread_cond_signal(&l->heard);
+}
+
 static void work(Live *l) {
     double start = now_of(l);
     l->steps++;
     Step *step = engine_schedule(&l->engine, start);
+    if (step->rows) say_while_drawing(l);
     engine_finish(&l->engine, step);
     pthread_mutex_lock(&l->lock);
+    l->drawing = false;
     l->stats.now = now_of(l);
     count_step(l, step, start);
     publish_all(l);

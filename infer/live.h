@@ -23,7 +23,8 @@ typedef struct {
     double first, last;          // when its first and its latest token came
     // The engine's own.
     Request *request;
-    size_t drawn; Why asked;     // asked: it is to end for this reason
+    size_t drawn, noted;         // tokens; of these, those that the statistics know of
+    Why asked;                   // it is to end for this reason
     bool started, counted;
 } Answer;
 
@@ -90,7 +91,8 @@ Submitted live_submit(Live *l, Call *c);
 void live_wait(Live *l, Call *c, double seconds);
 typedef struct { size_t count; Why why; } Progress;
 Progress live_progress(const Answer *a);                  // without the lock
-// One thread for many calls: a step with news of any that are listened to wakes it once; so does a ring.
+// One thread for many calls: a step with news of any that are listened to wakes it once, when it begins to draw, and
+// keeps it awake until it has drawn; so does a ring, once.
 void live_listen(Live *l, Call *c, bool listen);
 void live_ring(Live *l);
 void live_hear(Live *l, double seconds);                  // waits for either, at most so long

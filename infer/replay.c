@@ -67,8 +67,8 @@ static void compare(double error[3], const char *what, Percentiles timed, Percen
     }
 }
 
-// Twice: by the table as it is, which is a prediction; and at the pace that the machine had in each second while it
-// answered, which leaves what is the table's form and the event clock's.
+// Twice: by the table as it is, which is a prediction; and at the pace that the machine had in each stretch of time
+// while it answered, which leaves what is the table's form and the event clock's.
 void replay_print(const Service *run, const Stats *timed, const Again again[2]) {
     Replay r = {.requests = run->trace.count, .pace = run->busy / run->priced};
     const Stats *priced = &again[0].stats, *paced = &again[1].stats;

@@ -20,8 +20,8 @@ typedef struct Service {
     Config config; Served *served;
     bool real; double start;            // whether time passes by itself, and since when
     double priced, took;                // seconds of the steps by the table; of the run by a watch
-    struct { double took, priced; } *second; size_t seconds;    // --clock both: of the steps that began in each second
-    bool paced;                         // a replay at the pace of each second of the run; else as the table says
+    struct { double took, priced; } *stretch; size_t stretches;    // --clock both: of steps, by when they began
+    bool paced;                         // a replay at the pace of each stretch of the run; else as the table says
     bool automatic;                     // --gamma auto
     Record *record; Request **request;
     size_t submitted, begun;            // requests; in the order of the trace, those that begin a session

@@ -20,8 +20,10 @@ enum {
     TILES = 48 / SIMD_ROWS,              // of A per macro-kernel: they stay in L2 while a thread's panels of B go by
     LD_COPY = K_BLOCK + LANES,           // leading dimension of a tile of A that is copied row by row
     SUB = SIMD_VECS * LANES,             // columns of a register tile
-    FEW_ROWS = 64,                       // that sweep through packed panels, in parts of
-    SWEEP_DEPTH = 512,                   // rows at most: with the next one, 128 KB
+    SWEEP_MOST = 1024,                   // rows of A that sweep through packed panels,
+    SWEEP_ROWS = 192,                    // at most so many together, which stay in L2, in parts of
+    SWEEP_DEPTH = 512,                   // rows of a panel at most: with the next part, 128 KB
+    SWEEP_SHARED = 64,                   // rows of A up to which a panel is read by one thread only
     PREFETCH = 2048,                     // distance in numbers, of a sweep through memory
     PREFETCH_COLUMNS = 48,               // distance in numbers along the rows of a matrix that is transposed
     PREFETCH_ROWS = 12,                  // distance in rows of a copy with a stride
@@ -270,26 +272,26 @@ static void vector_panel(const Product *p, size_t panel) {
     for (size_t j = 0; j < vecs; j++) vec_store(c + j * LANES, sum[j]);
 }
 
-// A few rows times packed weights, as decoding a batch has them: B is read once, from one end to the other. One tile of
-// rows goes through a panel as a vector does. Several go through a part of it one after the other, and in turns
-// prefetch the first and the second half of the next part: so memory is asked all the time, and never for more than it
-// gives, for a prefetch is dropped while all of the core's line-fill buffers are in use. Rows are shared out evenly to
-// tiles, so that one row more than a tile holds is no step up.
-static void sweep_panel(const Product *p, const real *a, size_t lda, size_t panel) {
+// Rows times packed weights, as decoding a batch and reading a prompt have them: B is read from one end to the other.
+// One tile of rows goes through a panel as a vector does. Several go through a part of it one after the other, and in
+// turns prefetch the first and the second half of the next part: so memory is asked all the time, and never for more
+// than it gives, for a prefetch is dropped while all of the core's line-fill buffers are in use. Rows are shared out
+// evenly to tiles, so that one row more than a tile holds is no step up.
+static void sweep_panel(const Product *p, Range rows, const real *a, size_t lda, size_t panel) {
     size_t rows_of_b = p->packed_rows ? p->packed_rows : p->K, parts = (p->K + SWEEP_DEPTH - 1) / SWEEP_DEPTH;
-    size_t n = (p->M + SIMD_ROWS - 1) / SIMD_ROWS, passes = n * (PANEL / SUB);
+    size_t count = rows.to - rows.from, n = (count + SIMD_ROWS - 1) / SIMD_ROWS, passes = n * (PANEL / SUB);
     for (size_t part = 0; part < parts; part++) {
         Range k = share(p->K, parts, part);
         const real *b = p->packed + (panel * rows_of_b + k.from) * PANEL, *after = b + (k.to - k.from) * PANEL;
         Start start = part || p->accumulate ? START_C : p->bias ? START_BIAS : START_ZERO;
         for (size_t pass = 0; pass < passes; pass++) {
             size_t column = panel * PANEL + pass / n * SUB;
-            Range rows = share(p->M, n, pass % n);
+            Range tile = share(count, n, pass % n);
             const real *next = passes == 1 ? b + PREFETCH : after + pass % 2 * (k.to - k.from) * LANES;
             if (column < p->N)
-                tile_in_bounds(rows.to - rows.from, p->N - column, p->c + rows.from * p->ldc + column, p->ldc, SWEEP,
-                               a + rows.from * lda + k.from, lda, b + pass / n * SUB, k.to - k.from, start,
-                               p->bias ? p->bias + column : NULL, next, passes == 1 ? PANEL : LANES);
+                tile_in_bounds(tile.to - tile.from, p->N - column, p->c + (rows.from + tile.from) * p->ldc + column,
+                               p->ldc, SWEEP, a + tile.from * lda + k.from, lda, b + pass / n * SUB, k.to - k.from,
+                               start, p->bias ? p->bias + column : NULL, next, passes == 1 ? PANEL : LANES);
         }
     }
 }
@@ -307,20 +309,32 @@ static void vector_product(const Product *p) {
         else block(p, (Range){0, 1}, (Range){j, j + 1}, NULL);
 }
 
-static bool is_sweep(const Product *p) { return p->packed && p->M <= FEW_ROWS && p->a_col == 1 && p->K; }
+static bool is_sweep(const Product *p) { return p->packed && p->M <= SWEEP_MOST && p->a_col == 1 && p->K; }
 // Rows that would fall on the same lines of the L1 cache are copied.
 static size_t sweep_space(const Product *p) {
-    return p->a_row * sizeof(real) % 4096 == 0 && p->M > 4 ? p->M * (p->K + LANES) : 0;
+    return p->a_row * sizeof(real) % 4096 == 0 && p->M > 4 ? smaller(p->M, SWEEP_ROWS) * (p->K + LANES) : 0;
 }
-static void sweep_product(const Product *p, real *copy) {
-    const real *a = p->a;
-    size_t lda = p->a_row;
-    if (sweep_space(p)) {
-        for (size_t i = 0; i < p->M; i++) memcpy(copy + i * (p->K + LANES), a + i * lda, p->K * sizeof *a);
-        a = copy, lda = p->K + LANES;
-    }
+// Into how many parts the rows go. Many rows wait for arithmetic, so where there are few panels for each thread, it is
+// rows that are shared out; few rows wait for memory, which is read once.
+static size_t sweep_parts(const Product *p, size_t threads) {
+    enum { TASKS = 4 };                  // for each thread, or some wait in the end
+    size_t least = (p->M + SWEEP_ROWS - 1) / SWEEP_ROWS, most = (p->M + SIMD_ROWS - 1) / SIMD_ROWS;
+    size_t wanted = (TASKS * threads + panels_of(p->N) - 1) / panels_of(p->N);
+    return p->M <= SWEEP_SHARED || wanted <= least ? least : smaller(wanted, most);
+}
+static void sweep_product(const Product *p, size_t threads, real *copy) {
+    size_t panels = panels_of(p->N), parts = sweep_parts(p, threads), copied = parts;
+    bool copies = sweep_space(p) > 0;
 #pragma omp for schedule(guided) nowait
-    for (size_t j = 0; j < panels_of(p->N); j++) sweep_panel(p, a, lda, j);
+    for (size_t i = 0; i < parts * panels; i++) {
+        Range rows = share(p->M, parts, i / panels);
+        const real *a = p->a + rows.from * p->a_row;
+        if (copies && copied != i / panels)
+            for (size_t r = 0; r < rows.to - rows.from; r++)
+                memcpy(copy + r * (p->K + LANES), a + r * p->a_row, p->K * sizeof *a);
+        copied = i / panels;
+        sweep_panel(p, rows, copies ? copy : a, copies ? p->K + LANES : p->a_row, i % panels);
+    }
 }
 
 real *workspace_take(Workspace *w, size_t size) {
@@ -368,7 +382,7 @@ void products(const Product *p, size_t count) {
         real *own = each ? space + thread * each : NULL;
         for (size_t i = 0; i < count; i++)
             if (p[i].M == 1 && p[i].packed) vector_product(&p[i]);
-            else if (is_sweep(&p[i])) sweep_product(&p[i], own);
+            else if (is_sweep(&p[i])) sweep_product(&p[i], threads, own);
             else if (p[i].M && p[i].N) block_of_thread(&p[i], threads, (thread + i) % threads, own);
     }
 }

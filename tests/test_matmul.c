@@ -100,7 +100,7 @@ static void packing(void) {
 }
 
 // A few rows sweep through packed panels: every number of tiles, panels of one part and of several, the last one full
-// or not; and rows of 4096 bytes, which are copied.
+// or not; and rows of 4096 bytes, which are copied. Many rows in one part and in several, also for few panels.
 static void sweeps(void) {
     static const size_t rows[] = {2, 3, 4, 5, 6, 7, 11, 12, 13, 24, 25, 37, 63, 64, 65}, depths[] = {1, 511, 513, 1100};
     Rng r = rng_stream(1, RNG_TEST, 8);
@@ -109,6 +109,11 @@ static void sweeps(void) {
             for (int draw = 0; draw < 2; draw++)
                 check_product(rows[m], 16 * (1 + m % 5) + m % 3, depths[k], PACKED | rng_below(&r, OPTIONS), &r);
         check_product(rows[m], 35, 1024, PACKED | (m % 2 ? BIAS : ACCUMULATE), &r);
+    }
+    static const size_t many[] = {66, 191, 192, 193, 385, 1023, 1024, 1025};
+    for (size_t m = 0; m < sizeof many / sizeof *many; m++) {
+        check_product(many[m], 1 + 40 * (m % 3), 70, PACKED | rng_below(&r, OPTIONS), &r);
+        check_product(many[m], 300 - 70 * (m % 4), m % 2 ? 1024 : 515, PACKED | BIAS, &r);
     }
 }
 
