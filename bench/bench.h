@@ -94,6 +94,7 @@ void bench_shared(Bench *b);
 void bench_disagg(Bench *b);
 void bench_codecs(Bench *b);
 void bench_experts(Bench *b);
+void bench_tier(Bench *b);
 
 // ---- a training without data or directory --------------------------------------------------------
 typedef struct {

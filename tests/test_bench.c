@@ -139,6 +139,18 @@ static void codecs(void) {
     json_decref(root);
 }
 
+// A text that was fetched goes on as one that was computed. Where the directory is memory there is no disk to measure.
+static void tier(void) {
+    Result r = bench("tier --tiny --threads 1 --out results.json");
+    if (strstr(r.error, "file system in memory")) return;
+    json_t *root = json_load_file(test_path("results.json"), 0, NULL), *all = json_object_get(root, "sections");
+    CHECK(r.status == 0 && json_array_size(json_object_get(all, "fetched")) == 15, "%d: %s", r.status, r.error);
+    CHECK(check_numbers(all, "tier") > 100, "hardly any numbers");
+    json_t *same = json_object_get(json_array_get(json_object_get(all, "tier"), 0), "same");
+    CHECK(json_number_value(same) == 1, "it goes on differently");
+    json_decref(root);
+}
+
 // Times are no test; that experts and dense layers of a total have as many parameters is.
 static void experts_apart(void) {
     Result r = bench("experts --tiny --threads 1 --out results.json");
@@ -165,6 +177,7 @@ static const Test tests[] = {
     {"bench/packed", "models in integers are measured beside floats, by format", in_integers},
     {"bench/flash", "flash attention is taken apart, also beside a hog, and its FLOPs are counted", flash_apart},
     {"bench/codecs", "a packed cache is measured by codec", codecs},
+    {"bench/tier", "a text from a disk goes on as one that was computed again", tier},
     {"bench/experts", "experts and dense layers take turns, and have the parameters that they should", experts_apart},
     {"bench/servers", "steps, batches and guesses leave numbers, and the bits as they were", steps_of_servers},
 };
