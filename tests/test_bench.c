@@ -139,6 +139,15 @@ static void codecs(void) {
     json_decref(root);
 }
 
+// Two processes with many requests under way and with few: that rates are there, and bits are not asked again.
+static void many_and_few(void) {
+    Result r = bench("split --tiny --threads 1 --out results.json");
+    json_t *root = json_load_file(test_path("results.json"), 0, NULL), *all = json_object_get(root, "sections");
+    CHECK(r.status == 0 && json_array_size(json_object_get(all, "throughput")) == 6, "%d: %s", r.status, r.error);
+    CHECK(check_numbers(all, "split") > 70, "hardly any numbers");
+    json_decref(root);
+}
+
 // A text that was fetched goes on as one that was computed. Where the directory is memory there is no disk to measure.
 static void tier(void) {
     Result r = bench("tier --tiny --threads 1 --out results.json");
@@ -177,6 +186,7 @@ static const Test tests[] = {
     {"bench/packed", "models in integers are measured beside floats, by format", in_integers},
     {"bench/flash", "flash attention is taken apart, also beside a hog, and its FLOPs are counted", flash_apart},
     {"bench/codecs", "a packed cache is measured by codec", codecs},
+    {"bench/split", "two processes are measured with many clients and with few", many_and_few},
     {"bench/tier", "a text from a disk goes on as one that was computed again", tier},
     {"bench/experts", "experts and dense layers take turns, and have the parameters that they should", experts_apart},
     {"bench/servers", "steps, batches and guesses leave numbers, and the bits as they were", steps_of_servers},

@@ -18,7 +18,8 @@ from .bench import commit_complaints
 
 SECTIONS = {"constants", "batches", "guessed", "throughput", "experts", "tiers"}     # one of these is in such a record
 NAMED = {"errors": ("model",), "grid": ("rows", "past"), "chunks": ("chunk",), "batches": ("rows", "cv", "what"),
-         "apart": ("what",), "throughput": ("mix",), "bytes": ("mixer", "bits"), "link": ("bits",), "best": ("texts",),
+         "apart": ("what",), "throughput": ("clients", "mix"), "bytes": ("mixer", "bits"), "link": ("bits",),
+         "best": ("texts",),
          "experts": ("size", "kind", "number"), "idle": ("size",),
          "fetched": ("tier", "tokens"), "tiers": ("tier",), "crossing": ("tier",),
          "written": ("texts", "tokens", "right")}       # tells rows apart
@@ -160,7 +161,7 @@ class Steps:
 
     # ---- a text from a disk ----
     def draw_tiers(self, axes, look):
-        """Computing over fetching by length, a line for each tier; marks: measured; rings: where the formula crosses."""
+        """Computing over fetching by length, a line for each tier; marks: measured; rings: where they cross."""
         told = {"disk": "this disk", "slow": "held back", "slower": "held back more"}
         ends = []
         for i, r in enumerate(self.rows("tiers")):
@@ -190,8 +191,8 @@ class Steps:
         print(f"a token {c['token_ms']:.3f} ms, one that sees another {c['pair_us']:.4f} us; {c['bytes']:.0f} bytes a "
               f"token, so that k/b is {c['needed_mb']:.0f} MB/s")
         for r in self.rows("tiers"):
-            print(f"{r['tier']:<7}{r['mb']:>6.0f} MB/s: the ratio of the formula is within {100 * r['worst']:.0f}% from "
-                  f"256 tokens on")
+            print(f"{r['tier']:<7}{r['mb']:>6.0f} MB/s: the ratio of the formula is within {100 * r['worst']:.0f}% "
+                  f"from 256 tokens on")
         for r in self.rows("crossing"):
             print(f"{r['tier']:<7}fetching wins from {r['measured']:.0f} tokens on, by the formula from "
                   f"{r['predicted']:.0f}")
