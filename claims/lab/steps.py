@@ -6,6 +6,7 @@ steps of training: what experts cost; and what it takes to fetch a text from a d
     bench/bench batches --out claims/results/batches.json       post 11
     bench/bench guesses --out claims/results/guesses.json       post 12
     bench/bench disagg --out claims/results/disagg.json         post 22
+    bench/bench split --out claims/results/split.json           post 22
     bench/bench experts --out claims/results/experts.json       post 2
     bench/bench tier --out claims/results/tier.json             post 9
 
@@ -142,6 +143,9 @@ class Steps:
         print(f"{'prompt:answer':<14}{'apart':>8}{'together':>10}{'ratio':>8}{'formula':>9}{'event clock':>13}"
               f"{'its errors: apart, together, ratio':>36}")
         for r in self.rows("throughput"):
+            if r is self.rows("throughput")[0] or r.get("clients") not in (None, clients):
+                clients = r.get("clients")
+                print(f"{clients} clients" if clients else "", end="\n" if clients else "")
             errors = ", ".join(f"{100 * r[k] - 100:+.0f}%" for k in ("said_apart", "said_together", "said_over"))
             print(f"{r['mix']:<14}{r['apart']:>8.1f}{r['together']:>10.1f}{r['ratio']:>8.3f}{r['formula']:>9.3f}"
                   f"{r['said_ratio']:>13.3f}{errors:>36}")
