@@ -92,6 +92,7 @@ void bench_memory(Bench *b);
 void bench_quant(Bench *b);
 void bench_packed(Bench *b);
 void bench_costs(Bench *b);
+void bench_ridge(Bench *b);
 void bench_batches(Bench *b);
 void bench_guesses(Bench *b);
 void bench_shared(Bench *b);

@@ -148,6 +148,18 @@ static void many_and_few(void) {
     json_decref(root);
 }
 
+// Where steps turn compute-bound, of integers too: they have the bytes that 8 bits and a scale have.
+static void ridge(void) {
+    Result r = bench("ridge --tiny --threads 1 --out results.json");
+    json_t *root = json_load_file(test_path("results.json"), 0, NULL), *all = json_object_get(root, "sections");
+    json_t *rows = json_object_get(all, "ridge"), *integers = json_array_get(rows, 1);
+    CHECK(r.status == 0 && json_array_size(rows) == 3, "%d: %s", r.status, r.error);
+    CHECK(check_numbers(rows, "ridge") > 60, "hardly any numbers");
+    double share = json_number_value(json_object_get(integers, "bytes_of_floats"));
+    CHECK(fabs(share - 8.5 / 32) < 0.01, "integers have %g of the bytes", share);
+    json_decref(root);
+}
+
 // A text that was fetched goes on as one that was computed. Where the directory is memory there is no disk to measure.
 static void tier(void) {
     Result r = bench("tier --tiny --threads 1 --out results.json");
@@ -187,6 +199,7 @@ static const Test tests[] = {
     {"bench/flash", "flash attention is taken apart, also beside a hog, and its FLOPs are counted", flash_apart},
     {"bench/codecs", "a packed cache is measured by codec", codecs},
     {"bench/split", "two processes are measured with many clients and with few", many_and_few},
+    {"bench/ridge", "the ridge of integers is measured on as many bytes as they have", ridge},
     {"bench/tier", "a text from a disk goes on as one that was computed again", tier},
     {"bench/experts", "experts and dense layers take turns, and have the parameters that they should", experts_apart},
     {"bench/servers", "steps, batches and guesses leave numbers, and the bits as they were", steps_of_servers},

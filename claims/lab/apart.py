@@ -4,7 +4,8 @@
     halves(receipt)     from the records of disagg-split: what is left of the throughput, beside the formula
     window(receipt)     from the records of disagg-window: which share of requests is served in time, at each rate
     hidden()            run on the event clock here: what sending layer by layer hides of a transfer
-    real(measured)      from a record of bench/bench split or disagg: two processes by the watch, the formula and the event clock
+    real(measured)      from a record of bench/bench split or disagg: two processes by the watch, the formula and the
+                        event clock
 """
 import matplotlib.pyplot as plt
 import numpy

@@ -3,6 +3,7 @@ batched in three ways, how many guesses pay, and what two processes do, one of w
 steps of training: what experts cost; and what it takes to fetch a text from a disk, or to compute it again.
 
     bench/bench costs --out claims/results/costs.json           post 8
+    bench/bench ridge --out claims/results/ridge.json           post 8, too
     bench/bench batches --out claims/results/batches.json       post 11
     bench/bench guesses --out claims/results/guesses.json       post 12
     bench/bench disagg --out claims/results/disagg.json         post 22
@@ -17,12 +18,12 @@ import numpy
 
 from .bench import commit_complaints
 
-SECTIONS = {"constants", "batches", "guessed", "throughput", "experts", "tiers"}     # one of these is in such a record
+SECTIONS = {"constants", "batches", "guessed", "throughput", "experts", "tiers", "ridge"}     # one is in such a record
 NAMED = {"errors": ("model",), "grid": ("rows", "past"), "chunks": ("chunk",), "batches": ("rows", "cv", "what"),
          "apart": ("what",), "throughput": ("clients", "mix"), "bytes": ("mixer", "bits"), "link": ("bits",),
          "best": ("texts",),
          "experts": ("size", "kind", "number"), "idle": ("size",),
-         "fetched": ("tier", "tokens"), "tiers": ("tier",), "crossing": ("tier",),
+         "fetched": ("tier", "tokens"), "tiers": ("tier",), "crossing": ("tier",), "ridge": ("arm",),
          "written": ("texts", "tokens", "right")}       # tells rows apart
 SIZES = {"book": "width 16: all in the caches", "wide": "width 256: experts are not"}
 WHOLE = {"by_ridge", "moves", "apart", "least", "free", "cells"}
@@ -98,6 +99,34 @@ class Steps:
         axes.set_ylabel("milliseconds of a step")
         axes.set_title("marks: measured; lines: the sum; dotted: the roofline", fontsize=9)
         return ends
+
+    def draw_ridges(self, axes, look):
+        """A step's time over that of one row, by its rows; dashed: twice as long, at two ridges."""
+        ends = []
+        for i, r in enumerate(self.rows("ridge")):
+            n, times = [s["rows"] for s in r["steps"]], [s["ms"] / r["one_ms"] for s in r["steps"]]
+            axes.plot(n, times, **look(i))
+            axes.plot([2 * r["measured"]], [2], marker="o", markersize=11, markerfacecolor="none",
+                      color=look(i)["color"])
+            ends.append((n[-1], times[-1], {"one-thread": "floats, one thread"}.get(r["arm"], r["arm"]),
+                         look(i)["color"]))
+        axes.axhline(2, color="#777777", linewidth=0.8, linestyle="--")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.set_xticks(n, [str(x) for x in n])
+        axes.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+        axes.minorticks_off()
+        axes.set_xlabel("texts, each a token further")
+        axes.set_ylabel("a step, times one of one text")
+        axes.set_title("rings: twice as long, at two ridges", fontsize=9)
+        return ends
+
+    def ridges(self):
+        print(f"{'':<12}{'MB':>7}{'one text':>10}{'a token':>11}{'ridge':>7}{'steps':>7}{'of floats':>11}"
+              f"{'by constants':>14}{'by bytes':>10}")
+        for r in self.rows("ridge"):
+            print(f"{r['arm']:<12}{r['mb']:>7.1f}{r['one_ms']:>7.2f} ms{r['token_ms']:>8.3f} ms{r['predicted']:>7.1f}"
+                  f"{r['measured']:>7.1f}{r['moves']:>11.2f}{r['told_moves']:>14.2f}{r['bytes_of_floats']:>10.2f}")
 
     def constants(self):
         c = self.rows("constants")[0]
