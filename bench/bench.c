@@ -41,10 +41,13 @@ static const Section sections[] = {
     {"guesses", "how many guesses pay, and what they do to the bits", bench_guesses},
     {"shared", "a step of texts that begin in the same blocks", bench_shared},
     {"disagg", "a process that reads and one that writes, over a link", bench_disagg},
+    {"split", "two processes with many requests under way, and with few", bench_split},
+    {"ridge", "where decoding turns compute-bound, and what moves that", bench_ridge},
     {"codecs", "writing after a long text whose keys and values are packed", bench_codecs},
     {"experts", "what experts cost in seconds", bench_experts},
+    {"tier", "a text from a disk, beside computing it again", bench_tier},
 };
-enum { SECTIONS = sizeof sections / sizeof sections[0], BY_NAME = 11 };      // the last ones run where they are named
+enum { SECTIONS = sizeof sections / sizeof sections[0], BY_NAME = 14 };      // the last ones run where they are named
 
 // ---- flags ---------------------------------------------------------------------------------------
 typedef struct {
@@ -74,7 +77,8 @@ static const FlagTable table = {
              "  costs       a step's, of three parts      batches     continuous, static, padded\n"
              "  guesses     how many of them pay          shared      texts that begin in the same blocks\n"
              "  disagg      a process reads, one writes   codecs      long texts over a packed cache\n"
-             "  experts     what they cost in seconds",
+             "  split       the same, many requests or few    ridge   of integers, and of one thread\n"
+             "  experts     what they cost in seconds     tier        a text from a disk or computed again",
     .examples = "  bench/bench steps --rounds 15\n  bench/bench products attention --quick --out /tmp/mine.json\n",
 };
 

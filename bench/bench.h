@@ -65,6 +65,10 @@ void peer_stop(Peer *p);
 // many of those kept were disturbed all the same. peer: whose time is no one else's.
 size_t race_quiet(Bench *b, const char *name, Contestant *c, size_t n, const Peer *peer, size_t again);
 
+// Seconds of the cores that processes other than this one, those that it made and that have ended, and its peer (NULL:
+// none) have used since the machine started; 0 where the system does not say.
+double seconds_of_others(const Peer *peer);
+
 // ---- what is left --------------------------------------------------------------------------------
 json_t *summary_json(Summary s);
 json_t *contestant_json(const Bench *b, const Contestant *c);       // seconds, GFLOP/s, GB/s, share
@@ -88,12 +92,15 @@ void bench_memory(Bench *b);
 void bench_quant(Bench *b);
 void bench_packed(Bench *b);
 void bench_costs(Bench *b);
+void bench_ridge(Bench *b);
 void bench_batches(Bench *b);
 void bench_guesses(Bench *b);
 void bench_shared(Bench *b);
 void bench_disagg(Bench *b);
+void bench_split(Bench *b);
 void bench_codecs(Bench *b);
 void bench_experts(Bench *b);
+void bench_tier(Bench *b);
 
 // ---- a training without data or directory --------------------------------------------------------
 typedef struct {

@@ -5,6 +5,7 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -62,8 +63,11 @@ static void warm_up(Bench *b, Contestant *c) {
 
 static double process_seconds(void) {
     struct timespec t;
+    struct rusage r;                                    // of processes that it made and that have ended
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    getrusage(RUSAGE_CHILDREN, &r);
+    return (double)(t.tv_sec + r.ru_utime.tv_sec + r.ru_stime.tv_sec) + 1e-9 * (double)t.tv_nsec +
+           1e-6 * (double)(r.ru_utime.tv_usec + r.ru_stime.tv_usec);
 }
 
 static void show_progress(const char *name, const char *what, size_t i, size_t n) {
@@ -82,17 +86,15 @@ static void run_round(Bench *b, size_t round, Contestant *c, size_t n) {
     }
 }
 
-// Seconds of the cores that processes other than this one and its peer have used since the machine started; 0 where the
-// system does not say.
-static double seconds_of_others(const Peer *peer) {
+double seconds_of_others(const Peer *peer) {
     double field[10] = {0}, tick = 1 / (double)sysconf(_SC_CLK_TCK), user = 0, system = 0;
     FILE *f = fopen("/proc/stat", "r");
     if (!f) return 0;
     int fields = fscanf(f, "cpu %lf %lf %lf %lf %lf %lf %lf", field, field + 1, field + 2, field + 3, field + 4,
                         field + 5, field + 6);
     fclose(f);
-    char *path = xprintf("/proc/%d/stat", (int)peer->pid);
-    if ((f = fopen(path, "r"))) {
+    char *path = xprintf("/proc/%d/stat", peer ? (int)peer->pid : 0);
+    if (peer && (f = fopen(path, "r"))) {
         if (fscanf(f, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lf %lf", &user, &system) != 2)
             user = system = 0;
         fclose(f);

@@ -22,6 +22,15 @@ static void refuse_memory(int file, const char *path) {
 #endif
 }
 
+// A block is all that is wanted: what the system read ahead would be dropped before it is asked for.
+static void read_no_further(int file) {
+#ifdef __APPLE__
+    fcntl(file, F_RDAHEAD, 0);
+#else
+    posix_fadvise(file, 0, 0, POSIX_FADV_RANDOM);
+#endif
+}
+
 // From now on a read of this part goes to the disk.
 static void drop_pages(int file, size_t at, size_t bytes) {
 #ifdef __APPLE__
@@ -43,6 +52,7 @@ Tier *tier_open(const char *path, size_t places, size_t bytes) {
 #endif
     unlink(path);
     if (status) fail("--kv-tier %s: no room for %zu blocks of %zu bytes: %s", path, places, bytes, strerror(status));
+    read_no_further(file);
     Tier *t = xmalloc(sizeof *t);
     *t = (Tier){.file = file, .bytes = bytes, .step = step, .held = xmalloc(bytes)};
     return t;

@@ -140,6 +140,39 @@ static void codecs(void) {
     json_decref(root);
 }
 
+// Two processes with many requests under way and with few: that rates are there, and bits are not asked again.
+static void many_and_few(void) {
+    Result r = bench("split --tiny --threads 1 --out results.json");
+    json_t *root = json_load_file(test_path("results.json"), 0, NULL), *all = json_object_get(root, "sections");
+    CHECK(r.status == 0 && json_array_size(json_object_get(all, "throughput")) == 6, "%d: %s", r.status, r.error);
+    CHECK(check_numbers(all, "split") > 70, "hardly any numbers");
+    json_decref(root);
+}
+
+// Where steps turn compute-bound, of integers too: they have the bytes that 8 bits and a scale have.
+static void ridge(void) {
+    Result r = bench("ridge --tiny --threads 1 --out results.json");
+    json_t *root = json_load_file(test_path("results.json"), 0, NULL), *all = json_object_get(root, "sections");
+    json_t *rows = json_object_get(all, "ridge"), *integers = json_array_get(rows, 1);
+    CHECK(r.status == 0 && json_array_size(rows) == 3, "%d: %s", r.status, r.error);
+    CHECK(check_numbers(rows, "ridge") > 60, "hardly any numbers");
+    double share = json_number_value(json_object_get(integers, "bytes_of_floats"));
+    CHECK(fabs(share - 8.5 / 32) < 0.01, "integers have %g of the bytes", share);
+    json_decref(root);
+}
+
+// A text that was fetched goes on as one that was computed. Where the directory is memory there is no disk to measure.
+static void tier(void) {
+    Result r = bench("tier --tiny --threads 1 --out results.json");
+    if (strstr(r.error, "file system in memory")) return;
+    json_t *root = json_load_file(test_path("results.json"), 0, NULL), *all = json_object_get(root, "sections");
+    CHECK(r.status == 0 && json_array_size(json_object_get(all, "fetched")) == 15, "%d: %s", r.status, r.error);
+    CHECK(check_numbers(all, "tier") > 100, "hardly any numbers");
+    json_t *same = json_object_get(json_array_get(json_object_get(all, "tier"), 0), "same");
+    CHECK(json_number_value(same) == 1, "it goes on differently");
+    json_decref(root);
+}
+
 // Times are no test; that experts and dense layers of a total have as many parameters is.
 static void experts_apart(void) {
     Result r = bench("experts --tiny --threads 1 --out results.json");
@@ -166,6 +199,9 @@ static const Test tests[] = {
     {"bench/packed", "models in integers are measured beside floats, by format", in_integers},
     {"bench/flash", "flash attention is taken apart, also beside a hog, and its FLOPs are counted", flash_apart},
     {"bench/codecs", "a packed cache is measured by codec", codecs},
+    {"bench/split", "two processes are measured with many clients and with few", many_and_few},
+    {"bench/ridge", "the ridge of integers is measured on as many bytes as they have", ridge},
+    {"bench/tier", "a text from a disk goes on as one that was computed again", tier},
     {"bench/experts", "experts and dense layers take turns, and have the parameters that they should", experts_apart},
     {"bench/servers", "steps, batches and guesses leave numbers, and the bits as they were", steps_of_servers},
 };

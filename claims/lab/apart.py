@@ -4,7 +4,8 @@
     halves(receipt)     from the records of disagg-split: what is left of the throughput, beside the formula
     window(receipt)     from the records of disagg-window: which share of requests is served in time, at each rate
     hidden()            run on the event clock here: what sending layer by layer hides of a transfer
-    real(measured)      from a record of bench/bench disagg: two processes by the watch, the formula and the event clock
+    real(measured)      from a record of bench/bench split or disagg: two processes by the watch, the formula and the
+                        event clock
 """
 import matplotlib.pyplot as plt
 import numpy
@@ -120,20 +121,29 @@ def real(measured):
     """measured: StepsMeasured of notebook.py."""
     if not measured.steps:
         return measured.processes()
-    rows = measured.steps.rows("throughput")
+    loads = {}
+    for r in measured.steps.rows("throughput"):
+        loads.setdefault(r.get("clients"), []).append(r)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 2.8), layout="constrained")
-        for at, r in enumerate(rows):
-            axes.plot([at - 0.3, at + 0.3], [r["formula"]] * 2, color=DARK, linewidth=1.2,
-                      label="formula" if at == 0 else None)
-            axes.plot(at + 0.1, r["said_ratio"], "s", color=INK, markerfacecolor="white", markersize=6,
-                      label="event clock" if at == 0 else None)
-            axes.plot(at - 0.1, r["ratio"], "o", color=INK, markersize=6, label="two processes" if at == 0 else None)
-        axes.axhline(1, color=DARK, linewidth=0.6, linestyle=":")
-        axes.set_xticks(range(len(rows)), [r["mix"] for r in rows])
-        axes.set_xlim(-0.6, len(rows) - 0.4)
-        axes.set_xlabel("prompt:answer, in tokens")
-        axes.set_ylabel("requests per second,\nof two that do both")
-        axes.set_ylim(0.4, 1.5)
-        axes.legend(fontsize=8, frameon=False, loc="upper left", ncols=3)
+        figure, every = plt.subplots(1, len(loads), figsize=(3.4 + 3 * len(loads), 2.8), layout="constrained",
+                                     sharey=True, squeeze=False)
+        for axes, (clients, rows) in zip(every[0], loads.items()):
+            draw_load(axes, rows)
+            axes.set_title(f"{clients} clients" if clients else "", fontsize=9)
+        every[0][0].set_ylabel("requests per second,\nof two that do both")
+        every[0][0].legend(fontsize=8, frameon=False, loc="upper left", ncols=3 if len(loads) == 1 else 1)
         return figure
+
+
+def draw_load(axes, rows):
+    for at, r in enumerate(rows):
+        axes.plot([at - 0.3, at + 0.3], [r["formula"]] * 2, color=DARK, linewidth=1.2,
+                  label="formula" if at == 0 else None)
+        axes.plot(at + 0.1, r["said_ratio"], "s", color=INK, markerfacecolor="white", markersize=6,
+                  label="event clock" if at == 0 else None)
+        axes.plot(at - 0.1, r["ratio"], "o", color=INK, markersize=6, label="two processes" if at == 0 else None)
+    axes.axhline(1, color=DARK, linewidth=0.6, linestyle=":")
+    axes.set_xticks(range(len(rows)), [r["mix"] for r in rows])
+    axes.set_xlim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel("prompt:answer, in tokens")
+    axes.set_ylim(0.4, 1.5)

@@ -211,6 +211,24 @@ class StepsMeasured:
             figure.label_ends(axes, self.steps.draw_steps(axes, figure.look))
             return show(picture)
 
+    def fetching(self):
+        """Computing a text again over fetching it, by its length."""
+        if not self.steps:
+            return self.tiers()
+        with plt.rc_context(figure.STYLE):
+            picture, axes = plt.subplots(figsize=(7.6, 3.9), layout="constrained")
+            figure.label_ends(axes, self.steps.draw_tiers(axes, figure.look))
+            return show(picture)
+
+    def turning(self):
+        """Where steps of floats, integers and one thread turn compute-bound."""
+        if not self.steps:
+            return self.ridges()
+        with plt.rc_context(figure.STYLE):
+            picture, axes = plt.subplots(figsize=(7.6, 3.9), layout="constrained")
+            figure.label_ends(axes, self.steps.draw_ridges(axes, figure.look))
+            return show(picture)
+
     def sparse(self):
         """Seconds of a training step by the parameters of the model, dense and sparse."""
         if not self.steps:

@@ -1,12 +1,15 @@
 """steps.py: what bench/bench recorded of one machine about the steps of a server: their three costs, the same requests
 batched in three ways, how many guesses pay, and what two processes do, one of which reads and one writes; and about
-steps of training: what experts cost.
+steps of training: what experts cost; and what it takes to fetch a text from a disk, or to compute it again.
 
     bench/bench costs --out claims/results/costs.json           post 8
+    bench/bench ridge --out claims/results/ridge.json           post 8, too
     bench/bench batches --out claims/results/batches.json       post 11
     bench/bench guesses --out claims/results/guesses.json       post 12
     bench/bench disagg --out claims/results/disagg.json         post 22
+    bench/bench split --out claims/results/split.json           post 22
     bench/bench experts --out claims/results/experts.json       post 2
+    bench/bench tier --out claims/results/tier.json             post 9
 
 Each takes some minutes, in which the machine should have nothing else to do. A page may quote them before they are
 measured: then `not measured` stands there.
@@ -15,10 +18,12 @@ import numpy
 
 from .bench import commit_complaints
 
-SECTIONS = {"constants", "batches", "guessed", "throughput", "experts"}      # one of these is in such a record
+SECTIONS = {"constants", "batches", "guessed", "throughput", "experts", "tiers", "ridge"}     # one is in such a record
 NAMED = {"errors": ("model",), "grid": ("rows", "past"), "chunks": ("chunk",), "batches": ("rows", "cv", "what"),
-         "apart": ("what",), "throughput": ("mix",), "bytes": ("mixer", "bits"), "link": ("bits",), "best": ("texts",),
+         "apart": ("what",), "throughput": ("clients", "mix"), "bytes": ("mixer", "bits"), "link": ("bits",),
+         "best": ("texts",),
          "experts": ("size", "kind", "number"), "idle": ("size",),
+         "fetched": ("tier", "tokens"), "tiers": ("tier",), "crossing": ("tier",), "ridge": ("arm",),
          "written": ("texts", "tokens", "right")}       # tells rows apart
 SIZES = {"book": "width 16: all in the caches", "wide": "width 256: experts are not"}
 WHOLE = {"by_ridge", "moves", "apart", "least", "free", "cells"}
@@ -28,7 +33,7 @@ def text_of(name, x):
     """Shares and errors as they are, with two or three digits."""
     if name in ("worst", "median", "beyond") or name.startswith("kept") or name == "w":
         return f"{100 * x:.0f}%" if name != "w" else f"{x:.2f}"
-    return f"{x:.0f}" if name in WHOLE and float(x).is_integer() else f"{x:.3g}"
+    return f"{x:.0f}" if x >= 1000 or name in WHOLE and float(x).is_integer() else f"{x:.3g}"
 
 
 class Steps:
@@ -95,6 +100,34 @@ class Steps:
         axes.set_title("marks: measured; lines: the sum; dotted: the roofline", fontsize=9)
         return ends
 
+    def draw_ridges(self, axes, look):
+        """A step's time over that of one row, by its rows; dashed: twice as long, at two ridges."""
+        ends = []
+        for i, r in enumerate(self.rows("ridge")):
+            n, times = [s["rows"] for s in r["steps"]], [s["ms"] / r["one_ms"] for s in r["steps"]]
+            axes.plot(n, times, **look(i))
+            axes.plot([2 * r["measured"]], [2], marker="o", markersize=11, markerfacecolor="none",
+                      color=look(i)["color"])
+            ends.append((n[-1], times[-1], {"one-thread": "floats, one thread"}.get(r["arm"], r["arm"]),
+                         look(i)["color"]))
+        axes.axhline(2, color="#777777", linewidth=0.8, linestyle="--")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.set_xticks(n, [str(x) for x in n])
+        axes.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+        axes.minorticks_off()
+        axes.set_xlabel("texts, each a token further")
+        axes.set_ylabel("a step, times one of one text")
+        axes.set_title("rings: twice as long, at two ridges", fontsize=9)
+        return ends
+
+    def ridges(self):
+        print(f"{'':<12}{'MB':>7}{'one text':>10}{'a token':>11}{'ridge':>7}{'steps':>7}{'of floats':>11}"
+              f"{'by constants':>14}{'by bytes':>10}")
+        for r in self.rows("ridge"):
+            print(f"{r['arm']:<12}{r['mb']:>7.1f}{r['one_ms']:>7.2f} ms{r['token_ms']:>8.3f} ms{r['predicted']:>7.1f}"
+                  f"{r['measured']:>7.1f}{r['moves']:>11.2f}{r['told_moves']:>14.2f}{r['bytes_of_floats']:>10.2f}")
+
     def constants(self):
         c = self.rows("constants")[0]
         print(f"a pass of the weights   {c['weights_ms']:8.2f} ms   {c['weights_gbytes']:6.1f} GB/s")
@@ -139,6 +172,9 @@ class Steps:
         print(f"{'prompt:answer':<14}{'apart':>8}{'together':>10}{'ratio':>8}{'formula':>9}{'event clock':>13}"
               f"{'its errors: apart, together, ratio':>36}")
         for r in self.rows("throughput"):
+            if r is self.rows("throughput")[0] or r.get("clients") not in (None, clients):
+                clients = r.get("clients")
+                print(f"{clients} clients" if clients else "", end="\n" if clients else "")
             errors = ", ".join(f"{100 * r[k] - 100:+.0f}%" for k in ("said_apart", "said_together", "said_over"))
             print(f"{r['mix']:<14}{r['apart']:>8.1f}{r['together']:>10.1f}{r['ratio']:>8.3f}{r['formula']:>9.3f}"
                   f"{r['said_ratio']:>13.3f}{errors:>36}")
@@ -155,6 +191,44 @@ class Steps:
         for r in self.rows("overlap"):
             print(f"second token after {1e3 * r['after']:.1f} ms, layer by layer {1e3 * r['layered']:.1f} ms; reading "
                   f"takes {1e3 * r['read']:.1f} ms: {r['hidden_over']:.3f} of (L - 1) / L of that is hidden")
+
+    # ---- a text from a disk ----
+    def draw_tiers(self, axes, look):
+        """Computing over fetching by length, a line for each tier; marks: measured; rings: where they cross."""
+        told = {"disk": "this disk", "slow": "held back", "slower": "held back more"}
+        ends = []
+        for i, r in enumerate(self.rows("tiers")):
+            rows = [x for x in self.rows("fetched") if x["tier"] == r["tier"]]
+            n, style = [x["tokens"] for x in rows], look(i)
+            axes.plot(n, [x["told"] for x in rows], color=style["color"], linewidth=1.3)
+            axes.plot(n, [x["times"] for x in rows], color=style["color"], marker=style["marker"], linestyle="")
+            ends.append((n[-1], rows[-1]["told"], f"{told[r['tier']]}, {r['mb']:.0f} MB/s", style["color"]))
+            for x in (x for x in self.rows("crossing") if x["tier"] == r["tier"]):
+                axes.plot([x["predicted"]], [1], marker="o", markersize=11, markerfacecolor="none",
+                          color=style["color"])
+                axes.annotate(f"{x['predicted']:.0f}", (x["predicted"], 1), xytext=(0, -19), ha="center", fontsize=8,
+                              textcoords="offset points", color=style["color"])
+        axes.axhline(1, color="#777777", linewidth=0.8, linestyle="--")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.set_xticks(n, [str(x) for x in n])
+        axes.set_yticks([2.0 ** i for i in range(-1, 5)], ["1/2", "1", "2", "4", "8", "16"])
+        axes.minorticks_off()
+        axes.set_xlabel("tokens that come back")
+        axes.set_ylabel("computing again, times fetching")
+        axes.set_title("marks: measured; lines: the formula; above the dashed line fetching wins", fontsize=9)
+        return ends
+
+    def tiers(self):
+        c = self.rows("tier_constants")[0]
+        print(f"a token {c['token_ms']:.3f} ms, one that sees another {c['pair_us']:.4f} us; {c['bytes']:.0f} bytes a "
+              f"token, so that k/b is {c['needed_mb']:.0f} MB/s")
+        for r in self.rows("tiers"):
+            print(f"{r['tier']:<7}{r['mb']:>6.0f} MB/s: the ratio of the formula is within {100 * r['worst']:.0f}% "
+                  f"from 256 tokens on")
+        for r in self.rows("crossing"):
+            print(f"{r['tier']:<7}fetching wins from {r['measured']:.0f} tokens on, by the formula from "
+                  f"{r['predicted']:.0f}")
 
     # ---- experts ----
     def of_size(self, size, kind):

@@ -39,7 +39,7 @@ def measured(path):
         sections = found["sections"]
         if "replay" in sections:
             return Clocks(found)
-        return (Flash if "crossing" in sections or "left" in sections else Steps if SECTIONS & set(sections) else
+        return (Steps if SECTIONS & set(sections) else Flash if "crossing" in sections or "left" in sections else
                 Speeds if list(sections) == ["context"] else Bench)(found)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged: {error}") from None
