@@ -142,13 +142,14 @@ static void update(Training *t) {
     model_changed_after(t->model, t->state.step + 1);
 }
 
-// False, with the parameters untouched, when the loss or its gradient is not finite.
+// False when the loss or its gradient is not finite, with the parameters untouched, or a weight is beyond --quant.
 static bool train_step(Training *t) {
     double start = seconds_now();
     forward_backward(t);
     t->grad_norm = optimizer_norm(&t->optimizer, t->model);
     if (!isfinite(t->state.train_loss) || !isfinite(t->grad_norm)) return false;
     update(t);
+    if (!model_fits_quant(t->model)) return false;
     t->state.step++;
     t->state.tokens += t->config.batch * t->config.context;
     t->state.train_seconds += seconds_now() - start;

@@ -73,6 +73,9 @@ double quant_bits(QuantFormat format, size_t columns);             // per weight
 // t of a tensor in nvfp4, its amax/(448*6), as torchao; 1 for zeros. 1 for all other formats.
 float quant_tensor_scale(QuantFormat format, const real *x, size_t n);
 
+// Whether all of x are finite and not too large for the format, also when multiplied by `times`.
+bool quant_holds(QuantFormat format, const real *x, size_t n, float times);
+
 // x [rows, columns] to bytes [rows, quant_row_bytes] and back. tensor_scale must be more than 0, and 1 where the format
 // has none. fail()s, naming row and column, where a number is not finite or too large for its scale: above 65504 with a
 // half, above 6*464 t with nvfp4, above 2^127 with the others. _naive: number by number, the reference of the test.

@@ -161,6 +161,14 @@ static size_t stretch_of(const Store *s, const Text *t) {
     return smaller(left, next - position);
 }
 
+// What will be rounded to groups whose headers are half floats (codec.h).
+static void refuse_large(const Store *s, const real *x, size_t n, const char *what) {
+    for (size_t i = 0; keep_seals(s->o) && i < n; i++)
+        if (!(fabs((double)x[i]) <= 65504))
+            fail("a %s is %g, and --kv-bits %zu has numbers of at most 65504; --kv-bits 16 has larger ones", what,
+                 (double)x[i], s->o->bits);
+}
+
 static void append(const Store *s, const KeepInput *in, const Text *t, size_t n) {
     size_t held = held_of(s, t);
     PROFILE(cache, 0, 2 * n * s->KV * (s->D + (s->v ? s->Dv : 0)));
@@ -168,6 +176,8 @@ static void append(const Store *s, const KeepInput *in, const Text *t, size_t n)
         for (size_t g = 0; g < s->KV; g++) {
             size_t i_held = keep_seals(s->o) ? (held + i) % keep_recent(s->o) : held + i;
             size_t slot = slot_of(s, t, g, i_held), token = (t->token + t->done + i) * in->kv_stride;
+            refuse_large(s, in->k + token + g * s->D, s->D, "key");
+            if (s->v) refuse_large(s, in->v + token + g * s->Dv, s->Dv, "value");
             codec_pack_rows(memory_of(s, false, slot), in->k + token + g * s->D, s->row, 1, s->D);
             if (s->v) codec_pack_rows(memory_of(s, true, slot), in->v + token + g * s->Dv, s->row, 1, s->Dv);
             if (s->at) s->at[slot] = (uint32_t)(t->past + t->done + i);

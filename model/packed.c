@@ -83,6 +83,12 @@ static const real *rotated(const Model *m, const real *x, size_t ldx, size_t row
 bool packed_makes(const Model *m, const Param *p) {
     return m->training && packed_in_use(m) && (p->offset != m->embed || m->c.tie) && is_integer(m, p);
 }
+static const char *name_at(const Model *m, size_t offset) {
+    size_t i = 0;
+    while (offset - m->params[i].offset >= m->params[i].size) i++;       // a smaller offset wraps around
+    return m->params[i].name;
+}
+
 void packed_make(Model *m) {
     const Quant format = rounding_format(&m->c);
     if (!m->c.quant_act || !packed_in_use(m)) return;
@@ -93,6 +99,7 @@ void packed_make(Model *m) {
         if (is_rounded(m, p) && !is_integer(m, p)) round_tensor(&m->c, p, x, x);
         if (p->offset != m->embed || !m->integers.embed_bytes) continue;
         const real *turned = rotated(m, x, p->shape[1], p->shape[0], p->shape[1]);
+        rounding_refuse(&m->c, p->name, turned, p->size);
         m->integers.embed_scale = quant_tensor_scale(format.format, turned, p->size);
         quant_encode_rows(format, m->integers.embed, m->integers.embed_scale, turned, p->shape[0], p->shape[1]);
     }
@@ -101,6 +108,7 @@ void packed_make(Model *m) {
         QuantWeight *w = &m->integers.piece[i].weight;
         const real *x = rotated(m, m->master + piece->from, w->K, w->N, w->K);
         unsigned char *rows = xmalloc(size_mul(w->N, quant_row_bytes(w->format, w->K)));
+        rounding_refuse(&m->c, name_at(m, piece->from), x, w->N * w->K);
         w->tensor_scale = quant_tensor_scale(w->format, x, w->N * w->K);
         quant_encode_rows(format, rows, w->tensor_scale, x, w->N, w->K);
         quant_pack((unsigned char *)w->packed, w->format, rows, w->N, w->K);

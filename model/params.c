@@ -18,6 +18,7 @@ void model_changed_after(Model *m, size_t steps) {
     m->exact = (double)steps < m->c.qat_start * (double)m->c.steps;
     model_changed(m);
 }
+bool model_fits_quant(const Model *m) { return m->exact || rounding_holds(m); }
 void model_use_exact(Model *m, bool exact) { m->exact_asked = exact, m->packed_fresh = false; }
 const Param *model_find(const Model *m, const char *name) {
     for (size_t i = 0; i < m->count; i++)

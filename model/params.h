@@ -55,6 +55,7 @@ const Param *model_find(const Model *m, const char *name);   // NULL if absent
 void model_changed(Model *m);                     // call after writing to the values: packed copies are stale
 // Likewise, of a training that has done `steps` steps: weights are not rounded before --qat-start.
 void model_changed_after(Model *m, size_t steps);
+bool model_fits_quant(const Model *m);           // whether --quant, where it rounds by now, holds all weights
 void model_use_exact(Model *m, bool exact);       // from now on weights are exact, whatever --quant says; or not
 
 // Values of the whole table, from the seed.

@@ -42,6 +42,24 @@ void rounding_sizes(ModelSize *s, const Model *m) {
     }
 }
 
+// --hadamard multiplies 16 numbers by signs over 4, and none of the sums is more than four times the largest.
+bool rounding_holds(const Model *m) {
+    for (size_t i = 0; m->c.quant && i < m->count; i++) {
+        const Param *p = &m->params[i];
+        if (rounding_concerns(&m->c, p) && !quant_holds(rounding_format(&m->c).format, m->master + p->offset, p->size,
+                                                        m->c.hadamard ? 4 : 1))
+            return false;
+    }
+    return true;
+}
+
+void rounding_refuse(const Config *c, const char *name, const real *x, size_t n) {
+    QuantFormat format = rounding_format(c).format;
+    if (!quant_holds(format, x, n, 1))
+        fail("tensor %s has numbers that are not finite, or too large for %s; leave out --quant, or choose another "
+             "format", name, quant_name(format));
+}
+
 void round_tensor(const Config *c, const Param *p, real *out, const real *exact) {
     size_t columns = p->shape[p->rank - 1], matrices = p->rank == 3 ? p->shape[0] : 1, each = p->size / matrices;
     size_t rows = each / columns;
@@ -49,6 +67,7 @@ void round_tensor(const Config *c, const Param *p, real *out, const real *exact)
         const real *x = exact + e * each;
         real *y = out + e * each;
         if (c->hadamard) hadamard_rows(y, columns, x, columns, rows, columns), x = y;
+        rounding_refuse(c, p->name, x, each);
         quant_round(rounding_format(c), y, x, rows, columns);
         if (c->hadamard) hadamard_rows(y, columns, y, columns, rows, columns);
     }

@@ -15,6 +15,9 @@ Quant rounding_format(const Config *c);             // of a c->quant that is not
 // Whether a tensor is a matrix that is rounded, and what becomes of it; out may be exact.
 bool rounding_concerns(const Config *c, const Param *p);
 void round_tensor(const Config *c, const Param *p, real *out, const real *exact);
+// Whether the format holds all exact weights that are to be rounded: a training in which it does not has diverged.
+bool rounding_holds(const Model *m);
+void rounding_refuse(const Config *c, const char *name, const real *x, size_t n);    // where it does not hold x
 bool is_rounded(const Model *m, const Param *p);
 // The sizes of --quant: what is rounded, the copy that is computed with, and its bytes in a packed file.
 void rounding_sizes(ModelSize *s, const Model *m);
