@@ -14,6 +14,6 @@
     report.py     the same in words, and the facts that pages may quote
     sweep.py, check.py, table.py, figure.py, notebook.py    the commands, the pictures, what notebooks show
 
-Only trainer.py, server.py, asker.py and warm.py start programs, and only of this repository; everything below verdict.py sees
-records alone.
+Only trainer.py, server.py, asker.py and warm.py start programs, and only of this repository; everything below
+verdict.py sees records alone.
 """
