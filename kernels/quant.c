@@ -630,18 +630,18 @@ void quant_integers(signed char q[32], float unit[2], QuantFormat format, const 
 
 static bool has_half(QuantFormat f) { return f != QUANT_int8 && f != QUANT_mxfp4 && f != QUANT_nvfp4; }
 
-static float most_of(QuantFormat format, float tensor_scale) {
+static float limit_of(QuantFormat format, float tensor_scale) {
     return has_half(format) ? HALF_MOST : format == QUANT_nvfp4 ? E2M1_MOST * 464 * tensor_scale : FLOAT_MOST;
 }
 
 // Those of infinities and NaN are above all others. The scale of a tensor in nvfp4 is made for what it holds.
 bool quant_holds(QuantFormat format, const real *x, size_t n, float times) {
-    return largest_size(x, n) <= size_of((format == QUANT_nvfp4 ? FLOAT_MOST : most_of(format, 1)) / times);
+    return largest_size(x, n) <= size_of((format == QUANT_nvfp4 ? FLOAT_MOST : limit_of(format, 1)) / times);
 }
 
 // Alone in its thread, because fail() may not return.
 static void check_numbers(QuantFormat format, float tensor_scale, const real *x, size_t rows, size_t columns) {
-    float most = most_of(format, tensor_scale);
+    float most = limit_of(format, tensor_scale);
     if (!(tensor_scale > 0) || isinf(tensor_scale) || (format != QUANT_nvfp4 && tensor_scale > 1))
         fail("%s with a tensor scale of %g: only nvfp4 has one, above 0", quant_name(format), (double)tensor_scale);
     if (largest_size(x, rows * columns) <= size_of(most)) return;    // those of infinities and NaN are above all others

@@ -11,12 +11,6 @@
 
 // ---- what is packed ------------------------------------------------------------------------------
 
-static bool is_integer(const Model *m, const Param *p) {
-    static const char exact[] = ".attn.kv_b.weight";
-    size_t n = strlen(p->name), end = sizeof exact - 1;
-    return m->c.quant_act && is_rounded(m, p) && !(n >= end && !strcmp(p->name + n - end, exact));
-}
-
 // Rows that follow on others share their panels, unless each tensor has a scale of its own.
 static void add_piece(Model *m, const Linear *l, size_t column, size_t rows, size_t from) {
     QuantFormat format = rounding_format(&m->c).format;
@@ -80,9 +74,6 @@ static const real *rotated(const Model *m, const real *x, size_t ldx, size_t row
     return y;
 }
 
-bool packed_makes(const Model *m, const Param *p) {
-    return m->training && packed_in_use(m) && (p->offset != m->embed || m->c.tie) && is_integer(m, p);
-}
 static const char *name_at(const Model *m, size_t offset) {
     size_t i = 0;
     while (offset - m->params[i].offset >= m->params[i].size) i++;       // a smaller offset wraps around

@@ -28,7 +28,6 @@ void packed_plan(Model *m, Linear *l);
 void packed_plan_embedding(Model *m);
 void packed_take(Model *m);                      // memory for all that was planned
 void packed_make(Model *m);                      // from the parameters; in a training also the values that they mean
-bool packed_makes(const Model *m, const Param *p);            // whether it makes the values of this tensor
 void packed_release(Model *m);                   // the parameters that are not needed any more
 void packed_needs_floats(const Model *m);        // fail()s when they have been given back
 

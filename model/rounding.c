@@ -2,7 +2,6 @@
 #include "model/rounding.h"
 #include "kernels/hadamard.h"
 #include "model/layer.h"
-#include "model/packed.h"
 #include <string.h>
 
 // Matrices, but for those that are looked up by position, filter, or decide who computes and what is forgotten.
@@ -18,6 +17,16 @@ bool rounding_concerns(const Config *c, const Param *p) {
 }
 
 bool is_rounded(const Model *m, const Param *p) { return m->c.quant && rounding_concerns(&m->c, p); }
+
+bool is_integer(const Model *m, const Param *p) {
+    static const char exact[] = ".attn.kv_b.weight";
+    size_t n = strlen(p->name), end = sizeof exact - 1;
+    return m->c.quant_act && is_rounded(m, p) && !(n >= end && !strcmp(p->name + n - end, exact));
+}
+
+static bool made_of_codes(const Model *m, const Param *p) {
+    return m->training && !(m->exact || m->exact_asked) && (p->offset != m->embed || m->c.tie) && is_integer(m, p);
+}
 
 #define SAME(word) (int)WEIGHTS_##word == (int)QUANT_##word + 1
 _Static_assert(SAME(int8) && SAME(q8_0) && SAME(q4_0) && SAME(int4) && SAME(int4_full) && SAME(int4_asym) &&
@@ -79,7 +88,7 @@ void round_weights(Model *m, bool all) {
         const Param *p = &m->params[i];
         const real *exact = m->master + p->offset;
         real *x = m->values + p->offset;
-        if (!all && packed_makes(m, p)) continue;
+        if (!all && made_of_codes(m, p)) continue;
         if (m->exact || m->exact_asked || !rounding_concerns(&m->c, p)) memcpy(x, exact, p->size * sizeof *x);
         else round_tensor(&m->c, p, x, exact);
     }

@@ -19,6 +19,7 @@ void round_tensor(const Config *c, const Param *p, real *out, const real *exact)
 bool rounding_holds(const Model *m);
 void rounding_refuse(const Config *c, const char *name, const real *x, size_t n);    // where it does not hold x
 bool is_rounded(const Model *m, const Param *p);
+bool is_integer(const Model *m, const Param *p);     // with --quant-act: all of those but mla's kv_b (packed.h)
 // The sizes of --quant: what is rounded, the copy that is computed with, and its bytes in a packed file.
 void rounding_sizes(ModelSize *s, const Model *m);
 // Makes the values that the model computes with from its master weights, if they are kept apart. all: also those that
