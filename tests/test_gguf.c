@@ -100,6 +100,33 @@ static void test_models(void) {
     }
 }
 
+typedef struct { Model *m; const char *type; } Saving;
+static void save_it(void *saving) {
+    const Saving *s = saving;
+    save(s->m, s->type, test_path("large.gguf"));
+}
+
+// What a type does not hold is refused by its tensor's name, and no file is left.
+static void test_large(void) {
+    static const struct { real x; const char *type; bool fits; } cases[] = {
+        {65504, "f16", true}, {65520, "f16", false}, {65520, "bf16", true}, {INFINITY, "bf16", false},
+        {NAN, "f32", false}, {1e6f, "q8_0", false}, {1e6f, "mxfp4", true}, {NAN, "nvfp4", false},
+    };
+    Config c = resolved("");
+    Model *m = random_model(&c);
+    const Param *p = model_find(m, "layers.0.attn.q.weight");
+    CHECK(p, "the tensor has another name");
+    for (size_t i = 0; p && i < sizeof cases / sizeof *cases; i++) {
+        Saving s = {m, cases[i].type};
+        model_values(m)[p->offset + 3] = cases[i].x;
+        if (cases[i].fits) save_it(&s);
+        else CHECK(test_fails(1, "blk.0.attn_q.weight is", save_it, &s), "%s: %s", s.type, test_message);
+        CHECK(file_exists(test_path("large.gguf")) == cases[i].fits, "%g in %s", (double)cases[i].x, s.type);
+        remove_file(test_path("large.gguf"));
+    }
+    model_free(m);
+}
+
 // Half floats and blocks round once: within the steps that they have for numbers up to about 5.
 static void test_types(void) {
     static const struct { const char *type; double within; size_t odd; } cases[] = {
@@ -190,6 +217,11 @@ static void test_keys(void) {
     static const char two[] = "llama.block_count\x04\0\0\0\x02", many[] = "llama.block_count\x04\0\0\0\xff";
     void *path = changed_bytes(two, many, sizeof two - 1);
     CHECK(test_fails(1, "255 layers are claimed", load_it, path), "%s", test_message);
+    char eps[] = "layer_norm_rms_epsilon\x06\0\0\0....", none[sizeof eps];
+    float x = (float)c.norm_eps, nan = NAN;
+    memcpy(eps + sizeof eps - 5, &x, 4), memcpy(none, eps, sizeof eps), memcpy(none + sizeof eps - 5, &nan, 4);
+    path = changed_bytes(eps, none, sizeof eps - 1);
+    CHECK(test_fails(1, "a finite number", load_it, path), "%s", test_message);
     model_free(m);
 }
 
@@ -387,6 +419,7 @@ static const Test tests[] = {
     {"gguf/damage", "what is cut off or changed is refused in one line, or read", test_damage},
     {"gguf/models", "every architecture is written and read back bit for bit", test_models},
     {"gguf/types", "every type rounds within its steps", test_types},
+    {"gguf/large", "numbers that a type does not hold are refused by name", test_large},
     {"gguf/obstacles", "what llama.cpp would compute otherwise is not written", test_obstacles},
     {"gguf/keys", "keys and tensors that are missing, left over or unknown are refused by name", test_keys},
     {"gguf/own-tokens", "our tokenizers come back, and llama.cpp gets those that it can have", test_own_tokens},

@@ -189,6 +189,9 @@ static void command(void) {
           alike.error);
     Result loaded = train(TINY "--steps 1 --out loaded --load once-1 --quant int2");
     CHECK(loaded.status == 0 && strstr(loaded.error, again), "%s%s", loaded.out, loaded.error);
+    // A weight that the format does not hold is a divergence, as an infinite loss is, and no fault of a file.
+    Result wild = train(TINY "--steps 30 --lr 1000 --warmup 0 --norm peri --qk-norm head --quant q4_0 --out wild");
+    CHECK(wild.status == 1 && strstr(wild.error, "diverged after step"), "%d: %s", wild.status, wild.error);
     refused(TINY "--mx-scale even --out x", "--quant"), refused(TINY "--qat-start 0.5 --out x", "--quant");
     refused(TINY "--quant q4 --out x", "q4"), refused(TINY "--quant int2 --mx-scale even --out x", "mxfp4");
 }
