@@ -14,7 +14,7 @@ import textwrap
 import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.ticker import MaxNLocator  # noqa: E402
+from matplotlib.ticker import EngFormatter, LogFormatter, MaxNLocator  # noqa: E402
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory  # noqa: E402
 
 from . import baseline  # noqa: E402
@@ -162,6 +162,8 @@ def draw_lines(axes, claim, results):
         axes.minorticks_off()
     if claim.figure.get("log_y"):
         axes.set_yscale("log")
+        for whose in ("set_major_formatter", "set_minor_formatter"):
+            getattr(axes.yaxis, whose)(LogFormatter(minor_thresholds=(1.5, 0.5)))
     axes.set_xlabel(claim.figure.get("x_label") or METRICS.get(x) or x)
     axes.set_ylabel(metric_label(claim))
     show_elimination(axes, claim, claim.metric, across=False)
@@ -188,7 +190,7 @@ def draw_arms(axes, claim, results, metric, named=True):
     axes.set_yticks(range(len(rows)), [textwrap.fill(words(claim, r[0]), wide) if named else "" for r in rows])
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(metric_label(claim, metric))
+    axes.set_xlabel(textwrap.fill(metric_label(claim, metric), 40))
     show_elimination(axes, claim, metric, across=True)
 
 
@@ -253,6 +255,8 @@ def draw_comparisons(axes, claim, findings, size=8):
     axes.set_xlim(left, right)
     axes.set_ylim(len(findings) - 0.55, -0.62)
     axes.xaxis.set_major_locator(MaxNLocator(4))
+    if max(abs(left), abs(right)) >= 1e5:                # 100M, where the axis would put a power of ten at its end
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.grid(axis="y", visible=False)
@@ -297,9 +301,9 @@ def draw_small(claim, records, path):
         plt.close(figure)
 
 
-def headline_of(claim, outcome):
-    """The title: what was asked, the verdict, and the number of the first comparison."""
-    first = shown_findings(outcome, thesis=True)[:1]
+def headline_of(claim, outcome, findings):
+    """The title: what was asked, the verdict, and the number of the first comparison that is drawn."""
+    first = [f for f in findings if f.comparison.role == "thesis"][:1]
     told = f"{question(claim, first[0].comparison)}: {effect(first[0])}" if first else ""
     head = f"{claim.title}: {outcome.verdict}" if claim.thesis else claim.title
     return head + ("\n" + told) * bool(told)
@@ -335,8 +339,8 @@ def draw(claim, records, path):
         if findings:
             draw_comparisons(axes[-1], claim, findings)
             told = unit_of(claim) + "; stroke and line: mean and 95% interval; grey: predicted"
-            axes[-1].set_xlabel(textwrap.fill(told, 52))
-        title = headline_of(claim, outcome)
+            axes[-1].set_xlabel(textwrap.fill(told, 46))
+        title = headline_of(claim, outcome, findings)
         if claim.record:      # the comparisons alone: a narrow picture
             title = "\n".join(textwrap.fill(line, 46) for line in title.split("\n"))
         figure.suptitle(title, fontsize=10, fontweight="bold")
