@@ -468,6 +468,29 @@ static void check_copies(const char *flags) {
     cache_free(one), cache_free(all), cache_free(fresh);
     model_free(m);
 }
+// What a half float does not hold is refused where it will be rounded, and nowhere else.
+typedef struct { Model *m; const KeepOptions *o; } Reader;
+static void read_values(void *reader) {
+    const Reader *r = reader;
+    int text[12] = {1, 2, 3};
+    real logits[VOCAB];
+    Cache *c = cache_new_kept(r->m, 1, 12, r->o, 12);
+    model_infer(r->m, c, text, 12, false, logits);
+    cache_free(c);
+}
+static void test_large(void) {
+    Model *m = open_model("");
+    const Param *p = model_find(m, "layers.0.attn.v.weight");
+    for (size_t i = 0; i < p->size; i++) model_values(m)[p->offset + i] *= 1e8f;
+    model_changed(m);
+    KeepOptions few = options("--kv-bits 8"), brain = options("--kv-bits 16");
+    CHECK(test_fails(1, "and --kv-bits 8 has numbers of at most 65504", read_values, &(Reader){m, &few}), "%s",
+          test_message);
+    CHECK(strstr(test_message, "a value is"), "%s", test_message);
+    read_values(&(Reader){m, &brain});
+    model_free(m);
+}
+
 static void test_copies(void) {
     static const char *const flags[] = {
         "--kv-policy h2o --kv-budget 12", "--kv-policy random --kv-budget 9", "--kv-policy pool --kv-budget 8",
@@ -716,6 +739,7 @@ static void test_commands(void) {
 
 static const Test tests[] = {
     {"keep/halves", "all 65,536 half floats, and how numbers become them", test_halves},
+    {"keep/large", "numbers that a packed cache would clip are refused", test_large},
     {"keep/groups", "8, 4 and 2 bits are KIVI's formula", test_groups},
     {"keep/runs", "tokens that are packed together come back as each of their groups would", test_runs},
     {"keep/extremes", "groups without a range, beyond the range; bfloat16", test_extremes},
