@@ -309,7 +309,9 @@ static void vector_product(const Product *p) {
         else block(p, (Range){0, 1}, (Range){j, j + 1}, NULL);
 }
 
-static bool is_sweep(const Product *p) { return p->packed && p->M <= SWEEP_MOST && p->a_col == 1 && p->K; }
+static bool is_sweep(const Product *p) {
+    return p->packed && p->M && p->M <= SWEEP_MOST && p->N && p->a_col == 1 && p->K;
+}
 // Rows that would fall on the same lines of the L1 cache are copied.
 static size_t sweep_space(const Product *p) {
     return p->a_row * sizeof(real) % 4096 == 0 && p->M > 4 ? smaller(p->M, SWEEP_ROWS) * (p->K + LANES) : 0;
