@@ -195,8 +195,9 @@ static void stop_early(Service *run) {
 void answers_run(Service *run, Backend backend) {
     answers_begin(run, backend);
     process_catch_signals(true);
-    while (!process_stopped && answers_advance(run)) {}
-    if (process_stopped) stop_early(run);
+    // A replay takes a moment, and what it replays has answers that are not written yet: it is not stopped.
+    while ((run->timed || !process_stopped) && answers_advance(run)) {}
+    if (process_stopped && !run->timed) stop_early(run);
     process_catch_signals(false);
     run->took = seconds_now() - run->start;
 }
