@@ -126,11 +126,7 @@ void live_wait(Live *l, Call *c, double seconds) {
     pthread_mutex_unlock(&l->lock);
 }
 
-// The reason first: whoever knows it knows all tokens.
-Progress live_progress(const Answer *a) {
-    Why why = a->why;
-    return (Progress){a->count, why};
-}
+Progress live_progress(const Answer *a) { return a->progress; }
 
 void live_listen(Live *l, Call *c, bool listen) {
     pthread_mutex_lock(&l->lock);
@@ -157,7 +153,7 @@ void live_hear(Live *l, double seconds) {
 }
 
 static void ask_to_end(Live *l, Answer *a, Why why) {
-    if (a->why || a->asked) return;
+    if (live_progress(a).why || a->asked) return;
     a->asked = why;
     push(l, a->call);
 }
@@ -165,13 +161,15 @@ static void ask_to_end(Live *l, Answer *a, Why why) {
 // A word that ends an answer may be found after the engine has written it to its length.
 void live_stop(Live *l, Answer *a, Why why) {
     pthread_mutex_lock(&l->lock);
-    if (a->why == WHY_LENGTH && why == WHY_STOP && !a->counted) a->why = why;
+    Progress p = a->progress;
+    if (p.why == WHY_LENGTH && why == WHY_STOP && !a->counted) a->progress = (Progress){p.count, why};
     ask_to_end(l, a, why);
     pthread_mutex_unlock(&l->lock);
 }
 
 static void count_why(Live *l, Answer *a) {
-    if (a->why && !a->counted) l->stats.ended[a->why]++, a->counted = true;
+    Why why = live_progress(a).why;
+    if (why && !a->counted) l->stats.ended[why]++, a->counted = true;
 }
 
 static void forget_call(Live *l, Call *c) {
@@ -308,7 +306,7 @@ static void receive(void *owner, Request *r, const int *token, size_t count) {
     const Live *l = owner;
     Answer *a = r->owner;
     for (size_t i = 0; i < count; i++) a->token[a->drawn] = token[i], a->step[a->drawn++] = l->steps;
-    if (l->drawing && r->state != STATE_ENDED) a->count = a->drawn;      // an end is said together with its reason
+    if (l->drawing && r->state != STATE_ENDED) a->progress = (Progress){(uint32_t)a->drawn, WHY_NONE};
 }
 
 Live *live_new(LiveOptions o, Sched *sched, Pool *pool, Served *served, const Tokenizer *words) {
@@ -379,12 +377,13 @@ static void count_ended(Live *l, Answer *a) {
     LiveStats *s = &l->stats;
     const Call *c = a->call;
     if (!c->words || c->left) count_why(l, a);
-    if (a->why != WHY_LENGTH && a->why != WHY_STOP) return;
-    double tpot = a->count > 1 ? (a->last - a->first) / (double)(a->count - 1) : 0, ttft = a->first - c->arrival;
+    Why why = live_progress(a).why;
+    if (why != WHY_LENGTH && why != WHY_STOP) return;
+    double tpot = a->drawn > 1 ? (a->last - a->first) / (double)(a->drawn - 1) : 0, ttft = a->first - c->arrival;
     s->good += ttft <= l->o.slo_ttft && tpot <= l->o.slo_tpot;
-    observe(&s->latency, a->last - c->arrival), observe(&s->answer, (double)a->count);
+    observe(&s->latency, a->last - c->arrival), observe(&s->answer, (double)a->drawn);
     s->recent[s->finished++ % RECENT] = (Finished){ttft, tpot, a->last - c->arrival, s->now, c->length[a->prompt],
-                                                   a->count, a->why};
+                                                   a->drawn, why};
 }
 
 // Whoever hears is woken once for all news of a step, and not into a lock that is still held.
@@ -403,13 +402,13 @@ static bool publish(Live *l, Answer *a) {
         double since = a->noted ? a->last : c->arrival;
         observe(a->noted ? &s->gap : &s->ttft, s->now - since);
         if (!a->noted) a->first = s->now;
-        a->last = s->now, s->tokens += a->drawn - a->noted, a->count = a->noted = a->drawn;
+        a->last = s->now, s->tokens += a->drawn - a->noted, a->noted = a->drawn;
     }
+    a->progress = (Progress){(uint32_t)a->drawn, ended ? why_of(a) : WHY_NONE};
     c->news = true;
     if (c->listened) l->ring = l->unsaid = true;
     else if (!c->whole) pthread_cond_signal(&c->come);
     if (!ended) return true;
-    a->why = why_of(a);
     count_ended(l, a);
     sched_release(l->sched, a->request);
     a->request = NULL;

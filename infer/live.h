@@ -13,13 +13,17 @@ typedef struct { int token; double logprob; } Likely;      // of the distributio
 typedef enum { WHY_NONE, WHY_LENGTH, WHY_STOP, WHY_GONE, WHY_TIMEOUT, WHY_SHED, WHY_REFUSED, WHY_DRAIN, WHYS } Why;
 const char *why_name(Why why);                             // as the label of a metric
 
+// What those outside know of an answer: its tokens, and why there are no more of them. One word, so that nobody ever
+// sees the last token without its reason, nor a reason without all tokens.
+typedef struct { uint32_t count; Why why; } Progress;
+
 typedef struct Call Call;
 typedef struct {
     Call *call;
     size_t prompt, index;        // which of the call's prompts; text i of ./generate --samples draws as index i
     int *token; uint32_t *step;  // [most]; the step that drew it
     Likely *likely;              // [most, 1 + K]: the token, then the K most probable; or NULL
-    _Atomic size_t count; _Atomic Why why;       // known to those outside: tokens, and why there are no more of them
+    _Atomic Progress progress;
     double first, last;          // when its first and its latest token came
     // The engine's own.
     Request *request;
@@ -89,7 +93,6 @@ typedef enum { SUBMIT_DONE, SUBMIT_FULL, SUBMIT_DRAINING } Submitted;
 Submitted live_submit(Live *l, Call *c);
 // Waits for news of a call, at most so long. Whoever is back may read what answers have up to `count`.
 void live_wait(Live *l, Call *c, double seconds);
-typedef struct { size_t count; Why why; } Progress;
 Progress live_progress(const Answer *a);                  // without the lock
 // One thread for many calls: a step with news of any that are listened to wakes it once, when it begins to draw, and
 // keeps it awake until it has drawn; so does a ring, once.

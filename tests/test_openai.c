@@ -108,10 +108,9 @@ static void chunks(void) {
         if (!r) return;
         Answer *a = r->call->answer;
         for (size_t i = 0; i < 3; i++) a->token[i] = answer[i], a->step[i] = (uint32_t)i;
-        a->count = 2;
+        a->progress = (Progress){2, WHY_NONE};
         char *first = reply_events(r), *none = reply_events(r);
-        a->count = 3;
-        a->why = WHY_LENGTH;
+        a->progress = (Progress){3, WHY_LENGTH};
         char *rest = reply_events(r), *all = xprintf("%s%s", first, rest);
         CHECK(!none && strstr(rest, "data: [DONE]\n\n"), "nothing new, then the end: %s", rest);
         size_t count = check_chunks(all, " c\"a\\t the \xC3\xA9\x01", chat, usage);
