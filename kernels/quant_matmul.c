@@ -18,6 +18,7 @@ enum {
     PREFETCH = 8192,                     // bytes ahead of a walk through memory: across pages, where hardware stops
     SMALL = 1 << 17,                     // multiply-adds below which waking the threads costs more than it gains
     WALK = 16,                           // rows up to which a panel comes from memory and not from a cache
+    UNPACKED_ONCE = 4,                   // rows from which on nibbles of two panels are unpacked together
 };
 
 // ---- panels --------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ size_t quant_rows_bytes(size_t M, size_t K) {
 
 // Loops of a length that is known, without calls and jumps, so that compilers make vectors of them. Sizes are compared
 // as integers, in the order of the numbers that they are the bits of; from INFINITE on they are of none.
-INLINE void quantise_group(signed char *q, float *scale, int32_t *sum, const real *x, size_t n, float limit) {
+INLINE void quantise_group(signed char *q, float *scale, int32_t sum[2], const real *x, size_t n, float limit) {
     enum { MAGNITUDE = 0x7fffffff, INFINITE = 0x7f800000 };
     float amax;
     uint32_t most = 0;
@@ -137,13 +138,15 @@ QuantRows quant_rows_within(void *at, const real *x, size_t ldx, size_t M, size_
     size_t groups = groups_of(K);
     PROFILE(quantise, 3 * M * K, M * K * 5 / 4);
     QuantRows r = {.M = M, .K = K, .groups = groups, .scale = at};
-    r.sum = (int32_t *)(r.scale + M * groups), r.q = (signed char *)(r.sum + 2 * M * groups);
+    r.sum = (int32_t *)(r.scale + M * groups), r.half = r.sum + M * groups;
+    r.q = (signed char *)(r.half + M * groups);
     PARALLEL_ROWS(M, K)
     for (size_t m = 0; m < M; m++)
         for (size_t g = 0; g < groups; g++) {
-            size_t group = m * groups + g;
-            quantise_group(r.q + group * GROUP, r.scale + group, r.sum + 2 * group, x + m * ldx + g * GROUP,
+            int32_t half[2];
+            quantise_group(r.q + (m * groups + g) * GROUP, r.scale + g * M + m, half, x + m * ldx + g * GROUP,
                            smaller(K - g * GROUP, GROUP), (float)most);
+            r.half[g * M + m] = half[0], r.sum[g * M + m] = half[0] + half[1];
         }
     return r;
 }
@@ -155,8 +158,8 @@ void quant_rows_meaning(real *y, size_t ldy, const QuantRows *r) {
     PARALLEL_ROWS(r->M, r->K)
     for (size_t m = 0; m < r->M; m++)
         for (size_t k = 0; k < r->K; k++) {
-            size_t group = m * r->groups + k / GROUP;
-            y[m * ldy + k] = (real)r->q[group * GROUP + k % GROUP] * (real)r->scale[group];
+            size_t g = k / GROUP;
+            y[m * ldy + k] = (real)r->q[(m * r->groups + g) * GROUP + k % GROUP] * (real)r->scale[g * r->M + m];
         }
 }
 
@@ -166,12 +169,17 @@ void quant_rows_meaning(real *y, size_t ldy, const QuantRows *r) {
 
 #if !defined(SIMD_PLAIN) && defined(__AVX512VNNI__)
 #define PATH "avx512 vnni"
-#define TILE_ROWS 8
+#define TILE_ROWS 5
+#define PANELS 2
 typedef __m512i Ints;
 typedef __m512i Slice;
 INLINE Ints ints_set(int32_t x) { return _mm512_set1_epi32(x); }
 INLINE vec ints_to_vec(Ints x) { return _mm512_cvtepi32_ps(x); }
-INLINE Slice slice_load(const unsigned char *p) { return _mm512_loadu_si512(p); }
+INLINE Slice slice_load(const unsigned char *p) {
+    Slice x = _mm512_loadu_si512(p);
+    __asm__("" : "+v"(x));               // GCC 12 would load it again for each use
+    return x;
+}
 INLINE Slice slice_low(Slice x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 INLINE Slice slice_high(Slice x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
 INLINE Slice slice_look_up(Slice x, const unsigned char *table) {
@@ -190,6 +198,7 @@ INLINE Ints dot_small(Ints sum, Slice w, const signed char *q) { return _mm512_d
 #elif !defined(SIMD_PLAIN) && defined(__AVX2__) && defined(__FMA__)
 #define PATH "avx2"
 #define TILE_ROWS 3
+#define PANELS 1
 typedef struct { __m256i a, b; } Ints;
 typedef Ints Slice;
 INLINE Ints ints_set(int32_t x) { return (Ints){_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
@@ -244,6 +253,7 @@ INLINE Ints dot_bytes(Ints sum, Slice w, const signed char *q) {
 #define PATH "neon"
 #endif
 #define TILE_ROWS 4
+#define PANELS 1
 typedef struct { int32x4_t v[4]; } Ints;
 typedef struct { int8x16_t v[4]; } Slice;
 #define EACH(type, expression) { type r; for (int i = 0; i < 4; i++) r.v[i] = expression; return r; }
@@ -282,6 +292,7 @@ INLINE Ints dot_small(Ints sum, Slice w, const signed char *q) { return dot_byte
 #else
 #define PATH "plain"
 #define TILE_ROWS 1
+#define PANELS 1
 typedef struct { int32_t lane[COLUMNS]; } Ints;
 typedef struct { unsigned char byte[SLICE]; } Slice;
 INLINE Ints ints_set(int32_t x) {
@@ -383,113 +394,149 @@ INLINE vec load_bytes(const unsigned char *p) {
 // Twice what E2M1 means, plus 12.
 static const unsigned char e2m1_biased[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
 
-// Slices of a group: `count` from `first`, two in a slice of nibbles.
-INLINE void dot_slices(Ints *sum, size_t rows, Kind kind, const unsigned char *codes, const signed char *q, size_t ldq,
-                       size_t first, size_t count) {
-    for (size_t i = first; i < first + count; i++) {
-        if (kind <= BYTES_HALF) {
-            Slice w = slice_signed(slice_load(codes + i * SLICE));
-            for (size_t r = 0; r < rows; r++) sum[r] = dot_bytes(sum[r], w, q + r * ldq + i * DEPTH);
-        } else if (i % 2 == 0) {
-            Slice w = slice_load(codes + i / 2 * SLICE), low = slice_low(w), high = slice_high(w);
-            if (kind >= NIBBLES_E8M0) low = slice_look_up(low, e2m1_biased), high = slice_look_up(high, e2m1_biased);
-            for (size_t r = 0; r < rows; r++) sum[r] = dot_small(sum[r], low, q + r * ldq + i * DEPTH);
-            for (size_t r = 0; r < rows; r++) sum[r] = dot_small(sum[r], high, q + r * ldq + (i + 1) * DEPTH);
+// Slices of a group, of panels that lie `next` bytes apart: `count` from `first`, two in a slice of nibbles.
+INLINE void dot_slices(Ints sum[][TILE_ROWS], size_t rows, size_t panels, Kind kind, const unsigned char *codes,
+                       size_t next, const signed char *q, size_t ldq, size_t first, size_t count) {
+    Slice w[PANELS], high[PANELS];
+    if (kind <= BYTES_HALF) {
+#pragma GCC unroll 8
+        for (size_t i = first; i < first + count; i++) {
+            for (size_t p = 0; p < panels; p++) w[p] = slice_signed(slice_load(codes + p * next + i * SLICE));
+            for (size_t r = 0; r < rows; r++)
+                for (size_t p = 0; p < panels; p++) sum[p][r] = dot_bytes(sum[p][r], w[p], q + r * ldq + i * DEPTH);
         }
+        return;
+    }
+#pragma GCC unroll 4
+    for (size_t i = first; i < first + count; i += 2) {
+        for (size_t p = 0; p < panels; p++) {
+            Slice both = slice_load(codes + p * next + i / 2 * SLICE);
+            w[p] = slice_low(both), high[p] = slice_high(both);
+            if (kind < NIBBLES_E8M0) continue;
+            w[p] = slice_look_up(w[p], e2m1_biased), high[p] = slice_look_up(high[p], e2m1_biased);
+        }
+        for (size_t r = 0; r < rows; r++)
+            for (size_t p = 0; p < panels; p++) sum[p][r] = dot_small(sum[p][r], w[p], q + r * ldq + i * DEPTH);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t p = 0; p < panels; p++)
+                sum[p][r] = dot_small(sum[p][r], high[p], q + r * ldq + (i + 1) * DEPTH);
     }
 }
 
-// A few rows of activations by a panel, y [rows, n]. `rows` and `kind` are constants where this is expanded.
-INLINE void micro_kernel(size_t rows, Kind kind, real *y, size_t ldy, size_t n, const QuantRows *x, size_t m,
-                         const QuantWeight *w, const unsigned char *panel, const real *bias, bool ahead) {
+// Of a panel of which `left` bytes are left, or of the one that this tile reads after it, `skip` bytes further.
+INLINE void prefetch(const unsigned char *at, size_t bytes, size_t left, size_t distance, size_t skip) {
+    const unsigned char *soon = at + distance + (left <= distance ? skip : 0);
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(soon + i);
+}
+
+// A few rows of activations by one panel, or by two side by side, for which a number of activations is read once:
+// y [rows, n]. `rows`, `panels` and `kind` are constants where this is expanded.
+INLINE void micro_kernel(size_t rows, size_t panels, Kind kind, real *y, size_t ldy, size_t n, const QuantRows *x,
+                         size_t m, const QuantWeight *w, const unsigned char *panel, const real *bias, bool ahead) {
     enum { SLICES = GROUP / DEPTH };
-    size_t ldq = x->groups * GROUP, bytes = sizes[kind].scales + sizes[kind].codes;
-    vec sum[TILE_ROWS], unit = kind == BYTES_ROW ? load_floats(panel) : vec_zero();
+    size_t ldq = x->groups * GROUP, bytes = sizes[kind].scales + sizes[kind].codes, next = panel_bytes(kind, w->K);
+    size_t parts = kind == NIBBLES_E4M3 ? 2 : 1;
+    vec sum[PANELS][TILE_ROWS], unit[PANELS];
     int start = kind <= BYTES_HALF ? bytes_bias(packing[w->format].bias) : packing[w->format].bias;
-    for (size_t r = 0; r < rows; r++) sum[r] = bias ? vec_load_at(bias, 0, n) : vec_zero();
+    for (size_t p = 0; p < panels; p++) {
+        unit[p] = kind == BYTES_ROW ? load_floats(panel + p * next) : vec_zero();
+        for (size_t r = 0; r < rows; r++)
+            sum[p][r] = bias ? vec_load_at(bias, p * COLUMNS, n) : vec_zero();
+    }
     panel += sizes[kind].row;
     for (size_t g = 0; g < x->groups; g++, panel += bytes) {
-        const unsigned char *codes = panel + sizes[kind].scales;
         const signed char *q = x->q + m * ldq + g * GROUP;
-        const int32_t *sums = x->sum + 2 * (m * x->groups + g);
-        if (ahead)
-            for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(panel + PREFETCH + at);
-        size_t parts = kind == NIBBLES_E4M3 ? 2 : 1;
-        if (kind == BYTES_HALF || kind == NIBBLES || kind == NIBBLES_ZERO) unit = load_halves(panel);
-        if (kind == NIBBLES) unit = vec_mul(unit, vec_set((real)packing[w->format].unit));
-        if (kind == NIBBLES_E8M0) unit = load_e8m0(panel);
+        const int32_t *whole = x->sum + g * x->M + m, *half = x->half + g * x->M + m;
+        const float *scale = x->scale + g * x->M + m;
+        for (size_t p = 0; p < panels; p++) {
+            const unsigned char *scales = panel + p * next;
+            if (ahead) prefetch(scales, bytes, (x->groups - g) * bytes, PREFETCH / panels, (panels - 1) * next);
+            if (kind == BYTES_HALF || kind == NIBBLES || kind == NIBBLES_ZERO) unit[p] = load_halves(scales);
+            if (kind == NIBBLES) unit[p] = vec_mul(unit[p], vec_set((real)packing[w->format].unit));
+            if (kind == NIBBLES_E8M0) unit[p] = load_e8m0(scales);
+        }
         for (size_t part = 0; part < parts; part++) {
-            Ints s[TILE_ROWS];
-            if (kind == NIBBLES_E4M3) unit = load_e4m3(panel + part * COLUMNS, w->tensor_scale);
+            Ints s[PANELS][TILE_ROWS];
+            for (size_t p = 0; p < panels && kind == NIBBLES_E4M3; p++)
+                unit[p] = load_e4m3(panel + p * next + part * COLUMNS, w->tensor_scale);
             for (size_t r = 0; r < rows; r++) {
-                const int32_t *of_row = sums + 2 * r * x->groups;
-                s[r] = ints_set(-start * (parts == 2 ? of_row[part] : of_row[0] + of_row[1]));
+                s[0][r] = ints_set(-start * (parts == 1 ? whole[r] : part ? whole[r] - half[r] : half[r]));
+                for (size_t p = 1; p < panels; p++) s[p][r] = s[0][r];
             }
-            dot_slices(s, rows, kind, codes, q, ldq, part * SLICES / parts, SLICES / parts);
+            dot_slices(s, rows, panels, kind, panel + sizes[kind].scales, next, q, ldq, part * SLICES / parts,
+                       SLICES / parts);
             for (size_t r = 0; r < rows; r++) {
-                const int32_t *of_row = sums + 2 * r * x->groups;
-                vec whole = ints_to_vec(s[r]), d = vec_set((real)x->scale[(m + r) * x->groups + g]);
-                if (kind == NIBBLES_ZERO)        // exact: all of it is below 2^24
-                    whole = vec_fma(load_bytes(panel + 2 * COLUMNS), vec_set((real)-(of_row[0] + of_row[1])), whole);
-                sum[r] = vec_fma(whole, vec_mul(unit, d), sum[r]);
+                vec d = vec_set((real)scale[r]);
+                for (size_t p = 0; p < panels; p++) {
+                    vec dot = ints_to_vec(s[p][r]);
+                    if (kind == NIBBLES_ZERO)        // exact: all of it is below 2^24
+                        dot = vec_fma(load_bytes(panel + p * next + 2 * COLUMNS), vec_set((real)-whole[r]), dot);
+                    sum[p][r] = vec_fma(dot, vec_mul(unit[p], d), sum[p][r]);
+                }
             }
         }
     }
-    for (size_t r = 0; r < rows; r++) vec_store_at(y + r * ldy, 0, n, sum[r]);
+    for (size_t p = 0; p < panels; p++)
+        for (size_t r = 0; r < rows; r++) vec_store_at(y + r * ldy, p * COLUMNS, n, sum[p][r]);
 }
 
 typedef void Tile(real *y, size_t ldy, size_t n, const QuantRows *x, size_t m, const QuantWeight *w,
                   const unsigned char *panel, const real *bias, bool ahead);
-#define TILE(rows, kind)                                                                                    \
-    static void tile_##rows##_##kind(real *y, size_t ldy, size_t n, const QuantRows *x, size_t m,           \
-                                     const QuantWeight *w, const unsigned char *panel, const real *bias,    \
-                                     bool ahead) {                                                          \
-        micro_kernel(rows, kind, y, ldy, n, x, m, w, panel, bias, ahead);                                   \
+#define TILE(rows, panels, kind)                                                                               \
+    static void tile_##rows##_##panels##_##kind(real *y, size_t ldy, size_t n, const QuantRows *x, size_t m,   \
+                                                const QuantWeight *w, const unsigned char *panel,              \
+                                                const real *bias, bool ahead) {                                \
+        micro_kernel(rows, panels, kind, y, ldy, n, x, m, w, panel, bias, ahead);                              \
     }
-#define TILES(rows) TILE(rows, BYTES_ROW) TILE(rows, BYTES_HALF) TILE(rows, NIBBLES) TILE(rows, NIBBLES_ZERO) \
-                    TILE(rows, NIBBLES_E8M0) TILE(rows, NIBBLES_E4M3)
-#define TILE_LIST(rows) {tile_##rows##_BYTES_ROW, tile_##rows##_BYTES_HALF, tile_##rows##_NIBBLES, \
-                         tile_##rows##_NIBBLES_ZERO, tile_##rows##_NIBBLES_E8M0, tile_##rows##_NIBBLES_E4M3}
-TILES(1)
-#if TILE_ROWS > 1
-TILES(2) TILES(3)
+#define TILES(rows, panels)                                                                 \
+    TILE(rows, panels, BYTES_ROW) TILE(rows, panels, BYTES_HALF) TILE(rows, panels, NIBBLES) \
+    TILE(rows, panels, NIBBLES_ZERO) TILE(rows, panels, NIBBLES_E8M0) TILE(rows, panels, NIBBLES_E4M3)
+#define TILE_LIST(rows, panels)                                                                                 \
+    {tile_##rows##_##panels##_BYTES_ROW, tile_##rows##_##panels##_BYTES_HALF, tile_##rows##_##panels##_NIBBLES, \
+     tile_##rows##_##panels##_NIBBLES_ZERO, tile_##rows##_##panels##_NIBBLES_E8M0,                              \
+     tile_##rows##_##panels##_NIBBLES_E4M3}
+#define ROWS_1(panels) TILES(1, panels)
+#define ROWS_3(panels) ROWS_1(panels) TILES(2, panels) TILES(3, panels)
+#define ROWS_4(panels) ROWS_3(panels) TILES(4, panels)
+#define ROWS_5(panels) ROWS_4(panels) TILES(5, panels)
+#define LISTS_1(panels) {0}, TILE_LIST(1, panels)
+#define LISTS_3(panels) LISTS_1(panels), TILE_LIST(2, panels), TILE_LIST(3, panels)
+#define LISTS_4(panels) LISTS_3(panels), TILE_LIST(4, panels)
+#define LISTS_5(panels) LISTS_4(panels), TILE_LIST(5, panels)
+#define JOIN(a, b) a##b
+#define UP_TO(what, rows, panels) JOIN(what, rows)(panels)
+UP_TO(ROWS_, TILE_ROWS, 1)
+#if PANELS > 1
+UP_TO(ROWS_, TILE_ROWS, 2)
 #endif
-#if TILE_ROWS > 3
-TILES(4)
-#endif
-#if TILE_ROWS > 4
-TILES(5) TILES(6) TILES(7) TILES(8)
-#endif
-static Tile *const tiles[TILE_ROWS + 1][KINDS] = {
-    {0}, TILE_LIST(1),
-#if TILE_ROWS > 1
-    TILE_LIST(2), TILE_LIST(3),
-#endif
-#if TILE_ROWS > 3
-    TILE_LIST(4),
-#endif
-#if TILE_ROWS > 4
-    TILE_LIST(5), TILE_LIST(6), TILE_LIST(7), TILE_LIST(8),
+static Tile *const tiles[PANELS][TILE_ROWS + 1][KINDS] = {
+    {UP_TO(LISTS_, TILE_ROWS, 1)},
+#if PANELS > 1
+    {UP_TO(LISTS_, TILE_ROWS, 2)},
 #endif
 };
 
-// Rows that go through a panel together, tried out: those that must be unpacked in between want fewer.
-static const size_t tile_rows[KINDS] = {
-    [BYTES_ROW] = TILE_ROWS, [BYTES_HALF] = TILE_ROWS, [NIBBLES] = TILE_ROWS > 4 ? 4 : TILE_ROWS,
-    [NIBBLES_ZERO] = TILE_ROWS > 4 ? 4 : TILE_ROWS, [NIBBLES_E8M0] = TILE_ROWS,
-    [NIBBLES_E4M3] = TILE_ROWS > 4 ? 4 : TILE_ROWS};
-
-// The rows of activations go by while a panel is in the cache.
-static void panel_product(const QuantProduct *p, size_t panel) {
+// The rows of activations go by while the panels are in the cache, in tiles of about the same size.
+static void tile_panels(const QuantProduct *p, size_t panel, size_t panels) {
     const QuantWeight *w = p->w;
     Kind kind = packing[w->format].kind;
-    size_t column = panel * COLUMNS, n = smaller(w->N - column, COLUMNS);
-    for (size_t m = 0, rows; m < p->M; m += rows) {
-        rows = smaller(p->M - m, tile_rows[kind]);
-        tiles[rows][kind](p->y + m * p->ldy + column, p->ldy, n, p->x, p->first + m, w,
-                          w->packed + panel * panel_bytes(kind, w->K), p->bias ? p->bias + column : NULL,
-                          m == 0 && p->M <= WALK);
+    size_t column = panel * COLUMNS, n = smaller(w->N - column, panels * COLUMNS);
+    size_t count = (p->M + TILE_ROWS - 1) / TILE_ROWS;
+    for (size_t m = 0, rows; m < p->M; m += rows, count--) {
+        rows = (p->M - m + count - 1) / count;
+        tiles[panels - 1][rows][kind](p->y + m * p->ldy + column, p->ldy, n, p->x, p->first + m, w,
+                                      w->packed + panel * panel_bytes(kind, w->K), p->bias ? p->bias + column : NULL,
+                                      m == 0 && p->M <= WALK);
     }
+}
+
+// Two panels together, where there are two, and rows enough that reading activations and unpacking weights is what
+// takes time, not the walk through memory.
+static void panels_product(const QuantProduct *p, size_t first) {
+    size_t count = smaller(panels_of(p->w->N) - first, PANELS);
+    if (count == 2 && p->M >= (packing[p->w->format].kind <= BYTES_HALF ? WALK + 1 : UNPACKED_ONCE))
+        tile_panels(p, first, 2);
+    else for (size_t i = 0; i < count; i++) tile_panels(p, first + i, 1);
 }
 
 // Threads own panels. The guided schedule hands out ever shorter ranges of them, so that they end together although the
@@ -505,7 +552,7 @@ void quant_products(const QuantProduct *p, size_t count) {
 #pragma omp parallel if (work > SMALL)
     for (size_t i = 0; i < count; i++) {
 #pragma omp for schedule(guided) nowait
-        for (size_t panel = 0; panel < panels_of(p[i].w->N); panel++) panel_product(&p[i], panel);
+        for (size_t panel = 0; panel < panels_of(p[i].w->N); panel += PANELS) panels_product(&p[i], panel);
     }
 }
 void quant_product(real *y, size_t ldy, const QuantRows *x, const QuantWeight *w, const real *bias) {

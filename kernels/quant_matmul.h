@@ -30,8 +30,8 @@ void quant_pack(unsigned char *packed, QuantFormat format, const unsigned char *
 typedef struct {
     size_t M, K, groups;
     signed char *q;         // [M, 32 groups]
-    float *scale;           // [M, groups]
-    int32_t *sum;           // [M, 2 groups]: of 16 numbers q each
+    float *scale;           // [groups, M]
+    int32_t *sum, *half;    // [groups, M]: of 32 numbers q, and of the first 16 of them
 } QuantRows;
 size_t quant_rows_bytes(size_t M, size_t K);
 // x [M,K], row stride ldx. A number that is not finite makes the scale of its group a NaN, and with it the products.

@@ -368,8 +368,8 @@ static void meaning(void) {
             double sum = (double)c.bias[i % N], all = 0;
             for (size_t k = 0; k < K; k++) {
                 size_t m = i / N;
-                double x = rows.q[m * rows.groups * 32 + k] * (double)rows.scale[m * rows.groups + k / 32];
-                CHECK(fabs(x - (double)c.x[m * K + k]) <= 0.501 * (double)rows.scale[m * rows.groups + k / 32],
+                double x = rows.q[m * rows.groups * 32 + k] * (double)rows.scale[k / 32 * rows.M + m];
+                CHECK(fabs(x - (double)c.x[m * K + k]) <= 0.501 * (double)rows.scale[k / 32 * rows.M + m],
                       "%.9g became %.9g", (double)c.x[m * K + k], x);
                 sum += (double)w[i % N * K + k] * x, all += fabs((double)w[i % N * K + k] * x);
             }
