@@ -16,7 +16,7 @@ static const struct { const char *name; size_t layers; Shape layer[4], head; Eff
     {"51M", 12, {{1024, 512}, {512, 512}, {2752, 512}, {512, 1376}}, {32000, 512}, QUICK},   // llama, 4 of 8 heads
     {"tiny", 1, {{64, 64}, {64, 64}, {128, 64}, {64, 128}}, {256, 64}, TINY},
 };
-static const size_t counts[] = {1, 4, 16, 64, 256};
+static const size_t counts[] = {1, 2, 4, 8, 16, 32, 64, 256};
 static const QuantFormat formats[] = {QUANT_int8, QUANT_q8_0, QUANT_q4_0, QUANT_int4_asym, QUANT_mxfp4, QUANT_nvfp4};
 enum { MODELS = sizeof models / sizeof models[0], COUNTS = sizeof counts / sizeof counts[0],
        FORMATS = sizeof formats / sizeof formats[0], SHAPES = 4, MOST = 64 };
@@ -111,7 +111,9 @@ static void race_model(Bench *b, size_t model) {
         Products p[ALL];
         for (size_t f = 0; f < ALL; f++) {
             p[f] = (Products){w[f], counts[k], pool, y, held};
-            c[f] = (Contestant){.run = run, .work = &p[f], .bytes = (double)w[f]->bytes};
+            double products = (double)counts[k] * (double)w[f]->weights, depth = f ? quant_dot_depth() : 1;
+            c[f] = (Contestant){.run = run, .work = &p[f], .bytes = (double)w[f]->bytes,
+                                .flops = depth > 0 ? 2 * products / depth : 0};
         }
         double least = b->least_seconds;
         b->least_seconds = 10 * least;      // several walks: the first one wakes threads and finds other weights cached
@@ -128,7 +130,9 @@ void bench_quant(Bench *b) {
     Rng r = rng_stream(1, RNG_TEST, 0);
     pool = xmalloc(POOL * sizeof *pool);
     for (size_t i = 0; i < POOL; i++) pool[i] = (real)(0.02 * rng_normal(&r));
-    printf("products by %s; share: of the read bandwidth\n", quant_product_path());
+    printf("products by %s; share: of the larger of reading all weights and %s\n", quant_product_path(),
+           quant_dot_depth() ? "all products, four of integers as fast as one of floats"
+                             : "all products of floats; how fast integers can be here is not known");
     printf("model format    rows       MB    ms/step      tok/s    GB/s     share    GOP/s  x float\n");
     for (size_t i = 0; i < MODELS; i++)
         if (b->effort == TINY ? models[i].from == TINY : models[i].from && models[i].from <= b->effort)

@@ -169,6 +169,7 @@ void quant_rows_meaning(real *y, size_t ldy, const QuantRows *r) {
 
 #if !defined(SIMD_PLAIN) && defined(__AVX512VNNI__)
 #define PATH "avx512 vnni"
+#define DOT_INSTRUCTION
 #define TILE_ROWS 5
 #define PANELS 2
 typedef __m512i Ints;
@@ -249,6 +250,7 @@ INLINE Ints dot_bytes(Ints sum, Slice w, const signed char *q) {
 #elif !defined(SIMD_PLAIN) && defined(__aarch64__)
 #ifdef __ARM_FEATURE_DOTPROD
 #define PATH "neon dotprod"
+#define DOT_INSTRUCTION
 #else
 #define PATH "neon"
 #endif
@@ -333,6 +335,13 @@ INLINE Ints dot_bytes(Ints sum, Slice w, const signed char *q) { return dot_smal
 #endif
 
 const char *quant_product_path(void) { return PATH; }
+int quant_dot_depth(void) {
+#ifdef DOT_INSTRUCTION
+    return DEPTH;
+#else
+    return 0;
+#endif
+}
 
 // ---- scales --------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ class Bench:
         for name, of_section in (("steps", self.steps), ("torch", self.torch), ("decode", self.decode),
                                  ("memory", self.memory), ("products", self.products), ("attention", self.attention),
                                  ("serve", self.serve), ("llama", self.llama),
-                                 ("packed", self.packed)):
+                                 ("packed", self.packed), ("quant", self.quant)):
             if name in self.sections:
                 found |= of_section(self.sections[name])
         return found
@@ -89,6 +89,16 @@ class Bench:
             found |= {f"{name}: bytes": f"{r['bytes'] / 1e6:.1f} MB", f"{name}: goal": f"{r['goal']:.1f}",
                       f"{name}: times": f"{r['times_llama']['median']:.2f}",
                       f"{name}: times floats": f"{r['times_float']['median']:.2f}"}
+        return found
+
+    def quant(self, rows):
+        """Products of quantised weights alone: shares of the larger of reading and multiplying, times our floats."""
+        found = {"quant: path": rows[0]["path"]}
+        for r in rows:
+            name = f"{r['model']} {r['format']} {r['rows']} rows"
+            found |= {f"{name}: share": percent(r["products"]["share"]["median"]),
+                      f"{name}: times floats": f"{r['times_float']:.2f}",
+                      f"{name}: rate": f"{2e-9 * r['tokens_per_second'] * r['weights']:,.0f} GOP/s"}
         return found
 
     def decode(self, rows):
