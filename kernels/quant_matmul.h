@@ -53,7 +53,7 @@ void quant_product(real *y, size_t ldy, const QuantRows *x, const QuantWeight *w
 void quant_product_naive(real *y, size_t ldy, const real *x, size_t ldx, size_t M, const unsigned char *rows,
                          QuantFormat format, float tensor_scale, size_t N, size_t K, const real *bias);
 const char *quant_product_path(void);    // by which instructions: "avx512 vnni"
-// Products of a dot instruction for each lane of a fused multiply-add: 4, as many of both begin in a cycle. 0: this path
-// has no such instruction, and its roof is not known.
+// Products of a dot instruction for each lane of a fused multiply-add: 4; as many of both begin in a cycle. 0: this
+// path has no such instruction, and its roof is not known.
 int quant_dot_depth(void);
 #endif
