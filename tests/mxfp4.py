@@ -17,7 +17,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import types
 import warnings
+from importlib.machinery import ModuleSpec
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,8 +28,21 @@ for python in OTHERS:
     sys.path += glob.glob(os.path.join(os.path.dirname(python), "..", "lib", "python3*", "site-packages"))
 warnings.simplefilter("ignore")
 os.environ["CUDA_VISIBLE_DEVICES"], os.environ["TORCHDYNAMO_DISABLE"] = "", "1"
+
+
+class Unused(types.ModuleType):
+    """In place of `datasets`, which auto-round imports for texts to calibrate by: none is read here."""
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return object
+
+
+sys.modules["datasets"] = Unused("datasets")
+sys.modules["datasets"].__spec__ = ModuleSpec("datasets", None)
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from auto_round.data_type.mxfp import quant_mx_opt_rtn  # noqa: E402
 from compressed_tensors.quantization import QuantizationArgs  # noqa: E402
 from compressed_tensors.quantization.lifecycle.forward import quantize as ct_quantize  # noqa: E402
 from compressed_tensors.quantization.utils.helpers import calculate_qparams  # noqa: E402
@@ -49,11 +64,9 @@ def split(packed):
     return E2M1[np.stack([packed & 15, packed >> 4], axis=-1).reshape(-1, BLOCK)]
 
 
-def torchao(mode):
-    def rounded(x):
-        scale, packed = to_mx(torch.from_numpy(x), torch.float4_e2m1fn_x2, BLOCK, ScaleCalculationMode[mode])
-        return scale.view(torch.uint8).numpy().reshape(-1).astype(int) - 127, split(packed.view(torch.uint8).numpy())
-    return rounded
+def torchao(x):
+    scale, packed = to_mx(torch.from_numpy(x), torch.float4_e2m1fn_x2, BLOCK, ScaleCalculationMode.FLOOR)
+    return scale.view(torch.uint8).numpy().reshape(-1).astype(int) - 127, split(packed.view(torch.uint8).numpy())
 
 
 def gguf(x):
@@ -75,9 +88,15 @@ def modelopt(x):
     return scale.numpy().reshape(-1).astype(int) - 127, split(packed._quantized_data.numpy())
 
 
-LIBRARIES = [("torchao", "torchao", torchao("FLOOR")), ("gguf", "llama.cpp's gguf", gguf),
+def auto_round(x):
+    meant, exponent, _ = quant_mx_opt_rtn(torch.from_numpy(x.copy()), 4, BLOCK, data_type="mx_fp4")
+    exponent = exponent.numpy().reshape(-1).astype(int)
+    return exponent, meant.numpy() / np.exp2(exponent)[:, None].astype(np.float32)
+
+
+LIBRARIES = [("torchao", "torchao", torchao), ("gguf", "llama.cpp's gguf", gguf),
              ("compressed-tensors", "vLLM's compressed-tensors", compressed_tensors),
-             ("nvidia-modelopt", "NVIDIA's modelopt", modelopt), ("torchao", "torchao, CEIL", torchao("CEIL"))]
+             ("nvidia-modelopt", "NVIDIA's modelopt", modelopt), ("auto-round", "Intel's auto-round", auto_round)]
 
 
 # ---- models ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""mxfp4.py: what four public libraries make of one model of ours, from the table that tests/mxfp4.py wrote (`make
+"""mxfp4.py: what five public libraries make of one model of ours, from the table that tests/mxfp4.py wrote (`make
 mxfp4`): claims/results/mxfp4.csv.
 
     draw()      one block of 32 weights as each library rounds it, and what that does to the model
@@ -17,7 +17,7 @@ from .trainer import ROOT
 TABLE = "claims/results/mxfp4.csv"
 RULES = {"torchao": ("floor", "to even"), "llama.cpp's gguf": ("floor", "to zero"),
          "vLLM's compressed-tensors": ("even", "to even"), "NVIDIA's modelopt": ("never clips", "to zero"),
-         "torchao, CEIL": ("ceil", "to even")}
+         "Intel's auto-round": ("least error", "to even")}
 UNIT = 1000      # weights are shown in thousandths
 FEW = 14         # of the block's 32 columns: those with most answers
 PLACES = (0.9, 2.5, 4.1, 5.7)    # of the figures behind them
@@ -77,5 +77,5 @@ def draw(rows=None):
         axes.set_xlim(-0.1, FEW + 6.6)
         axes.set_ylim(len(answers) + 1.8, -0.1)
         axes.axis("off")
-        axes.set_title("Which MXFP4? Four libraries, one model, five answers", fontsize=10, fontweight="bold")
+        axes.set_title("Which MXFP4? Five libraries, one model, five answers", fontsize=10, fontweight="bold")
         return figure
