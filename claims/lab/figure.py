@@ -100,8 +100,8 @@ def aside(axes, x=0.0, y=0.0):
 
 
 def label_ends(axes, ends, size=9, beyond=7, halo=False):
-    """Names at the right ends of lines, [(x, y, text, colour)], apart by at least the height of a line of text. halo: where
-    they stand among the points."""
+    """Names at the right ends of lines, [(x, y, text, colour)], apart by at least the height of a line of text. halo:
+    where they stand among the points."""
     axes.figure.canvas.draw()
     high = axes.get_window_extent().height
     is_log = axes.get_yscale() == "log"
