@@ -1691,6 +1691,13 @@ class Matching(unittest.TestCase):
         self.assertEqual(match.solve_integer(lambda n: n * n if n % 4 == 0 else None, 900), 28)
         self.assertIsNone(match.solve_integer(lambda n: None, 900))
 
+    def test_minutes_of_a_matched_arm(self):
+        """What would settle a claim counts its runs too, whoever asks."""
+        claim, records = read_claim(ROOT / "claims/mla.toml"), read_records(ROOT / "claims/results/mla.csv")
+        recalled = match.recall_claim(claim, records)
+        left = next(f for f in verdict.evaluate(recalled, records, notes=False).findings if f.verdict == "INCONCLUSIVE")
+        self.assertEqual(report.settle_text(claim, records, left), report.settle_text(recalled, records, left))
+
     def test_params(self):
         """MLA's latent is solved so that both arms have as many parameters; the records know how exactly."""
         words = f"{TINY} --attn mha,mla --steps 4 --seed 1..2".split()
