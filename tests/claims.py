@@ -1059,6 +1059,28 @@ class Records(unittest.TestCase):
                 figure.draw_small(claim, records_of(claim, value), Path(folder) / "a.small.png")
                 self.assertGreater((Path(folder) / "a.small.png").stat().st_size, 1000)
 
+    def test_title(self):
+        """A finding is the title, with its numbers from the records; without one it is the verdict."""
+        def title(**keys):
+            claim = toy(figure=keys)
+            records = records_of(claim, lambda run: 1.0 + 0.5 * (run.arm.name == "b") + own_noise(run))
+            outcome = verdict.evaluate(claim, records)
+            return figure.headline_of(claim, records, outcome, figure.shown_findings(outcome))
+        self.assertRegex(title(finding="b ends {b vs a: mean} nats\nabove a"), r"^b ends [+]0\.\d{4} nats above a$")
+        self.assertIn("HOLDS", title(unit="nats"))
+        for bad in ("b is above a", "b ends {beauty} above a", "b ends 0.5 above a, {b vs a: mean}", "b {b vs a: mean"):
+            with self.assertRaises(UsageError):
+                title(finding=bad)
+
+    def test_line_out_of_the_picture(self):
+        """It is drawn to the upper edge and no further, with its name beside the way out."""
+        inf, points = math.inf, [(1, 9.0), (2, 9.0), (4, 1.0), (8, 2.0), (32, math.inf), (64, math.inf)]
+        told = figure.through_the_top(points, 4)
+        self.assertTrue(math.isnan(told[0][1]) and math.isnan(told[5][1]))
+        self.assertEqual(told[1:5], [(2, 4), (4, 1.0), (8, 2.0), (32, 4)])
+        self.assertEqual(figure.label_at(points, 4), (16, 3.0))
+        self.assertEqual(figure.label_at([(1, inf), (2, 1.0)], 4), (2, 1.0))
+
 
 class Pages(unittest.TestCase):
     """A repository of its own: a README with the table, one claim about `toy`, its records, a notebook."""
@@ -1672,6 +1694,13 @@ class Matching(unittest.TestCase):
         self.assertEqual(match.solve_integer(lambda n: n * n, 1000), 32)
         self.assertEqual(match.solve_integer(lambda n: n * n if n % 4 == 0 else None, 900), 28)
         self.assertIsNone(match.solve_integer(lambda n: None, 900))
+
+    def test_minutes_of_a_matched_arm(self):
+        """What would settle a claim counts its runs too, whoever asks."""
+        claim, records = read_claim(ROOT / "claims/mla.toml"), read_records(ROOT / "claims/results/mla.csv")
+        recalled = match.recall_claim(claim, records)
+        left = next(f for f in verdict.evaluate(recalled, records, notes=False).findings if f.verdict == "INCONCLUSIVE")
+        self.assertEqual(report.settle_text(claim, records, left), report.settle_text(recalled, records, left))
 
     def test_params(self):
         """MLA's latent is solved so that both arms have as many parameters; the records know how exactly."""

@@ -4,7 +4,8 @@ has a marker and dashes of its own, so that a grey print can be read. The small 
 size at which tables show it.
 
 [figure] of a claim file: x = the metric or flag along the bottom (without it, the arms one below the other), x_label,
-y_label, top, words = { arm = "what it is, in words" }.
+y_label, top, words = { arm = "what it is, in words" }, finding = the title, with {FACTS} as in a headline, unit = what
+the differences count.
 With `usable`, each arm's metric over the learning rates, one panel per value of the command's lists.
 """
 import math
@@ -14,13 +15,15 @@ import textwrap
 import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.patheffects import withStroke  # noqa: E402
 from matplotlib.ticker import EngFormatter, LogFormatter, MaxNLocator  # noqa: E402
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory  # noqa: E402
 
 from . import baseline  # noqa: E402
+from .front import filled  # noqa: E402
 from .match import recall_claim  # noqa: E402
 from .records import METRICS  # noqa: E402
-from .report import effect, measured_text, rows_of_arms  # noqa: E402
+from .report import effect, facts, measured_text, rows_of_arms  # noqa: E402
 from .stats import decided  # noqa: E402
 from .verdict import Results, evaluate  # noqa: E402
 
@@ -33,6 +36,7 @@ LOOKS = [("#000000", "o", "-"), ("#b2182b", "s", "--"), ("#2c7fb8", "^", "-."), 
 MOST_SHOWN = 12        # comparisons in one picture
 MANY = 16              # arms, beyond which they stand closer
 REGION, SHORT = "#dcdcdc", 34   # colour of what is predicted; letters of a line of words
+HALO = [withStroke(linewidth=3, foreground="white")]   # of words that stand among points and lines
 
 
 def look(i):
@@ -59,7 +63,8 @@ def question(claim, comparison):
     a = words(claim, comparison.a)
     sign = "/" if claim.kind == "timing" or comparison.ratio else "\u2212"
     text = f"{a} {sign} {words(claim, comparison.b)}" if comparison.b else a
-    return text + (f": {METRICS[comparison.metric].split(' (')[0]}" if comparison.apart else "")
+    known = claim.figure.get("words", {}).get(comparison.metric)
+    return text + (f": {known or METRICS[comparison.metric].split(' (')[0]}" if comparison.apart else "")
 
 
 def compared(claim):
@@ -94,8 +99,9 @@ def aside(axes, x=0.0, y=0.0):
     return axes.transData + ScaledTranslation(x / 72, y / 72, axes.figure.dpi_scale_trans)
 
 
-def label_ends(axes, ends, size=9, beyond=7):
-    """Names at the right ends of lines, [(x, y, text, colour)], apart by at least the height of a line of text."""
+def label_ends(axes, ends, size=9, beyond=7, halo=False):
+    """Names at the right ends of lines, [(x, y, text, colour)], apart by at least the height of a line of text. halo:
+    where they stand among the points."""
     axes.figure.canvas.draw()
     high = axes.get_window_extent().height
     is_log = axes.get_yscale() == "log"
@@ -113,7 +119,8 @@ def label_ends(axes, ends, size=9, beyond=7):
         high_y = row[1] - gap
     for x, y, text, colour in placed:
         axes.annotate(text, (x, 10 ** y if is_log else y), xytext=(beyond, 0), textcoords="offset points", va="center",
-                      color=colour, fontsize=size, annotation_clip=False)
+                      color=colour, fontsize=size, annotation_clip=False,
+                      path_effects=HALO if halo else None)
 
 
 def show_elimination(axes, claim, metric, across):
@@ -194,6 +201,21 @@ def draw_arms(axes, claim, results, metric, named=True):
     show_elimination(axes, claim, metric, across=True)
 
 
+def through_the_top(line, top):
+    """Points of a line, whose values may be infinite: where it leaves the picture, or comes into it, up to the edge."""
+    seen = [False, *(v <= top for _, v in line), False]
+    return [(r, min(v, top) if any(seen[i:i + 3]) else math.nan) for i, (r, v) in enumerate(line)]
+
+
+def label_at(line, top):
+    """Where the name of a line stands: at its last point; beside its last rise, if that leads out of the picture."""
+    last = max(i for i, (_, v) in enumerate(line) if v <= top)
+    (rate, value), beyond = line[last], line[last + 1:]
+    if not beyond:
+        return rate, value
+    return math.sqrt(rate * beyond[0][0]), (value + top) / 2
+
+
 def draw_rates(axes, claim, results, facet, top):
     """The metric over the learning rates for one value of the lists: the median of the seeds a line, each seed a dot,
     and what diverged or is higher a mark on the upper edge."""
@@ -205,14 +227,14 @@ def draw_rates(axes, claim, results, facet, top):
             rate = float(dict(tuned)["lr"])
             values = [results.value(arm, tuned, seed, claim.metric) for seed in claim.seeds]
             values = sorted(math.inf if math.isnan(v) else v for v in values if v is not None)
-            half = values[(len(values) - 1) // 2] if values else math.nan
-            line.append((rate, half if half <= top else math.nan))
+            line.append((rate, values[(len(values) - 1) // 2] if values else math.inf))
             shift = blended_transform_factory(aside(axes, 2.5 * i - 4), aside(axes, 2.5 * i - 4))
             axes.plot([rate] * len(values), [min(v, top) for v in values], style["marker"], markersize=2.8, alpha=0.5,
                       color=style["color"], clip_on=False, transform=blended_transform_factory(shift, axes.transData))
-        axes.plot([r for r, _ in line], [v for _, v in line], zorder=3, **style)
-        if shown := [(r, v) for r, v in line if math.isfinite(v)]:
-            ends.append((*shown[-1], words(claim, arm.name or arm.label), style["color"]))
+        axes.plot(*zip(*through_the_top(line, top)), zorder=3, **style | {"marker": ""})
+        if shown := [(r, v) for r, v in line if v <= top]:
+            axes.plot(*zip(*shown), zorder=3, **style | {"linestyle": ""})
+            ends.append((*label_at(line, top), words(claim, arm.name or arm.label), style["color"]))
     axes.axhline(claim.usable.bound, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
     axes.set_xscale("log")
     rates = [float(dict(t)["lr"]) for t in results.choices]
@@ -231,6 +253,12 @@ def room_for(findings):
     return min(ends) - room, max(ends) + room
 
 
+def halo_of(claim):
+    """Of the names of comparisons, which the line at 0 would strike through: a minus there looks like a plus. Pictures
+    of claims without a unit are as they were before there was one."""
+    return HALO if claim.figure.get("unit") else None
+
+
 def draw_comparisons(axes, claim, findings, size=8):
     """One row per comparison: its name and its verdict above, the predicted region grey, the estimate a stroke on its
     95% interval."""
@@ -247,7 +275,8 @@ def draw_comparisons(axes, claim, findings, size=8):
         if math.isfinite(e.mean):
             axes.plot(e.mean, row + 0.09, marker="|", markersize=11, markeredgewidth=2.4, color="black")
         axes.annotate(textwrap.shorten(question(claim, f.comparison), 60, placeholder=" ..."), (0, row - 0.22),
-                      xycoords=("axes fraction", "data"), va="bottom", fontsize=size, annotation_clip=False)
+                      xycoords=("axes fraction", "data"), va="bottom", fontsize=size, annotation_clip=False,
+                      path_effects=halo_of(claim))
         axes.annotate(f.verdict, (1, row + 0.09), xycoords=("axes fraction", "data"), xytext=(4, 0), va="center",
                       textcoords="offset points", fontsize=size, fontweight="bold", annotation_clip=False)
     if left < 0 < right:
@@ -275,7 +304,9 @@ def draw_small(claim, records, path):
     claim = recall_claim(claim, records)
     findings = shown_findings(evaluate(claim, records, notes=False), thesis=True)
     with plt.rc_context({**STYLE, "font.size": 9}):
-        figure, axes = plt.subplots(figsize=(2.6, 0.46 * len(findings) + 0.35), layout="constrained")
+        unit = claim.figure.get("unit", "")
+        figure, axes = plt.subplots(figsize=(2.6, 0.46 * len(findings) + 0.35 + 0.18 * bool(unit)),
+                                    layout="constrained")
         left, right = room_for(findings)
         for row, f in enumerate(findings):
             low, high = f.comparison.predict.ends(left, right)
@@ -288,7 +319,7 @@ def draw_small(claim, records, path):
                 axes.plot(e.mean, row + 0.17, marker="|", markersize=11, markeredgewidth=2.6, color="black")
             name = textwrap.shorten(question(claim, f.comparison), SHORT, placeholder=" ...")
             axes.annotate(name, (0, row - 0.1), xycoords=("axes fraction", "data"), va="bottom", fontsize=9,
-                          annotation_clip=False)
+                          annotation_clip=False, path_effects=halo_of(claim))
         if left < 0 < right:
             axes.axvline(0, color="#666666", linewidth=1)
         axes.set_xlim(left, right)
@@ -297,12 +328,16 @@ def draw_small(claim, records, path):
         axes.spines["left"].set_visible(False)
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.set_xlabel(unit)
         figure.savefig(path, metadata={"Software": None})
         plt.close(figure)
 
 
-def headline_of(claim, outcome, findings):
-    """The title: what was asked, the verdict, and the number of the first comparison that is drawn."""
+def headline_of(claim, records, outcome, findings):
+    """The title: the finding, if the claim's file says it in words; or else what was asked, the verdict, and the number
+    of the first comparison that is drawn."""
+    if told := claim.figure.get("finding"):
+        return " ".join(filled(told, facts(claim, records), f"claims/{claim.name}.toml: the finding").split())
     first = [f for f in findings if f.comparison.role == "thesis"][:1]
     told = f"{question(claim, first[0].comparison)}: {effect(first[0])}" if first else ""
     head = f"{claim.title}: {outcome.verdict}" if claim.thesis else claim.title
@@ -319,18 +354,22 @@ def draw(claim, records, path):
         arms = len(claim.groups())
         rows = 0 if claim.usable or "x" in claim.figure else (0.46 if arms <= MANY else 0.26) * arms
         height = max(3.2, 0.62 * len(findings) + 1.1, rows + 1.2) + 0.3
-        figure, every = plt.subplots(1, len(panels) + bool(findings), layout="constrained", squeeze=False,
-                                     figsize=(3.6 * len(panels) + 4.4 * bool(findings), height))
-        axes = list(every[0])
+        folded = bool(claim.usable) and len(panels) == 3   # in two rows, or nobody can read it at the width of a page
+        wide = 8 if folded else 3.6 * len(panels) + 4.4 * bool(findings)
+        rows_columns = (2, 2) if folded else (1, len(panels) + bool(findings))
+        figure, every = plt.subplots(*rows_columns, layout="constrained", squeeze=False,
+                                     figsize=(wide, height * rows_columns[0]))
+        axes = list(every.flat)
         if claim.usable:
             top = claim.figure.get("top", 1.5 * claim.usable.bound)
             ends = [draw_rates(panel, claim, results, facet, top) for panel, facet in zip(axes, facets)]
             for panel in axes[1:len(facets)]:
                 panel.sharey(axes[0])
-            axes[0].set_ylabel(f"{textwrap.fill(METRICS[claim.metric], 34)};\nupper edge: above {top:g}, or diverged",
+            axes[0].set_ylabel(f"{textwrap.fill(METRICS[claim.metric], 34)}\ndashed: usable {claim.usable}\n"
+                               f"upper edge: above {top:g}, or diverged",
                                fontsize=8.5)
             for panel, at in zip(axes, ends):
-                label_ends(panel, at, beyond=4 + 2.5 * max(1, len(claim.arms) / len(facets)))
+                label_ends(panel, at, beyond=4 + 2.5 * max(1, len(claim.arms) / len(facets)), halo=True)
         elif "x" in claim.figure:
             draw_lines(axes[0], claim, results)
         else:
@@ -338,11 +377,13 @@ def draw(claim, records, path):
                 draw_arms(panel, claim, results, metric, named=i == 0)
         if findings:
             draw_comparisons(axes[-1], claim, findings)
-            told = unit_of(claim) + "; stroke and line: mean and 95% interval; grey: predicted"
+            told = claim.figure.get("unit") or unit_of(claim)
+            told += "; stroke and line: mean and 95% interval; grey: predicted"
             axes[-1].set_xlabel(textwrap.fill(told, 46))
-        title = headline_of(claim, outcome, findings)
-        if claim.record:      # the comparisons alone: a narrow picture
-            title = "\n".join(textwrap.fill(line, 46) for line in title.split("\n"))
+        letters = 46 if claim.record else int(11 * wide)      # a record has the comparisons alone: a narrow picture
+        title = headline_of(claim, records, outcome, findings)
+        if claim.record or "finding" in claim.figure:
+            title = "\n".join(textwrap.fill(line, letters) for line in title.split("\n"))
         figure.suptitle(title, fontsize=10, fontweight="bold")
         figure.savefig(path, metadata={"Software": None})
         plt.close(figure)

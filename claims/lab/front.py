@@ -37,9 +37,9 @@ def sentence(text, where):
     return text
 
 
-def headline(claim, facts):
-    """A claim's headline, filled in from its records."""
-    where, numbers = f"claims/{claim.name}.toml: its headline", []
+def filled(text, facts, where):
+    """A sentence with its {FACTS} as the records have them, and no other measured number."""
+    numbers = []
 
     def fill(match):
         if match[1] not in facts:
@@ -47,14 +47,20 @@ def headline(claim, facts):
                              "claims/table --facts lists them")
         numbers.extend(re.findall(r"\d", facts[match[1]]))
         return facts[match[1]]
-    if loose := MEASURED.findall(re.sub(r"`[^`]*`", " ", FACT.sub(" ", claim.headline))):
+    if loose := MEASURED.findall(re.sub(r"`[^`]*`", " ", FACT.sub(" ", text))):
         raise UsageError(f"{where} has the number {loose[0]}, which no record backs: write {{FACT}} instead")
-    if set("{}") & set(FACT.sub(" ", claim.headline)):
+    if set("{}") & set(FACT.sub(" ", text)):
         raise UsageError(f"{where} has a brace without its other half")
-    text = sentence(FACT.sub(fill, claim.headline), where)
+    told = FACT.sub(fill, text)
     if not numbers:
         raise UsageError(f"{where} has no number from the records: write {{FACT}} for one")
-    return text
+    return told
+
+
+def headline(claim, facts):
+    """A claim's headline, filled in from its records."""
+    where = f"claims/{claim.name}.toml: its headline"
+    return sentence(filled(claim.headline, facts, where), where)
 
 
 def headline_claim(lab, number):

@@ -235,7 +235,7 @@ def draw(receipts, names):
                 panel.plot(e.mean, row, "|", markersize=11, markeredgewidth=2.2, color=colour)
                 panel.update_datalim([(x, row) for x in one.every])
             panel.autoscale_view()
-            panel.set_title(f"{name}\ngrey: one seed's standard deviation, {band:g}", fontsize=9)
+            panel.set_title(f"{name}\ngrey: one seed's standard deviation, {band:g} nats", fontsize=9)
             panel.grid(axis="y", visible=False)
         axes[0][0].set_yticks(range(len(order)), [f"{knob}, {count(knob)} line{'s' * (count(knob) > 1)}"
                                                   for knob in order])

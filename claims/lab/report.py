@@ -218,7 +218,7 @@ def to_settle(claim, records, finding):
     """(fresh seeds, minutes on two cores) that would settle a comparison which is INCONCLUSIVE, other than of shares,
     either way and with 80% power, were the true difference and spread those that were seen. Seeds are None where no
     number will: that is on the bound. None where nothing is open, or nothing is known of it."""
-    e, c = finding.estimate, finding.comparison
+    e, c, claim = finding.estimate, finding.comparison, recall_claim(claim, records)   # or a matched arm costs nothing
     counted = claim.outcome == "solved" and not c.apart
     open_ = finding.verdict == "INCONCLUSIVE" and claim.kind == "runs" and not counted
     if not open_ or e.count < LEAST_PILOT or not e.spread > 0:

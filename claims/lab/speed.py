@@ -61,5 +61,6 @@ class Speeds:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("context (tokens before the one that is written)")
         axes.set_ylabel("decode speed (tokens/s, batch 1)")
-        axes.set_title("thin: what reading the weights and the cache alone would allow", fontsize=9)
+        axes.set_title("Equal bytes are not equal speed\n"
+                       "thin: what reading the weights and the cache alone would allow", fontsize=9)
         return ends
