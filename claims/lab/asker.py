@@ -71,7 +71,8 @@ class Training:
             self.training = None
             if status == "finished" and not is_there(self.run):
                 status = "lost"
-            if status != "finished":
+            late = status == "failed" and (trainer.is_held(self.run) or is_there(self.run))   # another process began
+            if status != "finished" and not late:                                             # a moment before
                 self.failure = (status, "") if status == "interrupted" else ("failed", f"its model {status} {error}")
                 return True
         if not self.training and not self.interrupted:
