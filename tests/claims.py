@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
 from lab import associations, baseline, check, dial, figure, flash, front, knee, knobs, learned, match  # noqa: E402
-from lab import asker, mxfp4, report, server, stats, table, tails, trainer, verdict, warm  # noqa: E402
+from lab import answerer, asker, mxfp4, report, server, stats, table, tails, trainer, verdict, warm  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -1851,6 +1851,66 @@ class Sweeps(unittest.TestCase):
                             ("--from='--nothing 3'", "nothing"), ("--from='--pairs 2' --load x", "--load:"),
                             ("--from='--pairs 2' --init-scale 4", "--init-scale")):
             refused = self.sweep(f"./train {flags} --steps 3 --pairs 4 {words} --seed 1..2")
+            self.assertEqual((refused.returncode, refused.stderr.count("\n")), (2, 1), refused.stderr)
+            self.assertIn(said, refused.stderr)
+
+    def test_learns_from_another(self):
+        """--teacher: trained once for all drafts, by hand the same digests, and a draft that goes on with another loss;
+        what cannot be is refused in one line."""
+        flags = "--layers 1 --width 16 --heads 2 --context 24 --batch 2 --eval-tokens 128 --lr 1e-3"
+        teacher = "--layers 1 --width 32 --heads 2 --context 24 --batch 2 --eval-tokens 128 --lr 2e-3 --steps 5"
+        command = f"./train {flags} --steps 3 --teacher='{teacher}' --draft-loss ce,kl,tv --seed 1..2"
+        options = ("--metric", "acceptance", "--higher")
+        first = self.sweep(command, *options)
+        self.assertEqual(first.returncode, 0, first.stderr)
+        rows = self.records()
+        self.assertEqual((len(rows), len({row["digest"] for row in rows.values()})), (6, 6))
+        self.assertEqual(len({row["model"] for row in rows.values()}), 2)
+        self.assertTrue(all(0 < row["acceptance"] < 1 for row in rows.values()))
+        with tempfile.TemporaryDirectory() as out:   # by hand
+            for name, own in (("a", teacher), ("b", f"{flags} --steps=3 --teacher={out}/a --draft-loss=tv"),
+                              ("c", f"{flags} --steps=3 --teacher={out}/a --draft-loss=kl --load={out}/b")):
+                subprocess.run([ROOT / "train", *own.split(), "--seed=1", "--threads=1", "--sample-tokens=0",
+                                f"--out={out}/{name}"], check=True, capture_output=True)
+            told = [json.loads((Path(out) / name / "run.json").read_text()) for name in "abc"]
+        row = next(row for key, row in rows.items() if "--draft-loss tv" in key and "--seed 1" in key)
+        self.assertEqual([row["model"], row["digest"], row["acceptance"]],
+                         [told[0]["digest"], told[1]["digest"], told[1]["final"]["acceptance"]])
+        self.assertEqual(check.differences(row, warm.again(row)), [])
+        self.assertNotEqual(check.differences({**row, "acceptance": 0.5}, warm.again(row)), [])
+        both = f"./train {flags} --steps 3 --teacher='{teacher}' --draft-loss kl --from='--draft-loss tv' --seed 1..2"
+        again = self.sweep(both, *options)
+        self.assertEqual(again.returncode, 0, again.stderr)
+        row = next(row for key, row in self.records().items() if "--from" in key and "--seed 1" in key)
+        self.assertEqual((row["digest"], row["model"]), (told[2]["digest"], f"{told[1]['digest']} {told[0]['digest']}"))
+        self.assertEqual(check.differences(row, warm.again(row)), [])
+        for words, said in (("--teacher='--seed 3'", "has --seed"), ("--teacher='--nothing 3'", "nothing"),
+                            ("--draft-loss tv", "--teacher")):
+            refused = self.sweep(f"./train {flags} --steps 3 {words} --seed 1..2", *options)
+            self.assertEqual((refused.returncode, refused.stderr.count("\n")), (2, 1), refused.stderr)
+            self.assertIn(said, refused.stderr)
+
+    def test_serves_with_a_draft(self):
+        """./serve --run --draft: both are trained once whatever --gamma is, the answers do not tell, and the
+        same row comes again."""
+        flags = "--layers 1 --heads 2 --context 24 --batch 2 --eval-tokens 128 --steps 5"
+        price = json.loads((ROOT / "claims/costs/line.json").read_text())
+        (self.into / "draft.json").write_text(json.dumps({**price, "base": 0.0005}))
+        command = (f"./serve --run='{flags} --width 32' --draft='{flags} --width 16 --draft-loss kl' --gamma 1,3 "
+                   "--requests 6 --arrivals closed --clients 1 --prompt-length 2 --answer-length 9 --spread 0 "
+                   f"--blocks 32 --block 4 --clock model --draft-cost {self.into}/draft.json --seed 1..2")
+        first = self.sweep(command, "--metric", "steps")
+        self.assertEqual(first.returncode, 0, first.stderr)
+        rows = self.records()
+        self.assertEqual((len(rows), len({row["digest"] for row in rows.values()})), (4, 2))
+        self.assertEqual(len({row["model"] for row in rows.values()}), 2)
+        self.assertTrue(all(len(row["model"]) == 33 and 0 < row["rejected"] < row["drafted"] for row in rows.values()))
+        row = next(row for key, row in rows.items() if "--gamma 3" in key)
+        self.assertEqual(check.differences(row, answerer.again(row)), [])
+        self.assertNotEqual(check.differences({**row, "steps": 1.0}, answerer.again(row)), [])
+        for words, said in ((f"--run='{flags} --load x'", "has --load"), (f"--run='{flags} --nothing 3'", "nothing"),
+                            (f"--run='{flags}' --draft='--nothing 3'", "nothing")):
+            refused = self.sweep(f"./serve {words} --clock model --seed 1..2")
             self.assertEqual((refused.returncode, refused.stderr.count("\n")), (2, 1), refused.stderr)
             self.assertIn(said, refused.stderr)
 

@@ -55,7 +55,8 @@ class Training:
         self.out, self.threads, self.interrupted = Path(out), threads, False
         self.out.mkdir(parents=True, exist_ok=True)
         self.model, self.asked = self.split(flags)
-        self.run = place_of(models or MODELS, self.model)
+        self.models = models or MODELS
+        self.run = place_of(self.models, self.model)
         self.training, self.asking = None, None
         self.failure = ()           # of the training: status, error
 
@@ -70,7 +71,8 @@ class Training:
             self.training = None
             if status == "finished" and not is_there(self.run):
                 status = "lost"
-            if status != "finished":
+            late = status == "failed" and (trainer.is_held(self.run) or is_there(self.run))   # another process began
+            if status != "finished" and not late:                                             # a moment before
                 self.failure = (status, "") if status == "interrupted" else ("failed", f"its model {status} {error}")
                 return True
         if not self.training and not self.interrupted:
@@ -107,8 +109,7 @@ class Asking(server.Training):
 
 def told_of(out, status):
     """What the questions left, and the digest of the model that they were asked."""
-    run = trainer.read_json(Path(out) / "run.json").get("flags", {}).get("run", "")
-    return {**server.told_of(out, status), "model": trainer.read_json(Path(run) / "run.json").get("digest", "")}
+    return {**server.told_of(out, status), "model": told_of_model(out, "run").get("digest", "")}
 
 
 def ended_before(_):
@@ -121,7 +122,12 @@ def again(row):
         return trainer.once_more(row, functools.partial(Training, models=models), told_of)
 
 
-def seconds_of_model(out):
-    """How long the training took of the model that was asked."""
-    run = trainer.read_json(Path(out) / "run.json").get("flags", {}).get("run", "")
-    return trainer.read_json(Path(run) / "run.json").get("final", {}).get("seconds", 0)
+def told_of_model(out, flag):
+    """What the training left that is named by a flag of the run in this directory."""
+    run = trainer.read_json(Path(out) / "run.json").get("flags", {}).get(flag)
+    return trainer.read_json(Path(run) / "run.json") if run else {}
+
+
+def seconds_of_models(out):
+    """How long the trainings took that the run in this directory needed first."""
+    return sum(told_of_model(out, flag).get("final", {}).get("seconds", 0) for flag in ("run", "draft"))

@@ -1,4 +1,4 @@
 """programs.py: which worker asks and starts the program of a claim's command."""
-from . import asker, server, warm
+from . import answerer, asker, warm
 
-WORKERS = {"train": warm, "serve": server, "generate": asker}
+WORKERS = {"train": warm, "serve": answerer, "generate": asker}

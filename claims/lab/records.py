@@ -69,6 +69,7 @@ SERVED = {
     "recomputed_share": "tokens computed again (share of all computed)",
     "drafted": "guesses",
     "rejected": "guesses that were wrong",
+    "kept": "guesses that stayed (share)",
     "preempted": "preemptions",
     "swapped": "blocks swapped",
     "hits": "tokens found in the prefix cache",

@@ -36,8 +36,9 @@ class Training(trainer.Training):
 
 def told_of(out, status):
     told = read_json(Path(out) / "run.json") if status == "finished" else {}
-    machine = told.get("machine", {})
-    return {**told.get("final", {}), "digest": told.get("digest", ""), "commit": told.get("commit", ""),
+    machine, final = told.get("machine", {}), told.get("final", {})
+    kept = {"kept": 1 - final["rejected"] / final["drafted"]} if final.get("drafted") else {}
+    return {**final, **kept, "digest": told.get("digest", ""), "commit": told.get("commit", ""),
             "seconds": machine.get("wall_seconds"), "threads": machine.get("threads"), "cpu": machine.get("cpu", ""),
             "simd": machine.get("simd", "")}
 

@@ -5,6 +5,8 @@
     claims/sweep ./serve --admit chunk,prompt --rate 1,2,4 --seed 1..5 --metric goodput --higher [options]
     claims/sweep ./generate --model='--data recall ...' --questions 4 --kv-bits 4,2 --seed 1..5 [options]
     claims/sweep ./train --data recall --pairs 32 --from='--pairs 4 --steps 4000' --seed 1..5 [options]
+    claims/sweep ./train --width 16 --teacher='--width 64' --draft-loss ce,kl,tv --seed 1..5 --metric acceptance [...]
+    claims/sweep ./serve --run='--width 64' --draft='--width 16 --draft-loss kl' --gamma 1,4 --seed 1..5 [options]
 
     --jobs N       N runs at once with fewer threads each; the digests are the same either way
     --dry-run      show what would run, and for how long, then stop
@@ -41,7 +43,7 @@ from contextlib import contextmanager  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from . import asker, server, trainer, warm  # noqa: E402
+from . import answerer, asker, trainer, warm  # noqa: E402
 from .claim import ad_hoc, read_claim  # noqa: E402
 from .command import UsageError, parse_command, program_of  # noqa: E402
 from .match import MATCHES, mark_unknown, solve_claim  # noqa: E402
@@ -68,7 +70,7 @@ class Clock:
 
     def __init__(self, base, threads, worker=warm):
         self.base, self.threads, self.worker, self.plans, self.speeds = base, threads, worker, {}, {}
-        self.arms = 1    # of a claim that asks models: so many share one
+        self.arms = 1    # of a claim whose runs need models: so many share one
         self.left = {}   # what the first steps of an arm left: which numbers its runs will have
 
     def plan(self, flags):
@@ -78,8 +80,8 @@ class Clock:
             self.plans[key] = self.worker.dry_run(flags)
         return self.plans[key]
 
-    def tokens_per_second(self, flags):
-        """The median over a few steps; the first ones touch memory for the first time."""
+    def tokens_per_second(self, flags, reported=True):
+        """The median over a few steps; the first ones touch memory for the first time. A teacher is not reported."""
         other = ("seed", "lr", "steps", "warmup")
         key = tuple(word for name, word in zip(flags, trainer.words(flags)) if name not in other)
         if key not in self.speeds:
@@ -88,15 +90,15 @@ class Clock:
             c = self.plan(flags)["flags"]
             batch = c["batch"] * c["context"]   # a router that pools across the batch validates on whole ones
             short = {**flags, "steps": PILOT_STEPS, "eval-every": PILOT_STEPS, "eval-tokens": batch, "log-every": 1}
-            pilot = trainer.Training(short, out, self.threads)
+            pilot = warm.Training(short, out, self.threads)
             try:
                 while not pilot.ended():
                     time.sleep(0.02)
             finally:
                 pilot.interrupt()
                 status, error = pilot.result()
-            if status == "finished":
-                self.left[key] = trainer.told_of(out, status)
+            if status == "finished" and reported:
+                self.left[key] = warm.told_of(out, status)
             lines = trainer.last_lines(out / "log.jsonl", PILOT_STEPS - 2)
             speeds = sorted(line["tokens_per_second"] for line in lines if line.get("tokens_per_second"))
             if not speeds:
@@ -112,14 +114,15 @@ class Clock:
             out, asked = self.base / "pilot", self.plan(flags)["flags"]
             few = min(asked["requests"], PILOT_REQUESTS)
             trainer.forget(out)
-            pilot = server.Training({**flags, "requests": str(few), "backlog": str(min(few, asked["backlog"]))}
-                                    if asked["arrivals"] != "closed" else {**flags, "requests": str(few)},
-                                    out, self.threads)
+            pilot = answerer.Training({**flags, "requests": str(few), "backlog": str(min(few, asked["backlog"]))}
+                                      if asked["arrivals"] != "closed" else {**flags, "requests": str(few)},
+                                      out, self.threads)
             status, error = pilot.result()
             if status != "finished":
                 raise UsageError(f"the pilot {status}: {error}")
-            self.left[key] = server.told_of(out, status)
-            self.speeds[key] = self.left[key]["seconds"] * asked["requests"] / few
+            self.left[key] = answerer.told_of(out, status)
+            self.speeds[key] = (self.left[key]["seconds"] * asked["requests"] / few
+                                + asker.seconds_of_models(out) / self.arms)
             trainer.forget(out)
         return self.speeds[key]
 
@@ -134,7 +137,7 @@ class Clock:
             if status != "finished":
                 raise UsageError(f"the pilot {status}: {error}")
             self.left[key] = asker.told_of(out, status)
-            self.speeds[key] = self.left[key]["seconds"] * rows / few + asker.seconds_of_model(out) / self.arms
+            self.speeds[key] = self.left[key]["seconds"] * rows / few + asker.seconds_of_models(out) / self.arms
             trainer.forget(out)
         return self.speeds[key]
 
@@ -143,18 +146,19 @@ class Clock:
                  and r["threads"] == self.threads and r["seconds"]]
         if known:
             return sum(known) / len(known)
-        if self.worker is server:
+        if self.worker is answerer:
             return self.served_seconds(run.flags) + START_SECONDS
         if self.worker is asker:
             return self.asked_seconds(run.flags) + START_SECONDS
-        first, then = warm.split(run.flags)
-        return (self.trained_seconds(first) if first else 0) + self.trained_seconds(then)
+        (first, then), teacher = warm.split(run.flags), warm.teacher_of(run.flags)[0]
+        return ((self.trained_seconds(first) if first else 0) + self.trained_seconds(then)
+                + (self.trained_seconds(teacher, False) / self.arms if teacher else 0))
 
-    def trained_seconds(self, flags):
+    def trained_seconds(self, flags, reported=True):
         """Of ./train, were it to go on for all its steps."""
         c = self.plan(flags)["flags"]
         train, evaluations = c["steps"] * c["batch"] * c["context"], 1 + c["steps"] // c["eval_every"]
-        return (train + evaluations * c["eval_tokens"] / 3) / self.tokens_per_second(flags) + START_SECONDS
+        return (train + evaluations * c["eval_tokens"] / 3) / self.tokens_per_second(flags, reported) + START_SECONDS
 
 
 # ---- running -------------------------------------------------------------------------------------
