@@ -151,11 +151,12 @@ def refreshed(path, lab):
 
 
 def run_cells(book, path):
-    """Runs the cells of a notebook that lies at this path; each may take a minute."""
+    """Runs the cells of a notebook that lies at this path; each may take five minutes."""
     import nbclient
     place = {"metadata": {"path": path.parent}}
     try:
-        nbclient.NotebookClient(book, timeout=60, kernel_name="python3", resources=place).execute()
+        nbclient.NotebookClient(book, timeout=300, startup_timeout=300, kernel_name="python3",
+                                resources=place).execute()
     except nbclient.exceptions.CellExecutionError as error:
         raise UsageError(f"a cell fails: {str(error).strip().splitlines()[-1]}") from None
     for c in book.cells:
