@@ -54,7 +54,7 @@ static void choose_guesses(Engine *e, const Step *step) {
 static void take_room(Engine *e, const Step *step) {
     size_t tokens = 0;
     for (size_t i = 0; i < step->rows; i++) tokens += step->row[i].n - step->row[i].draw_from;
-    if (tokens > e->tokens) e->token = xrealloc(e->token, (e->tokens = 2 * tokens) * sizeof *e->token);
+    if (tokens >= e->tokens) e->token = xrealloc(e->token, (e->tokens = 2 * tokens + 1) * sizeof *e->token);
     if (step->rows > e->rows) e->drawn = xrealloc(e->drawn, (e->rows = 2 * step->rows) * sizeof *e->drawn);
     int *next = e->token;
     for (size_t i = 0; i < step->rows; next += step->row[i].n - step->row[i].draw_from, i++)
