@@ -107,8 +107,8 @@ mutate_draft "the draft draws with the numbers that accept" speculate.c 'o->seed
     'o->seed, RNG_ACCEPT, draw'
 mutate_draft "the draft draws with the numbers of the residual" speculate.c 'o->seed, RNG_DRAFT, draw' \
     'o->seed, RNG_RESIDUAL, draw'
-mutate_draft "the draft draws by other options than the model" speculate.c 'draw_weights(logits, spoken, o);' \
-    'draw_weights(logits, spoken, &(SampleOptions){.temperature = 1, .top_p = 1});'
+mutate_draft "the draft draws by other options than the model" speculate.c 'draw_weights(logits, spoken, o)' \
+    'draw_weights(logits, spoken, &(SampleOptions){.temperature = 1, .top_p = 1})'
 mutate_draft "weights of a draft are those of its first guess" speculate.c \
     'return d->model ? d->weights + i * model_config(d->model)->vocab : NULL;' \
     'return d->model ? d->weights : NULL;'
