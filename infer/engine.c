@@ -17,7 +17,7 @@ Step *engine_schedule(Engine *e, double now) {
 
 // The token after each of the row's last ones, as long as the next draft is the token that is drawn there anyway: the
 // text is the same as without drafts.
-static void draw_row(const Engine *e, const StepRow *row, size_t index, Drawn *d) {
+static void sample_row(const Engine *e, const StepRow *row, size_t index, Drawn *d) {
     const Backend *b = &e->backend;
     const Request *r = row->request;
     for (size_t i = row->draw_from; i < row->n; i++) {
@@ -78,7 +78,7 @@ void engine_finish(Engine *e, const Step *step) {
     for (size_t from = 0, to; from < step->rows; from = to) {
         to = smaller(from + (size_t)drawers, step->rows);
 #pragma omp parallel for schedule(static, 1) num_threads(drawers) if (drawers > 1)
-        for (size_t i = from; i < to; i++) draw_row(e, &step->row[i], i, &e->drawn[i]);
+        for (size_t i = from; i < to; i++) sample_row(e, &step->row[i], i, &e->drawn[i]);
         for (size_t i = from; i < to; i++) settle_row(e, step, i);
     }
 }

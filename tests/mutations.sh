@@ -136,8 +136,8 @@ mutate_draft "blocks of a draft are not copied" served.c 'if (g) blocks_copy' 'i
 mutate_draft "blocks of a draft are not swapped" served.c 'if (g) blocks_load' 'if (!s) blocks_load'
 mutate_model "a writer that is heard first is not made to wait" pipe.c \
     'if (p->o->readers && from->writes && !a->begun) {' 'if (p->o->readers && from->writes && a->ended) {' pipe/order
-mutate_model "a replay stops at a signal" answers.c 'while ((run->timed || !process_stopped)' 'while (!process_stopped' \
-    serve/replayed
+mutate_model "a replay stops at a signal" answers.c 'while ((run->timed || !process_stopped)' \
+    'while (!process_stopped' serve/replayed
 mutate_model "a signal ends what a replay has not written" answers.c 'if (process_stopped && !run->timed)' \
     'if (process_stopped)' serve/replayed
 mutate_model "texts that begin in one block are read as if they went on alike" kernels/attention.c \
