@@ -1,6 +1,7 @@
 // answers.c: see answers.h.
 #include "bench/answers.h"
 #include "lib/rng.h"
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -86,7 +87,8 @@ static void run_begin(Run *r, Model *m, const Asking *ask) {
     r->lookup = ask->lookup ? draft_lookup() : NULL;
     r->engine = (Engine){.sched = r->sched, .backend = served_backend(r->served), .emit = receive, .owner = r->x.told,
                          .draft = r->lookup ? r->lookup : (Draft *)(void *)ask->oracle, .guesses = ask->guesses,
-                         .guess = r->lookup ? draft_guess : guess_known};
+                         .guess = r->lookup ? draft_guess : guess_known,
+                         .drawers = served_drawers(r->served, (size_t)omp_get_max_threads())};
 }
 
 static Answered run_end(Run *r) {

@@ -246,9 +246,16 @@ static bool is_text(const GgufKey *k, const char *text) {
            memcmp(k->text[0].at, text, k->text[0].bytes) == 0;
 }
 
+static void refuse(const Gguf *g, const char *key, const char *expected) {
+    fail("%s: the key %s is not as expected: %s", g->path, key, expected);
+}
+
+// Some files have -1 or 2^32 - 1 for a token that is not there.
 static int token_in(const Gguf *g, const char *key) {
     const GgufKey *k = gguf_key(g, key);
-    double n = k && k->kind != GGUF_ARRAY && gguf_is_count(k) ? gguf_number(k, 0) : -1;
+    if (!k) return -1;
+    if (k->kind == GGUF_ARRAY || !gguf_is_integer(k)) refuse(g, key, "one whole number");
+    double n = gguf_number(k, 0);
     return n >= 0 && n < INT_MAX ? (int)n : -1;
 }
 
@@ -311,7 +318,8 @@ static void read_tokens(const Gguf *g, json_t *vocab, json_t *marks) {
 
 static bool adds(const Gguf *g, const char *key, bool absent) {
     const GgufKey *k = gguf_key(g, key);
-    return k && k->kind == GGUF_BOOL ? gguf_number(k, 0) != 0 : absent;
+    if (k && k->kind != GGUF_BOOL) refuse(g, key, "true or false, as llama.cpp asks for it");
+    return k ? gguf_number(k, 0) != 0 : absent;
 }
 
 static void add_to_template(json_t *single, json_t *special, int token) {

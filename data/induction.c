@@ -22,7 +22,9 @@ static double induction_floor(const Induction *s, size_t T) {
     size_t bytes = size_mul(s->triggers + 2, 3 * sizeof(double));
     double (*now)[3] = xmalloc(bytes), (*next)[3] = xmalloc(bytes);
     now[0][NOISE] = 1 - k / v, now[0][FIRST] = k / v;
-    for (size_t t = 0; t < T; t++) {
+    double change = 1;
+    size_t t = 0;
+    for (; t < T && !has_mixed(t, change); t++) {
         memset(next, 0, bytes);
         for (size_t j = 0; j <= s->triggers; j++) {
             for (int kind = 0; kind < 3; kind++) sum += now[j][kind] * entropy[kind];
@@ -32,8 +34,13 @@ static double induction_floor(const Induction *s, size_t T) {
             next[j][AGAIN] += now[j][NOISE] * seen / v;
             next[j + 1][NOISE] += now[j][FIRST];
         }
+        change = 0;
+        for (size_t j = 0; j <= s->triggers; j++)
+            for (int kind = 0; kind < 3; kind++) change += fabs(next[j][kind] - now[j][kind]);
         memcpy(now, next, bytes);
     }
+    for (size_t j = 0; j <= s->triggers; j++)
+        for (int kind = 0; kind < 3; kind++) sum += (double)(T - t) * now[j][kind] * entropy[kind];
     free(now), free(next);
     return sum / (double)T;
 }

@@ -38,6 +38,11 @@ static inline Rng row_rng(RowSeeds seeds, Split split, uint64_t row) {
     return rng_stream(train ? seeds.train : seeds.validation, train ? RNG_DATA : RNG_VALIDATION, row);
 }
 
+// ---- floors ------------------------------------------------------------------------------------
+// A distribution that is followed from token to token, and changes by so little (the sum of |differences|) after so
+// many, stays: all further tokens have the entropy of the next one, and a long row takes no longer.
+static inline bool has_mixed(size_t t, double change) { return t >= (1 << 16) && change < 1e-13; }
+
 // ---- checking a configuration ------------------------------------------------------------------
 // The vocabulary the user asked for, or the fallback; refused outside low .. high.
 size_t vocab_or(const Config *c, size_t fallback, size_t low, size_t high);

@@ -386,24 +386,34 @@ static double position_entropy(const Grammar *g, int position) {
     return h;
 }
 
+// Moves the distribution of the position by one word; returns how much it changed (the sum of |differences|).
+static double step_distribution(const Grammar *g, double *now, double *next) {
+    memset(next, 0, (size_t)g->steps * sizeof *next);
+    for (int i = 0; i < g->steps; i++) {
+        if (now[i] == 0) continue;
+        double share = now[i] / g->step[i].total;
+        for (int s = g->step[i].child; s != NONE; s = g->step[s].sibling)
+            next[g->step[s].next == NONE ? s : g->step[s].next] += share * g->step[s].weight;
+    }
+    double change = 0;
+    for (int i = 0; i < g->steps; i++) change += fabs(next[i] - now[i]), now[i] = next[i];
+    return change;
+}
+
 static double stories_floor(const Grammar *g, size_t T) {
     size_t bytes = size_mul((size_t)g->steps, sizeof(double));
     double *entropy = xmalloc(bytes), *now = xmalloc(bytes), *next = xmalloc(bytes);
     for (int i = 0; i < g->steps; i++) entropy[i] = position_entropy(g, i);
     now[g->start] = 1;
-    double sum = 0;
-    for (size_t t = 0; t < T; t++) {
-        memset(next, 0, bytes);
-        for (int i = 0; i < g->steps; i++) {
-            if (now[i] == 0) continue;
-            sum += now[i] * entropy[i];
-            double share = now[i] / g->step[i].total;
-            for (int s = g->step[i].child; s != NONE; s = g->step[s].sibling)
-                next[g->step[s].next == NONE ? s : g->step[s].next] += share * g->step[s].weight;
-        }
-        double *swapped = now;
-        now = next, next = swapped;
+    double sum = 0, change = 1;
+    size_t t = 0;
+    for (; t < T && !has_mixed(t, change); t++) {
+        for (int i = 0; i < g->steps; i++) sum += now[i] * entropy[i];
+        change = step_distribution(g, now, next);
     }
+    double expected = 0;
+    for (int i = 0; i < g->steps; i++) expected += now[i] * entropy[i];
+    sum += (double)(T - t) * expected;
     free(entropy), free(now), free(next);
     return sum / (double)T;
 }

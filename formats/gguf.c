@@ -353,10 +353,14 @@ double gguf_number(const GgufKey *k, size_t i) {
     }
 }
 
-bool gguf_is_count(const GgufKey *k) {
+bool gguf_is_integer(const GgufKey *k) {
     static const unsigned integers = 1 << GGUF_U8 | 1 << GGUF_I8 | 1 << GGUF_U16 | 1 << GGUF_I16 | 1 << GGUF_U32 |
                                      1 << GGUF_I32 | 1 << GGUF_U64 | 1 << GGUF_I64;
-    bool good = integers >> k->item & 1;
+    return integers >> k->item & 1;
+}
+
+bool gguf_is_count(const GgufKey *k) {
+    bool good = gguf_is_integer(k);
     for (size_t i = 0; good && i < k->count; i++) good = gguf_number(k, i) >= 0;
     return good;
 }

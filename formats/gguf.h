@@ -61,7 +61,8 @@ const GgufKey *gguf_key(const Gguf *g, const char *name);             // NULL if
 const GgufTensor *gguf_tensor(const Gguf *g, const char *name);       // NULL if absent
 // Number i of an array, or the value itself (i is 0), of any kind but strings.
 double gguf_number(const GgufKey *k, size_t i);
-bool gguf_is_count(const GgufKey *k);                                 // integers, none of them negative
+bool gguf_is_integer(const GgufKey *k);                               // integers, or an array of them
+bool gguf_is_count(const GgufKey *k);                                 // and none of them negative
 // `count` numbers from number `first` on, in order; both are multiples of a row.
 void gguf_copy(const GgufTensor *t, real *out, size_t first, size_t count, float scale);
 

@@ -320,6 +320,9 @@ static void check_layers(const Gguf *g) {
 static void read_tensors(json_t *config, const Gguf *g, unsigned family) {
     const GgufTensor *embed = gguf_tensor(g, "token_embd.weight");
     if (!embed || embed->rank != 2) fail("%s: tensor token_embd.weight, a matrix, is missing", g->path);
+    if (count_of(g, "vocab_size", embed->shape[0]) != embed->shape[0])
+        fail("%s: %s is %zu, but tensor token_embd.weight has %zu rows; both should be as many as there are tokens",
+             g->path, find(g, "vocab_size")->name, count_of(g, "vocab_size", 0), embed->shape[0]);
     put(config, "vocab_size", size_as_json(embed->shape[0]));
     put(config, "tie_word_embeddings", json_boolean(!gguf_tensor(g, "output.weight")));
     bool attention = gguf_tensor(g, "blk.0.attn_q.bias"), feed_forward = gguf_tensor(g, "blk.0.ffn_up.bias");

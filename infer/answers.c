@@ -4,6 +4,7 @@
 #include "lib/process.h"
 #include "lib/rng.h"
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -167,7 +168,8 @@ void answers_begin(Service *run, Backend backend) {
                            .draft = run->draft, .guesses = run->guesses, .guess = draft_guess,
                            .cost = run->automatic ? &run->cost : NULL,
                            .draft_cost = serve_has_model_draft(&run->o) ? &run->draft_cost : NULL,
-                           .pays = cost_best_guesses};
+                           .pays = cost_best_guesses,
+                           .drawers = run->served ? served_drawers(run->served, (size_t)omp_get_max_threads()) : 0};
     if (serve_has_model_draft(&run->o) && run->o.clock == CLOCK_both && !run->timed)
         run->guess = xmalloc(size_mul(run->trace.count, sizeof *run->guess));
     run->start = seconds_now();

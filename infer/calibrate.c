@@ -1,6 +1,7 @@
 // calibrate.c: see calibrate.h.
 #include "infer/calibrate.h"
 #include "lib/rng.h"
+#include <omp.h>
 #include <stdlib.h>
 
 // A step: texts that write `each` tokens after `context` others, and prompts that read n tokens after `past`. If these
@@ -115,10 +116,11 @@ static Step make_step(const Served *s, Shape x, Memory m) {
     return step;
 }
 
-static double seconds_of(const Backend *b, const Step *step) {
+static double seconds_of(const Backend *b, const Step *step, int drawers) {
     Request nobody = {0};
     double start = seconds_now();
     b->step(b->self, step->row, step->rows);
+#pragma omp parallel for schedule(static, 1) num_threads(drawers) if (drawers > 1)
     for (size_t i = 0; i < step->rows; i++)
         for (size_t k = step->row[i].draw_from; k < step->row[i].n; k++)
             b->sample(b->self, &step->row[i], i, k, &nobody, step->row[i].past + k + 1);
@@ -228,12 +230,13 @@ Measured calibrate(Served *s, size_t budget, size_t running, size_t longest, boo
     Backend b = served_backend(s);
     double (*took)[MOST_POINTS] = xmalloc(ROUNDS * sizeof *took);
     size_t order[MOST_POINTS];
+    int drawers = (int)served_drawers(s, (size_t)omp_get_max_threads());
     bool whole = true;
     for (size_t round = 0; round < ROUNDS && (whole = told(round, ROUNDS)); round++) {
         calibrate_order(round, p.count, order);
         for (size_t k = 0; k < p.count; k++) {
             Step step = make_step(s, p.shape[order[k]], memory);
-            took[round][order[k]] = seconds_of(&b, &step);
+            took[round][order[k]] = seconds_of(&b, &step, drawers);
             free(step.row);
         }
     }

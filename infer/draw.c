@@ -70,22 +70,29 @@ size_t draw_pick(const real *p, size_t V, double uniform) {
     return last;
 }
 
-void draw_weights(real *x, size_t V, const SampleOptions *o) {
+const char draw_no_numbers[] = "the model's logits are not numbers; its weights are damaged, or its training diverged";
+
+bool draw_weights(real *x, size_t V, const SampleOptions *o) {
     size_t best = most_probable(x, V), k = o->top_k && o->top_k < V ? o->top_k : V;
     real most = x[best];
     if (o->temperature > 0)
         for (size_t i = 0; i < V; i++) x[i] = (real)((double)(x[i] - most) / o->temperature);
-    if (!isfinite(softmax_row(x, V)))
-        fail("the model's logits are not numbers; its weights are damaged, or its training diverged");
+    if (!isfinite(softmax_row(x, V))) return false;
     if (o->temperature > 0) {
         if (k < V || o->top_p < 1) keep_top(x, V, k, o->top_p);
     } else {
         for (size_t i = 0; i < V; i++) x[i] = i == best;
     }
+    return true;
 }
 
 int sample_token(real *x, size_t V, const SampleOptions *o, uint64_t draw) {
-    draw_weights(x, V, o);
+    if (!draw_weights(x, V, o)) return -1;
     Rng r = rng_stream(o->seed, RNG_SAMPLE, draw);
     return (int)draw_pick(x, V, rng_uniform(&r));
+}
+
+int draw_sure(int token) {
+    if (token < 0) fail("%s", draw_no_numbers);
+    return token;
 }

@@ -17,19 +17,24 @@ Step *engine_schedule(Engine *e, double now) {
 
 // The token after each of the row's last ones, as long as the next draft is the token that is drawn there anyway: the
 // text is the same as without drafts.
-static size_t sample_row(Engine *e, const StepRow *row, size_t index, bool *stop) {
+static void sample_row(const Engine *e, const StepRow *row, size_t index, Drawn *d) {
     const Backend *b = &e->backend;
-    Request *r = row->request;
-    size_t count = 0;
+    const Request *r = row->request;
     for (size_t i = row->draw_from; i < row->n; i++) {
         size_t position = row->past + i + 1;
-        int token = e->token[count++] = b->sample(b->self, row, index, i, r, position);
-        *stop = b->ends && b->ends(b->self, r, token);
-        bool guessed = i + 1 < row->n, wrong = guessed && r->token[position] != token;
-        if (guessed) e->kept = 0.995 * e->kept + !wrong, e->tried = 0.995 * e->tried + 1;
-        if (*stop || wrong) break;
+        int token = b->sample(b->self, row, index, i, r, position);
+        if (token < 0) return;
+        d->token[d->count++] = token;
+        d->stop = b->ends && b->ends(b->self, r, token);
+        if (d->stop || (i + 1 < row->n && r->token[position] != token)) return;
     }
-    return count;
+}
+
+static void learn_of_guesses(Engine *e, const StepRow *row, const Drawn *d) {
+    for (size_t k = 0, i; k < d->count && (i = row->draw_from + k + 1) < row->n; k++) {
+        bool right = row->request->token[row->past + i] == d->token[k];
+        e->kept = 0.995 * e->kept + right, e->tried = 0.995 * e->tried + 1;
+    }
 }
 
 // A guess is kept only where it is the token that is drawn there anyway, so no text shows that there was one.
@@ -46,16 +51,35 @@ static void choose_guesses(Engine *e, const Step *step) {
     if (!e->guesses && e->steps++ % STEPS_TO_A_TRY == 0) e->guesses = 1;
 }
 
+static void take_room(Engine *e, const Step *step) {
+    size_t tokens = 0;
+    for (size_t i = 0; i < step->rows; i++) tokens += step->row[i].n - step->row[i].draw_from;
+    if (tokens >= e->tokens) e->token = xrealloc(e->token, (e->tokens = 2 * tokens + 1) * sizeof *e->token);
+    if (step->rows > e->rows) e->drawn = xrealloc(e->drawn, (e->rows = 2 * step->rows) * sizeof *e->drawn);
+    int *next = e->token;
+    for (size_t i = 0; i < step->rows; next += step->row[i].n - step->row[i].draw_from, i++)
+        e->drawn[i] = (Drawn){.token = next};
+}
+
+static void settle_row(Engine *e, const Step *step, size_t i) {
+    StepRow row = step->row[i];
+    const Drawn *d = &e->drawn[i];
+    learn_of_guesses(e, &row, d);
+    sched_commit(e->sched, &step->row[i], d->token, d->count, d->stop);
+    if (d->count) guess_ahead(e, row.request);
+    if (d->count && e->emit) e->emit(e->owner, row.request, d->token, d->count);
+}
+
+// A few rows at a time, so that the first tokens are out while the others are drawn.
 void engine_finish(Engine *e, const Step *step) {
     if (e->draft && e->cost) choose_guesses(e, step);
-    for (size_t i = 0; i < step->rows; i++) {
-        StepRow row = step->row[i];
-        bool stop = false;
-        if (row.n > e->room) e->token = xrealloc(e->token, (e->room = 2 * row.n) * sizeof *e->token);
-        size_t count = sample_row(e, &row, i, &stop);
-        sched_commit(e->sched, &step->row[i], e->token, count, stop);
-        if (count) guess_ahead(e, row.request);
-        if (count && e->emit) e->emit(e->owner, row.request, e->token, count);
+    take_room(e, step);
+    int drawers = e->drawers > 1 ? (int)e->drawers : 1;
+    for (size_t from = 0, to; from < step->rows; from = to) {
+        to = smaller(from + (size_t)drawers, step->rows);
+#pragma omp parallel for schedule(static, 1) num_threads(drawers) if (drawers > 1)
+        for (size_t i = from; i < to; i++) sample_row(e, &step->row[i], i, &e->drawn[i]);
+        for (size_t i = from; i < to; i++) settle_row(e, step, i);
     }
 }
 
@@ -65,4 +89,4 @@ bool engine_step(Engine *e, double now) {
     return step->rows > 0;
 }
 
-void engine_free(Engine *e) { free(e->token); }
+void engine_free(Engine *e) { free(e->token), free(e->drawn); }

@@ -12,17 +12,21 @@ typedef struct {
     void (*save)(void *self, uint32_t block, uint32_t place);         // into the swap area
     void (*load)(void *self, uint32_t place, uint32_t block);
     // The token at `position` of the request, from the logits of token i of row `row`. A function of the seed and the
-    // position, never of the step.
+    // position, never of the step: several threads may ask for tokens of several rows. -1: there is none, and the
+    // request has been cancelled.
     int (*sample)(void *self, const StepRow *row, size_t index, size_t i, const Request *r, size_t position);
     bool (*ends)(void *self, const Request *r, int token);            // NULL: no token ends a text
 } Backend;
+
+typedef struct { int *token; size_t count; bool stop; } Drawn;            // after the last tokens of a row
 
 typedef struct {
     Sched *sched;
     Backend backend;
     void (*emit)(void *owner, Request *r, const int *token, size_t count);    // new tokens of a request, or NULL
     void *owner;
-    int *token; size_t room;
+    size_t drawers;                     // threads that draw, each for a row; 0: one
+    int *token; size_t tokens; Drawn *drawn; size_t rows;    // of a step; room for so many
     Draft *draft; size_t guesses;       // for each text that writes, so many guesses for its next step; NULL: none
     size_t (*guess)(Draft *d, const int *text, size_t count, size_t n, int *guess);    // draft_guess
     const CostTable *cost, *draft_cost; // NULL, or guesses are set before each step to what pays by the model's table

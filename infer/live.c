@@ -26,7 +26,7 @@ struct Live {
     Call *calls;                                 // all that were submitted and not freed
     size_t open;                                 // answers that have not ended
     uint64_t next;
-    bool draining;
+    bool draining, wrong;                        // wrong: an answer has been, and that was said
     double deadline, watched, drawn;             // watched: when the picture was last asked for; drawn: made
     char *picture;
     LiveStats stats;
@@ -34,7 +34,7 @@ struct Live {
 
 const char *why_name(Why why) {
     static const char *const name[WHYS] = {"in flight", "length", "stop", "abort", "timeout", "shed", "refused",
-                                           "drain"};
+                                           "drain", "error"};
     return name[why];
 }
 
@@ -243,6 +243,17 @@ static void most_likely(Likely *out, size_t K, int token, const real *logit, siz
     for (size_t k = 0; k <= K; k++) out[k].logprob = (double)logit[out[k].token] - all;
 }
 
+// Numbers of an answer are none: it ends, and the others go on.
+static void end_wrong(Live *l, Request *r, const char *wrong) {
+    Answer *a = r->owner;
+    pthread_mutex_lock(&l->lock);
+    if (!a->asked) a->asked = WHY_ERROR, a->wrong = wrong;
+    if (!l->wrong) print_line(stderr, "note     an answer ended with an error, as further ones may: %s\n", wrong);
+    l->wrong = true;
+    pthread_mutex_unlock(&l->lock);
+    sched_cancel(l->sched, r);
+}
+
 static const real *logits_of(const Live *l, const StepRow *row, size_t index, size_t i) {
     return l->served->logits + (l->served->first[index] + i - row->logits_from) * model_config(l->served->model)->vocab;
 }
@@ -256,6 +267,8 @@ static void note_prompt(Live *l, const StepRow *row, size_t index) {
         size_t at = row->past + i + 1;
         most_likely(c->read[a->prompt] + at * (1 + c->likely), c->likely, c->prompt[a->prompt][at],
                     logits_of(l, row, index, i), model_config(l->served->model)->vocab);
+        const char **wrong = &l->served->wrong[index];
+        if (!*wrong && isnan(c->read[a->prompt][at * (1 + c->likely)].logprob)) *wrong = draw_no_numbers;
     }
 }
 
@@ -270,7 +283,12 @@ static int draw(void *self, const StepRow *row, size_t index, size_t i, const Re
     Live *l = self;
     Answer *a = r->owner;
     const Call *c = a->call;
+    if (l->served->wrong[index]) return -1;                      // which is known
     int token = l->inner.sample(l->inner.self, row, index, i, r, position);
+    if (token < 0) {
+        end_wrong(l, row->request, l->served->wrong[index]);
+        return token;
+    }
     size_t at = position - c->length[a->prompt];
     if (c->logprobs)
         most_likely(a->likely + at * (1 + c->likely), c->likely, token, logits_of(l, row, index, i),
@@ -287,7 +305,10 @@ static bool is_end(void *self, const Request *r, int token) {
 static void run_step(void *self, const StepRow *row, size_t rows) {
     Live *l = self;
     l->inner.step(l->inner.self, row, rows);
-    for (size_t i = 0; i < rows; i++) note_prompt(l, &row[i], i);
+    for (size_t i = 0; i < rows; i++) {
+        note_prompt(l, &row[i], i);
+        if (l->served->wrong[i]) end_wrong(l, row[i].request, l->served->wrong[i]);
+    }
 }
 static void copy_block(void *self, uint32_t from, uint32_t to) {
     const Live *l = self;
@@ -316,6 +337,7 @@ Live *live_new(LiveOptions o, Sched *sched, Pool *pool, Served *served, const To
     l->engine = (Engine){.sched = sched, .backend = {l, run_step, copy_block, save_block, load_block, draw, is_end},
                          .emit = receive, .owner = l, .draft = o.draft, .guesses = o.guesses, .guess = draft_guess};
     served->drawing = drawing;
+    served_survive(served, o.running);
     l->stats = (LiveStats){.start = seconds_now(), .blocks = pool_blocks(pool), .ttft = histogram(0.001),
                            .gap = histogram(0.0001), .latency = histogram(0.001), .queued = histogram(0.001),
                            .prompt = histogram(1), .answer = histogram(1)};
@@ -528,14 +550,15 @@ static bool look_around(Live *l, bool stopped) {
     return true;
 }
 
-// One thread draws, while the cores of all others have nothing to do: whoever hears sends what is drawn there, token by
-// token, and not beside the next step, which wants all cores.
+// Where somebody listens, one core does not draw: whoever hears sends there what is drawn, token by token, and not
+// beside the next step, which wants all cores.
 static void say_while_drawing(Live *l) {
-    if (omp_get_max_threads() == 1) return;
+    size_t threads = (size_t)omp_get_max_threads();
     pthread_mutex_lock(&l->lock);
-    if (l->listened) l->drawing = l->ring = true;
+    if (l->listened && threads > 1) l->drawing = l->ring = true;
     pthread_mutex_unlock(&l->lock);
     if (l->drawing) pthread_cond_signal(&l->heard);
+    l->engine.drawers = served_drawers(l->served, threads - l->drawing);
 }
 
 static void work(Live *l) {

@@ -10,7 +10,8 @@
 typedef struct { int token; double logprob; } Likely;      // of the distribution before temperature, top-k and top-p
 
 // Why an answer ended, as those outside see it: the engine only knows that it was cancelled.
-typedef enum { WHY_NONE, WHY_LENGTH, WHY_STOP, WHY_GONE, WHY_TIMEOUT, WHY_SHED, WHY_REFUSED, WHY_DRAIN, WHYS } Why;
+typedef enum { WHY_NONE, WHY_LENGTH, WHY_STOP, WHY_GONE, WHY_TIMEOUT, WHY_SHED, WHY_REFUSED, WHY_DRAIN,
+               WHY_ERROR, WHYS } Why;
 const char *why_name(Why why);                             // as the label of a metric
 
 // What those outside know of an answer: its tokens, and why there are no more of them. One word, so that nobody ever
@@ -29,6 +30,7 @@ typedef struct {
     Request *request;
     size_t drawn, noted;         // tokens; of these, those that the statistics know of
     Why asked;                   // it is to end for this reason
+    const char *wrong;           // of WHY_ERROR: what is wrong with its numbers
     bool started, counted;
 } Answer;
 

@@ -187,6 +187,7 @@ static bool has_failed(const Reply *r, Refusal *why) {
         switch (r->told[i].why) {
         case WHY_TIMEOUT: return refusal_set(why, 504, NULL, "the request took longer than --timeout"), true;
         case WHY_SHED: return refusal_set(why, 503, NULL, "the request waited longer than --shed"), true;
+        case WHY_ERROR: return refusal_set(why, 500, NULL, "%s", r->call->answer[i].wrong), true;
         case WHY_DRAIN: return refusal_set(why, 503, NULL, "the server is shutting down"), true;
         case WHY_REFUSED: return refusal_set(why, 400, "prompt", "the request does not fit the pool of blocks"), true;
         case WHY_GONE: return refusal_set(why, 499, NULL, "the client has gone"), true;

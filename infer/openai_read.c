@@ -59,9 +59,17 @@ static bool take_model(Reading *r, const char *field, const json_t *v) {
 }
 static bool take_prompt(Reading *r, const char *field, const json_t *v) { (void)field; r->prompt = v; return true; }
 static bool take_messages(Reading *r, const char *field, const json_t *v) { (void)field; r->messages = v; return true; }
+// Under the old name and the new one: both may be there, but not with two numbers.
 static bool take_most(Reading *r, const char *field, const json_t *v) {
-    r->reply->tokens_given = true;
-    return take_count(r, field, v, 0, MOST_TOKENS, &r->reply->tokens);
+    Reply *p = r->reply;
+    size_t before = p->tokens;
+    bool given = p->tokens_given;
+    p->tokens_given = true;
+    if (!take_count(r, field, v, 0, MOST_TOKENS, &p->tokens)) return false;
+    if (!given || p->tokens == before) return true;
+    refusal_set(r->why, 400, field, "%s is %zu, and the other of max_tokens and max_completion_tokens is %zu; give one "
+                "of them", field, p->tokens, before);
+    return false;
 }
 static bool take_temperature(Reading *r, const char *field, const json_t *v) {
     return take_number(r, field, v, 0, 1000, &r->sampling.temperature);

@@ -172,9 +172,9 @@ static int token_ahead(Sampler *s, size_t spoken) {
     real *logits = logits_ahead(s);
     size_t i = s->count - a->from;
     bool guessed = a->from && i < (a->ratio ? a->drawn : a->guesses);
-    int token = guessed && a->ratio
+    int token = draw_sure(guessed && a->ratio
         ? speculate_token(logits, spoken, &s->options, s->count, a->guess[i], draft_weights_of(a->draft, i))
-        : sample_token(logits, spoken, &s->options, s->count);
+        : sample_token(logits, spoken, &s->options, s->count));
     if (guessed && i < a->guesses) speculate_learn(a, token == a->guess[i]);
     return token;
 }
@@ -190,7 +190,8 @@ void sampler_next(Sampler *s) {
     for (size_t i = 0; i < s->options.samples; i++) {
         Text *t = &s->text[i];
         int token = s->ahead ? token_ahead(s, spoken)
-                             : sample_token(s->logits + i * V, spoken, &s->options, draw_number(i, s->count));
+                             : draw_sure(sample_token(s->logits + i * V, spoken, &s->options,
+                                                      draw_number(i, s->count)));
         t->token[s->count] = token;
         if (t->ended) continue;
         decode(s->tokenizer, t, s->count);

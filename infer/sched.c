@@ -529,7 +529,7 @@ static void commit(Sched *s, const StepRow *row, const int *token, size_t count,
     if (count) memcpy(r->token + r->length, token, count * sizeof *token);
     r->length += count;
     r->n = r->drafted = r->drafts = 0;
-    publish(s, r);
+    if (!r->cancelled) publish(s, r);           // its numbers may be why
     give_back(s, r);
     if (row == &s->step.row[s->step.rows - 1]) s->in_step = false;
     if (r->cancelled) end_request(s, r, END_CANCELLED);

@@ -1,5 +1,6 @@
 // served.c: see served.h.
 #include "infer/served.h"
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,10 +16,10 @@ Served *served_new_kept(Model *m, size_t blocks, size_t block_size, size_t runni
     size_t V = model_config(m)->vocab;
     Served *s = xmalloc(sizeof *s);
     *s = (Served){.model = m, .blocks = blocks_new_kept(m, blocks, block_size, keep), .options = o,
-                  .spoken = spoken < V ? spoken : V, .draw = xmalloc(size_mul(V, sizeof(real))),
-                  .row = xmalloc(size_mul(running, sizeof *s->row)),
+                  .spoken = spoken < V ? spoken : V, .row = xmalloc(size_mul(running, sizeof *s->row)),
                   .first = xmalloc(size_mul(running, sizeof *s->first))};
     s->places = places;
+    served_drawers(s, 1);
     if (places) s->swap = xmalloc(size_mul(places, blocks_bytes(m, s->blocks)));
     return s;
 }
@@ -30,8 +31,23 @@ Served *served_new(Model *m, size_t blocks, size_t block_size, size_t running, s
 }
 
 void served_free(Served *s) {
-    blocks_free(s->blocks), guesser_free(s->guesser), tier_close(s->tier);
-    free(s->swap), free(s->row), free(s->logits), free(s->draw), free(s->first), free(s);
+    guesser_free(s->guesser), tier_close(s->tier);
+    free(s->swap), free(s->row), free(s->logits), free(s->draw), free(s->first);
+    free(s->wrong), free(s->blocks->unheld), blocks_free(s->blocks), free(s);
+}
+
+void served_survive(Served *s, size_t running) {
+    s->wrong = xmalloc(size_mul(running, sizeof *s->wrong));
+    s->blocks->unheld = xmalloc(size_mul(running, sizeof *s->blocks->unheld));
+}
+
+// A draw from few tokens takes no longer than threads need to come together.
+enum { FEW_TO_DRAW_FROM = 2048 };
+size_t served_drawers(Served *s, size_t threads) {
+    size_t V = model_config(s->model)->vocab;
+    if (threads > s->drawers)
+        s->draw = xrealloc(s->draw, size_mul(size_mul(threads, V), sizeof *s->draw)), s->drawers = threads;
+    return V < FEW_TO_DRAW_FROM ? 1 : threads;
 }
 
 // Where a recurrent state is not there any more, as after the prompt of a leader that has gone on or before a draft
@@ -40,6 +56,7 @@ static void step(void *self, const StepRow *row, size_t rows) {
     Served *s = self;
     size_t wanted = 0;
     for (size_t i = 0; i < rows; i++) s->first[i] = wanted, wanted += row[i].n - row[i].logits_from;
+    for (size_t i = 0; s->wrong && i < rows; i++) s->wrong[i] = NULL, s->blocks->unheld[i] = false;
     if (s->guesser) guesser_step(s, row, rows, wanted);
     for (size_t i = 0; i < rows; i++) {
         const StepRow *r = &row[i];
@@ -53,6 +70,9 @@ static void step(void *self, const StepRow *row, size_t rows) {
         s->logits = xrealloc(s->logits, size_mul(s->wanted, model_config(s->model)->vocab * sizeof *s->logits));
     }
     model_step(s->model, s->blocks, s->row, rows, s->logits);
+    for (size_t i = 0; s->wrong && i < rows; i++)
+        if (s->blocks->unheld[i])
+            s->wrong[i] = "the keys or values of this text are not numbers, or too large for --kv-quant or --kv-bits";
 }
 
 size_t served_slots(const void *keep, size_t prompt, size_t from, size_t to) {
@@ -93,10 +113,14 @@ void served_tier(Served *s, const char *path) {
 static int sample(void *self, const StepRow *row, size_t index, size_t i, const Request *r, size_t position) {
     Served *s = self;
     size_t V = model_config(s->model)->vocab, at = s->first[index] + i - row->logits_from;
-    memcpy(s->draw, s->logits + at * V, V * sizeof *s->draw);
+    real *draw = s->draw + (size_t)omp_get_thread_num() * V;
+    if (s->wrong && s->wrong[index]) return -1;
+    memcpy(draw, s->logits + at * V, V * sizeof *draw);
     Drawing d = served_drawing(s, r);
-    if (s->guesser) return guesser_token(s, s->draw, at, &d, position);
-    return sample_token(s->draw, s->spoken, &d.options, d.first + position);
+    int token = s->guesser ? guesser_token(s, draw, at, &d, position)
+                           : sample_token(draw, s->spoken, &d.options, d.first + position);
+    if (token < 0 && s->wrong) s->wrong[index] = draw_no_numbers;
+    return s->wrong ? token : draw_sure(token);
 }
 
 Backend served_backend(Served *s) { return (Backend){s, step, copy, save, load, sample, NULL}; }

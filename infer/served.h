@@ -29,10 +29,14 @@ typedef struct {
     char *swap; size_t places;           // [places] blocks, or NULL
     Tier *tier;                          // or in a file
     Row *row;                            // [running]
-    real *logits, *draw; size_t wanted;  // [wanted, V] of the step; one row to draw from
+    real *logits; size_t wanted;         // [wanted, V] of the step
+    real *draw; size_t drawers;          // [drawers, V]: of each thread that draws, a row to draw from
     size_t *first;                       // of each row's logits
     size_t again;                        // tokens computed again, because no recurrent state was left before them
     Guesser *guesser;                    // or NULL
+    // What is wrong with the numbers of a row: [running] of the step, each NULL or a line that says it. Such a row has
+    // no token. NULL, as at first: then that is the end of the program.
+    const char **wrong;
     Drawing (*drawing)(void *owner, const Request *r); void *owner;      // NULL: the options above
 } Served;
 
@@ -53,6 +57,11 @@ static inline Drawing served_drawing(const Served *s, const Request *r) {
     d.options.seed += r->seed;
     return d;
 }
+// The others go on: from now on numbers of one request that are none end no more than its own answer, for which whoever
+// reads `wrong` after a step, or gets -1 for a token, has to cancel it.
+void served_survive(Served *s, size_t running);
+// So many threads may draw at a time now; returns how many of them are worth it.
+size_t served_drawers(Served *s, size_t threads);
 // Before the first step: what is swapped goes to a new file (infer/tier.h).
 void served_tier(Served *s, const char *path);
 size_t served_slots(const void *keep, size_t prompt, size_t from, size_t to);

@@ -40,7 +40,10 @@ static void keep_guess(const Served *s, const StepRow *r, size_t index, size_t r
     size_t V = model_config(g->model)->vocab, at = s->first[index] + r->draw_from - r->logits_from + round;
     size_t position = r->past + known_tokens(r) + round;
     Drawing d = served_drawing(s, q);
-    g->guess[at] = draft_draw(logits, s->spoken, &d.options, g->ratio, d.first + position);
+    int guess = draft_draw(logits, s->spoken, &d.options, g->ratio, d.first + position);
+    if (guess < 0 && s->wrong)
+        s->wrong[index] = "the logits of --draft are not numbers; its weights are damaged, or its training diverged";
+    g->guess[at] = s->wrong && guess < 0 ? 0 : draw_sure(guess);
     if (g->ratio) memcpy(g->weights + at * V, logits, V * sizeof *logits);
     if (round < q->drafted) q->token[position] = g->guess[at];
 }

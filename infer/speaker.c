@@ -48,7 +48,8 @@ char *json_text(const char *text, size_t bytes) {
 
 char *refusal_text(const Refusal *r) {
     const char *type = r->status == 401 ? "AuthenticationError" : r->status == 404 ? "NotFoundError"
-                     : r->status == 429 ? "RateLimitError" : r->status < 500 ? "BadRequestError" : "ServiceUnavailable";
+                     : r->status == 429 ? "RateLimitError" : r->status < 500 ? "BadRequestError"
+                     : r->status == 500 ? "InternalServerError" : "ServiceUnavailable";
     return json_line(json_pack("{s:{s:s, s:s, s:s?, s:i}}", "error", "message", r->message, "type", type, "param",
                                r->field, "code", r->status));
 }

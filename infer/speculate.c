@@ -66,7 +66,7 @@ static void read_token(Draft *d, const int *token, size_t n) {
 int draft_draw(real *logits, size_t spoken, const SampleOptions *o, bool ratio, uint64_t draw) {
     if (!ratio) return sample_token(logits, spoken, o, draw);
     Rng r = rng_stream(o->seed, RNG_DRAFT, draw);
-    draw_weights(logits, spoken, o);
+    if (!draw_weights(logits, spoken, o)) return -1;
     return (int)draw_pick(logits, spoken, rng_uniform(&r));
 }
 
@@ -74,7 +74,7 @@ int draft_draw(real *logits, size_t spoken, const SampleOptions *o, bool ratio, 
 static int draw_guess(Draft *d, size_t i, uint64_t position) {
     real *w = d->weights + i * model_config(d->model)->vocab;
     memcpy(w, d->logits, d->spoken * sizeof *w);
-    return draft_draw(w, d->spoken, &d->options, d->ratio, position);
+    return draw_sure(draft_draw(w, d->spoken, &d->options, d->ratio, position));
 }
 
 // With ratio one more is drawn than will be read: the token behind the last guess has its rule too.
@@ -140,7 +140,7 @@ static double uniform_at(const SampleOptions *o, RngPurpose purpose, uint64_t dr
 }
 
 int speculate_token(real *logits, size_t V, const SampleOptions *o, uint64_t draw, int guess, const real *q) {
-    draw_weights(logits, V, o);
+    if (!draw_weights(logits, V, o)) return -1;
     if (uniform_at(o, RNG_ACCEPT, draw) < speculate_chance(logits, q, V, guess)) return guess;
     double *r = xmalloc(size_mul(V, sizeof *r));
     speculate_residual(r, logits, q, V, guess);

@@ -33,7 +33,7 @@ void draft_free(Draft *d);
 // Guesses for the positions count, count + 1, ... of a text, n at most, and one more by ratio. Returns how many there
 // are.
 size_t draft_guess(Draft *d, const int *text, size_t count, size_t n, int *guess);
-// A model's guess from its logits [spoken], which become its weights.
+// A model's guess from its logits [spoken], which become its weights; -1: they are not numbers.
 int draft_draw(real *logits, size_t spoken, const SampleOptions *o, bool ratio, uint64_t draw);
 // The weights from which guess i of the last draft_guess was drawn; NULL: it could not have been another.
 const real *draft_weights_of(const Draft *d, size_t i);
@@ -42,7 +42,8 @@ const real *draft_weights_of(const Draft *d, size_t i);
 // p and q: weights [V] of model and draft (q NULL: all on the guess), which need not sum to 1.
 double speculate_chance(const real *p, const real *q, size_t V, int guess);            // min(1, p / q)
 void speculate_residual(double *r, const real *p, const real *q, size_t V, int guess); // (p - q)+; p where that is 0
-// The token at a position, by ratio: the guess, or a draw from the residual. logits [V] are overwritten.
+// The token at a position, by ratio: the guess, or a draw from the residual. logits [V] are overwritten. -1: they are
+// not numbers.
 int speculate_token(real *logits, size_t V, const SampleOptions *o, uint64_t draw, int guess, const real *q);
 
 // ---- how many guesses ----------------------------------------------------------------------------

@@ -28,6 +28,7 @@ void codec_unseal(real *x, const unsigned char *from, CodecRun r, size_t first, 
 typedef enum { CODEC_whole, CODEC_bfloat16, CODEC_quant } CodecKind;
 typedef struct { CodecKind kind; QuantFormat format; } CodecRow;
 size_t codec_row_bytes(CodecRow r, size_t width);
+bool codec_row_holds(CodecRow r, const real *x, size_t n);            // whether none of these numbers is so large
 void codec_pack_rows(unsigned char *to, const real *x, CodecRow r, size_t n, size_t width);
 void codec_unpack_rows(real *x, const unsigned char *from, CodecRow r, size_t n, size_t width);
 

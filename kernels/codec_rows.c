@@ -211,6 +211,10 @@ size_t codec_row_bytes(CodecRow r, size_t width) {
                                                                                    : quant_row_bytes(r.format, width);
 }
 
+bool codec_row_holds(CodecRow r, const real *x, size_t n) {
+    return r.kind != CODEC_quant || quant_fits(r.format, 1, x, n);
+}
+
 void codec_pack_rows(unsigned char *to, const real *x, CodecRow r, size_t n, size_t width) {
     if (r.kind == CODEC_whole) memcpy(to, x, n * width * sizeof *x);
     else if (r.kind == CODEC_bfloat16) codec_encode(to, x, 1, n * width, 16);

@@ -639,12 +639,16 @@ bool quant_holds(QuantFormat format, const real *x, size_t n, float times) {
     return largest_size(x, n) <= size_of((format == QUANT_nvfp4 ? FLOAT_MOST : limit_of(format, 1)) / times);
 }
 
+bool quant_fits(QuantFormat format, float tensor_scale, const real *x, size_t n) {
+    return largest_size(x, n) <= size_of(limit_of(format, tensor_scale));     // infinities and NaN are above all others
+}
+
 // Alone in its thread, because fail() may not return.
 static void check_numbers(QuantFormat format, float tensor_scale, const real *x, size_t rows, size_t columns) {
     float most = limit_of(format, tensor_scale);
     if (!(tensor_scale > 0) || isinf(tensor_scale) || (format != QUANT_nvfp4 && tensor_scale > 1))
         fail("%s with a tensor scale of %g: only nvfp4 has one, above 0", quant_name(format), (double)tensor_scale);
-    if (largest_size(x, rows * columns) <= size_of(most)) return;    // those of infinities and NaN are above all others
+    if (quant_fits(format, tensor_scale, x, rows * columns)) return;
     for (size_t i = 0; i < rows * columns; i++)
         if (!(fabsf((float)x[i]) <= most))
             fail("row %zu, column %zu is %g: %s holds finite numbers of at most %g", i / columns, i % columns,

@@ -75,6 +75,8 @@ float quant_tensor_scale(QuantFormat format, const real *x, size_t n);
 
 // Whether all of x are finite and not too large for the format, also when multiplied by `times`.
 bool quant_holds(QuantFormat format, const real *x, size_t n, float times);
+// Whether quant_encode_rows takes them.
+bool quant_fits(QuantFormat format, float tensor_scale, const real *x, size_t n);
 
 // x [rows, columns] to bytes [rows, quant_row_bytes] and back. tensor_scale must be more than 0, and 1 where the format
 // has none. fail()s, naming row and column, where a number is not finite or too large for its scale: above 65504 with a

@@ -26,6 +26,7 @@ typedef struct {
     bool snapshots;
     Keep keep;               // at, score: [blocks, key heads, slots]
     void (*filled)(void *owner, size_t l); void *owner;     // NULL, or called in a step when layer l has set all of its
+    bool *unheld;            // NULL, or of each row of a step: it had numbers that `keep` cannot hold; else they fail()
     real **spare; size_t spares;        // memory of states that nobody needs now
     Arena arena;
 } Blocks;

@@ -14,23 +14,24 @@ typedef struct {
     const KeepOptions *o; CodecRow row;
     unsigned char *k, *v; uint32_t *at; real *score;           // v NULL: the beginning of k
     size_t size, KV, D, Dv, k_bytes, v_bytes;                  // slots in a block; bytes of a slot
+    bool *unheld;
 } Store;
 static Store store_of(const Batch *b, size_t l, const AttnShape *s) {
     const Blocks *blocks = b->paged.blocks;
     const Keep *keep = &blocks->keep;
     return (Store){&keep->o, keep_row(&keep->o), (unsigned char *)blocks->k[l], (unsigned char *)blocks->v[l],
                    keep->at ? keep->at[l] : NULL, keep->score ? keep->score[l] : NULL, blocks->size, s->KV, s->D, s->Dv,
-                   blocks->k_bytes[l], blocks->v_bytes[l]};
+                   blocks->k_bytes[l], blocks->v_bytes[l], blocks->unheld};
 }
 static bool is_packed(const Store *s) { return keep_seals(s->o) || s->row.kind != CODEC_whole; }
 
-typedef struct { size_t token, n, past, prompt, done; const uint32_t *block; } Text;
+typedef struct { size_t token, n, past, prompt, done; const uint32_t *block; size_t row; } Text;
 static size_t texts_of(const Batch *b, Text **text, uint32_t **row) {
     size_t count = b->paged.rows;
     *text = xmalloc(count * sizeof **text), *row = xmalloc(count * sizeof **row);
     for EACH_PART(p, b) {
         const Row *r = &b->paged.row[p.i];
-        (*row)[p.i] = (uint32_t)p.i, (*text)[p.i] = (Text){p.at, r->n, r->past, r->prompt, 0, r->block};
+        (*row)[p.i] = (uint32_t)p.i, (*text)[p.i] = (Text){p.at, r->n, r->past, r->prompt, 0, r->block, p.i};
     }
     return count;
 }
@@ -161,12 +162,31 @@ static size_t stretch_of(const Store *s, const Text *t) {
     return smaller(left, next - position);
 }
 
-// What will be rounded to groups whose headers are half floats (codec.h).
+// Groups have headers of half floats (codec.h).
+static const double HALF_MOST = 65504;
+static bool can_hold(const Store *s, const real *x, size_t n) {
+    for (size_t i = 0; keep_seals(s->o) && i < n; i++)
+        if (!(fabs((double)x[i]) <= HALF_MOST)) return false;
+    return codec_row_holds(s->row, x, n);
+}
 static void refuse_large(const Store *s, const real *x, size_t n, const char *what) {
     for (size_t i = 0; keep_seals(s->o) && i < n; i++)
-        if (!(fabs((double)x[i]) <= 65504))
-            fail("a %s is %g, and --kv-bits %zu has numbers of at most 65504; --kv-bits 16 has larger ones", what,
-                 (double)x[i], s->o->bits);
+        if (!(fabs((double)x[i]) <= HALF_MOST))
+            fail("a %s is %g, and --kv-bits %zu has numbers of at most %g; --kv-bits 16 has larger ones", what,
+                 (double)x[i], s->o->bits, HALF_MOST);
+}
+
+// Where that is not the end of all rows, one with numbers that cannot be held has zeros instead, and is marked.
+static void hold(const Store *s, const Text *t, bool values, size_t slot, const real *x) {
+    size_t n = values ? s->Dv : s->D;
+    unsigned char *to = memory_of(s, values, slot);
+    if (s->unheld && !can_hold(s, x, n)) {
+        s->unheld[t->row] = true;
+        memset(to, 0, values ? s->v_bytes : s->k_bytes);
+        return;
+    }
+    refuse_large(s, x, n, values ? "value" : "key");
+    codec_pack_rows(to, x, s->row, 1, n);
 }
 
 static void append(const Store *s, const KeepInput *in, const Text *t, size_t n) {
@@ -176,10 +196,8 @@ static void append(const Store *s, const KeepInput *in, const Text *t, size_t n)
         for (size_t g = 0; g < s->KV; g++) {
             size_t i_held = keep_seals(s->o) ? (held + i) % keep_recent(s->o) : held + i;
             size_t slot = slot_of(s, t, g, i_held), token = (t->token + t->done + i) * in->kv_stride;
-            refuse_large(s, in->k + token + g * s->D, s->D, "key");
-            if (s->v) refuse_large(s, in->v + token + g * s->Dv, s->Dv, "value");
-            codec_pack_rows(memory_of(s, false, slot), in->k + token + g * s->D, s->row, 1, s->D);
-            if (s->v) codec_pack_rows(memory_of(s, true, slot), in->v + token + g * s->Dv, s->row, 1, s->Dv);
+            hold(s, t, false, slot, in->k + token + g * s->D);
+            if (s->v) hold(s, t, true, slot, in->v + token + g * s->Dv);
             if (s->at) s->at[slot] = (uint32_t)(t->past + t->done + i);
             if (s->score) s->score[slot] = s->o->policy == KV_POLICY_pool;            // of pool: how many it stands for
         }

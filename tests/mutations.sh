@@ -1,8 +1,8 @@
 #!/bin/sh
 # mutations.sh: breaks the pool and the scheduler on purpose, one place at a time, each as some public engine once was
 # broken, and sees to it that the random schedules of tests/test_sched.c notice. Then the drafts and the two processes,
-# likewise, for the tests of speculation, of random schedules with models, and of the parent that hears both; and
-# attention, where rows begin in the same blocks.
+# likewise, for the tests of speculation, of random schedules with models, and of the parent that hears both; attention,
+# where rows begin in the same blocks; and signals, where a run is replayed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 work=$(mktemp -d "${TMPDIR:-/tmp}/receipts-mutations.XXXXXX") || exit 1
@@ -75,7 +75,7 @@ export OMP_NUM_THREADS=1 SCHEDULES=4000
 REST=$(ls build/objects/*.o build/objects/[a-z]*/*.o | grep -v -e tests/ -e infer/http.o \
     -e objects/train.o -e objects/generate.o -e objects/serve.o -e objects/quantize.o -e objects/gpt.o -e bench/)
 HERE="build/objects/tests/main.o build/objects/tests/program.o"
-for test in speculation schedules served pipe; do HERE="$HERE build/objects/tests/test_$test.o"; done
+for test in speculation schedules served serve pipe; do HERE="$HERE build/objects/tests/test_$test.o"; done
 
 # What is broken, a change, and the tests that may notice.
 mutate_model() {
@@ -107,8 +107,8 @@ mutate_draft "the draft draws with the numbers that accept" speculate.c 'o->seed
     'o->seed, RNG_ACCEPT, draw'
 mutate_draft "the draft draws with the numbers of the residual" speculate.c 'o->seed, RNG_DRAFT, draw' \
     'o->seed, RNG_RESIDUAL, draw'
-mutate_draft "the draft draws by other options than the model" speculate.c 'draw_weights(logits, spoken, o);' \
-    'draw_weights(logits, spoken, &(SampleOptions){.temperature = 1, .top_p = 1});'
+mutate_draft "the draft draws by other options than the model" speculate.c 'draw_weights(logits, spoken, o)' \
+    'draw_weights(logits, spoken, &(SampleOptions){.temperature = 1, .top_p = 1})'
 mutate_draft "weights of a draft are those of its first guess" speculate.c \
     'return d->model ? d->weights + i * model_config(d->model)->vocab : NULL;' \
     'return d->model ? d->weights : NULL;'
@@ -136,6 +136,10 @@ mutate_draft "blocks of a draft are not copied" served.c 'if (g) blocks_copy' 'i
 mutate_draft "blocks of a draft are not swapped" served.c 'if (g) blocks_load' 'if (!s) blocks_load'
 mutate_model "a writer that is heard first is not made to wait" pipe.c \
     'if (p->o->readers && from->writes && !a->begun) {' 'if (p->o->readers && from->writes && a->ended) {' pipe/order
+mutate_model "a replay stops at a signal" answers.c 'while ((run->timed || !process_stopped)' \
+    'while (!process_stopped' serve/replayed
+mutate_model "a signal ends what a replay has not written" answers.c 'if (process_stopped && !run->timed)' \
+    'if (process_stopped)' serve/replayed
 mutate_model "texts that begin in one block are read as if they went on alike" kernels/attention.c \
     'a->first + most && a->block[i] == b->block[i]) i++;' 'a->first + most && a->block[0] == b->block[0]) i++;' \
     schedules/served

@@ -51,6 +51,7 @@ else flunk "a planted race was not reported"; fi
 # ---- the rooms, the models, the programs -------------------------------------------------------
 for room in attention http matmul moe linear model ops optim; do clean "tests $room" "$build/tests" "$room"; done
 clean "tests pipe, without trainings" "$build/tests" pipe/b pipe/l pipe/n
+clean "an engine whose threads draw" "$build/tests" served/drawers
 clean "nine kinds of models, 3 threads" "$build/digest" 4
 clean "nine kinds of models, 8 threads, micro-batches, resumed" env OMP_NUM_THREADS=8 "$build/digest" 4 2 2
 

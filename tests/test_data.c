@@ -205,6 +205,23 @@ static void test_floors_enumerated(void) {
     }
 }
 
+// A row that is longer than anybody follows word by word: what its further words add is what words add after a while.
+static void test_floors_long(void) {
+    static const char *const flags[] = {"--data stories", "--data markov", "--data markov --order 3 --vocab 6",
+                                        "--data induction", "--data induction --vocab 2000"};
+    static const size_t T[] = {60000, 65000, 100000000};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        double sum[3];
+        for (int k = 0; k < 3; k++) {
+            Data *d = open_flags(xprintf("%s --context %zu", flags[i], T[k]));
+            sum[k] = d->floor * (double)T[k];
+            data_close(d);
+        }
+        double each = (sum[1] - sum[0]) / (double)(T[1] - T[0]), further = (sum[2] - sum[1]) / (double)(T[2] - T[1]);
+        CHECK(fabs(each - further) < 1e-8, "%s: %.12f nats for a word, then %.12f", flags[i], each, further);
+    }
+}
+
 // ---- floors: by sampling -----------------------------------------------------------------------
 static double row_mean(const Data *d, Rows *r) {
     double sum = 0, scored = 0;
@@ -1003,6 +1020,7 @@ static const Test tests[] = {
     {"data/prefix", "a longer row begins as the shorter one", test_prefix},
     {"data/speed", "a batch costs far less than a training step", test_speed},
     {"data/floors-enumerated", "floors and samples agree with all possible sequences", test_floors_enumerated},
+    {"data/floors-long", "a floor takes no longer for a row of a hundred million words", test_floors_long},
     {"data/floors-sampled", "floors agree with long samples", test_floors_sampled},
     {"data/stories-normalised", "the true probabilities of the next word sum to 1", test_stories_normalised},
     {"data/stories-consistent", "stories remember who, what, where and how many", test_stories_consistent},

@@ -563,8 +563,10 @@ static void test_top_many(void) {
     }
 }
 
-static void draw_damaged(void *logits) { sample_token(logits, 3, &(SampleOptions){.temperature = 1, .top_p = 1}, 0); }
-static void draw_damaged_greedily(void *logits) { sample_token(logits, 3, &(SampleOptions){.top_p = 1}, 0); }
+static void draw_damaged(void *logits) {
+    draw_sure(sample_token(logits, 3, &(SampleOptions){.temperature = 1, .top_p = 1}, 0));
+}
+static void draw_damaged_greedily(void *logits) { draw_sure(sample_token(logits, 3, &(SampleOptions){.top_p = 1}, 0)); }
 
 static void test_greedy(void) {
     for (uint64_t seed = 0; seed < 50; seed++) {

@@ -217,6 +217,13 @@ static void test_keys(void) {
     static const char two[] = "llama.block_count\x04\0\0\0\x02", many[] = "llama.block_count\x04\0\0\0\xff";
     void *path = changed_bytes(two, many, sizeof two - 1);
     CHECK(test_fails(1, "255 layers are claimed", load_it, path), "%s", test_message);
+    char rows[] = "llama.vocab_size\x04\0\0\0....", more[sizeof rows];
+    uint32_t count = (uint32_t)c.vocab, other = count + 1;
+    memcpy(rows + sizeof rows - 5, &count, 4), memcpy(more, rows, sizeof rows);
+    memcpy(more + sizeof rows - 5, &other, 4);
+    path = changed_bytes(rows, more, sizeof rows - 1);
+    char *said = xprintf("llama.vocab_size is %u, but tensor token_embd.weight has %u rows", other, count);
+    CHECK(test_fails(1, said, load_it, path), "%s", test_message);
     char eps[] = "layer_norm_rms_epsilon\x06\0\0\0....", none[sizeof eps];
     float x = (float)c.norm_eps, nan = NAN;
     memcpy(eps + sizeof eps - 5, &x, 4), memcpy(none, eps, sizeof eps), memcpy(none + sizeof eps - 5, &nan, 4);
@@ -407,7 +414,13 @@ static void test_their_tokens(void) {
         check_same_tokens(t, again, text, cases[i].name);
         tokenizer_free(again), tokenizer_free(t), free(json);
         rename(test_path("changed.gguf"), test_path("sound.gguf"));
-        void *other = changed("ggml.pre", "ggml.prf");
+        static const char adds[] = "add_bos_token\x07\0\0", one[] = "add_bos_token\0\0\0";
+        static const char begin[] = "bos_token_id\x04\0\0", broken[] = "bos_token_id\x06\0\0";
+        void *other = changed_bytes(adds, one, sizeof adds - 1);
+        CHECK(test_fails(1, "add_bos_token is not as expected: true or false", open_tokens, other), "%s", test_message);
+        other = changed_bytes(begin, broken, sizeof begin - 1);
+        CHECK(test_fails(1, "bos_token_id is not as expected: one whole", open_tokens, other), "%s", test_message);
+        other = changed("ggml.pre", "ggml.prf");
         CHECK(test_fails(1, "its pre-tokenizer is absent", open_tokens, other), "%s", test_message);
         other = changed("gpt2", "bert");
         CHECK(test_fails(1, "its tokenizer is bert", open_tokens, other), "%s", test_message);

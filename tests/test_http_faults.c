@@ -30,7 +30,8 @@ static int post(const Server *s, const char *format, bool stream) {
 }
 
 static double ended(const Server *s) {
-    static const char *const reasons[] = {"length", "stop", "abort", "timeout", "shed", "refused", "drain"};
+    static const char *const reasons[] = {"length", "stop", "abort", "timeout", "shed", "refused", "drain",
+                                          "error"};
     double sum = 0;
     for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
         sum += metric(s, xprintf("receipts:requests_ended_total,finished_reason=%s", reasons[i]));
@@ -397,12 +398,71 @@ static void drain_many(void) {
         if (i % KINDS != 1) close(to[i]);
 }
 
+// ---- numbers that are none ---------------------------------------------------------------------
+// The run once more, with a token whose embedding is no number: a text that has it has no logits, and no other text.
+static void damage_run(int token) {
+    size_t bytes;
+    char *file = read_whole_file(test_path("run/model.safetensors"), &bytes);
+    uint64_t head;
+    memcpy(&head, file, sizeof head);
+    json_t *names = json_loadb(file + 8, head, 0, NULL);
+    const json_t *embed = json_object_get(names, "model.embed_tokens.weight");
+    size_t width = (size_t)json_integer_value(json_array_get(json_object_get(embed, "shape"), 1));
+    size_t at = (size_t)json_integer_value(json_array_get(json_object_get(embed, "data_offsets"), 0));
+    CHECK(width, "no embedding in %.*s", (int)head, file + 8);
+    float none = NAN;
+    memcpy(file + 8 + head + at + (size_t)token * width * sizeof none, &none, sizeof none);
+    write_whole_file(test_path("run/model.safetensors"), file, bytes);
+    json_decref(names), free(file);
+}
+
+// Whoever has asked for it is told, in each form of an answer; the others get what they would have got.
+static void bad_numbers(void) {
+    static const struct { const char *flags, *message; } cases[] = {
+        {"", "logits are not numbers"}, {"--prefix-cache 1 --chunk 2", "logits are not numbers"},
+        {"--draft lookup --gamma 3", "logits are not numbers"}, {"--draft sound --gamma 2", "model's logits are not"},
+        {"--run sound --draft run --gamma 2", "logits of --draft are not numbers"},
+        {"--kv-quant q8_0 --prefix-cache 1", "too large for --kv-quant"},
+        {"--kv-bits 4 --chunk 3", "too large for --kv-quant"}};
+    static const char *const bad[] = {
+        "{'prompt': [5, 6, 77, 8, 9], 'max_tokens': 9}", "{'prompt': [77], 'max_tokens': 9, 'stream': true}",
+        "{'prompt': [5, 6, 77, 8], 'max_tokens': 3, 'n': 3, 'logprobs': 2, 'echo': true}",
+        "{'prompt': [[5, 77, 8], [5, 6, 7, 8]], 'max_tokens': 3, 'stream': true}"};
+    static const char SOUND[] = "{'prompt': [5, 6, 7, 8, 9], 'max_tokens': 60, 'seed': 3}";
+    train("--layers 2 --width 64 --heads 2 --tie 0 --steps 3 --eval-tokens 128 --sample-tokens 0 --out sound");
+    train("--layers 2 --width 64 --heads 2 --tie 0 --steps 3 --eval-tokens 128 --sample-tokens 0 --out run");
+    damage_run(77);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Server s;
+        if (!server_start(&s, xprintf("--unverified 1 %s %s", strstr(cases[i].flags, "--run") ? "" : "--run run",
+                                         cases[i].flags))) return;
+        Response before = ask(&s, COMPLETIONS, SOUND);
+        int beside = post(&s, SOUND, false);
+        for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) {
+            Response r = ask(&s, COMPLETIONS, bad[k]);
+            bool stream = strstr(bad[k], "stream") != NULL;
+            CHECK(r.whole && r.status == (stream ? 200 : 500) && strstr(r.body, cases[i].message) &&
+                      strstr(r.body, "\"code\":500"), "%s: %s: %d %s", cases[i].flags, bad[k], r.status, r.body);
+        }
+        Response other = client_read(beside, 20), after = ask(&s, COMPLETIONS, SOUND);
+        const char *text = strstr(before.body, "\"choices\"");
+        CHECK(before.status == 200 && text && strstr(other.body, text) && strstr(after.body, text), "%s: %s\n%s\n%s",
+              cases[i].flags, before.body, other.body, after.body);
+        if (!strstr(cases[i].flags, "--run")) check_books(&s, cases[i].flags);      // which knows a model "run"
+        Result r = server_stop(&s);
+        CHECK(r.status == 0 && strstr(r.out, " error") && strstr(r.error, "note     an answer ended with an error"),
+              "%d %s%s", r.status, r.out, r.error);
+    }
+}
+
 static const Test tests[] = {
     {"http/disconnects", "clients that go away in every state: each request ends once, and gives its blocks back",
      disconnects},
     {"http/limits", "a full queue, time, shedding; who waits is not idle", limits},
     {"http/faults", "nonsense, too much, too little, readers that do not read, many: descriptors and memory stay",
      faults},
+    {"http/bad-numbers", "numbers that are none, or too large for the cache, end the request that has them alone",
+     bad_numbers},
     {"http/drain", "a signal under load: what can be finished is, the rest is cancelled; a second one ends it", drain},
     {"http/drain-many", "a signal among clients of all kinds: it ends in time, and each request once", drain_many},
 };

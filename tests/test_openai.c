@@ -53,6 +53,31 @@ static void refusal(void) {
     tokenizer_free(words);
 }
 
+// A field under two names is one field: two numbers for it are refused, one said twice is not.
+static void twice(void) {
+    static const struct { const char *fields; size_t tokens; } cases[] = {
+        {"\"max_tokens\": 3, \"max_completion_tokens\": 3", 3}, {"\"max_completion_tokens\": 5", 5},
+        {"\"max_tokens\": null, \"max_completion_tokens\": 4", 4},
+        {"\"max_tokens\": 3, \"max_completion_tokens\": 4", 0},
+        {"\"max_completion_tokens\": 4, \"max_tokens\": 3", 0}, {"\"max_tokens\": 0, \"max_completion_tokens\": 3", 0},
+    };
+    Tokenizer *words = tokenizer_words((const char *const[]){"the"}, 1);
+    Speaker *s = speaker_new("run", words, 1, 20, 4, sample_defaults(5, 0), CHAT_plain);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *body = xprintf("{\"prompt\": \"the\", %s}", cases[i].fields);
+        Refusal why = {0};
+        Reply *r = reply_read(s, false, body, strlen(body), &why);
+        if (!cases[i].tokens)
+            CHECK(!r && why.status == 400 && strstr(why.message, "the other of max_tokens and max_completion_tokens"),
+                  "%s: %s", body, why.message);
+        else CHECK(r && r->call->options.tokens == cases[i].tokens, "%s: %s", body, why.message);
+        Call *c = r ? r->call : NULL;
+        if (r) reply_free(r), call_free(c);
+        refusal_free(&why), free(body);
+    }
+    speaker_free(s), tokenizer_free(words);
+}
+
 // Every byte of a text but 0, which Spelling never lets through, as jansson writes it.
 static void quotes(void) {
     char text[200];
@@ -126,6 +151,7 @@ static const Test tests[] = {
     {"openai/chunks", "chunks that are written around their text are the JSON that they would be", chunks},
     {"openai/spelling", "bytes in pieces become the same UTF-8", spelling},
     {"openai/names", "tokens without a text are told apart", names},
+    {"openai/twice", "a length that is said twice is said once, or refused", twice},
     {"openai/refusal", "what a tokenizer cannot say is refused, and the next one is not", refusal},
 };
 REGISTER_TESTS(tests)

@@ -2,10 +2,12 @@
 // scheduler itself is in test_sched.c.
 #include "tests/program.h"
 #include "tests/test.h"
-#include "infer/clock.h"
-#include "infer/stats.h"
-#include "infer/trace.h"
+#include "infer/answers.h"
+#include "infer/replay.h"
+#include "infer/sessions.h"
+#include "lib/process.h"
 #include <jansson.h>
+#include <signal.h>
 #include <stdlib.h>
 
 // ---- costs ---------------------------------------------------------------------------------------
@@ -106,6 +108,23 @@ static void guesses(void) {
           cost_best_guesses(&bent, NULL, &two, 0.9));
     row[0].draw_from = 1, row[1].draw_from = 4;
     CHECK(cost_best_guesses(&flat, NULL, &two, 0.5) == 0, "no text writes");
+}
+
+// ---- replays ---------------------------------------------------------------------------------------
+// A signal during a replay: it goes on, for what it replays has answers that are not written yet.
+static void replayed(void) {
+    ServeOptions o;
+    flags_parse_text(&serve_table, &o, "--requests 40 --rate 5 --prompt-length 20 --answer-length 9", NULL);
+    Service run = service_open(&o);
+    sessions_open_trace(&run);
+    Backend backend = answers_without_model(&run.seed);
+    backend.sample = answers_random_token;
+    answers_run(&run, backend);
+    process_stopped = SIGTERM;
+    Again again = replay(&run, false);
+    Stats s = answers_stats(&run);
+    CHECK(s.finished == 40 && again.stats.finished == 40 && again.stats.digest == s.digest,
+          "%zu requests finished, %zu of them again", s.finished, again.stats.finished);
 }
 
 // ---- traces --------------------------------------------------------------------------------------
@@ -358,6 +377,7 @@ static void sessions(void) {
 }
 
 static const Test tests[] = {
+    {"serve/replayed", "a signal does not stop a replay, whose run is not written yet", replayed},
     {"serve/costs", "the fit finds the costs it was made from; beyond what was measured it refuses", costs},
     {"serve/step-sizes", "tokens, keys, pairs and draws of a step that mixes all kinds of rows", step_sizes},
     {"serve/draft-rounds", "a draft reads what is known, then guess after guess, and each round has its price",

@@ -55,7 +55,7 @@ static void propose(Request *const *request, Rng *r) {
 }
 
 typedef struct { size_t preempted, found, rejected, again; } Seen;
-typedef struct { bool forks, drafts, snapshots; const KeepOptions *keep; } Tried;
+typedef struct { bool forks, drafts, snapshots; const KeepOptions *keep; size_t drawers; } Tried;
 static Seen check_engine(const char *flags, Model *m, SchedOptions o, size_t blocks, size_t size, Tried tried) {
     Asked a[REQUESTS];
     SampleOptions sampling = sample_defaults(SEED, 0);
@@ -66,7 +66,9 @@ static Seen check_engine(const char *flags, Model *m, SchedOptions o, size_t blo
     Served *served = served_new_kept(m, blocks, size, o.running, o.preempt == PREEMPT_swap ? blocks : 0, sampling,
                                      VOCAB, &keep);
     if (tried.snapshots) served_keep_snapshots(served);
-    Engine e = {.sched = sched, .backend = served_backend(served), .emit = receive, .owner = a};
+    served_drawers(served, tried.drawers);
+    Engine e = {.sched = sched, .backend = served_backend(served), .emit = receive, .owner = a,
+                .drawers = tried.drawers};
     ask(a);
     Rng r = rng_stream(7, RNG_TEST, 0);
     Request *request[REQUESTS];
@@ -164,6 +166,16 @@ static void forks(void) {
     static const char *const flags[] = {"", "--attn mla", "--attn gla+mha", "--attn delta",
                                         "--attn linear+swa --window 7", "--attn mamba2"};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) check_forks(flags[i]);
+}
+
+// Threads that draw each for a row draw what one draws for all.
+static void drawers(void) {
+    Model *m = open_model("");
+    SchedOptions o = {.budget = 64, .running = 8, .chunk = 64, .admit = ADMIT_prompt};
+    for (size_t threads = 1; threads < 6; threads += 2)
+        for (int drafts = 0; drafts < 2; drafts++)
+            check_engine("", m, o, 200, 16, (Tried){.forks = true, .drafts = drafts, .drawers = threads});
+    model_free(m);
 }
 
 // Answers that draw by other numbers than their seed's first ones, as those of one call to ./serve --port do: the draft
@@ -461,6 +473,7 @@ static const Test tests[] = {
     {"served/drafts", "./serve --draft DIR: one receipt by exact, one by ratio, whatever the scheduler did", drafts},
     {"served/kept", "the same with caches that keep less, and give blocks back", kept},
     {"served/full-disk", "records and a receipt that cannot be written: one line, and the old ones stay", full_disk},
+    {"served/drawers", "threads that draw each for a row draw what one draws for all", drawers},
     {"served/command", "./serve --run: one receipt, whatever pool, threads and clock", command},
 };
 REGISTER_TESTS(tests)

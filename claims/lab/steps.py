@@ -14,6 +14,8 @@ steps of training: what experts cost; and what it takes to fetch a text from a d
 Each takes some minutes, in which the machine should have nothing else to do. A page may quote them before they are
 measured: then `not measured` stands there.
 """
+from fractions import Fraction
+
 import numpy
 
 from .bench import commit_complaints
@@ -34,6 +36,16 @@ def text_of(name, x):
     if name in ("worst", "median", "beyond") or name.startswith("kept") or name == "w":
         return f"{100 * x:.0f}%" if name != "w" else f"{x:.2f}"
     return f"{x:.0f}" if x >= 1000 or name in WHOLE and float(x).is_integer() else f"{x:.3g}"
+
+
+def by_twos(axes, x, y, words):
+    """Both axes by powers of two, at these numbers; `words` under the first."""
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(x, [str(n) for n in x])
+    axes.set_yticks([float(Fraction(text)) for text in y], y)
+    axes.minorticks_off()
+    axes.set_xlabel(words)
 
 
 class Steps:
@@ -88,14 +100,9 @@ class Steps:
         ridge = self.rows("knee")[0]["predicted"]
         axes.axvline(ridge, color="#777777", linewidth=0.8, linestyle="--")
         axes.annotate(f" ridge, {ridge:.0f}", (ridge, 0.02), xycoords=("data", "axes fraction"), fontsize=8)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        ticks = sorted({r["rows"] for r in grid})
-        axes.set_xticks(ticks, [str(n) for n in ticks])
-        axes.minorticks_off()
-        axes.set_yticks([2 ** i for i in range(1, 8)], [str(2 ** i) for i in range(1, 8)])
+        by_twos(axes, sorted({r["rows"] for r in grid}), [f"{2 ** i}" for i in range(1, 8)],
+                "texts, each a token further")
         axes.set_ylim(0.8 * min(r["roofline_ms"] for r in grid), 1.2 * max(r["sum_ms"] for r in grid))
-        axes.set_xlabel("texts, each a token further")
         axes.set_ylabel("milliseconds of a step")
         axes.set_title("marks: measured; lines: the sum; dotted: the roofline", fontsize=9)
         return ends
@@ -111,12 +118,7 @@ class Steps:
             ends.append((n[-1], times[-1], {"one-thread": "floats, one thread"}.get(r["arm"], r["arm"]),
                          look(i)["color"]))
         axes.axhline(2, color="#777777", linewidth=0.8, linestyle="--")
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log", base=2)
-        axes.set_xticks(n, [str(x) for x in n])
-        axes.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
-        axes.minorticks_off()
-        axes.set_xlabel("texts, each a token further")
+        by_twos(axes, n, ["1", "2", "4", "8"], "texts, each a token further")
         axes.set_ylabel("a step, times one of one text")
         axes.set_title("rings: twice as long, at two ridges", fontsize=9)
         return ends
@@ -209,12 +211,7 @@ class Steps:
                 axes.annotate(f"{x['predicted']:.0f}", (x["predicted"], 1), xytext=(0, -19), ha="center", fontsize=8,
                               textcoords="offset points", color=style["color"])
         axes.axhline(1, color="#777777", linewidth=0.8, linestyle="--")
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log", base=2)
-        axes.set_xticks(n, [str(x) for x in n])
-        axes.set_yticks([2.0 ** i for i in range(-1, 5)], ["1/2", "1", "2", "4", "8", "16"])
-        axes.minorticks_off()
-        axes.set_xlabel("tokens that come back")
+        by_twos(axes, n, ["1/2", "1", "2", "4", "8", "16"], "tokens that come back")
         axes.set_ylabel("computing again, times fetching")
         axes.set_title("marks: measured; lines: the formula; above the dashed line fetching wins", fontsize=9)
         return ends
