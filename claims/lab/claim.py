@@ -27,8 +27,8 @@ KEYS = {"post": int, "title": str, "thesis": str, "headline": str, "command": st
         "tolerance": NUMBER, "record": str}
 COMPARISON_KEYS = {"a": str, "b": str, "predict": str, "role": str, "metric": str, "expect": NUMBER,
                    "ratio": bool}
-FIGURE_KEYS = {"x": str, "x_label": str, "log_x": bool, "log_y": bool, "y_label": str, "top": NUMBER,
-               "words": dict}
+FIGURE_KEYS = {"title": str, "unit": str, "x": str, "x_label": str, "log_x": bool, "log_y": bool, "y_label": str,
+               "top": NUMBER, "words": dict}
 TYPE_NAMES = {int: "a whole number", NUMBER: "a number", str: "a text", list: "a list", dict: "a table",
               bool: "true or false"}
 BUDGETS = ("params", "flops", "cache", "time")
