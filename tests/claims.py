@@ -1059,6 +1059,37 @@ class Records(unittest.TestCase):
                 figure.draw_small(claim, records_of(claim, value), Path(folder) / "a.small.png")
                 self.assertGreater((Path(folder) / "a.small.png").stat().st_size, 1000)
 
+    def test_a_figure_has_the_finding_as_its_title(self):
+        """And a unit below the small picture, where long names are wrapped and not cut."""
+        words, small = {"a": "a layer as narrow as any", "b": "another, four times as wide"}, []
+        for told in ({}, {"title": "b is above a", "unit": "nats"}, {"title": "b is above a", "words": words}):
+            claim = toy(figure=told)
+            records = records_of(claim, lambda run: {"a": 1, "b": 2}[run.arm.name] + noise(run.seed))
+            outcome = figure.evaluate(claim, records)
+            title = figure.headline_of(claim, outcome, outcome.findings).split("\n")
+            self.assertEqual(title[0], told.get("title", f"{claim.title}: {outcome.verdict}"))
+            self.assertEqual(title[1].startswith(outcome.verdict), "title" in told)
+            with tempfile.TemporaryDirectory() as folder:
+                figure.draw_small(claim, records, Path(folder) / "a.png")
+                small.append(figure.plt.imread(Path(folder) / "a.png").shape[0])
+        self.assertLess(small[0], small[1])
+        self.assertLess(small[0], small[2])
+
+    def test_exact_values_are_drawn_where_they_are(self):
+        """Arms that agree lie on each other: not side by side, as those with intervals."""
+        claim = claim_of({"thesis": "x", "metric": "val_loss",
+                          "command": "./train --lr 0.001 --context 8,16 --seed 1..2",
+                          "kind": "exact", "arms": {"a": "--norm pre", "b": "--norm post"},
+                          "comparison": [{"a": "b context=8", "b": "a context=8", "predict": "= 0"}],
+                          "figure": {"x": "context", "log_y": True}}, "toy")
+        records = records_of(claim, lambda run: 1e6 * float(run.flags["context"]))
+        picture, axes = figure.plt.subplots()
+        figure.draw_lines(axes, claim, figure.Results(claim, records))
+        ends = [line.get_transform().transform(line.get_xydata()) for line in axes.get_lines()]
+        figure.plt.close(picture)
+        self.assertEqual(len(ends), 2)
+        numpy.testing.assert_allclose(ends[0], ends[1])
+
 
 class Pages(unittest.TestCase):
     """A repository of its own: a README with the table, one claim about `toy`, its records, a notebook."""

@@ -32,7 +32,7 @@ LOOKS = [("#000000", "o", "-"), ("#b2182b", "s", "--"), ("#2c7fb8", "^", "-."), 
          ("#5e3c99", "v", (0, (5, 1))), ("#4d9a48", "P", (0, (1, 1))), ("#777777", "X", (0, (3, 1, 1, 1)))]
 MOST_SHOWN = 12        # comparisons in one picture
 MANY = 16              # arms, beyond which they stand closer
-REGION, SHORT = "#dcdcdc", 34   # colour of what is predicted; letters of a line of words
+REGION, SHORT = "#dcdcdc", 36   # colour of what is predicted; letters of a line of words
 
 
 def look(i):
@@ -143,7 +143,8 @@ def draw_lines(axes, claim, results):
         arms = sorted((a for a in claim.arms if family(a, x) == name), key=lambda a: place_of(claim, results, a, x))
         # Side by side, so that intervals can be told apart. What is exact has none: there a mark is seen around the next.
         style, shift = look(i), aside(axes, 0 if exact else 3 * (i - (len(names) - 1) / 2))
-        style |= {"markersize": 5 + 4 * (len(names) - 1 - i)} if exact else {}
+        outer = len(names) - 1 - i
+        style |= {"markersize": 5 + 4 * outer, "markerfacecolor": "none" if outer else None} if exact else {}
         places = [place_of(claim, results, a, x) for a in arms]
         levels = [results.level(a.label) for a in arms]
         axes.plot(places, [e.mean for e in levels], transform=shift, zorder=3, **style)
@@ -236,6 +237,12 @@ def room_for(findings):
     return min(ends) - room, max(ends) + room
 
 
+def say_large(axes, left, right):
+    """100M, where the axis would put a power of ten at its end."""
+    if max(abs(left), abs(right)) >= 1e5:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
 def draw_comparisons(axes, claim, findings, size=8):
     """One row per comparison: its name and its verdict above, the predicted region grey, the estimate a stroke on its
     95% interval."""
@@ -260,8 +267,7 @@ def draw_comparisons(axes, claim, findings, size=8):
     axes.set_xlim(left, right)
     axes.set_ylim(len(findings) - 0.55, -0.62)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    if max(abs(left), abs(right)) >= 1e5:                # 100M, where the axis would put a power of ten at its end
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    say_large(axes, left, right)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.grid(axis="y", visible=False)
@@ -306,6 +312,7 @@ def draw_small(claim, records, path):
         axes.spines["left"].set_visible(False)
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(3))
+        say_large(axes, left, right)
         if unit:
             axes.set_xlabel(unit)
         figure.savefig(path, metadata={"Software": None})
@@ -318,9 +325,8 @@ def headline_of(claim, outcome, findings):
     first = [f for f in findings if f.comparison.role == "thesis"][:1]
     told = f"{question(claim, first[0].comparison)}: {effect(first[0])}" if first else ""
     if finding := claim.figure.get("title"):
-        if claim.kind == "exact" and outcome.verdict == "HOLDS":
-            told = f"{len(outcome.findings)} values, each as predicted"
-        return finding + "\n" + f"{outcome.verdict}; {told}"
+        every = len(outcome.findings)
+        return finding + "\n" + outcome.verdict + (f", from {every} comparisons" if every > 1 else f"; {told}")
     head = f"{claim.title}: {outcome.verdict}" if claim.thesis else claim.title
     return head + ("\n" + told) * bool(told)
 
