@@ -167,7 +167,8 @@ def draw_lines(axes, claim, results):
         axes.minorticks_off()
     if claim.figure.get("log_y"):
         axes.set_yscale("log")
-        large = axes.get_ylim()[1] >= 1e5
+        low, high = axes.get_ylim()
+        large = high >= 1e5 and high / low > 100      # over fewer decades there are numbers between the powers of ten
         for whose in ("set_major_formatter", "set_minor_formatter")[:1 if large else 2]:
             getattr(axes.yaxis, whose)(EngFormatter(sep="") if large else LogFormatter(minor_thresholds=(1.5, 0.5)))
     axes.set_xlabel(claim.figure.get("x_label") or METRICS.get(x) or x)
