@@ -141,7 +141,7 @@ def draw_lines(axes, claim, results):
     names, exact = list(dict.fromkeys(family(arm, x) for arm in claim.arms)), claim.kind == "exact"
     for i, name in enumerate(names):
         arms = sorted((a for a in claim.arms if family(a, x) == name), key=lambda a: place_of(claim, results, a, x))
-        # Side by side, so that intervals can be told apart. What is exact has none: there a mark is seen around the next.
+        # Side by side, so that intervals can be told apart. What is exact has none: there marks lie around each other.
         style, shift = look(i), aside(axes, 0 if exact else 3 * (i - (len(names) - 1) / 2))
         outer = len(names) - 1 - i
         style |= {"markersize": 5 + 4 * outer, "markerfacecolor": "none" if outer else None} if exact else {}

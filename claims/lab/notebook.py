@@ -172,7 +172,7 @@ class FlashMeasured:
             for axes, ends in self.flash.draw_left(every, figure.look):
                 figure.label_ends(axes, ends)
             left = self.flash.facts()["left"]
-            picture.suptitle(f"Flash is as many times faster as it saves FLOPs, times {left}", fontsize=10,
+            picture.suptitle(f"The speed of flash over naive is the FLOPs that it saves, times {left}", fontsize=10,
                              fontweight="bold")
             picture.supxlabel("Grey: the FLOPs saved, times what the claim allows", fontsize=8)
             return show(picture)
