@@ -1068,7 +1068,7 @@ class Records(unittest.TestCase):
             return figure.headline_of(claim, records, outcome, figure.shown_findings(outcome))
         self.assertRegex(title(finding="b ends {b vs a: mean} nats\nabove a"), r"^b ends [+]0\.\d{4} nats above a$")
         self.assertIn("HOLDS", title(unit="nats"))
-        for bad in ("b is above a", "b ends {beauty} above a", "b ends 0.5 above a, {b vs a: mean}", "b {b vs a: mean"):
+        for bad in ("b ends {beauty} above a", "b ends 0.5 above a, {b vs a: mean}", "b {b vs a: mean"):
             with self.assertRaises(UsageError):
                 title(finding=bad)
 
@@ -1080,6 +1080,37 @@ class Records(unittest.TestCase):
         self.assertEqual(told[1:5], [(2, 4), (4, 1.0), (8, 2.0), (32, 4)])
         self.assertEqual(figure.label_at(points, 4), (16, 3.0))
         self.assertEqual(figure.label_at([(1, inf), (2, 1.0)], 4), (2, 1.0))
+
+    def test_a_figure_has_the_finding_as_its_title(self):
+        """And a unit below the small picture, where long names are wrapped and not cut."""
+        words, small = {"a": "a layer as narrow as any", "b": "another, four times as wide"}, []
+        for told in ({}, {"finding": "b is above a", "unit": "nats"}, {"finding": "b is above a", "words": words}):
+            claim = toy(figure=told)
+            records = records_of(claim, lambda run: {"a": 1, "b": 2}[run.arm.name] + noise(run.seed))
+            outcome = figure.evaluate(claim, records)
+            title = figure.headline_of(claim, records, outcome, outcome.findings).split("\n")
+            self.assertEqual(title[0], told.get("finding", f"{claim.title}: {outcome.verdict}"))
+            self.assertEqual(title[1].startswith(outcome.verdict), "finding" in told)
+            with tempfile.TemporaryDirectory() as folder:
+                figure.draw_small(claim, records, Path(folder) / "a.png")
+                small.append(figure.plt.imread(Path(folder) / "a.png").shape[0])
+        self.assertLess(small[0], small[1])
+        self.assertLess(small[0], small[2])
+
+    def test_exact_values_are_drawn_where_they_are(self):
+        """Arms that agree lie on each other: not side by side, as those with intervals."""
+        claim = claim_of({"thesis": "x", "metric": "val_loss",
+                          "command": "./train --lr 0.001 --context 8,16 --seed 1..2",
+                          "kind": "exact", "arms": {"a": "--norm pre", "b": "--norm post"},
+                          "comparison": [{"a": "b context=8", "b": "a context=8", "predict": "= 0"}],
+                          "figure": {"x": "context", "log_y": True}}, "toy")
+        records = records_of(claim, lambda run: 1e6 * float(run.flags["context"]))
+        picture, axes = figure.plt.subplots()
+        figure.draw_lines(axes, claim, figure.Results(claim, records))
+        ends = [line.get_transform().transform(line.get_xydata()) for line in axes.get_lines()]
+        figure.plt.close(picture)
+        self.assertEqual(len(ends), 2)
+        numpy.testing.assert_allclose(ends[0], ends[1])
 
 
 class Pages(unittest.TestCase):

@@ -4,8 +4,8 @@ has a marker and dashes of its own, so that a grey print can be read. The small 
 size at which tables show it.
 
 [figure] of a claim file: x = the metric or flag along the bottom (without it, the arms one below the other), x_label,
-y_label, top, words = { arm = "what it is, in words" }, finding = the title, with {FACTS} as in a headline, unit = what
-the differences count.
+y_label, top, words = { arm = "what it is, in words" }, finding = the title, with {FACTS} as in a headline (without any,
+the verdict stands below it), unit = what the differences count.
 With `usable`, each arm's metric over the learning rates, one panel per value of the command's lists.
 """
 import math
@@ -20,7 +20,7 @@ from matplotlib.ticker import EngFormatter, LogFormatter, MaxNLocator  # noqa: E
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory  # noqa: E402
 
 from . import baseline  # noqa: E402
-from .front import filled  # noqa: E402
+from .front import filled, unbacked  # noqa: E402
 from .match import recall_claim  # noqa: E402
 from .records import METRICS  # noqa: E402
 from .report import effect, facts, measured_text, rows_of_arms  # noqa: E402
@@ -35,7 +35,7 @@ LOOKS = [("#000000", "o", "-"), ("#b2182b", "s", "--"), ("#2c7fb8", "^", "-."), 
          ("#5e3c99", "v", (0, (5, 1))), ("#4d9a48", "P", (0, (1, 1))), ("#777777", "X", (0, (3, 1, 1, 1)))]
 MOST_SHOWN = 12        # comparisons in one picture
 MANY = 16              # arms, beyond which they stand closer
-REGION, SHORT = "#dcdcdc", 34   # colour of what is predicted; letters of a line of words
+REGION, SHORT = "#dcdcdc", 36   # colour of what is predicted; letters of a line of words
 HALO = [withStroke(linewidth=3, foreground="white")]   # of words that stand among points and lines
 
 
@@ -145,20 +145,25 @@ def bounds(claim, metric, e):
 
 def draw_lines(axes, claim, results):
     x, every, log, ends = claim.figure["x"], set(), claim.figure.get("log_x"), []
-    names = list(dict.fromkeys(family(arm, x) for arm in claim.arms))
+    names, exact = list(dict.fromkeys(family(arm, x) for arm in claim.arms)), claim.kind == "exact"
     for i, name in enumerate(names):
         arms = sorted((a for a in claim.arms if family(a, x) == name), key=lambda a: place_of(claim, results, a, x))
-        style, shift = look(i), aside(axes, 3 * (i - (len(names) - 1) / 2))
+        # Side by side, so that intervals can be told apart. What is exact has none: there marks lie around each other.
+        style, shift = look(i), aside(axes, 0 if exact else 3 * (i - (len(names) - 1) / 2))
+        outer = len(names) - 1 - i
+        style |= {"markersize": 5 + 4 * outer, "markerfacecolor": "none" if outer else None} if exact else {}
         places = [place_of(claim, results, a, x) for a in arms]
         levels = [results.level(a.label) for a in arms]
         axes.plot(places, [e.mean for e in levels], transform=shift, zorder=3, **style)
         for place, arm, e in zip(places, arms, levels):
+            sample = sample_of(claim, results, arm)
+            axes.update_datalim([(place, v) for v in [*sample, e.mean, *bounds(claim, claim.metric, e)]])
+            if exact:
+                continue
             axes.plot([place] * 2, bounds(claim, claim.metric, e), color=style["color"], linewidth=2.2, alpha=0.6,
                       transform=shift, solid_capstyle="butt")
-            sample = sample_of(claim, results, arm)
             axes.plot([place] * len(sample), sample, ".", color=style["color"], markersize=3, alpha=0.5,
                       transform=aside(axes, 3 * (i - (len(names) - 1) / 2) + 5))
-            axes.update_datalim([(place, v) for v in [*sample, e.mean, *bounds(claim, claim.metric, e)]])
         every |= {place for place in places if not math.isnan(place)}
         if places:
             ends.append((places[-1], levels[-1].mean, words(claim, name), style["color"]))
@@ -169,8 +174,10 @@ def draw_lines(axes, claim, results):
         axes.minorticks_off()
     if claim.figure.get("log_y"):
         axes.set_yscale("log")
-        for whose in ("set_major_formatter", "set_minor_formatter"):
-            getattr(axes.yaxis, whose)(LogFormatter(minor_thresholds=(1.5, 0.5)))
+        low, high = axes.get_ylim()
+        large = high >= 1e5 and high / low > 100      # over fewer decades there are numbers between the powers of ten
+        for whose in ("set_major_formatter", "set_minor_formatter")[:1 if large else 2]:
+            getattr(axes.yaxis, whose)(EngFormatter(sep="") if large else LogFormatter(minor_thresholds=(1.5, 0.5)))
     axes.set_xlabel(claim.figure.get("x_label") or METRICS.get(x) or x)
     axes.set_ylabel(metric_label(claim))
     show_elimination(axes, claim, claim.metric, across=False)
@@ -259,6 +266,12 @@ def halo_of(claim):
     return HALO if claim.figure.get("unit") else None
 
 
+def say_large(axes, left, right):
+    """100M, where the axis would put a power of ten at its end."""
+    if max(abs(left), abs(right)) >= 1e5:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
 def draw_comparisons(axes, claim, findings, size=8):
     """One row per comparison: its name and its verdict above, the predicted region grey, the estimate a stroke on its
     95% interval."""
@@ -284,8 +297,7 @@ def draw_comparisons(axes, claim, findings, size=8):
     axes.set_xlim(left, right)
     axes.set_ylim(len(findings) - 0.55, -0.62)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    if max(abs(left), abs(right)) >= 1e5:                # 100M, where the axis would put a power of ten at its end
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    say_large(axes, left, right)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.grid(axis="y", visible=False)
@@ -303,43 +315,52 @@ def draw_small(claim, records, path):
     """The comparisons alone, to be read at 200 pixels."""
     claim = recall_claim(claim, records)
     findings = shown_findings(evaluate(claim, records, notes=False), thesis=True)
+    names = [textwrap.fill(question(claim, f.comparison), SHORT) for f in findings]
+    unit, lines = claim.figure.get("unit"), max((name.count("\n") for name in names), default=0)
+    pitch = 0.46 + 0.15 * lines                         # inches of a row; the bar of one has 0.2 of them
+    bar = 0.46 / pitch
     with plt.rc_context({**STYLE, "font.size": 9}):
-        unit = claim.figure.get("unit", "")
-        figure, axes = plt.subplots(figsize=(2.6, 0.46 * len(findings) + 0.35 + 0.18 * bool(unit)),
-                                    layout="constrained")
+        size = 2.6, pitch * len(findings) + 0.35 + 0.17 * bool(unit)
+        figure, axes = plt.subplots(figsize=size, layout="constrained")
         left, right = room_for(findings)
-        for row, f in enumerate(findings):
+        for row, (name, f) in enumerate(zip(names, findings)):
             low, high = f.comparison.predict.ends(left, right)
             thin = 0.006 * (right - left) if low == high else 0
-            axes.fill_betweenx([row - 0.05, row + 0.4], low - thin, high + thin, color=REGION, linewidth=0)
-            e = f.estimate
+            axes.fill_betweenx([row - 0.05 * bar, row + 0.4 * bar], low - thin, high + thin, color=REGION, linewidth=0)
+            e, middle = f.estimate, row + 0.17 * bar
             if math.isfinite(e.low):
-                axes.plot([e.low, e.high], [row + 0.17] * 2, color="black", linewidth=2)
+                axes.plot([e.low, e.high], [middle] * 2, color="black", linewidth=2)
             if math.isfinite(e.mean):
-                axes.plot(e.mean, row + 0.17, marker="|", markersize=11, markeredgewidth=2.6, color="black")
-            name = textwrap.shorten(question(claim, f.comparison), SHORT, placeholder=" ...")
-            axes.annotate(name, (0, row - 0.1), xycoords=("axes fraction", "data"), va="bottom", fontsize=9,
+                axes.plot(e.mean, middle, marker="|", markersize=11, markeredgewidth=2.6, color="black")
+            axes.annotate(name, (0, row - 0.1 * bar), xycoords=("axes fraction", "data"), va="bottom", fontsize=9,
                           annotation_clip=False, path_effects=halo_of(claim))
         if left < 0 < right:
             axes.axvline(0, color="#666666", linewidth=1)
         axes.set_xlim(left, right)
-        axes.set_ylim(len(findings) - 0.5, -0.6)
+        axes.set_ylim(len(findings) - 1 + 0.5 * bar, 0.4 * bar - 1)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(3))
-        axes.set_xlabel(unit)
+        say_large(axes, left, right)
+        if unit:
+            axes.set_xlabel(unit)
         figure.savefig(path, metadata={"Software": None})
         plt.close(figure)
 
 
 def headline_of(claim, records, outcome, findings):
-    """The title: the finding, if the claim's file says it in words; or else what was asked, the verdict, and the number
-    of the first comparison that is drawn."""
-    if told := claim.figure.get("finding"):
-        return " ".join(filled(told, facts(claim, records), f"claims/{claim.name}.toml: the finding").split())
+    """The title: the finding, if the claim's file says it in words, and the verdict below it where these name no number;
+    or else what was asked, the verdict, and the number of the first comparison that is drawn."""
+    finding, where = " ".join(claim.figure.get("finding", "").split()), f"claims/{claim.name}.toml: the finding"
+    if "{" in finding:
+        return filled(finding, facts(claim, records), where)
+    unbacked(finding, where)
     first = [f for f in findings if f.comparison.role == "thesis"][:1]
     told = f"{question(claim, first[0].comparison)}: {effect(first[0])}" if first else ""
+    if finding:
+        every = len(outcome.findings)
+        return finding + "\n" + outcome.verdict + (f", from {every} comparisons" if every > 1 else f"; {told}")
     head = f"{claim.title}: {outcome.verdict}" if claim.thesis else claim.title
     return head + ("\n" + told) * bool(told)
 

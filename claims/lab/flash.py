@@ -152,9 +152,7 @@ class Flash:
                       marker=style["marker"], color=style["color"])
             crossing = self.row("crossing", place=place)["predicted"]
             axes.plot([crossing] * 2, [0, predicted], color=style["color"], linewidth=0.8, linestyle=":")
-            axes.annotate(f"{crossing:.0f}", (crossing, predicted), xytext=(0, 4), ha="right",
-                          textcoords="offset points", color=style["color"], fontsize=8)
-            ends.append((line[-1], predicted, f"matrix, {PLACES[place]}", style["color"]))
+            ends.append((line[-1], predicted, f"matrix, {PLACES[place]}: {crossing:.0f}", style["color"]))
         axes.set_xticks(widths, [str(d) for d in widths])
         axes.set_xlim(line)
         axes.set_ylim(bottom=0)

@@ -144,8 +144,8 @@ class Measured:
 class FlashMeasured:
     """What bench/bench measured of flash attention; where that is still to be done, it says so."""
 
-    def __init__(self, folder=CLAIMS):
-        path = Path(folder) / "results/flash.json"
+    def __init__(self, name="flash", folder=CLAIMS):
+        path = Path(folder) / f"results/{name}.json"
         self.flash = Flash(json.loads(path.read_text())) if path.exists() else None
 
     def tell(self, how):
@@ -171,8 +171,10 @@ class FlashMeasured:
             picture, every = plt.subplots(1, 2, figsize=(9.4, 3.8), layout="constrained", sharey=True)
             for axes, ends in self.flash.draw_left(every, figure.look):
                 figure.label_ends(axes, ends)
-            picture.suptitle("Flash over naive; grey: FLOPs saved, times what the claim allows", fontsize=10,
+            left = self.flash.facts()["left"]
+            picture.suptitle(f"The speed of flash over naive is the FLOPs that it saves, times {left}", fontsize=10,
                              fontweight="bold")
+            picture.supxlabel("Grey: the FLOPs saved, times what the claim allows", fontsize=8)
             return show(picture)
 
     def tile(self):
@@ -237,8 +239,11 @@ class StepsMeasured:
             picture, every = plt.subplots(1, 2, figsize=(9.4, 3.8), sharey=True, layout="constrained")
             for axes, ends in self.steps.draw_experts(every, figure.look):
                 figure.label_ends(axes, ends)
-            picture.suptitle("Numbers: experts, or times the width; dotted: a constant for each parameter more",
+            book, wide = (self.steps.row("idle", size=size)["doubled"] for size in ("book", "wide"))
+            picture.suptitle(f"{wide:.0f} experts of width 256 double a training step, as do {book:.0f} of width 16",
                              fontsize=10, fontweight="bold")
+            picture.supxlabel("Numbers: experts, or times the width of the narrow dense layer. Dotted: a constant for "
+                              "each parameter more.", fontsize=8)
             return show(picture)
 
     def guesses(self):
