@@ -3,7 +3,6 @@ real one.
 
     claims/clocks replay ends train --out claims/results/clocks.json        measures again (4 minutes), alone
     claims/clocks uneven pace --out claims/results/clocks-again.json        (a minute)
-    claims/clocks large --out claims/results/clocks-large.json              (2 minutes)
     claims/clocks held --out claims/results/clocks-agents.json              (a minute)
 
 A small model with random weights is calibrated, on one thread, and requests are replayed in both clocks: below and
@@ -12,8 +11,7 @@ burst, in a pool as large for its short requests as that of paging-loop for long
 event clock by a table of its own costs; and ./train says its speed by the batch. Rates are shares of what was
 measured just before.
 
-uneven: a backlog of uneven answers, static and continuous, in both clocks. large: the same of a model whose weights do
-not fit the caches. pace: two processes that do both, and one
+uneven: a backlog of uneven answers, static and continuous, in both clocks. pace: two processes that do both, and one
 that reads beside one that writes, in both clocks. held: sessions of agents on the real clock in a pool where
 they fit and in one where they do not, with blocks held for a time, and without.
 """
@@ -29,8 +27,6 @@ from .bench import commit_complaints
 from .report import number
 
 SMALL = "--data markov --order 1 --vocab 512 --context 512 --layers 6 --width 256 --heads 4 --batch 1 --steps 1"
-LARGE = ("--data markov --order 1 --vocab 512 --context 512 --layers 12 --width 512 --heads 8 --attn gqa --kv-heads 4 "
-         "--batch 1 --steps 1")
 PAGED = "--data markov --order 1 --vocab 32 --context 256 --layers 2 --width 64 --heads 2 --batch 1 --steps 1"
 LENGTHS = "--prompt-length 64 --answer-length 32 --budget 64 --running 32 --blocks 2048"
 SESSIONS = ("--agent-turns 10 --spread 0 --prompt-length 200 --answer-length 10 --tool-tokens 30 --tool-seconds 0.2 "
@@ -75,10 +71,10 @@ class Bed:
         program("serve", f"{text} --receipt receipt.json", self.folder)
         return json.loads((self.folder / "receipt.json").read_text())["final"]
 
-    def both(self, what, text, model="small --threads 1", cost="cost.json"):
+    def both(self, what, text):
         """A run on the real clock and its replay: the real receipt, and how far off the percentiles are."""
-        told = self.serve(f"--run {model} --clock both --cost {cost} {text}")
-        noted = json.loads((self.folder / cost).read_text())["replay"]
+        told = self.serve(f"--run small --threads 1 --clock both --cost cost.json {text}")
+        noted = json.loads((self.folder / "cost.json").read_text())["replay"]
         kept = ("good", "goodput", "duty", "executed", "hits", "requests_per_second", "finished", "shed")
         return {"what": what, "requests": noted["requests"], **{k: told[k] for k in kept},
                 **{name: noted[name] for name in TIMES}}
@@ -109,23 +105,13 @@ def replays(bed):
 
 
 def uneven(bed):
-    bed.table()
-    return in_batches(bed, "small --threads 1", "cost.json")
-
-
-def large(bed):
-    program("train", f"{LARGE} --out large", bed.folder)
-    program("serve", "--run large --calibrate large.json --budget 64 --running 32 --blocks 2048", bed.folder)
-    return in_batches(bed, "large", "large.json")
-
-
-def in_batches(bed, model, cost):
     """Replays at the run's pace; and requests per second, and the gain, as the table alone says them."""
+    bed.table()
     found = []
     for sched in ("static", "continuous"):
         text = f"{UNEVEN} --sched {sched}"
-        found.append({**bed.both(sched, text, model, cost),
-                      "requests_per_second, simulated": bed.serve(f"--cost {cost} {text}")["requests_per_second"]})
+        found.append({**bed.both(sched, text),
+                      "requests_per_second, simulated": bed.serve(f"--cost cost.json {text}")["requests_per_second"]})
     static, other = found
     real, said = (other[k] / static[k] for k in ("requests_per_second", "requests_per_second, simulated"))
     return [*found, {"what": "gain", "real": real, "simulated": said, "off": said / real - 1}]
@@ -206,8 +192,7 @@ def speeds(bed):
 
 
 UNSAID = ("all", *(f"{name}, seconds" for name in TIMES))
-SECTIONS = {"replay": replays, "ends": ends, "train": speeds, "uneven": uneven, "large": large,
-            "pace": pace, "held": held}
+SECTIONS = {"replay": replays, "ends": ends, "train": speeds, "uneven": uneven, "pace": pace, "held": held}
 
 
 def measure(names, path):
@@ -235,7 +220,7 @@ class Clocks:
         """{name: text}: everything that a page may quote. Errors are the largest of p50, p90, p99,
         as far as there were requests enough."""
         found = {"machine": self.all["machine"]["cpu"]}
-        for name in ("uneven", "large", "pace"):
+        for name in ("uneven", "pace"):
             for r in self.sections.get(name, []):
                 found |= {f"{r['what']}: {k}": worst(v) if isinstance(v, list) and "seconds" not in k else
                           f"{100 * abs(v):.0f}%" if k == "off" else number(v)
