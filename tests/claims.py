@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
 from lab import associations, baseline, check, dial, figure, flash, front, knee, knobs, learned, match  # noqa: E402
-from lab import answerer, asker, mxfp4, report, server, stats, table, tails, trainer, verdict, warm  # noqa: E402
+from lab import answerer, asker, mxfp4, notebook, report, server, stats, table, tails, trainer  # noqa: E402
+from lab import verdict, warm  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
 from lab.records import COLUMNS, read_records, write_records  # noqa: E402
@@ -1111,6 +1112,22 @@ class Records(unittest.TestCase):
         figure.plt.close(picture)
         self.assertEqual(len(ends), 2)
         numpy.testing.assert_allclose(ends[0], ends[1])
+
+    def test_words_of_a_figure(self):
+        """A comparison may have words of its own, and names that end in a digit are not cut to one."""
+        claim = toy(arms={"1.3": "--norm pre", "1.6": "--norm post"}, figure={"words": {"1.6 vs 1.3": "load"}},
+                    comparison=[{"a": "1.6", "b": "1.3", "predict": "> 0"}, {"a": "1.3", "b": "1.6", "predict": "< 0"}])
+        self.assertEqual([figure.question(claim, c) for c in claim.comparisons], ["load", "1.3 \u2212 1.6"])
+        self.assertEqual([figure.family(arm, "lr") for arm in claim.arms], ["1.3", "1.6"])
+        self.assertEqual(figure.family(toy(arms={"mla 32": "", "b": "--norm post"}, comparison=[
+            {"a": "b", "b": "mla 32", "predict": "> 0"}]).arms[0], "lr"), "mla")
+
+    def test_rows_of_a_receipt(self):
+        """A page averages over the seeds that are reported, and over no pilot."""
+        claim = toy()
+        receipt = notebook.Receipt.__new__(notebook.Receipt)
+        receipt.claim, receipt.records = claim, records_of(claim, lambda run: float(run.seed))
+        self.assertEqual({row["val_loss"] for row in receipt.rows("a")}, {1.0, 2.0, 3.0, 4.0, 5.0})
 
 
 class Pages(unittest.TestCase):

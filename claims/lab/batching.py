@@ -106,7 +106,8 @@ def curve(axes, receipt, t, key, title):
         axes.plot(rows, [longest(n, cv) for n in rows], ":", color=colour, linewidth=1)
         axes.plot(rows, [gain(t, n, cv, key) for n in rows], "-", color=colour, linewidth=1.3)
         axes.plot(rows, found, marker, color=colour, markersize=5)
-        axes.annotate(f" cv {cv}", (rows[-1], found[-1]), va="center", fontsize=8, color=colour)
+        axes.annotate(f"  cv {cv}", (rows[-1], found[-1]), (0, 3 * (2 * cv - 3)), textcoords="offset points",
+                      va="center", fontsize=8, color=colour)
         axes.annotate(f" longest/mean, cv {cv}", (rows[-1], longest(64, cv)), va="center", fontsize=8, color=colour)
     axes.set_xscale("log", base=2)
     axes.set_xticks(rows, [str(n) for n in rows])

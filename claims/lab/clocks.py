@@ -1,14 +1,22 @@
-"""clocks.py: what the event clock of ./serve is worth on one machine, and what posts 7, 10 and 17 need of its real one.
+"""clocks.py: what the event clock of ./serve is worth on one machine, and what posts 7, 10, 11, 17 and 22 need of its
+real one.
 
-    PYTHONPATH=claims python3 -m lab.clocks claims/results/clocks.json      measures again (4 minutes), alone
+    claims/clocks replay ends train --out claims/results/clocks.json        measures again (4 minutes), alone
+    claims/clocks uneven pace --out claims/results/clocks-again.json        (a minute)
+    claims/clocks held --out claims/results/clocks-agents.json              (a minute)
 
 A small model with random weights is calibrated, on one thread, and requests are replayed in both clocks: below and
 above saturation, and as sessions of agents. Then a smaller one answers ten thousand requests from empty and after a
 burst, in a pool as large for its short requests as that of paging-loop for long ones, on the real clock and on the
 event clock by a table of its own costs; and ./train says its speed by the batch. Rates are shares of what was
 measured just before.
+
+uneven: a backlog of uneven answers, static and continuous, in both clocks. pace: two processes that do both, and one
+that reads beside one that writes, in both clocks. held: sessions of agents on the real clock in a pool where
+they fit and in one where they do not, with blocks held for a time, and without.
 """
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,6 +31,17 @@ PAGED = "--data markov --order 1 --vocab 32 --context 256 --layers 2 --width 64 
 LENGTHS = "--prompt-length 64 --answer-length 32 --budget 64 --running 32 --blocks 2048"
 SESSIONS = ("--agent-turns 10 --spread 0 --prompt-length 200 --answer-length 10 --tool-tokens 30 --tool-seconds 0.2 "
             "--budget 64 --running 32 --prefix-cache 1 --blocks 4096 --requests 200")
+UNEVEN = ("--arrivals closed --clients 200 --requests 200 --prompt-length 1 --answer-length 64 --lengths lognormal "
+          "--budget 64 --running 32 --blocks 2048")
+APART = "--requests 200 --prompt-length 64 --answer-length 32 --budget 64 --running 32 --blocks 2048"
+SHARED = 0.9            # of what one worker finishes, for two: enough to write beside each other, and no queue
+TOOL = 0.15             # seconds
+AGENTS = ("--agent-turns 10 --spread 0 --prompt-length 200 --answer-length 10 --tool-tokens 30 --budget 64 "
+          f"--running 32 --prefix-cache 1 --tool-seconds {TOOL}")
+AGENTS_RATE = 1.1       # of what it finishes of other requests: half of what it could if all were found
+POOLS = {"fits": 2048, "short": 600}
+HELD = {"just over": 1.1, "twice": 2}      # of the time that the tool takes
+SEEDS = (1,)
 STEPS = "--block 4 --blocks 2048 --running 512 --budget 512 --chunk 64"
 PAGES = f"--prompt-length 64 --answer-length 128 --watermark 0 {STEPS}"
 TRAINED = ("--data markov --order 1 --vocab 32 --context 32 --layers 2 --width 32 --heads 2 --warmup 0 --schedule "
@@ -37,6 +56,7 @@ def program(name, text, folder):
     done = subprocess.run([trainer.ROOT / name, *text.split()], capture_output=True, text=True, cwd=folder)
     if done.returncode != 0:
         raise SystemExit(f"./{name} {text}: {done.stderr.strip()}")
+    return done.stdout
 
 
 class Bed:
@@ -59,12 +79,22 @@ class Bed:
         return {"what": what, "requests": noted["requests"], **{k: told[k] for k in kept},
                 **{name: noted[name] for name in TIMES}}
 
+    def most(self):
+        """How many requests per second the small model finishes of a backlog."""
+        endless = self.serve(f"--run small --threads 1 --arrivals closed --clients 400 --requests 400 {LENGTHS}")
+        return endless["requests_per_second"]
+
+    def table(self):
+        """The small model's costs, measured once, and what it finishes at that time."""
+        if not (self.folder / "cost.json").exists():
+            program("serve", "--run small --threads 1 --calibrate cost.json --budget 64 --running 32 --blocks 2048",
+                    self.folder)
+            self.finished = self.most()
+        return json.loads((self.folder / "cost.json").read_text()), self.finished
+
 
 def replays(bed):
-    program("serve", "--run small --threads 1 --calibrate cost.json --budget 64 --running 32 --blocks 2048", bed.folder)
-    table = json.loads((bed.folder / "cost.json").read_text())
-    endless = bed.serve(f"--run small --threads 1 --arrivals closed --clients 400 --requests 400 {LENGTHS}")
-    most = endless["requests_per_second"]
+    table, most = bed.table()
     limits = f"--slo-ttft {22 / most:.6g} --slo-tpot {0.6 / most:.6g} --requests 500 {LENGTHS}"
     yield {"what": "held out", "median": table["median"], "worst": table["worst"], "most": most}
     for load in (0.8, 1.3):
@@ -72,6 +102,58 @@ def replays(bed):
     yield bed.both("load 1.3, shed", f"--rate {1.3 * most:.6g} --shed {16 / most:.6g} {limits}")
     yield bed.both("sessions", f"--rate {0.3 * most:.6g} {SESSIONS}")
     yield bed.both("sessions, volatile", f"--rate {0.3 * most:.6g} {SESSIONS} --volatile-prefix 100")
+
+
+def uneven(bed):
+    """Replays at the run's pace; and requests per second, and the gain, as the table alone says them."""
+    bed.table()
+    found = []
+    for sched in ("static", "continuous"):
+        text = f"{UNEVEN} --sched {sched}"
+        found.append({**bed.both(sched, text),
+                      "requests_per_second, simulated": bed.serve(f"--cost cost.json {text}")["requests_per_second"]})
+    static, other = found
+    real, said = (other[k] / static[k] for k in ("requests_per_second", "requests_per_second, simulated"))
+    return [*found, {"what": "gain", "real": real, "simulated": said, "off": said / real - 1}]
+
+
+def pace(bed):
+    """Of two processes: by percentile what the real clock says, and the errors of the table and at the run's pace."""
+    most = bed.table()[1]
+    for workers in ("0:2", "1:1"):
+        told = program("serve", f"--run small --disagg {workers} --clock both --cost cost.json {APART} "
+                                f"--rate {SHARED * most:.6g} --slo-ttft {22 / most:.6g} --slo-tpot 1", bed.folder)
+        row = {"what": workers, "requests": 200}
+        for name in TIMES:
+            lines = re.findall(rf"^  {name} +p(\d+) +(\S+) s +\S+ s +(\S+)% +\S+ s +(\S+)%", told, re.M)
+            row |= {name: [float(paced) / 100 for *_, paced in lines],
+                    f"{name}, by the table": [float(priced) / 100 for _, _, priced, _ in lines],
+                    f"{name}, seconds": [float(real) for _, real, *_ in lines]}
+        yield row
+
+
+def held(bed):
+    """Sessions in two pools, without a time-to-live and with each: times, and what was found and computed. `over`: of
+    the same seed's without one."""
+    most = bed.most()
+    for seed in SEEDS:
+        medians = {}
+        for pool, blocks in POOLS.items():
+            text = f"{AGENTS} --requests 700 --rate {AGENTS_RATE * most:.6g} --blocks {blocks} --seed {seed}"
+            alone = None
+            for what, share in {"list": 0, **HELD}.items():
+                if (pool, what) == ("fits", "just over"):
+                    continue
+                told = bed.serve(f"--run small --threads 1 {text} --ttl {share * TOOL:g}")
+                alone = alone or told
+                medians.setdefault(pool, told["session_p50"])
+                yield {"what": f"{pool}, {what}, seed {seed}", "pool": pool, "held": what.replace(" ", "_"),
+                       "seed": seed, **{k: told[k] for k in ("session_p50", "begin_p99", "hits", "executed", "duty")},
+                       "found": told["hits"] / (told["hits"] + told["executed"]),
+                       "session_over": told["session_p50"] / alone["session_p50"],
+                       "computed_over": told["executed"] / alone["executed"]}
+        yield {"what": f"cliff, seed {seed}", "seed": seed, "pool": "both", "held": "cliff",
+               "session_over": medians["short"] / medians["fits"]}
 
 
 def ends(bed):
@@ -109,13 +191,17 @@ def speeds(bed):
             for batch, each in found.items()]
 
 
-def measure(path):
+UNSAID = ("all", *(f"{name}, seconds" for name in TIMES))
+SECTIONS = {"replay": replays, "ends": ends, "train": speeds, "uneven": uneven, "pace": pace, "held": held}
+
+
+def measure(names, path):
     plan = server.dry_run({})
     found = {"commit": plan["commit"], "machine": plan["machine"], "sections": {}}
     with tempfile.TemporaryDirectory() as folder:
         bed = Bed(folder)
-        for name, rows in (("replay", replays), ("ends", ends), ("train", speeds)):
-            found["sections"][name] = list(rows(bed))
+        for name in names:
+            found["sections"][name] = list(SECTIONS[name](bed))
     Path(path).write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -134,7 +220,14 @@ class Clocks:
         """{name: text}: everything that a page may quote. Errors are the largest of p50, p90, p99,
         as far as there were requests enough."""
         found = {"machine": self.all["machine"]["cpu"]}
-        for r in self.sections["replay"]:
+        for name in ("uneven", "pace"):
+            for r in self.sections.get(name, []):
+                found |= {f"{r['what']}: {k}": worst(v) if isinstance(v, list) and "seconds" not in k else
+                          f"{100 * abs(v):.0f}%" if k == "off" else number(v)
+                          for k, v in r.items() if k != "what" and not (isinstance(v, list) and "seconds" in k)}
+        for r in self.sections.get("held", []):
+            found |= {f"{r['what']}: {k}": number(v) for k, v in r.items() if isinstance(v, (int, float))}
+        for r in self.sections.get("replay", []):
             if "ttft" in r:
                 found |= {f"{r['what']}: {name}": worst(r[name]) for name in TIMES}
                 found |= {f"{r['what']}: {k}": number(r[k]) for k in ("good", "goodput", "duty", "executed", "requests",
@@ -142,9 +235,9 @@ class Clocks:
             else:
                 found |= {"held out: median": f"{100 * r['median']:.1f}%",
                           "held out: worst": f"{100 * r['worst']:.0f}%", "most": number(r["most"])}
-        for r in self.sections["ends"]:
+        for r in self.sections.get("ends", []):
             found |= {f"{r['what']}: {k}": number(x) for k, x in r.items() if k != "what"}
-        for r in self.sections["train"]:
+        for r in self.sections.get("train", []):
             found[f"{r['what']}: tok/s"] = f"{r['tokens_per_second']:,.0f}"
         return found
 
@@ -154,15 +247,18 @@ class Clocks:
     def tell(self, section):
         """The rows of a section, for a page."""
         for r in self.sections[section]:
-            said = [f"{k} {' '.join(f'{100 * x:+.0f}%' for x in v if x is not None)}" if k in TIMES
-                    else f"{k} {number(v)}" for k, v in r.items() if k not in ("what", "all")]
+            said = [f"{k} {' '.join(f'{100 * x:+.0f}%' for x in v if x is not None)}" if isinstance(v, list)
+                    else f"{k} {number(v)}" for k, v in r.items() if not isinstance(v, str) and k not in UNSAID]
             print(f"{r['what']}: " + ", ".join(said))
 
 
-def recorded():
-    path = trainer.ROOT / "claims/results/clocks.json"
+def recorded(name="clocks"):
+    path = trainer.ROOT / f"claims/results/{name}.json"
     return Clocks(json.loads(path.read_text())) if path.exists() else None
 
 
 if __name__ == "__main__":
-    measure(sys.argv[1])
+    *sections, option, out = sys.argv[1:] if len(sys.argv) > 3 else ("", "", "")
+    if option != "--out" or not set(sections) <= set(SECTIONS):
+        sys.exit(f"error: claims/clocks SECTION... --out FILE; sections are {', '.join(SECTIONS)}")
+    measure(sections, out)

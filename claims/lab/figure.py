@@ -4,8 +4,9 @@ has a marker and dashes of its own, so that a grey print can be read. The small 
 size at which tables show it.
 
 [figure] of a claim file: x = the metric or flag along the bottom (without it, the arms one below the other), x_label,
-y_label, top, words = { arm = "what it is, in words" }, finding = the title, with {FACTS} as in a headline (without any,
-the verdict stands below it), unit = what the differences count.
+y_label, log_y (a logarithmic axis of the claim's metric), top, words = { arm = "what it is, in words" }, finding = the
+title, with {FACTS} as in a headline (without any, the verdict stands below it), unit = what the differences count. A
+comparison may have words too, under its name in RESULTS.md; a line along x whose words are "" is not drawn.
 With `usable`, each arm's metric over the learning rates, one panel per value of the command's lists.
 """
 import math
@@ -33,6 +34,7 @@ STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "
 # Colours of different lightness, so that a grey print keeps the order; with each its own marker and dashes.
 LOOKS = [("#000000", "o", "-"), ("#b2182b", "s", "--"), ("#2c7fb8", "^", "-."), ("#c98500", "D", ":"),
          ("#5e3c99", "v", (0, (5, 1))), ("#4d9a48", "P", (0, (1, 1))), ("#777777", "X", (0, (3, 1, 1, 1)))]
+BESIDE = 5             # points from a line's mark to the dots of its seeds
 MOST_SHOWN = 12        # comparisons in one picture
 MANY = 16              # arms, beyond which they stand closer
 REGION, SHORT = "#dcdcdc", 36   # colour of what is predicted; letters of a line of words
@@ -47,19 +49,21 @@ def look(i):
 def family(arm, x):
     """'mla 32' and 'mla 64' are points of one line, mla; so are arms whose lists differ only along x."""
     others = [f"{name}={value}" for name, value in arm.facet if name != x]
-    return " ".join([re.sub(r"\s*\d+$", "", arm.name), *others]) if arm.name else arm.label
+    return " ".join([re.sub(r"\s+\d+$", "", arm.name)] * bool(arm.name) + others) or "all"
 
 
 def words(claim, label):
     """An arm's label as the claim file says it in words."""
     known = claim.figure.get("words", {})
     name = next((n for n in sorted(known, key=len, reverse=True) if label == n or label.startswith(n + " ")), None)
-    text = known[name] + label[len(name):] if name else label
+    text = known[name] + label[len(name):] if name is not None else label
     return re.sub(r"(\S+)=(\S+)", r"\2 \1", text) if label != "all" else text   # layers=48: 48 layers
 
 
 def question(claim, comparison):
     """A comparison in words: what is compared, and in what if it is not the claim's own metric."""
+    if comparison.name in claim.figure.get("words", {}):
+        return claim.figure["words"][comparison.name]
     a = words(claim, comparison.a)
     sign = "/" if claim.kind == "timing" or comparison.ratio else "\u2212"
     text = f"{a} {sign} {words(claim, comparison.b)}" if comparison.b else a
@@ -146,6 +150,7 @@ def bounds(claim, metric, e):
 def draw_lines(axes, claim, results):
     x, every, log, ends = claim.figure["x"], set(), claim.figure.get("log_x"), []
     names, exact = list(dict.fromkeys(family(arm, x) for arm in claim.arms)), claim.kind == "exact"
+    names = [n for n in names if words(claim, n)]
     for i, name in enumerate(names):
         arms = sorted((a for a in claim.arms if family(a, x) == name), key=lambda a: place_of(claim, results, a, x))
         # Side by side, so that intervals can be told apart. What is exact has none: there marks lie around each other.
@@ -163,7 +168,7 @@ def draw_lines(axes, claim, results):
             axes.plot([place] * 2, bounds(claim, claim.metric, e), color=style["color"], linewidth=2.2, alpha=0.6,
                       transform=shift, solid_capstyle="butt")
             axes.plot([place] * len(sample), sample, ".", color=style["color"], markersize=3, alpha=0.5,
-                      transform=aside(axes, 3 * (i - (len(names) - 1) / 2) + 5))
+                      transform=aside(axes, 3 * (i - (len(names) - 1) / 2) + BESIDE))
         every |= {place for place in places if not math.isnan(place)}
         if places:
             ends.append((places[-1], levels[-1].mean, words(claim, name), style["color"]))
@@ -181,7 +186,7 @@ def draw_lines(axes, claim, results):
     axes.set_xlabel(claim.figure.get("x_label") or METRICS.get(x) or x)
     axes.set_ylabel(metric_label(claim))
     show_elimination(axes, claim, claim.metric, across=False)
-    label_ends(axes, ends)
+    label_ends(axes, ends, beyond=max(7, 1.5 * (len(names) - 1) + BESIDE))    # behind the dots of the last line
 
 
 def draw_arms(axes, claim, results, metric, named=True):
@@ -198,12 +203,16 @@ def draw_arms(axes, claim, results, metric, named=True):
             axes.plot(value, i, look(i)["marker"], markersize=3, alpha=0.6, color=colour,
                       transform=aside(axes, 0, -6 - 5 * (k % 3) / 2))
         axes.update_datalim([(v, i) for v in [*sample, e.mean, *bounds(claim, metric, e)] if math.isfinite(v)])
+    if own and claim.figure.get("log_y"):
+        axes.set_xscale("log")
     axes.autoscale_view()
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    wide = 20 if len(rows) <= MANY else 40
+    close = len(rows) > MANY
+    axes.set_ylim(len(rows) - (0.1 if close else 0.4), -0.6)    # seeds hang below their row
+    wide = 40 if close else 20
     axes.set_yticks(range(len(rows)), [textwrap.fill(words(claim, r[0]), wide) if named else "" for r in rows])
     axes.grid(axis="y", visible=False)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    if axes.get_xscale() != "log":
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(textwrap.fill(metric_label(claim, metric), 40))
     show_elimination(axes, claim, metric, across=True)
 

@@ -112,6 +112,7 @@ def turns(receipt):
         left.minorticks_off()
         left.set_xlim(batches[0] * 0.9, batches[-1] * 3.5)
         left.set_xlabel("rows of a batch")
-        left.set_ylabel("times that of a batch of 1")
-        left.set_title("Speed rises with the batch; what it is for does not", fontsize=9)
+        left.set_ylabel(f"times that of {batches[0]} rows")
+        left.set_yticks([0.5, 1, 2, 4], ["½", "1", "2", "4"])
+        left.set_title("Speed rises up to 64 rows; what it is for is there sooner with 16", fontsize=9)
         return figure

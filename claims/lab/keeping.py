@@ -71,9 +71,9 @@ def maps(receipt, tokens=65):
         if status != "finished":
             raise UsageError(error or status)
         path = Path(out) / "maps.png"
-        where = os.path.relpath(asking.run, trainer.ROOT)     # it stands above the picture
-        subprocess.run([asker.GENERATE, "--run", where, "--tokens=1", f"--picture={path}",
-                        f"--picture-tokens={tokens}"], check=True, capture_output=True, cwd=trainer.ROOT)
+        os.symlink(Path(asking.run).resolve(), Path(out) / "recall")     # this name stands above the picture
+        subprocess.run([asker.GENERATE, "--run", "recall", "--tokens=1", f"--picture={path}",
+                        f"--picture-tokens={tokens}"], check=True, capture_output=True, cwd=out)
         return Image(path.read_bytes(), width=620)
 
 

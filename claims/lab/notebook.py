@@ -103,7 +103,9 @@ class Receipt:
             return Image(path.read_bytes(), width=920)
 
     def rows(self, arm):
-        return [row for row in self.records.values() if row["arm"] == arm and row["status"] == "finished"]
+        """Its finished runs, of the seeds that are reported: those of a pilot have no part in any mean."""
+        reported = {run.key for run in self.claim.runs(self.claim.seeds) if run.arm.label == arm}
+        return [row for key, row in self.records.items() if key in reported and row["status"] == "finished"]
 
     def live(self, arm):
         """Trains the arm's quickest recorded run again, and compares its digest with the recorded one."""

@@ -2,6 +2,7 @@
 
     parts()             a server, and where its knobs are
     turn()              run on the event clock here: the share of requests in time, before and after one knob is turned
+    guessed()           the same of --gamma, from measured steps: simulated tokens cannot be guessed
     yours(...)          the numbers at which the advice turns round, from three costs of a machine
     yours_of(table)     the same from what ./serve --calibrate wrote
 """
@@ -16,6 +17,7 @@ from .batching import longest
 from .command import parse_flags, split_words
 from .diagram import DARK, INK, LIGHT, WARM, arrow
 from .figure import STYLE
+from .trainer import ROOT
 
 CROWD = 12      # infer/clock.c: draws beyond which each costs more
 
@@ -113,6 +115,16 @@ def turn():
             axes.spines[side].set_visible(False)
         axes.grid(axis="x", color=LIGHT)
         return figure
+
+
+def guessed(guesses=3, right=0.7):
+    """Tokens per second with guesses, over those without, for one text and for many, by the steps of guesses-again."""
+    tokens = sum(right ** i for i in range(guesses + 1))
+    for row in json.loads((ROOT / "claims/results/guesses-again.json").read_text())["sections"]["best"]:
+        took = {step["tokens"]: step["ms"] for step in row["steps"]}
+        if row["texts"] in (1, 16):
+            told = f"--gamma {guesses}, {row['texts']} text{'s' * (row['texts'] > 1)}"
+            print(f"12   {told:<34}{tokens * took[1] / took[guesses + 1]:>8.2f} times the tokens per second without")
 
 
 def yours(weights, token, cached, kept):

@@ -37,7 +37,7 @@ def measured(path):
     try:
         found = json.loads(path.read_text())
         sections = found["sections"]
-        if "replay" in sections:
+        if {"replay", "pace", "held"} & set(sections):
             return Clocks(found)
         return (Steps if SECTIONS & set(sections) else Flash if "crossing" in sections or "left" in sections else
                 Speeds if list(sections) == ["context"] else Bench)(found)
