@@ -37,6 +37,11 @@ def sentence(text, where):
     return text
 
 
+def unbacked(text, where):
+    if loose := MEASURED.findall(re.sub(r"`[^`]*`", " ", FACT.sub(" ", text))):
+        raise UsageError(f"{where} has the number {loose[0]}, which no record backs: write {{FACT}} instead")
+
+
 def filled(text, facts, where):
     """A sentence with its {FACTS} as the records have them, and no other measured number."""
     numbers = []
@@ -47,8 +52,7 @@ def filled(text, facts, where):
                              "claims/table --facts lists them")
         numbers.extend(re.findall(r"\d", facts[match[1]]))
         return facts[match[1]]
-    if loose := MEASURED.findall(re.sub(r"`[^`]*`", " ", FACT.sub(" ", text))):
-        raise UsageError(f"{where} has the number {loose[0]}, which no record backs: write {{FACT}} instead")
+    unbacked(text, where)
     if set("{}") & set(FACT.sub(" ", text)):
         raise UsageError(f"{where} has a brace without its other half")
     told = FACT.sub(fill, text)
