@@ -17,8 +17,9 @@ enum {
     BYTE_BIAS = 128, E2M1_BIAS = 12,     // what makes codes unsigned
     PREFETCH = 8192,                     // bytes ahead of a walk through memory: across pages, where hardware stops
     SMALL = 1 << 17,                     // multiply-adds below which waking the threads costs more than it gains
-    WALK = 16,                           // rows up to which a panel comes from memory and not from a cache
-    UNPACKED_ONCE = 4,                   // rows from which on nibbles of two panels are unpacked together
+    WALK = 16,                           // rows up to which the walk through memory is what takes time, of whole bytes
+    PAIR_ROWS = 5,                       // rows that go through two panels together
+    UNPACKED = 4,                        // and of nibbles, which have to be unpacked
 };
 
 // ---- panels --------------------------------------------------------------------------------------
@@ -170,7 +171,7 @@ void quant_rows_meaning(real *y, size_t ldy, const QuantRows *r) {
 #if !defined(SIMD_PLAIN) && defined(__AVX512VNNI__)
 #define PATH "avx512 vnni"
 #define DOT_INSTRUCTION
-#define TILE_ROWS 5
+#define TILE_ROWS 8
 #define PANELS 2
 typedef __m512i Ints;
 typedef __m512i Slice;
@@ -508,20 +509,22 @@ typedef void Tile(real *y, size_t ldy, size_t n, const QuantRows *x, size_t m, c
 #define ROWS_3(panels) ROWS_1(panels) TILES(2, panels) TILES(3, panels)
 #define ROWS_4(panels) ROWS_3(panels) TILES(4, panels)
 #define ROWS_5(panels) ROWS_4(panels) TILES(5, panels)
+#define ROWS_8(panels) ROWS_5(panels) TILES(6, panels) TILES(7, panels) TILES(8, panels)
 #define LISTS_1(panels) {0}, TILE_LIST(1, panels)
 #define LISTS_3(panels) LISTS_1(panels), TILE_LIST(2, panels), TILE_LIST(3, panels)
 #define LISTS_4(panels) LISTS_3(panels), TILE_LIST(4, panels)
 #define LISTS_5(panels) LISTS_4(panels), TILE_LIST(5, panels)
+#define LISTS_8(panels) LISTS_5(panels), TILE_LIST(6, panels), TILE_LIST(7, panels), TILE_LIST(8, panels)
 #define JOIN(a, b) a##b
 #define UP_TO(what, rows, panels) JOIN(what, rows)(panels)
 UP_TO(ROWS_, TILE_ROWS, 1)
 #if PANELS > 1
-UP_TO(ROWS_, TILE_ROWS, 2)
+ROWS_5(2)
 #endif
 static Tile *const tiles[PANELS][TILE_ROWS + 1][KINDS] = {
     {UP_TO(LISTS_, TILE_ROWS, 1)},
 #if PANELS > 1
-    {UP_TO(LISTS_, TILE_ROWS, 2)},
+    {LISTS_5(2)},
 #endif
 };
 
@@ -530,12 +533,12 @@ static void tile_panels(const QuantProduct *p, size_t panel, size_t panels) {
     const QuantWeight *w = p->w;
     Kind kind = packing[w->format].kind;
     size_t column = panel * COLUMNS, n = smaller(w->N - column, panels * COLUMNS);
-    size_t count = (p->M + TILE_ROWS - 1) / TILE_ROWS;
+    size_t most = panels == 1 ? TILE_ROWS : PAIR_ROWS, count = (p->M + most - 1) / most;
     for (size_t m = 0, rows; m < p->M; m += rows, count--) {
         rows = (p->M - m + count - 1) / count;
         tiles[panels - 1][rows][kind](p->y + m * p->ldy + column, p->ldy, n, p->x, p->first + m, w,
                                       w->packed + panel * panel_bytes(kind, w->K), p->bias ? p->bias + column : NULL,
-                                      m == 0 && p->M <= WALK);
+                                      m == 0);
     }
 }
 
@@ -543,7 +546,7 @@ static void tile_panels(const QuantProduct *p, size_t panel, size_t panels) {
 // takes time, not the walk through memory.
 static void panels_product(const QuantProduct *p, size_t first) {
     size_t count = smaller(panels_of(p->w->N) - first, PANELS);
-    if (count == 2 && p->M >= (packing[p->w->format].kind <= BYTES_HALF ? WALK + 1 : UNPACKED_ONCE))
+    if (count == 2 && p->M >= (packing[p->w->format].kind <= BYTES_HALF ? WALK + 1 : UNPACKED))
         tile_panels(p, first, 2);
     else for (size_t i = 0; i < count; i++) tile_panels(p, first + i, 1);
 }
