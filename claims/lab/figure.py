@@ -359,8 +359,8 @@ def draw_small(claim, records, path):
 
 
 def headline_of(claim, records, outcome, findings):
-    """The title: the finding, if the claim's file says it in words, and the verdict below it where these name no number;
-    or else what was asked, the verdict, and the number of the first comparison that is drawn."""
+    """The title: the finding, if the claim's file says it in words, with the verdict below it where they have no
+    number; or else what was asked, the verdict, and the number of the first comparison that is drawn."""
     finding, where = " ".join(claim.figure.get("finding", "").split()), f"claims/{claim.name}.toml: the finding"
     if "{" in finding:
         return filled(finding, facts(claim, records), where)
