@@ -149,11 +149,11 @@ def bounds(claim, metric, e):
 
 def draw_lines(axes, claim, results):
     x, every, log, ends = claim.figure["x"], set(), claim.figure.get("log_x"), []
-    names, exact = list(dict.fromkeys(family(arm, x) for arm in claim.arms)), claim.kind == "exact"
-    names = [n for n in names if words(claim, n)]
+    names = [n for n in dict.fromkeys(family(arm, x) for arm in claim.arms) if words(claim, n)]
+    exact = claim.kind == "exact" and all(len(set(sample_of(claim, results, arm))) <= 1 for arm in claim.arms)
     for i, name in enumerate(names):
         arms = sorted((a for a in claim.arms if family(a, x) == name), key=lambda a: place_of(claim, results, a, x))
-        # Side by side, so that intervals can be told apart. What is exact has none: there marks lie around each other.
+        # Side by side, so that intervals can be told apart. Where all seeds agree marks lie around each other.
         style, shift = look(i), aside(axes, 0 if exact else 3 * (i - (len(names) - 1) / 2))
         outer = len(names) - 1 - i
         style |= {"markersize": 5 + 4 * outer, "markerfacecolor": "none" if outer else None} if exact else {}
