@@ -603,6 +603,8 @@ class Verdicts(unittest.TestCase):
         for factor, expected in ((2.0, "HOLDS"), (3.0, "FAILS"), (2.45, "INCONCLUSIVE")):
             outcome = self.outcome(claim, lambda run: factor + 0.1 * (run.seed - 2) if run.arm.name == "b" else 1.0)
             self.assertEqual(outcome.verdict, expected, factor)
+        self.assertEqual(toy(kind="timing", command="./train --lr 0.01 --seed 1..3", metric="seconds",
+                             comparison=[{"a": "b", "b": "a", "predict": "< 2"}]).metric, "seconds")
 
     def test_timing_of_bench(self):
         """What bench/bench left: a number of every chosen row, in the region."""

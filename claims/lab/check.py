@@ -189,19 +189,27 @@ def differences(row, now):
 
 
 def rerun_timing(claim, records):
-    """A timing again, on this machine: the median of what is compared, within the claim's tolerance."""
+    """A timing again: the median of what is compared, within the claim's tolerance. Only on the machine of its record,
+    while nothing else runs there; elsewhere a note says that it was left out."""
     if claim.record:
         return rerun_bench(claim)
+    if (load := os.getloadavg()[0]) > BUSY:
+        print(f"rerun    {claim.name}: not while other processes want a core ({load:.1f} in the last minute)")
+        return []
     found = []
     for c in claim.comparisons:
         rows = [next((r for r in records.values() if r["arm"] == label and r["status"] == "finished"), None)
                 for label in (c.a, c.b) if label]
         if None in rows:
             continue
-        now = [WORKERS[claim.program].again(row).get(c.metric) for row in rows]
+        again = [WORKERS[claim.program].again(row) for row in rows]
+        now = [row.get(c.metric) for row in again]
         if None in now:
             found.append(f"{c.name}: it does not run again")
             continue
+        if again[0]["cpu"] != rows[0]["cpu"]:
+            print(f"rerun    {claim.name}: {again[0]['cpu']} is another machine than its record's, {rows[0]['cpu']}")
+            return found
         was, new = (values[0] / values[1] if c.b else values[0] for values in ([r[c.metric] for r in rows], now))
         found += compared(claim, c.name, was, new)
     return found

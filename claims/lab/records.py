@@ -101,7 +101,7 @@ ASKED = {
 }
 OF_PROGRAM = {"serve": SERVED, "generate": ASKED}   # the rest is of ./train
 TRAINED = [name for name in METRICS if name not in baseline.ABOVE]   # the rest follows from a row's other numbers
-METRICS |= SERVED | ASKED
+METRICS |= SERVED | ASKED | {"seconds": "seconds from the first step to the end, looks at the loss included"}
 RECORDED = [*TRAINED, *SERVED, *ASKED]
 COLUMNS = ["arm", "flags", "status", *RECORDED, "diverged_at", "digest", "commit", "data_hash", "seconds", "threads",
            "cpu", "simd", "matched", "error", "evals", "model", "promise", "seal"]
