@@ -124,6 +124,11 @@ class Claim:
         seeds = len(self.seeds) + len(self.tune_seeds)
         check_count(len(self.arms) * math.prod(map(len, self.tuned.values())) * seeds, "arms, rates and seeds")
 
+    @property
+    def spread(self):
+        """What stands in brackets behind a mean: without chance there is no interval of it."""
+        return "mean and 95% interval" if self.kind == "runs" else "mean, least and most"
+
     def runs(self, seeds):
         choices = [tuple(choice.items()) for choice in product(self.tuned)]
         return [Run(arm, tuned, seed) for seed in seeds for arm in self.arms for tuned in choices]

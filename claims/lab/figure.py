@@ -408,7 +408,7 @@ def draw(claim, records, path):
         if findings:
             draw_comparisons(axes[-1], claim, findings)
             told = claim.figure.get("unit") or unit_of(claim)
-            told += "; stroke and line: mean and 95% interval; grey: predicted"
+            told += f"; stroke and line: {claim.spread}; grey: predicted"
             axes[-1].set_xlabel(textwrap.fill(told, 46))
         letters = 46 if claim.record else int(11 * wide)      # a record has the comparisons alone: a narrow picture
         title = headline_of(claim, records, outcome, findings)

@@ -58,7 +58,7 @@ class Receipt:
         rows = rows_of_arms(self.claim, self.results)
         width = max(len(label) for label, _, _ in rows)
         what = measured_text(self.claim) if self.claim.usable or self.claim.outcome else METRICS[self.claim.metric]
-        print(f"{'':<{width}}  {what}: mean and 95% interval over {len(self.claim.seeds)} seeds")
+        print(f"{'':<{width}}  {what}: {self.claim.spread} over {len(self.claim.seeds)} seeds")
         for label, arm, e in rows:
             rate = f"  at --lr {chosen_text(self.results, self.claim, arm)}" if arm and not self.claim.usable else ""
             loss = f"  loss at its best rate {level(best_loss(self.claim, self.records, label))}" \

@@ -263,7 +263,7 @@ def outcome_lines(claim, records):
     rows, at_edge = rows_of_arms(claim, results), rate_edges(claim, results)
     width = max([len(label) for label, _, _ in rows] + [3])
     aside = "loss at the best rate" if claim.usable else ""
-    lines = [f"{'arm':<{width}}  {'lr':>10}  {measured_text(claim)}: mean and 95% interval{'; ' * bool(aside)}{aside}"]
+    lines = [f"{'arm':<{width}}  {'lr':>10}  {measured_text(claim)}: {claim.spread}{'; ' * bool(aside)}{aside}"]
     for label, arm, e in rows:
         rate = chosen_text(results, claim, arm) if arm and not claim.usable else ""
         gone = diverged_count(claim, records, arm) if arm else 0
@@ -316,6 +316,8 @@ def facts(claim, records):
         if needed := to_settle(claim, records, f):
             found |= {f"{name}: seeds to settle": str(needed[0] or "-"),
                       f"{name}: minutes to settle": f"{needed[1]:.0f}"}
+    if claim.kind == "timing" and not claim.record:
+        found["machine"] = ", ".join(sorted({r["cpu"] for r in records.values() if r["cpu"]})) or "-"
     for label, arm, e in rows_of_arms(claim, results) if not claim.record else []:
         found |= {f"{label}: mean": number(e.mean), f"{label}: level": level(e)}
         if claim.outcome == "window":
