@@ -347,8 +347,8 @@ def find(claim, results):
 
 def rate_edges(claim, results):
     """{label: where in its list}: rows whose best learning rate is, for one seed or more, the first or last of the
-    list, so that a wider list might find a better one. Of one or two rates every one is."""
-    if claim.usable is not None or claim.kind != "runs":
+    list, so that a wider list might find a better one. Of one or two rates every one is. Only a training has a rate."""
+    if claim.usable is not None or claim.kind != "runs" or claim.program != "train":
         return {}
     rates = sorted((dict(tuned)["lr"] for tuned in results.choices if "lr" in dict(tuned)), key=float)
     if len(rates) < 2:
