@@ -26,7 +26,7 @@ double peak_now(Bench *b, int threads) {
 double bandwidth_now(Bench *b, int threads) {
     static Limit last;
     int n = threads ? threads : b->threads;
-    if (!b->probe.data) b->probe = read_probe_new();
+    if (!b->probe.data) b->probe = read_probe_new(0);
     if (!is_fresh(&last, n, 0.5)) last = (Limit){n, read_probe_bandwidth(&b->probe, n, 3), seconds_now()};
     return last.value;
 }

@@ -109,11 +109,15 @@ double machine_peak_memory(void) {
 // ---- reading -------------------------------------------------------------------------------------
 enum { STREAMS = 4, STEP = 2 * LANES, PAGE = 2 << 20 };
 
-// At least eight times the caches, so that not much of the last pass is still there for the next. Large pages:
-// this is what the memory can do, whatever a program's own pages cost it.
-ReadProbe read_probe_new(void) {
-    size_t caches = machine_cache_bytes(), least = (size_t)256 << 20, bytes = 8 * caches > least ? 8 * caches : least;
-    bytes = (bytes + PAGE - 1) / PAGE * PAGE;
+// Eight times the caches, so that not much of the last pass is still there for the next. A part of a large server sees
+// the whole one's caches, of half a gigabyte: hence the bounds. Large pages: this is what the memory can do, whatever a
+// program's own pages cost it.
+ReadProbe read_probe_new(size_t most) {
+    size_t least = (size_t)256 << 20, bytes = 8 * machine_cache_bytes();
+    double quarter = machine_memory() / 4;
+    if (quarter > 0 && (double)bytes > quarter) bytes = (size_t)quarter;
+    if (most && bytes > most) bytes = most;
+    bytes = ((bytes > least ? bytes : least) + PAGE - 1) / PAGE * PAGE;
     ReadProbe p = {aligned_alloc(PAGE, bytes), bytes / sizeof(real)};
     if (!p.data) fail("out of memory: measuring the memory's speed needs %zu bytes", bytes);
 #ifdef MADV_HUGEPAGE
@@ -163,7 +167,7 @@ double read_probe_bandwidth(const ReadProbe *p, int threads, int tries) {
 }
 
 double machine_read_bandwidth(int threads) {
-    ReadProbe p = read_probe_new();
+    ReadProbe p = read_probe_new(0);
     double best = read_probe_bandwidth(&p, threads, 5);
     read_probe_free(&p);
     return best;

@@ -18,9 +18,10 @@ double machine_memory(void);
 // The most resident memory that this process has had so far, in bytes.
 double machine_peak_memory(void);
 
-// Memory to read from, much larger than these caches, and written once, so that every page is really there.
+// Memory to read from, much larger than these caches, and written once, so that every page is really there: eight times
+// as large, unless that is more than `most` bytes (0: no bound) or a quarter of the machine's memory.
 typedef struct { real *data; size_t count; } ReadProbe;
-ReadProbe read_probe_new(void);
+ReadProbe read_probe_new(size_t most);
 void read_probe_free(ReadProbe *p);
 // GB/s of `threads` threads that read all of it from one end to the other: the best of `tries`.
 double read_probe_bandwidth(const ReadProbe *p, int threads, int tries);

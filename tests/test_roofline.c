@@ -15,9 +15,11 @@ static void caches(void) {
 }
 
 static void probe(void) {
-    ReadProbe p = read_probe_new();
-    CHECK(p.count * sizeof(real) >= 8 * machine_cache_bytes(), "%zu numbers are not much larger than the caches",
-          p.count);
+    ReadProbe small = read_probe_new(1), p = read_probe_new(0);
+    double least = fmin(8 * (double)machine_cache_bytes(), machine_memory() / 4 > 0 ? machine_memory() / 4 : INFINITY);
+    CHECK((double)(p.count * sizeof(real)) >= least, "%zu numbers are not much larger than the caches", p.count);
+    CHECK(small.count * sizeof(real) == (size_t)256 << 20, "%zu numbers, where a bound leaves the least", small.count);
+    read_probe_free(&small);
     size_t other = 0;
     for (size_t i = 0; i < p.count; i += 1009) other += p.data[i] != (real)0.5;
     CHECK(other == 0 && p.data[p.count - 1] == (real)0.5, "%zu numbers were never written: their pages may not exist",
