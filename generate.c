@@ -462,7 +462,7 @@ static void check_picture(const char *flag, const char *path) {
     size_t length = strlen(path);
     if (length < 5 || strcmp(path + length - 4, ".png") != 0)
         usage_error("--%s %s: a name that ends in .png was expected", flag, path);
-    check_output(flag, path);
+    check_output(flag, path, "\x89PNG");
 }
 
 int main(int argc, char **argv) {

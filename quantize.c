@@ -122,6 +122,8 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < quantize_table.count; i++)
         if (given[i]) flags_refuse_unused(&quantize_table, &o, i);
     char *path = name_of_file(&o);
+    check_output("out", path, "GGUF");
+    run_refuse_replacing("out", path, o.run);
     Model *m = load(&o, given, type);
     GgufHead head = {0};
     put_tokens(&head, &o, model_config(m));

@@ -210,6 +210,16 @@ static void serve_http(const ServeOptions *o) {
     flush_output("");
 }
 
+// ---- what is written ------------------------------------------------------------------------------
+// Before hours of work: a file that cannot be written, or would replace the model, or what the work is read from.
+static void check_place(const ServeOptions *o, const char *flag, const char *path, const char *begins) {
+    const char *const name[] = {"trace", "cost", "draft-cost"}, *const read[] = {o->trace, o->cost, o->draft_cost};
+    check_output(flag, path, begins);
+    run_refuse_replacing(flag, path, o->run), run_refuse_replacing(flag, path, o->draft);
+    for (size_t i = 0; i < 3; i++)
+        if (same_file(path, read[i])) fail("--%s %s would replace what --%s reads", flag, path, name[i]);
+}
+
 // ---- costs ---------------------------------------------------------------------------------------
 static bool tell_round(size_t round, size_t of) {
     if (process_stopped) return false;
@@ -221,6 +231,7 @@ static void measure_costs(const ServeOptions *o) {
     if (*o->draft)
         usage_error("--draft has no effect with --calibrate, which measures steps of one model; --run %s measures "
                     "those of the draft, for --draft-cost", o->draft);
+    check_place(o, "calibrate", o->calibrate, "{");
     Service run = service_open(o);
     open_model(&run, service_places(o));
     if (served_has_state(run.model))
@@ -287,13 +298,14 @@ static void print_notes(const Service *run) {
 // An hour's answers are not to end in a name that cannot be written, or in two files that are one.
 static void check_outputs(const ServeOptions *o) {
     const char *const flag[] = {"records", "receipt", "picture"}, *const path[] = {o->records, o->receipt, o->picture};
+    const char *const begins[] = {"{", "{", "\x89PNG"};
     size_t end = strlen(o->picture);
     if (end && (end < 5 || strcmp(o->picture + end - 4, ".png") != 0))
         usage_error("--picture %s: a name that ends in .png was expected", o->picture);
     for (size_t i = 0; i < 3; i++) {
-        if (*path[i]) check_output(flag[i], path[i]);
+        if (*path[i]) check_place(o, flag[i], path[i], begins[i]);
         for (size_t k = 0; k < i; k++)
-            if (*path[i] && strcmp(path[i], path[k]) == 0)
+            if (*path[i] && *path[k] && same_place(path[i], path[k]))
                 usage_error("--%s and --%s are both %s; give each a file of its own", flag[k], flag[i], path[i]);
     }
 }

@@ -283,8 +283,10 @@ static _Noreturn void stop_diverged(Training *t) {
 }
 
 static bool is_done(const Training *t) {
-    return t->state.step >= (t->verify ? t->verify->steps : t->config.steps) ||
-           (t->config.target_loss > 0 && t->state.val_loss <= t->config.target_loss);
+    const Config *c = &t->config;
+    size_t seen = t->state.step - t->state.step % c->eval_every;       // by the last validation: rounded, if --quant
+    bool reached = t->state.val_loss <= c->target_loss && (double)seen >= c->qat_start * (double)c->steps;
+    return t->state.step >= (t->verify ? t->verify->steps : c->steps) || (c->target_loss > 0 && reached);
 }
 
 static void begin(Training *t) {

@@ -713,6 +713,7 @@ bool hf_rounding(Config *c, const char *dir) {
     const char *format = json_string_value(json_object_get(get(&j, "receipts"), "quant"));
     bool rounded = format && strcmp(format, "none") != 0;
     for (const char *const *name = config_rounding; rounded && *name; name++) read_flag(c, &j, *name);
+    if (rounded) read_flag(c, &j, "qat_start");
     hf_close_json(&j);
     return rounded;
 }

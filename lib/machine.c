@@ -118,7 +118,10 @@ ReadProbe read_probe_new(size_t most) {
     if (quarter > 0 && (double)bytes > quarter) bytes = (size_t)quarter;
     if (most && bytes > most) bytes = most;
     bytes = ((bytes > least ? bytes : least) + PAGE - 1) / PAGE * PAGE;
-    ReadProbe p = {aligned_alloc(PAGE, bytes), bytes / sizeof(real)};
+    ReadProbe p = {aligned_alloc(PAGE, bytes), 0};
+    while (!p.data && bytes > least)                 // as under ulimit -v: a gauge is no reason to end
+        p.data = aligned_alloc(PAGE, bytes = (bytes / 2 + PAGE - 1) / PAGE * PAGE);
+    p.count = bytes / sizeof(real);
     if (!p.data) fail("out of memory: measuring the memory's speed needs %zu bytes", bytes);
 #ifdef MADV_HUGEPAGE
     madvise(p.data, bytes, MADV_HUGEPAGE);

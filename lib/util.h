@@ -77,8 +77,11 @@ typedef struct { FILE *f; char *path, *temporary; } AtomicFile;
 AtomicFile atomic_open(const char *path);
 void atomic_write(AtomicFile *a, const void *data, size_t bytes);
 void atomic_close(AtomicFile *a);
-// Before the work, not after it: fails where the file that --flag names could not be written in the end.
-void check_output(const char *flag, const char *path);
+// Before the work, not after it: fails where the file that --flag names could not be written in the end, or where it is
+// there and begins otherwise than what is written (NULL: any way), so that somebody would lose it.
+void check_output(const char *flag, const char *path, const char *begins);
+bool same_file(const char *a, const char *b);     // two paths of one file or directory, by whatever links
+bool same_place(const char *a, const char *b);    // likewise of files that are still to be written
 void write_whole_file(const char *path, const void *data, size_t bytes);  // all three at once
 int sync_file(int descriptor);                // fsync(), also where that leaves the data in the drive
 // malloc'd, NUL after the end; fails with the reason. Of a pipe or a device at most 64 MiB.

@@ -135,13 +135,44 @@ void atomic_close(AtomicFile *a) {
     free(a->temporary);
 }
 
-void check_output(const char *flag, const char *path) {
+bool same_file(const char *a, const char *b) {
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+static char *directory_of(const char *path) {
     const char *slash = strrchr(path, '/');
-    char *directory = slash ? xprintf("%.*s", (int)(slash - path + 1), path) : xprintf(".");
+    return slash ? xprintf("%.*s", (int)(slash - path + 1), path) : xprintf(".");
+}
+
+static const char *name_of(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+bool same_place(const char *a, const char *b) {
+    char *x = directory_of(a), *y = directory_of(b);
+    bool same = same_file(a, b) || (!strcmp(name_of(a), name_of(b)) && same_file(x, y));
+    free(x), free(y);
+    return same;
+}
+
+static bool begins_so(const char *path, const char *begins) {
+    char found[16] = "";
+    FILE *f = fopen(path, "rb");
+    size_t n = f ? fread(found, 1, strlen(begins), f) : 0;
+    if (f) fclose(f);
+    return n == 0 || memcmp(found, begins, strlen(begins)) == 0;
+}
+
+void check_output(const char *flag, const char *path, const char *begins) {
+    char *directory = directory_of(path);
     struct stat s;
     if (stat(path, &s) == 0 && S_ISDIR(s.st_mode)) fail("--%s %s is a directory; a file was expected", flag, path);
     refuse_other_kinds(path);
     if (access(directory, W_OK | X_OK) != 0) fail("--%s %s cannot be written: %s", flag, path, strerror(errno));
+    if (begins && !begins_so(path, begins))
+        fail("--%s %s is a file of another kind, which would be lost; remove it, or choose another name", flag, path);
     free(directory);
 }
 

@@ -167,11 +167,6 @@ json_t *run_machine(int threads) {
 }
 
 // ---- entering the directory --------------------------------------------------------------------
-static bool same_directory(const char *a, const char *b) {
-    struct stat x, y;
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
 static char *directory_of(const RunPlan *p) {
     if (*p->out) return xprintf("%s", p->out);
     char *identity = flags_summary(p->table, p->flags, true);
@@ -352,9 +347,9 @@ static json_t *new_record(const RunPlan *p) {
 Run *run_open(const RunPlan *p) {
     Run *r = xmalloc(sizeof *r);
     r->dir = directory_of(p);
-    if (p->load && *p->load && same_directory(r->dir, p->load))
+    if (p->load && *p->load && same_file(r->dir, p->load))
         fail("%s would be overwritten by the run that starts from it; choose another --out", p->load);
-    if (p->teacher && *p->teacher && same_directory(r->dir, p->teacher))
+    if (p->teacher && *p->teacher && same_file(r->dir, p->teacher))
         fail("%s would be overwritten by the run that learns from it; choose another --out", p->teacher);
     make_directories(r->dir);
     lock_directory(r);

@@ -51,6 +51,9 @@ Run *run_open(const RunPlan *plan);
 void run_close(Run *r);
 char *run_path(const Run *r, const char *file);   // malloc'd
 extern const char *const run_file_names[];        // of whatever a run leaves beside run.json; ends with NULL
+// Before the work: fails if writing the file that --flag names would replace the model at `source` (a GGUF, or what a
+// directory of a run or a checkpoint is read from).
+void run_refuse_replacing(const char *flag, const char *path, const char *source);
 // A note on stderr where the directory is not at its path any more, which is what messages and commands name.
 void run_note_move(const Run *r);
 // Writes run.json with this status: "running", "interrupted", "finished" or "diverged".

@@ -50,6 +50,31 @@ json_t *run_file_hashes(const char *dir) {
     return all;
 }
 
+static bool ends_with(const char *name, const char *end) {
+    size_t n = strlen(name), m = strlen(end);
+    return n >= m && strcmp(name + n - m, end) == 0;
+}
+
+// What is read of a directory: files of runs and of checkpoints of others.
+static bool is_of_model(const char *name) {
+    static const char *const theirs[] = {"run.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+                                         "merges.txt", "params.json"};
+    for (size_t i = 0; i < sizeof theirs / sizeof theirs[0]; i++)
+        if (strcmp(name, theirs[i]) == 0) return true;
+    for (size_t i = 0; run_file_names[i]; i++)
+        if (strcmp(name, run_file_names[i]) == 0) return !ends_with(name, ".png");
+    return ends_with(name, ".safetensors") || ends_with(name, ".safetensors.index.json") || ends_with(name, ".gguf");
+}
+
+void run_refuse_replacing(const char *flag, const char *path, const char *source) {
+    const char *slash = strrchr(path, '/');
+    char *directory = slash ? xprintf("%.*s", (int)(slash - path + 1), path) : xprintf(".");
+    bool within = same_file(directory, source) && is_of_model(slash ? slash + 1 : path);
+    free(directory);
+    if (*source && (within || same_file(path, source)))
+        fail("--%s %s would replace a file of the model in %s; choose another name", flag, path, source);
+}
+
 void run_end(Run *r, const char *status) {
     json_object_set_new(r->json, "files", run_file_hashes(r->dir));
     run_write(r, status);

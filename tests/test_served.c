@@ -361,6 +361,42 @@ static void full_disk(void) {
     CHECK(count_lines(read_whole_file(test_path("all.jsonl"), NULL)) == 9, "and they are");
 }
 
+// No output takes the place of the model that it is made of, nor of a file of another kind.
+static void replaces(void) {
+    static const struct { const char *command, *said; } wrong[] = {
+        {"quantize' run f16 -o run/model.safetensors", "a file of another kind"},
+        {"quantize' run f16 -o run/new.gguf", "would replace a file of the model in run"},
+        {"quantize' m.gguf q4_0 -o run/../m.gguf", "would replace a file of the model in m.gguf"},
+        {"serve' --run m.gguf --requests 2 --records m.gguf", "a file of another kind"},
+        {"serve' --run run --requests 2 --records run/config.json", "would replace a file of the model in run"},
+        {"serve' --run run --requests 2 --receipt $PWD/run/tokenizer.json", "would replace a file of the model in run"},
+        {"serve' --requests 2 --receipt t.csv --trace t.csv", "a file of another kind"},
+        {"serve' --requests 2 --receipt r.json --records ./r.json", "--records and --receipt are both"},
+        {"serve' --requests 2 --records words.txt", "a file of another kind"},
+        {"serve' --requests 2 --cost c.json --receipt c.json", "would replace what --cost reads"},
+        {"serve' --run run --calibrate run/config.json", "would replace a file of the model in run"},
+        {"generate' --run run --picture words.png", "a file of another kind"},
+    };
+    const char *beside = train_binary();
+    int length = (int)(strrchr(beside, '/') - beside);
+    train("--layers 1 --width 32 --heads 2 --steps 3 --eval-tokens 128 --sample-tokens 0 --out run");
+    shell("echo words > words.txt; cp words.txt words.png; cp words.txt t.csv; echo '{}' > c.json");
+    Result made = shell(xprintf("'%.*s/quantize' run f16 -o m.gguf && rm -f r.json", length, beside));
+    CHECK(made.status == 0, "%s", made.error);
+    const char *sums = "cat run/*.json run/model.safetensors m.gguf words.* t.csv c.json | cksum";
+    Result before = shell(sums);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        Result r = shell(xprintf("'%.*s/%s", length, beside, wrong[i].command));
+        CHECK(r.status != 0 && strstr(r.error, wrong[i].said), "%s: %d %s", wrong[i].command, r.status, r.error);
+        CHECK(!strcmp(shell(sums).out, before.out), "%s: a file is another one now", wrong[i].command);
+    }
+    for (int again = 0; again < 2; again++)             // what was written so may be written again
+        made = shell(xprintf("'%.*s/quantize' run f16 -o n.gguf && '%.*s/serve' --run run --requests 2 --rate 100 "
+                             "--prompt-length 4 --answer-length 4 --records run/r.jsonl --receipt run/r.json", length,
+                             beside, length, beside));
+    CHECK(made.status == 0, "%s", made.error);
+}
+
 // A table that was measured prices every step that a scheduler with the same flags can make, and no larger one.
 static void measured(void) {
     train("--layers 1 --width 32 --heads 2 --steps 3 --eval-tokens 128 --sample-tokens 0 --out run");
@@ -473,6 +509,7 @@ static const Test tests[] = {
     {"served/drafts", "./serve --draft DIR: one receipt by exact, one by ratio, whatever the scheduler did", drafts},
     {"served/kept", "the same with caches that keep less, and give blocks back", kept},
     {"served/full-disk", "records and a receipt that cannot be written: one line, and the old ones stay", full_disk},
+    {"served/replaces", "no output takes the place of what it is made of, or of a file of another kind", replaces},
     {"served/drawers", "threads that draw each for a row draw what one draws for all", drawers},
     {"served/command", "./serve --run: one receipt, whatever pool, threads and clock", command},
 };

@@ -324,6 +324,9 @@ static void test_target_loss(void) {
     json_t *final = json_object_get(run_json("run"), "final");
     CHECK(*digest && json_number_value(json_object_get(final, "val_loss")) <= 2.9, "stopped at the target");
     CHECK(json_integer_value(json_object_get(final, "step")) < 2000, "and not much later");
+    digest_of(TINY "--steps 60 --eval-every 4 --target-loss 5 --quant int2 --qat-start 0.5", "rounded");
+    json_int_t step = json_integer_value(json_object_get(json_object_get(run_json("rounded"), "final"), "step"));
+    CHECK(step >= 32 && step < 60 && step % 4 == 0, "step %d: a loss counts once the weights are rounded", (int)step);
 }
 
 static void test_load(void) {
