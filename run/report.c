@@ -401,6 +401,23 @@ static const char *receipt_again(const Facts *f, const Run *run) {
     return said;
 }
 
+// Flags that change no number, but what a training leaves: a finished one has left it.
+static void note_left_otherwise(const Facts *f, const Run *run, FILE *out) {
+    static const struct { const char *name, *written; } flags[] = {
+        {"log_layers", "log-layers"}, {"log_every", "log-every"}, {"sample_tokens", "sample-tokens"},
+        {"profile", "profile"}, {"digest", "digest"},
+    };
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        json_t *value = json_object_get(json_object_get(run->json, "flags"), flags[i].name);
+        char *asked = flags_get(&config_table, f->config, flags_find(&config_table, flags[i].name));
+        char *was = value ? run_flag_text(value) : NULL;
+        if (was && strcmp(was, asked) != 0)
+            print_line(out, "note     it was made with --%s %s; --fresh trains it again, with %s\n", flags[i].written,
+                       was, asked);
+        free(asked), free(was);
+    }
+}
+
 // Nothing is saved again, so a note where it would be saved otherwise; curves can be made of the log at any time.
 void report_finished(const Facts *f, const Run *run, FILE *out) {
     const char *receipt = receipt_again(f, run);
@@ -410,6 +427,7 @@ void report_finished(const Facts *f, const Run *run, FILE *out) {
     if (strcmp(was ? was : "f32", asked) != 0)
         print_line(out, "note     its weights were saved with --save-dtype %s and stay so; --fresh trains again, and "
                    "saves as %s\n", was ? was : "f32", asked);
+    note_left_otherwise(f, run, out);
     if (f->config->tensorboard)
         events_open(run->dir, json_number_value(json_object_get(json_object_get(run->json, "final"), "seconds")));
     print_line(out, "%s\n", receipt);

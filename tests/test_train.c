@@ -514,9 +514,10 @@ static void test_save_dtype(void) {
     CHECK(r.status == 0 && strstr(r.out, "\nverified: digest "), "status %d: %s%s", r.status, r.out, r.error);
     r = train(TINY "--steps 1 --load run --save-dtype bf16 --out more");
     CHECK(r.status == 0 && !*r.error, "status %d: %s", r.status, r.error);
-    r = train(TINY "--save-dtype f32 --out run");
+    r = train(TINY "--save-dtype f32 --log-layers --out run");
     CHECK(r.status == 0 && strstr(r.out, "\nnote     its weights were saved with --save-dtype bf16 and stay so"), "%s",
           r.out);
+    CHECK(strstr(r.out, "\nnote     it was made with --log-layers 0; --fresh trains it again, with 1"), "%s", r.out);
     r = train(TINY "--save-dtype f16 --out other");
     CHECK(r.status == 2 && strstr(r.error, "--save-dtype is one of f32|bf16"), "status %d: %s", r.status, r.error);
 }
