@@ -304,6 +304,22 @@ static void copy_tensor(const Gguf *g, const GgufTensor *t, const Link *k, real 
 
 static int by_name(const void *a, const void *b) { return strcmp(((const Link *)a)->name, ((const Link *)b)->name); }
 
+// Matrices in blocks were rounded once; in the format and by the rule that --quant names they stay as they are.
+static void note_rounded_again(const Gguf *g, const Config *c, const char *path) {
+    char *format = flags_get(&config_table, c, flags_find(&config_table, "quant"));
+    const GgufType *other = NULL;
+    for (char *at = format; *at; at++)
+        if (*at == '-') *at = '_';              // as types are written
+    for (size_t i = 0; c->quant && i < g->tensors && !other; i++) {
+        const GgufType *type = g->tensor[i].type;
+        if (type->block > 1 && (c->quant_search || strcmp(type->name, format) != 0)) other = type;
+    }
+    if (other)
+        fprintf(stderr, "note     %s has matrices in %s; --quant %s rounds them again, which may change them\n", path,
+                other->name, format);
+    free(format);
+}
+
 void gguf_load(Model *m, const char *path) {
     Gguf *g = gguf_open(path);
     char shape[96];
@@ -329,6 +345,7 @@ void gguf_load(Model *m, const char *path) {
             fail("%s: tensor %s %s is missing", path, k->name, link_shape(k->rank, k->shape, shape));
     }
     model_changed(m);
+    note_rounded_again(g, model_config(m), path);
     free(all.link);
     gguf_close(g);
 }

@@ -288,6 +288,10 @@ static void ships_command(void) {
           other.error);
     Result text = generate("--run run --tokens 40 --prompt go");
     Result packed = generate("--run a.gguf --tokens 40 --prompt go");
+    Result twice = generate("--run a.gguf --tokens 4 --prompt go --quant int4-full");
+    Result same = generate("--run a.gguf --tokens 4 --prompt go --quant q4_0");
+    CHECK(strstr(twice.error, "a.gguf has matrices in q4_0; --quant int4_full rounds them again"), "%s", twice.error);
+    CHECK(same.status == 0 && !strstr(same.error, "again"), "%s", same.error);
     CHECK(text.status == 0 && packed.status == 0 && !strcmp(text.out, packed.out), "'%s', packed '%s' %s", text.out,
           packed.out, packed.error);
     Result unsearched = quantize("run int4_full --quant-search 0 -o c.gguf");
