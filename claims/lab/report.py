@@ -329,6 +329,8 @@ def facts(claim, records):
             found |= solved_facts(results, claim, arm)
         if claim.outcome == "capacity" and math.isfinite(e.mean):
             found[f"{label}: capacity"] = number(2 ** e.mean)
+            if ends := results.neighbours(label):
+                found[f"{label}: between"] = " to ".join(f"{x:.4g}" for x in ends)
         if arm:
             found |= {f"{label}: lr": chosen_text(results, claim, arm),
                       f"{label}: diverged": str(diverged_count(claim, records, arm))}
