@@ -2,7 +2,7 @@
 
     waits()     each request's wait by the time at which it came: it grows, until somebody is given up
     growth()    good requests by the length of the benchmark, from the records of goodput-length
-    fixed()     how many there are, by the formula, with and without an empty start, beside those records
+    fixed()     how many there are, by the formula and by those records
     four()      duty, MFU, MBU, pool and goodput side by side, from the records of goodput-shed
     turns()     tokens per second and seconds to the target loss by the batch, from batch-tokens and clocks
 """
@@ -67,21 +67,14 @@ def growth(receipt):
 
 
 def fixed(receipt):
-    """A server that starts empty has a lead over the queue: its rows fill at once, each with a request whose prompt is
-    read soon and whose answer is half written in the mean; what is left of them is work that nobody waits for yet."""
-    closed = receipt.rows(f"closed requests={LONGEST}")
-    flags = parse_flags(split_words(closed[0]["flags"]))
-    mu, slo, rows, prompt = (numpy.mean([row["requests_per_second"] for row in closed]),
-                             *(float(flags[name][0]) for name in ("slo-ttft", "running", "prompt-length")))
-    lead = rows * (1 / mu - prompt * TOKEN) / 2
-    print(f"the server finishes {mu:.2f} per second; {rows:.0f} rows, of which half of the writing is left, are "
-          f"{lead:.1f} s of work")
+    """How many good requests the formula says, and how many there are."""
+    mu = numpy.mean([row["requests_per_second"] for row in receipt.rows(f"closed requests={LONGEST}")])
     for load in ("1.3", "2"):
-        each = receipt.rows(f"{load} requests={LONGEST}")
-        rate, good = float(parse_flags(split_words(each[0]["flags"]))["rate"][0]), [row["good"] for row in each]
-        plain, led = (rate * time / (rate / mu - 1) for time in (slo, slo + lead))
-        print(f"load {load:<4} good requests: rho mu s / (rho - 1) {plain:.0f}, with the lead {led:.0f}, records "
-              f"{numpy.mean(good):.0f} ({min(good):.0f} to {max(good):.0f} in {len(good)} traces)")
+        rows = receipt.rows(f"{load} requests={LONGEST}")
+        flags, good = parse_flags(split_words(rows[0]["flags"])), [row["good"] for row in rows]
+        rate, slo = (float(flags[name][0]) for name in ("rate", "slo-ttft"))
+        print(f"load {load:<4} good requests: {rate * slo / (rate / mu - 1):.0f} by rho mu s / (rho - 1), "
+              f"{numpy.mean(good):.0f} in the records ({min(good):.0f} to {max(good):.0f} in {len(good)} traces)")
 
 
 def four(receipt):
