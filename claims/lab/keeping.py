@@ -132,8 +132,9 @@ def asked(receipt):
         axes.set_xlim(-0.15, 1.75)
         axes.set_ylim(0, 1.05)
         axes.set_ylabel("answered")
+        whole = f"{mean(receipt, 'full', 'kept_bytes'):,.0f}"
         axes.set_title("Bits do not care when the question came; SnapKV does\n"
-                       f"beside the names: bytes, asked before and after; everything is {mean(receipt, 'full', 'kept_bytes'):,.0f}", fontsize=9)
+                       f"beside the names: bytes, asked before and after; everything is {whole}", fontsize=9)
         label_ends(axes, [(x, y, f"{name}: {' and '.join(bytes_of(receipt, arm))} bytes", INK)
                           for x, y, name, arm in ends], size=8)
         return figure

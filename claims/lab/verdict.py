@@ -211,11 +211,11 @@ class Results:
         if curve is None:
             return None
         places, rows, sign = curve
-        bound, means = sign * self.claim.threshold.bound, [sum(row) / len(row) for row in rows]
-        for i in range(len(places) - 1):
-            if means[i] > bound >= means[i + 1]:
-                return 2 ** places[i], 2 ** places[i + 1]
-        return None
+        above = [sum(row) / len(row) > sign * self.claim.threshold.bound for row in rows]
+        if all(above) or not above[0]:
+            return None
+        first = above.index(False)
+        return 2 ** places[first - 1], 2 ** places[first]
 
     def window_ends(self, label):
         """The lowest and the highest learning rate of an arm's window, of all seeds; None where it is empty or runs are
