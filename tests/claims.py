@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "claims"))
 os.environ["PYTHONPATH"] = str(ROOT / "claims")  # for the kernels of notebooks
 from lab import associations, baseline, check, dial, figure, flash, front, knee, knobs, learned, match  # noqa: E402
-from lab import answerer, asker, mxfp4, notebook, report, server, stats, table, tails, trainer  # noqa: E402
+from lab import answerer, asker, mxfp4, notebook, report, server, stats, steps, table, tails, trainer  # noqa: E402
 from lab import verdict, warm  # noqa: E402
 from lab.claim import ad_hoc, claim_of, read_claim  # noqa: E402
 from lab.command import UsageError, parse_command, text_of, values_of  # noqa: E402
@@ -550,6 +550,7 @@ class Verdicts(unittest.TestCase):
         self.assertEqual(outcome.verdict, "HOLDS")
         self.assertTrue(e.low < 1 < e.high and e.high - e.low < 0.5, e)
         self.assertAlmostEqual(float(facts["a: capacity"]), 16, delta=2)
+        self.assertIn(facts["b: between"], ("16 to 32", "32 to 64"))
         with tempfile.TemporaryDirectory() as folder:
             figure.draw(claim, records, Path(folder) / "a.png")
 
@@ -1397,6 +1398,26 @@ class Pages(unittest.TestCase):
         self.assertEqual(self.check(), (0, ""))
         (self.root / "claims/results/flash.json").write_text(json.dumps({**record, "effort": "tiny"}))
         self.assertIn("measured with --tiny", self.check()[1])
+
+    def test_costs_by_other_formulas(self):
+        """Weights of 4 ms, 0.5 ms a token, 1 us a cached one, which at the weights' bandwidth would be half of that. Up
+        to eight rows the sum and the larger are one; steps that are sums tell them apart beyond."""
+        def cell(rows, past):
+            ms = max(4, rows * 0.5) + 1e-3 * rows * (past + 1)
+            return {"rows": rows, "past": past, "step": {"seconds": {"median": 1e-3 * ms}}, "sum_ms": ms}
+        constants = {"weights_ms": 4.0, "token_ms": 0.5, "key_us": 1.0, "weight_bytes": 8e3, "key_bytes": 1.0,
+                     "gflops": 200.0}
+        chunk = {"chunk": 32, "step": {"seconds": {"median": 1e-3 * (18 - 31 * 32.768 / 200 + 0.516)}}}
+        limits = {"fma_gflops": 200.0, "read_gbytes_per_second": 2.0}
+        record = {"commit": "abc", "machine": {"cpu": "Z80", "cores": 1, "load_before": 0.25}, "limits": limits,
+                  "limits_at_the_end": {**limits, "read_gbytes_per_second": 3.0},
+                  "sections": {"constants": [constants], "grid": [cell(8, 499), cell(24, 499)], "chunks": [chunk]}}
+        told = steps.Steps(record).facts()
+        expected = {"sum: worst": "0%", "larger, few rows: worst": "0%", "larger: worst": "33%",
+                    "sum, one bandwidth: worst": "25%", "chunk, drawn logits: most": "+0%", "load": "0.2",
+                    "read before": "2 GB/s", "read after": "3 GB/s"}
+        self.assertEqual({name: told[name] for name in expected}, expected)
+        self.assertEqual(told["chunk, all logits: least"], f"{100 * (18.516 / (18.516 - 31 * 0.16384) - 1):+.0f}%")
 
     def test_bench(self):
         """Speeds on the front page: 100 tokens a step; the better PyTorch at 40% of the peak, so a goal of 2 is 80%."""

@@ -2,6 +2,7 @@
 
     waits()     each request's wait by the time at which it came: it grows, until somebody is given up
     growth()    good requests by the length of the benchmark, from the records of goodput-length
+    fixed()     how many there are, by the formula and by those records
     four()      duty, MFU, MBU, pool and goodput side by side, from the records of goodput-shed
     turns()     tokens per second and seconds to the target loss by the batch, from batch-tokens and clocks
 """
@@ -10,12 +11,13 @@ import numpy
 
 from . import server
 from .clocks import recorded
-from .command import parse_command
+from .command import parse_command, parse_flags, split_words
 from .diagram import DARK, INK, LIGHT
 from .figure import STYLE
 
 # The built-in table of costs: weights are read in 5 ms a step, a token is computed in 0.435 ms.
 WEIGHTS, TOKEN = 5e-3, 0.435e-3
+LONGEST = 16000         # requests, of the longest benchmark of goodput-length
 
 
 def waits(command, shed="3"):
@@ -62,6 +64,17 @@ def growth(receipt):
         axes.set_ylabel("of them good")
         axes.set_title("Above saturation a longer benchmark finds no more good requests", fontsize=9)
         return figure
+
+
+def fixed(receipt):
+    """How many good requests the formula says, and how many there are."""
+    mu = numpy.mean([row["requests_per_second"] for row in receipt.rows(f"closed requests={LONGEST}")])
+    for load in ("1.3", "2"):
+        rows = receipt.rows(f"{load} requests={LONGEST}")
+        flags, good = parse_flags(split_words(rows[0]["flags"])), [row["good"] for row in rows]
+        rate, slo = (float(flags[name][0]) for name in ("rate", "slo-ttft"))
+        print(f"load {load:<4} good requests: {rate * slo / (rate / mu - 1):.0f} by rho mu s / (rho - 1), "
+              f"{numpy.mean(good):.0f} in the records ({min(good):.0f} to {max(good):.0f} in {len(good)} traces)")
 
 
 def four(receipt):

@@ -4,6 +4,7 @@ numbers on every machine; what is claimed stands in the records.
     rules()             what each rule of admission asks for before a request may start
     states()            the same arrivals from empty and after a burst: who waits, who is being answered
     loop()              from the records of paging-loop: which share of requests is served in time, at each rate
+    held()              the two rates between which that ends, of each rule
 """
 import matplotlib.pyplot as plt
 import numpy
@@ -73,6 +74,23 @@ LINES = {"chunk": ("first chunk,\nfrom empty", "-", INK, 0.55, -1),
          "full, burst": ("all reserved,\neither way", ":", DARK, 0.6, 1)}
 
 
+def held(receipt):
+    """Between which two of the rates that were tried the last tenth stops being served in time; and what the seeds of
+    the pilot, which are in no mean, had at the highest that all reported ones hold from empty."""
+    for group in receipt.claim.groups():
+        print(f"{group:<18} holds {receipt.facts[f'{group}: between'].replace(' to ', ', not ')} per second")
+    for seed, row in pilots(receipt, "chunk", 1.8).items():
+        print(f"pilot seed {seed}, chunk, 1.8 from empty: {100 * row['good_late']:.0f}% of the last tenth in time, "
+              f"{row['preempted']:.0f} preemptions")
+
+
+def pilots(receipt, group, rate):
+    """{seed: its row} of the runs that were made before the reported ones."""
+    arm = next(a for a in receipt.claim.groups()[group] if float(dict(a.flags)["rate"]) == rate)
+    runs = [run for run in receipt.claim.runs(receipt.claim.pilot_seeds) if run.arm.label == arm.label]
+    return {run.seed: receipt.records[run.key] for run in runs}
+
+
 def loop(receipt):
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.8, 3), layout="constrained")
@@ -87,9 +105,14 @@ def loop(receipt):
             axes.annotate(label, (place, 100 * height), (8 * side, 0), textcoords="offset points", va="center",
                           ha="left" if side > 0 else "right", fontsize=8)
         axes.fill_between(rates, curves["chunk, burst"], curves["chunk"], color=LIGHT, zorder=0)
+        early = [100 * row["good_late"] for row in pilots(receipt, "chunk", 1.8).values()]
+        axes.plot([1.8] * len(early), early, "x", color=INK, markersize=7, zorder=3)
+        axes.annotate(f"{sum(x < 50 for x in early)} of {len(early)} pilot seeds", (1.8, min(early)), (-7, 7),
+                      textcoords="offset points", ha="right", fontsize=8)
         axes.set_xlabel("requests per second")
         axes.set_ylabel("% of the last tenth\nserved in time")
         axes.set_ylim(-4, 104)
         axes.set_xlim(rates[0] - 0.05, rates[-1] + 0.2)
-        axes.set_title("In the grey area the past decides", fontsize=9)
+        axes.set_title("By the first chunk one burst costs a third of what it holds. Grey: the past decides",
+                       fontsize=9)
         return figure

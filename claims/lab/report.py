@@ -329,6 +329,11 @@ def facts(claim, records):
             found |= solved_facts(results, claim, arm)
         if claim.outcome == "capacity" and math.isfinite(e.mean):
             found[f"{label}: capacity"] = number(2 ** e.mean)
+            if ends := results.neighbours(label):
+                found[f"{label}: between"] = " to ".join(f"{x:.4g}" for x in ends)
+        kept = {r["kept_bytes"] for r in records.values() if r["arm"] == label} if claim.metric == "answered" else ()
+        if len(kept) == 1 and None not in kept:
+            found[f"{label}: bytes"] = f"{max(kept):,.0f}"
         if arm:
             found |= {f"{label}: lr": chosen_text(results, claim, arm),
                       f"{label}: diverged": str(diverged_count(claim, records, arm))}

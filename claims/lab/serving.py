@@ -10,10 +10,11 @@ import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from . import server
-from .batching import longest
+from .batching import gain
 from .command import parse_flags, split_words
 from .diagram import DARK, INK, LIGHT, WARM, arrow
 from .figure import STYLE
@@ -132,11 +133,13 @@ def yours(weights, token, cached, kept):
     bytes that a token leaves in the cache."""
     ridge = weights / token
     rows = 32
-    share = weights / (weights + token * rows)   # w of post 11
+
+    def step(n):        # a ridge, as in post 11 where steps are no line
+        return numpy.maximum(weights, n * token)
     lines = [("8", "ridge: tokens in a step that weigh as much as the weights", f"{ridge:.0f}"),
              ("8", "a chunk of 512 tokens stretches a step to", f"{max(weights, 512 * token) / weights:.1f} times"),
              ("11", f"continuous over static batches, {rows} rows, cv 1",
-              f"{1 + share * (longest(rows, 1) - 1):.2f} times"),
+              f"{gain(step, rows, 1):.2f} times"),
              ("12", "room for a text's tokens in a step, of 1 and of 8 texts", f"{max(1, ridge):.0f} and "
               f"{max(1, ridge / 8):.0f}"),
              ("22", "link below which sending keys and values decides", f"{8e-9 * kept / token:.3g} Gbit/s"),

@@ -29,6 +29,8 @@ NAMED = {"errors": ("model",), "grid": ("rows", "past"), "chunks": ("chunk",), "
          "written": ("texts", "tokens", "right")}       # tells rows apart
 SIZES = {"book": "width 16: all in the caches", "wide": "width 256: experts are not"}
 WHOLE = {"by_ridge", "moves", "apart", "least", "free", "cells"}
+MANY_ROWS = 24                      # of the grid of costs: from here on arithmetic is longer than the weights by half
+HEAD_FLOPS = 2 * 512 * 32000        # of a token whose logits are asked for, in the model of bench/costs.c
 
 
 def text_of(name, x):
@@ -72,7 +74,12 @@ class Steps:
         machine = self.all["machine"]
         found = {"machine": machine["cpu"], "cores": str(machine["cores"]), "commit": self.all["commit"],
                  "fma": f"{self.limit('fma_gflops'):.0f} GFLOP/s",
-                 "read": f"{self.limit('read_gbytes_per_second'):.0f} GB/s"}
+                 "read": f"{self.limit('read_gbytes_per_second'):.0f} GB/s",
+                 "read before": f"{self.all['limits']['read_gbytes_per_second']:.0f} GB/s",
+                 "read after": f"{self.all['limits_at_the_end']['read_gbytes_per_second']:.0f} GB/s",
+                 "load": f"{machine['load_before']:.1f}"}       # of the minute before
+        if "grid" in self.sections:
+            found |= self.other_facts()
         for section in self.sections:
             for r in self.rows(section):
                 keys = [k for k in NAMED.get(section, ()) if k in r]
@@ -85,9 +92,55 @@ class Steps:
                     found[f"{name}: ms"] = f"{1e3 * r['step']['seconds']['median']:.2f}"
         return found
 
+    # ---- costs: what the same constants say by other formulas ----
+    def formulas(self):
+        """{name: milliseconds of a step, of its tokens and cached ones}. The record has the first, and a roofline that
+        reads keys at the weights' bandwidth; the others change one thing at a time."""
+        c = self.rows("constants")[0]
+        weights, token, key = c["weights_ms"], c["token_ms"], c["key_us"] / 1e3
+        shared = weights * c["key_bytes"] / c["weight_bytes"]
+        return {"sum": lambda n, keys: max(weights, n * token) + key * keys,
+                "larger": lambda n, keys: max(n * token, weights + key * keys),
+                "sum, one bandwidth": lambda n, keys: max(weights, n * token) + shared * keys}
+
+    def larger_ms(self, row):
+        return self.formulas()["larger"](row["rows"], row["rows"] * (row["past"] + 1))
+
+    def off(self, name, rows):
+        """By which share a formula misses each of these steps of the grid."""
+        formula = self.formulas()[name]
+        return [abs(formula(r["rows"], r["rows"] * (r["past"] + 1)) / (1e3 * r["step"]["seconds"]["median"]) - 1)
+                for r in rows]
+
+    def chunks_off(self, head):
+        """Of the steps with 32 tokens of a prompt and more, by which share the formula misses them: least and most.
+        head: whether it charges each token for its logits, or only the four that are written and the chunk's last."""
+        c = self.rows("constants")[0]
+        each = c["token_ms"] * HEAD_FLOPS / (c["gflops"] * c["token_ms"] * 1e6)
+        found = []
+        for r in (r for r in self.rows("chunks") if r["chunk"] >= 32):
+            n, seen = r["chunk"] + 4, 4 * 129
+            told = max(c["weights_ms"], n * c["token_ms"] - (0 if head else (n - 5) * each)) + c["key_us"] / 1e3 * seen
+            found.append(told / (1e3 * r["step"]["seconds"]["median"]) - 1)
+        return f"{100 * min(found):+.0f}%", f"{100 * max(found):+.0f}%"
+
+    def other_facts(self):
+        grid, found = self.rows("grid"), {}
+        many = [r for r in grid if r["rows"] >= MANY_ROWS]
+        few = [r for r in grid if r["rows"] < MANY_ROWS]
+        for name in self.formulas():
+            off = self.off(name, grid)
+            found |= {f"{name}: worst": f"{100 * max(off):.0f}%", f"{name}: median": f"{100 * numpy.median(off):.0f}%",
+                      f"{name}, many rows: worst": f"{100 * max(self.off(name, many)):.0f}%",
+                      f"{name}, many rows: median": f"{100 * numpy.median(self.off(name, many)):.0f}%",
+                      f"{name}, few rows: worst": f"{100 * max(self.off(name, few)):.0f}%"}
+        for name, head in (("all logits", True), ("drawn logits", False)) if self.rows("chunks") else ():
+            found |= dict(zip((f"chunk, {name}: least", f"chunk, {name}: most"), self.chunks_off(head)))
+        return found
+
     # ---- costs: pictures and tables ----
     def draw_steps(self, axes, look):
-        """Milliseconds of a step by its rows, a line for each length of the past: measured, and the two models."""
+        """Milliseconds of a step by its rows, a line for each length of the past: measured, the sum and the larger."""
         grid, ends = self.rows("grid"), []
         for i, past in enumerate(sorted({r["past"] for r in grid})):
             rows = [r for r in grid if r["past"] == past]
@@ -95,16 +148,17 @@ class Steps:
             measured = [1e3 * r["step"]["seconds"]["median"] for r in rows]
             axes.plot(n, measured, color=style["color"], marker=style["marker"], linestyle="")
             axes.plot(n, [r["sum_ms"] for r in rows], color=style["color"], linewidth=1.3)
-            axes.plot(n, [r["roofline_ms"] for r in rows], color=style["color"], linewidth=0.9, linestyle=":")
+            axes.plot(n, [self.larger_ms(r) for r in rows], color=style["color"], linewidth=0.9, linestyle=":")
             ends.append((n[-1], measured[-1], f"{past} tokens before", style["color"]))
         ridge = self.rows("knee")[0]["predicted"]
-        axes.axvline(ridge, color="#777777", linewidth=0.8, linestyle="--")
+        axes.axvline(ridge, ymax=0.8, color="#777777", linewidth=0.8, linestyle="--")   # below a line's name
         axes.annotate(f" ridge, {ridge:.0f}", (ridge, 0.02), xycoords=("data", "axes fraction"), fontsize=8)
         by_twos(axes, sorted({r["rows"] for r in grid}), [f"{2 ** i}" for i in range(1, 8)],
                 "texts, each a token further")
-        axes.set_ylim(0.8 * min(r["roofline_ms"] for r in grid), 1.2 * max(r["sum_ms"] for r in grid))
+        axes.set_ylim(0.8 * min(map(self.larger_ms, grid)), 1.2 * max(r["sum_ms"] for r in grid))
         axes.set_ylabel("milliseconds of a step")
-        axes.set_title("marks: measured; lines: the sum; dotted: the roofline", fontsize=9)
+        axes.set_title("Beyond the ridge a step is nearer to the sum than to the larger of both\n"
+                       "marks: measured; lines: arithmetic + keys; dotted: the larger of both", fontsize=9)
         return ends
 
     def draw_ridges(self, axes, look):
@@ -120,7 +174,8 @@ class Steps:
         axes.axhline(2, color="#777777", linewidth=0.8, linestyle="--")
         by_twos(axes, n, ["1", "2", "4", "8"], "texts, each a token further")
         axes.set_ylabel("a step, times one of one text")
-        axes.set_title("rings: twice as long, at two ridges", fontsize=9)
+        axes.set_title("With integers a step turns at fewer texts than with floats\n"
+                       "a ring: a step as long as two of one text, so at twice the ridge", fontsize=9)
         return ends
 
     def ridges(self):
@@ -139,13 +194,20 @@ class Steps:
               f"{self.limit('fma_gflops'):.0f} GFLOP/s, {self.limit('read_gbytes_per_second'):.0f} GB/s")
 
     def table(self):
-        print(f"{'rows':>4}{'before':>8}{'ms':>9}{'sum':>9}{'off':>7}{'roofline':>10}{'off':>7}")
+        print(f"{'rows':>4}{'before':>8}{'ms':>9}{'sum':>9}{'off':>7}{'larger':>9}{'off':>7}{'roofline':>10}{'off':>7}")
         for r in self.rows("grid"):
             t = 1e3 * r["step"]["seconds"]["median"]
-            print(f"{r['rows']:>4}{r['past']:>8}{t:>9.2f}{r['sum_ms']:>9.2f}{100 * (r['sum_ms'] / t - 1):>+6.0f}%"
-                  f"{r['roofline_ms']:>10.2f}{100 * (r['roofline_ms'] / t - 1):>+6.0f}%")
-        for r in self.rows("errors"):
-            print(f"{r['model']:<9} off by {100 * r['median']:.0f}% in the median, {100 * r['worst']:.0f}% at most")
+            told = [(r["sum_ms"], 9), (self.larger_ms(r), 9), (r["roofline_ms"], 10)]
+            print(f"{r['rows']:>4}{r['past']:>8}{t:>9.2f}"
+                  + "".join(f"{x:>{wide}.2f}{100 * (x / t - 1):>+6.0f}%" for x, wide in told))
+        words = {"sum": "max(weights, arithmetic) + keys", "larger": "max(arithmetic, weights + keys)",
+                 "sum, one bandwidth": "the sum, keys at the weights' bandwidth"}
+        for name, what in words.items():
+            off = self.off(name, self.rows("grid"))
+            print(f"{what:<40} off by {100 * numpy.median(off):.1f}% in the median, {100 * max(off):.0f}% at most")
+        r = self.row("errors", model="roofline")
+        print(f"{'the roofline: one bandwidth, the larger':<40} off by {100 * r['median']:.1f}% in the median, "
+              f"{100 * r['worst']:.0f}% at most")
 
     def chunks(self):
         print(f"{'tokens of a prompt beside 4 texts':>34}{'ms':>9}{'share of the best rate':>24}{'times the step':>16}")
@@ -205,15 +267,17 @@ class Steps:
             axes.plot(n, [x["told"] for x in rows], color=style["color"], linewidth=1.3)
             axes.plot(n, [x["times"] for x in rows], color=style["color"], marker=style["marker"], linestyle="")
             ends.append((n[-1], rows[-1]["told"], f"{told[r['tier']]}, {r['mb']:.0f} MB/s", style["color"]))
+            beside = {"slow": ((-12, 9), "right")}.get(r["tier"], ((0, -19), "center"))
             for x in (x for x in self.rows("crossing") if x["tier"] == r["tier"]):
                 axes.plot([x["predicted"]], [1], marker="o", markersize=11, markerfacecolor="none",
                           color=style["color"])
-                axes.annotate(f"{x['predicted']:.0f}", (x["predicted"], 1), xytext=(0, -19), ha="center", fontsize=8,
+                axes.annotate(f"{x['predicted']:.0f}", (x["predicted"], 1), xytext=beside[0], ha=beside[1], fontsize=8,
                               textcoords="offset points", color=style["color"])
         axes.axhline(1, color="#777777", linewidth=0.8, linestyle="--")
         by_twos(axes, n, ["1/2", "1", "2", "4", "8", "16"], "tokens that come back")
         axes.set_ylabel("computing again, times fetching")
-        axes.set_title("marks: measured; lines: the formula; above the dashed line fetching wins", fontsize=9)
+        axes.set_title("A slow disk wins from some length on, a fast one always\n"
+                       "marks: measured; lines: the formula; above the dashed line fetching wins", fontsize=9)
         return ends
 
     def tiers(self):

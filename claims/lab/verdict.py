@@ -205,6 +205,18 @@ class Results:
             return width_below(places, [-m for m in means], -sign * self.claim.usable.bound)
         return crossing(places, means, sign * self.claim.threshold.bound)
 
+    def neighbours(self, label):
+        """The two values of the list between which a capacity lies, or None where it is beyond either end."""
+        curve = self.curve(label, self.claim.seeds)
+        if curve is None:
+            return None
+        places, rows, sign = curve
+        above = [sum(row) / len(row) > sign * self.claim.threshold.bound for row in rows]
+        if all(above) or not above[0]:
+            return None
+        first = above.index(False)
+        return 2 ** places[first - 1], 2 ** places[first]
+
     def window_ends(self, label):
         """The lowest and the highest learning rate of an arm's window, of all seeds; None where it is empty or runs are
         missing."""
