@@ -258,7 +258,7 @@ class StepsMeasured:
                 figure.label_ends(axes, ends)
             best = [c["best"] for c in self.steps.row("best", texts=1)["chances"]]
             picture.suptitle(f"The best number of free guesses follows the chance, too: one text wants {min(best)} to "
-                             f"{max(best)} tokens in a row", fontsize=10, fontweight="bold")
+                             f"{max(best)} tokens a step", fontsize=10, fontweight="bold")
             picture.supxlabel("Marks: the best; dashed: ridge over texts; numbers: the chance that a guess is right",
                               fontsize=8)
             return show(picture)
