@@ -107,6 +107,16 @@ class AssociationsTest(unittest.TestCase):
         narrow, wide = (associations.capacity_in_bits("sum", d) for d in (4, 8))
         self.assertAlmostEqual(wide / narrow, 2, delta=0.2)
 
+    def test_from_a_bag_fewer_pairs_are_held_and_none_by_keys_that_say_less_than_it(self):
+        for dim in (4, 8):
+            self.assertLess(associations.capacity_above_a_bag("sum", dim), associations.capacity_in_bits("sum", dim))
+        at = associations.capacity_above_a_bag("sum", 4)
+        below, above = (associations.bits_left("sum", n, 4) * math.log(16) / baseline.recall(n, 16, True)[0]
+                        for n in (math.floor(at / 2), math.ceil(2 * at)))
+        self.assertLess(below, 0.5)
+        self.assertGreater(above, 0.5)
+        self.assertEqual(associations.capacity_above_a_bag("positive", 4), 0)
+
     def test_positive_keys_hold_a_number_that_no_width_moves(self):
         limit = associations.limit_of_positive()
         self.assertLess(associations.capacity("positive", 8), limit)

@@ -10,8 +10,10 @@ from matplotlib.patches import Rectangle
 
 from . import server
 from .command import parse_command
-from .diagram import DARK, INK, LIGHT, WARM
+from .diagram import INK, LIGHT, WARM
 from .figure import STYLE
+
+WARM_INK = "#b2182b"
 
 
 def computed(turns, prompt, answer, tool, block=16, volatile=0, cached=True):
@@ -62,23 +64,26 @@ def formulas(receipt):
         print(f"{arm.label:<28}{one:>20,}{one * sessions:>16,}{', '.join(f'{x:,}' for x in counted):>10}")
 
 
-def cliff(command, pools=(2000, 2500, 3000, 3500, 4000, 5000), ttls=("0", "20")):
-    """command: of ./serve, as in a claim file, without --blocks and --ttl. Median sessions of one seed."""
+def cliff(command, pools=(2000, 2500, 3000, 3500, 4000, 5000), ttls=("0", "20"), seeds=range(1, 6)):
+    """command: of ./serve, as in a claim file, without --blocks, --ttl and --seed. The median session of each seed,
+    thin, and the median of the seeds."""
     flags = {name: values[0] for name, values in parse_command(command).items()}
     styles = {"0": ("least recently used", "-", INK, "o"),
-              "20": ("held 20 s", ":", DARK, "^")}
+              "20": ("held 20 s", ":", WARM_INK, "^")}
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.8, 3), layout="constrained")
+        figure, axes = plt.subplots(figsize=(6.8, 3.2), layout="constrained")
         for ttl in ttls:
             label, style, colour, mark = styles[ttl]
-            median = [server.simulate({**flags, "blocks": str(n), "ttl": ttl})[0]["session_p50"] for n in pools]
-            places = numpy.array(pools) * 16
-            axes.plot(places, median, style, color=colour, marker=mark, markersize=3, linewidth=1.4, label=label)
+            each = numpy.array([[server.simulate({**flags, "blocks": str(n), "ttl": ttl, "seed": str(seed)})
+                                 [0]["session_p50"] for n in pools] for seed in seeds])
+            axes.plot(pools, each.T, style, color=colour, linewidth=0.7, alpha=0.5)
+            axes.plot(pools, numpy.median(each, axis=0), style, color=colour, marker=mark, markersize=4, linewidth=2,
+                      label=label)
         axes.set_yscale("log")
         axes.set_yticks([100, 200, 400, 800], ["100", "200", "400", "800"])
         axes.minorticks_off()
-        axes.set_xlabel("positions in the pool")
+        axes.set_xlabel("blocks in the pool, of 16 positions; thin: each seed")
         axes.set_ylabel("median session (s)")
-        axes.set_title("Memory for agents has a cliff; holding blocks does not move it", fontsize=9)
+        axes.set_title("Memory for agents has a cliff, and holding blocks makes it higher", fontsize=9)
         axes.legend(frameon=False, fontsize=8)
         return figure

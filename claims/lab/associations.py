@@ -140,6 +140,16 @@ def capacity_in_bits(rule, dim, **how):
     return pairs / 2 ** ((now - 0.5) / (now - before)) if pairs > 2 else 2.0
 
 
+def capacity_above_a_bag(rule, dim, words=16, **how):
+    """The pairs at which half of the bits are missing that a bag of values leaves open, as the claims count them; 0 if
+    it is so of two pairs, the fewest. Halves of all bits say little of few pairs, of which a bag knows so much."""
+    before, pairs = None, 2
+    while (now := bits_left(rule, pairs, dim, words, **how) * math.log(words) / baseline.recall(pairs, words, True)[0]) \
+            < 0.5:
+        before, pairs = now, 2 * pairs
+    return pairs / 2 ** ((now - 0.5) / (now - before)) if before is not None else 0.0
+
+
 RULES = [("sum", "sum", {}), ("delta, strength 1", "delta", {}), ("delta, strength 1/2", "delta", {"strength": 0.5}),
          ("sum of positive keys", "positive", {})]
 
@@ -159,13 +169,15 @@ def table(dims=(4, 8, 16, 32)):
           f"{limit_of_positive(1000):.1f}, which is 1 + pi^2")
 
 
-def table_in_bits(dims=(2, 4, 8)):
-    """The same where half of the bits of an answer are missing: pairs, and pairs per number of a key."""
+def table_in_bits(dims=(2, 4, 8, 16)):
+    """The same by the bits of an answer, counted from a bag of values: pairs, and pairs per number of a key."""
     print(f"{'keys of so many numbers':<24}" + "".join(f"{d:>18}" for d in dims))
     for name, rule, how in RULES:
-        found = [capacity_in_bits(rule, d, **how) for d in dims]
-        print(f"{name:<24}" + "".join(f"{f'{at:.1f} ({at / d:.1f} each)':>18}" for at, d in zip(found, dims)))
-    print("pairs at which half of the bits of an answer are missing, one of 16 words of 32 numbers, by drawn keys")
+        found = [capacity_above_a_bag(rule, d, **how) for d in dims]
+        cells = [f"{at:.1f} ({at / d:.1f} each)" if at else "fewer than 2" for at, d in zip(found, dims)]
+        print(f"{name:<24}" + "".join(f"{cell:>18}" for cell in cells))
+    print("pairs at which half of the bits are missing that a bag of values leaves open, of an answer that is one of 16")
+    print("words of 32 numbers, by drawn keys")
 
 
 def curve(axes, i, places, values, points, seen):

@@ -132,11 +132,11 @@ def gained(rows):
 
 
 def table():
-    print("kurtosis   exact loss     Q4_0    NVFP4    NVFP4 less Q4_0")
+    print("kurtosis   exact loss     Q4_0    NVFP4    NVFP4 less Q4_0, in thousandths")
     for rows in recorded().values():
         mean = {name: numpy.mean([row[name] for row in rows]) for name in rows[0]}
         e = decided(gained(rows))
-        cells = f"{e.mean:+.4f} [{e.low:+.4f}, {e.high:+.4f}]".replace("-", "\u2212")
+        cells = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(1000 * x for x in (e.mean, e.low, e.high))).replace("-", "\u2212")
         print(f"{mean['kurtosis']:>8.2f}   {mean['exact']:>10.4f} {mean['q4_0']:>8.4f} {mean['nvfp4']:>8.4f}    "
               f"{cells}")
     print("nats per token, means of as many models as there are seeds, the matrices of the layers rounded")

@@ -95,14 +95,17 @@ def forecast(receipt):
     print(f"floor {k.floor:.4f}; alpha {k.alpha():.3f} from {SMALL} and {MIDDLE} weights; "
           f"r = {k.ratio(MIDDLE, LARGE):.2f}")
     print(f"half the bits may add {k.bound():.4f} nats\n")
-    print(f"{'from 4 to 2 bits at equal bytes':<34}{'they add':>10}{'so, the form says':>20}{'measured':>32}")
+    print(f"{'from 4 to 2 bits at equal bytes':<34}{'they add':>10}{'so, the form says':>20}{'measured':>32}"
+          f"{'with what they add at ' + LARGE:>28}")
     for bits in ("2", "2 trained"):
         adds = float((k.added(bits, MIDDLE) - k.added("4", MIDDLE)).mean())
         seen = decided(k.loss[bits][LARGE] - k.loss["4"][MIDDLE])
         told = f"{signed(seen.mean)} {interval(seen)}"
         how = "rounded after training" if bits == "2" else "a last fifth of rounded steps"
         what = f"{adds - k.bound():+.4f}, {'stay' if adds > k.bound() else 'go'}".replace("-", "\u2212")
-        print(f"{how:<34}{adds:>10.4f}{what:>20}{told:>32}")
+        late = float(k.added(bits, LARGE).mean() - k.added("4", MIDDLE).mean())
+        known = f"{late - k.bound():+.4f}".replace("-", "\u2212")
+        print(f"{how:<34}{adds:>10.4f}{what:>20}{told:>32}{known:>28}")
 
 
 def table(receipt):
@@ -231,5 +234,5 @@ def draw_budgets(receipt, again):
         axes.set_xticks(range(len(OF_ARM)), OF_ARM)
         axes.set_xlim(-0.25, 2.75)
         axes.set_ylabel("validation loss (nats per token)")
-        axes.set_title("The same kilobytes, in fewer bits and more weights", fontsize=10, fontweight="bold")
+        axes.set_title("In the same kilobytes two bits win at equal tokens and lose at equal FLOPs", fontsize=10, fontweight="bold")
         return figure

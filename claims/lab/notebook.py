@@ -256,8 +256,11 @@ class StepsMeasured:
             picture, every = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
             for axes, ends in self.steps.draw_guesses(every, figure.look):
                 figure.label_ends(axes, ends)
-            picture.suptitle("Marks: the best; dashed: ridge over texts; numbers: the chance that a guess is right",
-                             fontsize=10, fontweight="bold")
+            best = [c["best"] for c in self.steps.row("best", texts=1)["chances"]]
+            picture.suptitle(f"The best number of free guesses follows the chance, too: one text wants {min(best)} to "
+                             f"{max(best)} tokens a step", fontsize=10, fontweight="bold")
+            picture.supxlabel("Marks: the best; dashed: ridge over texts; numbers: the chance that a guess is right",
+                              fontsize=8)
             return show(picture)
 
 

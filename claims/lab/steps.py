@@ -90,6 +90,9 @@ class Steps:
                           if isinstance(x, dict) and "median" in x}
                 if "step" in r:
                     found[f"{name}: ms"] = f"{1e3 * r['step']['seconds']['median']:.2f}"
+        if self.rows("guessed"):
+            tokens, kept = self.constant()
+            found |= {"constant: tokens": f"{tokens}", "constant: kept": f"{100 * kept:.0f}%"}
         return found
 
     # ---- costs: what the same constants say by other formulas ----
@@ -334,6 +337,19 @@ class Steps:
                   f"{100 * r['worst']:.0f}%; doubled with {r['doubled']:.0f} experts, {r['tokens']:.1f} tokens each")
 
     # ---- guesses ----
+    @staticmethod
+    def speeds(row, right):
+        """{tokens of a row: its speed} of a number of texts, where a guess is right with this chance."""
+        return {s["tokens"]: (1 - right ** s["tokens"]) / (1 - right) / s["ms"] for s in row["steps"]}
+
+    def constant(self):
+        """The number of tokens that keeps most of the best speed at worst, if it is the same for all texts and chances,
+        as far as so many were tried: the control of rules that know something."""
+        cells = [self.speeds(r, c["right"]) for r in self.rows("best") for c in r["chances"]]
+        kept = {n: min(known[min(n, max(known))] / max(known.values()) for known in cells) for n in cells[0]}
+        best = max(kept, key=kept.get)
+        return best, kept[best]
+
     def draw_guesses(self, every, look, texts=(1, 4, 16)):
         """A panel for each number of texts: speed by the tokens of a row, a line for each chance of a right guess."""
         for axes, count in zip(every, texts):
@@ -355,11 +371,17 @@ class Steps:
         every[0].set_ylabel("times the speed without guesses")
 
     def best(self):
+        """In brackets: the tokens within a twentieth of the best speed."""
         chances = [c["right"] for c in self.rows("best")[0]["chances"]]
-        print(f"{'texts':>5}{'ridge/texts':>13}" + "".join(f"{f'right {c:g}':>11}" for c in chances)
+        print(f"{'texts':>5}{'ridge/texts':>13}" + "".join(f"{f'right {c:g}':>13}" for c in chances)
               + f"{'kept at ridge/texts':>21}")
         for r in self.rows("best"):
-            print(f"{r['texts']:>5}{r['ridge_over_texts']:>13.1f}" + "".join(f"{c['best']:>11}" for c in r["chances"])
+            cells = []
+            for c in r["chances"]:
+                known = self.speeds(r, c["right"])
+                near = [n for n, speed in known.items() if speed > 0.95 * max(known.values())]
+                cells.append(f"{c['best']} [{near[0]}, {near[-1]}]" if len(near) > 1 else f"{c['best']}" + " " * 5)
+            print(f"{r['texts']:>5}{r['ridge_over_texts']:>13.1f}" + "".join(f"{cell:>13}" for cell in cells)
                   + f"{100 * r['kept']:>20.0f}%")
 
     def written(self):
