@@ -321,7 +321,7 @@ static void serve_trace(const ServeOptions *o) {
     bool both = o->clock == CLOCK_both;
     Again again[2] = {{.took = 0}};
     for (int i = 0; both && i < 2; i++)
-        again[i] = *o->disagg ? replay_workers(&run, i ? run.busy / run.priced : 0) : replay(&run, i == 1);
+        again[i] = *o->disagg ? replay_workers(&run, i == 1) : replay(&run, i == 1);
     Stats s = answers_stats(&run);
     const SchedCounters *count = service_counters(&run);
     service_receipt_print(&run, &s, both ? again : NULL);

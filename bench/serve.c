@@ -209,17 +209,17 @@ static void *ask(void *owner) {
 }
 
 // Seconds until all clients have had all their answers; NAN: one did not.
-static double seconds_by_http(const Setting *with, int port, const char *body, bool asleep) {
-    enum { MOST = 16 };
+static double seconds_by_http(int port, size_t clients, size_t each, const char *body, bool asleep) {
+    enum { MOST = 32 };
     pthread_t thread[MOST];
     Client c[MOST];
     bool whole = true;
     double start = seconds_now();
-    for (size_t i = 0; i < with->clients; i++) {
-        c[i] = (Client){port, with->requests / with->clients, body, asleep, true};
+    for (size_t i = 0; i < clients; i++) {
+        c[i] = (Client){port, each, body, asleep, true};
         pthread_create(&thread[i], NULL, ask, &c[i]);
     }
-    for (size_t i = 0; i < with->clients; i++) pthread_join(thread[i], NULL), whole &= c[i].whole;
+    for (size_t i = 0; i < clients; i++) pthread_join(thread[i], NULL), whole &= c[i].whole;
     return whole ? seconds_now() - start : NAN;
 }
 
@@ -247,37 +247,112 @@ static Child server_start(const Served *s, const char *flags) {
     return server;
 }
 
+static char *body_of(size_t prompt, size_t answer) {
+    char *body = NULL;
+    size_t bytes;
+    FILE *f = open_memstream(&body, &bytes);
+    fprintf(f, "{\"max_tokens\": %zu, \"ignore_eos\": true, \"stream\": true, \"prompt\": [", answer);
+    for (size_t i = 0; i < prompt; i++) fprintf(f, "%s%zu", i ? ", " : "", i % 200);
+    fprintf(f, "]}");
+    fclose(f);
+    return body;
+}
+
+static void server_end(Child server) {
+    if (server.port) kill(server.process, SIGTERM);
+    waitpid(server.process, NULL, 0);
+}
+
 // Beside clients that sleep until their answers are complete, which leaves what the server takes; and beside clients
 // who are woken for each token, on the cores that compute.
 static void measure_http(Bench *b, const Served *s) {
     const Setting *with = s->with;
-    char *body = NULL, *flags = of_model(s, with->load);
-    size_t bytes;
-    FILE *f = open_memstream(&body, &bytes);
-    fprintf(f, "{\"max_tokens\": %zu, \"ignore_eos\": true, \"stream\": true, \"prompt\": [", with->answer);
-    for (size_t i = 0; i < with->prompt; i++) fprintf(f, "%s%zu", i ? ", " : "", i % 200);
-    fprintf(f, "]}");
-    fclose(f);
+    char *body = body_of(with->prompt, with->answer), *flags = of_model(s, with->load);
+    size_t each = with->requests / with->clients;
     char *alone = xprintf("%s --arrivals closed --clients %zu --requests %zu --spread 0 --prompt-length %zu "
                           "--answer-length %zu", flags, with->clients, with->requests, with->prompt, with->answer);
     enum { TURNS = 7 };         // short ones: memory that others share is faster or slower from minute to minute
     double reading[TURNS], asleep[TURNS];
     size_t turns = b->effort == TINY ? 2 : TURNS;
     Child server = server_start(s, flags);
-    if (server.port) seconds_by_http(with, server.port, body, false);
+    if (server.port) seconds_by_http(server.port, with->clients, each, body, false);
     for (size_t r = 0; server.port && r < turns; r++) {
-        double read = seconds_by_http(with, server.port, body, false);
+        double read = seconds_by_http(server.port, with->clients, each, body, false);
         char *text = serve(s, alone);
-        double slept = seconds_by_http(with, server.port, body, true), time = number_after(text, "\ntime ");
+        double slept = seconds_by_http(server.port, with->clients, each, body, true);
+        double time = number_after(text, "\ntime ");
         reading[r] = read / time, asleep[r] = slept / time;
         free(text);
     }
-    if (server.port) kill(server.process, SIGTERM);
-    waitpid(server.process, NULL, 0);
+    server_end(server);
     if (server.port) report(b, "http", "HTTP: time, of the time without", summary(asleep, turns), 1.02, true);
     if (server.port)
         report(b, "http, clients here", "and clients on the same cores, woken", summary(reading, turns), 1.02, true);
     free(body), free(flags), free(alone);
+}
+
+// ---- what the server's own threads take -------------------------------------------------------------
+// By its own count (receipts:..._seconds_total), so that the work of clients on the same cores is not in it: thirty-two
+// that read what they are sent, token by token.
+static const struct { const char *name, *model; Effort from; size_t clients, prompt, answer; } sized[] = {
+    {"51M", "--layers 12 --width 512 --heads 8 --attn gqa --kv-heads 4 --vocab 32000", QUICK, 32, 16, 96},
+    {"124M", "--layers 12 --width 768 --heads 12 --ffn-width 2048 --vocab 50257", FULL, 32, 16, 48},
+    {"tiny", "--layers 1 --width 32 --heads 2 --vocab 300", TINY, 4, 8, 8},
+};
+enum { SIZED = sizeof sized / sizeof *sized };
+typedef struct { double http, scheduler, steps, tokens; } Taken;
+
+static Taken taken_until_now(int port) {
+    enum { ROOM = 1 << 16 };
+    static const char request[] = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    char *text = xmalloc(ROOM);
+    size_t had = 0;
+    int to = connect_client(&(Client){.port = port});
+    if (to >= 0 && send(to, request, sizeof request - 1, 0) > 0)
+        for (ssize_t n; (n = recv(to, text + had, ROOM - 1 - had, 0)) > 0;) had += (size_t)n;
+    if (to >= 0) close(to);
+    text[had] = 0;
+    Taken t = {number_after(text, "\nreceipts:http_seconds_total{model_name=\"run\"}"),
+               number_after(text, "\nreceipts:scheduler_seconds_total{model_name=\"run\"}"),
+               number_after(text, "\nreceipts:busy_seconds_total{model_name=\"run\"}"),
+               number_after(text, "\nvllm:generation_tokens_total{model_name=\"run\"}")};
+    free(text);
+    return t;
+}
+
+static void measure_threads(Bench *b, const Served *s, size_t i) {
+    enum { MOST = 9 };
+    double all[MOST], http[MOST], scheduler[MOST];
+    size_t clients = sized[i].clients, rounds = b->rounds < MOST ? b->rounds : MOST;
+    char *body = body_of(sized[i].prompt, sized[i].answer), *name = xprintf("threads, %s", sized[i].name);
+    char *what = xprintf("%s, %zu rows: scheduler and HTTP", sized[i].name, clients);
+    char *flags = of_model(s, xprintf("--budget 128 --running %zu --blocks 512", clients));
+    Child server = server_start(s, flags);
+    if (server.port) seconds_by_http(server.port, clients, 1, body, false);
+    for (size_t r = 0; server.port && r < rounds; r++) {
+        Taken before = taken_until_now(server.port);
+        double whole = seconds_by_http(server.port, clients, 1, body, false);
+        Taken after = taken_until_now(server.port);
+        double steps = after.steps - before.steps, tokens = after.tokens - before.tokens;
+        scheduler[r] = (after.scheduler - before.scheduler) / steps;
+        all[r] = isnan(whole) ? NAN : (after.http - before.http) / steps + scheduler[r];
+        http[r] = 1e6 * (after.http - before.http) / tokens;
+    }
+    server_end(server);
+    if (server.port) {
+        report(b, name, what, summary(all, rounds), 0.02, true);
+        printf("  of these the scheduler %.2f%%; HTTP takes %.1f us of a core for a token\n",
+               100 * summary(scheduler, rounds).median, summary(http, rounds).median);
+    }
+    free(body), free(name), free(what), free(flags);
+}
+
+// A model of random weights.
+static void make_model(const Served *s, const char *flags) {
+    char *train = xprintf("'%s/train' %s --data copy --steps 0 --eval-tokens 128 --sample-tokens 0 --context 256 "
+                          "--fresh --out '%s/run'", s->programs, flags, s->room), *text = output_of(train);
+    if (!text) fail("a model for ./serve was not written");
+    free(train), free(text);
 }
 
 void bench_serve(Bench *b) {
@@ -285,12 +360,13 @@ void bench_serve(Bench *b) {
     Served s = {programs(), room, xprintf("--threads %d", b->threads), &settings[b->effort == TINY]};
     signal(SIGPIPE, SIG_IGN);          // a server that ends is noticed when its answer is missing
     if (!mkdtemp(room)) fail("no directory in /tmp");
-    char *train = xprintf("'%s/train' %s --data copy --steps 0 --eval-tokens 128 --sample-tokens 0 --context 256 --out "
-                          "'%s/run'", s.programs, s.with->model, room), *text = output_of(train);
-    if (!text) fail("a model for ./serve was not written");
+    make_model(&s, s.with->model);
     printf("%-38s %10s %15s\n", "", "measured", "goal");
     measure_event_clock(b, &s), measure_full(b, &s), measure_http(b, &s), measure_prefix(b, &s);
+    for (size_t i = 0; i < SIZED; i++)
+        if (b->effort == TINY ? sized[i].from == TINY : sized[i].from != TINY && sized[i].from <= b->effort)
+            make_model(&s, sized[i].model), measure_threads(b, &s, i);
     char *remove = xprintf("rm -rf '%s'", room);
     if (system(remove)) fprintf(stderr, "%s is left over\n", room);
-    free(train), free(text), free(remove), free(s.programs), free(s.threads);
+    free(remove), free(s.programs), free(s.threads);
 }

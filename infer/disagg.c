@@ -133,7 +133,7 @@ void fleet_start(Fleet *f, double now) {
         if (w->step) continue;
         land(f, w, now);
         const Step *step = engine_schedule(&w->engine, now);
-        double pace = f->o.pace > 0 ? f->o.pace : 1;
+        double pace = f->o.pace[!w->writes] > 0 ? f->o.pace[!w->writes] : 1;
         if (step->rows) w->step = step, w->from = now, w->until = now + pace * cost_of(f->o.cost, step_size(step));
     }
 }
@@ -196,12 +196,12 @@ size_t fleet_flying(const Fleet *f) {
 LinkCounters fleet_link(const Fleet *f) { return f->link; }
 
 WorkerTimes fleet_times(const Fleet *f, bool readers) {
-    WorkerTimes sum = {0, 0};
+    WorkerTimes sum = {0};
     size_t first = readers ? 0 : f->o.readers, end = readers ? f->o.readers : f->workers;
     for (size_t i = first; i < end; i++)
         sum.busy += f->worker[i].times.busy, sum.held += f->worker[i].times.held;
     double n = end > first ? (double)(end - first) : 1;
-    return (WorkerTimes){sum.busy / n, sum.held / n};
+    return (WorkerTimes){.busy = sum.busy / n, .held = sum.held / n};
 }
 
 void fleet_tell(const Fleet *f, Record *record) {

@@ -19,13 +19,15 @@ typedef struct {
     size_t layers; double each;         // of the model: bytes of a token in all of them, as floats
     KeepOptions keep;                   // the bits that cross the link
     SchedOptions sched; size_t blocks, block;    // of each worker
-    const CostTable *cost; double pace;         // steps take so much of what it says; 0: as it says
+    const CostTable *cost; double pace[2];      // steps of who writes, or does both, and of readers take so much of
+                                                // what it says; 0: as it says
     Backend backend;                    // computes nothing: tokens alone
     void (*emit)(void *owner, Request *r, const int *token, size_t count); void *owner;
 } FleetOptions;
 
 typedef struct { double bytes, seconds; size_t prompts; } LinkCounters;      // seconds: of all sending workers
-typedef struct { double busy, held; } WorkerTimes;      // seconds of steps; of these, as shares of the pool
+// Seconds of steps; of these, as shares of the pool; and, where both are known, what a table says of the steps.
+typedef struct { double busy, held, priced; } WorkerTimes;
 
 typedef struct Fleet Fleet;
 Fleet *fleet_new(const FleetOptions *o, size_t requests);

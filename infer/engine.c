@@ -75,10 +75,14 @@ void engine_finish(Engine *e, const Step *step) {
     if (e->draft && e->cost) choose_guesses(e, step);
     take_room(e, step);
     int drawers = e->drawers > 1 ? (int)e->drawers : 1;
+    bool spare = e->spare;
     for (size_t from = 0, to; from < step->rows; from = to) {
+        if (spare && from >= e->spared) drawers -= drawers > 1, spare = false, e->spare(e->owner);
         to = smaller(from + (size_t)drawers, step->rows);
+        double start = e->timed ? seconds_now() : 0;
 #pragma omp parallel for schedule(static, 1) num_threads(drawers) if (drawers > 1)
         for (size_t i = from; i < to; i++) sample_row(e, &step->row[i], i, &e->drawn[i]);
+        if (e->timed) e->drawing += seconds_now() - start;
         for (size_t i = from; i < to; i++) settle_row(e, step, i);
     }
 }

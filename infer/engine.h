@@ -26,6 +26,9 @@ typedef struct {
     void (*emit)(void *owner, Request *r, const int *token, size_t count);    // new tokens of a request, or NULL
     void *owner;
     size_t drawers;                     // threads that draw, each for a row; 0: one
+    size_t spared;                      // from this row on one fewer, if there are several: somebody else wants it
+    void (*spare)(void *owner);         // says so; or NULL
+    bool timed; double drawing;         // timed: adds seconds of drawing to the other
     int *token; size_t tokens; Drawn *drawn; size_t rows;    // of a step; room for so many
     Draft *draft; size_t guesses;       // for each text that writes, so many guesses for its next step; NULL: none
     size_t (*guess)(Draft *d, const int *text, size_t count, size_t n, int *guess);    // draft_guess

@@ -8,6 +8,7 @@ void http_serve(HttpOptions o, Live *live, LiveOptions told, Speaker *speaker, c
     usage_error("this ./serve was built without libmicrohttpd");
 }
 #else
+#include "infer/meter.h"
 #include "infer/metrics.h"
 #include "infer/streams.h"
 #include <errno.h>
@@ -36,6 +37,7 @@ static const double LOOK = 0.05;            // seconds between two looks at whet
 typedef struct {
     HttpOptions o; LiveOptions told;
     Live *live; Speaker *speaker; Streams *streams;
+    Meter *meter;                           // of all threads here: none of them computes
     pthread_mutex_t lock; size_t visits;    // requests under way
 } Http;
 
@@ -205,7 +207,9 @@ static enum MHD_Result get_info(Visit *v) { return send_json(v, speaker_info(v->
 static enum MHD_Result get_live(Visit *v) { return send_json(v, live_picture(v->http->live)); }
 static enum MHD_Result get_metrics(Visit *v) {
     LiveStats s = live_stats(v->http->live);
-    return send_text(v, 200, metrics_text(&s, &v->http->told, v->http->speaker->model), "text/plain; version=0.0.4");
+    double http = meter_seconds(v->http->meter);
+    return send_text(v, 200, metrics_text(&s, &v->http->told, http, v->http->speaker->model),
+                     "text/plain; version=0.0.4");
 }
 static enum MHD_Result post_completion(Visit *v) { return answer_call(v, false); }
 static enum MHD_Result post_chat(Visit *v) { return answer_call(v, true); }
@@ -305,6 +309,8 @@ static enum MHD_Result begin_visit(Visit *v) {
 
 static enum MHD_Result on_request(void *http, struct MHD_Connection *connection, const char *path, const char *method,
                                   const char *version, const char *data, size_t *bytes, void **visit) {
+    Http *h = http;
+    meter_note(h->meter);
     if (!*visit) return begin_visit(*visit = visit_new(http, connection, !strcmp(version, "HTTP/1.1")));
     if (!*bytes) return answer(*visit, path, method);
     enum MHD_Result taken = take_body(*visit, data, *bytes);
@@ -317,6 +323,7 @@ static void on_end(void *http, struct MHD_Connection *connection, void **visit,
     Http *h = http;
     Visit *v = *visit;
     (void)connection, (void)cause;
+    meter_note(h->meter);
     if (!v) return;
     leave_call(v, WHY_GONE);
     free(v->body), free(v->pending), free(v);
@@ -324,6 +331,14 @@ static void on_end(void *http, struct MHD_Connection *connection, void **visit,
     pthread_mutex_lock(&h->lock);
     h->visits--;
     pthread_mutex_unlock(&h->lock);
+}
+
+// In the thread that accepts them, before a connection has its own.
+static void on_connection(void *http, struct MHD_Connection *connection, void **own,
+                          enum MHD_ConnectionNotificationCode what) {
+    const Http *h = http;
+    (void)connection, (void)own, (void)what;
+    meter_note(h->meter);
 }
 
 static void be_quiet(void *nobody, const char *format, va_list arguments) {
@@ -371,12 +386,12 @@ static struct MHD_Daemon *start(Http *h, int socket) {
     sigset_t all, before;            // signals are for the thread that computes
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);
-    h->streams = streams_new(h->live);
+    h->streams = streams_new(h->live, h->meter);
     struct MHD_Daemon *d = MHD_start_daemon(
         flags, 0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, be_quiet, NULL, MHD_OPTION_LISTEN_SOCKET,
         socket, MHD_OPTION_CONNECTION_LIMIT, (unsigned)h->o.connections, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)ceil(h->o.idle), MHD_OPTION_NOTIFY_COMPLETED, on_end, h, MHD_OPTION_THREAD_STACK_SIZE,
-        (size_t)STACK, MHD_OPTION_END);
+        (unsigned)ceil(h->o.idle), MHD_OPTION_NOTIFY_COMPLETED, on_end, h, MHD_OPTION_NOTIFY_CONNECTION,
+        on_connection, h, MHD_OPTION_THREAD_STACK_SIZE, (size_t)STACK, MHD_OPTION_END);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (!d) fail("cannot start a server at port %u of %s: %s", port_of(socket), h->o.host, strerror(errno));
     return d;
@@ -394,7 +409,7 @@ static void wait_for_visits(Http *h) {
 }
 
 void http_serve(HttpOptions o, Live *live, LiveOptions told, Speaker *speaker, const volatile sig_atomic_t *stopped) {
-    Http h = {.o = o, .told = told, .live = live, .speaker = speaker};
+    Http h = {.o = o, .told = told, .live = live, .speaker = speaker, .meter = meter_new()};
     pthread_mutex_init(&h.lock, NULL);
     check_descriptors(o.connections);
     int socket = listen_at(&o);
@@ -406,6 +421,7 @@ void http_serve(HttpOptions o, Live *live, LiveOptions told, Speaker *speaker, c
     streams_end(h.streams);
     MHD_stop_daemon(d);
     streams_free(h.streams);
+    meter_free(h.meter);
     pthread_mutex_destroy(&h.lock);
 }
 #endif

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <math.h>
 #include <omp.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -17,11 +16,13 @@ struct Live {
     Engine engine;
     Answer **active; size_t actives, room;       // the engine's: submitted to the scheduler and not ended
     uint32_t steps;
+    double elsewhere, scheduling;                // seconds of computing, drawing, sleep, in its turn; of all the rest
     pthread_mutex_t lock;
     pthread_cond_t work, heard;
     bool ring, unsaid;                           // for whoever hears; the engine's: it has not been woken yet
     size_t listened;                             // calls whose news are for whoever hears
-    _Atomic bool drawing;                        // they come one after the other now
+    double said, saying, draw;                   // seconds: of saying, since the last step; usually, of a step's news
+                                                 // and of the draw of a row, by one thread
     Call *first, *last;                          // calls that have come, or have something to say
     Call *calls;                                 // all that were submitted and not freed
     size_t open;                                 // answers that have not ended
@@ -37,6 +38,9 @@ const char *why_name(Why why) {
                                            "drain", "error"};
     return name[why];
 }
+
+// What is not the scheduler's.
+static void leave_out(Live *l, double start) { l->elsewhere += seconds_now() - start; }
 
 static double now_of(const Live *l) { return seconds_now() - l->stats.start; }
 
@@ -141,12 +145,9 @@ void live_ring(Live *l) {
     pthread_cond_signal(&l->heard);
 }
 
-void live_hear(Live *l, double seconds) {
-    if (l->drawing) {
-        sched_yield();
-        return;
-    }
+void live_hear(Live *l, double took, double seconds) {
     pthread_mutex_lock(&l->lock);
+    l->said += took;
     if (!l->ring) wait_until(&l->heard, &l->lock, seconds);
     l->ring = false;
     pthread_mutex_unlock(&l->lock);
@@ -304,30 +305,40 @@ static bool is_end(void *self, const Request *r, int token) {
 
 static void run_step(void *self, const StepRow *row, size_t rows) {
     Live *l = self;
+    double start = seconds_now();
     l->inner.step(l->inner.self, row, rows);
     for (size_t i = 0; i < rows; i++) {
         note_prompt(l, &row[i], i);
         if (l->served->wrong[i]) end_wrong(l, row[i].request, l->served->wrong[i]);
     }
+    leave_out(l, start);
 }
 static void copy_block(void *self, uint32_t from, uint32_t to) {
-    const Live *l = self;
+    Live *l = self;
+    double start = seconds_now();
     l->inner.copy(l->inner.self, from, to);
+    leave_out(l, start);
 }
 static void save_block(void *self, uint32_t block, uint32_t place) {
-    const Live *l = self;
+    Live *l = self;
+    double start = seconds_now();
     l->inner.save(l->inner.self, block, place);
+    leave_out(l, start);
 }
 static void load_block(void *self, uint32_t place, uint32_t block) {
-    const Live *l = self;
+    Live *l = self;
+    double start = seconds_now();
     l->inner.load(l->inner.self, place, block);
+    leave_out(l, start);
 }
+
+static void say_what_is_drawn(void *owner) { live_ring(owner); }
 
 static void receive(void *owner, Request *r, const int *token, size_t count) {
     const Live *l = owner;
     Answer *a = r->owner;
     for (size_t i = 0; i < count; i++) a->token[a->drawn] = token[i], a->step[a->drawn++] = l->steps;
-    if (l->drawing && r->state != STATE_ENDED) a->progress = (Progress){(uint32_t)a->drawn, WHY_NONE};
+    if (r->state != STATE_ENDED) a->progress = (Progress){(uint32_t)a->drawn, WHY_NONE};
 }
 
 Live *live_new(LiveOptions o, Sched *sched, Pool *pool, Served *served, const Tokenizer *words) {
@@ -335,7 +346,8 @@ Live *live_new(LiveOptions o, Sched *sched, Pool *pool, Served *served, const To
     *l = (Live){.o = o, .sched = sched, .pool = pool, .served = served, .words = words, .watched = -1e9,
                 .drawn = -1e9, .inner = served_backend(served)};
     l->engine = (Engine){.sched = sched, .backend = {l, run_step, copy_block, save_block, load_block, draw, is_end},
-                         .emit = receive, .owner = l, .draft = o.draft, .guesses = o.guesses, .guess = draft_guess};
+                         .emit = receive, .owner = l, .draft = o.draft, .guesses = o.guesses, .guess = draft_guess,
+                         .timed = true, .spare = say_what_is_drawn};
     served->drawing = drawing;
     served_survive(served, o.running);
     l->stats = (LiveStats){.start = seconds_now(), .blocks = pool_blocks(pool), .ttft = histogram(0.001),
@@ -462,7 +474,7 @@ static void publish_all(Live *l) {
         if (publish(l, a)) l->active[kept++] = a;
     }
     l->actives = kept;
-    s->sched = *sched_counters(l->sched);
+    s->sched = *sched_counters(l->sched), s->scheduler = l->scheduling;
     s->running = sched_running(l->sched), s->waiting = sched_waiting(l->sched);
     s->held = pool_blocks(l->pool) - pool_available(l->pool);
     if (!kept) s->batch = s->step_tokens = 0;
@@ -536,6 +548,12 @@ static void drain(Live *l, bool stopped) {
         for (size_t i = 0; i < c->answers; i++) ask_to_end(l, &c->answer[i], WHY_DRAIN);
 }
 
+static void nap(Live *l) {
+    double start = seconds_now();
+    wait_until(&l->work, &l->lock, NAP);
+    leave_out(l, start);
+}
+
 // One turn with the lock; a step, without it, is made between two turns. False: all is over.
 static bool look_around(Live *l, bool stopped) {
     l->stats.now = now_of(l);
@@ -546,44 +564,60 @@ static bool look_around(Live *l, bool stopped) {
     if (l->actives) return true;
     if (l->draining && !l->open && !l->first) return false;
     tell(l);
-    if (!l->first) wait_until(&l->work, &l->lock, NAP);
+    if (!l->first) nap(l);
     return true;
 }
 
-// Where somebody listens, one core does not draw: whoever hears sends there what is drawn, token by token, and not
-// beside the next step, which wants all cores.
-static void say_while_drawing(Live *l) {
+// Where somebody listens, one core draws only at first. While others draw the last rows it is free for whoever hears,
+// who says there what has been drawn, and not beside the next step, which wants all cores. Of N rows all threads draw
+// the first K, as many as are said while the rest is drawn: K s = (N - K) d / n, where it takes s seconds to say a row,
+// and d to draw one, of which n are drawn at a time. Both change slowly, with how many listen and how they sample.
+static const double SLOWLY = 0.1;
+
+static void plan_drawing(Live *l, size_t rows) {
     size_t threads = (size_t)omp_get_max_threads();
     pthread_mutex_lock(&l->lock);
-    if (l->listened && threads > 1) l->drawing = l->ring = true;
+    l->saying += SLOWLY * (l->said - l->saying), l->said = 0;
+    bool any = l->listened > 0;
     pthread_mutex_unlock(&l->lock);
-    if (l->drawing) pthread_cond_signal(&l->heard);
-    l->engine.drawers = served_drawers(l->served, threads - l->drawing);
+    size_t drawers = l->engine.drawers = served_drawers(l->served, threads);
+    double all = (double)rows * l->draw, say = (double)(drawers > 1 ? drawers - 1 : 1) * l->saying;
+    l->engine.spared = any && threads > 1 && all > 0 ? (size_t)((double)rows * all / (all + say)) : rows;
+    l->engine.drawing = 0;
+}
+
+static void note_drawing(Live *l, size_t rows) {
+    double each = l->engine.drawing * (double)l->engine.drawers / (double)rows;
+    l->elsewhere += l->engine.drawing;
+    l->draw += SLOWLY * (each - l->draw);
 }
 
 static void work(Live *l) {
     double start = now_of(l);
     l->steps++;
     Step *step = engine_schedule(&l->engine, start);
-    if (step->rows) say_while_drawing(l);
+    if (step->rows) plan_drawing(l, step->rows);
     engine_finish(&l->engine, step);
+    if (step->rows) note_drawing(l, step->rows);
     pthread_mutex_lock(&l->lock);
-    l->drawing = false;
     l->stats.now = now_of(l);
     count_step(l, step, start);
     publish_all(l);
     if (!step->rows) tell(l);
-    if (!step->rows && l->actives && !l->first) wait_until(&l->work, &l->lock, NAP);
+    if (!step->rows && l->actives && !l->first) nap(l);
     pthread_mutex_unlock(&l->lock);
     tell(l);
 }
 
 bool live_turn(Live *l, bool stopped) {
+    double start = seconds_now();
+    l->elsewhere = 0;
     pthread_mutex_lock(&l->lock);
     bool more = look_around(l, stopped), busy = l->actives > 0;
     pthread_mutex_unlock(&l->lock);
     tell(l);
     if (busy) work(l);
+    l->scheduling += seconds_now() - start - l->elsewhere;
     return more;
 }
 

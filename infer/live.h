@@ -74,6 +74,7 @@ typedef struct { double ttft, tpot, latency, end; size_t prompt, tokens; Why why
 // All of it under the lock; counters only grow.
 typedef struct {
     double start, now, busy, flops, bytes;               // seconds; of the steps
+    double scheduler;                                    // of the engine's thread, neither computing nor drawing
     size_t received, ended[WHYS], good, turned_away;     // answers; calls that met a full queue
     size_t prompt_tokens, tokens;
     size_t running, waiting, batch, step_tokens, held, blocks;
@@ -96,11 +97,12 @@ Submitted live_submit(Live *l, Call *c);
 // Waits for news of a call, at most so long. Whoever is back may read what answers have up to `count`.
 void live_wait(Live *l, Call *c, double seconds);
 Progress live_progress(const Answer *a);                  // without the lock
-// One thread for many calls: a step with news of any that are listened to wakes it once, when it begins to draw, and
-// keeps it awake until it has drawn; so does a ring, once.
+// One thread for many calls: a step with news of any that are listened to wakes it when most of it is drawn, early
+// enough to say that while the rest is, and when all is; so does a ring, once.
 void live_listen(Live *l, Call *c, bool listen);
 void live_ring(Live *l);
-void live_hear(Live *l, double seconds);                  // waits for either, at most so long
+// Waits for either, at most so long; took: seconds, since the last time, of saying what was heard.
+void live_hear(Live *l, double took, double seconds);
 void live_stop(Live *l, Answer *a, Why why);              // no more tokens of this one are wanted
 void live_leave(Live *l, Call *c, Why why);               // what has not ended ends so; the call is gone
 bool live_draining(Live *l);

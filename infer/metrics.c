@@ -63,7 +63,7 @@ static void of_vllm(const Page *p, const LiveStats *s) {
     spread(p, "vllm:request_generation_tokens", &s->answer, "Tokens of an answer.");
 }
 
-static void of_ours(const Page *p, const LiveStats *s, const LiveOptions *o) {
+static void of_ours(const Page *p, const LiveStats *s, const LiveOptions *o, double http) {
     counter(p, "receipts:requests_received_total", (double)s->received, "Requests that were let in.");
     reasons(p, "receipts:requests_ended_total", s, WHYS - 1, "Requests that ended, each once.");
     counter(p, "receipts:turned_away_total", (double)s->turned_away, "Calls that met a full queue (429).");
@@ -73,6 +73,9 @@ static void of_ours(const Page *p, const LiveStats *s, const LiveOptions *o) {
     counter(p, "receipts:executed_tokens_total", (double)s->sched.executed, "Tokens computed, all of them.");
     counter(p, "receipts:recomputed_tokens_total", (double)s->sched.recomputed, "Of these, computed before.");
     counter(p, "receipts:busy_seconds_total", s->busy, "Seconds inside of steps.");
+    counter(p, "receipts:scheduler_seconds_total", s->scheduler, "Seconds between computing and drawing: who is next, "
+            "whose token it is.");
+    counter(p, "receipts:http_seconds_total", http, "CPU seconds of threads that speak with clients, ended ones too.");
     counter(p, "receipts:flops_total", s->flops, "Additions and multiplications, by the formula of --dry-run.");
     counter(p, "receipts:bytes_total", s->bytes, "Weights and keys and values that steps had to read.");
     gauge(p, "receipts:duty", s->busy / s->now, "Share of the time inside of steps, since the start.");
@@ -80,13 +83,13 @@ static void of_ours(const Page *p, const LiveStats *s, const LiveOptions *o) {
     gauge(p, "receipts:mbu", s->bytes / s->now / o->peak_bytes, "Share of its bandwidth, since the start.");
 }
 
-char *metrics_text(const LiveStats *s, const LiveOptions *o, const char *model) {
+char *metrics_text(const LiveStats *s, const LiveOptions *o, double http, const char *model) {
     char *text = NULL;
     size_t bytes;
     Page p = {open_memstream(&text, &bytes), escaped(model)};
     if (!p.f) fail("out of memory for metrics");
     of_vllm(&p, s);
-    of_ours(&p, s, o);
+    of_ours(&p, s, o, http);
     fclose(p.f);
     free(p.model);
     return text;

@@ -4,5 +4,6 @@
 #define METRICS_H
 #include "infer/live.h"
 
-char *metrics_text(const LiveStats *s, const LiveOptions *o, const char *model);     // malloc'd
+// http: CPU seconds of the threads that speak with clients. malloc'd.
+char *metrics_text(const LiveStats *s, const LiveOptions *o, double http, const char *model);
 #endif

@@ -221,6 +221,8 @@ char *reply_whole(Reply *r, Refusal *why) {
 }
 
 // ---- events ----------------------------------------------------------------------------------------
+typedef struct { char *text; size_t bytes, room; } Events;
+
 // What may go out: all of it, but for an end that may yet turn out to begin a stop word.
 static size_t safe_bytes(const Reply *r, const Told *t) {
     size_t hold = r->stops && !t->why ? r->longest - 1 : 0, safe = t->text.bytes > hold ? t->text.bytes - hold : 0;
@@ -228,34 +230,37 @@ static size_t safe_bytes(const Reply *r, const Told *t) {
     return safe > t->given ? safe : t->given;
 }
 
-static void add_text(char **all, size_t *bytes, char *text) {
-    size_t n = strlen(text);
-    *all = xrealloc(*all, *bytes + n + 1);
-    memcpy(*all + *bytes, text, n + 1);
-    *bytes += n;
-    free(text);
+// Room for n more bytes and the end; doubled, for a step's events are put together of many small pieces.
+static void add_bytes(Events *all, const char *text, size_t n) {
+    if (all->bytes + n >= all->room) all->text = xrealloc(all->text, all->room = 2 * (all->bytes + n) + 256);
+    memcpy(all->text + all->bytes, text, n);
+    all->text[all->bytes += n] = 0;
 }
+static void add_text(Events *all, const char *text) { add_bytes(all, text, strlen(text)); }
 
-static void add_event(char **all, size_t *bytes, json_t *event) {
+static void add_event(Events *all, json_t *event) {
     char *line = json_line(event);
-    add_text(all, bytes, xprintf("data: %s\n\n", line));
+    add_text(all, "data: "), add_text(all, line), add_text(all, "\n\n");
     free(line);
 }
 
 // Most chunks are one text among words that stay: no tree is built for them. The bytes are those of add_full_chunk.
-static void add_plain_chunk(Reply *r, size_t i, const char *text, size_t n, Why why, char **all, size_t *bytes) {
-    const char *reason = finish_of(why), *quote = reason ? "\"" : "";
-    char *said = json_text(text, n);
+static void add_plain_chunk(Reply *r, size_t i, const char *text, size_t n, Why why, Events *all) {
+    const char *reason = finish_of(why);
+    char *said = json_text(text, n), index[32];
     if (!r->head) r->head = json_line(head_of(r, true));
-    add_text(all, bytes, xprintf("data: %.*s,\"choices\":[{\"index\":%zu,%s%s%s,\"logprobs\":null,\"finish_reason\":"
-                                 "%s%s%s}]%s}\n\n", (int)strlen(r->head) - 1, r->head, i,
-                                 r->chat ? "\"delta\":{\"content\":" : "\"text\":", said, r->chat ? "}" : "", quote,
-                                 reason ? reason : "null", quote, r->usage ? ",\"usage\":null" : ""));
+    snprintf(index, sizeof index, "%zu", i);
+    add_text(all, "data: "), add_bytes(all, r->head, strlen(r->head) - 1);
+    add_text(all, ",\"choices\":[{\"index\":"), add_text(all, index);
+    add_text(all, r->chat ? ",\"delta\":{\"content\":" : ",\"text\":"), add_text(all, said);
+    add_text(all, r->chat ? "},\"logprobs\":null,\"finish_reason\":" : ",\"logprobs\":null,\"finish_reason\":");
+    if (reason) add_text(all, "\""), add_text(all, reason), add_text(all, "\"");
+    else add_text(all, "null");
+    add_text(all, r->usage ? "}],\"usage\":null}\n\n" : "}]}\n\n");
     free(said);
 }
 
-static void add_full_chunk(Reply *r, size_t i, size_t from, bool first, const char *text, char **all,
-                           size_t *bytes) {
+static void add_full_chunk(Reply *r, size_t i, size_t from, bool first, const char *text, Events *all) {
     const Told *t = &r->told[i];
     json_t *root = head_of(r, true), *logprobs = logprobs_of(r, i, from, t->decoded, r->echo && first), *choice;
     if (r->chat) {
@@ -268,65 +273,58 @@ static void add_full_chunk(Reply *r, size_t i, size_t from, bool first, const ch
     }
     json_object_set_new(root, "choices", json_pack("[o]", choice));
     if (r->usage) json_object_set_new(root, "usage", json_null());
-    add_event(all, bytes, root);
+    add_event(all, root);
 }
 
-static void add_chunk(Reply *r, size_t i, size_t from, char **all, size_t *bytes) {
+static void add_chunk(Reply *r, size_t i, size_t from, Events *all) {
     Told *t = &r->told[i];
     bool first = !t->opened, plain = !r->call->logprobs && !(first && (r->chat || r->echo));
     size_t safe = safe_bytes(r, t), n = safe - t->given;
     const char *new = t->text.text ? t->text.text + t->given : "";
     t->opened = true, t->given = safe, t->closed = t->why != WHY_NONE;
     if (plain) {
-        add_plain_chunk(r, i, new, n, t->why, all, bytes);
+        add_plain_chunk(r, i, new, n, t->why, all);
         return;
     }
     char *prompt = r->echo && first ? text_of_prompt(r, &r->call->answer[i]) : xprintf("%s", "");
     char *text = xprintf("%s%.*s", prompt, (int)n, new);
-    add_full_chunk(r, i, from, first, text, all, bytes);
+    add_full_chunk(r, i, from, first, text, all);
     free(prompt), free(text);
 }
 
 // A chunk for the tokens of each step.
-static void tell(Reply *r, size_t i, char **all, size_t *bytes) {
+static void tell(Reply *r, size_t i, Events *all) {
     Told *t = &r->told[i];
     const Answer *a = &r->call->answer[i];
     Progress p = live_progress(a);
     for (size_t from = t->decoded; !t->closed && hear(r, i, p); from = t->decoded) {
         while (t->decoded < p.count && t->decoded > from && a->step[t->decoded] == a->step[from] && hear(r, i, p)) {}
         if (t->why && !finish_of(t->why)) return;
-        add_chunk(r, i, from, all, bytes);
+        add_chunk(r, i, from, all);
     }
-}
-
-static void add_end(char **all, size_t *bytes) {
-    static const char end[] = "data: [DONE]\n\n";
-    *all = xrealloc(*all, *bytes + sizeof end);
-    *bytes += (size_t)snprintf(*all + *bytes, sizeof end, "%s", end);
 }
 
 char *reply_events(Reply *r) {
-    char *all = NULL;
-    size_t bytes = 0;
+    Events all = {0};
     bool over = true;
     Refusal why = {0};
     for (size_t i = 0; i < r->answers && !r->done; i++) {
-        tell(r, i, &all, &bytes);
+        tell(r, i, &all);
         over &= r->told[i].why != WHY_NONE;
     }
-    if (r->done || !over) return all;
+    if (r->done || !over) return all.text;
     r->done = true;
     if (has_failed(r, &why)) {
         char *text = refusal_text(&why);
-        add_event(&all, &bytes, json_loads(text, 0, NULL));
+        add_event(&all, json_loads(text, 0, NULL));
         free(text);
     } else if (r->usage) {
         json_t *root = head_of(r, true);
         json_object_set_new(root, "choices", json_array());
         json_object_set_new(root, "usage", usage_of(r));
-        add_event(&all, &bytes, root);
+        add_event(&all, root);
     }
     refusal_free(&why);
-    add_end(&all, &bytes);
-    return all;
+    add_text(&all, "data: [DONE]\n\n");
+    return all.text;
 }

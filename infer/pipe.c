@@ -283,13 +283,14 @@ WorkerTimes pipe_times(const Pipe *p, bool readers) {
     size_t first = readers ? 0 : p->o->readers, end = readers ? p->o->readers : p->workers;
     WorkerTimes sum = {0};
     for (size_t i = first; i < end; i++)
-        sum.busy += p->worker[i].said.times.busy, sum.held += p->worker[i].said.times.held;
+        sum.busy += p->worker[i].said.times.busy, sum.held += p->worker[i].said.times.held,
+            sum.priced += p->worker[i].said.times.priced;
     double n = end > first ? (double)(end - first) : 1;
-    return (WorkerTimes){sum.busy / n, sum.held / n};
+    return (WorkerTimes){sum.busy / n, sum.held / n, sum.priced / n};
 }
 double pipe_priced(const Pipe *p) {
     double sum = 0;
-    for (size_t i = 0; i < p->workers; i++) sum += p->worker[i].said.priced;
+    for (size_t i = 0; i < p->workers; i++) sum += p->worker[i].said.times.priced;
     return sum / (double)p->workers;
 }
 void pipe_tell(const Pipe *p, Record *record) {

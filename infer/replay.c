@@ -21,11 +21,14 @@ static int same_answer(void *self, const StepRow *row, size_t index, size_t i, c
                                               : answers_random_token(&timed->seed, row, index, i, r, position);
 }
 
-Again replay_workers(Service *timed, double pace) {
+static double pace_of(WorkerTimes t) { return t.priced > 0 ? t.busy / t.priced : 0; }
+
+// Reading is arithmetic and writing is memory, of which two processes do not lose alike.
+Again replay_workers(Service *timed, bool paced) {
     Service run = service_open(&timed->o);
     run.real = false, run.trace = timed->trace, run.vocab = timed->vocab;
     workers_open(&run);
-    run.workers.pace = pace;
+    if (paced) run.workers.pace[0] = pace_of(timed->writing), run.workers.pace[1] = pace_of(timed->reading);
     run.workers.layers = timed->config.layers;
     run.workers.each = (double)model_size(&timed->config).cache_bytes_per_token;
     Backend b = answers_without_model(timed);

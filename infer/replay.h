@@ -8,8 +8,8 @@ typedef struct { Stats stats; double now, took; } Again;
 // paced: steps take what the table says times what those of the same second took of it; else what it says. Before
 // answers_stats lets go of the requests.
 Again replay(Service *timed, bool paced);
-// Of processes (--disagg). pace: what steps take, of what the table says; 0: as it says.
-Again replay_workers(Service *timed, double pace);
+// Of processes (--disagg). paced: steps take what those of the same kind of worker took, of what the table says.
+Again replay_workers(Service *timed, bool paced);
 // again: by the table, and at the pace of the machine while it answered. Notes the errors in the table's file.
 void replay_print(const Service *run, const Stats *timed, const Again again[2]);
 void replay_print_table(const Service *run);                // what a simulated figure rests on

@@ -9,7 +9,7 @@ static const double LOOK = 0.05;     // seconds between two looks at whether cli
 static const double LONG = 3600;     // as long as there is no stream
 
 struct Streams {
-    Live *live;
+    Live *live; Meter *meter;
     pthread_t thread;
     pthread_mutex_t lock;
     Stream *first;
@@ -25,8 +25,10 @@ bool socket_is_gone(int socket) {
 
 // The events as one chunk, in one write.
 static StreamState send_chunk(Stream *x, char *events) {
-    size_t n = strlen(events);
-    x->text = xprintf("%zx\r\n%s\r\n", n, events), x->bytes = strlen(x->text), x->sent = 0;
+    char size[32];
+    size_t n = strlen(events), head = (size_t)snprintf(size, sizeof size, "%zx\r\n", n);
+    x->bytes = head + n + 2, x->text = xmalloc(x->bytes), x->sent = 0;
+    memcpy(x->text, size, head), memcpy(x->text + head, events, n), memcpy(x->text + head + n, "\r\n", 2);
     free(events);
     ssize_t sent = send(x->socket, x->text, x->bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) return STREAM_GONE;
@@ -67,8 +69,8 @@ static void send_news(Streams *s, double now, bool look) {
 
 static void *run(void *streams) {
     Streams *s = streams;
-    double looked = seconds_now();
-    for (bool any = false; live_hear(s->live, any ? LOOK : LONG), true;) {
+    double looked = seconds_now(), took = 0;
+    for (bool any = false; live_hear(s->live, took, any ? LOOK : LONG), true;) {
         double now = seconds_now();
         bool look = now - looked >= LOOK;
         if (look) looked = now;
@@ -77,6 +79,8 @@ static void *run(void *streams) {
         any = s->first != NULL;
         bool over = s->over;
         pthread_mutex_unlock(&s->lock);
+        meter_note(s->meter);
+        took = seconds_now() - now;
         if (over) return NULL;
     }
 }
@@ -95,9 +99,9 @@ void streams_send(Streams *s, Stream *x) {
     pthread_cond_destroy(&x->back);
 }
 
-Streams *streams_new(Live *live) {
+Streams *streams_new(Live *live, Meter *meter) {
     Streams *s = xmalloc(sizeof *s);
-    *s = (Streams){.live = live};
+    *s = (Streams){.live = live, .meter = meter};
     pthread_mutex_init(&s->lock, NULL);
     int error = pthread_create(&s->thread, NULL, run, s);
     if (error) fail("no thread for streams: %s", strerror(error));

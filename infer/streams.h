@@ -3,6 +3,7 @@
 // stream. Who takes nothing more, or is at its end, is handed back to a thread of its own, which may wait.
 #ifndef STREAMS_H
 #define STREAMS_H
+#include "infer/meter.h"
 #include "infer/openai.h"
 #include <sys/socket.h>
 
@@ -23,7 +24,7 @@ typedef struct Stream {
 } Stream;
 
 typedef struct Streams Streams;
-Streams *streams_new(Live *live);
+Streams *streams_new(Live *live, Meter *meter);
 void streams_end(Streams *s);        // hands all back as GONE, and those that come later at once; frees nothing
 void streams_free(Streams *s);
 // Sends events as chunks of HTTP/1.1 until it is handed back: ENDS, SLOW or GONE. Others leave socket and reply alone.

@@ -246,7 +246,7 @@ static bool take_step(Worker *w) {
     double from = now_of(w);
     const Step *s = engine_schedule(&w->engine, from);
     if (!s->rows) return false;
-    if (w->o.cost) w->told.priced += cost_of(w->o.cost, step_size(s));
+    if (w->o.cost) w->told.times.priced += cost_of(w->o.cost, step_size(s));
     double held = (double)(pool_blocks(w->pool) - pool_available(w->pool)) / (double)pool_blocks(w->pool);
     engine_finish(&w->engine, s);
     for (size_t i = 0; !w->writes && i < s->rows; i++) {

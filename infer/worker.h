@@ -14,7 +14,7 @@ typedef struct { uint64_t tokens, most; double at; } MailAsk;
 typedef struct { double time; uint64_t count; } MailTokens;
 typedef struct { uint64_t id; int64_t token; } MailToken;
 typedef struct { uint64_t end, preempted, hits; } MailEnded;
-typedef struct { SchedCounters counters; WorkerTimes times; LinkTraffic link; uint64_t sent; double priced; } MailTold;
+typedef struct { SchedCounters counters; WorkerTimes times; LinkTraffic link; uint64_t sent; } MailTold;
 
 // writes: also, or only, where there is no link. mail: a socket; link: an end of a pipe, or -1.
 typedef struct { const PipeOptions *o; bool writes; int mail, link; } WorkerPlace;

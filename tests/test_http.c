@@ -1,7 +1,10 @@
 // test_http.c: ./serve --port from outside: what it answers, what it refuses, and that an answer is that of ./generate.
 #include "tests/client.h"
+#include "infer/meter.h"
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 static const char COMPLETIONS[] = "/v1/completions", CHATS[] = "/v1/chat/completions";
@@ -406,7 +409,66 @@ static void paths(void) {
     server_stop(&s);
 }
 
+// ---- what it costs -------------------------------------------------------------------------------
+// CPU seconds of this thread, so that a busy machine does not make it shorter.
+static double own_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+// Takes a tenth of a second and notes that; then as much again, which only its end notes.
+static void *take_time(void *meter) {
+    while (own_seconds() < 0.1) {}
+    meter_note(meter);
+    while (own_seconds() < 0.2) {}
+    return NULL;
+}
+static void *sleep_on(void *meter) {
+    meter_note(meter);
+    usleep(300000);
+    return NULL;
+}
+
+static void meters(void) {
+    Meter *m = meter_new();
+    pthread_t thread[6];
+    for (size_t i = 0; i < 6; i++) pthread_create(&thread[i], NULL, i < 3 ? take_time : sleep_on, m);
+    for (size_t i = 0; i < 6; i++) pthread_join(thread[i], NULL);
+    double all = meter_seconds(m);
+    CHECK(all > 0.59 && all < 0.7, "three threads took 0.6 s, and three slept: %g", all);
+    meter_free(m);
+}
+
+// Nothing waits in a loop for tokens: while a step computes, HTTP takes nothing, and afterwards a little for each.
+static void takes_little(void) {
+    Server s;
+    train("--layers 2 --width 256 --heads 4 --data copy --vocab 4000 --steps 0 --context 128 "
+          "--eval-tokens 128 --sample-tokens 0 --out run");
+    if (!server_start(&s, "--run run --threads 2")) return;
+    enum { CLIENTS = 4 };
+    int client[CLIENTS];
+    double before[3], after[3];
+    static const char *const names[] = {"receipts:http_seconds_total", "receipts:scheduler_seconds_total",
+                                        "receipts:busy_seconds_total"};
+    for (int i = 0; i < 3; i++) before[i] = metric(&s, names[i]);
+    for (int i = 0; i < CLIENTS; i++) {
+        client[i] = client_open(&s);
+        client_post(client[i], COMPLETIONS, "{'prompt': [1, 2, 3], 'max_tokens': 100, 'stream': true, 'ignore_eos': "
+                    "true}");
+    }
+    for (int i = 0; i < CLIENTS; i++) CHECK(client_read(client[i], 60).status == 200, "client %d", i);
+    for (int i = 0; i < 3; i++) after[i] = metric(&s, names[i]) - before[i];
+    CHECK(after[0] > 0 && after[1] > 0 && after[2] > 0, "%g s of HTTP, %g of the scheduler, %g of steps", after[0],
+          after[1], after[2]);
+    CHECK(after[1] < after[2], "the scheduler takes a part of the steps: %g s of %g", after[1], after[2]);
+    CHECK(after[0] < 100 * CLIENTS * 2e-3, "HTTP took %g s for %d tokens", after[0], 100 * CLIENTS);
+    server_stop(&s);
+}
+
 static const Test tests[] = {
+    {"http/meters", "CPU seconds of threads, also of those that have ended", meters},
+    {"http/cost", "what HTTP and the scheduler take is counted, and is little", takes_little},
     {"http/answers", "an answer has the text of ./generate with its seed, whatever the flags of the engine", answers},
     {"http/ratio", "with a draft and --accept ratio, too, the text is that of ./generate", ratio},
     {"http/chats", "messages, whole and in events", chats},

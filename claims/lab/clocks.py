@@ -2,7 +2,7 @@
 real one.
 
     claims/clocks replay ends train --out claims/results/clocks.json        measures again (4 minutes), alone
-    claims/clocks uneven pace --out claims/results/clocks-again.json        (a minute)
+    claims/clocks uneven pace --out claims/results/clocks-again.json        (two minutes)
     claims/clocks held --out claims/results/clocks-agents.json              (a minute)
 
 A small model with random weights is calibrated, on one thread, and requests are replayed in both clocks: below and
@@ -11,12 +11,13 @@ burst, in a pool as large for its short requests as that of paging-loop for long
 event clock by a table of its own costs; and ./train says its speed by the batch. Rates are shares of what was
 measured just before.
 
-uneven: a backlog of uneven answers, static and continuous, in both clocks. pace: two processes that do both, and one
-that reads beside one that writes, in both clocks. held: sessions of agents on the real clock in a pool where
+uneven: a backlog of uneven answers, static and continuous, in both clocks, in turns. pace: two processes that do both,
+and one that reads beside one that writes, in both clocks, in turns; figures are medians of five. held: sessions of agents on the real clock in a pool where
 they fit and in one where they do not, with blocks held for a time, and without.
 """
 import json
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,8 @@ TRAINED = ("--data markov --order 1 --vocab 32 --context 32 --layers 2 --width 3
            "constant --eval-tokens 1024 --lr 3e-3")
 BATCHES = {1: 3000, 4: 2000, 16: 800, 64: 200, 256: 50}
 ROUNDS = 3
+TURNS = 5        # of uneven and pace
+NEAR = 320       # blocks: with them a table is measured at contexts as these two sections have, and not far beyond
 BETWEEN = 0.5    # of the two ends' logarithms: where the rate of `ends` lies
 TIMES = ("ttft", "tpot", "latency")
 
@@ -84,10 +87,10 @@ class Bed:
         endless = self.serve(f"--run small --threads 1 --arrivals closed --clients 400 --requests 400 {LENGTHS}")
         return endless["requests_per_second"]
 
-    def table(self):
+    def table(self, blocks=2048):
         """The small model's costs, measured once, and what it finishes at that time."""
         if not (self.folder / "cost.json").exists():
-            program("serve", "--run small --threads 1 --calibrate cost.json --budget 64 --running 32 --blocks 2048",
+            program("serve", f"--run small --threads 1 --calibrate cost.json --budget 64 --running 32 --blocks {blocks}",
                     self.folder)
             self.finished = self.most()
         return json.loads((self.folder / "cost.json").read_text()), self.finished
@@ -104,14 +107,26 @@ def replays(bed):
     yield bed.both("sessions, volatile", f"--rate {0.3 * most:.6g} {SESSIONS} --volatile-prefix 100")
 
 
+def middle(rows):
+    """Of rows that are alike, the medians, number by number."""
+    def of(values):
+        if isinstance(values[0], list):
+            return [of(list(v)) for v in zip(*values)]
+        return statistics.median(values) if isinstance(values[0], (int, float)) else values[0]
+    return {k: of([r[k] for r in rows]) for k in rows[0]}
+
+
 def uneven(bed):
-    """Replays at the run's pace; and requests per second, and the gain, as the table alone says them."""
-    bed.table()
+    """Replays at the run's pace; and requests per second, and the gain, as the table alone says them. Both in turns."""
+    bed.table(NEAR)
+    rounds = {"static": [], "continuous": []}
+    for _ in range(TURNS):
+        for sched, rows in rounds.items():
+            rows.append(bed.both(sched, f"{UNEVEN} --sched {sched}"))
     found = []
-    for sched in ("static", "continuous"):
-        text = f"{UNEVEN} --sched {sched}"
-        found.append({**bed.both(sched, text),
-                      "requests_per_second, simulated": bed.serve(f"--cost cost.json {text}")["requests_per_second"]})
+    for sched, rows in rounds.items():
+        simulated = bed.serve(f"--cost cost.json {UNEVEN} --sched {sched}")["requests_per_second"]
+        found.append({**middle(rows), "requests_per_second, simulated": simulated})
     static, other = found
     real, said = (other[k] / static[k] for k in ("requests_per_second", "requests_per_second, simulated"))
     return [*found, {"what": "gain", "real": real, "simulated": said, "off": said / real - 1}]
@@ -119,17 +134,20 @@ def uneven(bed):
 
 def pace(bed):
     """Of two processes: by percentile what the real clock says, and the errors of the table and at the run's pace."""
-    most = bed.table()[1]
-    for workers in ("0:2", "1:1"):
-        told = program("serve", f"--run small --disagg {workers} --clock both --cost cost.json {APART} "
-                                f"--rate {SHARED * most:.6g} --slo-ttft {22 / most:.6g} --slo-tpot 1", bed.folder)
-        row = {"what": workers, "requests": 200}
-        for name in TIMES:
-            lines = re.findall(rf"^  {name} +p(\d+) +(\S+) s +\S+ s +(\S+)% +\S+ s +(\S+)%", told, re.M)
-            row |= {name: [float(paced) / 100 for *_, paced in lines],
-                    f"{name}, by the table": [float(priced) / 100 for _, _, priced, _ in lines],
-                    f"{name}, seconds": [float(real) for _, real, *_ in lines]}
-        yield row
+    most = bed.table(NEAR)[1]
+    rounds = {"0:2": [], "1:1": []}
+    for _ in range(TURNS):
+        for workers, rows in rounds.items():
+            told = program("serve", f"--run small --disagg {workers} --clock both --cost cost.json {APART} "
+                                    f"--rate {SHARED * most:.6g} --slo-ttft {22 / most:.6g} --slo-tpot 1", bed.folder)
+            row = {"what": workers, "requests": 200}
+            for name in TIMES:
+                lines = re.findall(rf"^  {name} +p(\d+) +(\S+) s +\S+ s +(\S+)% +\S+ s +(\S+)%", told, re.M)
+                row |= {name: [float(paced) / 100 for *_, paced in lines],
+                        f"{name}, by the table": [float(priced) / 100 for _, _, priced, _ in lines],
+                        f"{name}, seconds": [float(real) for _, real, *_ in lines]}
+            rows.append(row)
+    yield from (middle(rows) for rows in rounds.values())
 
 
 def held(bed):

@@ -150,9 +150,10 @@ void ask_server(const char *input, size_t bytes) {
     http.o.key = bytes % 3 ? "" : "key";
     http.speaker = speaker_new("fuzz", words, VOCAB, LONGEST, 6, sampling, CHAT_auto);
     http.live = live_new(http.told, sched, pool, served, words);
-    http.streams = streams_new(http.live);
+    http.meter = meter_new();
+    http.streams = streams_new(http.live, http.meter);
     talk(input, bytes);
-    streams_end(http.streams), streams_free(http.streams);
+    streams_end(http.streams), streams_free(http.streams), meter_free(http.meter);
     for (size_t turns = 0; live_turn(http.live, true); turns++)
         if (turns > 10000) fuzz_fault("the engine does not come to an end");
     LiveStats s = live_stats(http.live);
