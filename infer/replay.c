@@ -23,7 +23,7 @@ static int same_answer(void *self, const StepRow *row, size_t index, size_t i, c
 
 Again replay_workers(Service *timed, double pace) {
     Service run = service_open(&timed->o);
-    run.real = false, run.trace = timed->trace, run.vocab = timed->vocab;
+    run.real = false, run.trace = timed->trace, run.vocab = timed->vocab, run.prompts = timed->prompts;
     workers_open(&run);
     run.workers.pace = pace;
     run.workers.layers = timed->config.layers;
@@ -40,7 +40,7 @@ Again replay_workers(Service *timed, double pace) {
 Again replay(Service *timed, bool paced) {
     Service run = service_open(&timed->o);
     run.real = false, run.trace = timed->trace, run.cost = timed->cost, run.vocab = timed->vocab, run.paced = paced;
-    run.timed = timed, run.knows = timed->knows;
+    run.timed = timed, run.knows = timed->knows, run.prompts = timed->prompts;
     if (serve_has_model_draft(&run.o)) run.draft = draft_elsewhere(run.knows);
     Backend b = answers_without_model(timed);
     b.sample = same_token, b.ends = timed->o.eos ? answers_is_end : NULL;
