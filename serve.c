@@ -263,6 +263,47 @@ static ServedTimes times_of(const Service *run) {
     return t;
 }
 
+// What data_open says is of flags that another command had.
+static void (*hook_before)(int status, const char *message);
+static void name_the_flag(int status, const char *message) {
+    fail_hook = hook_before;
+    (status == 2 ? usage_error : fail)("--prompts data: %s", message);
+}
+
+// The very data that the run has read: with other tokens in it numbers would mean others.
+static const Data *open_data(const Service *run) {
+    const ServeOptions *o = &run->o;
+    Config c;
+    flags_defaults(&config_table, &c);
+    if (!hf_flags(&c, o->run))
+        usage_error("--prompts data: %s does not say which data it was trained on; name a text (--prompts FILE)",
+                    o->run);
+    config_resolve(&c);
+    hook_before = fail_hook, fail_hook = name_the_flag;
+    Data *d = data_open(&c);
+    fail_hook = hook_before;
+    json_t *record = json_load_file(xprintf("%s/run.json", o->run), 0, NULL), *found = run_hash(d->hash);
+    if (!o->unverified && !json_equal(found, json_object_get(record, "data_hash")))
+        fail("--prompts data: the data %s is not what %s has read; --unverified uses it all the same, --prompts FILE "
+             "another text", c.data, o->run);
+    json_decref(found), json_decref(record);
+    return d;
+}
+
+static void open_prompts(Service *run) {
+    const char *from = run->o.prompts;
+    run->prompts = prompts_random(run->seed, run->vocab);
+    if (!strcmp(from, "random")) return;
+    if (!strcmp(from, "data")) run->prompts = prompts_of_data(run->seed, open_data(run));
+    else {
+        Tokenizer *words = tokenizer_open_dir(run->o.run);
+        if (!words) words = tokenizer_numbers(run->config.vocab);
+        run->prompts = prompts_of_file(run->seed, from, words, run->config.vocab);
+        tokenizer_free(words);
+    }
+    prompts_fit(&run->prompts, &run->trace, from);
+}
+
 static void end_where_texts_end(const char *dir, Backend *backend) {
     Tokenizer *words = tokenizer_open_dir(dir);
     if (!words || tokenizer_end(words) < 0)
@@ -275,7 +316,7 @@ static Backend open_backend(Service *run) {
     Backend backend = answers_without_model(&run->seed);
     backend.sample = answers_random_token;
     if (!*o->run) return backend;
-    open_model(run, service_places(o));
+    open_model(run, service_places(o)), open_prompts(run);
     backend = served_backend(run->served);
     if (o->eos) end_where_texts_end(o->run, &backend);
     else

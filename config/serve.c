@@ -31,7 +31,7 @@ static bool is_given(const bool *given, const char *name) { return given[flags_f
 
 #define LOAD "arrivals rate burst clients prompt_length answer_length spread lengths cv backlog agent_turns " SESSIONS
 #define SESSIONS "tool_tokens tool_seconds volatile_prefix"
-#define OFFLINE LOAD " requests trace time_scale length_scale clock eos records receipt picture dry_run disagg"
+#define OFFLINE LOAD " requests prompts trace time_scale length_scale clock eos records receipt picture dry_run disagg"
 #define ONLINE "host api_key chat max_length queue timeout idle connections grace"
 #define OF_MODELS "temperature sample_top_k top_p draft kv_policy kv_quant kv_tier"
 #define NO_MODEL "without --run: tokens are random then"

@@ -33,6 +33,10 @@ struct Data {
     // Every row of a synthetic source starts at a document boundary. Safe to call from many threads.
     void (*row)(const Data *d, Split split, uint64_t row, size_t T, int *tokens, int *targets, bool *is_answer);
 
+    // Files: tokens of the validation part, and a way to read some of them. 0: rows are made, as many as one likes.
+    size_t length;
+    void (*read)(const Data *d, size_t at, size_t count, int *tokens);
+
     // The true log-probability, in nats, of every scored target given the row up to it (0 where it is
     // not scored); NULL for real text, where nobody knows it. Minus its mean over the validation rows is
     // the loss that the source itself would have on them. stories, markov, iid and induction judge any

@@ -67,6 +67,10 @@ static void file_row(const Data *d, Split split, uint64_t row, size_t T, int *to
     free(window);
 }
 
+static void file_read(const Data *d, size_t at, size_t count, int *tokens) {
+    read_part(&((const File *)d->state)->split[SPLIT_VALIDATION], at, count, tokens);
+}
+
 static void file_close(Data *d) {
     File *f = d->state;
     for (int s = 0; s < 2; s++) {
@@ -281,7 +285,7 @@ static void refuse_share(const Config *config, const File *f) {
 void file_open(Data *d, const Config *config) {
     File *f = d->state = xmalloc(sizeof *f);
     *f = (File){.seeds = row_seeds(config), .validation_rows = d->validation_rows};
-    d->row = file_row, d->close = file_close;
+    d->row = file_row, d->read = file_read, d->close = file_close;
     d->floor_about = xprintf("unknown: nobody knows the entropy of real text");
     f->files[SPLIT_TRAIN] = files_find("data", config->data);
     f->files[SPLIT_VALIDATION] = files_for_validation(&f->files[SPLIT_TRAIN], config->val);
@@ -289,6 +293,6 @@ void file_open(Data *d, const Config *config) {
     if (f->files[SPLIT_TRAIN].kind == FILES_SHARDS) shard_open(d, config);
     else text_open(d, config);
     check_lengths(d, config);
-    d->splits = describe_splits(f);
+    d->splits = describe_splits(f), d->length = f->split[SPLIT_VALIDATION].count;
     d->hash = hash_bytes(d->hash, &config->val_fraction, sizeof config->val_fraction);
 }

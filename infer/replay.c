@@ -26,7 +26,7 @@ static double pace_of(WorkerTimes t) { return t.priced > 0 ? t.busy / t.priced :
 // Reading is arithmetic and writing is memory, of which two processes do not lose alike.
 Again replay_workers(Service *timed, bool paced) {
     Service run = service_open(&timed->o);
-    run.real = false, run.trace = timed->trace, run.vocab = timed->vocab;
+    run.real = false, run.trace = timed->trace, run.vocab = timed->vocab, run.prompts = timed->prompts;
     workers_open(&run);
     if (paced) run.workers.pace[0] = pace_of(timed->writing), run.workers.pace[1] = pace_of(timed->reading);
     run.workers.layers = timed->config.layers;
@@ -43,7 +43,7 @@ Again replay_workers(Service *timed, bool paced) {
 Again replay(Service *timed, bool paced) {
     Service run = service_open(&timed->o);
     run.real = false, run.trace = timed->trace, run.cost = timed->cost, run.vocab = timed->vocab, run.paced = paced;
-    run.timed = timed, run.knows = timed->knows;
+    run.timed = timed, run.knows = timed->knows, run.prompts = timed->prompts;
     if (serve_has_model_draft(&run.o)) run.draft = draft_elsewhere(run.knows);
     Backend b = answers_without_model(timed);
     b.sample = same_token, b.ends = timed->o.eos ? answers_is_end : NULL;

@@ -54,6 +54,7 @@ Service service_open(const ServeOptions *o) {
     if (*o->draft) run.guesses = service_guesses(o), run.keep->ahead = MOST_GUESSES;
     if (*o->draft && !serve_has_model_draft(o)) run.draft = draft_lookup();
     run.real = *o->run && o->clock != CLOCK_model, run.vocab = RANDOM_VOCAB;
+    run.prompts = prompts_random(o->seed, run.vocab);
     return run;
 }
 

@@ -6,15 +6,15 @@
 #define SERVICE_H
 #include "infer/disagg.h"
 #include "infer/pipe.h"
+#include "infer/prompts.h"
 #include "infer/served.h"
-#include "infer/trace.h"
 #include "plot/plot.h"
 
 enum { RANDOM_VOCAB = 32768 };          // without a model
 
 typedef struct Service {
     ServeOptions o; uint64_t seed;
-    Trace trace; CostTable cost, draft_cost;
+    Trace trace; Prompts prompts; CostTable cost, draft_cost;
     Pool *pool; Sched *sched; Engine engine;
     Model *model; size_t vocab;         // NULL: tokens are random
     Config config; Served *served;

@@ -37,7 +37,7 @@ void sessions_take(Service *run, size_t i) {
 size_t sessions_prompt(const Service *run, size_t i, int *token) {
     const Asked *a = &run->trace.asked[i];
     size_t n = a->prompt, mark = run->o.volatile_prefix;
-    trace_prompt(&run->trace, i, run->seed, run->vocab, token);
+    prompts_write(&run->prompts, &run->trace, i, token);
     if (i % run->trace.turns == 0) return n;
     const Request *before = run->request[i - 1];
     size_t new = n - a[-1].prompt - a[-1].answer;

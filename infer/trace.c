@@ -220,17 +220,3 @@ void trace_free(Trace *t) {
     for (size_t i = 0; i < t->count; i++) free(t->asked[i].hash);
     free(t->asked);
 }
-
-// ---- tokens --------------------------------------------------------------------------------------
-
-void trace_prompt(const Trace *t, size_t i, uint64_t seed, size_t vocab, int *token) {
-    const Asked *a = &t->asked[i];
-    for (size_t j = 0; j < a->prompt; j++) {
-        size_t piece = t->hash_size ? j / t->hash_size : 0;
-        bool known = piece < a->hashes;
-        uint32_t out[4];
-        philox(out, known ? a->hash[piece] : seed, known ? RNG_DATA : RNG_DATA | (uint64_t)(i + 1) << 32,
-               known ? j % t->hash_size : j);
-        token[j] = (int)(out[0] % vocab);
-    }
-}

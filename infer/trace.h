@@ -10,6 +10,5 @@ typedef struct { const char *format; Asked *asked; size_t count, hash_size, left
 
 Trace trace_make(const ServeOptions *o);                    // closed: all at 0
 Trace trace_read(const char *path, const ServeOptions *o);  // in order of time, the first at 0
-void trace_prompt(const Trace *t, size_t i, uint64_t seed, size_t vocab, int *token);   // its tokens
 void trace_free(Trace *t);
 #endif

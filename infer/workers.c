@@ -46,7 +46,7 @@ static void submit_to_workers(Service *run) {
         if (serve_is_closed(&run->o) ? flying(run) >= run->o.clients : a->at > run->now) return;
         int *token = xmalloc(size_mul(a->prompt, sizeof *token));
         double at = serve_is_closed(&run->o) ? run->now : a->at;
-        trace_prompt(&run->trace, i, run->seed, run->vocab, token);
+        prompts_write(&run->prompts, &run->trace, i, token);
         run->record[i] = (Record){.arrival = at, .prompt = a->prompt, .digest = HASH_START};
         if (run->pipe) pipe_submit(run->pipe, token, a->prompt, a->answer, at);
         else fleet_submit(run->fleet, token, a->prompt, a->answer, at);

@@ -8,9 +8,9 @@
 
 typedef enum {
     RNG_INIT = 1, RNG_DATA, RNG_VALIDATION, RNG_SAMPLE, RNG_WORLD, RNG_TEST, RNG_HASH,
-    RNG_DRAFT, RNG_ACCEPT, RNG_RESIDUAL, RNG_KEEP,
+    RNG_DRAFT, RNG_ACCEPT, RNG_RESIDUAL, RNG_KEEP, RNG_PROMPT,
 } RngPurpose;  // RNG_WORLD: the fixed facts of a synthetic source (its transition matrix, its table); RNG_HASH: experts
-               // by hash; then three of speculation; RNG_KEEP: --kv-policy random
+               // by hash; then three of speculation; RNG_KEEP: --kv-policy random; RNG_PROMPT: --prompts
 
 void philox(uint32_t out[4], uint64_t seed, uint64_t purpose, uint64_t index);
 

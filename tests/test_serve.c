@@ -183,23 +183,6 @@ static void lengths(void) {
     trace_free(&t);
 }
 
-// Equal numbers are equal tokens, at their places; what no number covers is each request's own.
-static void shared_prompts(void) {
-    Trace t = trace_of("{\"chat_id\": 1, \"timestamp\": 1, \"input_length\": 40, \"output_length\": 4, \"hash_ids\": "
-                       "[5, 6]}\n{\"chat_id\": 2, \"timestamp\": 2, \"input_length\": 40, \"output_length\": 6, "
-                       "\"hash_ids\": [5, 7]}\n{\"chat_id\": 3, \"timestamp\": 3, \"input_length\": 40, "
-                       "\"output_length\": 6, \"hash_ids\": [9, 5]}\n", "");
-    int a[40], b[40];
-    trace_prompt(&t, 0, 1, 32768, a), trace_prompt(&t, 1, 1, 32768, b);
-    CHECK(!memcmp(a, b, 16 * sizeof *a), "the first piece is shared");
-    CHECK(memcmp(a + 16, b + 16, 16 * sizeof *a) && memcmp(a + 32, b + 32, 8 * sizeof *a), "the others are not");
-    CHECK(memcmp(a, a + 16, 16 * sizeof *a), "two pieces of one prompt differ");
-    int c[40];
-    trace_prompt(&t, 2, 1, 32768, c);
-    CHECK(!memcmp(a, c + 16, 16 * sizeof *a), "the first piece again, at another place");
-    trace_free(&t);
-}
-
 static void read_bad(void *text) { trace_of(text, ""); }
 static void bad_traces(void) {
     static char *const bad[][2] = {
@@ -385,7 +368,6 @@ static const Test tests[] = {
     {"serve/guesses", "as many guesses as pay by the table, which knows how many texts write", guesses},
     {"serve/formats", "each format of a trace: times, lengths, scales", formats},
     {"serve/lengths", "lengths of any spread have their average and their coefficient of variation", lengths},
-    {"serve/shared-prompts", "equal numbers of pieces become equal tokens", shared_prompts},
     {"serve/bad-traces", "what is no trace is refused, with its line", bad_traces},
     {"serve/statistics", "percentiles by nearest rank; who is good", statistics},
     {"serve/same-digest", "pool, budget, blocks, order and preemption change no token", same_digest},

@@ -70,6 +70,7 @@ SERVED = {
     "drafted": "guesses",
     "rejected": "guesses that were wrong",
     "kept": "guesses that stayed (share)",
+    "gained": "guesses that stayed (per step)",
     "preempted": "preemptions",
     "swapped": "blocks swapped",
     "hits": "tokens found in the prefix cache",

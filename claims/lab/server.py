@@ -37,7 +37,8 @@ class Training(trainer.Training):
 def told_of(out, status):
     told = read_json(Path(out) / "run.json") if status == "finished" else {}
     machine, final = told.get("machine", {}), told.get("final", {})
-    kept = {"kept": 1 - final["rejected"] / final["drafted"]} if final.get("drafted") else {}
+    stayed = final.get("drafted", 0) - final.get("rejected", 0)
+    kept = {"kept": stayed / final["drafted"], "gained": stayed / final["steps"]} if final.get("drafted") else {}
     return {**final, **kept, "digest": told.get("digest", ""), "commit": told.get("commit", ""),
             "seconds": machine.get("wall_seconds"), "threads": machine.get("threads"), "cpu": machine.get("cpu", ""),
             "simd": machine.get("simd", "")}
