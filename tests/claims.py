@@ -1074,12 +1074,12 @@ class Records(unittest.TestCase):
                 title(finding=bad)
 
     def test_line_out_of_the_picture(self):
-        """It is drawn to the upper edge and no further, with its name beside the way out."""
+        """It is drawn to the upper edge and no further, with its name behind the marks there."""
         inf, points = math.inf, [(1, 9.0), (2, 9.0), (4, 1.0), (8, 2.0), (32, math.inf), (64, math.inf)]
         told = figure.through_the_top(points, 4)
         self.assertTrue(math.isnan(told[0][1]) and math.isnan(told[5][1]))
         self.assertEqual(told[1:5], [(2, 4), (4, 1.0), (8, 2.0), (32, 4)])
-        self.assertEqual(figure.label_at(points, 4), (16, 3.0))
+        self.assertEqual(figure.label_at(points, 4), (64, 4))
         self.assertEqual(figure.label_at([(1, inf), (2, 1.0)], 4), (2, 1.0))
 
     def test_a_figure_has_the_finding_as_its_title(self):
