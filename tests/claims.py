@@ -1087,12 +1087,12 @@ class Records(unittest.TestCase):
                 title(finding=bad)
 
     def test_line_out_of_the_picture(self):
-        """It is drawn to the upper edge and no further, with its name beside the way out."""
+        """It is drawn to the upper edge and no further, with its name behind the marks there."""
         inf, points = math.inf, [(1, 9.0), (2, 9.0), (4, 1.0), (8, 2.0), (32, math.inf), (64, math.inf)]
         told = figure.through_the_top(points, 4)
         self.assertTrue(math.isnan(told[0][1]) and math.isnan(told[5][1]))
         self.assertEqual(told[1:5], [(2, 4), (4, 1.0), (8, 2.0), (32, 4)])
-        self.assertEqual(figure.label_at(points, 4), (16, 3.0))
+        self.assertEqual(figure.label_at(points, 4), (64, 4))
         self.assertEqual(figure.label_at([(1, inf), (2, 1.0)], 4), (2, 1.0))
 
     def test_a_figure_has_the_finding_as_its_title(self):
@@ -1428,6 +1428,36 @@ class Pages(unittest.TestCase):
                     "read before": "2 GB/s", "read after": "3 GB/s"}
         self.assertEqual({name: told[name] for name in expected}, expected)
         self.assertEqual(told["chunk, all logits: least"], f"{100 * (18.516 / (18.516 - 31 * 0.16384) - 1):+.0f}%")
+
+    def test_bytes_of_a_backward(self):
+        """Products at flash's rate, five passes over matrices, and per 24 queries the keys, by rates of where they lie.
+        A claim may have the name of its record, and then has the facts of both."""
+        def ran(seconds, gflops):
+            return {"seconds": {"median": seconds}, "gflops": gflops}
+        pairs = flash.pairs_of(1024)
+        row = {"pass": "backward", "width": 64, "context": 1024, "flops_saved": 1.5, "left": 1.2,
+               "band": ran(4e-9 * pairs, 100), "flash": ran(3e-9 * pairs, 200),
+               **{step: {"median": 1.0} for step in (*flash.STEPS, "flash_times_naive", "flash_times_band")}}
+        near, far = ({"place": "all-cores", "bytes": size, **dict.fromkeys(("read", "write", "update"), rate)}
+                     for size, rate in ((1 << 20, 64.0), (4 << 20, 20.0)))
+        record = {"commit": "abc", "effort": "full", "machine": {"cpu": "Z80", "cores": 1},
+                  "limits": {"fma_gflops": 200.0, "read_gbytes_per_second": 30.0},
+                  "sections": {"flash": [row, {**row, "pass": "forward"}], "streams": [near, far], "left": [
+                      {"pass": way, "width": 64, "low": 1.0, "high": 1.2} for way in flash.PASSES]}}
+        told = flash.Flash(record).backward(1024)
+        for name, value in (("products", 2), ("matrix", 4 * 5 / 20), ("keys", 2 * 4 * 64 / 24 * 2 / 64)):
+            self.assertAlmostEqual(told[name], value)
+        self.assertAlmostEqual(told["left predicted"], 1.2 * told["sum"] / 4)
+        self.assertAlmostEqual(told["left by the matrix alone"], 1.2 * 3 / 4)
+        (self.root / "claims/results/fast.json").write_text(json.dumps(record))
+        (self.root / "claims/fast.toml").write_text(
+            'thesis = "x"\nkind = "timing"\nrecord = "fast.json"\nmetric = "ratio"\ncommand = "bench/bench flash"\n'
+            '[[comparison]]\na = "left pass=forward width=64: low"\npredict = "0.8 to 1.3"\n')
+        self.notebook(["<!-- claim fast: verdict -->?<!-- / --> "
+                       "<!-- claim fast: backward longest: matrix -->?<!-- / -->"])
+        self.refresh()
+        for text in ("HOLDS", "1.00 ns"):
+            self.assertIn(f"-->{text}<", (self.root / "notebooks/a.ipynb").read_text())
 
     def test_bench(self):
         """Speeds on the front page: 100 tokens a step; the better PyTorch at 40% of the peak, so a goal of 2 is 80%."""

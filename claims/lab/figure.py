@@ -224,12 +224,10 @@ def through_the_top(line, top):
 
 
 def label_at(line, top):
-    """Where the name of a line stands: at its last point; beside its last rise, if that leads out of the picture."""
-    last = max(i for i, (_, v) in enumerate(line) if v <= top)
-    (rate, value), beyond = line[last], line[last + 1:]
-    if not beyond:
-        return rate, value
-    return math.sqrt(rate * beyond[0][0]), (value + top) / 2
+    """Where the name of a line stands: behind its last point, or where it has left the picture, behind the last mark on
+    the upper edge. Beside the rise that leads out of it a name would lie on other lines and their seeds."""
+    rate, value = line[-1]
+    return rate, min(value, top)
 
 
 def draw_rates(axes, claim, results, facet, top):
@@ -250,7 +248,7 @@ def draw_rates(axes, claim, results, facet, top):
         axes.plot(*zip(*through_the_top(line, top)), zorder=3, **style | {"marker": ""})
         if shown := [(r, v) for r, v in line if v <= top]:
             axes.plot(*zip(*shown), zorder=3, **style | {"linestyle": ""})
-            ends.append((*label_at(line, top), words(claim, arm.name or arm.label), style["color"]))
+        ends.append((*label_at(line, top), words(claim, arm.name or arm.label), style["color"]))
     axes.axhline(claim.usable.bound, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
     axes.set_xscale("log")
     rates = [float(dict(t)["lr"]) for t in results.choices]

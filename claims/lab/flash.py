@@ -15,6 +15,8 @@ STEPS = {"band_times_naive": "the masked half", "strip_times_band": "no matrix i
          "flash_times_strip": "smaller tiles"}
 PLACES = {"all-cores": "all cores", "one-core": "one core", "starved": "one core beside a hog"}
 MATRIX_BYTES = 64 << 20                     # of a head of 4096 tokens
+ROWS = 24                                   # queries of a strip
+LONG = 1024                                 # tokens, from which a page looks at the bytes of a backward
 
 
 class Unmeasured(dict):
@@ -61,10 +63,26 @@ class Flash:
     def peak(self, place):
         return self.row("crossing", place=place)["fma_gflops"]
 
-    def streams(self, place):
-        """Of a matrix that lies in memory: the largest size that is no larger than one of 4096 tokens."""
-        rows = [r for r in self.sections["streams"] if r["place"] == place and r["bytes"] <= MATRIX_BYTES]
+    def streams(self, place, most=MATRIX_BYTES):
+        """The largest size that is no larger than so many bytes; by default a matrix of 4096 tokens, in memory."""
+        rows = [r for r in self.sections["streams"] if r["place"] == place and r["bytes"] <= most]
         return max(rows, key=lambda r: r["bytes"])
+
+    def backward(self, context, width=WIDTH):
+        """Nanoseconds per pair that band's backward should take, by the rate of flash's products and the bytes: one
+        matrix is written, updated and read, the other, the probabilities, read twice; and every strip of queries
+        updates the gradients of all keys and values before it, and reads these. Flash keeps all that in a cache."""
+        r = self.speed("backward", context, width)
+        ns = {kind: 1e9 * r[kind]["seconds"]["median"] / pairs_of(context) for kind in ("band", "flash")}
+        matrix = self.streams("all-cores", 4 * context ** 2)
+        keys = self.streams("all-cores", 4 * 4 * context * width)
+        parts = {"products": ns["band"] * r["band"]["gflops"] / r["flash"]["gflops"],
+                 "matrix": 4 * (1 / matrix["write"] + 1 / matrix["update"] + 3 / matrix["read"]),
+                 "keys": 2 * 4 * width / ROWS * (1 / keys["update"] + 1 / keys["read"])}
+        parts["sum"] = sum(parts.values())
+        without = parts["sum"] - parts["keys"]
+        return parts | ns | {"left": r["left"], "left predicted": r["left"] * parts["sum"] / ns["band"],
+                             "left by the matrix alone": r["left"] * without / ns["band"]}
 
     # ---- what pages quote ----
     def facts(self):
@@ -77,6 +95,12 @@ class Flash:
             found |= self.of_speeds()
         if "crossing" in self.sections:
             found |= self.of_crossings()
+        if "flash" in self.sections and "streams" in self.sections:
+            longest = self.contexts()[-1]
+            found |= {f"backward {name}: {what}": two(x) + (" ns" if "left" not in what else "")
+                      for context in self.contexts() if context >= LONG
+                      for name in [str(context)] + ["longest"] * (context == longest)
+                      for what, x in self.backward(context).items() if what != "left"}
         for r in self.sections.get("context", []):      # writing: bytes over bandwidth, of plain attention
             if r["attention"] == "mha":
                 found[f"decode {r['context']}: share"] = f"{100 * r['decode']['share']['median']:.0f}%"
@@ -94,6 +118,8 @@ class Flash:
             for width in sorted({r["width"] for r in self.sections["left"]}):
                 r = self.row("left", width=width, **{"pass": way})
                 found[f"{way} width {width}: left"] = span([r["low"], r["high"]], two)
+            some = [self.speed(way, context)["left"] for context in self.contexts() if context >= 512]
+            found |= {f"{way} from 512: left": span([min(some), max(some)], two)} if some else {}
         ends = [x for way in PASSES for r in [self.row("left", width=WIDTH, **{"pass": way})]
                 for x in (r["low"], r["high"])]
         return found | {"longest": str(longest), "left": span(ends, two)}
@@ -179,6 +205,17 @@ class Flash:
             rates = ", ".join(number(s[kind]) for kind in ("read", "write", "update"))
             print(f"{told:<24}{rates:>38}{r['predicted']:>20.1f}{r['measured']:>10.1f}")
 
+    def bytes_of_backward(self, width=WIDTH):
+        """Where the time of band's backward goes, beside what was measured, and what that would leave of speed."""
+        print(f"band backward, heads of {width}, ns for a pair; left: flash over naive, by the FLOPs saved")
+        print(f"{'tokens':>7}{'products':>10}{'matrix':>8}{'keys':>7}{'sum':>7}{'measured':>10}{'left':>7}"
+              f"{'predicted':>11}{'by the matrix alone':>21}")
+        for context in (c for c in self.contexts() if c >= LONG):
+            b = self.backward(context, width)
+            print(f"{context:>7}{b['products']:>10.2f}{b['matrix']:>8.2f}{b['keys']:>7.2f}{b['sum']:>7.2f}"
+                  f"{b['band']:>10.2f}{b['left']:>7.2f}{b['left predicted']:>11.2f}"
+                  f"{b['left by the matrix alone']:>21.2f}")
+
     def levels(self):
         """What a pass over a matrix runs at, by where it lies; all cores."""
         rows = [r for r in self.sections["streams"] if r["place"] == "all-cores"]
@@ -188,7 +225,7 @@ class Flash:
             print(f"{r['bytes']:>20,}{r['read']:>31.1f}{r['write']:>10.1f}{r['update']:>10.1f}{width:>11.1f}")
 
 
-def pairs_of(context, heads=2, rows=24):
+def pairs_of(context, heads=2, rows=ROWS):
     """Pairs of a query and a key that band and flash multiply: strips of 24 queries, to the end of each."""
     return heads * sum(min(rows, context - i) * (i + min(rows, context - i)) for i in range(0, context, rows)) \
         * max(1, 2048 // context)

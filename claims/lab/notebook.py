@@ -165,6 +165,9 @@ class FlashMeasured:
     def levels(self):
         self.tell(Flash.levels)
 
+    def bytes_of_backward(self):
+        self.tell(Flash.bytes_of_backward)
+
     def figure(self):
         """Speed over naive beside the FLOPs saved."""
         if not self.flash:
