@@ -13,7 +13,8 @@ measured just before.
 
 uneven: a backlog of uneven answers, static and continuous, in both clocks, in turns. pace: two processes that do both,
 and one that reads beside one that writes, in both clocks, in turns; figures are medians of five. held: sessions of
-agents on the real clock in a pool where they fit and in one where they do not, with blocks held for a time, and without.
+agents on the real clock in a pool where they fit and in one where they do not, with blocks held for a time, and
+without.
 """
 import json
 import re
