@@ -256,7 +256,8 @@ def draw_trained(receipt, pairs=4, words=16):
         axes.set_ylim(bottom=0)
         axes.set_ylabel(f"nats lost per answer, of {pairs} pairs")
         axes.set_title("Keys of 2 numbers bind next to nothing; of 8 the delta rule binds most", fontsize=10)
-        label_ends(axes, ends, size=8)
+        axes.set_xlim(0.9 * places[0], 1.07 * places[-1])
+        label_ends(axes, ends, size=8, beyond=20)      # right of the dots and of the dashed line
         return figure
 
 
