@@ -143,9 +143,10 @@ def capacity_in_bits(rule, dim, **how):
 def capacity_above_a_bag(rule, dim, words=16, **how):
     """The pairs at which half of the bits are missing that a bag of values leaves open, as the claims count them; 0 if
     it is so of two pairs, the fewest. Halves of all bits say little of few pairs, of which a bag knows so much."""
+    def missing(pairs):
+        return bits_left(rule, pairs, dim, words, **how) * math.log(words) / baseline.recall(pairs, words, True)[0]
     before, pairs = None, 2
-    while (now := bits_left(rule, pairs, dim, words, **how) * math.log(words) / baseline.recall(pairs, words, True)[0]) \
-            < 0.5:
+    while (now := missing(pairs)) < 0.5:
         before, pairs = now, 2 * pairs
     return pairs / 2 ** ((now - 0.5) / (now - before)) if before is not None else 0.0
 
@@ -176,8 +177,8 @@ def table_in_bits(dims=(2, 4, 8, 16)):
         found = [capacity_above_a_bag(rule, d, **how) for d in dims]
         cells = [f"{at:.1f} ({at / d:.1f} each)" if at else "fewer than 2" for at, d in zip(found, dims)]
         print(f"{name:<24}" + "".join(f"{cell:>18}" for cell in cells))
-    print("pairs at which half of the bits are missing that a bag of values leaves open, of an answer that is one of 16")
-    print("words of 32 numbers, by drawn keys")
+    print("pairs at which half of the bits are missing that a bag of values leaves open, of an answer that is one of")
+    print("16 words of 32 numbers, by drawn keys")
 
 
 def curve(axes, i, places, values, points, seen):

@@ -234,5 +234,6 @@ def draw_budgets(receipt, again):
         axes.set_xticks(range(len(OF_ARM)), OF_ARM)
         axes.set_xlim(-0.25, 2.75)
         axes.set_ylabel("validation loss (nats per token)")
-        axes.set_title("In the same kilobytes two bits win at equal tokens and lose at equal FLOPs", fontsize=10, fontweight="bold")
+        axes.set_title("In the same kilobytes two bits win at equal tokens and lose at equal FLOPs", fontsize=10,
+                       fontweight="bold")
         return figure
