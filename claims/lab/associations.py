@@ -145,7 +145,6 @@ def capacity_above_a_bag(rule, dim, words=16, **how):
     it is so of two pairs, the fewest. Halves of all bits say little of few pairs, of which a bag knows so much."""
     def missing(pairs):
         return bits_left(rule, pairs, dim, words, **how) * math.log(words) / baseline.recall(pairs, words, True)[0]
-
     before, pairs = None, 2
     while (now := missing(pairs)) < 0.5:
         before, pairs = now, 2 * pairs
@@ -178,9 +177,8 @@ def table_in_bits(dims=(2, 4, 8, 16)):
         found = [capacity_above_a_bag(rule, d, **how) for d in dims]
         cells = [f"{at:.1f} ({at / d:.1f} each)" if at else "fewer than 2" for at, d in zip(found, dims)]
         print(f"{name:<24}" + "".join(f"{cell:>18}" for cell in cells))
-    print("pairs at which half of the bits are missing that a bag of values leaves open, of an answer that is one of "
-          "16")
-    print("words of 32 numbers, by drawn keys")
+    print("pairs at which half of the bits are missing that a bag of values leaves open, of an answer that is one of")
+    print("16 words of 32 numbers, by drawn keys")
 
 
 def curve(axes, i, places, values, points, seen):
@@ -259,7 +257,8 @@ def draw_trained(receipt, pairs=4, words=16):
         axes.set_ylim(bottom=0)
         axes.set_ylabel(f"nats lost per answer, of {pairs} pairs")
         axes.set_title("Keys of 2 numbers bind next to nothing; of 8 the delta rule binds most", fontsize=10)
-        label_ends(axes, ends, size=8)
+        axes.set_xlim(0.9 * places[0], 1.07 * places[-1])
+        label_ends(axes, ends, size=8, beyond=20)      # right of the dots and of the dashed line
         return figure
 
 
