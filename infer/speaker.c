@@ -92,7 +92,7 @@ static size_t encode(Speaker *s, const char *text, bool whole, int **tokens) {
         if (!whole) return n;
         free(*tokens), *tokens = NULL;
     }
-    return tokenizer_prompt(s->words, text, tokens);
+    return tokenizer_whole(s->words, text, tokens);
 }
 
 bool speaker_encode(Speaker *s, const char *text, bool whole, int **tokens, size_t *n, size_t *spelled, Refusal *why) {
