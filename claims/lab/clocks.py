@@ -12,8 +12,9 @@ event clock by a table of its own costs; and ./train says its speed by the batch
 measured just before.
 
 uneven: a backlog of uneven answers, static and continuous, in both clocks, in turns. pace: two processes that do both,
-and one that reads beside one that writes, in both clocks, in turns; figures are medians of five. held: sessions of agents on the real clock in a pool where
-they fit and in one where they do not, with blocks held for a time, and without.
+and one that reads beside one that writes, in both clocks, in turns; figures are medians of five. held: sessions of
+agents on the real clock in a pool where they fit and in one where they do not, with blocks held for a time, and
+without.
 """
 import json
 import re
@@ -90,8 +91,8 @@ class Bed:
     def table(self, blocks=2048):
         """The small model's costs, measured once, and what it finishes at that time."""
         if not (self.folder / "cost.json").exists():
-            program("serve", f"--run small --threads 1 --calibrate cost.json --budget 64 --running 32 --blocks {blocks}",
-                    self.folder)
+            program("serve", "--run small --threads 1 --calibrate cost.json --budget 64 --running 32 "
+                             f"--blocks {blocks}", self.folder)
             self.finished = self.most()
         return json.loads((self.folder / "cost.json").read_text()), self.finished
 
