@@ -92,7 +92,7 @@ class Bed:
         """The small model's costs, measured once, and what it finishes at that time."""
         if not (self.folder / "cost.json").exists():
             program("serve", "--run small --threads 1 --calibrate cost.json --budget 64 --running 32 "
-                    f"--blocks {blocks}", self.folder)
+                             f"--blocks {blocks}", self.folder)
             self.finished = self.most()
         return json.loads((self.folder / "cost.json").read_text()), self.finished
 
