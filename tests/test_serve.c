@@ -6,6 +6,7 @@
 #include "infer/replay.h"
 #include "infer/sessions.h"
 #include "lib/process.h"
+#include "lib/rng.h"
 #include <jansson.h>
 #include <signal.h>
 #include <stdlib.h>
