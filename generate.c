@@ -387,8 +387,8 @@ static void write_several(Sampler *s, Clock *clock, bool terminal) {
 // Before it is read, which may take minutes without a word.
 static void note_long_prompt(const Config *c, size_t n) {
     if (c->pos != POS_learned && n > c->context)
-        fprintf(stderr, "note     the prompt has %zu tokens, which is more than the %zu that the model was trained on\n",
-                n, c->context);
+        fprintf(stderr, "note     the prompt has %zu tokens, which is more than the %zu that the model was trained "
+                "on\n", n, c->context);
 }
 
 static Sampler *write_texts(const Source *s, const int *prompt, size_t n, SampleOptions o, KeepOptions keep,

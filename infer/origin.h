@@ -1,5 +1,5 @@
-// origin.h: whether a request comes from a web page of somebody else. A browser lets any page send a form to this machine,
-// and a name that a page's owner makes point to it (DNS rebinding) even lets the page read what comes back.
+// origin.h: whether a request comes from a web page of somebody else. A browser lets any page send a form to this
+// machine, and a name that a page's owner makes point to it (DNS rebinding) even lets the page read what comes back.
 #ifndef ORIGIN_H
 #define ORIGIN_H
 #include <stdbool.h>

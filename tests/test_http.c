@@ -150,8 +150,8 @@ static void chats(void) {
     // What a client sends back of an assistant's message, as it got it from OpenAI.
     const char *chat = "{'messages': [{'role': 'user', 'content': 'Once'}, {'role': 'assistant', 'content': 'there', "
                        "%s}, {'role': 'user', 'content': 'was'}], 'max_tokens': 2}";
-    Response again = ask(&s, CHATS, xprintf(chat, "'tool_calls': [], 'refusal': null, 'annotations': [], 'audio': null, "
-                                            "'function_call': null"));
+    Response again = ask(&s, CHATS, xprintf(chat, "'tool_calls': [], 'refusal': null, 'annotations': [], 'audio': "
+                                            "null, 'function_call': null"));
     CHECK(again.status == 200, "%s", again.body);
     static const char *const asked[] = {"'name': 'Anna'", "'tool_calls': [{}]", "'refusal': 'no'"};
     for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
@@ -558,11 +558,11 @@ static void origins(void) {
         for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
             int to = client_open(&s);
             char *origin = cases[i].origin ? xprintf("Origin: %s\r\n", cases[i].origin) : "";
-            char *text = xprintf("GET /v1/models HTTP/1.1\r\nHost: %s\r\n%sConnection: close\r\nAuthorization: Bearer "
-                                 "k\r\n\r\n", cases[i].host, origin);
+            char *text = xprintf("GET /v1/models HTTP/1.1\r\nHost: %s\r\n%sConnection: close\r\nAuthorization: "
+                                 "Bearer k\r\n\r\n", cases[i].host, origin);
             client_send(to, text, strlen(text));
             Response r = client_read(to, 20);
-            CHECK(r.status == (keyed ? cases[i].closed : cases[i].open), "%d: %s: %d %s", keyed, text, r.status, r.body);
+            CHECK(r.status == (keyed ? cases[i].closed : cases[i].open), "%d: %s: %d", keyed, text, r.status);
         }
         Response form = client_ask(&s, "POST", COMPLETIONS, "Content-Type: application/x-www-form-urlencoded\r\n",
                                    "{\"prompt\": \"Once\", \"max_tokens\": 1}");

@@ -97,7 +97,8 @@ static void leave_writing(const Server *s, bool stream) {
 }
 
 static void leave_half_said(const Server *s, bool stream) {
-    static const char half[] = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{'prompt': 'On";
+    static const char half[] = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+                               "{'prompt': 'On";
     int to = client_open(s);
     client_send(to, half, stream ? sizeof half - 1 : 30);
     close(to);
@@ -244,7 +245,8 @@ static void say_too_much(const Server *s) {
 // Nothing, half a line, half a body: closed when --idle is over; meanwhile others are answered.
 static void say_little(const Server *s) {
     static const char *const little[] = {"", "GET /hea",
-                                         "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"};
+                                         "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+                                         "{"};
     int to[9];
     for (int i = 0; i < 9; i++) to[i] = client_open(s), client_send(to[i], little[i % 3], strlen(little[i % 3]));
     CHECK(ask(s, COMPLETIONS, SHORT).status == 200, "others are answered");
@@ -254,8 +256,8 @@ static void say_little(const Server *s) {
 // A connection that is kept after a stream is no other than one that never said anything.
 static void stay_after_stream(const Server *s) {
     static const char body[] = "{\"prompt\": \"Once\", \"max_tokens\": 3, \"stream\": true}";
-    char *text = xprintf("POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n\r\n%s", COMPLETIONS, strlen(body),
-                         body);
+    char *text = xprintf("POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n\r\n%s", COMPLETIONS,
+                         strlen(body), body);
     int to = client_open(s);
     double start = seconds_now();
     client_send(to, text, strlen(text));
@@ -355,7 +357,8 @@ static void drain(void) {
     CHECK(cut.status == 503 && strstr(cut.body, "shutting down"), "%d %s", cut.status, cut.body);
     CHECK(ended.whole && strstr(ended.body, "\"code\":503") && strstr(ended.body, "data: [DONE]"), "%d", ended.status);
     Result r = server_wait(&s);
-    CHECK(r.status == 0 && strstr(r.out, "3 received, 1 length, 2 drain; 1 call turned away"), "%d %s%s", r.status, r.out, r.error);
+    CHECK(r.status == 0 && strstr(r.out, "3 received, 1 length, 2 drain; 1 call turned away"), "%d %s%s", r.status,
+          r.out, r.error);
     if (!server_start(&s, ROOM "--grace 1000")) return;
     int held = post(&s, LONG, true);
     metric_becomes(&s, RUNNING, 1, 10);
