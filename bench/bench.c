@@ -28,6 +28,7 @@ static const Section sections[] = {
     {"context", "writing, by the length of the text before", bench_context},
     {"rows", "a step of 1 to 64 texts over blocks, each a token further", bench_rows},
     {"serve", "what ./serve takes beside the steps of its model", bench_serve},
+    {"http", "what the scheduler and HTTP take, by the server's own count", bench_http},
     {"torch", "the training steps beside PyTorch", bench_torch},
     {"llama", "batched decoding beside llama.cpp", bench_llama},
     {"threads", "scaling over threads", bench_threads},

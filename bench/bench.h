@@ -85,6 +85,7 @@ void bench_decode(Bench *b);
 void bench_context(Bench *b);
 void bench_rows(Bench *b);
 void bench_serve(Bench *b);
+void bench_http(Bench *b);
 void bench_llama(Bench *b);
 void bench_torch(Bench *b);
 void bench_threads(Bench *b);

@@ -63,10 +63,11 @@ static char *serve(const Served *s, const char *flags) {
 static char *of_model(const Served *s, const char *flags) { return xprintf("--run '%s/run' %s", s->room, flags); }
 
 // ---- what is left --------------------------------------------------------------------------------
+static const char *section = "serve";
 static void report(Bench *b, const char *name, const char *what, Summary x, double goal, bool at_most) {
     printf("%-38s %10.4g ±%.0f%% %10.4g  %s %.3f\n", what, x.median, 100 * spread_of(x), goal,
            at_most ? "of what it may be" : "times the goal", x.median / goal);
-    add_result(b, "serve", json_pack("{s:s, s:o, s:f, s:b}", "what", name, "measured", summary_json(x), "goal", goal,
+    add_result(b, section, json_pack("{s:s, s:o, s:f, s:b}", "what", name, "measured", summary_json(x), "goal", goal,
                                      "at_most", at_most));
 }
 
@@ -355,18 +356,34 @@ static void make_model(const Served *s, const char *flags) {
     free(train), free(text);
 }
 
-void bench_serve(Bench *b) {
-    char room[] = "/tmp/receipts-bench-XXXXXX";
-    Served s = {programs(), room, xprintf("--threads %d", b->threads), &settings[b->effort == TINY]};
+static Served begin(const Bench *b, char *room) {
     signal(SIGPIPE, SIG_IGN);          // a server that ends is noticed when its answer is missing
     if (!mkdtemp(room)) fail("no directory in /tmp");
-    make_model(&s, s.with->model);
     printf("%-38s %10s %15s\n", "", "measured", "goal");
+    return (Served){programs(), room, xprintf("--threads %d", b->threads), &settings[b->effort == TINY]};
+}
+
+static void end(Served s) {
+    char *remove = xprintf("rm -rf '%s'", s.room);
+    if (system(remove)) fprintf(stderr, "%s is left over\n", s.room);
+    free(remove), free(s.programs), free(s.threads);
+}
+
+void bench_serve(Bench *b) {
+    section = "serve";
+    char room[] = "/tmp/receipts-bench-XXXXXX";
+    Served s = begin(b, room);
+    make_model(&s, s.with->model);
     measure_event_clock(b, &s), measure_full(b, &s), measure_http(b, &s), measure_prefix(b, &s);
+    end(s);
+}
+
+void bench_http(Bench *b) {
+    section = "http";
+    char room[] = "/tmp/receipts-bench-XXXXXX";
+    Served s = begin(b, room);
     for (size_t i = 0; i < SIZED; i++)
         if (b->effort == TINY ? sized[i].from == TINY : sized[i].from != TINY && sized[i].from <= b->effort)
             make_model(&s, sized[i].model), measure_threads(b, &s, i);
-    char *remove = xprintf("rm -rf '%s'", room);
-    if (system(remove)) fprintf(stderr, "%s is left over\n", room);
-    free(remove), free(s.programs), free(s.threads);
+    end(s);
 }

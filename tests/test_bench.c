@@ -26,7 +26,7 @@ static size_t check_numbers(const json_t *value, const char *name) {
 
 // With --llama the race in few bits is among them; --tiny starts no such program.
 static void leaves_results(void) {
-    static const char *const sections[] = {"products", "steps", "attention", "decode", "rows", "serve",
+    static const char *const sections[] = {"products", "steps", "attention", "decode", "rows", "serve", "http",
                                            "threads", "memory", "packed"};
     Result r = bench(xprintf("--tiny --threads 1 --llama '%s' --out new/results.json", bench_binary()));
     CHECK(r.status == 0, "status %d: %s", r.status, r.error);

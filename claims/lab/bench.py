@@ -44,7 +44,7 @@ class Bench:
                  "fma at the end": f"{self.all['limits_at_the_end']['fma_gflops']:.0f} GFLOP/s"}
         for name, of_section in (("steps", self.steps), ("torch", self.torch), ("decode", self.decode),
                                  ("memory", self.memory), ("products", self.products), ("attention", self.attention),
-                                 ("serve", self.serve), ("llama", self.llama),
+                                 ("serve", self.serve), ("http", self.serve), ("llama", self.llama),
                                  ("packed", self.packed), ("quant", self.quant)):
             if name in self.sections:
                 found |= of_section(self.sections[name])
