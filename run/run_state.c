@@ -132,6 +132,28 @@ static uint64_t log_hash(const char *text, size_t bytes) {
     return h;
 }
 
+// The last step in the log's lines; one that a kill has torn counts for nothing.
+static size_t last_step(const char *text, size_t bytes) {
+    size_t last = 0;
+    for (const char *end; bytes && (end = memchr(text, '\n', bytes)); bytes -= (size_t)(end + 1 - text), text = end + 1) {
+        json_t *line = json_loadb(text, (size_t)(end - text), 0, NULL);
+        json_int_t step = json_integer_value(json_object_get(line, "step"));
+        if (step > 0 && (size_t)step > last) last = (size_t)step;
+        json_decref(line);
+    }
+    return last;
+}
+
+// A state is saved before the first step, and weights after it: where there are steps or weights, there was a state.
+static void refuse_lost_state(const Run *r, const char *log, size_t bytes) {
+    size_t step = last_step(log, bytes);
+    char *weights = run_path(r, "model.safetensors");
+    if (step || file_exists(weights))
+        fail("%s holds a run %s, but its state.safetensors, from which it would go on, is missing; put it back, or "
+             "--fresh trains again", r->dir, step ? xprintf("that came to step %zu", step) : "that has been saved");
+    free(weights);
+}
+
 static void open_log(Run *r, bool has_state, const RunState *s) {
     char *path = run_path(r, "log.jsonl");
     bool there = file_exists(path);
@@ -144,6 +166,7 @@ static void open_log(Run *r, bool has_state, const RunState *s) {
         fail("%s was changed or cut: its losses up to step %zu are not those that state.safetensors remembers; "
              "--fresh trains again", path, s->step);
     r->log = append_to_file(path);
+    if (!has_state) refuse_lost_state(r, text, bytes);
     if (kept < bytes && ftruncate(fileno(r->log), (off_t)kept) != 0)
         fail("cannot shorten %s: %s", path, strerror(errno));
     free(text), free(path);
