@@ -135,22 +135,23 @@ static uint64_t log_hash(const char *text, size_t bytes) {
 // The last step in the log's lines; one that a kill has torn counts for nothing.
 static size_t last_step(const char *text, size_t bytes) {
     size_t last = 0;
-    for (const char *end; bytes && (end = memchr(text, '\n', bytes)); bytes -= (size_t)(end + 1 - text), text = end + 1) {
+    for (const char *end; bytes && (end = memchr(text, '\n', bytes));) {
         json_t *line = json_loadb(text, (size_t)(end - text), 0, NULL);
         json_int_t step = json_integer_value(json_object_get(line, "step"));
         if (step > 0 && (size_t)step > last) last = (size_t)step;
         json_decref(line);
+        bytes -= (size_t)(end + 1 - text), text = end + 1;
     }
     return last;
 }
 
-// A state is saved before the first step, and weights after it: where there are steps or weights, there was a state.
+// Weights are written after a state: where they are, there was one.
 static void refuse_lost_state(const Run *r, const char *log, size_t bytes) {
     size_t step = last_step(log, bytes);
     char *weights = run_path(r, "model.safetensors");
-    if (step || file_exists(weights))
-        fail("%s holds a run %s, but its state.safetensors, from which it would go on, is missing; put it back, or "
-             "--fresh trains again", r->dir, step ? xprintf("that came to step %zu", step) : "that has been saved");
+    if (file_exists(weights))
+        fail("%s holds a run that came to step %zu, but its state.safetensors, from which it would go on, is missing; "
+             "put it back, or --fresh trains again", r->dir, step);
     free(weights);
 }
 
