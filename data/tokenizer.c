@@ -76,7 +76,12 @@ int tokenizer_start(const Tokenizer *t) { return t->start; }
 void tokenizer_set_start(Tokenizer *t, int token) { t->start = token; }
 
 size_t tokenizer_spoken(const Tokenizer *t) { return t->others ? SIZE_MAX : t->vocab; }
-int tokenizer_end(const Tokenizer *t) { return t->ends ? t->end[0] : -1; }
+
+int tokenizer_end(const Tokenizer *t) {
+    for (size_t i = 0; i < t->ends; i++)
+        if ((size_t)t->end[i] < t->vocab) return t->end[i];
+    return -1;
+}
 
 bool tokenizer_is_end(const Tokenizer *t, int token) {
     for (size_t i = 0; i < t->ends; i++)
@@ -207,10 +212,11 @@ size_t tokenizer_whole(const Tokenizer *t, const char *text, int **tokens) {
     return count + 1;
 }
 
+// The mark of a begin, or of an end where there is none; of ours without marks a newline; else token 0.
 static int token_of_nothing(const Tokenizer *t) {
+    int mark = t->begin >= 0 ? t->begin : tokenizer_end(t);
     size_t newline = t->others ? SIZE_MAX : strings_find(&t->token, "\n", 1);
-    if (t->others) return t->begin >= 0 ? t->begin : tokenizer_end(t) >= 0 ? tokenizer_end(t) : 0;
-    return newline == SIZE_MAX ? 0 : (int)newline;
+    return mark >= 0 ? mark : newline == SIZE_MAX ? 0 : (int)newline;
 }
 
 size_t tokenizer_prompt(const Tokenizer *t, const char *text, int **tokens) {
