@@ -308,7 +308,14 @@ static size_t read_prompt(const GenerateOptions *o, const bool *given, const Sou
     if (text + file + numbers > 1) usage_error("--prompt, --prompt-file and --prompt-tokens: only one may be given");
     if (numbers) return read_numbers(o->prompt_tokens, s->config.vocab, tokens);
     char *prompt = text ? xprintf("%s", o->prompt) : file ? prompt_from_file(o->prompt_file) : default_prompt(s);
-    size_t n = tokenizer_prompt(s->tokenizer, prompt, tokens);
+    size_t n = tokenizer_whole(s->tokenizer, prompt, tokens);
+    if (n == 0) {
+        free(*tokens);
+        n = tokenizer_prompt(s->tokenizer, prompt, tokens);
+        if (text || file)
+            fprintf(stderr, "note     %s is empty, and a text must begin with a token: this one begins with token "
+                    "%d\n", text ? "--prompt" : "--prompt-file", **tokens);
+    }
     free(prompt);
     return n;
 }
@@ -377,11 +384,19 @@ static void write_several(Sampler *s, Clock *clock, bool terminal) {
     free(prompt);
 }
 
+// Before it is read, which may take minutes without a word.
+static void note_long_prompt(const Config *c, size_t n) {
+    if (c->pos != POS_learned && n > c->context)
+        fprintf(stderr, "note     the prompt has %zu tokens, which is more than the %zu that the model was trained "
+                "on\n", n, c->context);
+}
+
 static Sampler *write_texts(const Source *s, const int *prompt, size_t n, SampleOptions o, KeepOptions keep,
                             Speculation *ahead, Clock *clock) {
     bool terminal = isatty(STDOUT_FILENO);
     keep_fit(s->model, &keep);
     check_memory(s, NULL, n, o, &keep);
+    note_long_prompt(&s->config, n);
     clock->start = seconds_now();
     if (clock->profiled) profile_start();
     Sampler *sampler = sampler_new_kept(s->model, s->tokenizer, prompt, n, o, keep);
@@ -441,7 +456,7 @@ static void report(const Source *s, const Sampler *t, const Clock *clock) {
         fprintf(stderr, "note     the %zu learned position%s used up %zu time%s: each time the last %zu token%s read "
                 "again\n", t->window, t->window == 1 ? " was" : "s were", t->refills, plural(t->refills), half,
                 half == 1 ? " was" : "s were");
-    else if (t->count > s->config.context)
+    else if (t->count > s->config.context && t->prompt <= s->config.context)        // else it has been said
         fprintf(stderr, "note     the text is longer than the %zu token%s that the model was trained on\n",
                 s->config.context, plural(s->config.context));
 }

@@ -178,38 +178,48 @@ size_t tokenizer_spelled_out(const Tokenizer *t, size_t *at, int *token) {
     return t->others ? bytelevel_spelled_out(t->others, at, token) : 0;
 }
 
-// What the template of a checkpoint puts around a text; "" gets the mark of a begin or an end where there is none.
-static size_t prompt_of_others(const Tokenizer *t, const char *text, int **tokens) {
+// What the template of a checkpoint puts around a text.
+static size_t whole_of_others(const Tokenizer *t, const char *text, int **tokens) {
     const int *before, *after;
     int *encoded;
     size_t count = tokenizer_encode(t, text, strlen(text), &encoded);
     size_t m = bytelevel_around(t->others, 0, &before), n = bytelevel_around(t->others, 1, &after);
-    int alone = t->begin >= 0 ? t->begin : tokenizer_end(t) >= 0 ? tokenizer_end(t) : 0;
-    *tokens = xmalloc(size_mul(m + count + n + 1, sizeof **tokens));
+    *tokens = xmalloc(size_mul(m + count + n, sizeof **tokens));
     memcpy(*tokens, before, m * sizeof **tokens);
     memcpy(*tokens + m, encoded, count * sizeof **tokens);
     memcpy(*tokens + m + count, after, n * sizeof **tokens);
     free(encoded);
-    count += m + n;
-    if (count == 0) (*tokens)[count++] = alone;
-    return count;
+    return m + count + n;
 }
 
-size_t tokenizer_prompt(const Tokenizer *t, const char *text, int **tokens) {
-    if (t->others) return prompt_of_others(t, text, tokens);
+size_t tokenizer_whole(const Tokenizer *t, const char *text, int **tokens) {
+    if (t->others) return whole_of_others(t, text, tokens);
     int *encoded;
     size_t count = tokenizer_encode(t, text, strlen(text), &encoded);
-    bool starts = t->start < 0 || (count > 0 && encoded[0] == t->start);
-    if (starts && count > 0) {
+    if (t->start < 0 || (count > 0 && encoded[0] == t->start)) {
         *tokens = encoded;
         return count;
     }
-    size_t newline = strings_find(&t->token, "\n", 1);
     *tokens = xmalloc(size_mul(count + 1, sizeof **tokens));
-    (*tokens)[0] = t->start >= 0 ? t->start : newline == SIZE_MAX ? 0 : (int)newline;
+    (*tokens)[0] = t->start;
     memcpy(*tokens + 1, encoded, count * sizeof **tokens);
     free(encoded);
     return count + 1;
+}
+
+static int token_of_nothing(const Tokenizer *t) {
+    size_t newline = t->others ? SIZE_MAX : strings_find(&t->token, "\n", 1);
+    if (t->others) return t->begin >= 0 ? t->begin : tokenizer_end(t) >= 0 ? tokenizer_end(t) : 0;
+    return newline == SIZE_MAX ? 0 : (int)newline;
+}
+
+size_t tokenizer_prompt(const Tokenizer *t, const char *text, int **tokens) {
+    size_t count = tokenizer_whole(t, text, tokens);
+    if (count > 0) return count;
+    free(*tokens);
+    *tokens = xmalloc(sizeof **tokens);
+    **tokens = token_of_nothing(t);
+    return 1;
 }
 
 // ---- decoding ----------------------------------------------------------------------------------

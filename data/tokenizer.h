@@ -54,9 +54,11 @@ void tokenizer_show_special(Tokenizer *t, bool show);         // unless it is to
 size_t tokenizer_encode(const Tokenizer *t, const char *text, size_t bytes, int **tokens);
 // How many special tokens the text that was encoded last spelled out, as "<|endoftext|>"; the first one, and its byte.
 size_t tokenizer_spelled_out(const Tokenizer *t, size_t *at, int *token);
-// Encodes what a sample starts from: the start token (if there is one and the text does not begin
-// with it), then the text; hf: what its template puts before and after a text. Never empty: "" without a start token
-// gives hf's token for the begin or the end of a text, a newline, or else token 0.
+// Encodes a text with what every text has: the start token before it (if there is one and the text does not begin with
+// it); hf: what its template puts before and after a text. 0: an empty text of a tokenizer that puts nothing there.
+size_t tokenizer_whole(const Tokenizer *t, const char *text, int **tokens);
+// The same as what a sample starts from. Never empty: then it is hf's token for the begin or the end of a text, a
+// newline, or else token 0.
 size_t tokenizer_prompt(const Tokenizer *t, const char *text, int **tokens);
 // The bytes that one token adds after the token `previous` (-1: at the start, where the start token adds
 // none), so that text can be streamed; returns their number and stores a pointer valid until the next call on

@@ -935,6 +935,11 @@ static void test_prompts(void) {
           text.out);
     Answer none = run("--run r --tokens 20"), newline = run("--run r --prompt '\n' --tokens 20");
     CHECK(none.status == 0 && !strcmp(none.out, newline.out), "%s%s", none.err, none.out);
+    write_whole_file(test_path("nothing"), "", 0);
+    Answer empty = run("--run r --prompt '' --tokens 20"), nothing = run("--run r --prompt-file nothing --tokens 20");
+    CHECK(!strcmp(empty.out, none.out) && strstr(empty.err, "--prompt is empty") && !strstr(none.err, "is empty"),
+          "%s%s", empty.err, none.err);
+    CHECK(!strcmp(nothing.out, none.out) && strstr(nothing.err, "--prompt-file is empty"), "%s", nothing.err);
     tokenizer_free(t);
     t = tokenizer_numbers(VOCAB);
     model_free(make_run("chain", "--data markov", t));              // its rows begin with token 0
@@ -1013,6 +1018,12 @@ static void test_foreign(void) {
     snprintf(said, sizeof said, "--run foreign --prompt '3 7' --rope-scaling yarn --rope-trained %d", context);
     Answer c = run("--run foreign --prompt '3 7' --rope-scaling yarn"), d = run(said);
     CHECK(c.status == 0 && strstr(c.err, note), "%s: %s", note, c.err);
+    char *many = xprintf("%s", "--run foreign --tokens 5 --prompt '");
+    for (int i = 0; i <= context; i++) many = xprintf("%s3 ", many);
+    Answer e = run(xprintf("%s'", many));
+    const char *before = strstr(e.err, xprintf("note     the prompt has %d tokens, which is more than the %d",
+                                               context + 1, context)), *after = strstr(e.err, "prefill");
+    CHECK(e.status == 0 && before && after && before < after && !strstr(e.err, note), "said once, before: %s", e.err);
     CHECK(strcmp(c.out, d.out) == 0, "%s, with the trained context %s", c.out, d.out);
     tokenizer_free(t);
 }

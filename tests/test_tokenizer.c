@@ -250,6 +250,7 @@ static void test_words(void) {
           test_message);
     CHECK(test_fails(1, "\"catsup\"", encode_catsup, t), "%s", test_message);
     CHECK(tokenizer_prompt(t, "", &tokens) == 1 && tokens[0] == 0, "nothing: the start of a story");
+    CHECK(tokenizer_whole(t, "", &tokens) == 1 && tokenizer_whole(t, "Anna", &tokens) == 2, "every text has a start");
     CHECK(tokenizer_prompt(t, "Anna said", &tokens) == 3 && tokens[0] == 0 && tokens[1] == 1, "the start comes first");
     CHECK(tokenizer_prompt(t, "\n\nAnna", &tokens) == 2 && tokens[0] == 0, "but once");
     char *said = spoken(t, tokens, 2, &m);
@@ -273,6 +274,7 @@ static void test_numbers(void) {
     CHECK(test_fails(1, "byte 2", encode_words_as_numbers, t), "%s", test_message);
     int *tokens;
     CHECK(tokenizer_prompt(t, "", &tokens) == 1 && tokens[0] == 0, "never empty");
+    CHECK(tokenizer_whole(t, "", &tokens) == 0 && tokenizer_whole(t, "3", &tokens) == 1, "nothing is put there");
     tokenizer_free(t);
 }
 
