@@ -145,6 +145,9 @@ static size_t longest_text(const Service *run) {
                     o->max_length, o->blocks, o->block, pool);
     size_t most = o->max_length ? o->max_length : run->config.context;
     if (known && most > known) most = known;
+    if (o->max_length > run->config.context)
+        fprintf(stderr, "note     --max-length %zu is beyond the %zu tokens that the model was trained on\n",
+                o->max_length, run->config.context);
     if (most > pool)
         fprintf(stderr, "note     texts have %zu tokens at most, which is what the pool holds; the model was trained "
                 "on %zu (--blocks)\n", pool, most);
@@ -233,6 +236,9 @@ static void measure_costs(const ServeOptions *o) {
     if (process_stopped) fail("stopped: no table of costs was written");
     CostTable c = calibrate_fit(&m);
     c.cache_bytes = (double)model_size(&run.config).cache_bytes_per_token, c.layers = run.config.layers;
+    if (!cost_is_positive(&c))
+        fail("--calibrate: by the times that were measured some steps take no time at all, so %s was left as it was; "
+             "measure again, when less else runs here", o->calibrate);
     cost_write(&c, m.point, m.points, o->calibrate);
     printf("costs     %s: %.3g ms for a step of one token, %.3g ms of %.0f; %.3g us for a cached token\n", o->calibrate,
            1e3 * cost_of(&c, (StepSize){1, 1, 0, 1, 1}), 1e3 * cost_of(&c, (StepSize){.tokens = c.most.tokens}),

@@ -151,21 +151,15 @@ static void hold_out(CostTable *c, const CostPoint *point, size_t points) {
     free(error);
 }
 
-// Each term is scaled to at most 1, which keeps the equations well conditioned.
-CostTable cost_fit(const CostPoint *point, size_t points, const double *knot, size_t knots) {
-    double a[TERMS][TERMS + 1] = {{0}}, scale[TERMS] = {0}, f[TERMS];
-    size_t n = TERMS - KNOTS + knots;
-    CostTable c = {.knots = knots};
-    for (size_t p = 0; p < points; p++) {
-        StepSize x = point[p].size;
-        terms_of(f, x, knot, knots);
-        for (size_t i = 0; i < n; i++) scale[i] = fmax(scale[i], f[i] / point[p].seconds);
-        c.most = (StepSize){fmax(c.most.tokens, x.tokens), fmax(c.most.keys, x.keys), fmax(c.most.packed, x.packed),
-                            fmax(c.most.pairs, x.pairs), fmax(c.most.draws, x.draws)};
-    }
+// The factors f of the terms that are used, which are those whose scale is above 0. Each is scaled to at most 1, which
+// keeps the equations well conditioned.
+static void fit_terms(const CostPoint *point, size_t points, const CostTable *c, const double scale[TERMS],
+                      double f[TERMS]) {
+    double a[TERMS][TERMS + 1] = {{0}};
+    size_t n = TERMS - KNOTS + c->knots;
     for (size_t p = 0; p < points; p++) {
         if (p % 4 == 3) continue;
-        terms_of(f, point[p].size, knot, knots);
+        terms_of(f, point[p].size, c->knot, c->knots);
         for (size_t i = 0; i < n; i++) f[i] = scale[i] > 0 ? f[i] / point[p].seconds / scale[i] : 0;
         for (size_t i = 0; i < n; i++) {
             for (size_t j = 0; j < n; j++) a[i][j] += f[i] * f[j];
@@ -174,9 +168,58 @@ CostTable cost_fit(const CostPoint *point, size_t points, const double *knot, si
     }
     solve(a, n);
     for (size_t i = 0; i < n; i++) f[i] = scale[i] > 0 ? a[i][n] / a[i][i] / scale[i] : 0;
-    c.base = f[0], c.slope = f[1], c.head = f[2], c.draw = f[3], c.crowd = f[4];
-    c.keys = f[5], c.packed = f[6], c.pairs = f[7];
-    for (size_t i = 0; i < knots; i++) c.knot[i] = knot[i], c.bend[i] = f[8 + i];
+}
+
+static void set_factors(CostTable *c, const double f[TERMS]) {
+    c->base = f[0], c->slope = f[1], c->head = f[2], c->draw = f[3], c->crowd = f[4];
+    c->keys = f[5], c->packed = f[6], c->pairs = f[7];
+    for (size_t i = 0; i < c->knots; i++) c->bend[i] = f[8 + i];
+}
+
+// A cost is a sum of functions of one size each, linear between knots: its least is that at their ends.
+bool cost_is_positive(const CostTable *c) {
+    double tokens = INFINITY, draws = 0;
+    for (size_t i = 0; i < c->knots + 2; i++) {
+        double m = i == 0 ? fmin(1, c->most.tokens) : i == 1 ? c->most.tokens : c->knot[i - 2];
+        if (m <= c->most.tokens) tokens = fmin(tokens, value_of(c, (StepSize){.tokens = m}));
+    }
+    const double drawn[] = {1, CROWD, c->most.draws};
+    for (size_t i = 0; i < 3; i++)
+        if (drawn[i] <= c->most.draws && drawn[i] > 0)
+            draws = fmin(draws, c->head + c->draw * drawn[i] + c->crowd * fmax(0, drawn[i] - CROWD));
+    return tokens + draws + fmin(0, c->keys * c->most.keys) + fmin(0, c->packed * c->most.packed) +
+               fmin(0, c->pairs * c->most.pairs) > 0;
+}
+
+// Where noise makes a term negative enough for a step that takes less than nothing, the most negative term goes, until
+// none is: what is left cannot.
+static void fit_without_negative(const CostPoint *point, size_t points, CostTable *c, double scale[TERMS],
+                                 double f[TERMS]) {
+    for (size_t dropped = 0; dropped < TERMS; dropped++) {
+        size_t least = 0;
+        for (size_t i = 1; i < TERMS - KNOTS + c->knots; i++)
+            if (f[i] * scale[i] < f[least] * scale[least]) least = i;
+        if (f[least] >= 0) return;
+        scale[least] = 0;
+        fit_terms(point, points, c, scale, f);
+    }
+}
+
+CostTable cost_fit(const CostPoint *point, size_t points, const double *knot, size_t knots) {
+    double scale[TERMS] = {0}, f[TERMS];
+    size_t n = TERMS - KNOTS + knots;
+    CostTable c = {.knots = knots};
+    for (size_t i = 0; i < knots; i++) c.knot[i] = knot[i];
+    for (size_t p = 0; p < points; p++) {
+        StepSize x = point[p].size;
+        terms_of(f, x, knot, knots);
+        for (size_t i = 0; i < n; i++) scale[i] = fmax(scale[i], f[i] / point[p].seconds);
+        c.most = (StepSize){fmax(c.most.tokens, x.tokens), fmax(c.most.keys, x.keys), fmax(c.most.packed, x.packed),
+                            fmax(c.most.pairs, x.pairs), fmax(c.most.draws, x.draws)};
+    }
+    fit_terms(point, points, &c, scale, f);
+    set_factors(&c, f);
+    if (!cost_is_positive(&c)) fit_without_negative(point, points, &c, scale, f), set_factors(&c, f);
     hold_out(&c, point, points);
     return c;
 }

@@ -27,6 +27,7 @@ typedef struct {
 StepSize step_size(const Step *step);
 double cost_of(const CostTable *c, StepSize size);      // fails beyond what was measured
 bool cost_is_known(const CostTable *c, StepSize size);  // it does not
+bool cost_is_positive(const CostTable *c);              // whether every step that is known takes time
 // What a draft that is a model reads of a row in a round of its own: first all that is known, then guess after guess,
 // the last one too (n 0: nothing). By ratio it also draws the token behind its last guess. Nothing beyond `known`
 // positions.
@@ -38,6 +39,7 @@ double cost_of_draft(const CostTable *draft, const Step *step, bool ratio, size_
 // measured.
 size_t cost_best_guesses(const CostTable *c, const CostTable *draft, const Step *step, double a);
 // Least squares of the relative error over three of every four points; the error of the fourth ones is stored.
+// Where a step would then take less than nothing, without negative terms.
 CostTable cost_fit(const CostPoint *point, size_t points, const double *knot, size_t knots);
 CostTable cost_built_in(void);
 CostTable cost_read(const char *path);

@@ -6,6 +6,7 @@
 #include "infer/replay.h"
 #include "infer/sessions.h"
 #include "lib/process.h"
+#include "lib/rng.h"
 #include <jansson.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -65,6 +66,26 @@ static void costs(void) {
     CHECK(noted.requests == 200 && noted.pace == 1.25 && noted.ttft[1] == -0.02 && isnan(noted.ttft[2]) &&
               noted.latency[2] == 6, "%zu", noted.requests);
     CHECK(strstr(read_whole_file(test_path("cost.json"), NULL), "\"measured\": [\n  [1, 0, 0, 1, 0, "), "points");
+}
+
+// Noise as large as the costs themselves: no step that is known takes less than nothing.
+static void noisy_costs(void) {
+    double knot[] = {2, 4};
+    size_t negative = 0;
+    for (uint64_t seed = 0; seed < 200; seed++) {
+        CostPoint point[128];
+        Rng r = rng_stream(seed, RNG_SAMPLE, 0);
+        size_t n = 0;
+        for (int m = 1; m <= 8; m++)
+            for (int i = 0; i < 6; i++, n++)
+                point[n] = (CostPoint){{m, rng_below(&r, 320), m > 2 ? rng_below(&r, 100) : 0, rng_below(&r, 500),
+                                        i % 2 ? m : 0}, (2e-6 + 1e-7 * m) * (0.3 + rng_below(&r, 1000) / 500.0)};
+        CostTable c = cost_fit(point, n, knot, 2);
+        CHECK(cost_is_positive(&c) && isfinite(c.median), "seed %d: base %g", (int)seed, c.base);
+        CHECK(cost_of(&c, (StepSize){1, 0, 0, 0, 0}) > 0 && cost_of(&c, c.most) > 0, "seed %d", (int)seed);
+        negative += c.slope < 0 || c.keys < 0 || c.pairs < 0 || c.draw < 0 || c.packed < 0;
+    }
+    CHECK(negative > 0, "a negative term that makes no step negative stays");
 }
 
 // What a row is priced as: one that writes or checks guesses reads its keys once, a longer one packs them.
@@ -379,6 +400,7 @@ static void sessions(void) {
 static const Test tests[] = {
     {"serve/replayed", "a signal does not stop a replay, whose run is not written yet", replayed},
     {"serve/costs", "the fit finds the costs it was made from; beyond what was measured it refuses", costs},
+    {"serve/noisy-costs", "no step costs less than nothing, whatever was measured", noisy_costs},
     {"serve/step-sizes", "tokens, keys, pairs and draws of a step that mixes all kinds of rows", step_sizes},
     {"serve/draft-rounds", "a draft reads what is known, then guess after guess, and each round has its price",
      draft_rounds},
