@@ -98,7 +98,7 @@ static void push(Live *l, Call *c) {
 Submitted live_submit(Live *l, Call *c) {
     Submitted done = SUBMIT_DONE;
     pthread_mutex_lock(&l->lock);
-    if (l->draining) done = SUBMIT_DRAINING;
+    if (l->draining) done = SUBMIT_DRAINING, l->stats.turned_away++;
     else if (l->open + c->answers > l->o.running + l->o.queue) done = SUBMIT_FULL, l->stats.turned_away++;
     else {
         c->id = l->next++, c->arrival = now_of(l), c->open = c->answers;

@@ -74,7 +74,7 @@ typedef struct { double ttft, tpot, latency, end; size_t prompt, tokens; Why why
 // All of it under the lock; counters only grow.
 typedef struct {
     double start, now, busy, flops, bytes;               // seconds; of the steps
-    size_t received, ended[WHYS], good, turned_away;     // answers; calls that met a full queue
+    size_t received, ended[WHYS], good, turned_away;     // answers; calls that met a full queue or an end
     size_t prompt_tokens, tokens;
     size_t running, waiting, batch, step_tokens, held, blocks;
     SchedCounters sched; size_t queries;                 // tokens that were looked up in the cache

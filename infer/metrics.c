@@ -66,7 +66,8 @@ static void of_vllm(const Page *p, const LiveStats *s) {
 static void of_ours(const Page *p, const LiveStats *s, const LiveOptions *o) {
     counter(p, "receipts:requests_received_total", (double)s->received, "Requests that were let in.");
     reasons(p, "receipts:requests_ended_total", s, WHYS - 1, "Requests that ended, each once.");
-    counter(p, "receipts:turned_away_total", (double)s->turned_away, "Calls that met a full queue (429).");
+    counter(p, "receipts:turned_away_total", (double)s->turned_away, "Calls that met a full queue (429) or a "
+            "shutdown (503).");
     counter(p, "receipts:shed_total", (double)s->ended[WHY_SHED], "Requests given up after waiting for --shed.");
     counter(p, "receipts:good_requests_total", (double)s->good, "Requests within --slo-ttft and --slo-tpot.");
     counter(p, "receipts:steps_total", (double)s->sched.steps, "Steps of the engine.");
