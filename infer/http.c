@@ -9,6 +9,7 @@ void http_serve(HttpOptions o, Live *live, LiveOptions told, Speaker *speaker, c
 }
 #else
 #include "infer/metrics.h"
+#include "infer/origin.h"
 #include "infer/streams.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -36,6 +37,7 @@ static const double LOOK = 0.05;            // seconds between two looks at whet
 typedef struct {
     HttpOptions o; LiveOptions told;
     Live *live; Speaker *speaker; Streams *streams;
+    const char *own;                        // --host where this machine alone is heard, else NULL
     pthread_mutex_t lock; size_t visits;    // requests under way
 } Http;
 
@@ -48,6 +50,7 @@ typedef struct {
     Reply *reply;
     bool chunks;                            // HTTP/1.1
     bool unclear;                           // where its body ends
+    const char *rest;                       // of its path, behind the one that is known
     char *pending; size_t length, given;    // events that the client has not taken yet
 } Visit;
 
@@ -201,6 +204,11 @@ static enum MHD_Result get_health(Visit *v) {
     return send_text(v, 200, xprintf("{\"status\":\"ok\"}"), "application/json");
 }
 static enum MHD_Result get_models(Visit *v) { return send_json(v, speaker_models(v->http->speaker)); }
+static enum MHD_Result get_model(Visit *v) {
+    Refusal why = {0};
+    char *text = speaker_model(v->http->speaker, v->rest, &why);
+    return text ? send_json(v, text) : send_refusal(v, &why);
+}
 static enum MHD_Result get_info(Visit *v) { return send_json(v, speaker_info(v->http->speaker)); }
 static enum MHD_Result get_live(Visit *v) { return send_json(v, live_picture(v->http->live)); }
 static enum MHD_Result get_metrics(Visit *v) {
@@ -222,6 +230,7 @@ static enum MHD_Result post_detokenize(Visit *v) {
 
 static const struct { const char *path, *method; bool open; enum MHD_Result (*answer)(Visit *v); } paths[] = {
     {"/", "GET", true, get_page}, {"/health", "GET", true, get_health}, {"/v1/models", "GET", false, get_models},
+    {"/v1/models/", "GET", false, get_model},
     {"/metrics", "GET", false, get_metrics}, {"/live", "GET", false, get_live},
     {"/tokenizer_info", "GET", false, get_info}, {"/tokenize", "POST", false, post_tokenize},
     {"/detokenize", "POST", false, post_detokenize}, {"/v1/completions", "POST", false, post_completion},
@@ -235,7 +244,7 @@ static bool knows_key(const Visit *v) {
     static const char bearer[] = "Bearer ";
     if (!*key) return true;
     sent = MHD_lookup_connection_value(v->connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
-    if (!sent || strncmp(sent, bearer, strlen(bearer))) return false;
+    if (!sent || strncasecmp(sent, bearer, strlen(bearer))) return false;
     sent += strlen(bearer);
     size_t n = strlen(sent), m = strlen(key);
     volatile unsigned char other = n != m;
@@ -243,9 +252,19 @@ static bool knows_key(const Visit *v) {
     return !other;
 }
 
+// One that ends in a slash has a name behind it.
+static bool is_path(const char *known, const char *path) {
+    size_t n = strlen(known);
+    return !strcmp(known, path) || (n > 1 && known[n - 1] == '/' && !strncmp(known, path, n));
+}
+
 static enum MHD_Result answer(Visit *v, const char *path, const char *method) {
     size_t i = 0;
-    while (i < PATHS && strcmp(paths[i].path, path)) i++;
+    while (i < PATHS && !is_path(paths[i].path, path)) i++;
+    const char *foreign = *v->http->o.key ? NULL : origin_is_foreign(
+        MHD_lookup_connection_value(v->connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_HOST),
+        MHD_lookup_connection_value(v->connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_ORIGIN), v->http->own);
+    if (foreign) return send_error(v, 403, foreign);
     if (i < PATHS && !paths[i].open && !knows_key(v))
         return send_error(v, 401, "\"Authorization: Bearer KEY\" lacks, or its key is not that of --api-key");
     if (i == PATHS)
@@ -257,6 +276,7 @@ static enum MHD_Result answer(Visit *v, const char *path, const char *method) {
         snprintf(message, sizeof message, "this path takes %s", paths[i].method);
         return send_error(v, 405, message);
     }
+    v->rest = path + strlen(paths[i].path);
     return paths[i].answer(v);
 }
 
@@ -398,6 +418,7 @@ void http_serve(HttpOptions o, Live *live, LiveOptions told, Speaker *speaker, c
     pthread_mutex_init(&h.lock, NULL);
     check_descriptors(o.connections);
     int socket = listen_at(&o);
+    h.own = origin_is_loopback(socket) ? o.host : NULL;
     struct MHD_Daemon *d = start(&h, socket);
     bool six = strchr(o.host, ':') != NULL;
     fprintf(stderr, "listening http://%s%s%s:%u/\n", six ? "[" : "", o.host, six ? "]" : "", port_of(socket));

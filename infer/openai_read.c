@@ -277,11 +277,12 @@ static char *text_of_messages(Reading *r) {
 // ---- prompts ---------------------------------------------------------------------------------------
 static bool check_length(Reading *r, size_t n) {
     const Reply *p = r->reply;
-    size_t most = p->speaker->context, wanted = p->tokens_given ? p->tokens ? p->tokens : 1 : 1;
-    if (n && n < most && wanted <= most - n) return true;
-    if (!n) refusal_set(r->why, 400, "prompt", "the prompt is empty; at least one token was expected");
+    size_t most = p->speaker->context, wanted = p->tokens_given ? p->tokens : 1;
+    const char *field = p->chat ? "messages" : "prompt";
+    if (n && n <= most && wanted <= most - n) return true;      // none wanted: a text that is to be scored may fill it
+    if (!n) refusal_set(r->why, 400, field, "the prompt is empty; at least one token was expected");
     else
-        refusal_set(r->why, 400, "prompt", "This model's maximum context length is %zu tokens. However, you requested "
+        refusal_set(r->why, 400, field, "This model's maximum context length is %zu tokens. However, you requested "
                     "%zu tokens (%zu in the prompt, %zu for the answer)", most, n + wanted, n, wanted);
     return false;
 }

@@ -92,7 +92,7 @@ static size_t encode(Speaker *s, const char *text, bool whole, int **tokens) {
         if (!whole) return n;
         free(*tokens), *tokens = NULL;
     }
-    return tokenizer_prompt(s->words, text, tokens);
+    return tokenizer_whole(s->words, text, tokens);
 }
 
 bool speaker_encode(Speaker *s, const char *text, bool whole, int **tokens, size_t *n, size_t *spelled, Refusal *why) {
@@ -212,10 +212,21 @@ void speaker_free(Speaker *s) {
 }
 
 // ---- JSON ----------------------------------------------------------------------------------
+static json_t *model_of(const Speaker *s) {
+    return json_pack("{s:s, s:s, s:I, s:s, s:I}", "id", s->model, "object", "model", "created", (json_int_t)s->created,
+                     "owned_by", "receipts", "max_model_len", (json_int_t)s->context);
+}
+
 char *speaker_models(const Speaker *s) {
-    return json_line(json_pack("{s:s, s:[{s:s, s:s, s:I, s:s, s:I}]}", "object", "list", "data", "id", s->model,
-                               "object", "model", "created", (json_int_t)s->created, "owned_by", "receipts",
-                               "max_model_len", (json_int_t)s->context));
+    return json_line(json_pack("{s:s, s:[o]}", "object", "list", "data", model_of(s)));
+}
+
+char *speaker_model(const Speaker *s, const char *name, Refusal *why) {
+    if (strcmp(name, s->model)) {
+        refusal_set(why, 404, "model", "The model `%.200s` does not exist; this is `%.200s`", name, s->model);
+        return NULL;
+    }
+    return json_line(model_of(s));
 }
 
 char *speaker_info(const Speaker *s) {
@@ -230,7 +241,8 @@ bool speaker_knows_fields(const json_t *object, const char *where, const char *c
     json_object_foreach((json_t *)object, name, value) {
         size_t i = 0;
         while (known[i] && strcmp(known[i], name)) i++;
-        if (known[i] || json_is_null(value) || json_is_false(value)) continue;
+        bool nothing = json_is_null(value) || json_is_false(value) || (json_is_array(value) && !json_array_size(value));
+        if (known[i] || nothing) continue;
         refusal_set(why, 400, name, "%.80s is not supported in %s, and ignoring it could change the answer; leave it "
                     "out", name, where);
         return false;

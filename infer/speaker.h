@@ -41,10 +41,12 @@ void spelling_end(Spelling *s);                          // no more bytes come; 
 // ---- JSON ------------------------------------------------------------------------------------------
 char *json_text(const char *text, size_t bytes);                     // UTF-8 in quotes, malloc'd
 char *json_line(json_t *j);                                          // takes it, malloc'd
-// Whether all that an object has are `known` fields, up to NULL, or ask for nothing (null, false); else why names one.
+// Whether all that an object has are `known` fields, up to NULL, or ask for nothing (null, false, []); else why says
+// which one does not.
 bool speaker_knows_fields(const json_t *object, const char *where, const char *const *known, Refusal *why);
 json_t *body_of(const char *body, size_t bytes, Refusal *why);       // an object, or NULL
 char *speaker_models(const Speaker *s);
+char *speaker_model(const Speaker *s, const char *name, Refusal *why);   // the one of this name, or NULL
 char *speaker_info(const Speaker *s);
 char *speaker_tokenize(Speaker *s, const char *body, size_t bytes, Refusal *why);
 char *speaker_detokenize(Speaker *s, const char *body, size_t bytes, Refusal *why);

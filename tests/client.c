@@ -98,8 +98,8 @@ bool client_send(int to, const char *text, size_t bytes) {
 }
 
 static void send_head(int to, const char *method, const char *path, const char *headers, const char *body) {
-    char *text = xprintf("%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%sContent-Length: %zu\r\n\r\n", method,
-                         path, headers, strlen(body));
+    char *text = xprintf("%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%sContent-Length: %zu\r\n\r\n",
+                         method, path, headers, strlen(body));
     client_send(to, text, strlen(text));
     client_send(to, body, strlen(body));
     free(text);

@@ -144,6 +144,18 @@ static void chats(void) {
                              "'Once '}, {'type': 'text', 'text': 'there was'}]}], 'max_tokens': 11, 'seed': "
                              "3, 'stream': true}"), 0);
     CHECK(!strcmp(e.text, expected) && e.chunks == 11 && e.done && !strcmp(e.finish, "length"), "%s", e.text);
+    // What a client sends back of an assistant's message, as it got it from OpenAI.
+    const char *chat = "{'messages': [{'role': 'user', 'content': 'Once'}, {'role': 'assistant', 'content': 'there', "
+                       "%s}, {'role': 'user', 'content': 'was'}], 'max_tokens': 2}";
+    Response again = ask(&s, CHATS, xprintf(chat, "'tool_calls': [], 'refusal': null, 'annotations': [], 'audio': "
+                                            "null, 'function_call': null"));
+    CHECK(again.status == 200, "%s", again.body);
+    static const char *const asked[] = {"'name': 'Anna'", "'tool_calls': [{}]", "'refusal': 'no'"};
+    for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
+        Response refused = ask(&s, CHATS, xprintf(chat, asked[i]));
+        CHECK(refused.status == 400 && strstr(refused.body, "not supported in a message"), "%s: %s", asked[i],
+              refused.body);
+    }
     json_t *rest = json_of(ask(&s, CHATS, "{'messages': [{'role': 'user', 'content': 'Once there was'}]}"));
     CHECK(number_in(rest, "usage", "total_tokens") == 128, "without a limit an answer takes what the context leaves");
     server_stop(&s);
@@ -210,6 +222,34 @@ static void ends(void) {
           (int)number_in(chat, "usage", "prompt_tokens"));
     Response spelled = ask(&s, CHATS, "{'messages': [{'role': 'user', 'content': '<|im_end|>'}]}");
     CHECK(spelled.status == 400 && strstr(spelled.body, "spells out a special token"), "%s", spelled.body);
+    Result r = server_stop(&s);
+    CHECK(strstr(r.error, "--max-length 4000 is beyond the 32 tokens that the model was trained on"), "%s", r.error);
+}
+
+// A text without tokens gets none, where its tokenizer puts none before every text.
+static void empty(void) {
+    static const struct { const char *path, *body, *field; } bad[] = {
+        {COMPLETIONS, "{'prompt': ''}", "\"param\":\"prompt\""},
+        {COMPLETIONS, "{'prompt': ['the', '']}", "\"param\":\"prompt\""},
+        {CHATS, "{'messages': [{'role': 'user', 'content': ''}]}", "\"param\":\"messages\""},
+        {CHATS, "{'messages': [{'role': 'user', 'content': []}]}", "\"param\":\"messages\""},
+    };
+    Server s;
+    train_marked();
+    if (!server_start(&s, "--run bytes")) return;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        Response r = ask(&s, bad[i].path, bad[i].body);
+        CHECK(r.status == 400 && strstr(r.body, "the prompt is empty") && strstr(r.body, bad[i].field), "%s: %d %s",
+              bad[i].body, r.status, r.body);
+    }
+    json_t *none = json_of(ask(&s, "/tokenize", "{'prompt': ''}"));
+    CHECK(json_integer_value(json_object_get(none, "count")) == 0 &&
+              json_array_size(json_object_get(none, "tokens")) == 0, "tokens of nothing");
+    server_stop(&s);
+    train_run();
+    if (!server_start(&s, "--run run")) return;
+    json_t *start = json_of(ask(&s, "/tokenize", "{'prompt': ''}"));
+    CHECK(json_integer_value(json_object_get(start, "count")) == 1, "the start of a story");
     server_stop(&s);
 }
 
@@ -299,6 +339,36 @@ static void logprobs(void) {
     server_stop(&s);
 }
 
+// No token is asked for, so the prompt may fill the context; its numbers are those of a shorter one.
+static void scores(void) {
+    Server s;
+    char *list[3] = {"1", "", ""};
+    train_run();
+    if (!server_start(&s, "--run run --block 4 --chunk 9")) return;
+    for (int i = 2; i <= 129; i++) {
+        char *longer = xprintf("%s, %d", list[0], i);
+        if (i == 127) list[1] = longer;
+        if (i == 128) list[2] = longer;
+        list[0] = longer;
+    }
+    const char *body = "{'prompt': [%s], 'max_tokens': 0, 'echo': true, 'logprobs': 1}";
+    json_t *shorter = json_of(ask(&s, COMPLETIONS, xprintf(body, list[1])));
+    json_t *whole = json_of(ask(&s, COMPLETIONS, xprintf(body, list[2])));
+    const json_t *a = logprobs_of(shorter, "token_logprobs"), *b = logprobs_of(whole, "token_logprobs");
+    CHECK(json_array_size(a) == 127 && json_array_size(b) == 128, "%zu, %zu", json_array_size(a), json_array_size(b));
+    CHECK(number_in(whole, "usage", "completion_tokens") == 0, "nothing is written");
+    for (size_t i = 1; i < 127; i++) {
+        double x = json_real_value(json_array_get(a, i)), y = json_real_value(json_array_get(b, i));
+        CHECK(x == y && x < 0, "token %zu: %.17g, %.17g", i, x, y);
+    }
+    CHECK(json_real_value(json_array_get(b, 127)) < 0, "the last one");
+    Response beyond = ask(&s, COMPLETIONS, xprintf(body, list[0]));
+    CHECK(beyond.status == 400 && strstr(beyond.body, "129 in the prompt, 0 for the answer"), "%s", beyond.body);
+    Response one = ask(&s, COMPLETIONS, xprintf("{'prompt': [%s], 'max_tokens': 1}", list[2]));
+    CHECK(one.status == 400 && strstr(one.body, "128 in the prompt, 1 for the answer"), "%s", one.body);
+    server_stop(&s);
+}
+
 // ---- refusals ----------------------------------------------------------------------------------
 static void refusals(void) {
     static const struct { const char *path, *body, *word; int status; } bad[] = {
@@ -377,6 +447,8 @@ static void paths(void) {
         }
         Response r = client_ask(&s, "GET", closed[i], "Authorization: Bearer secret\r\n", "");
         CHECK(r.status == 200, "%s: %d %s", closed[i], r.status, r.body);
+        r = client_ask(&s, "GET", closed[i], "authorization: bearer secret\r\n", "");
+        CHECK(r.status == 200, "the name of a scheme has no case (RFC 9110, section 11.1): %d", r.status);
     }
     Response home = client_ask(&s, "GET", "/", "", ""), health = client_ask(&s, "GET", "/health", "", "");
     CHECK(home.status == 200 && strstr(home.head, "text/html") && strstr(home.body, "</html>"), "%s", home.head);
@@ -386,6 +458,10 @@ static void paths(void) {
     json_t *models = json_of(client_ask(&s, "GET", "/v1/models", "", ""));
     const json_t *model = json_array_get(json_object_get(models, "data"), 0);
     CHECK(!strcmp(json_string_value(json_object_get(model, "id")), "run"), "its name is that of the directory");
+    json_t *retrieved = json_of(client_ask(&s, "GET", "/v1/models/run", "", ""));
+    CHECK(json_equal(retrieved, model), "the same by its name");
+    Response other = client_ask(&s, "GET", "/v1/models/other", "", "");
+    CHECK(other.status == 404 && strstr(other.body, "`other` does not exist"), "%d %s", other.status, other.body);
     json_t *tokens = json_of(ask(&s, "/tokenize", "{'prompt': 'Once there was a'}"));
     char *list = json_dumps(json_object_get(tokens, "tokens"), JSON_COMPACT);
     Response back = ask(&s, "/detokenize", xprintf("{'tokens': %s}", list));
@@ -406,6 +482,35 @@ static void paths(void) {
     server_stop(&s);
 }
 
+// A web page of somebody else gets nothing from here, neither by a form nor by a name that points to this machine.
+static void origins(void) {
+    static const struct { const char *host, *origin; int open, closed; } cases[] = {
+        {"localhost:8000", NULL, 200, 200}, {"LOCALHOST", NULL, 200, 200}, {"127.0.0.1:1", NULL, 200, 200},
+        {"[::1]:8000", NULL, 200, 200}, {"localhost", "http://localhost", 200, 200},
+        {"localhost", "http://localhost:1", 403, 200}, {"localhost", "https://evil.example", 403, 200},
+        {"localhost", "null", 403, 200}, {"evil.example", NULL, 403, 200}, {"localhost.evil.example", NULL, 403, 200},
+        {"evil.example:80", "http://evil.example:80", 403, 200}, {"localhost:x", NULL, 403, 200},
+    };
+    train_run();
+    for (int keyed = 0; keyed < 2; keyed++) {
+        Server s;
+        if (!server_start(&s, keyed ? "--run run --api-key k" : "--run run")) return;
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            int to = client_open(&s);
+            char *origin = cases[i].origin ? xprintf("Origin: %s\r\n", cases[i].origin) : "";
+            char *text = xprintf("GET /v1/models HTTP/1.1\r\nHost: %s\r\n%sConnection: close\r\nAuthorization: "
+                                 "Bearer k\r\n\r\n", cases[i].host, origin);
+            client_send(to, text, strlen(text));
+            Response r = client_read(to, 20);
+            CHECK(r.status == (keyed ? cases[i].closed : cases[i].open), "%d: %s: %d", keyed, text, r.status);
+        }
+        Response form = client_ask(&s, "POST", COMPLETIONS, "Content-Type: application/x-www-form-urlencoded\r\n",
+                                   "{\"prompt\": \"Once\", \"max_tokens\": 1}");
+        CHECK(form.status == (keyed ? 401 : 200), "what curl -d sends: %d %s", form.status, form.body);
+        server_stop(&s);
+    }
+}
+
 static const Test tests[] = {
     {"http/answers", "an answer has the text of ./generate with its seed, whatever the flags of the engine", answers},
     {"http/ratio", "with a draft and --accept ratio, too, the text is that of ./generate", ratio},
@@ -415,6 +520,9 @@ static const Test tests[] = {
     {"http/stop-words", "a text ends before a stop word, and the engine lets it go", stop_words},
     {"http/logprobs", "log-probabilities of an echo are those of writing, bit for bit, also after chunks and hits",
      logprobs},
+    {"http/empty", "a text without tokens is refused, and has none", empty},
+    {"http/scores", "a prompt that is only to be scored may fill the context", scores},
+    {"http/origins", "what a web page of somebody else asks is refused, unless there is a key", origins},
     {"http/refusals", "what is wrong or would change an answer is refused by its name", refusals},
     {"http/flags", "flags without effect", flags},
     {"http/paths", "keys, models, tokens, metrics, the picture, the page", paths},
