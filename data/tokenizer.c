@@ -76,7 +76,12 @@ int tokenizer_start(const Tokenizer *t) { return t->start; }
 void tokenizer_set_start(Tokenizer *t, int token) { t->start = token; }
 
 size_t tokenizer_spoken(const Tokenizer *t) { return t->others ? SIZE_MAX : t->vocab; }
-int tokenizer_end(const Tokenizer *t) { return t->ends ? t->end[0] : -1; }
+
+int tokenizer_end(const Tokenizer *t) {
+    for (size_t i = 0; i < t->ends; i++)
+        if ((size_t)t->end[i] < t->vocab) return t->end[i];
+    return -1;
+}
 
 bool tokenizer_is_end(const Tokenizer *t, int token) {
     for (size_t i = 0; i < t->ends; i++)
@@ -178,13 +183,16 @@ size_t tokenizer_spelled_out(const Tokenizer *t, size_t *at, int *token) {
     return t->others ? bytelevel_spelled_out(t->others, at, token) : 0;
 }
 
+// What an empty text becomes: the mark of a begin, or of an end where there is none; -1: neither.
+static int mark_of(const Tokenizer *t) { return t->begin >= 0 ? t->begin : tokenizer_end(t); }
+
 // What the template of a checkpoint puts around a text; "" gets the mark of a begin or an end where there is none.
 static size_t prompt_of_others(const Tokenizer *t, const char *text, int **tokens) {
     const int *before, *after;
     int *encoded;
     size_t count = tokenizer_encode(t, text, strlen(text), &encoded);
     size_t m = bytelevel_around(t->others, 0, &before), n = bytelevel_around(t->others, 1, &after);
-    int alone = t->begin >= 0 ? t->begin : tokenizer_end(t) >= 0 ? tokenizer_end(t) : 0;
+    int alone = mark_of(t) >= 0 ? mark_of(t) : 0;
     *tokens = xmalloc(size_mul(m + count + n + 1, sizeof **tokens));
     memcpy(*tokens, before, m * sizeof **tokens);
     memcpy(*tokens + m, encoded, count * sizeof **tokens);
@@ -205,8 +213,9 @@ size_t tokenizer_prompt(const Tokenizer *t, const char *text, int **tokens) {
         return count;
     }
     size_t newline = strings_find(&t->token, "\n", 1);
+    int first = t->start >= 0 ? t->start : mark_of(t);
     *tokens = xmalloc(size_mul(count + 1, sizeof **tokens));
-    (*tokens)[0] = t->start >= 0 ? t->start : newline == SIZE_MAX ? 0 : (int)newline;
+    (*tokens)[0] = first >= 0 ? first : newline == SIZE_MAX ? 0 : (int)newline;
     memcpy(*tokens + 1, encoded, count * sizeof **tokens);
     free(encoded);
     return count + 1;

@@ -27,7 +27,8 @@ uint64_t tokenizer_hash(const Tokenizer *t);     // of everything that decides h
 Tokenizer *tokenizer_load(const char *path);
 void tokenizer_save(const Tokenizer *t, const char *path);               // in our form; not for hf
 // A run of ours or a checkpoint of others: tokenizer.receipts.json, tokenizer.json or tokenizer.bin, with what
-// tokenizer_config.json, generation_config.json and config.json say about its first and last tokens. NULL: none.
+// tokenizer_config.json, generation_config.json and config.json say about its first and last tokens: a file that is
+// there is sound, and an eos_token_id is a token, or the directory is refused. NULL: none.
 Tokenizer *tokenizer_open_dir(const char *dir);
 // byte, char, bpe: tokenizer.json and tokenizer_config.json in Hugging Face's form; hf: as they were read; the others
 // have no such form: tokenizer.receipts.json. Never both.
@@ -56,7 +57,7 @@ size_t tokenizer_encode(const Tokenizer *t, const char *text, size_t bytes, int 
 size_t tokenizer_spelled_out(const Tokenizer *t, size_t *at, int *token);
 // Encodes what a sample starts from: the start token (if there is one and the text does not begin
 // with it), then the text; hf: what its template puts before and after a text. Never empty: "" without a start token
-// gives hf's token for the begin or the end of a text, a newline, or else token 0.
+// gives the token for the begin or the end of a text where one is named, a newline, or else token 0.
 size_t tokenizer_prompt(const Tokenizer *t, const char *text, int **tokens);
 // The bytes that one token adds after the token `previous` (-1: at the start, where the start token adds
 // none), so that text can be streamed; returns their number and stores a pointer valid until the next call on

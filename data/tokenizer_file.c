@@ -342,7 +342,9 @@ static Tokenizer *load_hf(const char *path, const json_t *root) {
 static json_t *parse(const char *path, const char *what, const char *text, size_t bytes, size_t flags) {
     json_error_t error;
     json_t *root = json_loadb(text, bytes, JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES | flags, &error);
-    if (!json_is_object(root))
+    if (root && !json_is_object(root))
+        fail("%s is not a %s: a JSON object was expected, but what it holds is a list", path, what);
+    if (!root)
         fail("%s is not a %s: a JSON object was expected, and line %d, column %d does not fit",
              path, what, error.line, error.column);
     return root;
@@ -403,7 +405,7 @@ uint64_t tokenizer_hash(const Tokenizer *t) {
     uint64_t h = hash_text(HASH_START, text);
     free(text);
     json_decref(root);
-    return h;
+    return t->ends ? hash_bytes(h, t->end, t->ends * sizeof *t->end) : h;
 }
 
 // ---- directories -------------------------------------------------------------------------------------
@@ -468,26 +470,52 @@ static void read_begin(Tokenizer *t, const json_t *config) {
     if (t->begin >= 0 && (size_t)t->begin >= t->vocab) t->begin = -1;
 }
 
-static void read_ends(Tokenizer *t, const json_t *config) {
+// Who writes an end that cannot be one gets answers without an end, so it is refused. A model may have tokens of which
+// its tokenizer has no text, and texts can end with them.
+typedef struct { const char *dir, *file; size_t vocab; } Ends;
+static void read_end(Tokenizer *t, const Ends *e, const json_t *value) {
+    json_int_t token = json_integer_value(value);
+    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+    if (!json_is_integer(value))
+        fail("%s/%s: eos_token_id is or holds %.60s; a token's number, a list of them or null was expected", e->dir,
+             e->file, text);
+    if (token < 0 || (uint64_t)token >= e->vocab)
+        fail("%s/%s: eos_token_id is or holds %s, but tokens are 0 to %zu, so no text would end there", e->dir,
+             e->file, text, e->vocab - 1);
+    if (!tokenizer_is_end(t, (int)token)) {
+        t->end = xrealloc(t->end, size_mul(t->ends + 1, sizeof *t->end));
+        t->end[t->ends++] = (int)token;
+    }
+    free(text);
+}
+
+static void read_ends(Tokenizer *t, const Ends *e, const json_t *config) {
     const json_t *ends = json_object_get(config, "eos_token_id");
-    add_end(t, token_in(ends));
-    for (size_t i = 0; i < json_array_size(ends); i++) add_end(t, token_in(json_array_get(ends, i)));
+    if (ends && !json_is_null(ends) && !json_is_array(ends)) read_end(t, e, ends);
+    for (size_t i = 0; i < json_array_size(ends); i++) read_end(t, e, json_array_get(ends, i));
     read_begin(t, config);
 }
 
-static int named_token(const Tokenizer *t, const json_t *config, const char *name) {
+static int named_token(const Tokenizer *t, const json_t *config, const char *name, const char *dir) {
     const json_t *value = json_object_get(config, name), *content = json_object_get(value, "content");
     const char *text = json_string_value(content ? content : value);
-    return text ? bytelevel_find(t->others, text) : -1;
+    if (!text && value && !json_is_null(value))
+        fail("%s/tokenizer_config.json: %s should be a text, or an object with one as its content", dir, name);
+    if (!text || t->others) return text ? bytelevel_find(t->others, text) : -1;
+    size_t token = strings_find(&t->token, text, strlen(text));
+    return token < t->vocab ? (int)token : -1;
 }
 
 // Where there is a generation_config.json it alone says where texts end, as in transformers, which goes on for ever
 // where nothing does; here they end at the tokenizer's end, and a note says so. It comes first among several.
 static void read_ends_of(Tokenizer *t, const json_t *settings, const json_t *model, const char *dir) {
-    t->begin = named_token(t, settings, "bos_token");
-    int end = named_token(t, settings, "eos_token");
+    t->begin = named_token(t, settings, "bos_token", dir);
+    int end = named_token(t, settings, "eos_token", dir);
     json_t *generation = read_beside(dir, "generation_config.json", NULL, NULL);
-    read_ends(t, generation ? generation : model);
+    json_int_t all = json_integer_value(json_object_get(model, "vocab_size"));
+    Ends e = {*dir ? dir : ".", generation ? "generation_config.json" : "config.json", t->vocab};
+    if (all > 0 && all <= INT_MAX && (size_t)all > e.vocab) e.vocab = (size_t)all;
+    read_ends(t, &e, generation ? generation : model);
     if (generation) read_begin(t, model);
     for (size_t i = 0; i < t->ends; i++)
         if (t->end[i] == end) t->end[i] = t->end[0], t->end[0] = end;
@@ -516,25 +544,47 @@ static void keep_as_read(Tokenizer *t, json_t *root, json_t *settings) {
     json_decref(config);
 }
 
+// The files beside a tokenizer.json, each of which may be missing; those that are there are sound.
+typedef struct { json_t *config, *model, *special, *added; char *text; size_t bytes; } Beside;
+
+static Beside read_all_beside(const char *dir) {
+    Beside b = {0};
+    b.config = read_beside(dir, "tokenizer_config.json", &b.text, &b.bytes);
+    b.model = read_beside(dir, "config.json", NULL, NULL);
+    b.special = read_beside(dir, "special_tokens_map.json", NULL, NULL);
+    b.added = read_beside(dir, "added_tokens.json", NULL, NULL);
+    return b;
+}
+
+static void close_beside(const Beside *b) {
+    json_decref(b->config), json_decref(b->model), json_decref(b->special), json_decref(b->added);
+}
+
 static Tokenizer *open_others(const char *dir, const char *path, json_t *root, char *text, size_t bytes) {
-    char *config_text = NULL, *config_path = inside(dir, "tokenizer_config.json");
-    size_t config_bytes = 0;
-    json_t *config = read_beside(dir, "tokenizer_config.json", &config_text, &config_bytes);
-    json_t *model = read_beside(dir, "config.json", NULL, NULL);
-    json_t *special = read_beside(dir, "special_tokens_map.json", NULL, NULL);
-    json_t *added = read_beside(dir, "added_tokens.json", NULL, NULL);
+    char *config_path = inside(dir, "tokenizer_config.json");
+    Beside b = read_all_beside(dir);
     bool changed;
-    json_t *settings = bytelevel_settings(root, &(BesideTokens){config, model, special, added}, dir, &changed);
+    json_t *settings = bytelevel_settings(root, &(BesideTokens){b.config, b.model, b.special, b.added}, dir, &changed);
     Tokenizer *t = load_hf(path, root);
-    bytelevel_configure(t->others, settings, config ? config_path : path);
+    bytelevel_configure(t->others, settings, b.config ? config_path : path);
     t->vocab = bytelevel_vocab(t->others);
-    keep(t, 0, text, bytes), keep(t, 1, config_text, config_bytes);
+    keep(t, 0, text, bytes), keep(t, 1, b.text, b.bytes);
     if (changed) keep_as_read(t, root, settings);
-    read_ends_of(t, settings, model, dir);
+    read_ends_of(t, settings, b.model, dir);
     finish_others(t);
-    json_decref(config), json_decref(model), json_decref(special), json_decref(added), json_decref(settings);
+    json_decref(settings);
+    close_beside(&b);
     free(config_path);
     return t;
+}
+
+// One of ours has its tokens from its own file alone. Where texts end is said beside it: not by a run of ours, but by
+// others who have the model from one.
+static void read_beside_own(Tokenizer *t, const char *dir) {
+    Beside b = read_all_beside(dir);
+    read_ends_of(t, b.config, b.model, dir);
+    close_beside(&b);
+    free(b.text);
 }
 
 // ---- inside a GGUF -----------------------------------------------------------------------------------
@@ -543,14 +593,14 @@ static Tokenizer *open_gguf(const char *path) {
     json_t *root;
     if (!g.json) return NULL;
     Tokenizer *t = load_own(path, g.json, strlen(g.json), &root);
-    if (t) free(g.json);
-    else {
+    bool others = !t;
+    if (others) {
         t = load_hf(path, root);
         keep(t, 0, g.json, strlen(g.json));
         t->begin = g.begin >= 0 && (size_t)g.begin < t->vocab ? g.begin : -1;
-        for (size_t i = 0; i < GGUF_ENDS; i++) add_end(t, g.end[i]);
-        finish_others(t);
-    }
+    } else free(g.json);
+    for (size_t i = 0; i < GGUF_ENDS; i++) add_end(t, g.end[i]);
+    if (others) finish_others(t);
     json_decref(root);
     return t;
 }
@@ -591,6 +641,7 @@ Tokenizer *tokenizer_open_dir(const char *dir) {
         Tokenizer *t = load_own(path, text, bytes, &root);
         if (t) free(text);
         else t = open_others(dir, path, root, text, bytes);
+        if (!t->others && !is_kind(t, "table")) read_beside_own(t, dir);
         json_decref(root);
         free(path);
         return t;
@@ -622,8 +673,13 @@ static void save_others(const Tokenizer *t, const char *dir, bool qwen2) {
                         JSON_INDENT(2));
     else if (t->file[1].text) copy_in(dir, "tokenizer_config.json", t->file[1].text, t->file[1].bytes);
     else write_in(dir, "tokenizer_config.json", config_json(), JSON_INDENT(2));
+}
+
+// Ends that have no text go with the model that has them: another may have fewer tokens.
+static void save_ends(const Tokenizer *t, const char *dir) {
     json_t *ends = json_array(), *generation = json_object();
-    for (size_t i = 0; i < t->ends; i++) json_array_append_new(ends, json_integer(t->end[i]));
+    for (size_t i = 0; i < t->ends; i++)
+        if ((size_t)t->end[i] < t->vocab) json_array_append_new(ends, json_integer(t->end[i]));
     json_object_set_new(generation, "eos_token_id", ends);
     if (t->begin >= 0) json_object_set_new(generation, "bos_token_id", json_integer(t->begin));
     if (t->ends || t->begin >= 0) write_in(dir, "generation_config.json", generation, JSON_INDENT(2));
@@ -640,6 +696,7 @@ void tokenizer_save_beside(const Tokenizer *t, const char *dir, const char *arch
         json_t *config = config_json();
         write_in(dir, "tokenizer_config.json", qwen2 ? bytelevel_as_written(config) : config, JSON_INDENT(2));
     } else write_in(dir, "tokenizer.receipts.json", tokenizer_json(t), JSON_COMPACT);
+    save_ends(t, dir);
     char *other = inside(dir, names[hf ? 0 : 1]);               // of an older run: one file speaks
     remove_file(other);
     free(other);

@@ -592,6 +592,58 @@ static void test_end_without_a_list(void) {
     CHECK(tokenizer_end(tokenizer_open_dir(test_path("goes-on"))) == 301, "the tokenizer's");
 }
 
+// An end that is none, and a file that is damaged, beside a tokenizer of ours as beside one of others.
+static void open_ending(void *dir) { tokenizer_free(tokenizer_open_dir(dir)); }
+
+static void test_bad_ends(void) {
+    static const struct { const char *file, *content, *says; } bad[] = {
+        {"generation_config.json", "{\"eos_token_id\": \"32\"}", "config.json: eos_token_id is or holds \"32\""},
+        {"generation_config.json", "{\"eos_token_id\": 32.0}", "eos_token_id is or holds 32.0"},
+        {"generation_config.json", "{\"eos_token_id\": true}", "eos_token_id is or holds true"},
+        {"generation_config.json", "{\"eos_token_id\": -1}", "so no text would end there"},
+        {"generation_config.json", "{\"eos_token_id\": [32, 99999]}", "eos_token_id is or holds 99999, but"},
+        {"generation_config.json", "{\"eos_token_id\": {}}", "eos_token_id is or holds {}"},
+        {"config.json", "{\"eos_token_id\": 5000}", "config.json: eos_token_id is or holds 5000"},
+        {"config.json", "{\"eos_token_id\": [null]}", "eos_token_id is or holds null"},
+        {"tokenizer_config.json", "{\"eos_token\": 7}", "tokenizer_config.json: eos_token should be a text"},
+        {"tokenizer_config.json", "[]", "a JSON object was expected, but what it holds is a list"},
+        {"tokenizer_config.json", "", "is not a configuration"}, {"generation_config.json", "{", "is not a config"},
+        {"special_tokens_map.json", "junk", "is not a config"}, {"added_tokens.json", "{\"a\":", "is not a config"},
+    };
+    char *theirs = theirs_by_hand("");
+    for (size_t i = 0; i < 2 * sizeof bad / sizeof *bad; i++) {
+        char *dir = xprintf("ending%zu", i), *file = in_dir(dir, bad[i / 2].file);
+        make_directories(test_path(dir));
+        if (i % 2) write_whole_file(in_dir(dir, "tokenizer.json"), theirs, strlen(theirs));
+        else tokenizer_save_dir(tokenizer_byte(), test_path(dir));
+        write_whole_file(file, bad[i / 2].content, strlen(bad[i / 2].content));
+        CHECK(test_fails(1, bad[i / 2].says, open_ending, (void *)test_path(dir)), "%s: %s", bad[i / 2].content,
+              test_message);
+    }
+}
+
+// Where a tokenizer of ours is beside a model that somebody else has saved, its texts end where that says.
+static void test_ends_of_ours(void) {
+    static const char *const files[] = {"config.json", "generation_config.json"};
+    const char *dir = test_path("ours-ends");
+    make_directories(dir);
+    tokenizer_save_dir(tokenizer_byte(), dir);
+    uint64_t without = tokenizer_hash(tokenizer_open_dir(dir));
+    CHECK(tokenizer_end(tokenizer_open_dir(dir)) == -1, "none is named");
+    for (int i = 0; i < 2; i++) {
+        char *text = xprintf("{\"eos_token_id\": %s, \"vocab_size\": 300}", i ? "[290, 10, 32]" : "32");
+        write_whole_file(in_dir("ours-ends", files[i]), text, strlen(text));
+        if (i) write_whole_file(in_dir("ours-ends", files[0]), "{\"vocab_size\": 300}", 19);
+        Tokenizer *t = tokenizer_open_dir(dir);
+        CHECK(tokenizer_end(t) == (i ? 10 : 32) && tokenizer_is_end(t, 32), "%s", files[i]);
+        CHECK(tokenizer_is_end(t, 290) == (i == 1), "one without a text");
+        CHECK(tokenizer_hash(t) != without, "it decides how documents become tokens");
+        make_directories(test_path("again"));
+        tokenizer_save_dir(t, test_path("again"));
+        CHECK(tokenizer_end(tokenizer_open_dir(test_path("again"))) == (i ? 10 : 32), "and goes with a run");
+    }
+}
+
 // A class that builds the cutting anew counts, however it is named; one that is not read is refused.
 static void open_classed(void *config) {
     const char *dir = test_path("classed");
@@ -643,7 +695,7 @@ static void test_theirs(void) {
     CHECK(test_fails(1, "byte 2 of the text (0xc3) is not UTF-8", encode_half_a_character, t), "%s", test_message);
     make_directories(test_path("kept"));
     tokenizer_save_dir(t, test_path("kept"));
-    write_whole_file(in_dir("kept", "config.json"), "{\"eos_token_id\": [7, 301, 9999]}", 32);
+    write_whole_file(in_dir("kept", "config.json"), "{\"eos_token_id\": [7, 301]}", 26);
     CHECK(tokenizer_end(tokenizer_open_dir(test_path("kept"))) == -1, "generation_config.json decides alone");
     unlink(in_dir("kept", "generation_config.json"));
     Tokenizer *kept = tokenizer_open_dir(test_path("kept"));
@@ -688,6 +740,8 @@ static const Test tests[] = {
     {"tokenizer/patterns", "patterns match as Oniguruma's do; others are refused", test_patterns},
     {"tokenizer/nfc", "composed forms are those of Unicode", test_nfc},
     {"tokenizer/ends", "an end that no list names is noted", test_end_without_a_list},
+    {"tokenizer/bad-ends", "an end that is no token, and a damaged file beside, are refused", test_bad_ends},
+    {"tokenizer/ends-of-ours", "a tokenizer of ours ends texts where the files beside it say", test_ends_of_ours},
     {"tokenizer/classes", "a tokenizer's class decides how it cuts, and which tokens it adds", test_classes},
     {"tokenizer/long-searches", "a pattern's search is bounded, and said to be too long", test_long_searches},
     {"tokenizer/long-runs", "a million marks are put in order in no time", test_long_run_of_marks},
