@@ -132,6 +132,29 @@ static uint64_t log_hash(const char *text, size_t bytes) {
     return h;
 }
 
+// The last step in the log's lines; one that a kill has torn counts for nothing.
+static size_t last_step(const char *text, size_t bytes) {
+    size_t last = 0;
+    for (const char *end; bytes && (end = memchr(text, '\n', bytes));) {
+        json_t *line = json_loadb(text, (size_t)(end - text), 0, NULL);
+        json_int_t step = json_integer_value(json_object_get(line, "step"));
+        if (step > 0 && (size_t)step > last) last = (size_t)step;
+        json_decref(line);
+        bytes -= (size_t)(end + 1 - text), text = end + 1;
+    }
+    return last;
+}
+
+// Weights are written after a state: where they are, there was one.
+static void refuse_lost_state(const Run *r, const char *log, size_t bytes) {
+    size_t step = last_step(log, bytes);
+    char *weights = run_path(r, "model.safetensors");
+    if (file_exists(weights))
+        fail("%s holds a run that came to step %zu, but its state.safetensors, from which it would go on, is missing; "
+             "put it back, or --fresh trains again", r->dir, step);
+    free(weights);
+}
+
 static void open_log(Run *r, bool has_state, const RunState *s) {
     char *path = run_path(r, "log.jsonl");
     bool there = file_exists(path);
@@ -144,6 +167,7 @@ static void open_log(Run *r, bool has_state, const RunState *s) {
         fail("%s was changed or cut: its losses up to step %zu are not those that state.safetensors remembers; "
              "--fresh trains again", path, s->step);
     r->log = append_to_file(path);
+    if (!has_state) refuse_lost_state(r, text, bytes);
     if (kept < bytes && ftruncate(fileno(r->log), (off_t)kept) != 0)
         fail("cannot shorten %s: %s", path, strerror(errno));
     free(text), free(path);

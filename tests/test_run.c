@@ -1,5 +1,5 @@
 // test_run.c: the run directory: names, refusals, resume, kill -9 at random instants, log, digest.
-#include "tests/test.h"
+#include "tests/program.h"
 #include "config/config.h"
 #include "formats/tensorboard.h"
 #include "run/events.h"
@@ -375,12 +375,32 @@ static void test_events(void) {
     events_add(NULL, NULL);
 }
 
+// Weights had a state before them; what a kill leaves before the first one has neither.
+static void test_lost_state(void) {
+    RunPlan p = plan("lost");
+    RunState s = state_at(0);
+    Run *r = run_open(&p);
+    CHECK(!run_resume(r, &tensors, &s), "nothing is there yet");
+    log_step(r, 1);
+    run_close(r);
+    CHECK(!run_resume(r = run_open(&p), &tensors, &s), "killed before anything was saved: it starts");
+    for (size_t step = 1; step <= 3; step++) log_step(r, step);
+    write_whole_file(run_path(r, "model.safetensors"), "weights", 7);
+    run_close(r);
+    p.fresh = true;
+    shell("cp -r lost fresh");
+    CHECK(test_fails(1, "that came to step 3, but its state.safetensors", resume, "lost"), "%s", test_message);
+    p.out = test_path("fresh");
+    CHECK(!run_resume(run_open(&p), &tensors, &s), "--fresh trains again");
+}
+
 static const Test tests[] = {
     {"run/event-records", "records are byte for byte those of TensorBoard", test_event_records},
     {"run/events", "an event file goes on, or is made anew from the log", test_events},
     {"run/changed-log", "a digit that changed in the log is noticed", test_changed_log},
     {"run/changed-state", "a byte that changed in the state is noticed", test_changed_state},
     {"run/resume", "tensors, counters and log come back to the bit", test_resume},
+    {"run/lost-state", "a run that was saved does not begin again because its state is gone", test_lost_state},
     {"run/status", "finished and diverged runs are known as such; fresh forgets them", test_status},
     {"run/refusals", "other flags, other data, damage and a busy directory are refused", test_refusals},
     {"run/damaged-state", "a state that lacks something is refused with the reason", test_damaged_state},
