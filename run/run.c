@@ -349,6 +349,20 @@ static json_t *new_record(const RunPlan *p) {
     return json;
 }
 
+// A run that ends before it wrote anything, as for want of memory, leaves no directory behind where there was none.
+static char *made;
+static void remove_made(void) {
+    if (made) rmdir(made);              // fails where something is in it
+}
+
+static void make_directory(const char *dir) {
+    static bool registered;
+    if (!registered) registered = atexit(remove_made) == 0;
+    free(made);
+    made = file_exists(dir) ? NULL : xprintf("%s", dir);
+    make_directories(dir);
+}
+
 Run *run_open(const RunPlan *p) {
     Run *r = xmalloc(sizeof *r);
     r->dir = directory_of(p);
@@ -356,7 +370,7 @@ Run *run_open(const RunPlan *p) {
         fail("%s would be overwritten by the run that starts from it; choose another --out", p->load);
     if (p->teacher && *p->teacher && same_directory(r->dir, p->teacher))
         fail("%s would be overwritten by the run that learns from it; choose another --out", p->teacher);
-    make_directories(r->dir);
+    make_directory(r->dir);
     lock_directory(r);
     r->flags = p->flags, r->same_rates = p->same_rates;
     r->json = new_record(p);
