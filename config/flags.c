@@ -254,6 +254,9 @@ static int parse_one(const Parser *p, int argc, char **argv, int i) {
     if (!value)
         usage_error("--%s needs a value (%s)%s", flags_shown(f->name, name), f->help,
                     i + 1 < argc && f->kind == FLAG_TEXT ? "; one that starts with -- is written with =" : "");
+    if (f->filled && !*value)
+        usage_error("--%s is given, but empty, as from a variable that is not set; fill it, or leave the flag out",
+                    flags_shown(f->name, name));
     value_from_text(f, value, (char *)p->target + f->offset);
     if (p->given) p->given[f - p->table->flag] = true;
     return equals || !has_next ? 1 : 2;

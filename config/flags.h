@@ -48,6 +48,7 @@ typedef struct {
                             // this one; "experts": unless --experts is neither 0 nor empty; NULL: it always has one
     const char *longer;     // TEXT: the flag that takes a longer one, as a file, or NULL
     const char *help;       // one line
+    bool filled;            // TEXT: to give an empty one is a mistake, as of a variable that is not set
     bool same_numbers;      // changes no number (threads, out, profile, ...): left out of the run's name
 } Flag;
 // An older spelling of a flag. Where it is also the name of a BOOL, it stands for the values that the BOOL cannot take:

@@ -150,6 +150,7 @@ static void test_aliases(void) {
     flags_parse_text(&generate_table, &o, "--prompt -h --seed 3", NULL);
     CHECK(!strcmp(o.prompt, "-h") && o.seed == 3, "-h is a text where one is expected");
     CHECK(test_fails(2, "--sample-top-k needs a value", parse_generate, "--top-k"), "%s", test_message);
+    CHECK(test_fails(2, "--run is given, but empty", parse_generate, "--run="), "%s", test_message);
 }
 
 // A width is another way to say a format: nothing of it is left, so the run is that of --quant, name and all.
