@@ -297,6 +297,10 @@ static void read_rotations(Config *c, const Rope *r, const json_t *theta, const 
     if (c->rope_scaling == ROPE_SCALING_yarn && truncate) c->rope_truncate = json_is_true(truncate);
     if (r->family & LATENT && strcmp(kind, "none") && strcmp(kind, "yarn") && says(r, "mscale_all_dim"))
         refuse_rope(r, "mscale_all_dim with rope_type \"yarn\"");
+    if (json_is_number(own) && json_is_number(theta) && json_number_value(own) != json_number_value(theta))
+        fail("%s: rope_theta is %.40s, but %s.rope_theta is %.40s: versions of transformers differ in which one they "
+             "take; remove the one that the model was not trained with", r->j->path, text_of(theta), r->name,
+             text_of(own));
     if (own || theta) set_from_json(c, r->j, "rope_theta", "rope_theta", own ? own : theta);
     else set_flag(c, r->j, "rope_theta", "rope_theta", absent);
 }
