@@ -158,6 +158,7 @@ static Source open_source(const GenerateOptions *o, const bool *given) {
     derive_flags(&s, trained);
     check_files(o, &s);
     s.tokenizer = open_tokenizer(&s, o, is_given(given, "prompt_tokens"));
+    if (!o->questions) hf_note_generation(s.dir, &generate_table, o, given);
     load_weights(o, &s);
     return s;
 }

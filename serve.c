@@ -338,7 +338,10 @@ int main(int argc, char **argv) {
     if (*o.disagg && *o.run) omp_set_num_threads(1);            // of a process with threads no other one can be made
     if (o.dry_run) receipt_print_plan(&serve_table, &o);
     else if (*o.calibrate) measure_costs(&o);
-    else if (port) serve_http(&o);
+    else if (port) {
+        if (*o.run) hf_note_generation(o.run, &serve_table, &o, given);
+        serve_http(&o);
+    }
     else serve_trace(&o);
     return 0;
 }

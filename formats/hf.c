@@ -165,6 +165,16 @@ static void add_shard(Paths *p, const char *dir, const char *index, const char *
     p->path[p->count++] = path;
 }
 
+// transformers loads an adapter that lies beside a model, if it has the package for it; here the model is as it stands.
+static void note_adapter(const char *dir) {
+    char *path = xprintf("%s/adapter_config.json", dir);
+    if (file_exists(path))
+        print_line(stderr, "note     %s is passed over, and the model is taken without its adapter; merge_and_unload() "
+                   "of peft makes one model of both\n", path);
+    free(path);
+}
+
+// Whole weights count before shards, and an index beside them is not read, as in transformers.
 static Paths weight_files(const char *dir) {
     Paths p = {0};
     char *whole = xprintf("%s/model.safetensors", dir), *index = xprintf("%s.index.json", whole);
@@ -304,6 +314,7 @@ void hf_load(Model *m, const char *dir) {
     Loading l = {m, family, links_of(m, family, hf_interleaved(&j, family->bit)),
                  hf_prediction_layers(&j, family->bit), false, NULL};
     Paths files = weight_files(dir);
+    note_adapter(dir);
     char shape[96];
     qsort(l.all.link, l.all.count, sizeof *l.all.link, by_name);
     for (size_t i = 0; i < files.count; i++) load_file(&l, files.path[i]);
