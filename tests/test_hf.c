@@ -299,7 +299,7 @@ static void test_two_truths(void) {
         {"", "tie_word_embeddings", "false", "tie_word_embeddings is false, but"},
         {"", "attention_bias", "true", "attention_bias is true, but"},
         {"", "max_position_embeddings", "16", "max_position_embeddings is 16, but"},
-        {"", "rope_parameters", "{'rope_type':'default','rope_theta':9.0}", "rope_theta"},
+        {"", "rope_parameters", "{'rope_type':'default','rope_theta':9.0}", "but rope_parameters.rope_theta is 9.0"},
         {"", "num_key_value_heads", "1", "num_key_value_heads is 1, but"},
         {"", "model_type", "'mistral'", "model_type is \"mistral\", but"},
         {"--attn swa+gqa --window 3", "layer_types", "['sliding_attention','sliding_attention']", "layer_types is"},
