@@ -188,7 +188,7 @@ static int connect_client(const Client *c) {
 
 static void *ask(void *owner) {
     Client *c = owner;
-    char *request = xprintf("POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: "
+    char *request = xprintf("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: "
                             "%zu\r\n\r\n%s", strlen(c->body), c->body);
     for (size_t i = 0; i < c->requests; i++) {
         int to = connect_client(c);
@@ -305,7 +305,7 @@ typedef struct { double http, scheduler, steps, tokens; } Taken;
 
 static Taken taken_until_now(int port) {
     enum { ROOM = 1 << 16 };
-    static const char request[] = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    static const char request[] = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     char *text = xmalloc(ROOM);
     size_t had = 0;
     int to = connect_client(&(Client){.port = port});

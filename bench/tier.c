@@ -150,7 +150,7 @@ static Constants measure_constants(Bench *b, const Bed *x) {
     b->least_seconds = least;
     Constants k = {.weights = seconds_of(b, &c[ONE]).median, .k = (double)x->tier->bytes / ROW_BLOCK};
     double near = seconds_of(b, &c[NEAR]).median, size = (double)n;
-    k.pair = (seconds_of(b, &c[FAR]).median - near) / (size * (double)far);
+    k.pair = fmax(0, (seconds_of(b, &c[FAR]).median - near) / (size * (double)far));      // noise may be larger
     k.token = near / size - k.pair * (size + 1) / 2;
     Summary reads = seconds_of(b, &c[READS]);
     k.byte = reads.median / (APART * (double)x->tier->bytes);
