@@ -244,9 +244,8 @@ static void say_too_much(const Server *s) {
 
 // Nothing, half a line, half a body: closed when --idle is over; meanwhile others are answered.
 static void say_little(const Server *s) {
-    static const char *const little[] = {"", "GET /hea",
-                                         "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
-                                         "{"};
+    static const char half[] = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{";
+    static const char *const little[] = {"", "GET /hea", half};
     int to[9];
     for (int i = 0; i < 9; i++) to[i] = client_open(s), client_send(to[i], little[i % 3], strlen(little[i % 3]));
     CHECK(ask(s, COMPLETIONS, SHORT).status == 200, "others are answered");
