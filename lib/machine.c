@@ -109,11 +109,12 @@ double machine_peak_memory(void) {
 // ---- reading -------------------------------------------------------------------------------------
 enum { STREAMS = 4, STEP = 2 * LANES, PAGE = 2 << 20 };
 
-// Eight times the caches, so that not much of the last pass is still there for the next. A part of a large server sees
-// the whole one's caches, of half a gigabyte: hence the bounds. Large pages: this is what the memory can do, whatever a
-// program's own pages cost it.
+// Eight times the caches, so that not much of the last pass is still there for the next; a part of a large server sees
+// the whole one's, of half a gigabyte, and passes over twice that leave nothing there either. Large pages: this is what
+// the memory can do, whatever a program's own pages cost it.
 ReadProbe read_probe_new(size_t most) {
-    size_t least = (size_t)256 << 20, bytes = 8 * machine_cache_bytes();
+    size_t caches = machine_cache_bytes(), least = (size_t)256 << 20, enough = (size_t)1 << 30, bytes = 8 * caches;
+    if (bytes > enough) bytes = 2 * caches > enough ? 2 * caches : enough;
     double quarter = machine_memory() / 4;
     if (quarter > 0 && (double)bytes > quarter) bytes = (size_t)quarter;
     if (most && bytes > most) bytes = most;

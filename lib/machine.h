@@ -18,8 +18,8 @@ double machine_memory(void);
 // The most resident memory that this process has had so far, in bytes.
 double machine_peak_memory(void);
 
-// Memory to read from, much larger than these caches, and written once, so that every page is really there: eight times
-// as large, unless that is more than `most` bytes (0: no bound) or a quarter of the machine's memory.
+// Memory to read from, larger than these caches, and written once, so that every page is really there: eight times as
+// large, but beyond a gigabyte only twice, and never more than `most` bytes (0: no bound) or a quarter of the memory.
 typedef struct { real *data; size_t count; } ReadProbe;
 ReadProbe read_probe_new(size_t most);
 void read_probe_free(ReadProbe *p);
