@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.." || exit 1
 command -v clang > /dev/null || { echo "absent  clang: not installed"; echo "0 passed, 0 failed"; exit 0; }
 export headers=build/apple
 rm -rf $headers
-mkdir -p $headers/sys $headers/mach-o $headers/netinet $headers/log
+mkdir -p $headers/sys $headers/mach-o $headers/netinet $headers/arpa $headers/log
 awk -v to=$headers '/^== / {file = to "/" $2; next} file {print > file}' tests/apple.txt
 for library in jansson.h jansson_config.h microhttpd.h stb; do      # these are the same everywhere
     found=$(ls -d {,"$PWD"/build,/usr,/usr/local}/include/{,*/}$library 2> /dev/null | head -n 1)
