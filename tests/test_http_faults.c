@@ -272,7 +272,7 @@ static void listen_to_nothing(const Server *s) {
     client_post(to, COMPLETIONS, "{'prompt': 'Once', 'max_tokens': 65000, 'stream': true, 'logprobs': 20}");
     metric_becomes(s, RUNNING, 1, 10);
     CHECK(ask(s, COMPLETIONS, SHORT).status == 200, "others are answered");
-    metric_becomes(s, RUNNING, 0, 90);                    // as soon as the buffers between them are full
+    metric_becomes(s, RUNNING, 0, 150);                   // as soon as the buffers between them are full
     check_books(s, "a reader that does not read");
     close(to);
 }
@@ -324,7 +324,7 @@ static void faults(void) {
     train_run();
     if (!server_start(&s, ROOM "--idle 1 --connections 32 --running 4 --queue 400")) return;
     many(&s, 400), say_nonsense(&s), check_books(&s, "nonsense");         // what is allocated once is there now
-    metric_becomes(&s, RUNNING, 0, 5);
+    metric_becomes(&s, RUNNING, 0, 30);
     double files = open_files(&s), memory = resident(&s);
     bool sanitized = getenv("ASAN_OPTIONS") || getenv("TSAN_OPTIONS");      // they keep what was freed, and are slow
     many(&s, sanitized ? 2000 : 10000);
