@@ -162,7 +162,7 @@ static LiveOptions live_options(const Service *run) {
     bool packed = keep_is_on(run->keep) && !keep_evicts(run->keep);
     double pair = packed ? (double)keep_bytes(run->model, run->keep, LONG, LONG) / LONG
                          : (double)size.cache_bytes_per_token;
-    ReadProbe probe = read_probe_new(1);                          // the least: it is to listen at once
+    ReadProbe probe = read_probe_new((size_t)64 << 20);            // it is to listen at once
     double bandwidth = read_probe_bandwidth(&probe, threads, 2);
     double weight_bytes = (double)(run->config.quant_act ? size.packed_bytes : size.parameter_bytes);
     read_probe_free(&probe);

@@ -117,10 +117,11 @@ ReadProbe read_probe_new(size_t most) {
     if (bytes > enough) bytes = 2 * caches > enough ? 2 * caches : enough;
     double quarter = machine_memory() / 4;
     if (quarter > 0 && (double)bytes > quarter) bytes = (size_t)quarter;
+    if (bytes < least) bytes = least;
     if (most && bytes > most) bytes = most;
-    bytes = ((bytes > least ? bytes : least) + PAGE - 1) / PAGE * PAGE;
+    bytes = (bytes + PAGE - 1) / PAGE * PAGE;
     ReadProbe p = {aligned_alloc(PAGE, bytes), 0};
-    while (!p.data && bytes > least)                 // as under ulimit -v: a gauge is no reason to end
+    while (!p.data && bytes > PAGE)                 // as under ulimit -v: a gauge is no reason to end
         p.data = aligned_alloc(PAGE, bytes = (bytes / 2 + PAGE - 1) / PAGE * PAGE);
     p.count = bytes / sizeof(real);
     if (!p.data) fail("out of memory: measuring the memory's speed needs %zu bytes", bytes);

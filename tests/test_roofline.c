@@ -15,10 +15,10 @@ static void caches(void) {
 }
 
 static void probe(void) {
-    ReadProbe small = read_probe_new(1), p = read_probe_new(0);
+    ReadProbe small = read_probe_new((size_t)64 << 20), p = read_probe_new(0);
     double least = fmin(2 * (double)machine_cache_bytes(), machine_memory() / 4 > 0 ? machine_memory() / 4 : INFINITY);
     CHECK((double)(p.count * sizeof(real)) >= least, "%zu numbers are not much larger than the caches", p.count);
-    CHECK(small.count * sizeof(real) == (size_t)256 << 20, "%zu numbers, where a bound leaves the least", small.count);
+    CHECK(small.count * sizeof(real) == (size_t)64 << 20, "%zu numbers of 64 MiB", small.count);
     read_probe_free(&small);
     size_t other = 0;
     for (size_t i = 0; i < p.count; i += 1009) other += p.data[i] != (real)0.5;
