@@ -142,9 +142,9 @@ CORES := $(shell nproc 2> /dev/null || sysctl -n hw.ncpu 2> /dev/null || echo 1)
 BUILD  = $(MAKE) $(if $(filter -j%,$(MAKEFLAGS)),,-j$(CORES))
 
 # The tests, and in double precision the gradients. Idle threads sleep instead of spinning: the tests are
-# many short runs, often beside other work.
+# many short runs, often beside other work. What only longer checks run is compiled here, too.
 test: ready
-	+$(BUILD) $(B)/tests all $(BIN)bench/bench
+	+$(BUILD) $(B)/tests all $(BIN)bench/bench $(HARNESS) $(B)/objects/tests/probe.o
 ifeq ($(T),)
 	+$(BUILD) DOUBLE=1 $(DOUBLES)/tests
 	OMP_WAIT_POLICY=passive tests/all.sh $(B)/tests "$(DOUBLES)/tests gradients"

@@ -182,16 +182,18 @@ void fuzz_begin(const char *name) {
     if (target->prepare) target->prepare();
 }
 
-void fuzz_one(const char *input, size_t bytes) {
-    for (int i = 0; i < MOST_BODIES && target->body[i]; i++) {
-        live = 0, allowed = target->asks ? ASKED_BYTES : FIXED_BYTES + PER_BYTE * bytes;
-        fail_hook = check_message;
-        watching = true;
-        if (setjmp(back) == 0) target->body[i](input, bytes);
-        watching = false;
-        free_blocks();
-    }
+static void run_body(int i, const char *input, size_t bytes) {
+    live = 0, allowed = target->asks ? ASKED_BYTES : FIXED_BYTES + PER_BYTE * bytes;
+    fail_hook = check_message;
+    watching = true;
+    if (setjmp(back) == 0) target->body[i](input, bytes);
+    watching = false;
+    free_blocks();
     fail_hook = NULL;
+}
+
+void fuzz_one(const char *input, size_t bytes) {
+    for (int i = 0; i < MOST_BODIES && target->body[i]; i++) run_body(i, input, bytes);
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);

@@ -1,6 +1,7 @@
 // requests.c: the command line of ./serve, up to the last step of a small run on the event clock; traces of others;
 // tables of costs.
 #include "infer/answers.h"
+#include "infer/prompts.h"
 #include "infer/sessions.h"
 #include "infer/workers.h"
 #include "tests/fuzz/fuzz.h"
@@ -59,12 +60,14 @@ void read_trace(const char *input, size_t bytes) {
     o.requests = 1000, o.length_scale = bytes % 3 ? 1 : 0.25;
     fuzz_put("trace", input, bytes);
     Trace t = trace_read("trace", &o);
+    Prompts p = prompts_random(1, 100);
+    prompts_fit(&p, &t, "the trace");
     for (size_t i = 0; i < t.count; i++) {
         const Asked *a = &t.asked[i];
         if (!(a->at >= 0) || !a->prompt || !a->answer || (i && a->at < a[-1].at)) fuzz_fault("request %zu", i);
         if (a->prompt > 2000) continue;
         int *token = xmalloc(a->prompt * sizeof *token);
-        trace_prompt(&t, i, 1, 100, token);
+        prompts_write(&p, &t, i, token);
         for (size_t k = 0; k < a->prompt; k++) if (token[k] < 0 || token[k] >= 100) fuzz_fault("token %d", token[k]);
         free(token);
     }
