@@ -21,8 +21,10 @@ export OMP_NUM_THREADS=3 OMP_WAIT_POLICY=passive
 export TSAN_OPTIONS=suppressions=$scratch/suppressions:exitcode=66
 echo 'called_from_lib:libomp.so' > "$scratch/suppressions"
 
-pass() { echo "ok      $1"; passed=$((passed + 1)); }
-flunk() { echo "FAILED  $1"; sed 's/^/        /' "$scratch/log" | head -n "${2:-40}"; failed=$((failed + 1)); }
+since=$SECONDS
+took() { echo "$1 ($((SECONDS - since)) s)"; since=$SECONDS; }
+pass() { took "ok      $1"; passed=$((passed + 1)); }
+flunk() { took "FAILED  $1"; sed 's/^/        /' "$scratch/log" | head -n "${2:-40}"; failed=$((failed + 1)); }
 
 # clean NAME COMMAND...: it succeeds, and nothing was reported, not even by a process that it started.
 clean() {
