@@ -208,7 +208,7 @@ static void test_floors_enumerated(void) {
 // A row that is longer than anybody follows word by word: what its further words add is what words add after a while.
 static void test_floors_long(void) {
     static const char *const flags[] = {"--data stories", "--data markov", "--data markov --order 3 --vocab 6",
-                                        "--data induction", "--data induction --vocab 2000"};
+                                        "--data induction", "--data induction --vocab 500"};
     static const size_t T[] = {60000, 65000, 100000000};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
         double sum[3];

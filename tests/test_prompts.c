@@ -227,8 +227,8 @@ static void command(void) {
         {"--prompts data --run run --calibrate c.json", "has no effect with --calibrate", 2}};
     write_files();
     check_command("run", "data", 7), check_command("run", "all.txt", 2);
-    Result language = serve("--run stories --prompts data " SHORT), again = serve("--run stories --clock model "
-        "--prompts data --block 3 --threads 1 " SHORT);
+    Result language = serve("--run stories --rate 1000 --prompts data " SHORT);
+    Result again = serve("--run stories --clock model --prompts data --block 3 --threads 1 " SHORT);
     CHECK(!strcmp(receipt_of(language), receipt_of(again)) && strcmp(receipt_of(again), "none"), "%s%s", again.out,
           again.error);
     shell("cp -r run other; rm other/run.json; sed -i.bak 's/\"receipts\"/\"_name_or_path\"/' other/config.json");
