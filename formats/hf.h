@@ -37,8 +37,9 @@ bool hf_rounding(Config *c, const char *dir);
 void hf_note_rounded(const char *dir, const char *why);
 // The tokens of context that the model of a directory was trained on, or is said to be good for.
 size_t hf_trained_context(const char *dir);
-// One line on stderr that names what generation_config.json would change in a text and the flags at hand do not, and
-// which flag would. Not what changes nothing, nor what a given flag has decided. table: with the section sampling.def.
+// One line on stderr that names what generation_config.json, or config.json where there is none, would change in a text
+// and the flags at hand do not, and which flag would. Not what changes nothing, nor what a given flag has decided.
+// table: with the section sampling.def.
 void hf_note_generation(const char *dir, const FlagTable *table, const void *flags, const bool *given);
 // Fills the parameters from model.safetensors, or from the shards that model.safetensors.index.json
 // names. Every shape is checked, nothing may be missing or left over, but layers that predict further tokens

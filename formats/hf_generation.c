@@ -1,4 +1,5 @@
-// hf_generation.c: what generation_config.json would have transformers do to a text, and we do not.
+// hf_generation.c: what generation_config.json would have transformers do to a text, and we do not; where there is none
+// it takes the same keys of config.json (GenerationConfig.from_model_config).
 #include "formats/gguf.h"
 #include "formats/hf_config.h"
 #include <stdlib.h>
@@ -64,11 +65,10 @@ static void add_advice(char *out, size_t size, size_t i, const char *value) {
 }
 
 void hf_note_generation(const char *dir, const FlagTable *table, const void *flags, const bool *given) {
+    if (gguf_is(dir)) return;
     char *path = xprintf("%s/generation_config.json", dir), names[600] = "";
-    bool there = !gguf_is(dir) && file_exists(path);
+    JsonFile j = hf_read_json(dir, file_exists(path) ? "generation_config.json" : "config.json");
     free(path);
-    if (!there) return;
-    JsonFile j = hf_read_json(dir, "generation_config.json");
     bool draws = json_is_true(json_object_get(j.json, "do_sample"));
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
         const json_t *value = json_object_get(j.json, settings[i].key);

@@ -1130,6 +1130,34 @@ static void test_interrupt(void) {
     tokenizer_free(t);
 }
 
+// What transformers would do to a text and no flag here does is noted: what generation_config.json says, or config.json
+// where there is none; not what changes nothing, nor what a flag has decided.
+static void test_generation_config(void) {
+    Tokenizer *t = letters();
+    model_free(make_run("foreign", "--data x.txt --preset llama", t));
+    size_t bytes;
+    char *config = xprintf("%s/config.json", test_path("foreign")), *json = read_whole_file(config, &bytes);
+    char *generation = xprintf("%s/generation_config.json", test_path("foreign"));
+    static const char said[] = "\"repetition_penalty\": 1.3, \"min_p\": 0.1, \"num_beams\": 1, \"do_sample\": true, "
+                               "\"top_k\": 7";
+    CHECK(!strstr(run("--run foreign --prompt a").err, "is not done here"), "our own config.json asks for nothing");
+    char *asks = xprintf("{%s, %s", said, strchr(json, '{') + 1);
+    write_whole_file(config, asks, strlen(asks));
+    for (int i = 0; i < 2; i++) {
+        Answer a = run("--run foreign --prompt a --tokens 2");
+        Answer b = run("--run foreign --prompt a --tokens 2 --sample-top-k 3");
+        CHECK(a.status == 0 && strstr(a.err, "repetition_penalty 1.3 (no flag does)") &&
+              strstr(a.err, "min_p 0.1 (no flag does)") && strstr(a.err, "top_k 7 (--sample-top-k 7 would)") &&
+              !strstr(a.err, "num_beams") && strstr(a.err, i ? "/generation_config.json does" : "/config.json does"),
+              "%d: %s", i, a.err);
+        CHECK(!strstr(b.err, "top_k") && strstr(b.err, "min_p"), "%d, --sample-top-k 3: %s", i, b.err);
+        char *alone = xprintf("{%s}", said);
+        write_whole_file(generation, alone, strlen(alone)), write_whole_file(config, json, bytes);
+    }
+    write_whole_file(config, asks, strlen(asks)), write_whole_file(generation, "{}", 2);
+    CHECK(!strstr(run("--run foreign --prompt a").err, "is not done here"), "generation_config.json alone decides");
+}
+
 static const Test tests[] = {
     {"generate/cache", "with a cache, in any pieces, the logits are those without, bit for bit", test_cache},
     {"generate/sliding", "a cache that keeps a window only: the logits are those without, bit for bit", test_sliding},
@@ -1159,6 +1187,7 @@ static const Test tests[] = {
     {"generate/profile", "--profile leaves two tables, --roofline a picture too", test_profile},
     {"generate/prompts", "text, file, numbers or nothing as a prompt", test_prompts},
     {"generate/foreign", "a checkpoint without a tokenizer of ours: tokens are numbers", test_foreign},
+    {"generate/asked", "what a checkpoint asks for and does not get is noted", test_generation_config},
     {"generate/rope-scaling", "--rope-scaling stretches rotations, and says when there are none", test_stretched},
     {"generate/picture-experts", "the text coloured by expert, of every layer that has experts", test_picture_experts},
     {"generate/picture", "attention maps of all layers and heads", test_picture},
