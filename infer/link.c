@@ -81,8 +81,8 @@ static void *send_all(void *of) {
     return NULL;
 }
 
-// Sixteen pages, which a pipe has at first, are less than a layer of a prompt: then both sides wake each other many times
-// for each, on cores that compute. A megabyte is what the system grants anybody; without it the link is only slower.
+// Sixteen pages, which a pipe has at first, are less than a layer of a prompt: then both sides wake each other many
+// times for each, on cores that compute. A megabyte is what the system grants anybody; without it the link is slower.
 static void widen(int pipe) {
 #ifdef __linux__
     fcntl(pipe, F_SETPIPE_SZ, 1 << 20);

@@ -266,7 +266,7 @@ const char *pipe_begin(Pipe *p, double *start) {
         }
     p->start = *start = seconds_now();
     for (size_t i = 0; i < p->workers; i++)
-        mail_put(&p->worker[i].mail, MAIL_START, 0, &p->start, sizeof p->start, NULL, 0);
+        mail_put(&p->worker[i].mail, MAIL_START, 0, &p->start, sizeof p->start, NULL, 0), mail_send(&p->worker[i].mail);
     return NULL;
 }
 

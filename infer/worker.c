@@ -307,6 +307,8 @@ static void take_memory(Worker *w, bool lands) {
     served_own(w->o.served, lands || w->o.sched.preempt == PREEMPT_swap);
     mail_put(&w->mail, MAIL_READY, 0, NULL, 0, NULL, 0);
     mail_send_all(&w->mail);
+    while (!(w->start > 0) && !w->leaving) wait_for_news(w), read_mail(w);  // a prompt may arrive before it is told
+    w->since = now_of(w);
 }
 
 void worker_run(const WorkerPlace *place) {

@@ -103,6 +103,10 @@ static size_t by_pipe(Model *m, const Case *c, size_t readers, size_t writers, c
     SchedCounters all = pipe_counters(p);
     CHECK(all.received == REQUESTS && all.ended[END_LENGTH] == REQUESTS, "%s: %zu of %zu ended", c->flags,
           all.ended[END_LENGTH], all.received);
+    for (int who = !readers; who < 2; who++) {
+        double busy = pipe_times(p, who == 0).busy;
+        CHECK(reason || (busy >= 0 && busy < 1000), "%s: %g seconds of steps", c->flags, busy);
+    }
     CHECK(pipe_link(p).bytes == bytes, "%s, %zu bits: %.0f bytes, not %.0f", c->flags, c->keep.bits, pipe_link(p).bytes,
           bytes);
     pipe_free(p), served_free(s);
