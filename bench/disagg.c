@@ -94,13 +94,15 @@ static Outcome by_pipe(const PipeOptions *options, const Load *l) {
     size_t submitted = 0, vocab = model_config(o.served->model)->vocab;
     int *token = xmalloc(2 * l->prompt * sizeof *token);
     const char *reason = NULL;
-    o.start = seconds_now(), o.emit = note, o.owner = &w, o.threads = 1;
+    double start = 0;
+    o.emit = note, o.owner = &w, o.threads = 1;
     Pipe *p = pipe_new(&o, l->requests);
+    reason = pipe_begin(p, &start);
     while (!reason && (submitted < l->requests || pipe_flying(p))) {
         for (; submitted < l->requests && pipe_flying(p) < l->clients; submitted++) {
             size_t n = length_of(l, l->prompt, submitted, false);
             make_prompt(token, n, submitted, vocab);
-            pipe_submit(p, token, n, length_of(l, l->answer, submitted, true), seconds_now() - o.start);
+            pipe_submit(p, token, n, length_of(l, l->answer, submitted, true), seconds_now() - start);
         }
         reason = pipe_wait(p, INFINITY);
     }

@@ -15,15 +15,17 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
-typedef struct { pid_t process; Mail mail; bool writes, told; size_t flying; MailTold said; } Worker;
+typedef struct { pid_t process; Mail mail; bool writes, ready, told; size_t flying; MailTold said; } Worker;
 // begun: its first token was heard, which a reader drew. held: what a writer said before that, of `holds` tokens.
 typedef struct { int token; double time; } Held;
 typedef struct { bool ended, begun; MailEnded end; Worker *at; Held *held; size_t holds; } Asked;
 struct Pipe {
     const PipeOptions *o;
     Worker *worker; size_t workers, threads; bool pinned;       // threads: of each
+    double start;
     Asked *asked; size_t submitted, ended, counts[ENDS];
     char *reason;
 };
@@ -216,6 +218,7 @@ static void hear(Pipe *p, Worker *w) {
     mail_read(&w->mail);
     while (mail_fetch(&w->mail, &head, &data)) {
         if (head.kind == MAIL_TOKENS) hear_tokens(p, w, data);
+        else if (head.kind == MAIL_READY) w->ready = true;
         else if (head.kind == MAIL_TOLD) memcpy(&w->said, data, sizeof w->said), w->told = true;
         else {
             Asked *a = &p->asked[head.id];
@@ -227,6 +230,12 @@ static void hear(Pipe *p, Worker *w) {
     }
 }
 
+// poll() knows whole milliseconds, and a request that is late by one waits a step longer: the rest of one is slept,
+// where nothing was heard. What is told meanwhile has its time with it.
+static void sleep_rest(double left) {
+    if (left > 0 && left < 1e-3) nanosleep(&(struct timespec){0, (long)(1e9 * left)}, NULL);
+}
+
 // A signal may come just before poll(): so it never waits for long.
 #define LONGEST_WAIT 0.1
 static const char *wait_until(Pipe *p, double until) {
@@ -236,8 +245,9 @@ static const char *wait_until(Pipe *p, double until) {
         mail_send(&w->mail);
         wait[i] = (struct pollfd){w->told ? -1 : w->mail.socket, mail_waits(&w->mail) ? POLLIN | POLLOUT : POLLIN, 0};
     }
-    double left = fmin(LONGEST_WAIT, until - (seconds_now() - p->o->start));
-    poll(wait, (nfds_t)p->workers, left > 0 ? (int)ceil(1000 * left) : 0);
+    double left = fmin(LONGEST_WAIT, until - (seconds_now() - p->start));
+    if (poll(wait, (nfds_t)p->workers, left > 0 ? (int)(1000 * left) : 0) == 0)
+        sleep_rest(until - (seconds_now() - p->start));
     free(wait);
     for (size_t i = 0; i < p->workers; i++) {
         Worker *w = &p->worker[i];
@@ -247,6 +257,18 @@ static const char *wait_until(Pipe *p, double until) {
     return process_stopped ? is_stopped(p) : NULL;
 }
 const char *pipe_wait(Pipe *p, double until) { return wait_until(p, until); }
+
+const char *pipe_begin(Pipe *p, double *start) {
+    for (size_t i = 0; i < p->workers; i++)
+        while (!p->worker[i].ready) {
+            const char *reason = wait_until(p, INFINITY);
+            if (reason) return reason;
+        }
+    p->start = *start = seconds_now();
+    for (size_t i = 0; i < p->workers; i++)
+        mail_put(&p->worker[i].mail, MAIL_START, 0, &p->start, sizeof p->start, NULL, 0), mail_send(&p->worker[i].mail);
+    return NULL;
+}
 
 // Readers first: then all that they have sent can arrive.
 const char *pipe_end(Pipe *p) {

@@ -20,7 +20,6 @@ typedef struct {
     Served *served;                     // with as many places in its swap area as blocks
     Backend backend;                    // what computes: of `served`
     size_t threads;                     // of each worker; 0: cores are shared out
-    double start;                       // on the clock of seconds_now(): times are counted from there
     const CostTable *cost;              // NULL, or steps are priced
     void (*emit)(void *owner, size_t request, int token, double time); void *owner;     // a new token
 } PipeOptions;
@@ -28,6 +27,9 @@ typedef struct {
 typedef struct Pipe Pipe;
 Pipe *pipe_new(const PipeOptions *o, size_t requests);       // o outlives it
 void pipe_print(const Pipe *p, FILE *out);                  // a note of who does what
+// Before the first request: when all workers have their memory. *start, on the clock of seconds_now(), is where times
+// are counted from. NULL or a reason, as below.
+const char *pipe_begin(Pipe *p, double *start);
 // Request i, in order from 0; `now`: when it came.
 void pipe_submit(Pipe *p, const int *prompt, size_t n, size_t answer, double now);
 size_t pipe_flying(const Pipe *p);      // submitted and not ended

@@ -109,6 +109,15 @@ void served_tier(Served *s, const char *path) {
     s->tier = tier_open(path, s->places, blocks_bytes(s->model, s->blocks));
 }
 
+static void own(char *at, size_t bytes) {
+    enum { PAGE = 4096 };                                        // the smallest of any system
+    for (size_t i = 0; i < bytes; i += PAGE) ((volatile char *)at)[i] = ((volatile char *)at)[i];
+}
+void served_own(Served *s, bool swap) {
+    own(s->blocks->arena.base, s->blocks->arena.size);
+    if (swap && s->swap) own(s->swap, size_mul(s->places, blocks_bytes(s->model, s->blocks)));
+}
+
 // Drawing overwrites logits, and those of a draft may be looked at again.
 static int sample(void *self, const StepRow *row, size_t index, size_t i, const Request *r, size_t position) {
     Served *s = self;

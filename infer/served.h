@@ -62,6 +62,8 @@ static inline Drawing served_drawing(const Served *s, const Request *r) {
 void served_survive(Served *s, size_t running);
 // So many threads may draw at a time now; returns how many of them are worth it.
 size_t served_drawers(Served *s, size_t threads);
+// A process that was made of another one: writes to all pages of the cache, with `swap` also to those of the swap area.
+void served_own(Served *s, bool swap);
 // Before the first step: what is swapped goes to a new file (infer/tier.h).
 void served_tier(Served *s, const char *path);
 size_t served_slots(const void *keep, size_t prompt, size_t from, size_t to);

@@ -39,6 +39,7 @@ typedef struct {
     LinkReceiver *receiver;
     int wake[2];                                        // a byte for each prompt that has arrived
     pthread_mutex_t lock; Arrival *coming, *landing, *last;     // under the lock: in parts; whole, in their order
+    double start, since;                                // times are counted from; since when it has not waited
     MailTold told;
 } Worker;
 
@@ -201,6 +202,7 @@ static void read_mail(Worker *w) {
     mail_read(&w->mail);
     while (mail_fetch(&w->mail, &head, &data)) {
         if (head.kind == MAIL_ASK) take_request(w, head.id, data);
+        else if (head.kind == MAIL_START) memcpy(&w->start, data, sizeof w->start);
         else w->leaving = true;
     }
     if (w->mail.closed) _exit(0);                               // nobody is there any more who would hear of it
@@ -240,11 +242,12 @@ static void tell(Worker *w, double now) {
 
 // ---- its life ------------------------------------------------------------------------------------
 
-static double now_of(const Worker *w) { return seconds_now() - w->o.start; }
+static double now_of(const Worker *w) { return seconds_now() - w->start; }
 
+// What lies between two steps, as telling of the first and taking in what has arrived, is of the second: nobody's token
+// is computed meanwhile.
 static bool take_step(Worker *w) {
-    double from = now_of(w);
-    const Step *s = engine_schedule(&w->engine, from);
+    const Step *s = engine_schedule(&w->engine, now_of(w));
     if (!s->rows) return false;
     if (w->o.cost) w->told.times.priced += cost_of(w->o.cost, step_size(s));
     double held = (double)(pool_blocks(w->pool) - pool_available(w->pool)) / (double)pool_blocks(w->pool);
@@ -257,7 +260,8 @@ static bool take_step(Worker *w) {
         if (job->goes && w->o.overlap && done > job->sent) job->sent = done;
     }
     double now = now_of(w);
-    w->told.times.busy += now - from, w->told.times.held += held * (now - from);
+    w->told.times.busy += now - w->since, w->told.times.held += held * (now - w->since);
+    w->since = now;
     tell(w, now);
     return true;
 }
@@ -267,6 +271,7 @@ static void wait_for_news(Worker *w) {
     char bytes[64];
     poll(wait, w->receiver ? 2 : 1, -1);
     if (w->receiver && wait[1].revents && read(w->wake[0], bytes, sizeof bytes) < 0) fail("a worker cannot be woken");
+    w->since = now_of(w);
 }
 
 static void take_leave(Worker *w) {
@@ -296,9 +301,20 @@ static void begin(Worker *w, const WorkerPlace *place) {
     }
 }
 
+// Pages that a process shares with the one that made it are copied when it first writes to them, and it is a few
+// microseconds for each: a server that has run for a minute has none left, so none are to be found in steps.
+static void take_memory(Worker *w, bool lands) {
+    served_own(w->o.served, lands || w->o.sched.preempt == PREEMPT_swap);
+    mail_put(&w->mail, MAIL_READY, 0, NULL, 0, NULL, 0);
+    mail_send_all(&w->mail);
+    while (!(w->start > 0) && !w->leaving) wait_for_news(w), read_mail(w);  // a prompt may arrive before it is told
+    w->since = now_of(w);
+}
+
 void worker_run(const WorkerPlace *place) {
     Worker w = {.o = *place->o, .writes = place->writes};
     begin(&w, place);
+    take_memory(&w, w.receiver != NULL);
     while (!w.leaving) {
         read_mail(&w);
         if (w.receiver) land(&w);

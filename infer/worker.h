@@ -7,9 +7,9 @@
 #include "infer/mail.h"
 #include "infer/pipe.h"
 
-// To a worker: a request, its tokens behind it; that nothing comes any more. From it: tokens that a step has drawn; the
-// end of a request; its counters, after which it ends.
-enum { MAIL_ASK, MAIL_LEAVE, MAIL_TOKENS, MAIL_ENDED, MAIL_TOLD };
+// To a worker: where times are counted from; a request, its tokens behind it; that nothing comes any more. From it:
+// that it has its memory; tokens that a step has drawn; the end of a request; its counters, after which it ends.
+enum { MAIL_START, MAIL_ASK, MAIL_LEAVE, MAIL_READY, MAIL_TOKENS, MAIL_ENDED, MAIL_TOLD };
 typedef struct { uint64_t tokens, most; double at; } MailAsk;
 typedef struct { double time; uint64_t count; } MailTokens;
 typedef struct { uint64_t id; int64_t token; } MailToken;

@@ -96,7 +96,7 @@ static PipeOptions pipe_options(const Service *run, Backend backend) {
     const FleetOptions *f = &run->workers;
     return (PipeOptions){.readers = f->readers, .writers = f->writers, .link = f->link, .overlap = f->overlap,
                          .sched = f->sched, .blocks = f->blocks, .block = f->block, .served = run->served,
-                         .backend = backend, .threads = run->o.threads, .start = run->start,
+                         .backend = backend, .threads = run->o.threads,
                          .cost = run->o.clock == CLOCK_both ? &run->cost : NULL, .emit = receive_later};
 }
 
@@ -125,12 +125,12 @@ static void end_early(Service *run, const char *reason) {
 void workers_run_pipe(Service *run, Backend backend) {
     run->record = xmalloc(size_mul(run->trace.count, sizeof *run->record));
     run->answer = xmalloc(size_mul(run->trace.count, sizeof *run->answer));
-    run->start = seconds_now();
     PipeOptions o = pipe_options(run, backend);
     o.owner = run;
     run->pipe = pipe_new(&o, run->trace.count);
     pipe_print(run->pipe, stderr);
-    const char *reason = answer_all_by_pipe(run);
+    const char *reason = pipe_begin(run->pipe, &run->start);
+    if (!reason) reason = answer_all_by_pipe(run);
     if (reason) end_early(run, reason);
     pipe_tell(run->pipe, run->record);
     run->total = pipe_counters(run->pipe), run->link = pipe_link(run->pipe), run->priced = pipe_priced(run->pipe);

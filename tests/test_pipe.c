@@ -88,10 +88,11 @@ static size_t by_pipe(Model *m, const Case *c, size_t readers, size_t writers, c
     Served *s = serve_of(m, c);
     PipeOptions o = {.readers = readers, .writers = writers, .link = c->link > 0 ? c->link : INFINITY,
                      .overlap = c->overlap, .sched = sched_of(c), .blocks = c->blocks, .block = c->block, .served = s,
-                     .backend = backend_of(s), .threads = 1, .start = seconds_now(), .emit = receive_one, .owner = got};
+                     .backend = backend_of(s), .threads = 1, .emit = receive_one, .owner = got};
     Pipe *p = pipe_new(&o, REQUESTS);
-    const char *reason = NULL;
-    double bytes = 0;
+    double bytes = 0, start = 0;
+    const char *reason = pipe_begin(p, &start);
+    CHECK(start > 0, "times are counted from %g", start);
     for (size_t i = 0; i < REQUESTS; i++) {
         pipe_submit(p, asked[i].prompt, asked[i].n, asked[i].answer, 0);
         if (asked[i].answer > 1 && readers) bytes += (double)pipe_bytes(&o, asked[i].n);
@@ -102,6 +103,10 @@ static size_t by_pipe(Model *m, const Case *c, size_t readers, size_t writers, c
     SchedCounters all = pipe_counters(p);
     CHECK(all.received == REQUESTS && all.ended[END_LENGTH] == REQUESTS, "%s: %zu of %zu ended", c->flags,
           all.ended[END_LENGTH], all.received);
+    for (int who = !readers; who < 2; who++) {
+        double busy = pipe_times(p, who == 0).busy;
+        CHECK(reason || (busy >= 0 && busy < 1000), "%s: %g seconds of steps", c->flags, busy);
+    }
     CHECK(pipe_link(p).bytes == bytes, "%s, %zu bits: %.0f bytes, not %.0f", c->flags, c->keep.bits, pipe_link(p).bytes,
           bytes);
     pipe_free(p), served_free(s);
@@ -219,10 +224,11 @@ static void writer_first(void) {
     b.sample = sample_in_turn;
     PipeOptions o = {.readers = 1, .writers = 1, .link = INFINITY, .overlap = true, .sched = sched_of(&c),
                      .blocks = c.blocks, .block = c.block, .served = s, .backend = b, .threads = 1,
-                     .start = seconds_now(), .emit = receive_late, .owner = two};
+                     .emit = receive_late, .owner = two};
     o.sched.running = 1;                                        // the reader has told of FIRST before it reads SECOND
     Pipe *p = pipe_new(&o, BOTH);
-    const char *reason = NULL;
+    double start = 0;
+    const char *reason = pipe_begin(p, &start);
     for (size_t i = 0; i < BOTH; i++) pipe_submit(p, asked[i].prompt, asked[i].n, asked[i].answer, 0);
     while (!reason && pipe_flying(p)) reason = pipe_wait(p, INFINITY);
     if (!reason) reason = pipe_end(p);

@@ -3,6 +3,7 @@ real one.
 
     claims/clocks replay ends train --out claims/results/clocks.json        measures again (4 minutes), alone
     claims/clocks uneven pace --out claims/results/clocks-again.json        (two minutes)
+    claims/clocks pace --out claims/results/clocks-pace.json                (one to three)
     claims/clocks held --out claims/results/clocks-agents.json              (a minute)
 
 A small model with random weights is calibrated, on one thread, and requests are replayed in both clocks: below and
@@ -12,16 +13,20 @@ event clock by a table of its own costs; and ./train says its speed by the batch
 measured just before.
 
 uneven: a backlog of uneven answers, static and continuous, in both clocks, in turns. pace: two processes that do both,
-and one that reads beside one that writes, in both clocks, in turns; figures are medians of five. held: sessions of
+and one that reads beside one that writes, in both clocks, in turns; figures are medians of five. A turn in which other
+programs used more than a twentieth of the cores is made again, some times, and the calmest of them counts; `others` is
+their share in those that count. held: sessions of
 agents on the real clock in a pool where they fit and in one where they do not, with blocks held for a time, and
 without.
 """
 import json
+import os
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from . import server, trainer
@@ -51,6 +56,8 @@ TRAINED = ("--data markov --order 1 --vocab 32 --context 32 --layers 2 --width 3
 BATCHES = {1: 3000, 4: 2000, 16: 800, 64: 200, 256: 50}
 ROUNDS = 3
 TURNS = 5        # of uneven and pace
+CALM = 0.05      # of the cores: what others may use of them in a turn of pace
+TRIES = 6        # of each turn, until one is calm
 NEAR = 320       # blocks: with them a table is measured at contexts as these two sections have, and not far beyond
 BETWEEN = 0.5    # of the two ends' logarithms: where the rate of `ends` lies
 TIMES = ("ttft", "tpot", "latency")
@@ -133,15 +140,43 @@ def uneven(bed):
     return [*found, {"what": "gain", "real": real, "simulated": said, "off": said / real - 1}]
 
 
+def used(own):
+    """Seconds of all cores so far, or of those programs that this one has ended; None: the system does not say."""
+    if own:
+        return sum(os.times()[2:4])
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return None
+    user, nice, system, _, _, interrupts, soft = (int(x) for x in stat.read_text().split()[1:8])
+    return (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK")
+
+
+def calmly(run):
+    """(what run() says, the share of the cores that others used meanwhile), of the calmest of some tries."""
+    found = []
+    for _ in range(TRIES):
+        start, own, every = time.monotonic(), used(True), used(False)
+        said = run()
+        if every is None:
+            return said, None
+        others = (used(False) - every) - (used(True) - own)
+        found.append((max(0, others) / (time.monotonic() - start) / os.cpu_count(), said))
+        if found[-1][0] <= CALM:
+            break
+    others, said = min(found, key=lambda x: x[0])
+    return said, others
+
+
 def pace(bed):
     """Of two processes: by percentile what the real clock says, and the errors of the table and at the run's pace."""
     most = bed.table(NEAR)[1]
     rounds = {"0:2": [], "1:1": []}
     for _ in range(TURNS):
         for workers, rows in rounds.items():
-            told = program("serve", f"--run small --disagg {workers} --clock both --cost cost.json {APART} "
-                                    f"--rate {SHARED * most:.6g} --slo-ttft {22 / most:.6g} --slo-tpot 1", bed.folder)
-            row = {"what": workers, "requests": 200}
+            text = (f"--run small --disagg {workers} --clock both --cost cost.json {APART} "
+                    f"--rate {SHARED * most:.6g} --slo-ttft {22 / most:.6g} --slo-tpot 1")
+            told, others = calmly(lambda text=text: program("serve", text, bed.folder))
+            row = {"what": workers, "requests": 200, **({} if others is None else {"others": others})}
             for name in TIMES:
                 lines = re.findall(rf"^  {name} +p(\d+) +(\S+) s +\S+ s +(\S+)% +\S+ s +(\S+)%", told, re.M)
                 row |= {name: [float(paced) / 100 for *_, paced in lines],
