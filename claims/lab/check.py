@@ -26,7 +26,7 @@ from .command import UsageError
 from .front import MEASURED
 from .match import recall_claim
 from .records import METRICS, NUMBERS, seal_of
-from .report import effect, number
+from .report import effect, named, number
 from .programs import WORKERS
 from .table import BEGIN, END, QUOTE, Lab, refreshed, run_cells, whole_streams
 from .verdict import selected, wanted
@@ -316,7 +316,8 @@ def main(words, lab=None):
         print(f"{outcome.verdict:<12} {claim.name}: {claim.title}{missing}")
         for f in outcome.findings if records or claim.measured else []:
             sure = f", p {f.p:.2g}" if claim.kind == "runs" else ""
-            print(f"  {f.verdict:<12} {f.comparison.name}: {effect(f)}, predicted {f.comparison.predict}{sure}")
+            told = f"{named(claim, f.comparison)}: {effect(f)}, predicted {f.comparison.predict}{sure}"
+            print(f"  {f.verdict:<12} {told}")
         if len(commits := {r["commit"] for r in records.values()}) > 1:
             print(f"  rows of {len(commits)} commits: {', '.join(sorted(commits))}")
         found = check_records(claim, records) + check_figures(claim, records, lab)

@@ -6,7 +6,7 @@ size at which tables show it.
 [figure] of a claim file: x = the metric or flag along the bottom (without it, the arms one below the other), x_label,
 y_label, log_y (a logarithmic axis of the claim's metric), top, words = { arm = "what it is, in words" }, finding = the
 title, with {FACTS} as in a headline (without any, the verdict stands below it), unit = what the differences count. A
-comparison may have words too, under its name in RESULTS.md; a line along x whose words are "" is not drawn.
+comparison may have words too, under its name in claims/table --facts; a line along x whose words are "" is not drawn.
 With `usable`, each arm's metric over the learning rates, one panel per value of the command's lists.
 """
 import math
@@ -16,6 +16,8 @@ import textwrap
 import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.lines import Line2D  # noqa: E402
+from matplotlib.offsetbox import AnnotationBbox, DrawingArea, HPacker, TextArea  # noqa: E402
 from matplotlib.patheffects import withStroke  # noqa: E402
 from matplotlib.ticker import EngFormatter, LogFormatter, MaxNLocator  # noqa: E402
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory  # noqa: E402
@@ -24,7 +26,7 @@ from . import baseline  # noqa: E402
 from .front import filled, unbacked  # noqa: E402
 from .match import recall_claim  # noqa: E402
 from .records import METRICS  # noqa: E402
-from .report import effect, facts, measured_text, rows_of_arms  # noqa: E402
+from .report import effect, facts, measured_text, rows_of_arms, worded  # noqa: E402
 from .stats import decided  # noqa: E402
 from .verdict import Results, evaluate  # noqa: E402
 
@@ -53,11 +55,9 @@ def family(arm, x):
 
 
 def words(claim, label):
-    """An arm's label as the claim file says it in words."""
-    known = claim.figure.get("words", {})
-    name = next((n for n in sorted(known, key=len, reverse=True) if label == n or label.startswith(n + " ")), None)
-    text = known[name] + label[len(name):] if name is not None else label
-    return re.sub(r"(\S+)=(\S+)", r"\2 \1", text) if label != "all" else text   # layers=48: 48 layers
+    """An arm's label as the claim file says it in words, and as 48 layers what is layers=48."""
+    text = worded(claim, label)
+    return re.sub(r"(\S+)=(\S+)", r"\2 \1", text) if label != "all" else text
 
 
 def question(claim, comparison):
@@ -103,9 +103,10 @@ def aside(axes, x=0.0, y=0.0):
     return axes.transData + ScaledTranslation(x / 72, y / 72, axes.figure.dpi_scale_trans)
 
 
-def label_ends(axes, ends, size=9, beyond=7, halo=False):
-    """Names at the right ends of lines, [(x, y, text, colour)], apart by at least the height of a line of text. halo:
-    where they stand among the points."""
+def label_ends(axes, ends, size=9, beyond=7):
+    """Names at the right ends of lines, [(x, y, text, colour)], apart by at least the height of a line of text. With a
+    whole look in place of the colour a name has a piece of its line before it: some lines leave the picture far from
+    where their names stand."""
     axes.figure.canvas.draw()
     high = axes.get_window_extent().height
     is_log = axes.get_yscale() == "log"
@@ -122,9 +123,23 @@ def label_ends(axes, ends, size=9, beyond=7, halo=False):
         row[1] = min(row[1], high_y)
         high_y = row[1] - gap
     for x, y, text, colour in placed:
-        axes.annotate(text, (x, 10 ** y if is_log else y), xytext=(beyond, 0), textcoords="offset points", va="center",
-                      color=colour, fontsize=size, annotation_clip=False,
-                      path_effects=HALO if halo else None)
+        at = x, 10 ** y if is_log else y
+        if isinstance(colour, dict):
+            axes.add_artist(AnnotationBbox(piece_of(colour, text, size), at, xybox=(beyond, 0), frameon=False, pad=0,
+                                           boxcoords="offset points", box_alignment=(0, 0.5), annotation_clip=False))
+        else:
+            axes.annotate(text, at, xytext=(beyond, 0), textcoords="offset points", va="center", color=colour,
+                          fontsize=size, annotation_clip=False)
+
+
+def piece_of(style, text, size):
+    """A name behind a piece of its line."""
+    long, high = 22, 8
+    piece = DrawingArea(long, high)
+    piece.add_artist(Line2D([0, long], [high / 2] * 2, **style | {"marker": ""}))
+    piece.add_artist(Line2D([long / 2], [high / 2], **style | {"linestyle": ""}))
+    name = TextArea(text, textprops={"color": style["color"], "fontsize": size, "path_effects": HALO})
+    return HPacker(children=[piece, name], align="center", pad=0, sep=3)
 
 
 def show_elimination(axes, claim, metric, across):
@@ -248,7 +263,7 @@ def draw_rates(axes, claim, results, facet, top):
         axes.plot(*zip(*through_the_top(line, top)), zorder=3, **style | {"marker": ""})
         if shown := [(r, v) for r, v in line if v <= top]:
             axes.plot(*zip(*shown), zorder=3, **style | {"linestyle": ""})
-        ends.append((*label_at(line, top), words(claim, arm.name or arm.label), style["color"]))
+        ends.append((*label_at(line, top), words(claim, arm.name or arm.label), style))
     axes.axhline(claim.usable.bound, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
     axes.set_xscale("log")
     rates = [float(dict(t)["lr"]) for t in results.choices]
@@ -397,7 +412,7 @@ def draw(claim, records, path):
                                f"upper edge: above {top:g}, or diverged",
                                fontsize=8.5)
             for panel, at in zip(axes, ends):
-                label_ends(panel, at, beyond=4 + 2.5 * max(1, len(claim.arms) / len(facets)), halo=True)
+                label_ends(panel, at, beyond=4 + 2.5 * max(1, len(claim.arms) / len(facets)))
         elif "x" in claim.figure:
             draw_lines(axes[0], claim, results)
         else:

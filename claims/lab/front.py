@@ -7,7 +7,7 @@ stand in it, so that the sentence cannot say what the records do not.
 import re
 
 from .command import UsageError
-from .report import effect, settle_text
+from .report import effect, named, settle_text
 
 LONGEST = 25   # words of a sentence in README's table
 SMALL = ".small"   # as in norm-qk.small.png
@@ -126,16 +126,16 @@ def front(lab):
 
 
 def claim_row(lab, claim):
-    named, command = f"**{claim.title}.** {claim.thesis}", run_it(claim)
+    title, command = f"**{claim.title}.** {claim.thesis}", run_it(claim)
     outcome = lab.outcome(claim)
     if outcome.verdict == "OPEN":
-        return [named, "open", "", "", command, f"at most {claim.budget:g}" if claim.budget else ""]
-    told = [f"{f.comparison.name}: {effect(f)}, predicted {f.comparison.predict}"
+        return [title, "open", "", "", command, f"at most {claim.budget:g}" if claim.budget else ""]
+    told = [f"{named(claim, f.comparison)}: {effect(f)}, predicted {f.comparison.predict}"
             + (" (control)" if f.comparison.role == "control" else "") + f": {f.verdict}"
             + "".join(f"; {text}" for text in [settle_text(claim, lab.records[claim.name], f)] if text)
             for f in outcome.findings]
     told += [note for note in outcome.notes if EDGE in note or FREE in note]
-    return [named, f"**{outcome.verdict}**", "<br>".join(told), picture(claim, ""), command,
+    return [title, f"**{outcome.verdict}**", "<br>".join(told), picture(claim, ""), command,
             minutes(lab, claim)]
 
 

@@ -30,7 +30,8 @@ from .flash import COMMAND, Flash
 from .front import run_it
 from .match import recall_claim
 from .records import METRICS, read_records
-from .report import best_loss, chosen_text, effect, facts, level, measured_text, number, rows_of_arms, settle_text
+from .report import (best_loss, chosen_text, effect, facts, level, measured_text, named, number, rows_of_arms,
+                     settle_text)
 from .programs import WORKERS
 from .speed import KINDS, Speeds
 from .steps import Steps
@@ -68,7 +69,8 @@ class Receipt:
     def findings(self):
         for f in self.outcome.findings:
             role = "" if f.comparison.role == "thesis" else " (control)"
-            print(f"{f.verdict:<12} {f.comparison.name}{role}: {effect(f)}, predicted {f.comparison.predict}")
+            name = named(self.claim, f.comparison) + role
+            print(f"{f.verdict:<12} {name}: {effect(f)}, predicted {f.comparison.predict}")
             if text := settle_text(self.claim, self.records, f):
                 print(f"{'':<12} {text}")
         if self.claim.record and not self.claim.measured:

@@ -6,6 +6,7 @@ import numpy
 
 from . import baseline
 from .match import recall_claim
+from .records import METRICS
 from .stats import CHANCE, LEVEL, SIGNS, clopper_pearson, discordant, power, seeds_needed, share_power
 from .verdict import Results, at_thresholds, edges, evaluate, least_p, rate_edges, weigh
 
@@ -125,8 +126,8 @@ def print_contradictions(claim, records, pilot):
         if not e.count or math.isnan(e.mean) or comparison.predict.has(e.mean):
             continue
         good, where = False, "outside the margin" if comparison.predict.kind == "within" else "not there"
-        print(f"power    WARNING: {comparison.name} is predicted {comparison.predict}, and the pilot lies {where}: "
-              f"{signed(e.mean)} {interval(e)}, of {e.count} seeds")
+        print(f"power    WARNING: {named(claim, comparison)} is predicted {comparison.predict}, and the pilot lies "
+              f"{where}: {signed(e.mean)} {interval(e)}, of {e.count} seeds")
     return good
 
 
@@ -148,7 +149,7 @@ def print_power(claim, records, pilot, minutes_of=None):
         what = unit(claim, comparison)
         by = "expected" if comparison.expect is not None else "in the pilot"
         beyond = f"{signed(distance)} of {what} beyond its bound {by}"
-        print(f"power    {comparison.name}: {beyond} (pilot of {len(pilot)} seeds); {n} seeds find that with "
+        print(f"power    {named(claim, comparison)}: {beyond} (pilot of {len(pilot)} seeds); {n} seeds find that with "
               f"{100 * chance(n):.0f}% power")
         if chance(n) >= CHANCE:
             continue
@@ -249,6 +250,24 @@ def chosen_text(results, claim, arm):
     return "/".join(" ".join(value for _, value in t) for t in sorted(chosen, key=results.choices.index)) or "-"
 
 
+def worded(claim, label):
+    """An arm's label, its name as the claim file says it in words."""
+    known = claim.figure.get("words", {})
+    name = next((n for n in sorted(known, key=len, reverse=True) if label == n or label.startswith(n + " ")), None)
+    return known[name] + label[len(name):] if name is not None else label
+
+
+def named(claim, comparison):
+    """A comparison's name, with words for its arms and its metric where the claim file gives any."""
+    known = claim.figure.get("words", {})
+    if comparison.name == "all" not in known:     # one arm, and nothing to tell it from
+        return METRICS.get(comparison.metric, comparison.metric).split(" (")[0]
+    if not known or comparison.name in known:
+        return known.get(comparison.name, comparison.name)
+    a, b, metric = worded(claim, comparison.a), worded(claim, comparison.b), comparison.metric
+    return replace(comparison, a=a, b=b, metric=known.get(metric) or METRICS.get(metric, metric).split(" (")[0]).name
+
+
 def diverged_count(claim, records, arm):
     return sum(r["arm"] == arm.label and r["status"] == "diverged" for r in records.values())
 
@@ -274,7 +293,7 @@ def outcome_lines(claim, records):
         judged = f"predicted {f.comparison.predict}: {f.verdict}; " if claim.thesis else ""
         sure = f"p {f.p:.3g}" if claim.kind == "runs" else f"{f.estimate.count} values"
         more = "".join(f"; {text}" for text in (f.note, settle_text(claim, records, f)) if text)
-        lines.append(f"{f.comparison.name}: {effect(f)}, {judged}{sure}{detect_text(claim, f)}{more}")
+        lines.append(f"{named(claim, f.comparison)}: {effect(f)}, {judged}{sure}{detect_text(claim, f)}{more}")
     lines += [f"note     {note}" for note in outcome.notes]
     if claim.thesis:
         lines.append(f"verdict  {outcome.verdict}"
