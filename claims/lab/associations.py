@@ -262,33 +262,36 @@ def draw_trained(receipt, pairs=4, words=16):
         return figure
 
 
-def draw_capacity(receipt, title):
+def draw_capacity(receipt, title, scaled=False):
     """What trained models bind over the pairs, of the bits that a bag of values leaves open: a panel for each rule, a
-    line for each state, each seed a dot, and where the mean falls through the half a ring: the capacity."""
+    line for each state, each seed a dot, and where the mean falls through the half a ring: the capacity. scaled: over
+    the pairs for each number of a key, where lines lie on each other if a capacity is in proportion to the state."""
     claim, results = receipt.claim, receipt.results
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, 2, figsize=(9.6, 3.7), layout="constrained", sharey=True)
         for axes, (rule, told) in zip(panels, [("sum", "linear attention (the sum)"), ("delta", "delta rule")]):
-            ends, groups = [], {k: arms for k, arms in claim.groups().items() if k.split()[0] == rule}
+            ends, every = [], set()
+            groups = {k: arms for k, arms in claim.groups().items() if k.split()[0] == rule}
             for i, (label, arms) in enumerate(groups.items()):
-                style, pairs = look(i), [int(dict(arm.flags)["pairs"]) for arm in arms]
+                style, width = look(i), int(dict(arms[0].flags)["state-dim"])
+                pairs = [int(dict(arm.flags)["pairs"]) / (width if scaled else 1) for arm in arms]
                 rows = [[results.best(arm, s, claim.metric) for s in claim.seeds] for arm in arms]
                 axes.plot(pairs, numpy.mean(rows, axis=1), **style)
                 for place, row in zip(pairs, rows):
                     axes.plot([place * 1.04 ** (i - 1)] * len(row), row, ".", color=style["color"], alpha=0.4,
                               markersize=4)
-                at = 2 ** results.level(label).mean
+                at = 2 ** results.level(label).mean / (width if scaled else 1)
                 if pairs[0] < at < pairs[-1]:
                     axes.plot(at, claim.threshold.bound, "o", markersize=9, markerfacecolor="none",
                               color=style["color"])
-                ends.append((pairs[-1], float(numpy.mean(rows[-1])), f"keys of {dict(arms[0].flags)['state-dim']}",
-                             style["color"]))
+                ends.append((pairs[-1], float(numpy.mean(rows[-1])), f"keys of {width}", style["color"]))
+                every |= set(pairs)
             axes.axhline(claim.threshold.bound, color="#555555", linewidth=1, linestyle=(0, (4, 2)))
             axes.set_xscale("log", base=2)
-            axes.set_xticks(pairs, [str(n) for n in pairs])
+            axes.set_xticks(sorted(every), [f"{n:g}" if n >= 1 else f"1/{1 / n:g}" for n in sorted(every)])
             axes.minorticks_off()
             axes.set_ylim(-0.03, 1.05)
-            axes.set_xlabel("pairs in the row")
+            axes.set_xlabel("pairs for each number of a key" if scaled else "pairs in the row")
             axes.set_title(told, fontsize=9)
             label_ends(axes, ends, size=8)
         panels[0].set_ylabel("share of the bits bound that\na bag of values leaves open")

@@ -5,7 +5,10 @@ the T x T matrix would cost more than the products.
 
 A page may quote it before it is measured: then `not measured` stands there, and pictures and tables say what to run.
 """
+import matplotlib.pyplot as plt
+
 from .bench import commit_complaints, span
+from .figure import STYLE, label_ends, look
 from .report import number
 
 COMMAND = "bench/bench flash starved context --out claims/results/flash.json"
@@ -139,7 +142,10 @@ class Flash:
 
     # ---- pictures ----
     def draw_left(self, every, look):
-        """Panels of the passes: the FLOPs saved, and the speed of flash over naive, by context."""
+        """Panels of the passes: the FLOPs saved, and the speed of flash over naive, by context. One scale for all."""
+        told = [self.speed(way, context) for way in PASSES for context in self.contexts()]
+        top = 1.06 * max(max(r[name]["median"] for name in ("flash_times_naive", "band_times_naive")) for r in told)
+        top = max(top, *(1.3 * r["flops_saved"] for r in told))
         for axes, way in zip(every, PASSES):
             rows = [self.speed(way, context) for context in self.contexts()]
             ends = []
@@ -155,11 +161,24 @@ class Flash:
             axes.set_xscale("log", base=2)
             axes.set_xticks(self.contexts(), [str(c) for c in self.contexts()], rotation=45)
             axes.minorticks_off()
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, top)
             axes.set_xlabel("context (tokens)")
             axes.set_title(f"{way}: what is left is {self.facts()[f'{way} width {WIDTH}: left']}", fontsize=9)
             yield axes, ends
         every[0].set_ylabel(f"times naive, heads of {WIDTH}")
+
+    def draw(self):
+        """Both passes, and what they say together."""
+        with plt.rc_context(STYLE):
+            figure, every = plt.subplots(1, 2, figsize=(9.4, 3.9), layout="constrained", sharey=True)
+            for axes, ends in self.draw_left(every, look):
+                label_ends(axes, ends)
+            facts = self.facts()
+            figure.suptitle(f"Flash is as fast as its FLOPs forward, times {facts[f'forward width {WIDTH}: left']}; "
+                            f"backward bytes count too: times {facts[f'backward width {WIDTH}: left']}", fontsize=10,
+                            fontweight="bold")
+            figure.supxlabel("Grey: the FLOPs saved, times what the claim allows (0.8 to 1.3)", fontsize=8)
+            return figure
 
     def draw_tile(self, axes, look, places=tuple(PLACES)):
         """A tile's roofline: time of the products and of the matrix, per pair, by the width of a head."""
