@@ -42,7 +42,8 @@ else flunk "libarcher.so, of the package libomp-14-dev, was not loaded: reports 
 planted() {
     mkdir "$scratch/copy"
     cp -a Makefile ./*.[ch] lib kernels config data formats model infer run plot tests "$scratch/copy"
-    mkdir -p "$scratch/copy/$build" && cp -a "$build/objects" "$scratch/copy/$build" || return 1   # one file is compiled
+    # With the objects: only the file that is changed is compiled.
+    mkdir -p "$scratch/copy/$build" && cp -a "$build/objects" "$scratch/copy/$build" || return 1
     sed -i 's/space + thread \* each/space/' "$scratch/copy/kernels/matmul.c"
     make -s -C "$scratch/copy" CC=clang SIMD=plain RACES=1 "$build/digest" > "$scratch/log" 2>&1 || return 1
     "$scratch/copy/$build/digest" 2 > "$scratch/log" 2>&1
