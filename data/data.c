@@ -15,7 +15,8 @@ static const struct { const char *name; SourceOpen *open; } sources[] = {DATA_SO
 static const char *const source_names = &DATA_SOURCES(BAR_WORD)[1];  // "|a|b" without its first bar
 enum { SOURCES = sizeof sources / sizeof *sources };
 
-// The start of validation row 0 up to its first scored token, so that a sample begins where the task asks.
+// The start of validation row 0 up to its first scored token, so that a sample begins where the task asks. Where all
+// tokens are scored and a row begins as a longer one does, T = 1 is enough.
 static char *prompt_from_row(const Data *d, size_t T) {
     int *tokens = xmalloc(size_mul(T, sizeof *tokens)), *targets = xmalloc(size_mul(T, sizeof *targets));
     d->row(d, SPLIT_VALIDATION, 0, T, tokens, targets, NULL);
@@ -67,7 +68,7 @@ Data *data_open(const Config *config) {
     d->validation_rows = (config->eval_tokens + config->context - 1) / config->context;
     open_source(d, config);
     if (!d->tokenizer) d->tokenizer = tokenizer_numbers(d->vocab);
-    if (!d->default_prompt) d->default_prompt = prompt_from_row(d, config->context);
+    if (!d->default_prompt) d->default_prompt = prompt_from_row(d, d->prefixes ? 1 : config->context);
     uint64_t about[] = {d->vocab, config->seed, config->data_seed};
     d->hash = hash_bytes(d->hash, about, sizeof about);
     return d;

@@ -23,6 +23,7 @@ struct Data {
     const char *floor_about;   // one line: how the floor was computed
     bool has_accuracy;         // the scored tokens of `is_answer` have one right answer (recall, copy, ...)
     const char *splits;        // files: one line, how many tokens of which are for training and validation; else NULL
+    bool prefixes;             // a shorter row begins a longer one, and all tokens are scored
     uint64_t hash;             // of everything that decides the rows, for run.json
     const Tokenizer *tokenizer;// never NULL; sources without a text print their tokens as numbers
     const char *default_prompt;// what a sample starts from, as text for tokenizer_prompt; "": a document's start

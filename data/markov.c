@@ -137,7 +137,7 @@ void markov_open(Data *d, const Config *config) {
     size_t fallback = 64;
     while (table_size(fallback, config->order, LARGEST_FALLBACK) == SIZE_MAX) fallback /= 2;
     Markov *m = d->state = xmalloc(sizeof *m);
-    d->row = markov_row, d->truth = markov_truth, d->close = markov_close;
+    d->prefixes = true, d->row = markov_row, d->truth = markov_truth, d->close = markov_close;
     d->vocab = m->vocab = vocab_or(config, fallback, 2, LARGEST);
     size_t size = table_size(m->vocab, config->order, LARGEST);
     if (size == SIZE_MAX)

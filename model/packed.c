@@ -29,9 +29,11 @@ static void add_piece(Model *m, const Linear *l, size_t column, size_t rows, siz
 void packed_plan(Model *m, Linear *l) {
     size_t each = l->N * l->K;
     l->piece = m->integers.count;
-    for (size_t i = 0; i < m->count; i++) {
+    size_t first = m->count;        // its rows are the last of the table: all of it would take layers squared
+    while (first && m->params[first - 1].offset >= l->weight) first--;
+    for (size_t i = first; i < m->count; i++) {
         const Param *p = &m->params[i];
-        if (p->offset < l->weight || p->offset - l->weight >= l->count * each || !is_integer(m, p)) continue;
+        if (p->offset - l->weight >= l->count * each || !is_integer(m, p)) continue;
         size_t rows = p->shape[p->rank - 2];
         for (size_t e = 0; e < l->count; e++) add_piece(m, l, l->integer, rows, p->offset + e * each);
         l->integer += rows;

@@ -458,6 +458,25 @@ static void measured(void) {
     CHECK(none.status == 2 && strstr(none.error, "--draft has no effect"), "%d %s", none.status, none.error);
 }
 
+// Under a clock that stands still every step takes no time: no table comes of it, and the old one stays.
+static void unmeasurable(void) {
+#ifdef __linux__
+    train("--layers 1 --width 32 --heads 2 --steps 3 --eval-tokens 128 --sample-tokens 0 --out run");
+    const char *beside = train_binary();
+    int length = (int)(strrchr(beside, '/') - beside);
+    Result r = shell("printf '#include <time.h>\\nint clock_gettime(clockid_t c, struct timespec *t) { (void)c; "
+                     "*t = (struct timespec){1, 0}; return 0; }\\n' > still.c && cc -shared -fPIC still.c "
+                     "-o still.so && printf '{ \"old\": 1 }' > cost.json");
+    CHECK(r.status == 0, "%s", r.error);
+    // A sanitizer wants to be loaded first, and is told that it need not be.
+    r = shell(xprintf("ASAN_OPTIONS=$ASAN_OPTIONS:verify_asan_link_order=0 LD_PRELOAD=./still.so '%.*s/serve' --run "
+                      "run --budget 64 --running 8 --blocks 32 --calibrate cost.json --threads 1", length, beside));
+    CHECK(r.status == 1 && strstr(r.error, "take no time at all, so cost.json was left as it was"), "%d %s%s", r.status,
+          r.out, r.error);
+    CHECK(!strcmp(read_whole_file(test_path("cost.json"), NULL), "{ \"old\": 1 }"), "the old file is another one now");
+#endif
+}
+
 // The steps that are measured: each fits into the pool and the budget, and the largest of all kinds are among them.
 static void sizes(void) {
     Model *m = open_model("");
@@ -511,6 +530,7 @@ static void even_pace(void) {
 static const Test tests[] = {
     {"served/even-pace", "a slow minute while steps are measured does not show in what they cost", even_pace},
     {"served/calibrate", "costs that are measured price what they were measured for, and nothing larger", measured},
+    {"served/unmeasurable", "costs that cannot be told leave the old table as it is", unmeasurable},
     {"served/sizes", "measured steps: all that a budget and a pool allow, and no others", sizes},
     {"served/alone", "requests through a small pool get the tokens that ./generate draws for each alone", alone},
     {"served/forks", "texts that share a prompt, and drafts that are rejected, whatever the mixers remember", forks},
