@@ -253,7 +253,8 @@ typedef struct {
 enum {
     UNROLL = 4,                         // queries, or vectors of columns, whose sums stay in registers; and of
     MANY = 2 * UNROLL,                  // queries so many, with half of the vectors
-    PANELS_FROM = 4,                    // queries of a key head, whose scores arithmetic bounds and not reading
+    TURN = 4,                           // dimensions of 16 keys that are turned in registers at a time
+    PANELS_FROM = 3 * MANY,             // queries of a key head, for which keys are turned once, in panels
     WIDTH = 64, DEPTH = 64,             // keys, and dimensions of them, that are turned for them at a time
     PREFETCH = 2048,                    // distance in numbers
     FEW = 8,                            // tokens of a sequence, and
@@ -288,41 +289,42 @@ INLINE void prefetch_ahead(const real *x, Ahead a) {
 }
 
 // score [heads,ld] = q [heads,D] K^T of n <= 16 keys, transposed in registers, so that lanes run along keys and
-// each score is one chain over D. whole: n is 16 and D a multiple of it; it and `heads` are constants where this is
+// each score is one chain over D. whole: n is 16 and D a multiple of 4; it and `heads` are constants where this is
 // expanded.
 INLINE void scores_of_keys(size_t heads, bool whole, real *score, size_t ld, const real *q, const real *k,
                            size_t stride, size_t D, size_t n, Ahead ahead) {
-    vec sum[PANELS_FROM];
+    vec sum[MANY], column[TURN];
     for (size_t h = 0; h < heads; h++) sum[h] = vec_zero();
-    for (size_t d = 0; d < D; d += LANES) {
-        vec row[LANES];
-        const real *at = k;
-        for (size_t i = 0; i < LANES; i++) {
-            OPAQUE(at);                                            // or the compiler keeps 16 addresses
+    for (size_t d = 0; d < D; d += TURN) {
+        size_t some = whole ? TURN : smaller(TURN, D - d);
+        real edge[TURN * LANES] = {0};
+        for (size_t i = 0; i < n && !whole; i++) memcpy(edge + i * TURN, k + i * stride + d, some * sizeof *k);
+        vec_turn(column, whole ? k + d : edge, whole ? stride : TURN);
+        for (size_t i = 0; i < TURN; i++)
             prefetch_ahead(k + (d + i) * LANES, ahead);                 // in a cache, a head's keys follow one another
-            row[i] = whole ? vec_load(at + d) : vec_load_at(at, d, D);
-            at += whole || i + 1 < n ? stride : 0;
-        }
-        vec_transpose(row);
-        for (size_t i = 0; i < LANES && (whole || d + i < D); i++)
-            for (size_t h = 0; h < heads; h++) sum[h] = vec_fma(vec_set(q[h * D + d + i]), row[i], sum[h]);
+        for (size_t i = 0; i < some; i++)
+            for (size_t h = 0; h < heads; h++) sum[h] = vec_fma(vec_set(q[h * D + d + i]), column[i], sum[h]);
     }
     for (size_t h = 0; h < heads; h++) vec_store_at(score + h * ld, 0, whole ? LANES : n, sum[h]);
 }
 
 INLINE void scores_of_heads(size_t heads, real *score, size_t ld, const real *q, const real *k, size_t stride, size_t D,
                             size_t n, Ahead ahead) {
-    if (n == LANES && D % LANES == 0) scores_of_keys(heads, true, score, ld, q, k, stride, D, n, ahead);
+    if (n == LANES && D % TURN == 0) scores_of_keys(heads, true, score, ld, q, k, stride, D, n, ahead);
     else scores_of_keys(heads, false, score, ld, q, k, stride, D, n, ahead);
 }
 
-// A few queries, as decoding has them: keys are turned in registers, and read once.
+// A few queries, as decoding has them: keys are turned in registers, anew for every eight queries.
 INLINE void scores_of_groups(Layout layout, real *score, size_t ld, const real *q, size_t heads, const Tile *t,
                              size_t D, size_t keys) {
     for (size_t j = 0, i = 0; j < keys; j += LANES, i++, score += LANES) {
         size_t n = smaller(LANES, keys - j), h = 0;
         const real *k = t->group[i];
         Ahead ahead = ahead_of(layout, t, i);
+        for (; h + MANY <= heads; h += MANY, ahead.layout = READ)
+            scores_of_heads(MANY, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
+        for (; h + UNROLL <= heads; h += UNROLL, ahead.layout = READ)
+            scores_of_heads(UNROLL, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
         for (; h + 2 <= heads; h += 2) scores_of_heads(2, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
         for (; h < heads; h++) scores_of_heads(1, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
     }
@@ -424,6 +426,7 @@ static void scores_of_panels(real *score, size_t ld, const real *q, size_t queri
 static void scores_of_tile(real *score, size_t ld, const real *q, size_t queries, const Tile *t, size_t D,
                            size_t keys) {
     if (queries >= PANELS_FROM) scores_of_panels(score, ld, q, queries, t, D, keys);
+    else if (queries >= UNROLL) scores_of_groups(SLOW, score, ld, q, queries, t, D, keys);
     else if (t->scattered) scores_of_groups(SCATTERED, score, ld, q, queries, t, D, keys);
     else scores_of_groups(IN_ORDER, score, ld, q, queries, t, D, keys);
 }
@@ -433,7 +436,7 @@ static void scores_of_tile(real *score, size_t ld, const real *q, size_t queries
 static void values_of_tile(real *out, size_t Dv, const real *p, size_t ld, size_t queries, const Tile *t, bool read,
                            size_t d, size_t end, size_t keys, bool accumulate) {
     if (read) small_product(READ, out, Dv, p, ld, queries, t, d, end, keys, accumulate);
-    else if (queries >= PANELS_FROM) small_product(SLOW, out, Dv, p, ld, queries, t, d, end, keys, accumulate);
+    else if (queries >= UNROLL) small_product(SLOW, out, Dv, p, ld, queries, t, d, end, keys, accumulate);
     else if (t->scattered) small_product(SCATTERED, out, Dv, p, ld, queries, t, d, end, keys, accumulate);
     else small_product(IN_ORDER, out, Dv, p, ld, queries, t, d, end, keys, accumulate);
 }
