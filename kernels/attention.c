@@ -19,6 +19,8 @@
 #include "lib/simd.h"
 #include "lib/threads.h"
 #include <omp.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 enum { QUERY_TILE = 24, QUERIES_BACKWARD = 4 * QUERY_TILE };
@@ -620,6 +622,46 @@ static void decode_by_all(const DecodeTask *t, const AttnShape *s, const DecodeM
     }
 }
 
+// A latent where threads are so few that the values of one stretch after the other keep up with the scores of all: each
+// thread has every so many stretches for itself, so that what it has read for the scores is near when the values are
+// added up. Those are added in order: `turn` is the stretch whose values are next.
+enum { IN_TURNS = 3, TURN_TILES = 4 };      // threads at most, whose stretches are of so many tiles
+static atomic_size_t turn;                  // of the one attention that runs at a time
+static bool in_turns(const DecodeRow *r, const AttnShape *s, size_t threads) {
+    return is_latent(r) && threads > 1 && threads <= IN_TURNS && threads * (TURN_TILES * s->tile + LANES) <= STRETCH;
+}
+static void wait_for_turn(size_t mine) {
+    enum { PATIENCE = 10000 };              // then another process may need this core, or the thread that is waited for
+    for (size_t i = 0; atomic_load_explicit(&turn, memory_order_acquire) != mine; i++)
+        if (i > PATIENCE) sched_yield();
+}
+static void decode_in_turns(const DecodeTask *t, const AttnShape *s, const DecodeMemory *d) {
+    size_t length = t->row->m.length, queries = queries_of(t, 0), stretch = TURN_TILES * s->tile, ld = stretch + LANES;
+    size_t threads = (size_t)omp_get_num_threads(), me = (size_t)omp_get_thread_num(), step = threads * stretch;
+    real *score = d->score + me * queries * ld;
+    for (size_t mine = me, start = me * stretch; start < length; start += step, mine += threads) {
+        size_t end = smaller(start + stretch, length);
+        for (size_t j = start; j < end; j += s->tile) {
+            size_t next = j + s->tile < end ? s->tile : step - stretch + s->tile;
+            Tile keys = keys_of_tile(t->row, &t->next, s, j, next, d);
+            scores_of_tile(score + j - start, ld, d->q, queries, &keys, s->D, smaller(s->tile, length - j));
+        }
+        wait_for_turn(mine);
+        for (size_t j = start; j < end; j += s->tile) {
+            size_t keys = smaller(s->tile, length - j);
+            Tile values = keys_of_tile(t->row, &t->next, s, j, step, d);
+            for (size_t i = 0; i < queries; i++) {
+                size_t position = position_of_query(t, 0, i);
+                row_forward(&d->row[i], score + i * ld + j - start, span_seen(s, position, j, keys), keys,
+                            d->out + i * s->Dv, position - j, t->slope ? t->slope[i % t->heads] : 0, s);
+            }
+            values_of_tile(d->out, s->Dv, score + j - start, ld, queries, &values, false, 0, s->Dv, keys, j > 0);
+        }
+        atomic_store_explicit(&turn, mine + 1, memory_order_release);
+    }
+#pragma omp barrier
+}
+
 static void head_forward_matrix(const Head *t, const AttnShape *s, real *scratch) {
     size_t past = t->L - t->n, L = t->L;
     real *p = t->probability ? t->probability : scratch;
@@ -720,8 +762,10 @@ static void forward_by_all(const AttnOutput *o, const AttnInput *in, const AttnS
     {
         if (!is_in_place(&task)) gather_queries(&task, s, space + shared.each + need.scores);
         for (size_t i = 0; i < queries; i++) m.row[i] = (Softmax){-(real)INFINITY, 0};
+        atomic_store(&turn, 0);
     }
-    decode_by_all(&task, s, &m, &shared);
+    if (in_turns(&row, s, (size_t)omp_get_num_threads())) decode_in_turns(&task, s, &m);
+    else decode_by_all(&task, s, &m, &shared);
 #pragma omp single
     {
         for (size_t i = 0; i < queries; i++) row_end(&m.row[i], m.out + i * s->Dv, s->Dv, NULL);
