@@ -19,6 +19,8 @@
 #include "lib/simd.h"
 #include "lib/threads.h"
 #include <omp.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 enum { QUERY_TILE = 24, QUERIES_BACKWARD = 4 * QUERY_TILE };
@@ -253,7 +255,8 @@ typedef struct {
 enum {
     UNROLL = 4,                         // queries, or vectors of columns, whose sums stay in registers; and of
     MANY = 2 * UNROLL,                  // queries so many, with half of the vectors
-    PANELS_FROM = 4,                    // queries of a key head, whose scores arithmetic bounds and not reading
+    TURN = 4,                           // dimensions of 16 keys that are turned in registers at a time
+    PANELS_FROM = 3 * MANY,             // queries of a key head, for which keys are turned once, in panels
     WIDTH = 64, DEPTH = 64,             // keys, and dimensions of them, that are turned for them at a time
     PREFETCH = 2048,                    // distance in numbers
     FEW = 8,                            // tokens of a sequence, and
@@ -288,41 +291,42 @@ INLINE void prefetch_ahead(const real *x, Ahead a) {
 }
 
 // score [heads,ld] = q [heads,D] K^T of n <= 16 keys, transposed in registers, so that lanes run along keys and
-// each score is one chain over D. whole: n is 16 and D a multiple of it; it and `heads` are constants where this is
+// each score is one chain over D. whole: n is 16 and D a multiple of 4; it and `heads` are constants where this is
 // expanded.
 INLINE void scores_of_keys(size_t heads, bool whole, real *score, size_t ld, const real *q, const real *k,
                            size_t stride, size_t D, size_t n, Ahead ahead) {
-    vec sum[PANELS_FROM];
+    vec sum[MANY], column[TURN];
     for (size_t h = 0; h < heads; h++) sum[h] = vec_zero();
-    for (size_t d = 0; d < D; d += LANES) {
-        vec row[LANES];
-        const real *at = k;
-        for (size_t i = 0; i < LANES; i++) {
-            OPAQUE(at);                                            // or the compiler keeps 16 addresses
+    for (size_t d = 0; d < D; d += TURN) {
+        size_t some = whole ? TURN : smaller(TURN, D - d);
+        real edge[TURN * LANES] = {0};
+        for (size_t i = 0; i < n && !whole; i++) memcpy(edge + i * TURN, k + i * stride + d, some * sizeof *k);
+        vec_turn(column, whole ? k + d : edge, whole ? stride : TURN);
+        for (size_t i = 0; i < TURN; i++)
             prefetch_ahead(k + (d + i) * LANES, ahead);                 // in a cache, a head's keys follow one another
-            row[i] = whole ? vec_load(at + d) : vec_load_at(at, d, D);
-            at += whole || i + 1 < n ? stride : 0;
-        }
-        vec_transpose(row);
-        for (size_t i = 0; i < LANES && (whole || d + i < D); i++)
-            for (size_t h = 0; h < heads; h++) sum[h] = vec_fma(vec_set(q[h * D + d + i]), row[i], sum[h]);
+        for (size_t i = 0; i < some; i++)
+            for (size_t h = 0; h < heads; h++) sum[h] = vec_fma(vec_set(q[h * D + d + i]), column[i], sum[h]);
     }
     for (size_t h = 0; h < heads; h++) vec_store_at(score + h * ld, 0, whole ? LANES : n, sum[h]);
 }
 
 INLINE void scores_of_heads(size_t heads, real *score, size_t ld, const real *q, const real *k, size_t stride, size_t D,
                             size_t n, Ahead ahead) {
-    if (n == LANES && D % LANES == 0) scores_of_keys(heads, true, score, ld, q, k, stride, D, n, ahead);
+    if (n == LANES && D % TURN == 0) scores_of_keys(heads, true, score, ld, q, k, stride, D, n, ahead);
     else scores_of_keys(heads, false, score, ld, q, k, stride, D, n, ahead);
 }
 
-// A few queries, as decoding has them: keys are turned in registers, and read once.
+// A few queries, as decoding has them: keys are turned in registers, anew for every eight queries.
 INLINE void scores_of_groups(Layout layout, real *score, size_t ld, const real *q, size_t heads, const Tile *t,
                              size_t D, size_t keys) {
     for (size_t j = 0, i = 0; j < keys; j += LANES, i++, score += LANES) {
         size_t n = smaller(LANES, keys - j), h = 0;
         const real *k = t->group[i];
         Ahead ahead = ahead_of(layout, t, i);
+        for (; h + MANY <= heads; h += MANY, ahead.layout = READ)
+            scores_of_heads(MANY, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
+        for (; h + UNROLL <= heads; h += UNROLL, ahead.layout = READ)
+            scores_of_heads(UNROLL, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
         for (; h + 2 <= heads; h += 2) scores_of_heads(2, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
         for (; h < heads; h++) scores_of_heads(1, score + h * ld, ld, q + h * D, k, t->stride, D, n, ahead);
     }
@@ -424,6 +428,7 @@ static void scores_of_panels(real *score, size_t ld, const real *q, size_t queri
 static void scores_of_tile(real *score, size_t ld, const real *q, size_t queries, const Tile *t, size_t D,
                            size_t keys) {
     if (queries >= PANELS_FROM) scores_of_panels(score, ld, q, queries, t, D, keys);
+    else if (queries >= UNROLL) scores_of_groups(SLOW, score, ld, q, queries, t, D, keys);
     else if (t->scattered) scores_of_groups(SCATTERED, score, ld, q, queries, t, D, keys);
     else scores_of_groups(IN_ORDER, score, ld, q, queries, t, D, keys);
 }
@@ -433,7 +438,7 @@ static void scores_of_tile(real *score, size_t ld, const real *q, size_t queries
 static void values_of_tile(real *out, size_t Dv, const real *p, size_t ld, size_t queries, const Tile *t, bool read,
                            size_t d, size_t end, size_t keys, bool accumulate) {
     if (read) small_product(READ, out, Dv, p, ld, queries, t, d, end, keys, accumulate);
-    else if (queries >= PANELS_FROM) small_product(SLOW, out, Dv, p, ld, queries, t, d, end, keys, accumulate);
+    else if (queries >= UNROLL) small_product(SLOW, out, Dv, p, ld, queries, t, d, end, keys, accumulate);
     else if (t->scattered) small_product(SCATTERED, out, Dv, p, ld, queries, t, d, end, keys, accumulate);
     else small_product(IN_ORDER, out, Dv, p, ld, queries, t, d, end, keys, accumulate);
 }
@@ -617,6 +622,46 @@ static void decode_by_all(const DecodeTask *t, const AttnShape *s, const DecodeM
     }
 }
 
+// A latent where threads are so few that the values of one stretch after the other keep up with the scores of all: each
+// thread has every so many stretches for itself, so that what it has read for the scores is near when the values are
+// added up. Those are added in order: `turn` is the stretch whose values are next.
+enum { IN_TURNS = 3, TURN_TILES = 4 };      // threads at most, whose stretches are of so many tiles
+static atomic_size_t turn;                  // of the one attention that runs at a time
+static bool in_turns(const DecodeRow *r, const AttnShape *s, size_t threads) {
+    return is_latent(r) && threads > 1 && threads <= IN_TURNS && threads * (TURN_TILES * s->tile + LANES) <= STRETCH;
+}
+static void wait_for_turn(size_t mine) {
+    enum { PATIENCE = 10000 };              // then another process may need this core, or the thread that is waited for
+    for (size_t i = 0; atomic_load_explicit(&turn, memory_order_acquire) != mine; i++)
+        if (i > PATIENCE) sched_yield();
+}
+static void decode_in_turns(const DecodeTask *t, const AttnShape *s, const DecodeMemory *d) {
+    size_t length = t->row->m.length, queries = queries_of(t, 0), stretch = TURN_TILES * s->tile, ld = stretch + LANES;
+    size_t threads = (size_t)omp_get_num_threads(), me = (size_t)omp_get_thread_num(), step = threads * stretch;
+    real *score = d->score + me * queries * ld;
+    for (size_t mine = me, start = me * stretch; start < length; start += step, mine += threads) {
+        size_t end = smaller(start + stretch, length);
+        for (size_t j = start; j < end; j += s->tile) {
+            size_t next = j + s->tile < end ? s->tile : step - stretch + s->tile;
+            Tile keys = keys_of_tile(t->row, &t->next, s, j, next, d);
+            scores_of_tile(score + j - start, ld, d->q, queries, &keys, s->D, smaller(s->tile, length - j));
+        }
+        wait_for_turn(mine);
+        for (size_t j = start; j < end; j += s->tile) {
+            size_t keys = smaller(s->tile, length - j);
+            Tile values = keys_of_tile(t->row, &t->next, s, j, step, d);
+            for (size_t i = 0; i < queries; i++) {
+                size_t position = position_of_query(t, 0, i);
+                row_forward(&d->row[i], score + i * ld + j - start, span_seen(s, position, j, keys), keys,
+                            d->out + i * s->Dv, position - j, t->slope ? t->slope[i % t->heads] : 0, s);
+            }
+            values_of_tile(d->out, s->Dv, score + j - start, ld, queries, &values, false, 0, s->Dv, keys, j > 0);
+        }
+        atomic_store_explicit(&turn, mine + 1, memory_order_release);
+    }
+#pragma omp barrier
+}
+
 static void head_forward_matrix(const Head *t, const AttnShape *s, real *scratch) {
     size_t past = t->L - t->n, L = t->L;
     real *p = t->probability ? t->probability : scratch;
@@ -717,8 +762,10 @@ static void forward_by_all(const AttnOutput *o, const AttnInput *in, const AttnS
     {
         if (!is_in_place(&task)) gather_queries(&task, s, space + shared.each + need.scores);
         for (size_t i = 0; i < queries; i++) m.row[i] = (Softmax){-(real)INFINITY, 0};
+        atomic_store(&turn, 0);
     }
-    decode_by_all(&task, s, &m, &shared);
+    if (in_turns(&row, s, (size_t)omp_get_num_threads())) decode_in_turns(&task, s, &m);
+    else decode_by_all(&task, s, &m, &shared);
 #pragma omp single
     {
         for (size_t i = 0; i < queries; i++) row_end(&m.row[i], m.out + i * s->Dv, s->Dv, NULL);

@@ -75,6 +75,27 @@ INLINE void vec_transpose(vec r[LANES]) {   // 16 x 16: four rounds of interleav
         r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
     }
 }
+INLINE void vec_turn(vec x[4], const real *row, size_t stride) {       // 16 x 4: a load brings its four to their lanes
+    const real *p[4] = {row, row + 4 * stride, row + 8 * stride, row + 12 * stride};
+    for (int j = 1; j < 4; j++) OPAQUE(p[j]);                          // or the compiler keeps 16 addresses
+    vec r[4], t[4];
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_broadcast_f32x4(_mm_loadu_ps(p[0] + (size_t)i * stride));
+        for (int j = 1; j < 4; j++) {
+            __m128 four = _mm_loadu_ps(p[j] + (size_t)i * stride);
+            r[i] = _mm512_mask_broadcast_f32x4(r[i], (__mmask16)(15 << 4 * j), four);
+        }
+    }
+    for (int i = 0; i < 4; i += 2) {
+        t[i / 2] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i / 2 + 2] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 4; i += 2) {
+        __m512d a = _mm512_castps_pd(t[i]), b = _mm512_castps_pd(t[i + 1]);
+        x[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+        x[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    }
+}
 INLINE real vec_sum(vec v) {
     __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_castps512_ps256(_mm512_shuffle_f32x4(v, v, 0x4e)));
     __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -116,6 +137,25 @@ INLINE __m256 power_of_two8(__m256 n) {
 }
 INLINE vec vec_scale_by_power_of_two(vec x, vec n) {
     return EACH(_mm256_mul_ps(x.a, power_of_two8(n.a)), _mm256_mul_ps(x.b, power_of_two8(n.b)));
+}
+INLINE void turn8(__m256 x[4], const real *row, size_t stride) {
+    __m256 r[4], t[4];
+    for (int i = 0; i < 4; i++, row += stride)
+        r[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row)), _mm_loadu_ps(row + 4 * stride), 1);
+    for (int i = 0; i < 4; i += 2) {
+        t[i / 2] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i / 2 + 2] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 4; i += 2) {
+        __m256d a = _mm256_castps_pd(t[i]), b = _mm256_castps_pd(t[i + 1]);
+        x[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+        x[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+    }
+}
+INLINE void vec_turn(vec x[4], const real *row, size_t stride) {
+    __m256 a[4], b[4];
+    turn8(a, row, stride), turn8(b, row + 8 * stride, stride);
+    for (int i = 0; i < 4; i++) x[i] = (vec){a[i], b[i]};
 }
 INLINE real vec_sum(vec v) {
     __m256 a = _mm256_add_ps(v.a, v.b);
@@ -234,6 +274,14 @@ INLINE void vec_transpose(vec r[LANES]) {
         for (int j = 0; j < LANES; j++) u[j] = t[j][i];
         r[i] = vec_load(u);
     }
+}
+#endif
+#if defined(SIMD_PLAIN) || !defined(__AVX2__)
+INLINE void vec_turn(vec x[4], const real *row, size_t stride) {
+    real t[4][LANES];
+    for (size_t j = 0; j < LANES; j++)
+        for (size_t i = 0; i < 4; i++) t[i][j] = row[j * stride + i];
+    for (int i = 0; i < 4; i++) x[i] = vec_load(t[i]);
 }
 #endif
 

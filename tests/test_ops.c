@@ -85,6 +85,19 @@ static void transposing(void) {
     }
 }
 
+static void turning(void) {
+    enum { STRIDE = 7 };
+    real rows[LANES * STRIDE], found[LANES];
+    vec x[4];
+    for (int i = 0; i < LANES * STRIDE; i++) rows[i] = (real)i;
+    vec_turn(x, rows + 2, STRIDE);
+    for (int i = 0; i < 4; i++) {
+        vec_store(found, x[i]);
+        for (int j = 0; j < LANES; j++)
+            CHECK(found[j] == (real)(j * STRIDE + 2 + i), "number %d of row %d is %g", i, j, (double)found[j]);
+    }
+}
+
 static double units_off(real found, double expected) {          // in units of the last place of the expected float
     int exponent;
     frexp(expected, &exponent);
@@ -683,6 +696,7 @@ static const Test tests[] = {
      vectors},
     {"ops/vectors-partial", "partial loads and stores touch nothing beyond n", partial},
     {"ops/vectors-transpose", "16 rows become 16 columns", transposing},
+    {"ops/vectors-turn", "4 numbers of 16 rows become 4 vectors", turning},
     {"ops/exp", "the exponential is good to one unit in the last place over its range", exponential},
     {"ops/exp-special", "exponential and sigmoid of zeros, NaN, infinite and huge arguments", exponential_special},
     {"ops/tanh", "tanh is good to two units in the last place, with zeros, NaN and infinities", hyperbolic_tangent},
