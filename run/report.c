@@ -32,10 +32,9 @@ char *report_label(const char *data) {
     return label;
 }
 
-// The floor is an expectation; this is the true distribution's loss on the very rows of the validation. A dry run in
-// words does not show it, and rows may be long.
+// The floor is an expectation; this is the true distribution's loss on the very rows of the validation.
 static double source_loss(const Config *c, const Data *d) {
-    if (!d->truth || c->dry_run == DRY_RUN_text) return NAN;
+    if (!d->truth) return NAN;
     size_t T = c->context, scored = 0;
     int *tokens = xmalloc(size_mul(T, sizeof(int))), *targets = xmalloc(size_mul(T, sizeof(int)));
     double sum = 0, *log_probability = xmalloc(size_mul(T, sizeof(double)));
