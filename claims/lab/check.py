@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -280,6 +281,12 @@ def execute(path):
             if c.cell_type == "code" and "live" not in c.metadata.get("tags", []) and outputs(c) != before]
 
 
+def executed(paths):
+    """Complaints by notebook, two at a time: a kernel mostly uses one core."""
+    with ProcessPoolExecutor(2) as pool:
+        return dict(zip(paths, pool.map(execute, paths)))
+
+
 def anchors(path):
     """What a link to a page may name behind its #: its headings, as GitHub spells them."""
     heads = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", path.read_text(), flags=re.S | re.M), re.M)
@@ -328,10 +335,10 @@ def main(words, lab=None):
         print(f"{'measured':<12} {name}: on {speeds.all['machine']['cpu']}, commit {speeds.all['commit']}")
         complaints += [f"{name}: {text}" for text in speeds.complaints()]
         checks += 1
+    books = [path for path in lab.pages() if path.suffix == ".ipynb" and "--notebooks" in words]
+    cells = executed(books)
     for path in lab.pages():
-        found = check_page(path, lab)
-        if path.suffix == ".ipynb" and "--notebooks" in words:
-            found += execute(path)
+        found = check_page(path, lab) + cells.get(path, [])
         complaints += [f"{path.relative_to(lab.root)}: {text}" for text in found]
         checks += 1
     for complaint in complaints:
