@@ -44,8 +44,7 @@ endif
 OPTIMISE = $(if $(DEBUG),-O0 -g3)
 FLAGS = $(CPPFLAGS) $(CFLAGS) $(OPTIMISE) $(MACHINE_$(SIMD)) $(if $(DOUBLE),-DREAL_DOUBLE) \
         $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover -fno-omit-frame-pointer \
-        $(if $(FUZZ),,-O1) $(if $(findstring clang,$(CC)),,-Wno-format-truncation)) \
-        $(if $(FUZZ),-fsanitize=fuzzer-no-link) \
+        $(if $(findstring clang,$(CC)),,-Wno-format-truncation)) $(if $(FUZZ),-fsanitize=fuzzer-no-link) \
         $(if $(RACES),-fsanitize=thread -O1 -fno-vectorize -fno-slp-vectorize)
 
 # One directory per kind of build, so that objects never mix: build/, build/avx2/, build/clang-double/, ...
